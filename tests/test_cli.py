@@ -1,0 +1,212 @@
+"""Help without heavy imports, dispatch, exit codes and error lines."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from yoloprune.cli import main
+from yoloprune.errors import BudgetError, ModelError
+from yoloprune.options import COMMANDS
+
+CALLS: list[tuple[str, tuple, dict]] = []
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Put a recorder in the place of the modules that do the work."""
+    CALLS.clear()
+
+    def recorder(name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: CALLS.append((name, args, kwargs))
+
+    module, demo = ModuleType("yoloprune.api"), ModuleType("yoloprune.demo")
+    for name in ("train_sparse", "prune", "finetune", "val", "info"):
+        setattr(module, name, recorder(name))
+    demo.run = recorder("demo")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "yoloprune.api", module)
+    monkeypatch.setitem(sys.modules, "yoloprune.demo", demo)
+    monkeypatch.delenv("YOLOPRUNE_DEBUG", raising=False)
+    return module
+
+
+def fail(api: ModuleType, error: BaseException, where: str = "ultralytics.engine.trainer") -> None:
+    """Let `prune` raise the error from a function that lives in the module named by `where`."""
+    space: dict[str, Any] = {"__name__": where, "error": error}
+    exec("def raiser(*args, **kwargs):\n    raise error", space)
+    api.prune = space["raiser"]  # type: ignore[attr-defined]
+
+
+# Help -----------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "words", [[], ["help"], ["prune", "help"], ["--help"], ["version"], ["prun"], ["prune", "a=1"]]
+)
+def test_light_without_torch(words: list[str]) -> None:
+    code = (
+        "import sys; from yoloprune.cli import main; main(sys.argv[1:]); "
+        "print(sorted({'torch', 'ultralytics', 'numpy', 'cv2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_module_entry_point(tmp_path: Path) -> None:
+    run = [sys.executable, "-m", "yoloprune"]
+    done = subprocess.run([*run, "prun"], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "yoloprune: error: 'prun' is not a command. Did you mean 'prune'?\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [[], ["help"], ["-h"], ["--help"], ["help", "help"]])
+def test_overview_lists_every_command(words: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    for command in COMMANDS.values():
+        assert f"  {command.name} " in out and command.summary in out
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS.values() if c.options], ids=lambda c: c.name)
+def test_command_help_lists_options_defaults_and_examples(command: Any, capsys: pytest.CaptureFixture) -> None:
+    pages = []
+    for words in ([command.name, "help"], ["help", command.name], [command.name, "model=a", "--help"]):
+        assert main(words) == 0
+        pages.append(capsys.readouterr().out)
+    assert pages[0] == pages[1] == pages[2]
+    text = " ".join(pages[0].split())
+    for option in command.options:
+        assert (
+            f" {option.name}={'' if option.default == () else option.default} {option.meaning} [{option.kind.allowed}]"
+            in text
+        )
+    assert all(f"yoloprune {example}" in pages[0] for example in command.examples) and len(command.examples) >= 2
+    assert ("argument passes through" in text) == (command.host is None)
+    assert max(map(len, pages[0].splitlines())) <= 120
+
+
+def test_help_on_a_misspelt_command(capsys: pytest.CaptureFixture) -> None:
+    assert main(["help", "prun"]) == 2
+    assert capsys.readouterr().err == "yoloprune: error: 'prun' is not a command. Did you mean 'prune'?\n"
+
+
+@pytest.mark.parametrize("word", ["version", "--version", "-v"])
+def test_version(word: str, capsys: pytest.CaptureFixture) -> None:
+    import ultralytics
+
+    assert main([word]) == 0
+    assert f"(ultralytics {ultralytics.__version__})" in capsys.readouterr().out
+
+
+# Dispatch -------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["train-sparse", "prune", "finetune", "val", "info"])
+def test_dispatch_hands_over_flat_keywords(name: str, api: ModuleType) -> None:
+    given = {"data": "b.yaml"} if "data" in COMMANDS[name].required else {}
+    assert main([name, "model=a.pt", "imgsz=320", *(f"{k}={v}" for k, v in given.items())]) == 0
+    [(function, args, kwargs)] = CALLS
+    assert (function, args) == (name.replace("-", "_"), ("a.pt",))
+    assert set(kwargs) == {"imgsz", *given, *(o.name for o in COMMANDS[name].options)}
+    assert kwargs["imgsz"] == 320
+
+
+def test_dispatch_of_demo(api: ModuleType) -> None:
+    assert main(["demo", "seed=3"]) == 0
+    assert CALLS == [("demo", (), {"flops": 0.5, "seed": 3})]
+
+
+def test_command_line_wins_over_recipe(api: ModuleType, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("imgsz: 320\nepochs: 9\nprune: {flops: 0.3, score: l1}\n", encoding="utf-8")
+    assert main(["prune", "score=l2", "model=a.pt", f"cfg={recipe}"]) == 0
+    [(_, _, kwargs)] = CALLS
+    assert (kwargs["score"], kwargs["flops"], kwargs["imgsz"]) == ("l2", 0.3, 320)
+    assert "epochs" not in kwargs and "cfg" not in kwargs
+
+
+# Errors ---------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("prune model=a.pt flops=1.5", "flops=1.5: must be a fraction between 0 and 1"),
+        ("prune model=a.pt flops=abc", "flops=abc: must be a fraction between 0 and 1"),
+        ("train-sparse model=a data=b sparsty=0.5", "'sparsty' is not a valid argument of train-sparse."),
+        ("train-sparse model=a", "train-sparse needs 'data'"),
+        ("prune model=a.pt cfg=none.yaml", "cfg=none.yaml: no such file."),
+    ],
+)
+def test_wrong_arguments_stop_before_anything_starts(
+    line: str, message: str, api: ModuleType, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(line.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"yoloprune: error: {message}") and captured.err.count("\n") == 1
+    assert captured.out == "" and CALLS == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ModelError("a.pt: no such file"), 1),
+        (BudgetError("flops=0.01 is out of reach"), 1),
+        (PermissionError(13, "Permission denied", "runs"), 1),
+        (FileNotFoundError("'my.yaml' does not exist"), 1),
+        (SyntaxError("'x' is not a valid YOLO argument.\n\n  long manual"), 1),
+        (ValueError("Invalid CUDA 'device=7' requested.\nUse 'device=cpu'"), 1),
+        (NotImplementedError("Optimizer 'foo' not found"), 1),
+        (RuntimeError("Dataset 'my.yaml' error: no labels"), 1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_expected_failures_are_one_line(
+    error: Exception, code: int, api: ModuleType, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail(api, error)
+    assert main(["prune", "model=a.pt"]) == code
+    captured = capsys.readouterr()
+    assert captured.err.startswith("yoloprune: error: ") and captured.err.count("\n") == 1
+    assert " ".join(str(error).split()) in captured.err
+    monkeypatch.setenv("YOLOPRUNE_DEBUG", "1")
+    with pytest.raises(type(error)):
+        main(["prune", "model=a.pt"])
+
+
+@pytest.mark.parametrize(
+    ("error", "where"),
+    [
+        (TypeError("unsupported operand"), "yoloprune.budget"),  # ours
+        (RuntimeError("CUDA error"), "ultralytics.engine.trainer"),
+        (KeyError("model.2"), "ultralytics.engine.trainer"),
+        (ValueError("no frame of either"), "somewhere.else"),  # nearest that counts is the command line's own
+    ],
+)
+def test_bugs_keep_their_traceback(error: Exception, where: str, api: ModuleType) -> None:
+    fail(api, error, where)
+    with pytest.raises(type(error)):
+        main(["prune", "model=a.pt"])
+
+
+def test_libraries_below_ultralytics_count_as_ultralytics(api: ModuleType, capsys: pytest.CaptureFixture) -> None:
+    inner: dict[str, Any] = {"__name__": "torch.utils.data"}
+    exec("def load():\n    raise ValueError('num_workers must not be negative')", inner)
+    outer: dict[str, Any] = {"__name__": "ultralytics.data.build", "load": inner["load"]}
+    exec("def build(*args, **kwargs):\n    load()", outer)
+    api.prune = outer["build"]  # type: ignore[attr-defined]
+    assert main(["prune", "model=a.pt"]) == 1
+    assert capsys.readouterr().err == "yoloprune: error: num_workers must not be negative\n"
+
+
+def test_endless_messages_are_cut(api: ModuleType, capsys: pytest.CaptureFixture) -> None:
+    fail(api, FileNotFoundError("word " * 1000))
+    assert main(["prune", "model=a.pt"]) == 1
+    assert len(capsys.readouterr().err) < 700
+
+
+def test_interrupt_says_that_the_checkpoint_stays(api: ModuleType, capsys: pytest.CaptureFixture) -> None:
+    fail(api, KeyboardInterrupt())
+    assert main(["prune", "model=a.pt"]) == 130
+    assert "last good checkpoint stays" in capsys.readouterr().err

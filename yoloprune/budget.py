@@ -1,0 +1,205 @@
+"""Scores and costs to a choice of channels. Sees numbers only, never a module.
+
+Every tie of groups can shrink in allowed steps (`round_to`, `min_width`, `max_ratio`). The steps of all ties, sorted by
+the score of what they remove, form one list; a plan is a prefix of it, and costs fall along the list, so the prefix that
+meets a budget is found by bisection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from yoloprune.config import Budget, Limits
+from yoloprune.cost import Cost
+from yoloprune.errors import BudgetError
+from yoloprune.groups import ChannelGraph, Tie
+
+KINDS = {"flops": "flops", "params": "params", "ratio": "channels"}
+
+
+@dataclass(frozen=True)
+class Steps:
+    """All allowed steps of all ties in the order in which they are taken, each array of shape (steps,).
+
+    Attributes:
+        tie (np.ndarray): Which tie shrinks.
+        unit (np.ndarray): To which unit.
+    """
+
+    tie: np.ndarray
+    unit: np.ndarray
+
+
+def select(
+    graph: ChannelGraph,
+    scores: np.ndarray,
+    budget: Budget,
+    limits: Limits,
+    cost: Cost | None = None,
+    *,
+    per_cost: bool = False,
+) -> np.ndarray:
+    """Choose the channel classes that stay so that every budget holds.
+
+    Args:
+        graph (ChannelGraph): The traced channels.
+        scores (np.ndarray): Importance of each channel class, shape (classes,); the lowest go first.
+        budget (Budget): What may remain, as fractions of the parent or absolute numbers.
+        limits (Limits): Rounding, floors and ceilings per group.
+        cost (Cost): Cost functions of the graph, built when not given.
+        per_cost (bool): Rank by score per unit of cost saved instead of by score: the greedy answer to the knapsack
+            "lose as little as possible for this budget", right when scores add up, as first-order Taylor scores do.
+
+    Returns:
+        (np.ndarray): Mask of the surviving classes, shape (classes,).
+
+    Raises:
+        BudgetError: If the budget is out of reach; the message says how far it can go and what holds it.
+    """
+    cost = cost or Cost(graph)
+    ranked = _ranked(graph, scores)
+    caps = _caps(cost, budget)
+    price = cost.slope(next(iter(caps), "channels")) if per_cost else np.ones(len(graph.groups))
+    steps = _steps(graph, ranked, _shares(graph, ranked) if limits.uniform else scores, limits, price)
+    full = np.array([t.units for t in graph.ties])
+
+    def fits(units: np.ndarray) -> bool:
+        widths = _widths(graph, cost, units)
+        return all(cost.of(kind, widths) <= cap * (1 + 1e-9) for kind, cap in caps.items())
+
+    def after(n: int) -> np.ndarray:
+        units = full.copy()
+        np.minimum.at(units, steps.tie[:n], steps.unit[:n])
+        return units
+
+    low, high = 0, len(steps.tie)
+    if not fits(after(high)):
+        raise _out_of_reach(graph, cost, after(high), caps)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(after(middle)) else (middle + 1, high)
+    units = _refill(after(low), steps, low, full, fits)
+    return _survivors(graph, ranked, units)
+
+
+def dead_only(graph: ChannelGraph, dead: np.ndarray) -> np.ndarray:
+    """Survivors when only dead channels go: as many as ties allow, and never the last of a group.
+
+    Args:
+        graph (ChannelGraph): The traced channels.
+        dead (np.ndarray): Mask of the dead classes, shape (classes,).
+
+    Returns:
+        (np.ndarray): Mask of the surviving classes, shape (classes,).
+    """
+    ranked = [c[np.argsort(~dead[c], kind="stable")] for c in map(graph.classes, range(len(graph.groups)))]
+    units = []
+    for tie in graph.ties:
+        free = min(int(dead[graph.classes(g)].sum()) * tie.units // s for g, s in zip(tie.groups, tie.sizes, strict=True))
+        units.append(tie.units - min(free, tie.units - 1))
+    return _survivors(graph, ranked, np.array(units, dtype=int))
+
+
+def _ranked(graph: ChannelGraph, scores: np.ndarray) -> list[np.ndarray]:
+    """Classes of each group, least important first."""
+    return [c[np.argsort(scores[c], kind="stable")] for c in map(graph.classes, range(len(graph.groups)))]
+
+
+def _shares(graph: ChannelGraph, ranked: list[np.ndarray]) -> np.ndarray:
+    """Scores under which every group loses the same share: the rank of a class in its group."""
+    shares = np.zeros(graph.n_classes)
+    for classes in ranked:
+        shares[classes] = (np.arange(len(classes)) + 0.5) / len(classes)
+    return shares
+
+
+def _steps(
+    graph: ChannelGraph, ranked: list[np.ndarray], scores: np.ndarray, limits: Limits, price: np.ndarray
+) -> Steps:
+    """All steps; `price` is the cost of one channel of each group, shape (groups,)."""
+    found: list[tuple[float, int, int]] = []
+    for t, tie in enumerate(graph.ties):
+        previous, highest = tie.units, -np.inf
+        for unit in _allowed(tie, limits):
+            gone = [
+                ranked[g][s // tie.units * (tie.units - previous) : s // tie.units * (tie.units - unit)]
+                for g, s in zip(tie.groups, tie.sizes, strict=True)
+            ]
+            # A step can only follow the ones before it, so it never comes cheaper than they did.
+            saved = sum(price[g] * len(c) for g, c in zip(tie.groups, gone, strict=True))
+            highest = max(highest, float(scores[np.concatenate(gone)].sum()) / max(saved, 1e-12))
+            found.append((highest, t, unit))
+            previous = unit
+    found.sort(key=lambda step: step[0])  # stable: steps of one tie stay in order
+    found = [step for step in found if np.isfinite(step[0])]
+    return Steps(np.array([s[1] for s in found], dtype=int), np.array([s[2] for s in found], dtype=int))
+
+
+def _allowed(tie: Tie, limits: Limits) -> list[int]:
+    """Units that a tie may shrink to, widest first, without the full one."""
+    units = []
+    for unit in range(tie.units - 1, 0, -1):
+        widths = tie.widths(unit)
+        if (
+            all(w % limits.round_to == 0 for w in widths)
+            and min(widths) >= limits.min_width
+            and unit >= (1 - limits.max_ratio) * tie.units - 1e-9
+        ):
+            units.append(unit)
+    return units
+
+
+def _caps(cost: Cost, budget: Budget) -> dict[str, float]:
+    caps = {}
+    for name, kind in KINDS.items():
+        value = getattr(budget, name)
+        if value is not None:
+            share = 1 - value if name == "ratio" else value
+            caps[kind] = share * cost.parent(kind) if share <= 1 else share
+    return caps
+
+
+def _widths(graph: ChannelGraph, cost: Cost, units: np.ndarray) -> np.ndarray:
+    widths = cost.full.copy()
+    for tie, unit in zip(graph.ties, units, strict=True):
+        widths[list(tie.groups)] = tie.widths(int(unit))
+    return widths
+
+
+def _refill(units: np.ndarray, steps: Steps, taken: int, full: np.ndarray, fits) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """Take back single steps, most important first, while the budget still holds: the last step overshoots."""
+    for i in range(taken - 1, -1, -1):
+        t = steps.tie[i]
+        if units[t] != steps.unit[i]:
+            continue
+        before = steps.unit[:i][steps.tie[:i] == t]
+        trial = units.copy()
+        trial[t] = before[-1] if len(before) else full[t]
+        if fits(trial):
+            units = trial
+    return units
+
+
+def _survivors(graph: ChannelGraph, ranked: list[np.ndarray], units: np.ndarray) -> np.ndarray:
+    alive = np.ones(graph.n_classes, dtype=bool)
+    for tie, unit in zip(graph.ties, units, strict=True):
+        for g, size, width in zip(tie.groups, tie.sizes, tie.widths(int(unit)), strict=True):
+            alive[ranked[g][: size - width]] = False
+    return alive
+
+
+def _out_of_reach(graph: ChannelGraph, cost: Cost, units: np.ndarray, caps: dict[str, float]) -> BudgetError:
+    widths = _widths(graph, cost, units)
+    kind = next(k for k, cap in caps.items() if cost.of(k, widths) > cap)
+    frozen: dict[str, int] = {}
+    for g in graph.groups:
+        if g.frozen:
+            frozen[g.frozen] = frozen.get(g.frozen, 0) + g.size
+    held = "; ".join(f"{n} channels: {why}" for why, n in sorted(frozen.items(), key=lambda kv: -kv[1])[:3])
+    parent = cost.parent(kind)
+    return BudgetError(
+        f"{kind}={caps[kind] / parent:.3g} of the parent is out of reach: the limits (round_to, min_width, max_ratio) "
+        f"and frozen layers leave at least {cost.of(kind, widths) / parent:.3g}. Held by: {held or 'the limits alone'}."
+    )

@@ -1,0 +1,158 @@
+"""The command line: help and errors in one line each, everything else handed to `api` and `demo`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from textwrap import wrap
+from types import TracebackType
+
+import yaml
+
+from yoloprune.config import Request, find_command, merge_tokens, parse
+from yoloprune.errors import PruneError
+from yoloprune.options import COMMANDS, Command
+
+HELP_WORDS = frozenset({"help", "-h", "-help", "--help"})
+VERSION_WORDS = frozenset({"version", "-v", "-version", "--version"})
+HELP_WIDTH = 110  # characters
+LONGEST_MESSAGE = 600  # characters; Ultralytics appends whole manuals to some messages
+# What Ultralytics, or a library that it calls, raises for an argument that only it can judge
+WRONG_ARGUMENT = (SyntaxError, TypeError, ValueError, AssertionError, NotImplementedError, yaml.YAMLError)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv (list[str] | None): The words after `yoloprune`; those of this process when None.
+
+    Returns:
+        (int): Exit status: 0 done, 2 wrong argument, 1 any other expected failure, 130 interrupted.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        if not words or HELP_WORDS.intersection(words):
+            print(_help([w for w in words if w not in HELP_WORDS and "=" not in w]))
+        elif words[0] in VERSION_WORDS:
+            print(f"yoloprune {_version('yoloprune')} (ultralytics {_version('ultralytics')})")
+        else:
+            _dispatch(parse(words))
+    except KeyboardInterrupt:
+        print("yoloprune: interrupted. The last good checkpoint stays where it is.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if os.environ.get("YOLOPRUNE_DEBUG") == "1" or not _is_expected(error):
+            raise
+        print(f"yoloprune: error: {_one_line(error)}", file=sys.stderr)
+        return error.exit_code if isinstance(error, PruneError) else 1
+    return 0
+
+
+def _dispatch(request: Request) -> None:
+    """Call the function that does what is asked."""
+    # Late, and by name: importing torch takes seconds, which help and wrong arguments should not cost
+    if request.command == "demo":
+        import_module("yoloprune.demo").run(**request.kwargs())
+    else:
+        function = getattr(import_module("yoloprune.api"), request.command.replace("-", "_"))
+        function(request.model, **request.kwargs())
+
+
+# Errors ---------------------------------------------------------------------------------------------------------------
+def _is_expected(error: Exception) -> bool:
+    """Return whether the user can do something about it; anything else is a bug and keeps its traceback."""
+    if isinstance(error, (PruneError, OSError)):
+        return True
+    if isinstance(error, RuntimeError) and str(error).startswith("Dataset '"):
+        return True
+    return isinstance(error, WRONG_ARGUMENT) and _raised_by(error.__traceback__) == "ultralytics"
+
+
+def _raised_by(traceback: TracebackType | None) -> str:
+    """Return which of yoloprune and ultralytics is nearest to the failure; libraries below them do not count."""
+    nearest = ""
+    while traceback is not None:
+        package = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package in {"yoloprune", "ultralytics"}:
+            nearest = package
+        traceback = traceback.tb_next
+    return nearest
+
+
+def _one_line(error: Exception) -> str:
+    """Return the message without line breaks, and not endless."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= LONGEST_MESSAGE else text[: LONGEST_MESSAGE - 1] + "…"
+
+
+# Help -----------------------------------------------------------------------------------------------------------------
+def _version(package: str) -> str:
+    """Return the installed version of a package without importing it."""
+    try:
+        return installed_version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _help(topic: list[str]) -> str:
+    """Return the help of the command that the words name, or of the whole program."""
+    if not topic:
+        return _overview()
+    command = COMMANDS[find_command(merge_tokens(topic))]
+    return _command_help(command) if command.options else _overview()
+
+
+def _overview() -> str:
+    """Return the help of the program."""
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "yoloprune prunes Ultralytics YOLO models.",
+            "",
+            "Usage: yoloprune COMMAND key=value ...",
+            "",
+            "Commands",
+            *(f"  {c.name:<{width}}  {c.summary}" for c in COMMANDS.values()),
+            "",
+            "The whole line",
+            "  yoloprune train-sparse model=yolov8n.pt data=my.yaml epochs=50 flops=0.5",
+            "  yoloprune prune model=runs/detect/train-sparse/weights/last.pt",
+            "  yoloprune finetune model=pruned.pt data=my.yaml epochs=50",
+            "  yolo predict model=pruned.pt source=image.jpg",
+            "",
+            "'yoloprune COMMAND help' lists the options of a command. cfg=recipe.yaml reads keys from a file;",
+            "the command line wins over it. Every Ultralytics train and val argument passes through train-sparse,",
+            "finetune and val. YOLOPRUNE_DEBUG=1 shows the traceback of an error.",
+        ]
+    )
+
+
+def _command_help(command: Command) -> str:
+    """Return the help of one command: usage, own options with defaults, Ultralytics' keys, examples."""
+    names = [f"{o.name}={'' if o.default == () else o.default}" for o in command.options]
+    width = max(map(len, names))
+    lines = [
+        f"yoloprune {command.name}: {command.summary}",
+        "",
+        f"Usage: yoloprune {' '.join([command.name, *(f'{key}=...' for key in command.required)])} key=value ...",
+        "",
+        "Options and their defaults",
+    ]
+    for name, option in zip(names, command.options, strict=True):
+        text = f"{option.meaning} [{option.kind.allowed}]"
+        start, hang = f"  {name:<{width}}  ", " " * (width + 4)
+        lines += wrap(text, HELP_WIDTH, initial_indent=start, subsequent_indent=hang)
+    lines += [f"  {note}" for note in command.notes]
+    lines += ["", "Ultralytics arguments"]
+    if command.host is None:
+        mode = "val" if command.name == "val" else "train"
+        lines.append(f"  Every Ultralytics {mode} argument passes through unchanged ('yolo cfg' lists them):")
+        lines.append("  imgsz, batch, device, workers, project, name, seed ...")
+    else:
+        lines.append(f"  {', '.join(command.host)}")
+    lines.append("  cfg=recipe.yaml reads keys of both sorts from a file; the command line wins over it.")
+    return "\n".join([*lines, "", "Examples", *(f"  yoloprune {example}" for example in command.examples)])

@@ -1,0 +1,39 @@
+"""What can go wrong, one class per kind; every message is a single line that says what failed and what is allowed."""
+
+from __future__ import annotations
+
+
+class PruneError(ValueError):
+    """Base of every error that yoloprune raises on purpose.
+
+    Attributes:
+        exit_code (int): Exit status of the command line when this error ends it.
+    """
+
+    exit_code: int = 1
+
+
+class ArgumentError(PruneError):
+    """A key that does not exist, or a value that its key does not allow; found before anything starts."""
+
+    exit_code = 2
+
+
+class ModelError(PruneError):
+    """The model cannot be used: file missing, not a YOLO checkpoint, or fused (no batch-norm left)."""
+
+
+class BudgetError(PruneError):
+    """The budget is out of reach under the limits that hold (widths, frozen layers, share per group)."""
+
+
+class PlanError(PruneError):
+    """The plan does not fit the model: another architecture, other widths, or indices out of range."""
+
+
+class VerifyError(PruneError):
+    """The cut model does not compute what its masked parent computes; nothing is saved."""
+
+
+class DataError(PruneError):
+    """The data set is missing or empty, or the demo folder holds files that yoloprune did not write."""

@@ -1,0 +1,382 @@
+"""What each ATen operation does to channel labels. Policy only: one table at the end, one short function per kind.
+
+An operation that is not in the table and not point-wise freezes every channel it touches, so a missing rule costs
+channels, never correctness. Rules speak to the tracer through `Call` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from yoloprune.labels import Tag
+
+if TYPE_CHECKING:  # the tracer imports this table; here it is only a name
+    from yoloprune.tracing import Tracer
+
+_SHIFT = 24  # label and position along the axis travel in one integer: label << 24 | position
+
+
+@dataclass
+class Call:
+    """One executed operation."""
+
+    tracer: Tracer
+    func: Any
+    args: Sequence[Any]
+    kwargs: dict[str, Any]
+    out: Any
+
+    @property
+    def name(self) -> str:
+        """Operation name without overload, e.g. `aten::cat`."""
+        return self.func._schema.name
+
+    def arg(self, name: str, default: Any = None) -> Any:
+        """Argument by schema name, whether it was passed by position or keyword."""
+        for i, a in enumerate(self.func._schema.arguments):
+            if a.name == name:
+                return self.args[i] if i < len(self.args) else self.kwargs.get(name, default)
+        return default
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors among the arguments, lists included."""
+        found: list[Tensor] = []
+        for value in (*self.args, *self.kwargs.values()):
+            if isinstance(value, Tensor):
+                found.append(value)
+            elif isinstance(value, (list, tuple)):
+                found += [v for v in value if isinstance(v, Tensor)]
+        return found
+
+    def freeze(self, *tensors: Tensor, why: str | None = None) -> None:
+        """Freeze the channels of the given tensors with this operation as the reason."""
+        op = self.name.removeprefix("aten::")
+        reason = f"{why or 'no rule for'} {op} in {self.tracer.where}"
+        for tensor in tensors:
+            if (tag := self.tracer.tag(tensor)) is not None:
+                self.tracer.book.freeze(tag.labels, reason)
+                if why is None:
+                    self.tracer.unknown.setdefault(op, self.tracer.where)
+
+
+def unknown(call: Call) -> None:
+    """No rule: freeze what is touched. The output carries no channels that could be cut."""
+    call.freeze(*call.tensors())
+
+
+def meet(call: Call, tensors: list[Tensor], ndim: int) -> Tag | None:
+    """Unite the labels of tensors that are combined element by element, broadcasting as PyTorch does."""
+    tagged = [(t, tag) for t in tensors if (tag := call.tracer.tag(t)) is not None]
+    if not tagged:
+        return None
+    axes = {tag.axis - t.ndim for t, tag in tagged}  # counted from the end, as broadcasting aligns
+    axis = axes.pop()
+    if axes:
+        call.freeze(*tensors, why="two channel dimensions meet in")
+        return None
+    constants = [t for t in tensors if call.tracer.tag(t) is None and t.ndim >= -axis and t.shape[axis] > 1]
+    if constants:
+        call.freeze(*tensors, why="a tensor of fixed width meets channels in")
+        return None
+    merged: Tensor | None = None
+    for t, tag in tagged:
+        labels = tag.labels.reshape((1,) * (ndim - t.ndim) + tuple(tag.labels.shape))
+        why = f"a constant meets channels in {call.name} in {call.tracer.where}"
+        merged = labels if merged is None else call.tracer.book.unite(merged, labels, why)
+    assert merged is not None
+    return Tag(merged, ndim + axis)
+
+
+def pointwise(call: Call) -> None:
+    """Element-wise: labels that meet are united. In-place results alias labels that others may hold already."""
+    if not isinstance(call.out, Tensor):
+        return unknown(call)
+    target = call.args[0] if call.func._schema.is_mutable else None
+    if isinstance(target, Tensor) and call.tracer.tag(target) is None:
+        return call.freeze(*call.tensors(), why="channels are written into a tensor without channels by")
+    return call.tracer.put(call.out, meet(call, call.tensors(), call.out.ndim))
+
+
+def same(call: Call) -> None:
+    """The output has the labels of the first argument: copies, `zeros_like` and their like."""
+    call.tracer.put(call.out[0] if isinstance(call.out, tuple) else call.out, call.tracer.tag(call.args[0]))
+
+
+def keep(call: Call) -> None:
+    """Filling with constants, in place or anew: labels stay as they are."""
+
+
+def move(call: Call) -> None:
+    """Pure data movement: apply the same operation to the labels."""
+    x = call.args[0]
+    tag = call.tracer.tag(x)
+    if tag is None:
+        return
+    packed = _pack(tag, x)
+    if isinstance(call.out, Tensor) and call.name in {"aten::view", "aten::_unsafe_view", "aten::reshape"}:
+        moved = packed.reshape(call.out.shape)  # `view` refuses broadcast strides
+    else:
+        moved = call.func(packed, *call.args[1:], **call.kwargs)
+    outs = call.out if isinstance(call.out, (list, tuple)) else [call.out]
+    for out, m in zip(outs, moved if isinstance(moved, (list, tuple)) else [moved], strict=True):
+        call.tracer.put(out, _unpack(m))
+
+
+def along(call: Call) -> None:
+    """Movement that picks by index along `dim` (slice, select, unbind, roll): exact unless that is the channel axis."""
+    x = call.args[0]
+    tag = call.tracer.tag(x)
+    if tag is None:
+        return
+    dims = call.arg("dims", call.arg("dim", 0))
+    dims = [d % x.ndim for d in (dims if isinstance(dims, (list, tuple)) else [dims])]
+    whole = isinstance(call.out, Tensor) and call.out.shape == x.shape and call.name == "aten::slice"
+    if tag.axis in dims and not whole:
+        call.freeze(x, why="channels are picked by number by")
+    else:
+        move(call)
+
+
+def split(call: Call) -> None:
+    """Pieces of equal size along the channel axis stay equal: their sizes are computed, or kept as one attribute."""
+    x = call.args[0]
+    tag = call.tracer.tag(x)
+    if tag is None:
+        return None
+    if call.arg("dim", 0) % x.ndim == tag.axis:
+        sizes = [o.shape[tag.axis] for o in call.out]
+        if call.name == "aten::split" and len(set(sizes)) > 1:
+            return call.freeze(x, why="uneven")
+        pieces = tag.labels.split(sizes, tag.axis)
+        for size in set(sizes):
+            call.tracer.book.tie([p for p, s in zip(pieces, sizes, strict=True) if s == size])
+    return move(call)
+
+
+def cat(call: Call) -> None:
+    """Join labels along the channel axis; along another dimension, unite them channel by channel."""
+    tensors = [t for t in call.args[0] if t.numel()]
+    tags = [call.tracer.tag(t) for t in tensors]
+    tagged = [tag for tag in tags if tag is not None]
+    if not tagged:
+        return None
+    dim, axis = call.arg("dim", 0) % tensors[0].ndim, tagged[0].axis
+    if any(tag.axis != axis for tag in tagged):
+        return call.freeze(*tensors, why="two channel dimensions meet in")
+    if dim != axis:
+        if any(tag.labels.shape[dim] > 1 for tag in tagged):
+            return call.freeze(*tensors, why="labels vary along the joined dimension of")
+        return call.tracer.put(call.out, meet(call, tensors, call.out.ndim))
+    shapes = [list(tag.labels.shape) if tag else [1] * t.ndim for t, tag in zip(tensors, tags, strict=True)]
+    common = [max(sizes) for sizes in zip(*shapes, strict=True)]
+    parts = []
+    for t, tag in zip(tensors, tags, strict=True):
+        common[dim] = t.shape[dim]
+        parts.append((tag.labels if tag else torch.zeros([1] * t.ndim, dtype=torch.int64)).expand(common))
+    return call.tracer.put(call.out, Tag(torch.cat(parts, dim), dim))
+
+
+def stack(call: Call) -> None:
+    """A new dimension whose rows are the stacked tensors; each row must lose equally many."""
+    tensors = list(call.args[0])
+    tags = [call.tracer.tag(t) for t in tensors]
+    tagged = [tag for tag in tags if tag is not None]
+    if not tagged:
+        return None
+    if len(tagged) < len(tags) or any(tag.axis != tagged[0].axis for tag in tagged):
+        return call.freeze(*tensors, why="two channel dimensions meet in")
+    dim = call.arg("dim", 0) % call.out.ndim
+    labels = torch.stack(torch.broadcast_tensors(*[tag.labels for tag in tagged]), dim)
+    return call.tracer.put(call.out, Tag(labels, tagged[0].axis + (dim <= tagged[0].axis)))
+
+
+def spatial(call: Call) -> None:
+    """Pooling, resizing, padding: channels pass through when only the dimensions behind them change."""
+    x = call.args[0]
+    tag = call.tracer.tag(x)
+    if tag is None:
+        return None
+    outs = [o for o in (call.out if isinstance(call.out, tuple) else [call.out]) if isinstance(o, Tensor)]
+    out = outs[0]
+    changed = [d for d in range(x.ndim) if d > 1 or (d < out.ndim and out.shape[d] != x.shape[d])]
+    if out.ndim != x.ndim or tag.axis in changed or any(tag.labels.shape[d] > 1 for d in changed):
+        return call.freeze(x, why="channels are mixed by")
+    return call.tracer.put(out, tag)
+
+
+def reduce(call: Call) -> None:
+    """Sum, mean, maximum or softmax: exact along any dimension but the channel axis."""
+    x = call.args[0]
+    tag = call.tracer.tag(x)
+    if tag is None:
+        return None
+    dims = call.arg("dim")
+    dims = range(x.ndim) if dims is None or dims == [] else dims if isinstance(dims, (list, tuple)) else [dims]
+    dims = sorted({d % x.ndim for d in dims}, reverse=True)
+    if tag.axis in dims:
+        return call.freeze(x, why="channels are mixed by")
+    labels = tag.labels
+    for d in dims:
+        labels = call.tracer.book.unite_along(labels, d, f"a constant meets channels in {call.name}")
+    axis = tag.axis
+    for out in call.out if isinstance(call.out, tuple) else [call.out]:
+        if out.ndim < x.ndim:
+            for d in dims:
+                labels = labels.squeeze(d)
+            axis -= sum(d < tag.axis for d in dims)
+            dims = []
+        call.tracer.put(out, Tag(labels, axis))
+    return None
+
+
+def convolution(call: Call) -> None:
+    """Dense: consume channels, make new ones. Depthwise: pass them on. Any other grouping freezes both sides."""
+    x, weight = call.args[0], call.args[1]
+    transposed, groups = bool(call.arg("transposed", False)), int(call.arg("groups", 1))
+    tr, tag = call.tracer, call.tracer.tag(x)
+    name = tr.owner(weight)
+    if name is None:
+        return call.freeze(x, why="computed weights of")
+    c_in, c_out = x.shape[1], call.out.shape[1]
+    made = tr.axis(name, "outputs", c_out)
+    incoming = tag.vector(1) if tag else None
+    if tag is not None and incoming is None:
+        call.freeze(x, why="labels vary along the image in")
+    positions = x.shape[2:].numel() if transposed else call.out.shape[2:].numel()
+    work = 2.0 * positions * weight.shape[2:].numel() * tr.scaling(positions)
+    if groups == 1:
+        tr.attach(tr.axis(name, "inputs", c_in), incoming)
+        tr.made(name, made)
+        tr.flops(work, (name, "outputs"), (name, "inputs"))
+    elif groups == c_in and not transposed:
+        tr.attach(made, None if incoming is None else incoming.repeat_interleave(c_out // c_in))
+        tr.flops(work, (name, "outputs"))
+    else:
+        call.freeze(x, why="grouped")
+        tr.book.freeze(made, f"grouped convolution {name}")
+        tr.flops(work * c_out * c_in / groups)
+    return tr.put(call.out, Tag(made.reshape(1, -1, *[1] * (x.ndim - 2)), 1))
+
+
+def batch_norm(call: Call) -> None:
+    """Per-channel scale and shift: the parameters follow the channels."""
+    x, tr = call.args[0], call.tracer
+    name = next((n for t in call.tensors()[1:] if (n := tr.owner(t)) is not None), None)
+    tag = tr.tag(x)
+    incoming = tag.vector(1) if tag else None
+    if name is None or (tag is not None and incoming is None):
+        return call.freeze(x, why="channels are not the second dimension of")
+    tr.attach(tr.axis(name, "outputs", x.shape[1]), incoming)
+    tr.flops(8.0 * x.shape[2:].numel() * tr.scaling(x.shape[2:].numel()), (name, "outputs"))
+    return tr.put(call.out[0] if isinstance(call.out, tuple) else call.out, tag)
+
+
+def transpose_weight(call: Call) -> None:
+    """`linear` reads its weight through `t`: remember whose it is."""
+    name = call.tracer.owner(call.args[0])
+    if name is not None:
+        call.tracer.own(call.out, name)
+    move(call)
+
+
+def matmul(call: Call) -> None:
+    """Linear layer, or the product of two activations: contracted channels meet, outer ones pass."""
+    a, b = call.args[1:3] if call.name == "aten::addmm" else call.args[:2]
+    tr = call.tracer
+    if (name := tr.owner(b)) is not None:
+        return _linear(call, name, a)
+    tag_a, tag_b, rank = tr.tag(a), tr.tag(b), call.out.ndim
+    inner_a, inner_b = tag_a is not None and tag_a.axis == rank - 1, tag_b is not None and tag_b.axis == rank - 2
+    _count_product(call, a, b, tag_a, tag_b)
+    if inner_a and inner_b:
+        book, why = tr.book, f"a constant meets channels in {call.name}"
+        left = book.unite_along(tag_a.labels, rank - 2, why)
+        right = book.unite_along(tag_b.labels, rank - 1, why)
+        book.unite(left.transpose(-1, -2), right, why)
+        return None
+    if tag_a is not None and tag_b is None and tag_a.axis == rank - 2 and tag_a.labels.shape[-1] == 1:
+        return tr.put(call.out, tag_a)
+    if tag_b is not None and tag_a is None and tag_b.axis == rank - 1 and tag_b.labels.shape[-2] == 1:
+        return tr.put(call.out, tag_b)
+    return call.freeze(a, b, why="channels are mixed by")
+
+
+def _count_product(call: Call, a: Tensor, b: Tensor, tag_a: Tag | None, tag_b: Tag | None) -> None:
+    """FLOPs of a product of activations (..., M, K) x (..., K, N): so much work per channel; positions grow with area."""
+    tr, tag = call.tracer, tag_a or tag_b
+    if tag is None:
+        return
+    sizes = {"M": a.shape[-2], "K": a.shape[-1], "N": b.shape[-1]}
+    work = 2.0 * a.shape[:-2].numel() * sizes["M"] * sizes["K"] * sizes["N"] / tag.labels.numel()
+    holders = [(tag_a, "M", -2), (tag_a, "K", -1), (tag_b, "K", -2), (tag_b, "N", -1)]
+    channels = {dim for t, dim, at in holders if t is not None and t.labels.shape[at] > 1}
+    for dim, size in sizes.items():
+        work *= 1.0 if dim in channels else tr.scaling(size)
+    name = f"{tr.where}: {call.name.removeprefix('aten::')} of {tuple(a.shape)} and {tuple(b.shape)}"
+    labels = tag.labels.flatten()
+    tr.book.unite(tr.axis(name, "count", len(labels)), labels, "product of activations")
+    tr.flops(work, (name, "count"))
+
+
+def _linear(call: Call, name: str, x: Tensor) -> None:
+    tr, tag = call.tracer, call.tracer.tag(x)
+    made = tr.axis(name, "outputs", call.out.shape[1])
+    incoming = tag.vector(1) if tag else None
+    if tag is not None and incoming is None:
+        call.freeze(x, why="channels are not the last dimension of")
+    tr.attach(tr.axis(name, "inputs", x.shape[1]), incoming)
+    tr.made(name, made)
+    tr.flops(2.0 * x.shape[0] * tr.scaling(x.shape[0]), (name, "outputs"), (name, "inputs"))
+    tr.put(call.out, Tag(made.reshape(1, -1), 1))
+
+
+def _pack(tag: Tag, x: Tensor) -> Tensor:
+    position = torch.arange(x.shape[tag.axis]).reshape([-1 if d == tag.axis else 1 for d in range(x.ndim)])
+    return (tag.labels << _SHIFT | position).expand(x.shape)
+
+
+def _unpack(packed: Tensor) -> Tag | None:
+    for d in range(packed.ndim):
+        if packed.shape[d] > 1 and (packed.stride(d) == 0 or bool((packed == packed.narrow(d, 0, 1)).all())):
+            packed = packed.narrow(d, 0, 1)
+    position = packed & ((1 << _SHIFT) - 1)
+    varying = [d for d in range(packed.ndim) if packed.shape[d] > 1 and (position != position.narrow(d, 0, 1)).any()]
+    # Where one axis was factored into several, code writes the inner factor as the one that may change: (heads, width).
+    return Tag(packed >> _SHIFT, varying[-1]) if varying else None
+
+
+def _names(rule: Callable[[Call], None], names: str) -> dict[str, Callable[[Call], None]]:
+    return {f"aten::{n}": rule for n in names.split()}
+
+
+RULES: dict[str, Callable[[Call], None]] = {
+    **_names(move, "view _unsafe_view reshape permute transpose squeeze unsqueeze expand flip repeat movedim"),
+    **_names(along, "slice select unbind roll narrow"),
+    **_names(split, "split split_with_sizes"),
+    **_names(same, "_to_copy detach alias contiguous lift_fresh zeros_like ones_like empty_like full_like rand_like"),
+    **_names(same, "randn_like bernoulli native_dropout"),
+    **_names(keep, "fill_ zero_ normal_ uniform_ new_full new_zeros new_ones new_empty"),
+    **_names(pointwise, "copy_ hardswish hardswish_ _prelu_kernel clip clip_"),
+    **_names(spatial, "max_pool2d_with_indices max_pool2d avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d"),
+    **_names(spatial, "adaptive_max_pool2d upsample_nearest2d _upsample_nearest_exact2d upsample_bilinear2d"),
+    **_names(spatial, "upsample_bicubic2d constant_pad_nd reflection_pad2d replication_pad2d"),
+    **_names(reduce, "mean sum amax amin max min logsumexp var std _softmax _log_softmax linalg_vector_norm"),
+    **_names(cat, "cat"),
+    **_names(stack, "stack"),
+    **_names(convolution, "convolution _convolution"),
+    **_names(batch_norm, "native_batch_norm cudnn_batch_norm _native_batch_norm_legit_no_training"),
+    **_names(transpose_weight, "t"),
+    **_names(matmul, "mm addmm bmm"),
+}
+"""Rule of each operation by its ATen name; point-wise operations are recognised by PyTorch's own tag."""
+
+
+def rule_of(func: Any) -> Callable[[Call], None]:
+    """The rule of an operation, `unknown` when there is none."""
+    found = RULES.get(func._schema.name)
+    return found or (pointwise if torch.Tag.pointwise in func.tags else unknown)

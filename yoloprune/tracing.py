@@ -1,0 +1,303 @@
+"""Model to channel graph: one small forward pass in which every tensor carries labels of its channels.
+
+A `TorchDispatchMode` sees each ATen operation and applies its rule (see `rules`); a `TorchFunctionMode` above it hands
+out sizes that remember whose width they are, so that `x.view(B, C, H, W)` ties the result to `x`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from yoloprune import grouping
+from yoloprune.errors import ModelError
+from yoloprune.groups import ChannelGraph
+from yoloprune.labels import LabelBook, Tag
+from yoloprune.rules import Call, rule_of
+
+
+def trace(
+    model: nn.Module,
+    example: Tensor | tuple[Any, ...],
+    *,
+    frozen: Mapping[str, str] | None = None,
+    keep: Mapping[str, str] | None = None,
+    sized: Callable[[nn.Module], bool] = lambda module: False,
+    outputs: bool = False,
+    area: float = 1.0,
+) -> ChannelGraph:
+    """Find out which channels of a model belong together and what each costs.
+
+    The model is run twice without gradients, in evaluation and in training mode (batch-norm and dropout stay in
+    evaluation), because heads may use different layers in each. All module state is put back afterwards.
+
+    Args:
+        model (nn.Module): Any network; an Ultralytics model goes through `host.trace_yolo`, which fills in the rest.
+        example (Tensor | tuple): Input of the forward pass, e.g. shape (1, 3, 64, 64).
+        frozen (Mapping[str, str]): Module-name prefix to reason: channels *made* inside (by convolution or linear
+            layers) keep their number; channels that pass through may still be cut.
+        keep (Mapping[str, str]): Module name to reason: all its output channels stay.
+        sized (Callable): Whether the width attributes of a module are corrected after a cut; sizes that any other
+            module writes as plain numbers freeze the channels they count.
+        outputs (bool): Whether the network's own outputs may lose channels.
+        area (float): Image area to count FLOPs for, relative to the example's.
+
+    Returns:
+        (ChannelGraph): Axes, groups, ties and costs.
+
+    Raises:
+        ModelError: If the model cannot be run on the example.
+    """
+    tracer = Tracer(model, frozen or {}, area)
+    inputs = example if isinstance(example, tuple) else (example,)
+    with _preserved(model), _one_thread(), torch.no_grad():
+        for training in (False, True):
+            model.train(training)
+            for module in model.modules():
+                if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
+                    module.eval()
+            try:
+                tracer.counting = not training  # FLOPs are those of inference
+                with tracer.following(), tracer, _Sizes(tracer, sized):
+                    result = model(*inputs)
+            except Exception as e:
+                if not training:
+                    raise ModelError(f"The model does not run on an input of shape {tuple(inputs[0].shape)}: {e}") from e
+                tracer.where = ""  # a forward pass that needs targets in training mode: the evaluation pass has to do
+                continue
+            if not outputs:
+                for leaf in tree_leaves(result):
+                    if isinstance(leaf, Tensor) and (tag := tracer.tag(leaf)) is not None:
+                        tracer.book.freeze(tag.labels, "network output")
+    tracer.keep(keep or {})
+    return grouping.build(model, tracer.book, tracer.axes, tracer.costs, tracer.unknown)
+
+
+class Tracer(TorchDispatchMode):
+    """Keeps the labels of all tensors while a model runs, and the axes of all modules met."""
+
+    def __init__(self, model: nn.Module, frozen: Mapping[str, str], area: float) -> None:
+        super().__init__()
+        self.book = LabelBook()
+        self.modules = dict(model.named_modules())
+        self.axes: dict[tuple[str, str], Tensor] = {}
+        self.costs: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self.unknown: dict[str, str] = {}
+        self.where, self.counting = "", True
+        self._frozen, self._area = frozen, area
+        self._names = {module: name for name, module in self.modules.items()}
+        self._tags: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._owners: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._loose: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        for name, module in self.modules.items():
+            for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+                self._owners[tensor] = name
+                if isinstance(tensor, nn.Parameter):
+                    self._loose[tensor] = f"{name}.{key}".lstrip(".")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        call = Call(self, func, args, kwargs, out)
+        rule_of(func)(call)
+        return out
+
+    @contextlib.contextmanager
+    def following(self) -> Iterator[None]:
+        """Keep `where`, the dotted name of the innermost running module, up to date."""
+        stack: list[str] = []
+
+        def enter(module: nn.Module, _: Any) -> None:
+            stack.append(self._names.get(module, type(module).__name__))
+            self.where = stack[-1]
+
+        def leave(module: nn.Module, _: Any, __: Any) -> None:
+            stack.pop()
+            self.where = stack[-1] if stack else ""
+
+        handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def tag(self, tensor: Tensor) -> Tag | None:
+        """Labels of a tensor. A loose one-dimensional parameter gets its own when it is first used."""
+        tag = self._tags.get(tensor)
+        if tag is None and tensor in self._loose:
+            dims = [d for d, n in enumerate(tensor.shape) if n > 1]
+            if len(dims) == 1:
+                labels = self.axis(self._loose[tensor], "outputs", tensor.numel())
+                tag = Tag(labels.reshape(tensor.shape), dims[0])
+        return tag
+
+    def put(self, tensor: Tensor, tag: Tag | None) -> None:
+        """Give a tensor its labels. Where they vary along other dimensions than the axis, all rows are tied."""
+        if tag is None or tag.labels.shape[tag.axis] == 1:
+            if tag is not None:
+                self.book.freeze(tag.labels, "single channel")
+            self._tags.pop(tensor, None)
+            return
+        self._tags[tensor] = tag
+        rows = tag.rows()
+        if len(rows) > 1:
+            self.book.tie(list(rows))
+
+    def owner(self, tensor: Tensor) -> str | None:
+        """Name of the module that a weight belongs to."""
+        return self._owners.get(tensor) if isinstance(tensor, Tensor) else None
+
+    def own(self, view: Tensor, name: str) -> None:
+        """Record that a tensor is a view of a module's weight."""
+        self._owners[view] = name
+
+    def axis(self, module: str, side: str, width: int) -> Tensor:
+        """Labels of a module's output or input positions, issued at first sight, shape (width,)."""
+        if (module, side) not in self.axes:
+            self.axes[module, side] = self.book.issue(width)
+        return self.axes[module, side]
+
+    def attach(self, labels: Tensor, incoming: Tensor | None) -> None:
+        """The positions of a layer live and die with the channels that reach them."""
+        if incoming is None:
+            self.book.freeze(labels, "network input or channels without identity")
+        else:
+            self.book.unite(labels, incoming, "network input or channels without identity")
+
+    def made(self, module: str, labels: Tensor) -> None:
+        """A dense layer made channels: inside a frozen part they keep their number."""
+        for prefix, reason in self._frozen.items():
+            if module == prefix or module.startswith(f"{prefix}."):
+                self.book.freeze(labels, reason)
+
+    def keep(self, keep: Mapping[str, str]) -> None:
+        """Freeze all output channels of the named modules."""
+        for (module, side), labels in self.axes.items():
+            if side == "outputs" and module in keep:
+                self.book.freeze(labels, keep[module])
+
+    def scaling(self, positions: int) -> float:
+        """Factor from the example's image area to the asked one; single positions (pooled) do not grow."""
+        return self._area if positions > 1 else 1.0
+
+    def flops(self, factor: float, *axes: tuple[str, str]) -> None:
+        """Record work in the running pass: `factor` times the widths of the axes."""
+        if self.counting:
+            self.costs[self.where, axes] = factor
+
+
+class _Width(int):
+    """A size that remembers the channels it counts; products and exact quotients remember them too."""
+
+    tag: Tag
+
+    @classmethod
+    def of(cls, value: int, tag: Tag) -> _Width:
+        width = cls(value)
+        width.tag = tag
+        return width
+
+    def __mul__(self, other: Any) -> Any:
+        return _Width.of(int(self) * int(other), self.tag) if isinstance(other, int) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Any) -> Any:
+        if isinstance(other, int) and int(self) % int(other) == 0:
+            return _Width.of(int(self) // int(other), self.tag)
+        return int(self) // other
+
+    def __reduce__(self) -> Any:
+        return int, (int(self),)
+
+
+class _Sizes(TorchFunctionMode):
+    """Hands out widths instead of plain sizes, and reads them back where tensors are reshaped or split."""
+
+    SHAPED = frozenset(
+        {Tensor.view, Tensor.reshape, torch.reshape, Tensor.expand, Tensor.unflatten, torch.unflatten, Tensor.repeat}
+    )
+    SPLIT = frozenset({Tensor.split, torch.split, Tensor.split_with_sizes, torch.split_with_sizes})
+
+    def __init__(self, tracer: Tracer, sized: Callable[[nn.Module], bool]) -> None:
+        super().__init__()
+        self.tracer, self.sized = tracer, sized
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if func == Tensor.shape.__get__ or (func is Tensor.size and len(args) == 1 and not kwargs):
+            return self._sizes(args[0], out)
+        if func is Tensor.size and isinstance(out, int):
+            dim = (args[1] if len(args) > 1 else kwargs["dim"]) % args[0].ndim
+            return self._sizes(args[0], args[0].shape)[dim]
+        if func in self.SHAPED and isinstance(out, Tensor):
+            sizes = [*args[1:], *kwargs.values()]
+            self._check(out, sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes)
+        elif func in self.SPLIT:
+            self._check_split(args, kwargs, out)
+        return out
+
+    def _sizes(self, tensor: Tensor, shape: torch.Size) -> torch.Size:
+        tag = self.tracer.tag(tensor)
+        if tag is None:
+            return shape
+        return torch.Size([_Width.of(n, tag) if d == tag.axis else n for d, n in enumerate(shape)])
+
+    def _check(self, out: Tensor, sizes: Any) -> None:
+        tag = self.tracer.tag(out)
+        if tag is None or len(sizes) != out.ndim:
+            return
+        size = sizes[tag.axis]
+        if isinstance(size, _Width):
+            self.tracer.book.tie([size.tag.labels, tag.labels])
+        elif isinstance(size, int) and size != -1:
+            self._literal(tag.labels)
+
+    def _check_split(self, args: Any, kwargs: Any, pieces: Any) -> None:
+        sizes = args[1] if len(args) > 1 else next((kwargs[k] for k in kwargs if k.startswith("split_size")), None)
+        tag = self.tracer.tag(args[0])
+        dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % args[0].ndim
+        if tag is None or dim != tag.axis:
+            return
+        if any(not isinstance(s, _Width) for s in (sizes if isinstance(sizes, (list, tuple)) else [sizes])):
+            self._literal(tag.labels)
+
+    def _literal(self, labels: Tensor) -> None:
+        where = self.tracer.where
+        module = self.tracer.modules.get(where)
+        if module is None or not self.sized(module):
+            self.tracer.book.freeze(labels, f"width written as a number in {type(module).__name__} {where}")
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Waking threads costs more than the tiny operations of a trace."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _preserved(model: nn.Module) -> Iterator[None]:
+    """Put back every attribute that a forward pass changes, e.g. the anchors that a head remembers."""
+    saved = [(m, dict(vars(m))) for m in model.modules()]
+    try:
+        yield
+    finally:
+        for module, state in saved:
+            vars(module).clear()
+            vars(module).update(state)
