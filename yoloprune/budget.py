@@ -1,8 +1,8 @@
 """Scores and costs to a choice of channels. Sees numbers only, never a module.
 
-Every tie of groups can shrink in allowed steps (`round_to`, `min_width`, `max_ratio`). The steps of all ties, sorted by
-the score of what they remove, form one list; a plan is a prefix of it, and costs fall along the list, so the prefix that
-meets a budget is found by bisection.
+Every tie of groups can shrink in allowed steps (`round_to`, `min_width`, `max_ratio`). The steps of all ties, sorted
+by the score of what they remove, form one list; a plan is a prefix of it, and costs fall along the list, so the prefix
+that meets a budget is found by bisection.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ def dead_only(graph: ChannelGraph, dead: np.ndarray) -> np.ndarray:
     ranked = [c[np.argsort(~dead[c], kind="stable")] for c in map(graph.classes, range(len(graph.groups)))]
     units = []
     for tie in graph.ties:
-        free = min(int(dead[graph.classes(g)].sum()) * tie.units // s for g, s in zip(tie.groups, tie.sizes, strict=True))
+        free = min(
+            int(dead[graph.classes(g)].sum()) * tie.units // s for g, s in zip(tie.groups, tie.sizes, strict=True)
+        )
         units.append(tie.units - min(free, tie.units - 1))
     return _survivors(graph, ranked, np.array(units, dtype=int))
 

@@ -12,8 +12,8 @@ from yoloprune.groups import ChannelGraph, Term
 class Cost:
     """Parameters, FLOPs and channels as functions of the group widths.
 
-    Every axis is as wide as the groups in it, each as often as it occurs (SPPF's concat holds one group four times), and
-    a cost is a sum of products of at most two axis widths.
+    Every axis is as wide as the groups in it, each as often as it occurs (SPPF's concat holds one group four times),
+    and a cost is a sum of products of at most two axis widths.
     """
 
     def __init__(self, graph: ChannelGraph) -> None:

@@ -96,9 +96,7 @@ def _describe(
     return groups
 
 
-def _ties(
-    blocks: list[list[np.ndarray]], group_of: np.ndarray, groups: list[Group]
-) -> tuple[list[Tie], list[Group]]:
+def _ties(blocks: list[list[np.ndarray]], group_of: np.ndarray, groups: list[Group]) -> tuple[list[Tie], list[Group]]:
     """Tie groups whose proportion must hold; constraints that finer ones imply add nothing."""
     lead = list(range(len(groups)))
 

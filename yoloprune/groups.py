@@ -3,8 +3,8 @@
 Worked example, a C2f block with one bottleneck whose `cv1` is 32 wide:
 
 * `cv1.conv` has an output *axis* of width 32. `chunk(2)` splits it into two halves of 16.
-* The second half enters the bottleneck and is added to the bottleneck's output, so channel 16 + i of `cv1`, channel i of
-  `m.0.cv2` and two input positions of `cv2` form one channel *class*: they live or die together.
+* The second half enters the bottleneck and is added to the bottleneck's output, so channel 16 + i of `cv1`, channel i
+  of `m.0.cv2` and two input positions of `cv2` form one channel *class*: they live or die together.
 * All 16 such classes run through the same axes; they are one *group* of size 16, one width to decide.
 * `chunk` only works while both halves are equally wide: the two groups are *tied*.
 """
@@ -28,7 +28,8 @@ class Axis:
 
     Attributes:
         module (str): Dotted module name, or the dotted name of a loose parameter.
-        side (str): "outputs" or "inputs"; "count" where channels are only counted, for the cost of a product of activations.
+        side (str): "outputs" or "inputs"; "count" where channels are only counted, for the cost of a product of
+            activations.
         width (int): Number of channel positions.
     """
 
@@ -207,9 +208,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain lists for YAML, JSON or a checkpoint: {module: {"outputs": […], "inputs": […], "of": [o, i]}}."""
-        return {
-            name: {k: list(v) for k, v in vars(keep).items() if v is not None} for name, keep in self.keep.items()
-        }
+        return {name: {k: list(v) for k, v in vars(keep).items() if v is not None} for name, keep in self.keep.items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Mapping[str, Any]]) -> Plan:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from math import ceil, sqrt
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from ultralytics.cfg import get_cfg, get_save_dir
 from ultralytics.nn.tasks import BaseModel
-from ultralytics.utils import LOGGER, RANK, colorstr
-from ultralytics.utils.torch_utils import unwrap_model
+from ultralytics.utils import LOGGER, RANK, YAML, colorstr
+from ultralytics.utils.torch_utils import get_flops, select_device, unwrap_model
 
 from yoloprune import tracing
-from yoloprune.errors import ArgumentError, ModelError
+from yoloprune.errors import ArgumentError, ModelError, PruneError
 from yoloprune.groups import ChannelGraph
 from yoloprune.surgery import has_width_attributes
 
@@ -84,9 +89,15 @@ def head_name(model: nn.Module) -> str:
 
 
 def example(model: nn.Module, batch: int = 1) -> torch.Tensor:
-    """Seeded noise, the smallest image on which the coarsest feature map still has 2x2 cells, shape (batch, C, S, S)."""
+    """Seeded noise, a small square image on which everything in the model is at work, shape (batch, C, S, S).
+
+    The coarsest feature map has at least 2x2 cells, and a decoder that selects queries has enough to select from.
+    """
     stride, weight = getattr(model, "stride", None), next(model.parameters())
-    size = max(64, 2 * int(stride.max())) if isinstance(stride, torch.Tensor) else 64
+    coarsest = max(32, int(stride.max())) if isinstance(stride, torch.Tensor) else 32
+    queries = getattr(model.model[-1], "num_queries", 0)
+    per_cell = sum(4**level for level in range(getattr(model.model[-1], "nl", 1)))
+    size = coarsest * max(2, ceil(sqrt(queries / per_cell)))
     noise = torch.rand(batch, channels(model), size, size, generator=torch.Generator().manual_seed(0))
     return noise.to(weight.device, weight.dtype)
 
@@ -116,8 +127,6 @@ def match(model: nn.Module, patterns: Iterable[str]) -> dict[str, str]:
             roots = [n for n in names if fnmatchcase(n, pattern)]
             hits = [n for n in names if any(n == r or n.startswith(f"{r}.") for r in roots)]
         if not hits:
-            from difflib import get_close_matches
-
             near = get_close_matches(pattern, names, n=3, cutoff=0.5)
             raise ArgumentError(
                 f"keep={pattern}: no layer of this model has that name. "
@@ -125,3 +134,67 @@ def match(model: nn.Module, patterns: Iterable[str]) -> dict[str, str]:
             )
         found.update(dict.fromkeys(hits, f"keep={pattern}"))
     return found
+
+
+def gflops(model: nn.Module, imgsz: int) -> float:
+    """GFLOPs as Ultralytics prints them."""
+    return float(get_flops(model, imgsz))
+
+
+def widths(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of all weights outside the head, by name."""
+    head = head_name(model)
+    return {n: tuple(p.shape) for n, p in model.named_parameters() if not n.startswith(f"{head}.")}
+
+
+def fused_copy(model: nn.Module) -> nn.Module:
+    """The model as it runs in deployment, batch-norm folded; the original stays."""
+    return deepcopy(model).float().eval().fuse(verbose=False)
+
+
+def device(name: Any) -> torch.device:
+    """Device from Ultralytics' `device=` argument."""
+    return select_device("" if name is None else name, verbose=False)
+
+
+def validate(yolo: Any, arguments: Mapping[str, Any]) -> None:
+    """Run Ultralytics' validation with its own defaults for what is not given."""
+    yolo.val(**{"plots": False, **arguments})
+
+
+def metrics(yolo: Any) -> dict[str, float]:
+    """Figures of the last validation, named as the field does: mAP50, mAP50-95, with the branch where there are two."""
+    results = getattr(yolo.metrics, "results_dict", yolo.metrics) or {}
+    short = {}
+    for key, value in results.items():
+        name, _, branch = key.removeprefix("metrics/").partition("(")
+        if name.startswith(("mAP", "accuracy", "mIoU", "delta")) or "IoU" in name:
+            short[name + (f"({branch}" if branch not in {"", "B)"} else "")] = round(float(value), 5)
+    return short
+
+
+def run_folder(task: str, name: str, arguments: Mapping[str, Any]) -> Path:
+    """A new folder runs/<task>/<name>, numbered as Ultralytics does unless `exist_ok`.
+
+    Raises:
+        PruneError: If the folder cannot be made.
+    """
+    given = {k: arguments.get(k) for k in ("project", "name", "exist_ok")}
+    given["name"] = given["name"] or name
+    given["exist_ok"] = bool(given["exist_ok"])
+    folder = Path(get_save_dir(get_cfg(overrides={"task": task, "mode": "train", **given})))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise PruneError(f"Cannot write to {folder}: {e.strerror}. Choose another project= folder.") from e
+    return folder
+
+
+def write_args(folder: Path, arguments: Mapping[str, Any]) -> None:
+    """Write args.yaml as Ultralytics does."""
+    YAML.save(folder / "args.yaml", {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()})
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping."""
+    return YAML.load(path) or {}

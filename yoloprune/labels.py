@@ -1,4 +1,4 @@
-"""Channel labels: integers that say which channel an element belongs to, and the book of what was learned about them."""
+"""Channel labels: integers that say which channel an element belongs to, and what was learned about them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Tag:
     """Channel identity of one tensor.
 
     Attributes:
-        labels (Tensor): Integer labels with as many dimensions as the tensor, each of full size or 1 (the label does not
-            depend on it). 0 means no channel: a constant that is always there.
+        labels (Tensor): Integer labels with as many dimensions as the tensor, each of full size or 1 (the label does
+            not depend on it). 0 means no channel: a constant that is always there.
         axis (int): The dimension that gets shorter when channels are cut. Labels may vary along other dimensions too,
             e.g. over attention heads; those keep their length, so every row must lose equally many.
     """

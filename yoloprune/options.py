@@ -244,14 +244,20 @@ PRUNE_OPTIONS = (
     RATIO,
     Option("score", "bn", _SCORES, "importance of a channel; bn is |gamma| of its batch-norm"),
     Option("reduce", "mean", _choice("mean", "max", "sum"), "how the scores of coupled channels become one"),
-    Option("normalize", "none", _choice("none", "mean", "max"), "scores are divided by this of their group"),
+    Option(
+        "normalize",
+        "none",
+        _choice("none", "mean", "max", "cost"),
+        "scores are divided by this of their group, or by the cost that a channel saves",
+    ),
     UNIFORM,
     *SELECTION,
     Option(
         "recover",
         "fold",
-        _choice("none", "fold", "bn"),
-        "fold moves constants of cut channels on; bn also re-estimates batch-norm statistics (needs data=)",
+        _choice("none", "fold", "bn", "lsq"),
+        "fold moves what cut channels contributed into biases; bn also re-estimates batch-norm statistics, "
+        "lsq also refits weights by least squares (both need data=)",
     ),
 )
 SPARSE_OPTIONS = (
@@ -265,6 +271,7 @@ SPARSE_OPTIONS = (
         1e-4,
     ),
     Option("score", "taylor", _choice("taylor", "gamma"), "what makes a channel useful: |gamma * gradient| or |gamma|"),
+    Option("normalize", "none", _choice("none", "cost"), "cost ranks by score per FLOP (or parameter) saved"),
     Option(
         "ramp_start",
         0.1,

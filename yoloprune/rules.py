@@ -248,7 +248,7 @@ def convolution(call: Call) -> None:
     if tag is not None and incoming is None:
         call.freeze(x, why="labels vary along the image in")
     positions = x.shape[2:].numel() if transposed else call.out.shape[2:].numel()
-    work = 2.0 * positions * weight.shape[2:].numel() * tr.scaling(positions)
+    work = 2.0 * positions * weight.shape[2:].numel()
     if groups == 1:
         tr.attach(tr.axis(name, "inputs", c_in), incoming)
         tr.made(name, made)
@@ -272,7 +272,7 @@ def batch_norm(call: Call) -> None:
     if name is None or (tag is not None and incoming is None):
         return call.freeze(x, why="channels are not the second dimension of")
     tr.attach(tr.axis(name, "outputs", x.shape[1]), incoming)
-    tr.flops(8.0 * x.shape[2:].numel() * tr.scaling(x.shape[2:].numel()), (name, "outputs"))
+    tr.flops(8.0 * x.shape[2:].numel(), (name, "outputs"))
     return tr.put(call.out[0] if isinstance(call.out, tuple) else call.out, tag)
 
 
@@ -307,16 +307,11 @@ def matmul(call: Call) -> None:
 
 
 def _count_product(call: Call, a: Tensor, b: Tensor, tag_a: Tag | None, tag_b: Tag | None) -> None:
-    """FLOPs of a product of activations (..., M, K) x (..., K, N): so much work per channel; positions grow with area."""
+    """FLOPs of a product of activations (..., M, K) x (..., K, N): so much work per channel."""
     tr, tag = call.tracer, tag_a or tag_b
     if tag is None:
         return
-    sizes = {"M": a.shape[-2], "K": a.shape[-1], "N": b.shape[-1]}
-    work = 2.0 * a.shape[:-2].numel() * sizes["M"] * sizes["K"] * sizes["N"] / tag.labels.numel()
-    holders = [(tag_a, "M", -2), (tag_a, "K", -1), (tag_b, "K", -2), (tag_b, "N", -1)]
-    channels = {dim for t, dim, at in holders if t is not None and t.labels.shape[at] > 1}
-    for dim, size in sizes.items():
-        work *= 1.0 if dim in channels else tr.scaling(size)
+    work = 2.0 * a.numel() * b.shape[-1] / tag.labels.numel()
     name = f"{tr.where}: {call.name.removeprefix('aten::')} of {tuple(a.shape)} and {tuple(b.shape)}"
     labels = tag.labels.flatten()
     tr.book.unite(tr.axis(name, "count", len(labels)), labels, "product of activations")
@@ -331,7 +326,7 @@ def _linear(call: Call, name: str, x: Tensor) -> None:
         call.freeze(x, why="channels are not the last dimension of")
     tr.attach(tr.axis(name, "inputs", x.shape[1]), incoming)
     tr.made(name, made)
-    tr.flops(2.0 * x.shape[0] * tr.scaling(x.shape[0]), (name, "outputs"), (name, "inputs"))
+    tr.flops(2.0 * x.shape[0], (name, "outputs"), (name, "inputs"))
     tr.put(call.out, Tag(made.reshape(1, -1), 1))
 
 
@@ -353,6 +348,12 @@ def _unpack(packed: Tensor) -> Tag | None:
 def _names(rule: Callable[[Call], None], names: str) -> dict[str, Callable[[Call], None]]:
     return {f"aten::{n}": rule for n in names.split()}
 
+
+PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm"})
+COSTED = PRODUCTS | frozenset(
+    f"aten::{n}" for n in (*"convolution _convolution native_batch_norm".split(), "cudnn_batch_norm")
+)
+"""Operations whose rules count FLOPs."""
 
 RULES: dict[str, Callable[[Call], None]] = {
     **_names(move, "view _unsafe_view reshape permute transpose squeeze unsqueeze expand flip repeat movedim"),

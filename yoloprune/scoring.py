@@ -64,7 +64,9 @@ def silenced_by_gamma(model: nn.Module, graph: ChannelGraph) -> np.ndarray:
     That holds when every convolution that makes such channels is followed by batch-norm over exactly its outputs.
     """
     modules = dict(model.named_modules())
-    outputs = [(modules.get(a.module), c) for a, c in zip(graph.axes, graph.class_of, strict=True) if a.side == "outputs"]
+    outputs = [
+        (modules.get(a.module), c) for a, c in zip(graph.axes, graph.class_of, strict=True) if a.side == "outputs"
+    ]
     normed = {c.tobytes() for m, c in outputs if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.affine}
     silenced = graph.prunable.copy()
     for module, classes in outputs:

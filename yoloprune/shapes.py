@@ -111,21 +111,21 @@ def _scene(rng: np.random.Generator, imgsz: int) -> tuple[np.ndarray, list[int],
         (np.ndarray): Their boxes `(n, 4)` as x1, y1, x2, y2 in pixels, clipped to the picture.
     """
     t = np.linspace(0, 1, imgsz)[:, None]
-    corner = rng.uniform(30, 225, 3) + rng.uniform(-50, 50, (2, 2, 3))
+    corner = rng.uniform(50, 205) + rng.uniform(-40, 40, (2, 2, 3))  # greyish
     rows = corner[0][None] * (1 - t[..., None]) + corner[1][None] * t[..., None]  # (imgsz, 2, 3)
     image = rows[:, None, 0] * (1 - t) + rows[:, None, 1] * t
-    ground = corner.mean((0, 1))
     for _ in range(rng.integers(2, 6)):
         _paint(image, _line(rng.uniform(0, imgsz, 2), rng.uniform(0, math.pi), imgsz), rng.uniform(0, 255, 3))
     classes: list[int] = []
     boxes = np.zeros((0, 4))
     wanted = rng.integers(1, 6)
     for _ in range(20 * wanted):  # crowded pictures may end up with fewer
-        kind, radius = int(rng.integers(len(NAMES))), imgsz * rng.uniform(0.08, 0.22)
-        centre, angle = rng.uniform(0.4 * radius, imgsz - 0.4 * radius, 2), rng.uniform(0, 2 * math.pi)
+        kind, radius = int(rng.integers(len(NAMES))), imgsz * rng.uniform(0.1, 0.25)
+        centre = rng.uniform(0.5 * radius, imgsz - 0.5 * radius, 2)
+        angle = rng.uniform(0, 2 * math.pi)
         alpha, box = _shape(_CORNERS[kind], centre, radius, angle, imgsz)
         colour = rng.uniform(0, 255, 3)
-        if np.abs(colour - ground).max() < 80 or _overlap(box, boxes) > 0.25:
+        if np.ptp(colour) < 100 or _overlap(box, boxes) > 0.2:
             continue
         _paint(image, alpha, colour)
         classes.append(kind)

@@ -235,7 +235,7 @@ class _Run:
 
     @property
     def phase(self) -> str:
-        """"free", "ramp" or "hold"."""
+        """ "free", "ramp" or "hold"."""
         if self.held or self.progress >= self.config.ramp_end:
             return "hold"
         return "free" if self.progress < self.config.ramp_start else "ramp"
@@ -294,13 +294,20 @@ class _Run:
         """Say what will happen, and warn when there are too few optimizer steps for it."""
         if not host.is_main_process():
             return
-        host.log("sparse: ", f"target {self.target_text()}, {int(self.killable.sum())} of {self.graph.n_classes} channels may die")
+        host.log(
+            "sparse: ",
+            f"target {self.target_text()}, {int(self.killable.sum())} of {self.graph.n_classes} channels may die",
+        )
         steps = self._ramp_steps()
         if steps < FEW_STEPS:
             batch = self.trainer.batch_size
             host.warn(
                 f"sparse: the ramp has only about {steps:.0f} optimizer steps; mAP will suffer. "
-                + (f"Set nbs={batch} for a step per batch, " if self.trainer.accumulate > 1 else "Use a smaller batch, ")
+                + (
+                    f"Set nbs={batch} for a step per batch, "
+                    if self.trainer.accumulate > 1
+                    else "Use a smaller batch, "
+                )
                 + "or train longer."
             )
 

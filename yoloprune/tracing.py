@@ -7,6 +7,7 @@ out sizes that remember whose width they are, so that `x.view(B, C, H, W)` ties 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ from yoloprune import grouping
 from yoloprune.errors import ModelError
 from yoloprune.groups import ChannelGraph
 from yoloprune.labels import LabelBook, Tag
-from yoloprune.rules import Call, rule_of
+from yoloprune.rules import COSTED, PRODUCTS, Call, rule_of
 
 
 def trace(
@@ -57,43 +58,45 @@ def trace(
     Raises:
         ModelError: If the model cannot be run on the example.
     """
-    tracer = Tracer(model, frozen or {}, area)
     inputs = example if isinstance(example, tuple) else (example,)
     with _preserved(model), _one_thread(), torch.no_grad():
-        for training in (False, True):
-            model.train(training)
-            for module in model.modules():
-                if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
-                    module.eval()
-            try:
-                tracer.counting = not training  # FLOPs are those of inference
-                with tracer.following(), tracer, _Sizes(tracer, sized):
-                    result = model(*inputs)
-            except Exception as e:
-                if not training:
-                    raise ModelError(f"The model does not run on an input of shape {tuple(inputs[0].shape)}: {e}") from e
-                tracer.where = ""  # a forward pass that needs targets in training mode: the evaluation pass has to do
-                continue
-            if not outputs:
-                for leaf in tree_leaves(result):
-                    if isinstance(leaf, Tensor) and (tag := tracer.tag(leaf)) is not None:
-                        tracer.book.freeze(tag.labels, "network output")
+        try:
+            tracer = Tracer(model, frozen or {}, _growths(model.eval(), inputs, area))
+            results = [_follow(tracer, sized, inputs, training=False)]
+        except Exception as e:
+            raise ModelError(f"The model does not run on an input of shape {tuple(inputs[0].shape)}: {e}") from e
+        with contextlib.suppress(Exception):  # a pass that needs targets when training: the evaluation pass has to do
+            results.append(_follow(tracer, sized, inputs, training=True))
+    for leaf in tree_leaves(results):
+        if not outputs and isinstance(leaf, Tensor) and (tag := tracer.tag(leaf)) is not None:
+            tracer.book.freeze(tag.labels, "network output")
     tracer.keep(keep or {})
     return grouping.build(model, tracer.book, tracer.axes, tracer.costs, tracer.unknown)
+
+
+def _follow(tracer: Tracer, sized: Callable[[nn.Module], bool], inputs: tuple[Any, ...], *, training: bool) -> Any:
+    tracer.model.train(training)
+    for module in tracer.model.modules():
+        if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
+            module.eval()
+    tracer.counting = not training  # FLOPs are those of inference
+    with tracer.following(), tracer, _Sizes(tracer, sized):
+        return tracer.model(*inputs)
 
 
 class Tracer(TorchDispatchMode):
     """Keeps the labels of all tensors while a model runs, and the axes of all modules met."""
 
-    def __init__(self, model: nn.Module, frozen: Mapping[str, str], area: float) -> None:
+    def __init__(self, model: nn.Module, frozen: Mapping[str, str], growth: list[float]) -> None:
         super().__init__()
+        self.model = model
         self.book = LabelBook()
         self.modules = dict(model.named_modules())
         self.axes: dict[tuple[str, str], Tensor] = {}
         self.costs: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
         self.unknown: dict[str, str] = {}
         self.where, self.counting = "", True
-        self._frozen, self._area = frozen, area
+        self._frozen, self._growth, self._worked = frozen, growth, 0
         self._names = {module: name for name, module in self.modules.items()}
         self._tags: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._owners: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -107,6 +110,7 @@ class Tracer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        self._worked += func._schema.name in COSTED
         call = Call(self, func, args, kwargs, out)
         rule_of(func)(call)
         return out
@@ -115,6 +119,7 @@ class Tracer(TorchDispatchMode):
     def following(self) -> Iterator[None]:
         """Keep `where`, the dotted name of the innermost running module, up to date."""
         stack: list[str] = []
+        self.where = ""
 
         def enter(module: nn.Module, _: Any) -> None:
             stack.append(self._names.get(module, type(module).__name__))
@@ -186,14 +191,49 @@ class Tracer(TorchDispatchMode):
             if side == "outputs" and module in keep:
                 self.book.freeze(labels, keep[module])
 
-    def scaling(self, positions: int) -> float:
-        """Factor from the example's image area to the asked one; single positions (pooled) do not grow."""
-        return self._area if positions > 1 else 1.0
-
     def flops(self, factor: float, *axes: tuple[str, str]) -> None:
-        """Record work in the running pass: `factor` times the widths of the axes."""
+        """Record work in the running pass: `factor` times the widths of the axes, at the example's size."""
         if self.counting:
-            self.costs[self.where, axes] = factor
+            growth = self._growth[self._worked - 1] if self._worked <= len(self._growth) else 1.0
+            self.costs[self.where, axes] = factor * growth
+
+
+class _Growth(TorchDispatchMode):
+    """Work of each costed operation, in the order of execution, without labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.work: list[float] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func._schema.name in COSTED:
+            tensors = [a for a in args if isinstance(a, Tensor)]
+            first = out[0] if isinstance(out, tuple) else out
+            self.work.append(
+                float(first.numel() * tensors[0].shape[-1] if func._schema.name in PRODUCTS else first.numel())
+            )
+        return out
+
+
+def _growths(model: nn.Module, inputs: tuple[Any, ...], area: float) -> list[float]:
+    """Factor from the example's size to the asked one for each costed operation.
+
+    Measured, not assumed: convolutions grow with the area, products of positions with its square, pooled maps and text
+    not at all. Two plain passes, the second on an image of twice the side, tell which.
+    """
+    if area == 1.0:
+        return []
+    twice = tuple(x.repeat(1, 1, 2, 2) if isinstance(x, Tensor) and x.ndim == 4 else x for x in inputs)
+    passes = []
+    for x in (inputs, twice):
+        with _Growth() as counted:
+            model(*x)
+        passes.append(counted.work)
+    small, large = passes
+    if len(small) != len(large):
+        return [area] * len(small)
+    return [area ** (math.log(b / a) / math.log(4)) for a, b in zip(small, large, strict=True)]
 
 
 class _Width(int):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,25 +59,35 @@ def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Tensor) -> 
     Raises:
         VerifyError: If an output has another shape, or the error exceeds `TOLERANCE`.
     """
+    worst = _difference(parent, model, plan, example)
+    if worst > TOLERANCE:
+        # Selecting the best queries inside a network makes outputs jump on a rounding error. In float64 those errors
+        # are too small to reorder anything, and a wrong cut is as wrong as before.
+        worst = _difference(copy.deepcopy(parent).double(), copy.deepcopy(model).double(), plan, example.double())
+    if worst > TOLERANCE:
+        raise VerifyError(
+            f"The cut model differs from its masked parent: relative error {worst:.1e}, "
+            f"at most {TOLERANCE:.0e} is accepted. Nothing was saved."
+        )
+    return worst
+
+
+def _difference(parent: nn.Module, model: nn.Module, plan: Plan, example: Tensor) -> float:
+    """Largest relative error over all outputs that the cut leaves comparable."""
     with masked(parent, plan):
         expected = _run(parent, example)
     got = _run(model, example)
     if len(expected) != len(got):
         raise VerifyError(f"The cut model has {len(got)} outputs, its parent {len(expected)}.")
-    worst, compared = 0.0, 0
+    errors = []
     for a, b in zip(expected, got, strict=True):
-        if a.shape != b.shape:
-            if a.ndim == b.ndim and sum(m != n for m, n in zip(a.shape, b.shape, strict=True)) == 1:
-                continue  # a feature map among the outputs: its channels were cut
+        if a.shape == b.shape:
+            error = float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)) if a.numel() else 0.0
+            errors.append(error if error == error else float("inf"))  # not a number is as wrong as can be
+        elif a.ndim != b.ndim or sum(m != n for m, n in zip(a.shape, b.shape, strict=True)) != 1:
             raise VerifyError(f"An output has shape {tuple(b.shape)}, in the parent {tuple(a.shape)}.")
-        error = float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)) if a.numel() else 0.0
-        worst, compared = max(worst, error if error == error else float("inf")), compared + 1
-    if not compared or worst > TOLERANCE:
-        raise VerifyError(
-            f"The cut model differs from its masked parent: relative error {worst:.1e} over {compared} outputs, "
-            f"at most {TOLERANCE:.0e} is accepted. Nothing was saved."
-        )
-    return worst
+        # else a feature map among the outputs: its channels were cut
+    return max(errors, default=float("inf"))
 
 
 class _Zero:

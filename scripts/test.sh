@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Install what is needed into .venv (once) and run the tests. Arguments go to pytest: bash scripts/test.sh -k budget
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh
+# One torch thread per worker: two workers on two cores do not fight over them.
+export OMP_NUM_THREADS=1 YOLO_OFFLINE=true
+python -m ruff check .
+exec python -m pytest -n "${WORKERS:-2}" --dist worksteal "$@"

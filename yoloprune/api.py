@@ -1,0 +1,331 @@
+"""The story: train sparse, prune, fine-tune, compare. Every command of the command line is one function here.
+
+All functions take a checkpoint path or a live `ultralytics.YOLO` object, leave it untouched, and take yoloprune's and
+Ultralytics' arguments side by side as keywords.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ultralytics
+from torch import Tensor
+
+from yoloprune import budget, config, handoff, host, recover, report, scoring, surgery, verify
+from yoloprune.calibration import batches
+from yoloprune.config import Budget, Limits
+from yoloprune.cost import Cost
+from yoloprune.errors import ArgumentError, BudgetError
+from yoloprune.groups import ChannelGraph, Plan
+from yoloprune.sparsity import STATE_KEY, SparseConfig, SparseTraining
+
+Model = str | Path | ultralytics.YOLO
+
+
+def trace(model: Model, *, imgsz: int = 640, keep: tuple[str, ...] = ()) -> ChannelGraph:
+    """Find the channel groups of a model.
+
+    Args:
+        model (str | Path | YOLO): Checkpoint, model YAML or live model.
+        imgsz (int): Image size for which FLOPs are counted.
+        keep (tuple[str, ...]): Modules that stay as they are, see `host.match`.
+
+    Returns:
+        (ChannelGraph): Axes, groups, ties and costs.
+    """
+    return host.trace_yolo(handoff.load(model).model, imgsz=imgsz, keep=keep)
+
+
+def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
+    """Train with Ultralytics while the least useful channels fade to exactly zero, until the budget is met.
+
+    Args:
+        model (str | Path | YOLO): What to train; the `last.pt` of an interrupted run together with `resume=True`.
+        **kwargs (Any): `yoloprune train-sparse help`, and every Ultralytics train argument.
+
+    Returns:
+        (YOLO): The best model that met the budget; its dead channels are exactly zero, ready for `prune`.
+    """
+    request = config.request("train-sparse", {"model": model, **kwargs})
+    passed = {"name": "train-sparse", **request.passed}
+    passed.pop("model")
+    if passed.get("resume"):
+        yolo = handoff.YOLO(str(model))
+        sparse = SparseTraining(_interrupted(yolo))
+    else:
+        yolo = handoff.load(model)
+        sparse = SparseTraining(_sparse_config(request.settings))
+    sparse.attach(yolo)
+    try:
+        yolo.train(**passed)
+    finally:
+        sparse.detach(yolo)
+    folder = Path(yolo.trainer.save_dir)
+    if host.is_main_process() and (log := folder / "sparsity.csv").is_file():
+        picture = report.picture_sparsity(folder / "sparsity.png", log)
+        rows = sparse.history[-1:]
+        data = {"command": "train-sparse", "met": sparse.met, "settings": request.settings, "history": sparse.history}
+        report.write_report(folder, data, rows, [p for p in (picture, folder / "results.png") if p])
+        best = Path(yolo.trainer.best if Path(yolo.trainer.best).exists() else yolo.trainer.last)
+        host.log("sparse: ", f"{'target met' if sparse.met else 'target not met'}; next: yoloprune prune model={best}")
+    return yolo
+
+
+def _sparse_config(settings: dict[str, Any]) -> SparseConfig:
+    return SparseConfig(
+        budget=Budget(flops=settings["flops"], params=settings["params"], ratio=settings["sparsity"]),
+        limits=_limits(settings),
+        **{k: settings[k] for k in SparseConfig.__dataclass_fields__ if k in settings},
+    )
+
+
+def _limits(settings: dict[str, Any]) -> Limits:
+    return Limits(**{k: settings[k] for k in Limits.__dataclass_fields__ if k in settings})
+
+
+def _interrupted(yolo: ultralytics.YOLO) -> SparseConfig:
+    state = yolo.model.yaml.get(STATE_KEY)
+    if state is None:
+        raise ArgumentError("resume: this checkpoint is not of a sparse run. Use 'yolo train resume' for other runs.")
+    told = dict(state["config"])
+    return SparseConfig(budget=Budget(**told.pop("budget")), limits=Limits(**told.pop("limits")), **told)
+
+
+def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
+    """Cut channels out: under a budget, or without one exactly the dead.
+
+    Args:
+        model (str | Path | YOLO): Trained, unfused model.
+        **kwargs (Any): `yoloprune prune help`.
+
+    Returns:
+        (YOLO): The pruned model, loaded from `<run>/weights/pruned.pt`.
+
+    Raises:
+        BudgetError: If the budget is out of reach, or nothing is dead and no budget is given.
+        VerifyError: If the cut model does not compute what its masked parent computes.
+    """
+    request = config.request("prune", {"model": model, **kwargs})
+    told, passed = request.settings, request.passed
+    if told["recover"] in {"bn", "lsq"} and not passed.get("data"):
+        raise ArgumentError(f"recover={told['recover']}: needs images. Give data=my.yaml, or use recover=fold.")
+    parent = handoff.load(model)
+    imgsz = passed.get("imgsz") or 640
+    graph = host.trace_yolo(parent.model, imgsz=imgsz, keep=told["keep"])
+    cost = Cost(graph)
+    alive = _choose(parent, graph, cost, told, passed)
+    plan = graph.plan(alive)
+    images = None
+    if passed.get("data"):
+        images = batches(passed["data"], imgsz, task=parent.task, channels=host.channels(parent.model))
+
+    child = handoff.with_model(parent, surgery.cut(copy.deepcopy(parent.model), plan))
+    error = verify.verify(parent.model, child.model, plan, host.example(parent.model, batch=2))
+    host.log(
+        "prune: ", f"cut model equals masked parent: relative error {error:.1e} (accepted: {verify.TOLERANCE:.0e})"
+    )
+    _recover(parent, child, plan, told["recover"], images)
+
+    folder = host.run_folder(parent.task, "prune", passed)
+    arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
+    origin = model if isinstance(model, (str, Path)) else None
+    facts = handoff.make_provenance(origin, arguments)
+    target = handoff.save(child, folder / "weights" / "pruned.pt", plan=plan, provenance=facts)
+    host.write_args(folder, {"mode": "prune", "model": str(origin or parent.model_name), **arguments})
+    _report_cut(folder, parent, child, graph, cost, alive, plan, target, origin, imgsz, error)
+    return handoff.load(target)
+
+
+def _recover(
+    parent: ultralytics.YOLO, child: ultralytics.YOLO, plan: Plan, how: str, images: list[Tensor] | None
+) -> None:
+    """Repair the cut model in place; each way includes the ones before it: none, fold, bn, lsq."""
+    if how == "none":
+        return
+    folded = recover.fold(parent.model, child.model, plan, images)
+    host.log("prune: ", f"the constants of {folded.channels} cut inputs moved into {len(folded.into)} layers")
+    if how == "lsq":
+        recover.refit(parent.model, child.model, plan, images)
+    if how in {"bn", "lsq"}:
+        recover.reestimate(child.model, images)
+        host.log("prune: ", f"batch-norm statistics measured on {sum(map(len, images))} images")
+
+
+def _choose(
+    parent: ultralytics.YOLO, graph: ChannelGraph, cost: Cost, told: dict[str, Any], passed: dict[str, Any]
+) -> np.ndarray:
+    """Mask of surviving channel classes."""
+    wanted = Budget(flops=told["flops"], params=told["params"], ratio=told["ratio"])
+    if wanted.empty:
+        dead = scoring.dead(parent.model, graph)
+        alive = budget.dead_only(graph, dead)
+        if alive.all():
+            raise BudgetError(
+                "No channel is dead, so there is nothing to cut. Run 'yoloprune train-sparse' first, or give a budget, "
+                "e.g. flops=0.5."
+            )
+        return alive
+    scores = scoring.score(
+        parent.model,
+        graph,
+        told["score"],
+        reduce=told["reduce"],
+        normalize=told["normalize"] if told["normalize"] != "cost" else "none",
+        seed=passed.get("seed") or 0,
+    )
+    return budget.select(graph, scores, wanted, _limits(told), cost, per_cost=told["normalize"] == "cost")
+
+
+def _report_cut(
+    folder: Path,
+    parent: ultralytics.YOLO,
+    child: ultralytics.YOLO,
+    graph: ChannelGraph,
+    cost: Cost,
+    alive: np.ndarray,
+    plan: Plan,
+    target: Path,
+    origin: str | Path | None,
+    imgsz: int,
+    error: float,
+) -> None:
+    widths = np.bincount(graph.group_of[alive], minlength=len(graph.groups))
+    rows = [
+        {"model": "parent", **report.measure(parent.model, imgsz, origin)},
+        {"model": "pruned", **report.measure(child.model, imgsz, target)},
+    ]
+    kept = {kind: cost.of(kind, widths.astype(float)) / cost.parent(kind) for kind in ("flops", "params", "channels")}
+    data = {
+        "command": "prune",
+        "kept": kept,
+        "relative_error": error,
+        "groups": report.group_rows(graph, widths),
+        "unknown_operations": graph.unknown,
+        "plan": plan.to_dict(),
+    }
+    picture = report.picture_widths(folder / "widths.png", graph, widths)
+    report.write_report(folder, data, rows, [picture])
+    host.log("prune: ", f"kept {kept['flops']:.1%} of FLOPs, {kept['params']:.1%} of parameters\n{report.table(rows)}")
+    host.log("prune: ", f"saved {target}; next: yoloprune finetune model={target} data=...")
+
+
+def finetune(model: Model, **kwargs: Any) -> handoff.YOLO:
+    """Train a pruned model with Ultralytics; every width stays.
+
+    Args:
+        model (str | Path | YOLO): Pruned checkpoint.
+        **kwargs (Any): `distill="parent"`, and every Ultralytics train argument.
+
+    Returns:
+        (YOLO): The fine-tuned model.
+    """
+    request = config.request("finetune", {"model": model, **kwargs})
+    passed = {"name": "finetune", **request.passed}
+    passed.pop("model")
+    resumed = passed.get("resume")
+    yolo = handoff.YOLO(str(model)) if resumed else handoff.load(model)
+    if request.settings["distill"] == "parent":
+        passed["distill_model"] = str(_parent_file(model, yolo))
+    before = host.widths(yolo.model)
+    yolo.train(**passed)
+    if host.is_main_process():
+        folder = Path(yolo.trainer.save_dir)
+        after = host.widths(yolo.model)
+        data = {"command": "finetune", "widths_kept": before == after, "metrics": host.metrics(yolo)}
+        rows = [{"model": "fine-tuned", **data["metrics"], **report.measure(yolo.model, yolo.trainer.args.imgsz)}]
+        report.write_report(folder, data, rows, [folder / "results.png"])
+    return yolo
+
+
+def _parent_file(model: Model, yolo: ultralytics.YOLO) -> Path:
+    """The parent's checkpoint: named in the args.yaml beside the pruned one, checked against its provenance."""
+    told = handoff.provenance(yolo)
+    if told is None:
+        raise ArgumentError("distill=parent: this model was not pruned by yoloprune. Give distill_model=teacher.pt.")
+    if isinstance(model, (str, Path)):
+        args = Path(model).resolve().parent.parent / "args.yaml"
+        named = Path(str(host.read_yaml(args).get("model", ""))) if args.is_file() else Path()
+        if named.is_file() and handoff.make_provenance(named, {})["parent"] == told["parent"]:
+            return named
+    raise ArgumentError(
+        f"distill=parent: the parent {told['parent']} is not where it was. Give distill_model=its path."
+    )
+
+
+def val(model: Model, against: Model | None = None, **kwargs: Any) -> list[dict[str, Any]]:
+    """Validate with Ultralytics, side by side with another model when one is given.
+
+    Args:
+        model (str | Path | YOLO): Model to validate.
+        against (str | Path | YOLO | None): Model to compare with, usually the unpruned parent.
+        **kwargs (Any): Every Ultralytics val argument.
+
+    Returns:
+        (list[dict[str, Any]]): One row per model: mAP50, mAP50-95 (or the task's figures), params, GFLOPs, ms, MB.
+    """
+    request = config.request("val", {"model": model, "against": against, **kwargs})
+    passed = {k: v for k, v in request.passed.items() if k != "model"}
+    return compare({"parent": against, "pruned": model} if against is not None else {"model": model}, **passed)
+
+
+def compare(models: Mapping[str, Model], *, command: str = "val", **passed: Any) -> list[dict[str, Any]]:
+    """Validate models one after the other on the same data, then time them taking turns.
+
+    Args:
+        models (Mapping[str, str | Path | YOLO]): Models by the name they get in the table.
+        command (str): What the report is called.
+        **passed (Any): Every Ultralytics val argument.
+
+    Returns:
+        (list[dict[str, Any]]): One row per model.
+    """
+    loaded = {name: handoff.load(m) for name, m in models.items()}
+    folder = host.run_folder(next(iter(loaded.values())).task, command, passed)
+    device = host.device(passed.get("device"))
+    rows, networks, imgsz = [], [], 640
+    for name, yolo in loaded.items():
+        imgsz = passed.get("imgsz") or yolo.overrides.get("imgsz", 640)
+        networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
+        file = models[name] if isinstance(models[name], (str, Path)) else None
+        sizes = report.measure(yolo.model, imgsz, file)
+        host.validate(yolo, {**passed, "project": str(folder.resolve()), "name": name, "exist_ok": True})
+        rows.append({"model": name, **host.metrics(yolo), **sizes})
+    for row, ms in zip(rows, report.latency([n.to(device) for n in networks], imgsz), strict=True):
+        row["ms"] = ms
+    report.write_report(folder, {"command": command, "device": str(device), "imgsz": imgsz, "arguments": passed}, rows)
+    host.log(f"{command}: ", f"imgsz {imgsz}, {device}\n{report.table(rows)}\nsaved {folder}")
+    return rows
+
+
+def info(model: Model, **kwargs: Any) -> list[dict[str, Any]]:
+    """Print the groups of a model: widths, what is coupled and tied, what is frozen and why.
+
+    Args:
+        model (str | Path | YOLO): Checkpoint, model YAML or live model.
+        **kwargs (Any): `yoloprune info help`.
+
+    Returns:
+        (list[dict[str, Any]]): One row per group.
+    """
+    request = config.request("info", {"model": model, **kwargs})
+    yolo = handoff.load(model)
+    imgsz = request.passed.get("imgsz") or 640
+    graph = host.trace_yolo(yolo.model, imgsz=imgsz, keep=request.settings["keep"])
+    rows = report.group_rows(graph)
+    cost = Cost(graph)
+    free = int(graph.prunable.sum())
+    lines = [
+        report.table(rows),
+        f"{cost.parent('params'):,.0f} parameters, {cost.parent('flops') / 1e9:.2f} GFLOPs at imgsz {imgsz}; "
+        f"{free:,} of {graph.n_classes:,} channels prunable in {len(graph.ties)} independent widths; "
+        f"{int(scoring.dead(yolo.model, graph).sum()):,} dead",
+        *(f"no rule for operation {op} in {where}" for op, where in graph.unknown.items()),
+    ]
+    if (told := handoff.provenance(yolo)) is not None:
+        lines.append(f"pruned by yoloprune: {told}")
+    host.log("info: ", "\n".join(["", *lines]))
+    return rows

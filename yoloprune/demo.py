@@ -1,0 +1,78 @@
+"""The whole line on a data set drawn by code: train, train sparse, prune, fine-tune, compare."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ultralytics import YOLO
+
+from yoloprune import api, host
+from yoloprune.shapes import make_shapes
+
+DATA = {"train": 400, "val": 80, "imgsz": 96}
+TRAIN: dict[str, Any] = {
+    "imgsz": 96,
+    "batch": 16,
+    "nbs": 16,  # one optimizer step per batch: steps count, not epochs
+    "optimizer": "AdamW",
+    "lr0": 2e-3,
+    "close_mosaic": 3,
+    "plots": False,
+    "val": False,  # the table at the end tells; the last epoch is validated anyway
+    "cache": "ram",
+    "workers": 0,
+    "verbose": False,
+}
+PARENT_EPOCHS, SPARSE_EPOCHS, FINETUNE_EPOCHS = 14, 14, 8
+
+
+def run(
+    *,
+    flops: float = 0.5,
+    project: str | None = None,
+    name: str | None = None,
+    exist_ok: bool = False,
+    seed: int = 0,
+    device: str | None = None,
+) -> list[dict[str, Any]]:
+    """Run the demo: a YOLOv8n from scratch on coloured shapes, pruned to a share of its FLOPs.
+
+    Args:
+        flops (float): FLOPs that are kept, as a fraction or an absolute number.
+        project (str | None): Folder that the run's folder goes into.
+        name (str | None): Name of the run's folder.
+        exist_ok (bool): Write into an existing folder.
+        seed (int): Seed of the images and of all trainings.
+        device (str | None): Ultralytics' `device`, None picks by itself.
+
+    Returns:
+        (list[dict[str, Any]]): Parent, pruned and fine-tuned: mAP50, mAP50-95, params, GFLOPs, ms, MB.
+    """
+    start = time.time()
+    folder = host.run_folder("detect", "demo", {"project": project, "name": name, "exist_ok": exist_ok}).resolve()
+    data = make_shapes(folder / "data", **DATA, seed=seed)
+    common = {**TRAIN, "data": str(data), "seed": seed, "device": device, "project": str(folder), "exist_ok": True}
+
+    parent = YOLO("yolov8n.yaml")
+    parent.train(**common, epochs=PARENT_EPOCHS, name="parent")
+    parent_file = Path(parent.trainer.last)
+    sparse = api.train_sparse(parent_file, **common, epochs=SPARSE_EPOCHS, flops=flops, name="sparse")
+    api.prune(sparse.trainer.last, imgsz=DATA["imgsz"], project=str(folder), name="pruned", exist_ok=True)
+    pruned_file = folder / "pruned" / "weights" / "pruned.pt"
+    tuned = api.finetune(pruned_file, **common, epochs=FINETUNE_EPOCHS, name="finetuned")
+
+    rows = api.compare(
+        {"parent": parent_file, "pruned": pruned_file, "fine-tuned": Path(tuned.trainer.last)},
+        command="demo",
+        data=str(data),
+        imgsz=DATA["imgsz"],
+        device=device,
+        project=str(folder),
+        name="table",
+        exist_ok=True,
+    )
+    minutes = (time.time() - start) / 60
+    host.log("demo: ", f"{minutes:.1f} minutes; everything is in {folder}")
+    return rows

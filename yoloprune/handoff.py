@@ -1,0 +1,238 @@
+"""Checkpoint in and out: load what Ultralytics can load, save a pruned model as an ordinary stock checkpoint."""
+
+from __future__ import annotations
+
+import os
+import pickletools
+import zipfile
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from datetime import datetime
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import ultralytics
+from torch import nn
+from ultralytics.utils import DEFAULT_CFG_DICT, callbacks
+from ultralytics.utils.checks import check_yolov5u_filename
+
+from yoloprune import host
+from yoloprune.errors import ModelError, PruneError
+from yoloprune.groups import Plan
+from yoloprune.trainers import YOLO, entry_of, mark_pruned
+
+__all__ = ["YOLO", "load", "make_provenance", "mark_pruned", "provenance", "pruned_widths", "save", "with_model"]
+
+# ---- in --------------------------------------------------------------------------------------------------------------
+
+
+def load(model: str | Path | ultralytics.YOLO) -> YOLO:
+    """Load a model in float32 and evaluation mode, through Ultralytics' own loader and without any download.
+
+    Args:
+        model (str | Path | YOLO): Checkpoint (.pt), model YAML, or a live object, which stays untouched.
+
+    Returns:
+        (YOLO): A new object; a subclass of `ultralytics.YOLO` whose training keeps pruned widths.
+
+    Raises:
+        ModelError: If the file is missing, is not a YOLO checkpoint, or the model is fused or exported.
+    """
+    if isinstance(model, ultralytics.engine.model.Model):
+        if not isinstance(model.model, nn.Module):
+            raise ModelError(f"{model.model_name} is an exported model. Use the .pt checkpoint it was exported from.")
+        host.check_prunable(model.model)
+        return with_model(model, deepcopy(model.model).float().eval())
+    file = _existing(model)
+    try:
+        yolo = YOLO(file)
+    except Exception as e:  # unpickling a file that is not a checkpoint can raise anything
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0].removeprefix("ERROR ❌️ ")
+        raise ModelError(f"{model} is not a YOLO model that Ultralytics can load: {reason}") from e
+    host.check_prunable(yolo.model)
+    yolo.model.float().eval()
+    return yolo
+
+
+def with_model(yolo: ultralytics.YOLO, model: nn.Module) -> YOLO:
+    """Return a new `YOLO` object like another one but around another module; `copy.copy` would share the module.
+
+    Args:
+        yolo (YOLO): Where task, checkpoint data and overrides come from; stays untouched.
+        model (nn.Module): Ultralytics model to put in.
+
+    Returns:
+        (YOLO): Without trainer, predictor, metrics and callbacks of the other.
+    """
+    kind = YOLO if type(yolo) is ultralytics.YOLO else type(yolo)
+    new = kind.__new__(kind)
+    new.__dict__.update(vars(yolo), _modules={}, overrides=dict(yolo.overrides))
+    new.callbacks = callbacks.get_default_callbacks()
+    new.trainer = new.predictor = new.metrics = None
+    new.model = model
+    return new
+
+
+def _existing(path: str | Path) -> str:
+    """Name of a model file that Ultralytics' loader can open without going to the network."""
+    file, suffix = str(path).strip(), Path(str(path).strip()).suffix.lower()
+    if "://" in file:
+        raise ModelError(f"{file} is not a local file, and yoloprune does not download. Give a path.")
+    if suffix in {".yaml", ".yml"}:
+        return file  # may also be one of those that come with Ultralytics
+    if not Path(file).exists():
+        raise ModelError(f"{file} is not there, and yoloprune does not download. Give the path of a .pt checkpoint.")
+    if suffix != ".pt" or not Path(file).is_file():
+        raise ModelError(f"{file} is not a .pt checkpoint. Exported models cannot be pruned: use what they came from.")
+    file = os.path.abspath(file)  # a damaged file with the bare name of an official one would be fetched again
+    if not Path(seen := check_yolov5u_filename(file, verbose=False).replace("'", "")).is_file():
+        raise ModelError(
+            f"Ultralytics reads the name {path} as '{Path(seen).name}', which is not there. Rename the file."
+        )
+    if missing := sorted(_packages(file)):
+        raise ModelError(f"{path} holds classes of a package that is not installed: {', '.join(missing)}.")
+    return file
+
+
+def _packages(file: str) -> Iterable[str]:
+    """Packages that unpickling needs and that are not installed; Ultralytics would try to pip-install them."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            pickled = archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
+        named = {
+            str(arg).split(".")[0].split(" ")[0] for op, arg, _ in pickletools.genops(pickled) if op.name == "GLOBAL"
+        }
+    except (zipfile.BadZipFile, StopIteration, ValueError):
+        return set()  # not written by torch.save: Ultralytics' loader has the better message
+    return {n for n in named if n not in {"__builtin__", "models"} and find_spec(n) is None}
+
+
+# ---- out -------------------------------------------------------------------------------------------------------------
+
+
+def save(yolo: ultralytics.YOLO, path: str | Path, *, plan: Plan, provenance: Mapping[str, Any]) -> Path:
+    """Write a pruned model as Ultralytics writes a finished one: half precision, stock classes, plain data.
+
+    Args:
+        yolo (YOLO): Holds the cut model; its `model.yaml` is still the parent's. Stays untouched.
+        path (str | Path): File to write; it is replaced in one step, so an interrupted run leaves the old one.
+        plan (Plan): What was cut from the parent.
+        provenance (Mapping): From `make_provenance`.
+
+    Returns:
+        (Path): The file written.
+
+    Raises:
+        PlanError: If the parent's YAML, cut by the plan, does not give this model.
+        PruneError: If the file is the one that the model came from, or cannot be written.
+    """
+    path = Path(path)
+    for source in {yolo.ckpt_path, getattr(yolo.model, "pt_path", None)} - {None}:
+        if path.exists() and Path(source).exists() and path.samefile(source):
+            raise PruneError(
+                f"{path} is the file that the model came from and is not overwritten. Choose another name."
+            )
+    model = deepcopy(yolo.model).float()
+    mark_pruned(model, plan, _plain(provenance))
+    stored = (yolo.ckpt or {}).get("train_args") or {}
+    arguments = {k: v for k, v in {"task": yolo.task, **stored}.items() if k in DEFAULT_CFG_DICT}
+    model.args, model.criterion = dict(arguments), None
+    vars(model).pop("pt_path", None)  # the loader sets it; this one names a place on the machine of the parent
+    _to_half(model)
+    checkpoint = {
+        **dict.fromkeys(("best_fitness", "ema", "updates", "optimizer", "scaler", "train_metrics", "train_results")),
+        "epoch": -1,
+        "model": model,
+        "train_args": arguments,
+        "date": datetime.now().astimezone().isoformat(),
+        "version": ultralytics.__version__,
+        "license": "AGPL-3.0 License (https://ultralytics.com/license)",
+        "docs": "https://docs.ultralytics.com",
+    }
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            torch.save(checkpoint, file)
+        os.replace(part, path)
+    except OSError as e:
+        raise PruneError(f"Cannot write {path}: {e.strerror or e}. Choose another folder.") from e
+    finally:
+        if part.is_file():
+            part.unlink()
+    return path
+
+
+def _to_half(model: nn.Module) -> None:
+    limit = torch.finfo(torch.half).max
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.clamp_(-limit, limit)  # a large batch-norm variance would become infinite
+    model.half().to(memory_format=torch.contiguous_format)
+
+
+# ---- provenance ------------------------------------------------------------------------------------------------------
+
+
+def make_provenance(parent: str | Path | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Say what a model was made from and how, in plain data and without any path of this machine.
+
+    Args:
+        parent (str | Path | None): The parent's file; None for a live object.
+        arguments (Mapping): What the user asked for; of paths only the file name is kept.
+
+    Returns:
+        (dict): `parent` (`name` and `sha256`, or None), `arguments`, `versions` and `date`.
+    """
+    file = Path(parent) if parent is not None else None
+    digest = sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else None
+    return {
+        "parent": None if file is None else {"name": file.name, "sha256": digest},
+        "arguments": _plain(arguments),
+        "versions": {n: _version(n) for n in ("yoloprune", "ultralytics", "torch")},
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def provenance(model: Any) -> dict[str, Any] | None:
+    """Return how a model was pruned, None if yoloprune did not; `earlier` lists the prunings before, oldest first.
+
+    Args:
+        model (YOLO | nn.Module): Any model; fine-tuning, stripping and resuming keep the answer.
+    """
+    entry = entry_of(model)
+    return None if entry is None else deepcopy(entry["provenance"])
+
+
+def pruned_widths(model: Any) -> dict[str, dict[str, Any]] | None:
+    """Return the widths that differ from what the model's YAML builds, as `Plan.widths` does; None if not pruned.
+
+    Args:
+        model (YOLO | nn.Module): Any model.
+    """
+    entry = entry_of(model)
+    return None if entry is None else deepcopy(entry["widths"])
+
+
+def _plain(value: Any) -> Any:
+    """Plain data that a restricted loader accepts."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if hasattr(value, "item"):  # a NumPy number or a tensor of one
+        return value.item()
+    return str(value).replace("\\", "/").rpartition("/")[2] if isinstance(value, (str, os.PathLike)) else str(value)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,329 @@
+"""Training that keeps a pruned shape: Ultralytics' own trainers with one method overridden.
+
+Ultralytics builds the network to train from `model.yaml`, which describes the parent. So a pruned model carries in
+`model.yaml["yoloprune"]` what its true YAML lacks, and these trainers cut the fresh build to it before weights are
+loaded. Everything else (class names, number of classes, EMA, resume, multi-GPU) stays in Ultralytics' hands. For stock
+trainers the first module's name in `model.yaml` is replaced by a sentence: the text of the error they stop with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import ultralytics
+from torch import Tensor, nn
+from ultralytics.models import yolo
+from ultralytics.utils import LOGGER
+
+from yoloprune import host, surgery
+from yoloprune.errors import ModelError, PlanError
+from yoloprune.groups import Plan
+from yoloprune.surgery import has_width_attributes
+
+KEY = "yoloprune"
+VERSION = 1
+
+# No double quotes (KeyError prints the sentence between them) and no "nn." (Ultralytics 8.3 would look it up in torch).
+STOP = (
+    "This model was pruned by yoloprune. Stock Ultralytics would build the unpruned network and train that, so it "
+    "stops here. Either install yoloprune and run 'yoloprune finetune model=... data=...' (in Python: from yoloprune import "
+    "YOLO), or prune the parent again with native=True, which needs Ultralytics alone. "
+    "Validation, prediction and export work as they are"
+)
+STOP_FOR_GOOD = (
+    "This {family} model was pruned by yoloprune. Its trainer would build the unpruned network and train that, so it "
+    "stops here. yoloprune has no trainer for pruned {family} models: train the parent first, then prune. "
+    "Validation, prediction and export work as they are"
+)
+UNTRAINABLE = {"WorldModel": "YOLO-World", "YOLOEModel": "YOLOE", "RTDETRDetectionModel": "RT-DETR"}
+
+
+# ---- the entry in model.yaml -----------------------------------------------------------------------------------------
+
+
+def entry_of(source: Any) -> dict[str, Any] | None:
+    """Return the `yoloprune` entry of a model, a `YOLO` object or a model YAML; None if it has none."""
+    config = source if isinstance(source, Mapping) else getattr(source, "yaml", None)
+    return config.get(KEY) if isinstance(config, Mapping) else None
+
+
+def true_yaml(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a model YAML that builds the parent: without our entry, the names we replaced put back."""
+    config = deepcopy(dict(config))
+    if entry := config.pop(KEY, None):
+        config["backbone"][0][2] = entry["yaml"]["module"]
+        if entry["yaml"]["yaml_file"] is not None:
+            config["yaml_file"] = entry["yaml"]["yaml_file"]
+    return config
+
+
+def mark(model: nn.Module, entry: Mapping[str, Any]) -> None:
+    """Write an entry into `model.yaml`, and the sentence that stops stock training unless nothing was cut.
+
+    Args:
+        model (nn.Module): An Ultralytics model that has the entry's widths.
+        entry (Mapping): `version`, `widths`, `numbers` and `provenance`; `yaml`, what must be put back, is filled in.
+    """
+    config = true_yaml(model.yaml)
+    replaced = {"module": config["backbone"][0][2], "yaml_file": config.get("yaml_file")}
+    config[KEY] = {**deepcopy(dict(entry)), "yaml": replaced}
+    if entry["widths"]:
+        family = next((UNTRAINABLE[c.__name__] for c in type(model).__mro__ if c.__name__ in UNTRAINABLE), None)
+        stop = STOP_FOR_GOOD.format(family=family) if family else STOP
+        config["backbone"][0] = [*config["backbone"][0][:2], stop, *config["backbone"][0][3:]]
+        if family in {"YOLO-World", "YOLOE"}:
+            config["yaml_file"] = f"{stop}.yaml"  # their trainers build from the file of this name instead
+    model.yaml = config
+
+
+def reshape(model: nn.Module, entry: Mapping[str, Any]) -> None:
+    """Cut a fresh build of the parent to the widths of an entry, in place.
+
+    Args:
+        model (nn.Module): Built from the true YAML, with any number of classes.
+        entry (Mapping): See `mark`.
+
+    Raises:
+        PlanError: If the entry is damaged, of a later version, or does not fit the model.
+    """
+    try:
+        if entry["version"] > VERSION:
+            raise PlanError(
+                f"This model was pruned by a later yoloprune (format {entry['version']}). Upgrade yoloprune."
+            )
+        surgery.cut(model, Plan.from_widths(entry["widths"]))
+        for name, numbers in entry["numbers"].items():
+            vars(model.get_submodule(name)).update(deepcopy(numbers))
+        for name, width in entry["widths"].items():
+            for side in {"outputs", "inputs"} & set(width):
+                if (got := _width(model, name, side)) != width[side]:
+                    raise PlanError(f"Rebuilding failed: {name} has {got} {side}, the pruned model {width[side]}.")
+    except (KeyError, TypeError, AttributeError) as e:
+        raise PlanError(f"The '{KEY}' entry of this model is damaged: {type(e).__name__} {e}.") from e
+
+
+def _width(model: nn.Module, name: str, side: str) -> int:
+    parent, _, child = name.rpartition(".")
+    owner = getattr(model.get_submodule(parent), child)
+    if isinstance(owner, Tensor):
+        return max(owner.shape)
+    names = ("out_channels", "out_features", "num_features") if side == "outputs" else ("in_channels", "in_features")
+    return next(getattr(owner, n) for n in names if hasattr(owner, n))
+
+
+def require_same_shape(model: nn.Module, weights: nn.Module) -> None:
+    """Raise PlanError if a tensor of `weights` outside the head has no place of its shape in `model`.
+
+    The first layer may differ in its input channels, and the head in all that follows the number of classes.
+    """
+    head = f"{host.head_name(model)}."
+    mine, theirs = ({k: v.shape for k, v in m.state_dict().items() if not k.startswith(head)} for m in (model, weights))
+    if host.channels(model) != host.channels(weights):
+        first = next(iter(theirs), None)
+        mine.pop(first, None), theirs.pop(first, None)
+    if mine == theirs:
+        return
+    name = next(k for k in [*theirs, *mine] if mine.get(k) != theirs.get(k))
+    if getattr(weights, "is_fused", lambda: False)():
+        raise PlanError("These weights are fused for inference and cannot be trained. Load the checkpoint again.")
+    sizes = [tuple(s[name]) if name in s else "missing" for s in (mine, theirs)]
+    raise PlanError(
+        f"The weights do not have the shape of the model to be trained: {name} is {sizes[0]} in the model, "
+        f"{sizes[1]} in the weights. A pruned network is trained from its own checkpoint: YOLO('pruned.pt').train(...)."
+    )
+
+
+def mark_pruned(model: nn.Module, plan: Plan, provenance: Mapping[str, Any]) -> None:
+    """Write into `model.yaml` what rebuilds this cut model, and stop stock trainers; `save` does it to its copy.
+
+    The plan is proved first: the true YAML is built, cut, and compared with the model, tensor by tensor.
+
+    Args:
+        model (nn.Module): The cut model; its `model.yaml` is still the parent's.
+        plan (Plan): What was cut from the parent.
+        provenance (Mapping): From `make_provenance`; that of earlier prunings is kept under "earlier".
+
+    Raises:
+        PlanError: If the parent's YAML, cut by the plan, does not give this model.
+    """
+    before = entry_of(model) or {"widths": {}, "provenance": None}
+    history = before["provenance"]
+    earlier = [] if history is None else [*history["earlier"], {k: v for k, v in history.items() if k != "earlier"}]
+    entry = {
+        "version": VERSION,
+        "widths": _merge(before["widths"], plan.widths()),
+        "numbers": {},
+        "provenance": {**deepcopy(dict(provenance)), "earlier": earlier},
+    }
+    fresh = _build(type(model), true_yaml(model.yaml), host.channels(model))
+    reshape(fresh, entry)
+    require_same_shape(fresh, model)
+    # Widths do not say how an attention's channels divide into queries and values: carry those numbers as they are.
+    rebuilt = dict(fresh.named_modules())
+    for name, module in model.named_modules():
+        if has_width_attributes(module) and (own := _numbers(module)) != (built := _numbers(rebuilt[name])):
+            entry["numbers"][name] = {k: v for k, v in own.items() if built.get(k) != v}
+    mark(model, entry)
+
+
+def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Widths of two prunings in a row, relative to what the first one started from."""
+    merged = {name: deepcopy(dict(width)) for name, width in first.items()}
+    for name, width in second.items():
+        old = merged.setdefault(name, {"of": [None, None]})
+        for i, side in enumerate(("outputs", "inputs")):
+            if side not in width:
+                continue
+            if side in old and old[side] != width["of"][i]:
+                raise PlanError(
+                    f"The plan does not fit this model: {name} has {old[side]} {side}. Received: {width['of'][i]}."
+                )
+            old["of"][i] = old["of"][i] if side in old else width["of"][i]
+            old[side] = width[side]
+    return merged
+
+
+def _build(kind: type[nn.Module], config: dict[str, Any], channels: int) -> nn.Module:
+    """Build a model from its YAML without printing: what is built is never used, only compared."""
+    level = LOGGER.level
+    LOGGER.setLevel("ERROR")
+    try:
+        return kind(cfg=config, ch=channels, nc=config.get("nc"), verbose=False)
+    finally:
+        LOGGER.setLevel(level)
+
+
+def _numbers(module: nn.Module) -> dict[str, Any]:
+    """Whole numbers, and lists of them, that a module keeps as plain attributes."""
+
+    def whole(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    return {
+        k: v for k, v in vars(module).items() if whole(v) or (isinstance(v, (list, tuple)) and v and all(map(whole, v)))
+    }
+
+
+# ---- trainers --------------------------------------------------------------------------------------------------------
+
+
+class KeepsWidths:
+    """Mixin for Ultralytics trainers: the network that is built has the widths that `model.yaml` promises."""
+
+    def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> nn.Module:
+        """Build the network to train through the stock trainer, at its pruned widths if it was pruned.
+
+        Args:
+            cfg (str | dict | None): Model YAML.
+            weights (nn.Module | None): Model whose weights are loaded.
+            verbose (bool): Whether to print the model summary.
+
+        Returns:
+            (nn.Module): The network, all of it trainable.
+
+        Raises:
+            PlanError: If anything but the pruned network would be trained.
+        """
+        if (entry := entry_of(cfg)) is None:
+            model = super().get_model(cfg=cfg, weights=weights, verbose=verbose)
+            if entry_of(weights) or (
+                cfg is not None and cfg is getattr(weights, "yaml", None) and not weights.is_fused()
+            ):
+                require_same_shape(model, weights)  # pruned weights in another network, or a model cut but not saved
+            return model
+        model = super().get_model(cfg=true_yaml(cfg), weights=None, verbose=False)
+        reshape(model, entry)
+        mark(model, entry)
+        if weights is not None:
+            model.load(weights)
+            if entry_of(weights) is not None:
+                require_same_shape(model, weights)
+        if host.is_main_process():
+            host.log("prune: ", f"rebuilt at the pruned widths ({len(entry['widths'])} layers)")
+            if verbose:
+                model.info()
+        return model
+
+
+class DetectionTrainer(KeepsWidths, yolo.detect.DetectionTrainer):
+    """Ultralytics' detection trainer that keeps pruned widths."""
+
+
+class SegmentationTrainer(KeepsWidths, yolo.segment.SegmentationTrainer):
+    """Ultralytics' instance segmentation trainer that keeps pruned widths."""
+
+
+class PoseTrainer(KeepsWidths, yolo.pose.PoseTrainer):
+    """Ultralytics' pose trainer that keeps pruned widths."""
+
+
+class OBBTrainer(KeepsWidths, yolo.obb.OBBTrainer):
+    """Ultralytics' trainer for oriented boxes that keeps pruned widths."""
+
+
+class ClassificationTrainer(KeepsWidths, yolo.classify.ClassificationTrainer):
+    """Ultralytics' classification trainer that keeps pruned widths."""
+
+
+TRAINERS: dict[str, type] = {
+    "detect": DetectionTrainer,
+    "segment": SegmentationTrainer,
+    "pose": PoseTrainer,
+    "obb": OBBTrainer,
+    "classify": ClassificationTrainer,
+}
+"""By task. Classes of this module and not made on the fly: multi-GPU workers import them by name."""
+
+if hasattr(yolo, "semantic"):  # Ultralytics 8.4
+
+    class SemanticSegmentationTrainer(KeepsWidths, yolo.semantic.SemanticSegmentationTrainer):
+        """Ultralytics' semantic segmentation trainer that keeps pruned widths."""
+
+    TRAINERS["semantic"] = SemanticSegmentationTrainer
+
+if hasattr(yolo, "depth"):  # Ultralytics 8.4
+
+    class DepthTrainer(KeepsWidths, yolo.depth.DepthTrainer):
+        """Ultralytics' depth trainer that keeps pruned widths."""
+
+    TRAINERS["depth"] = DepthTrainer
+
+
+class YOLO(ultralytics.YOLO):
+    """`ultralytics.YOLO` whose training keeps the widths of a pruned model; all else is Ultralytics'.
+
+    YOLO-World, YOLOE and RT-DETR models become the stock classes, as Ultralytics does; pruned ones refuse to train.
+    """
+
+    @property
+    def task_map(self) -> dict[str, dict[str, Any]]:
+        """Map task to model, trainer, validator and predictor classes; the trainers are those of this module."""
+        return {t: {**s, "trainer": TRAINERS.get(t, s["trainer"])} for t, s in super().task_map.items()}
+
+    def train(self, trainer: Any = None, **kwargs: Any) -> Any:
+        """Train as Ultralytics does, at the pruned widths if the model was pruned; see `ultralytics.YOLO.train`."""
+        if entry_of(self) is not None:
+            # Naming the trainer keeps a list of data sets in this process, else each is left to a stock command line;
+            # without a checkpoint Ultralytics would build anew from the YAML file that the model came from.
+            trainer, self.ckpt = trainer or self._smart_load("trainer"), self.ckpt or {"model": self.model}
+        return super().train(trainer=trainer, **kwargs)
+
+    def tune(self, *args: Any, **kwargs: Any) -> Any:
+        """Search hyperparameters as Ultralytics does; pruned models refuse, since every trial is a stock process."""
+        if (entry := entry_of(self)) and entry["widths"]:
+            raise ModelError(
+                "tune starts stock Ultralytics for every trial, which cannot train a pruned model. "
+                "Tune the parent, or prune with native=True."
+            )
+        return super().tune(*args, **kwargs)
+
+    def load(self, weights: str | Path | dict[str, Any] | nn.Module = "yolo26n.pt") -> YOLO:
+        """Load weights as Ultralytics does; those of a pruned model only into a model of the same widths."""
+        source = ultralytics.YOLO(weights).model if isinstance(weights, (str, Path)) else weights
+        source = (source.get("ema") or source["model"]) if isinstance(source, dict) else source
+        if (entry := entry_of(source)) and entry["widths"]:
+            require_same_shape(self.model, source)
+        return super().load(weights)
