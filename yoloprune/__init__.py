@@ -14,6 +14,7 @@ _HOME = {
     "finetune": "api",
     "val": "api",
     "info": "api",
+    "prune_module": "api",
     "trace": "api",
     "load": "handoff",
     "save": "handoff",

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import ultralytics
-from torch import Tensor
+from torch import Tensor, nn
 
-from yoloprune import budget, config, handoff, host, recover, report, scoring, surgery, verify
+from yoloprune import budget, config, handoff, host, recover, report, scoring, surgery, tracing, verify
 from yoloprune.calibration import batches
 from yoloprune.config import Budget, Limits
 from yoloprune.cost import Cost
@@ -24,6 +24,7 @@ from yoloprune.groups import ChannelGraph, Plan
 from yoloprune.sparsity import STATE_KEY, SparseConfig, SparseTraining
 
 Model = str | Path | ultralytics.YOLO
+DEFAULT_LIMITS = Limits()
 
 
 def trace(model: Model, *, imgsz: int = 640, keep: tuple[str, ...] = ()) -> ChannelGraph:
@@ -138,6 +139,44 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     host.write_args(folder, {"mode": "prune", "model": str(origin or parent.model_name), **arguments})
     _report_cut(folder, parent, child, graph, cost, alive, plan, target, origin, imgsz, error)
     return handoff.load(target)
+
+
+def prune_module(
+    model: nn.Module,
+    example: Tensor | tuple[Any, ...],
+    wanted: Budget,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    score: str = "l1",
+    normalize: str = "mean",
+    outputs: bool = False,
+) -> tuple[nn.Module, Plan]:
+    """Prune any network, not only Ultralytics' own.
+
+    Args:
+        model (nn.Module): The parent, stays untouched.
+        example (Tensor | tuple): Input, e.g. shape (1, 3, 224, 224); FLOPs are those at this size.
+        wanted (Budget): What may remain.
+        limits (Limits): Rounding, floors and ceilings; `keep` takes full module names here.
+        score (str): Criterion, see `scoring.score`.
+        normalize (str): "none", "mean" or "max" of the group, or "cost".
+        outputs (bool): Whether the network's outputs may lose channels.
+
+    Returns:
+        (tuple[nn.Module, Plan]): The smaller network and what was cut.
+
+    Raises:
+        BudgetError: If the budget is out of reach.
+        VerifyError: If the cut model does not compute what its masked parent computes.
+    """
+    keep = {name: f"keep={name}" for name in limits.keep}
+    graph = tracing.trace(model, example, keep=keep, outputs=outputs)
+    per_cost = normalize == "cost"
+    scores = scoring.score(model, graph, score, normalize="none" if per_cost else normalize)
+    plan = graph.plan(budget.select(graph, scores, wanted, limits, per_cost=per_cost))
+    child = surgery.cut(copy.deepcopy(model), plan)
+    verify.verify(model, child, plan, example)
+    return child, plan
 
 
 def _recover(

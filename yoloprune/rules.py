@@ -350,9 +350,7 @@ def _names(rule: Callable[[Call], None], names: str) -> dict[str, Callable[[Call
 
 
 PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm"})
-COSTED = PRODUCTS | frozenset(
-    f"aten::{n}" for n in (*"convolution _convolution native_batch_norm".split(), "cudnn_batch_norm")
-)
+COSTED = PRODUCTS | {"aten::convolution", "aten::_convolution", "aten::native_batch_norm", "aten::cudnn_batch_norm"}
 """Operations whose rules count FLOPs."""
 
 RULES: dict[str, Callable[[Call], None]] = {

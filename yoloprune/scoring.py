@@ -49,7 +49,8 @@ def score(
     if normalize != "none":
         for g in range(len(graph.groups)):
             members = graph.classes(g)
-            values[members] /= max(float(getattr(np, normalize)(values[members])), 1e-12)
+            if np.isfinite(values[members]).all():
+                values[members] /= max(float(getattr(np, normalize)(values[members])), 1e-12)
     return values
 
 
@@ -142,8 +143,8 @@ def _lamp(module: nn.Module) -> Tensor | None:
 
 
 def _fpgm(module: nn.Module) -> Tensor | None:
-    """Sum of distances to all filters of the layer: the most replaceable is nearest the geometric median (He et al. 2019,
-    arXiv 1811.00250, section 3.3).
+    """Sum of distances to all filters of the layer: the most replaceable is nearest the geometric median (He et al.
+    2019, arXiv 1811.00250, section 3.3).
     """
     return None if (w := _filters(module)) is None else torch.cdist(w[None], w[None])[0].sum(1)
 

@@ -13,7 +13,7 @@ update. A run has three phases, as shares of its epochs:
 from __future__ import annotations
 
 import csv
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,8 @@ class SparseConfig:
         limits (Limits): Rounding, floors and ceilings that the later cut obeys.
         penalty (str): "select" shrinks victims only, "prox" and "l1" push on all prunable scales.
         penalty_weight (float | None): Strength of "prox" (threshold per unit of learning rate) and "l1" (gradient).
-        score (str): "taylor", the running |gamma * dL/dgamma| (Molchanov et al. 2019, arXiv 1906.10771, eq. 8), or "gamma".
+        score (str): "taylor", the running |gamma * dL/dgamma| (Molchanov et al. 2019, arXiv 1906.10771, eq. 8), or
+            "gamma".
         normalize (str): "cost" ranks by score per FLOP (or parameter) saved, "none" by score.
         ramp_start (float): Share of the run after which channels start to fade.
         ramp_end (float): Share of the run after which the budget is met.
@@ -54,7 +55,7 @@ class SparseConfig:
     """
 
     budget: Budget
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     penalty: str = "select"
     penalty_weight: float | None = None
     score: str = "taylor"
@@ -126,8 +127,8 @@ class SparseTraining:
             _append(Path(trainer.save_dir) / "sparsity.csv", row, fresh=len(self.history) == 1 and not trainer.resume)
             host.log(
                 "sparse: ",
-                f"{row['dead']:.1%} of channels dead, FLOPs once cut {row['flops']:.3f}, parameters {row['params']:.3f} "
-                f"of the parent{'' if self.met else f' (target {run.target_text()})'}",
+                f"{row['dead']:.1%} of channels dead; once cut, {row['flops']:.3f} of FLOPs and {row['params']:.3f} "
+                f"of parameters stay{'' if self.met else f' (target {run.target_text()})'}",
             )
 
     @property

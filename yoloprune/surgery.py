@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -149,7 +150,7 @@ def _pieces(module: nn.Module, keep: KeepOf) -> None:
         ends = [0]
         for width in module.c2s:
             ends.append(ends[-1] + width)
-        module.c2s = [bisect_left(kept, b) - bisect_left(kept, a) for a, b in zip(ends, ends[1:], strict=False)]
+        module.c2s = [bisect_left(kept, b) - bisect_left(kept, a) for a, b in pairwise(ends)]
 
 
 WIDTH_ATTRIBUTES: dict[str, Callable[[nn.Module, KeepOf], None]] = {

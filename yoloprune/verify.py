@@ -19,9 +19,9 @@ TOLERANCE = 1e-4
 
 
 @contextlib.contextmanager
-def masked(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
-    """The masked parent: while active, the channels that the plan cuts are zero wherever a planned module reads or
-    writes them. It knows the plan only, nothing of how the plan was found.
+def masked(model: nn.Module, plan: Plan, written: float = 0.0) -> Iterator[nn.Module]:
+    """The masked parent: while active, the channels that the plan cuts are zero wherever a planned module reads them,
+    and `written` wherever one writes them. It knows the plan only, nothing of how the plan was found.
     """
     handles = []
     for name, keep in plan.keep.items():
@@ -31,9 +31,9 @@ def masked(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
         dim = -1 if isinstance(module, nn.Linear) else 1
         if keep.inputs is not None:
             mask = _mask(keep.inputs, keep.of[0 if keep.of[1] is None else 1])
-            handles.append(module.register_forward_pre_hook(_Zero(mask, dim)))
+            handles.append(module.register_forward_pre_hook(_Mask(mask, dim, 0.0)))
         if keep.outputs is not None:
-            handles.append(module.register_forward_hook(_Zero(_mask(keep.outputs, keep.of[0]), dim)))
+            handles.append(module.register_forward_hook(_Mask(_mask(keep.outputs, keep.of[0]), dim, written)))
     try:
         yield model
     finally:
@@ -41,7 +41,7 @@ def masked(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
             handle.remove()
 
 
-def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Tensor) -> float:
+def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Tensor | tuple[Any, ...]) -> float:
     """Compare the cut model with the masked parent on one input.
 
     Both run in training mode with batch-norm and dropout in evaluation mode, where heads return everything they predict
@@ -51,7 +51,7 @@ def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Tensor) -> 
         parent (nn.Module): The model before the cut.
         model (nn.Module): The model after the cut.
         plan (Plan): The plan that was cut.
-        example (Tensor): Input, shape (B, C, H, W).
+        example (Tensor | tuple): Input, shape (B, C, H, W).
 
     Returns:
         (float): Largest error relative to the largest absolute value of the same output.
@@ -59,11 +59,13 @@ def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Tensor) -> 
     Raises:
         VerifyError: If an output has another shape, or the error exceeds `TOLERANCE`.
     """
-    worst = _difference(parent, model, plan, example)
+    inputs = example if isinstance(example, tuple) else (example,)
+    worst = _difference(parent, model, plan, inputs)
     if worst > TOLERANCE:
         # Selecting the best queries inside a network makes outputs jump on a rounding error. In float64 those errors
         # are too small to reorder anything, and a wrong cut is as wrong as before.
-        worst = _difference(copy.deepcopy(parent).double(), copy.deepcopy(model).double(), plan, example.double())
+        double = tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
+        worst = _difference(copy.deepcopy(parent).double(), copy.deepcopy(model).double(), plan, double)
     if worst > TOLERANCE:
         raise VerifyError(
             f"The cut model differs from its masked parent: relative error {worst:.1e}, "
@@ -72,44 +74,60 @@ def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Tensor) -> 
     return worst
 
 
-def _difference(parent: nn.Module, model: nn.Module, plan: Plan, example: Tensor) -> float:
+def _difference(parent: nn.Module, model: nn.Module, plan: Plan, inputs: tuple[Any, ...]) -> float:
     """Largest relative error over all outputs that the cut leaves comparable."""
     with masked(parent, plan):
-        expected = _run(parent, example)
-    got = _run(model, example)
+        expected = _run(parent, inputs)
+    got = _run(model, inputs)
     if len(expected) != len(got):
         raise VerifyError(f"The cut model has {len(got)} outputs, its parent {len(expected)}.")
+    marked = expected
+    if any(a.shape != b.shape for a, b in zip(expected, got, strict=True)):
+        with masked(parent, plan, written=1.0):
+            marked = _run(parent, inputs)
     errors = []
-    for a, b in zip(expected, got, strict=True):
-        if a.shape == b.shape:
+    for a, mark, b in zip(expected, marked, got, strict=True):
+        if a.shape != b.shape:
+            a = _narrowed(a, mark, b)
+        if a is not None:
             error = float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)) if a.numel() else 0.0
             errors.append(error if error == error else float("inf"))  # not a number is as wrong as can be
-        elif a.ndim != b.ndim or sum(m != n for m, n in zip(a.shape, b.shape, strict=True)) != 1:
-            raise VerifyError(f"An output has shape {tuple(b.shape)}, in the parent {tuple(a.shape)}.")
-        # else a feature map among the outputs: its channels were cut
     return max(errors, default=float("inf"))
 
 
-class _Zero:
-    """Hook that multiplies a module's input or output by a mask along one dimension."""
+def _narrowed(a: Tensor, marked: Tensor, b: Tensor) -> Tensor | None:
+    """An output of the masked parent that itself lost channels, e.g. the neck's features, without the masked ones.
 
-    def __init__(self, mask: Tensor, dim: int) -> None:
-        self.mask, self.dim = mask, dim
+    Those are the channels that change when masked channels are written with another value than zero. None where more
+    changes, because masked channels met each other in a product before (attention): not comparable.
+    """
+    changed = [d for d in range(a.ndim) if a.ndim == b.ndim and a.shape[d] != b.shape[d]]
+    if len(changed) != 1 or a.shape[changed[0]] < b.shape[changed[0]]:
+        raise VerifyError(f"An output has shape {tuple(b.shape)}, in the parent {tuple(a.shape)}.")
+    alive = (a == marked).movedim(changed[0], 0).flatten(1).all(1)
+    return a.index_select(changed[0], alive.nonzero().flatten()) if int(alive.sum()) == b.shape[changed[0]] else None
+
+
+class _Mask:
+    """Hook that fills the masked channels of a module's input or output."""
+
+    def __init__(self, kept: Tensor, dim: int, fill: float) -> None:
+        self.kept, self.dim, self.fill = kept, dim, fill
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> Any:
         x = inputs[0] if output is None else output
         shape = [1] * x.ndim
         shape[self.dim] = -1
-        return x * self.mask.to(x.device, x.dtype).reshape(shape)
+        return x.where(self.kept.to(x.device).reshape(shape), self.fill)
 
 
 def _mask(kept: tuple[int, ...], width: int | None) -> Tensor:
-    mask = torch.zeros(width or 0)
-    mask[list(kept)] = 1
+    mask = torch.zeros(width or 0, dtype=torch.bool)
+    mask[list(kept)] = True
     return mask
 
 
-def _run(model: nn.Module, example: Tensor) -> list[Tensor]:
+def _run(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
     modes = [(m, m.training) for m in model.modules()]
     try:
         with torch.no_grad():
@@ -118,9 +136,9 @@ def _run(model: nn.Module, example: Tensor) -> list[Tensor]:
                 if isinstance(m, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
                     m.eval()
             try:
-                result = model(example)
+                result = model(*inputs)
             except Exception:
-                result = model.eval()(example)
+                result = model.eval()(*inputs)
     finally:
         for m, training in modes:
             m.training = training

@@ -1,0 +1,122 @@
+"""Small shared builders: seeded networks, hand-written weights, random plans, and short questions to a channel graph."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from yoloprune import surgery, verify
+from yoloprune.groups import Axis, ChannelGraph, Group, Plan, Term, Tie
+
+
+def conv(c_in: int, c_out: int, k: int = 1, **options: object) -> nn.Conv2d:
+    """A convolution that keeps the image size."""
+    return nn.Conv2d(c_in, c_out, k, padding=k // 2, **options)  # type: ignore[arg-type]
+
+
+def filled(module: nn.Module, weight: object, bias: object = None) -> nn.Module:
+    """The module with weights written by hand; shapes must fit."""
+    for p, value in ((module.weight, weight), (getattr(module, "bias", None), bias)):
+        if value is not None:
+            p.data = torch.tensor(value, dtype=torch.float32).reshape(p.shape)
+    return module
+
+
+def settle(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Batch-norm parameters and statistics as after training: nothing is 0 or 1, nothing cancels."""
+    generator = torch.Generator().manual_seed(seed)
+    for m in model.modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm):
+            m.weight.data.uniform_(0.2, 1.5, generator=generator)
+            m.bias.data.normal_(0, 0.3, generator=generator)
+            m.running_mean.normal_(0, 0.2, generator=generator)
+            m.running_var.uniform_(0.5, 1.5, generator=generator)
+    return model
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    """Seeded normal noise."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def hand_graph(
+    axes: Mapping[str, Sequence[int]],
+    group_of: Sequence[int],
+    ties: Iterable[Sequence[int]] | None = None,
+    frozen: Mapping[int, str] | None = None,
+    params: Sequence[Term] = (),
+    flops: Sequence[Term] = (),
+) -> ChannelGraph:
+    """A channel graph as pure data.
+
+    Args:
+        axes (Mapping): Classes at each position by axis, e.g. {"conv.outputs": [0, 1]}.
+        group_of (Sequence): Group of each class.
+        ties (Iterable): Groups that are tied; every prunable group alone when not given.
+        frozen (Mapping): Reasons by group.
+        params (Sequence): Terms of the parameter count.
+        flops (Sequence): Terms of the FLOPs.
+    """
+    frozen = frozen or {}
+    sizes = np.bincount(group_of).tolist()
+    groups = [Group(f"group{g}", size, frozen.get(g), ()) for g, size in enumerate(sizes)]
+    ties = [[g] for g in range(len(sizes)) if g not in frozen] if ties is None else ties
+    listed = [Axis(*name.rsplit(".", 1), len(c)) for name, c in axes.items()]
+    return ChannelGraph(
+        listed,
+        [np.array(c) for c in axes.values()],
+        np.array(group_of),
+        groups,
+        [Tie(tuple(t), tuple(sizes[g] for g in t)) for t in ties],
+        list(params),
+        list(flops),
+    )
+
+
+def classes(graph: ChannelGraph, axis: str) -> list[int]:
+    """Channel class of each position of an axis, e.g. "conv1.outputs"."""
+    return {str(a): c.tolist() for a, c in zip(graph.axes, graph.class_of, strict=True)}[axis]
+
+
+def reasons(graph: ChannelGraph, axis: str) -> set[str | None]:
+    """Why the channels of an axis may not be cut; {None} when all of them may."""
+    return {graph.groups[g].frozen for g in graph.group_of[classes(graph, axis)]}
+
+
+def partners(graph: ChannelGraph, axis: str) -> list[tuple[int, ...]]:
+    """Group sizes of each tie that an axis takes part in."""
+    groups = set(graph.group_of[classes(graph, axis)].tolist())
+    return [t.sizes for t in graph.ties if groups & set(t.groups)]
+
+
+def without(graph: ChannelGraph, axis: str, positions: Sequence[int]) -> np.ndarray:
+    """Survivors when the channels at some positions of an axis go, shape (classes,)."""
+    alive = np.ones(graph.n_classes, dtype=bool)
+    alive[np.array(classes(graph, axis))[list(positions)]] = False
+    return alive
+
+
+def random_alive(graph: ChannelGraph, seed: int) -> np.ndarray:
+    """Survivors at a random common step of every tie, shape (classes,)."""
+    rng = np.random.default_rng(seed)
+    alive = np.ones(graph.n_classes, dtype=bool)
+    for tie in graph.ties:
+        for g, width in zip(tie.groups, tie.widths(int(rng.integers(1, tie.units + 1))), strict=True):
+            alive[rng.permutation(graph.classes(g))[width:]] = False
+    return alive
+
+
+def cut_copy(model: nn.Module, plan: Plan) -> nn.Module:
+    """A cut copy of the model."""
+    return surgery.cut(copy.deepcopy(model), plan)
+
+
+def assert_exact(model: nn.Module, graph: ChannelGraph, example: Tensor, seeds: Sequence[int] = (0, 1, 2)) -> None:
+    """Random plans of the graph can be cut, and each cut model equals its masked parent; `verify` raises otherwise."""
+    for seed in seeds:
+        plan = graph.plan(random_alive(graph, seed))
+        verify.verify(model, cut_copy(model, plan), plan, example)
