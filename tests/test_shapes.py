@@ -112,19 +112,17 @@ def test_pixels_of_a_lone_shape_fill_its_box(tmp_path):
         near = (np.abs(picture - colour).max(2) < 45).astype(np.uint8)
         _, parts = cv2.connectedComponents(near, connectivity=4)
         ys, xs = np.nonzero(parts == parts[y, x])
-        # The blur against the noise of the picture rounds sharp corners off, hence two pixels.
-        assert np.abs(np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) - edges[0]).max() <= 2, path.name
+        # The blur against the noise of the picture rounds sharp corners off, hence three pixels.
+        assert np.abs(np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) - edges[0]).max() <= 3, path.name
     assert lone >= 5
 
 
 def test_same_set_is_reused(tmp_path):
     data = make_shapes(tmp_path / "set", **SMALL)
-    before = {p: p.stat().st_mtime_ns for p in data.parent.rglob("*")}
     (data.parent / "labels" / "train.cache").write_bytes(b"")  # Ultralytics leaves such a file behind
+    before = {p: p.stat().st_mtime_ns for p in data.parent.rglob("*")}
     assert make_shapes(str(tmp_path / "set"), **SMALL) == data
-    assert before == {p: p.stat().st_mtime_ns for p in before if p != data.parent / "labels"} | {
-        data.parent / "labels": before[data.parent / "labels"]
-    }
+    assert before == {p: p.stat().st_mtime_ns for p in data.parent.rglob("*")}
 
 
 @pytest.mark.parametrize("change", [{"train": 7}, {"val": 5}, {"imgsz": 96}, {"seed": 1}])

@@ -1,8 +1,8 @@
 """A seeded detection data set of drawn shapes, for demonstrations and tests that need no download.
 
-Circles, squares and triangles of any colour, size and rotation lie on a noisy colour gradient crossed by lines; some
-hide part of a neighbour and some leave the picture. Colour says nothing about the class, so a model has to learn the
-outline. Labels come from the geometry, not from the pixels.
+Circles, squares and triangles of any vivid colour, size and rotation lie on a noisy greyish gradient crossed by lines;
+some hide part of a neighbour and some leave the picture. Colour says nothing about the class, so a model has to learn
+the outline. Labels come from the geometry: the extent within the picture, whether or not a neighbour covers part of it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -73,7 +72,7 @@ def _holds(folder: Path, record: dict[str, int]) -> bool:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
-        found: Any = yaml.safe_load((folder / "data.yaml").read_text(encoding="utf-8"))["shapes"]
+        found = yaml.safe_load((folder / "data.yaml").read_text(encoding="utf-8"))["shapes"]
     except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
         found = "something else"
     if found != record:
@@ -103,31 +102,25 @@ def _write_split(root: Path, split: str, count: int, imgsz: int, seed: int) -> N
 
 
 def _scene(rng: np.random.Generator, imgsz: int) -> tuple[np.ndarray, list[int], np.ndarray]:
-    """Draw one picture.
-
-    Returns:
-        (np.ndarray): Picture, `(imgsz, imgsz, 3)`, uint8.
-        (list[int]): Class of each of the n shapes.
-        (np.ndarray): Their boxes `(n, 4)` as x1, y1, x2, y2 in pixels, clipped to the picture.
-    """
+    """Draw one picture `(imgsz, imgsz, 3)`; also return the n classes and the boxes `(n, 4)`, xyxy in pixels."""
     t = np.linspace(0, 1, imgsz)[:, None]
-    corner = rng.uniform(50, 205) + rng.uniform(-40, 40, (2, 2, 3))  # greyish
-    rows = corner[0][None] * (1 - t[..., None]) + corner[1][None] * t[..., None]  # (imgsz, 2, 3)
-    image = rows[:, None, 0] * (1 - t) + rows[:, None, 1] * t
+    corner = rng.uniform(50, 205) + rng.uniform(-40, 40, (2, 2, 3))  # greyish, so that shapes stand out
+    left, right = (corner[0, i] * (1 - t) + corner[1, i] * t for i in (0, 1))
+    image = left[:, None] * (1 - t) + right[:, None] * t
     for _ in range(rng.integers(2, 6)):
-        _paint(image, _line(rng.uniform(0, imgsz, 2), rng.uniform(0, math.pi), imgsz), rng.uniform(0, 255, 3))
+        (dx, dy), angle = _offsets(rng.uniform(0, imgsz, 2), imgsz), rng.uniform(0, math.pi)
+        alpha = np.clip(1.5 - np.abs(dx * math.cos(angle) + dy * math.sin(angle)), 0, 1)  # two pixels wide
+        image += alpha[..., None] * (rng.uniform(0, 255, 3) - image)
     classes: list[int] = []
     boxes = np.zeros((0, 4))
     wanted = rng.integers(1, 6)
     for _ in range(20 * wanted):  # crowded pictures may end up with fewer
-        kind, radius = int(rng.integers(len(NAMES))), imgsz * rng.uniform(0.1, 0.25)
-        centre = rng.uniform(0.5 * radius, imgsz - 0.5 * radius, 2)
-        angle = rng.uniform(0, 2 * math.pi)
+        kind, radius, angle = int(rng.integers(len(NAMES))), imgsz * rng.uniform(0.1, 0.25), rng.uniform(0, 2 * math.pi)
+        centre, colour = rng.uniform(0.5 * radius, imgsz - 0.5 * radius, 2), rng.uniform(0, 255, 3)
         alpha, box = _shape(_CORNERS[kind], centre, radius, angle, imgsz)
-        colour = rng.uniform(0, 255, 3)
         if np.ptp(colour) < 100 or _overlap(box, boxes) > 0.2:
             continue
-        _paint(image, alpha, colour)
+        image += alpha[..., None] * (colour - image)
         classes.append(kind)
         boxes = np.vstack([boxes, box])
         if len(classes) == wanted:
@@ -137,26 +130,32 @@ def _scene(rng: np.random.Generator, imgsz: int) -> tuple[np.ndarray, list[int],
 
 
 def _shape(corners: int, centre: np.ndarray, radius: float, angle: float, imgsz: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the coverage `(imgsz, imgsz)` in [0, 1] and the clipped box `(4,)` of a disc or a regular polygon."""
+    """Return the coverage `(imgsz, imgsz)` in [0, 1] and the visible box `(4,)` of a disc or regular polygon."""
     dx, dy = _offsets(centre, imgsz)
     if corners == 0:
         distance = np.hypot(dx, dy) - radius
-        low, high = centre - radius, centre + radius
+        outline = np.clip([centre - radius, centre + radius], 0, imgsz)
     else:
-        turn = angle + 2 * math.pi * np.arange(corners) / corners
-        tips = centre + radius * np.stack([np.cos(turn), np.sin(turn)], 1)
-        low, high = tips.min(0), tips.max(0)
-        sides = turn + math.pi / corners  # directions of the edges' normals
-        distance = np.max([dx * math.cos(a) + dy * math.sin(a) for a in sides], 0) - radius * math.cos(
-            math.pi / corners
-        )
-    return np.clip(0.5 - distance, 0, 1), np.clip(np.concatenate([low, high]), 0, imgsz)
+        tips = angle + 2 * math.pi * np.arange(corners) / corners
+        outline = _crop(centre + radius * np.stack([np.cos(tips), np.sin(tips)], 1), imgsz)
+        normals = tips + math.pi / corners
+        inner = radius * math.cos(math.pi / corners)
+        distance = np.max([dx * math.cos(a) + dy * math.sin(a) for a in normals], 0) - inner
+    return np.clip(0.5 - distance, 0, 1), np.concatenate([outline.min(0), outline.max(0)])
 
 
-def _line(point: np.ndarray, angle: float, imgsz: int) -> np.ndarray:
-    """Compute the coverage `(imgsz, imgsz)` of a line two pixels wide through `point`."""
-    dx, dy = _offsets(point, imgsz)
-    return np.clip(1.5 - np.abs(dx * math.cos(angle) + dy * math.sin(angle)), 0, 1)
+def _crop(polygon: np.ndarray, imgsz: int) -> np.ndarray:
+    """Cut a convex polygon `(n, 2)` at the borders of the picture (Sutherland and Hodgman 1974)."""
+    for axis, border, sign in ((0, 0, 1), (0, imgsz, -1), (1, 0, 1), (1, imgsz, -1)):
+        points = []
+        for p, q in zip(polygon, np.roll(polygon, -1, 0), strict=True):
+            inside, inside_next = sign * (p[axis] - border), sign * (q[axis] - border)
+            if inside >= 0:
+                points.append(p)
+            if inside * inside_next < 0:
+                points.append(p + (q - p) * inside / (inside - inside_next))
+        polygon = np.array(points)
+    return polygon
 
 
 def _offsets(point: np.ndarray, imgsz: int) -> tuple[np.ndarray, np.ndarray]:
@@ -165,15 +164,8 @@ def _offsets(point: np.ndarray, imgsz: int) -> tuple[np.ndarray, np.ndarray]:
     return grid[None, :] - point[0], grid[:, None] - point[1]
 
 
-def _paint(image: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> None:
-    """Blend `colour` `(3,)` into `image` `(h, w, 3)` in place where `alpha` `(h, w)` covers it."""
-    image += alpha[..., None] * (colour - image)
-
-
 def _overlap(box: np.ndarray, others: np.ndarray) -> float:
     """Return the largest intersection of `box` `(4,)` with one of `others` `(n, 4)`, as a share of the smaller box."""
-    if not len(others):
-        return 0.0
     sides = np.clip(np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2]), 0, None)
-    areas = np.prod(others[:, 2:] - others[:, :2], 1)
-    return float(np.max(np.prod(sides, 1) / np.minimum(areas, np.prod(box[2:] - box[:2]))))
+    smaller = np.minimum(np.prod(others[:, 2:] - others[:, :2], 1), np.prod(box[2:] - box[:2]))
+    return float(np.max(np.prod(sides, 1) / smaller, initial=0.0))

@@ -30,8 +30,8 @@ VERSION = 1
 STOP = (
     "This model was pruned by yoloprune. Stock Ultralytics would build the unpruned network and train that, so it "
     "stops here. Either install yoloprune and run 'yoloprune finetune model=... data=...' (in Python: from yoloprune "
-    "import YOLO), or prune the parent again with native=True, which needs Ultralytics alone. Validation, prediction and "
-    "export work as they are"
+    "import YOLO), or prune the parent again with native=True, which needs Ultralytics alone. Validation, prediction "
+    "and export work as they are"
 )
 STOP_FOR_GOOD = (
     "This {family} model was pruned by yoloprune. Its trainer would build the unpruned network and train that, so it "
@@ -97,12 +97,16 @@ def reshape(model: nn.Module, entry: Mapping[str, Any]) -> None:
         surgery.cut(model, Plan.from_widths(entry["widths"]))
         for name, numbers in entry["numbers"].items():
             vars(model.get_submodule(name)).update(deepcopy(numbers))
-        for name, width in entry["widths"].items():
-            for side in {"outputs", "inputs"} & set(width):
-                if (got := _width(model, name, side)) != width[side]:
-                    raise PlanError(f"Rebuilding failed: {name} has {got} {side}, the pruned model {width[side]}.")
+        _require_widths(model, entry["widths"])
     except (KeyError, TypeError, AttributeError) as e:
         raise PlanError(f"The '{KEY}' entry of this model is damaged: {type(e).__name__} {e}.") from e
+
+
+def _require_widths(model: nn.Module, widths: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, width in widths.items():
+        for side in {"outputs", "inputs"} & set(width):
+            if (got := _width(model, name, side)) != width[side]:
+                raise PlanError(f"{name} has {got} {side}, the plan says {width[side]}.")
 
 
 def _width(model: nn.Module, name: str, side: str) -> int:
@@ -115,12 +119,11 @@ def _width(model: nn.Module, name: str, side: str) -> int:
 
 
 def require_same_shape(model: nn.Module, weights: nn.Module) -> None:
-    """Raise PlanError if a tensor of `weights` outside the head has no place of its shape in `model`.
+    """Raise PlanError unless all parameters outside the head have the same names and shapes.
 
     The first layer may differ in its input channels, and the head in all that follows the number of classes.
     """
-    head = f"{host.head_name(model)}."
-    mine, theirs = ({k: v.shape for k, v in m.state_dict().items() if not k.startswith(head)} for m in (model, weights))
+    mine, theirs = host.widths(model), host.widths(weights)
     if host.channels(model) != host.channels(weights):
         first = next(iter(theirs), None)
         mine.pop(first, None), theirs.pop(first, None)
@@ -129,7 +132,7 @@ def require_same_shape(model: nn.Module, weights: nn.Module) -> None:
     name = next(k for k in [*theirs, *mine] if mine.get(k) != theirs.get(k))
     if getattr(weights, "is_fused", lambda: False)():
         raise PlanError("These weights are fused for inference and cannot be trained. Load the checkpoint again.")
-    sizes = [tuple(s[name]) if name in s else "missing" for s in (mine, theirs)]
+    sizes = [s.get(name, "missing") for s in (mine, theirs)]
     raise PlanError(
         f"The weights do not have the shape of the model to be trained: {name} is {sizes[0]} in the model, "
         f"{sizes[1]} in the weights. A pruned network is trained from its own checkpoint: YOLO('pruned.pt').train(...)."
@@ -160,6 +163,7 @@ def mark_pruned(model: nn.Module, plan: Plan, provenance: Mapping[str, Any]) -> 
     }
     fresh = _build(type(model), true_yaml(model.yaml), host.channels(model))
     reshape(fresh, entry)
+    _require_widths(model, entry["widths"])
     require_same_shape(fresh, model)
     # Widths do not say how an attention's channels divide into queries and values: carry those numbers as they are.
     rebuilt = dict(fresh.named_modules())

@@ -1,0 +1,342 @@
+"""The choice of channels: order, ties, limits and budgets, on graphs written by hand and on random ones. No torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import hand_graph
+
+from yoloprune.budget import dead_only, select
+from yoloprune.config import Budget, Limits
+from yoloprune.cost import Cost
+from yoloprune.errors import BudgetError
+from yoloprune.groups import ChannelGraph, Term
+
+FREE = Limits(round_to=1, min_width=1, max_ratio=1.0)
+
+
+def layers(*sizes: int, price: tuple[float, ...] | None = None, **options: object) -> ChannelGraph:
+    """Layers of the given widths, one axis and one group each; a channel of layer i costs `price[i]` FLOPs."""
+    ends = np.cumsum([0, *sizes])
+    axes = {f"l{i}.outputs": list(range(a, b)) for i, (a, b) in enumerate(zip(ends[:-1], ends[1:], strict=True))}
+    flops = [Term(p, (i,)) for i, p in enumerate(price or (1.0,) * len(sizes))]
+    params = [Term(1.0, (i,)) for i in range(len(sizes))]
+    return hand_graph(axes, np.repeat(range(len(sizes)), sizes), params=params, flops=flops, **options)  # type: ignore
+
+
+def widths(graph: ChannelGraph, alive: np.ndarray) -> list[int]:
+    """Surviving classes per group."""
+    return np.bincount(graph.group_of[alive], minlength=len(graph.groups)).tolist()
+
+
+# Order ----------------------------------------------------------------------------------------------------------------
+def test_lowest_scores_go_first_whatever_their_layer() -> None:
+    graph = layers(4, 4)
+    scores = np.array([0.1, 0.9, 0.3, 0.7, 0.2, 0.8, 0.4, 0.6])
+    assert select(graph, scores, Budget(ratio=0.5), FREE).tolist() == [0, 1, 0, 1, 0, 1, 0, 1]
+    assert select(graph, scores, Budget(ratio=0.25), FREE).tolist() == [0, 1, 1, 1, 0, 1, 1, 1]
+
+
+def test_without_a_budget_nothing_goes() -> None:
+    assert select(layers(4, 4), np.zeros(8), Budget(), FREE).all()
+
+
+def test_a_layer_keeps_one_channel() -> None:
+    graph = layers(4, 4)
+    alive = select(graph, np.array([1.0, 2, 3, 4, 90, 90, 90, 90]), Budget(ratio=0.5), FREE)
+    assert widths(graph, alive) == [1, 3]
+    assert alive[3]
+
+
+def test_channels_without_a_score_stay() -> None:
+    graph = layers(4, 4)
+    scores = np.array([np.inf] * 4 + [1.0, 2.0, 3.0, 4.0])
+    assert select(graph, scores, Budget(ratio=0.25), FREE).tolist() == [1, 1, 1, 1, 0, 0, 1, 1]
+    with pytest.raises(BudgetError):
+        select(graph, scores, Budget(ratio=0.5), FREE)  # only 3 of 8 have a score and a neighbour that stays
+
+
+# Ties -----------------------------------------------------------------------------------------------------------------
+def test_tied_groups_shrink_in_proportion() -> None:
+    graph = layers(4, 6, ties=[(0, 1)])  # two units of 2 + 3 channels
+    scores = np.array([4.0, 1, 3, 2, 10, 60, 20, 50, 30, 40])
+    alive = select(graph, scores, Budget(ratio=0.1), FREE)  # one channel of ten costs a whole unit
+    assert alive.tolist() == [1, 0, 1, 0, 0, 1, 0, 1, 0, 1]
+
+
+def test_the_score_of_a_tied_step_is_the_mean_of_what_it_removes() -> None:
+    graph = layers(2, 2, 2, ties=[(0, 1), (2,)])
+    # one step of the tie removes scores 1 and 6, mean 3.5
+    for other, expected in ((3.0, [2, 2, 1]), (4.0, [1, 1, 2])):
+        alive = select(graph, np.array([1.0, 9, 6, 9, other, 9]), Budget(ratio=0.1), FREE)
+        assert widths(graph, alive) == expected
+
+
+def test_the_score_of_a_rounded_step_is_the_mean_of_what_it_removes() -> None:
+    # round_to=2 pairs the scores of a layer: (0, 8) has mean 4 and goes before (5, 5)
+    graph = layers(6, 6)
+    scores = np.array([0.0, 8, 9, 9, 99, 99, 5, 5, 6, 6, 99, 99])
+    alive = select(graph, scores, Budget(ratio=1 / 6), Limits(round_to=2, min_width=1, max_ratio=1.0))
+    assert alive.tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+    alive = select(graph, scores, Budget(ratio=0.5), Limits(round_to=2, min_width=1, max_ratio=1.0))
+    assert alive.tolist() == [0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1]
+
+
+# Limits ---------------------------------------------------------------------------------------------------------------
+def test_widths_are_multiples_of_round_to() -> None:
+    graph = layers(12, 16)
+    alive = select(graph, np.arange(28.0), Budget(ratio=0.3), Limits(round_to=8, min_width=1, max_ratio=1.0))
+    assert widths(graph, alive) == [8, 8]  # 12 goes to 8 at once; 8.4 channels are asked for, 12 go
+    assert alive.tolist() == [0] * 4 + [1] * 8 + [0] * 8 + [1] * 8
+
+
+def test_a_width_that_is_no_multiple_may_stay_uncut() -> None:
+    graph = layers(12, 16)
+    scores = np.concatenate([np.full(12, 9.0), np.zeros(16)])
+    alive = select(graph, scores, Budget(ratio=0.2), Limits(round_to=8, min_width=1, max_ratio=1.0))
+    assert widths(graph, alive) == [12, 8]
+
+
+def test_round_to_holds_for_every_group_of_a_tie() -> None:
+    graph = layers(8, 16, ties=[(0, 1)])  # units of 1 + 2
+    alive = select(graph, np.arange(24.0), Budget(ratio=0.1), Limits(round_to=4, min_width=1, max_ratio=1.0))
+    assert widths(graph, alive) == [4, 8]
+
+
+def test_min_width_holds_for_the_narrowest_group() -> None:
+    graph = layers(8, 16, ties=[(0, 1)])
+    with pytest.raises(BudgetError):
+        select(graph, np.zeros(24), Budget(ratio=0.5), Limits(round_to=1, min_width=5, max_ratio=1.0))
+    alive = select(graph, np.zeros(24), Budget(ratio=0.375), Limits(round_to=1, min_width=5, max_ratio=1.0))
+    assert widths(graph, alive) == [5, 10]
+
+
+def test_max_ratio_holds_per_group() -> None:
+    graph = layers(10, 10)
+    scores = np.concatenate([np.zeros(10), np.ones(10)])
+    alive = select(graph, scores, Budget(ratio=0.45), Limits(round_to=1, min_width=1, max_ratio=0.7))
+    assert widths(graph, alive) == [3, 8]  # exactly 70 % of the first
+
+
+def test_frozen_channels_stay_whatever_their_score() -> None:
+    graph = layers(4, 4, frozen={0: "Detect head"})
+    alive = select(graph, np.array([0.0] * 4 + [1, 2, 3, 4]), Budget(ratio=0.5), FREE)
+    assert alive.tolist() == [1, 1, 1, 1, 0, 0, 1, 1]  # half of the four prunable ones
+
+
+# Budgets --------------------------------------------------------------------------------------------------------------
+def test_flops_and_params_are_shares_of_the_parent() -> None:
+    graph = layers(4, 4, price=(10.0, 1.0))  # 44 FLOPs, 8 parameters
+    scores = np.arange(8.0)
+    assert widths(graph, select(graph, scores, Budget(flops=0.55), FREE)) == [2, 4]  # 24 of 44 <= 24.2
+    assert widths(graph, select(graph, scores, Budget(flops=0.54), FREE)) == [1, 4]  # 23.76 is below 24
+    assert widths(graph, select(graph, scores, Budget(params=0.5), FREE)) == [1, 3]
+
+
+def test_absolute_budgets() -> None:
+    graph = layers(4, 4, price=(1000.0, 100.0))  # 4400 FLOPs
+    alive = select(graph, np.arange(8.0), Budget(flops=2400.0), FREE)
+    assert widths(graph, alive) == [2, 4]
+
+
+def test_a_budget_that_is_met_exactly_counts_as_met() -> None:
+    graph = layers(10)
+    for kept in range(1, 10):
+        assert widths(graph, select(graph, np.arange(10.0), Budget(params=kept / 10), FREE)) == [kept]
+
+
+def test_several_budgets_hold_at_once() -> None:
+    graph = layers(4, 4, price=(10.0, 1.0))
+    cost = Cost(graph)
+    alive = select(graph, np.array([5.0, 6, 7, 8, 1, 2, 3, 4]), Budget(flops=0.6, params=0.75, ratio=0.2), FREE, cost)
+    w = np.array(widths(graph, alive))
+    assert cost.of("flops", w) <= 0.6 * 44
+    assert w.sum() <= 6
+    assert w.tolist() == [2, 4]  # FLOPs ask for two of the dear ones, and that is two of eight parameters as well
+
+
+def test_refill_takes_back_what_the_last_step_made_needless() -> None:
+    graph = layers(4, 4, price=(1.0, 100.0))  # 404 FLOPs, budget 307: the cheap layer alone cannot do it
+    scores = np.array([1.0, 99, 99, 99, 2, 99, 99, 99])
+    assert select(graph, scores, Budget(flops=0.76), FREE).tolist() == [1, 1, 1, 1, 0, 1, 1, 1]
+
+
+def test_refill_takes_back_the_most_important_first() -> None:
+    graph = layers(4, 4, price=(1.0, 3.0))  # 16 FLOPs, budget 12: scores 1, 2, 3 save 3, too little; with 4 it is 6
+    scores = np.array([1.0, 2, 3, 99, 4, 99, 99, 99])
+    # 2 too many are saved: the cheap channels of scores 3 and 2 return, 1 stays cut
+    assert select(graph, scores, Budget(flops=0.75), FREE).tolist() == [0, 1, 1, 1, 0, 1, 1, 1]
+
+
+def test_out_of_reach_says_how_far_it_goes_and_why() -> None:
+    graph = layers(8, 8, frozen={1: "Detect head"})
+    with pytest.raises(BudgetError) as caught:
+        select(graph, np.arange(16.0), Budget(flops=0.3), Limits(round_to=1, min_width=1, max_ratio=0.5))
+    message = str(caught.value)
+    assert "flops=0.3" in message
+    assert "0.75" in message  # half of the first layer and all of the second
+    assert "8 channels: Detect head" in message
+    assert "\n" not in message
+
+
+def test_out_of_reach_names_the_key_that_was_given() -> None:
+    with pytest.raises(BudgetError, match=r"ratio=0\.9"):
+        select(layers(8), np.arange(8.0), Budget(ratio=0.9), Limits(round_to=1, min_width=4, max_ratio=1.0))
+
+
+# Ways to rank ---------------------------------------------------------------------------------------------------------
+def test_uniform_takes_the_same_share_of_every_group() -> None:
+    graph = layers(4, 8)
+    scores = np.array([4.0, 3, 2, 1, *range(100, 108)])  # globally the first layer is the weaker one
+    limits = Limits(round_to=1, min_width=1, max_ratio=1.0, uniform=True)
+    alive = select(graph, scores, Budget(ratio=0.5), limits)
+    assert alive.tolist() == [1, 1, 0, 0] + [0] * 4 + [1] * 4
+    assert widths(graph, select(graph, scores, Budget(ratio=0.25), limits)) == [3, 6]
+
+
+def test_per_cost_loses_less_for_the_same_budget() -> None:
+    graph = layers(4, 4, price=(1.0, 3.0))  # 16 FLOPs, 13 may stay
+    scores = np.array([1.0] * 4 + [1.5] * 4)
+    plain = select(graph, scores, Budget(flops=13 / 16), FREE)
+    wise = select(graph, scores, Budget(flops=13 / 16), FREE, per_cost=True)
+    assert widths(graph, plain) == [1, 4]  # three of the first: loses 3
+    assert widths(graph, wise) == [4, 3]  # one of the second saves as much: loses 1.5
+
+
+def test_per_cost_uses_the_price_of_the_budget_that_is_set() -> None:
+    graph = layers(4, 4, price=(1.0, 3.0))
+    scores = np.array([1.0] * 4 + [1.5] * 4)
+    alive = select(graph, scores, Budget(params=5 / 8), FREE, per_cost=True)  # a parameter costs the same everywhere
+    assert widths(graph, alive) == [1, 4]
+
+
+# Dead channels --------------------------------------------------------------------------------------------------------
+def test_dead_only_cuts_exactly_the_dead() -> None:
+    dead = np.array([1, 0, 1, 0, 0, 0, 0, 1], dtype=bool)
+    assert dead_only(layers(4, 4), dead).tolist() == (~dead).tolist()
+
+
+def test_dead_only_goes_as_far_as_ties_allow() -> None:
+    graph = layers(2, 4, ties=[(0, 1)])  # units of 1 + 2
+    alive = dead_only(graph, np.array([0, 1, 1, 0, 1, 1], dtype=bool))
+    assert alive.tolist() == [1, 0, 0, 1, 0, 1]  # the third dead one of the second group has no partner
+    assert dead_only(graph, np.array([0, 0, 1, 1, 1, 1], dtype=bool)).all()
+    assert dead_only(graph, np.array([1, 1, 1, 0, 0, 0], dtype=bool)).all()  # one dead of a unit of two
+
+
+def test_dead_only_never_takes_the_last_of_a_group() -> None:
+    graph = layers(4, 2, 4, ties=[(0,), (1, 2)])
+    assert widths(graph, dead_only(graph, np.ones(10, dtype=bool))) == [1, 1, 2]
+
+
+def test_dead_only_leaves_frozen_groups() -> None:
+    graph = layers(4, 4, frozen={0: "keep"})
+    assert widths(graph, dead_only(graph, np.ones(8, dtype=bool))) == [4, 1]
+
+
+# Properties -----------------------------------------------------------------------------------------------------------
+def random_graph(rng: np.random.Generator) -> ChannelGraph:
+    """Groups of random sizes, some frozen, some tied, some read twice by an axis; costs with products of two axes."""
+    sizes = rng.integers(1, 7, size=int(rng.integers(2, 8))) * int(rng.choice([1, 2, 4]))
+    group_of = np.repeat(range(len(sizes)), sizes)
+    members = [np.flatnonzero(group_of == g) for g in range(len(sizes))]
+    frozen = {g: "by lot" for g in range(1, len(sizes)) if rng.random() < 0.2}
+    free = [g for g in rng.permutation(len(sizes)).tolist() if g not in frozen]
+    ties: list[list[int]] = []
+    for g in free:
+        if ties and rng.random() < 0.4:
+            ties[-1].append(g)
+        else:
+            ties.append([g])
+    axes = {f"l{g}.outputs": m for g, m in enumerate(members)}
+    for i in range(len(sizes)):
+        picked = rng.integers(0, len(sizes), size=int(rng.integers(1, 4)))
+        axes[f"l{i}.inputs"] = np.concatenate([members[g] for g in picked])
+    n = len(axes)
+    terms = [
+        [Term(float(rng.integers(1, 50)), tuple(rng.integers(0, n, size=k).tolist())) for k in (0, 1, 1, 2, 2, 2)]
+        for _ in range(2)
+    ]
+    return hand_graph(axes, group_of, ties, frozen, *terms)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_every_choice_keeps_every_promise(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    graph = random_graph(rng)
+    cost = Cost(graph)
+    scores = rng.random(graph.n_classes)
+    limits = Limits(
+        round_to=int(rng.choice([1, 2, 4])),
+        min_width=int(rng.choice([1, 2])),
+        max_ratio=float(rng.choice([0.5, 0.8, 1.0])),
+        uniform=bool(rng.random() < 0.2),
+    )
+    budget = Budget(
+        **{k: float(rng.uniform(0.3, 0.99)) for k in rng.choice(["flops", "params"], size=2)},
+        ratio=float(rng.uniform(0.02, 0.4)) if rng.random() < 0.5 else None,
+    )
+    caps = {k: v * cost.parent(k) for k in ("flops", "params") if (v := getattr(budget, k)) is not None}
+    if budget.ratio is not None:
+        caps["channels"] = (1 - budget.ratio) * cost.parent("channels")
+
+    def fits(w: np.ndarray) -> bool:
+        return all(cost.of(k, w) <= cap * (1 + 1e-9) for k, cap in caps.items())
+
+    def allowed(tie_sizes: tuple[int, ...], units: int) -> list[tuple[int, ...]]:
+        steps = [tuple(s * u // units for s in tie_sizes) for u in range(1, units)]
+        return [
+            w
+            for w in steps
+            if all(x % limits.round_to == 0 and x >= limits.min_width for x in w)
+            and all(s - x <= limits.max_ratio * s + 1e-9 for x, s in zip(w, tie_sizes, strict=True))
+        ]
+
+    choices = [[*allowed(t.sizes, int(np.gcd.reduce(t.sizes))), t.sizes] for t in graph.ties]
+    narrowest = cost.full.copy()
+    for tie, choice in zip(graph.ties, choices, strict=True):
+        narrowest[list(tie.groups)] = choice[0]
+    try:
+        alive = select(graph, scores, budget, limits, cost)
+    except BudgetError:
+        assert not fits(narrowest)
+        return
+    got = np.bincount(graph.group_of[alive], minlength=len(graph.groups)).astype(float)
+    assert fits(got)
+    assert alive[~graph.prunable].all()
+    graph.plan(alive)  # ties hold, nothing is empty
+    for tie, choice in zip(graph.ties, choices, strict=True):
+        own = tuple(int(got[g]) for g in tie.groups)
+        assert own in choice
+        if own != tie.sizes:  # tight: no step of any tie can be taken back
+            wider = got.copy()
+            wider[list(tie.groups)] = choice[choice.index(own) + 1]
+            assert not fits(wider)
+    for g in range(len(graph.groups)):  # inside a group the least important go
+        inside = graph.classes(g)
+        kept, gone = scores[inside[alive[inside]]], scores[inside[~alive[inside]]]
+        assert not len(gone) or gone.max() <= kept.min()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_smaller_budget_never_costs_more(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    graph = random_graph(rng)
+    cost, scores = Cost(graph), rng.random(graph.n_classes)
+    spent = []
+    for share in (0.95, 0.8, 0.65, 0.5):
+        try:
+            spent.append(cost.of("flops", np.array(widths(graph, select(graph, scores, Budget(flops=share), FREE)))))
+        except BudgetError:
+            break
+    assert spent == sorted(spent, reverse=True)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_dead_only_cuts_dead_channels_only_and_the_plan_holds(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    graph = random_graph(rng)
+    dead = rng.random(graph.n_classes) < 0.5
+    alive = dead_only(graph, dead & graph.prunable)
+    assert dead[~alive].all()
+    graph.plan(alive)

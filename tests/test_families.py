@@ -1,0 +1,61 @@
+"""Every family and task that Ultralytics ships, at its smallest scale, through the checks of scripts/models.py."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "models.py"
+LARGE = (
+    "rtdetr-x",
+    "rtdetr-resnet101",
+    "yolov10b",
+    "yolov10l",
+    "yolov10m",
+    "yolov10x",
+    "yolov9e",
+    "yolov9m",
+    "yolov3.",
+)
+"""Too slow for every run; scripts/models.py covers them."""
+
+# Share of the channel classes outside the head that may be cut. Text-guided blocks write widths as numbers, and the
+# encoder of RT-DETR has layer norms: their channels stay.
+LEAST = {"world": 0.35, "rtdetr": 0.85}
+
+
+def _script() -> Any:
+    spec = importlib.util.spec_from_file_location("models_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+models = _script()
+NAMES = [n for n in models.shipped() if not n.startswith(LARGE)]
+
+
+def test_all_are_listed() -> None:
+    assert len(NAMES) > 50
+    assert {"yolov8n.yaml", "yolo11n-pose.yaml", "yolo12n.yaml", "yolov9t.yaml", "yolov10n.yaml"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pruned_exactly(name: str) -> None:
+    try:
+        yolo = models.build(name)
+    except (FileNotFoundError, ImportError, ModuleNotFoundError) as e:
+        pytest.skip(f"cannot be built offline: {e}")
+    del yolo
+    result = models.examine(name)
+    assert result["saved"] == "yes"
+    assert result["error"] <= 1e-4
+    least = next((share for word, share in LEAST.items() if word in name), 0.99)
+    assert result["prunable"] >= least, result["frozen outside the head"]
+    if not result["out of reach"]:
+        assert abs(result["FLOPs kept"] - 0.5) <= 0.01
+    else:  # only where the head alone costs too much
+        assert "head" in result["out of reach"]
