@@ -112,6 +112,7 @@ def test_every_call_of_a_layer_costs() -> None:
     graph = trace(Shared(), noise(1, 3, 8, 8))
     assert Cost(graph).parent("params") == 3 * 4 + 4 + 4 * 2 + 2
     assert Cost(graph).parent("flops") == pytest.approx(2 * (64 + 16) * (3 * 4 + 4 * 2))
+    assert Cost(trace(Shared(), noise(1, 3, 32, 32))).parent("flops") == pytest.approx(get_flops(Shared(), 32) * 1e9)
 
 
 class Mixed(nn.Module):
@@ -142,7 +143,7 @@ def test_flops_at_another_image_size() -> None:
 
 
 # Real networks --------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["yolov8n", "yolo12n", "yolov9t", "yolov10n"])
+@pytest.mark.parametrize("name", ["yolov8n", "yolo12n", "yolov9t"])
 def test_costs_are_those_of_the_built_model_before_and_after(name: str) -> None:
     model = settle(DetectionModel(f"{name}.yaml", verbose=False))
     graph = host.trace_yolo(model)
@@ -158,9 +159,8 @@ def test_costs_are_those_of_the_built_model_before_and_after(name: str) -> None:
 
 def test_image_size_scales_as_ultralytics_counts() -> None:
     model = DetectionModel("yolo11n.yaml", verbose=False)
-    for imgsz in (320, 640):
-        flops = Cost(host.trace_yolo(model, imgsz=imgsz)).parent("flops")
-        assert flops == pytest.approx(get_flops(model, imgsz) * 1e9, rel=1e-6)
+    flops = Cost(host.trace_yolo(model, imgsz=320)).parent("flops")
+    assert flops == pytest.approx(get_flops(model, 320) * 1e9, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["params", "flops", "channels"])

@@ -47,7 +47,7 @@ def test_all_are_listed() -> None:
 def test_pruned_exactly(name: str) -> None:
     try:
         yolo = models.build(name)
-    except (FileNotFoundError, ImportError, ModuleNotFoundError) as e:
+    except (OSError, ImportError) as e:  # torchvision backbones come with pretrained weights
         pytest.skip(f"cannot be built offline: {e}")
     del yolo
     result = models.examine(name)

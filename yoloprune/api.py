@@ -33,7 +33,7 @@ def trace(model: Model, *, imgsz: int = 640, keep: tuple[str, ...] = ()) -> Chan
     Args:
         model (str | Path | YOLO): Checkpoint, model YAML or live model.
         imgsz (int): Image size for which FLOPs are counted.
-        keep (tuple[str, ...]): Modules that stay as they are, see `host.match`.
+        keep (tuple[str, ...]): Modules that stay as they are, see `tracing.match`.
 
     Returns:
         (ChannelGraph): Axes, groups, ties and costs.
@@ -157,7 +157,7 @@ def prune_module(
         model (nn.Module): The parent, stays untouched.
         example (Tensor | tuple): Input, e.g. shape (1, 3, 224, 224); FLOPs are those at this size.
         wanted (Budget): What may remain.
-        limits (Limits): Rounding, floors and ceilings; `keep` takes full module names here.
+        limits (Limits): Rounding, floors, ceilings, and `keep`.
         score (str): Criterion, see `scoring.score`.
         normalize (str): "none", "mean" or "max" of the group, or "cost".
         outputs (bool): Whether the network's outputs may lose channels.
@@ -169,8 +169,7 @@ def prune_module(
         BudgetError: If the budget is out of reach.
         VerifyError: If the cut model does not compute what its masked parent computes.
     """
-    keep = {name: f"keep={name}" for name in limits.keep}
-    graph = tracing.trace(model, example, keep=keep, outputs=outputs)
+    graph = tracing.trace(model, example, keep=tracing.match(model, limits.keep), outputs=outputs)
     per_cost = normalize == "cost"
     scores = scoring.score(model, graph, score, normalize="none" if per_cost else normalize)
     plan = graph.plan(budget.select(graph, scores, wanted, limits, per_cost=per_cost))

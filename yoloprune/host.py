@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from ultralytics.utils import LOGGER, RANK, YAML, colorstr
 from ultralytics.utils.torch_utils import get_flops, select_device, unwrap_model
 
 from yoloprune import tracing
-from yoloprune.errors import ArgumentError, ModelError, PruneError
+from yoloprune.errors import ModelError, PruneError
 from yoloprune.groups import ChannelGraph
 from yoloprune.surgery import has_width_attributes
 
@@ -44,7 +42,7 @@ def trace_yolo(model: nn.Module, *, imgsz: int = 640, keep: Iterable[str] = ()) 
         model,
         noise,
         frozen={head_name(model): f"{type(model.model[-1]).__name__} head"},
-        keep=match(model, keep),
+        keep=tracing.match(model, keep, parts(model)),
         sized=has_width_attributes,
         outputs=True,  # the neck's features are among the outputs, and follow the head's input side
         area=(imgsz / noise.shape[-1]) ** 2,
@@ -107,33 +105,13 @@ def channels(model: nn.Module) -> int:
     return int(getattr(model, "yaml", {}).get("channels", 3))
 
 
-def match(model: nn.Module, patterns: Iterable[str]) -> dict[str, str]:
-    """Modules named by `keep` patterns, with the pattern as the reason.
-
-    A pattern names a module and all inside it; `*` matches across dots; "backbone" and "neck" stand for their layers.
-
-    Raises:
-        ArgumentError: If a pattern matches no module.
-    """
-    names = [n for n, _ in model.named_modules() if n] + [n for n, _ in model.named_parameters()]
-    n_backbone, n_layers = len(model.yaml["backbone"]), len(model.model) - 1
-    parts = {"backbone": range(n_backbone), "neck": range(n_backbone, n_layers)}
-    found: dict[str, str] = {}
-    for pattern in patterns:
-        if pattern in parts:
-            roots = [f"model.{i}" for i in parts[pattern]]
-            hits = [n for n in names if ".".join(n.split(".")[:2]) in roots]
-        else:
-            roots = [n for n in names if fnmatchcase(n, pattern)]
-            hits = [n for n in names if any(n == r or n.startswith(f"{r}.") for r in roots)]
-        if not hits:
-            near = get_close_matches(pattern, names, n=3, cutoff=0.5)
-            raise ArgumentError(
-                f"keep={pattern}: no layer of this model has that name. "
-                + (f"Similar names are i.e. {near}." if near else f"Names look like '{names[1]}'.")
-            )
-        found.update(dict.fromkeys(hits, f"keep={pattern}"))
-    return found
+def parts(model: nn.Module) -> dict[str, list[str]]:
+    """What `keep=backbone` and `keep=neck` stand for: names of layers."""
+    n = len(model.yaml["backbone"])
+    return {
+        "backbone": [f"model.{i}" for i in range(n)],
+        "neck": [f"model.{i}" for i in range(n, len(model.model) - 1)],
+    }
 
 
 def gflops(model: nn.Module, imgsz: int) -> float:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from yoloprune import grouping
-from yoloprune.errors import ModelError
+from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.groups import ChannelGraph
 from yoloprune.labels import LabelBook, Tag
 from yoloprune.rules import COSTED, PRODUCTS, Call, rule_of
@@ -72,6 +74,37 @@ def trace(
             tracer.book.freeze(tag.labels, "network output")
     tracer.keep(keep or {})
     return grouping.build(model, tracer.book, tracer.axes, tracer.costs, tracer.unknown)
+
+
+def match(
+    model: nn.Module, patterns: Iterable[str], parts: Mapping[str, Iterable[str]] | None = None
+) -> dict[str, str]:
+    """Modules and parameters named by `keep` patterns, with the pattern as the reason.
+
+    Args:
+        model (nn.Module): The network.
+        patterns (Iterable[str]): Each names a module and all inside it; `*` matches across dots.
+        parts (Mapping): Words that stand for several modules.
+
+    Returns:
+        (dict[str, str]): Name to reason.
+
+    Raises:
+        ArgumentError: If a pattern matches nothing.
+    """
+    names = [n for n, _ in model.named_modules() if n] + [n for n, _ in model.named_parameters()]
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        roots = (parts or {}).get(pattern) or [n for n in names if fnmatchcase(n, pattern)]
+        hits = [n for n in names if any(n == r or n.startswith(f"{r}.") for r in roots)]
+        if not hits:
+            near = get_close_matches(pattern, names, n=3, cutoff=0.5)
+            raise ArgumentError(
+                f"keep={pattern}: no layer of this model has that name. "
+                + (f"Similar names are i.e. {near}." if near else f"Names look like '{names[0]}'.")
+            )
+        found.update(dict.fromkeys(hits, f"keep={pattern}"))
+    return found
 
 
 def _follow(tracer: Tracer, sized: Callable[[nn.Module], bool], inputs: tuple[Any, ...], *, training: bool) -> Any:

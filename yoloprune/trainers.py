@@ -55,7 +55,7 @@ def true_yaml(config: Mapping[str, Any]) -> dict[str, Any]:
     config = deepcopy(dict(config))
     if entry := config.pop(KEY, None):
         config["backbone"][0][2] = entry["yaml"]["module"]
-        if entry["yaml"]["yaml_file"] is not None:
+        if "yaml_file" in entry["yaml"]:
             config["yaml_file"] = entry["yaml"]["yaml_file"]
     return config
 
@@ -68,14 +68,17 @@ def mark(model: nn.Module, entry: Mapping[str, Any]) -> None:
         entry (Mapping): `version`, `widths`, `numbers` and `provenance`; `yaml`, what must be put back, is filled in.
     """
     config = true_yaml(model.yaml)
-    replaced = {"module": config["backbone"][0][2], "yaml_file": config.get("yaml_file")}
-    config[KEY] = {**deepcopy(dict(entry)), "yaml": replaced}
+    replaced = {"module": config["backbone"][0][2]}
     if entry["widths"]:
         family = next((UNTRAINABLE[c.__name__] for c in type(model).__mro__ if c.__name__ in UNTRAINABLE), None)
-        stop = STOP_FOR_GOOD.format(family=family) if family else STOP
-        config["backbone"][0] = [*config["backbone"][0][:2], stop, *config["backbone"][0][3:]]
+        config["backbone"][0][2] = STOP_FOR_GOOD.format(family=family) if family else STOP
         if family in {"YOLO-World", "YOLOE"}:
-            config["yaml_file"] = f"{stop}.yaml"  # their trainers build from the file of this name instead
+            # Their trainers build from the file of this name instead, and summaries begin with it.
+            replaced["yaml_file"] = config.get("yaml_file")
+            name = Path(config.get("yaml_file") or family).stem
+            reason = f"pruned by yoloprune, which cannot train {family} (train first, then prune)"
+            config["yaml_file"] = f"{name} {reason}.yaml"
+    config[KEY] = {**deepcopy(dict(entry)), "yaml": replaced}
     model.yaml = config
 
 

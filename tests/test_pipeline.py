@@ -1,0 +1,307 @@
+"""The whole line on a tiny network and images drawn by code, through the API and the command line."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import ultralytics
+from torch import nn
+from ultralytics import YOLO
+
+import yoloprune
+from yoloprune import budget, cli, host, scoring
+from yoloprune.cost import Cost
+from yoloprune.errors import PruneError
+from yoloprune.shapes import make_shapes
+
+QUICK = dict(  # noqa: C408
+    imgsz=64,
+    batch=8,
+    nbs=8,
+    optimizer="AdamW",
+    lr0=2e-3,
+    plots=False,
+    workers=0,
+    amp=False,
+    warmup_epochs=0,
+    device="cpu",
+)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("line")
+
+
+@pytest.fixture(scope="module")
+def data(work: Path) -> Path:
+    return make_shapes(work / "data", train=32, val=8, imgsz=64)
+
+
+@pytest.fixture(scope="module")
+def tiny(work: Path) -> Path:
+    """A YOLOv8 of an eighth of the width, saved as a checkpoint."""
+    stock = Path(ultralytics.__file__).parent / "cfg" / "models" / "v8" / "yolov8.yaml"
+    told = {k: v for k, v in ultralytics.utils.YAML.load(stock).items() if k != "scales"}
+    ultralytics.utils.YAML.save(work / "tiny.yaml", {**told, "nc": 3, "depth_multiple": 0.33, "width_multiple": 0.125})
+    torch.manual_seed(0)
+    yolo = YOLO(work / "tiny.yaml")
+    yolo.ckpt = {"train_args": {"task": "detect", "imgsz": 64}}
+    yolo.save(work / "tiny.pt")
+    return work / "tiny.pt"
+
+
+@pytest.fixture(scope="module")
+def sparse_run(work: Path, data: Path, tiny: Path) -> Path:
+    """Folder of one sparse training of four epochs, the last one in the hold phase."""
+    yoloprune.train_sparse(
+        tiny,
+        data=str(data),
+        epochs=4,
+        flops=0.6,
+        round_to=4,
+        min_width=4,
+        project=str(work),
+        name="sparse",
+        freeze=[0],
+        **QUICK,
+    )
+    return work / "sparse"
+
+
+@pytest.fixture(scope="module")
+def pruned(work: Path, sparse_run: Path) -> Path:
+    yoloprune.prune(sparse_run / "weights" / "last.pt", project=str(work), name="prune", imgsz=64)
+    return work / "prune" / "weights" / "pruned.pt"
+
+
+def widths(file: Path) -> dict[str, tuple[int, ...]]:
+    return host.widths(YOLO(file).model)
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+# ---- sparse training -------------------------------------------------------------------------------------------------
+
+
+def test_dead_channels_meet_the_budget_once_cut(sparse_run: Path) -> None:
+    model = YOLO(sparse_run / "weights" / "last.pt").model
+    graph = host.trace_yolo(model, imgsz=64)
+    alive = budget.dead_only(graph, scoring.dead(model, graph))
+    cost = Cost(graph)
+    kept = [alive[graph.classes(g)].sum() for g in range(len(graph.groups))]
+    assert 0.59 <= cost.of("flops", torch.tensor(kept).double().numpy()) / cost.parent("flops") <= 0.6
+
+
+def test_gammas_of_the_dead_and_nothing_else_are_zero(sparse_run: Path, tiny: Path) -> None:
+    """Zeros are exact, biases go with them, and head and user-frozen layers keep all their scales."""
+    model = YOLO(sparse_run / "weights" / "last.pt").model
+    zero = {n: (m.weight == 0) for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    assert any(z.any() for z in zero.values())
+    for name, mask in zero.items():
+        bias = model.get_submodule(name).bias
+        assert (bias[mask] == 0).all()
+        if name.startswith(("model.22.", "model.0.")):
+            assert not mask.any(), name
+        assert not mask.all(), f"{name} is wiped out"
+
+
+def test_frozen_layer_is_untouched(sparse_run: Path, tiny: Path) -> None:
+    before, after = (YOLO(f).model.state_dict() for f in (tiny, sparse_run / "weights" / "last.pt"))
+    assert torch.equal(before["model.0.bn.weight"], after["model.0.bn.weight"])
+    assert not torch.equal(before["model.1.bn.weight"], after["model.1.bn.weight"])
+
+
+def test_best_met_the_target(sparse_run: Path) -> None:
+    state = YOLO(sparse_run / "weights" / "best.pt").model.yaml["yoloprune_sparse"]
+    assert state["met"] is True
+    last = YOLO(sparse_run / "weights" / "last.pt").model.yaml["yoloprune_sparse"]
+    assert last["met"] is True
+
+
+def test_log_of_every_epoch(sparse_run: Path) -> None:
+    with (sparse_run / "sparsity.csv").open() as f:
+        rows = list(csv.DictReader(f))
+    assert [int(r["epoch"]) for r in rows] == [1, 2, 3, 4]
+    assert float(rows[0]["dead"]) == 0
+    assert float(rows[-1]["dead"]) > 0.1
+    assert float(rows[-1]["gamma_q0"]) == 0
+    assert json.loads((sparse_run / "report.json").read_text())["met"] is True
+    assert (sparse_run / "sparsity.png").stat().st_size > 1000
+
+
+def test_callback_is_gone_afterwards(work: Path, data: Path, tiny: Path) -> None:
+    model = YOLO(tiny)
+    sparse = yoloprune.SparseTraining(yoloprune.SparseConfig(yoloprune.Budget(flops=0.6)))
+    before = {event: list(calls) for event, calls in model.callbacks.items()}
+    sparse.attach(model)
+    assert sum(map(len, model.callbacks.values())) == sum(map(len, before.values())) + 5
+    sparse.detach(model)
+    assert {event: list(calls) for event, calls in model.callbacks.items()} == before
+
+
+# ---- prune -----------------------------------------------------------------------------------------------------------
+
+
+def test_cutting_the_dead_changes_nothing(sparse_run: Path, pruned: Path) -> None:
+    """Scales and biases of the dead are zero, so they emit nothing: the cut model equals the whole one."""
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    whole, small = (YOLO(f).model.float().eval() for f in (sparse_run / "weights" / "last.pt", pruned))
+    with torch.no_grad():
+        a, b = whole(x)[0], small(x)[0]
+    assert float((a - b).abs().max() / a.abs().max()) < 2e-3  # the pruned file is in half precision
+    assert sum(p.numel() for p in small.parameters()) < 0.9 * sum(p.numel() for p in whole.parameters())
+
+
+def test_report_says_what_was_cut(pruned: Path) -> None:
+    report = json.loads((pruned.parent.parent / "report.json").read_text())
+    assert 0.59 <= report["kept"]["flops"] <= 0.6
+    assert report["relative_error"] < 1e-4
+    assert {r["model"] for r in report["table"]} == {"parent", "pruned"}
+    assert "<img" in (pruned.parent.parent / "report.html").read_text()
+
+
+def test_a_budget_needs_no_sparse_training(work: Path, tiny: Path) -> None:
+    small = yoloprune.prune(tiny, params=0.5, round_to=1, min_width=2, recover="none", project=str(work), name="budget")
+    share = sum(p.numel() for p in small.model.parameters()) / sum(p.numel() for p in YOLO(tiny).model.parameters())
+    assert 0.49 <= share <= 0.5
+
+
+def test_keep_patterns(work: Path, tiny: Path) -> None:
+    small = yoloprune.prune(
+        tiny, flops=0.8, round_to=1, min_width=2, keep="model.2,model.4.cv1*", project=str(work), name="keep"
+    )
+    before, after = widths(tiny), host.widths(small.model)
+    for name in before:
+        if name.startswith("model.2.") or name == "model.4.cv1.conv.weight":
+            assert after[name][0] == before[name][0], name
+    assert after != before
+
+
+def test_live_model_is_left_alone(work: Path, tiny: Path) -> None:
+    model = YOLO(tiny)
+    before = {k: v.clone() for k, v in model.model.state_dict().items()}
+    yoloprune.prune(model, flops=0.7, round_to=1, min_width=2, project=str(work), name="live")
+    after = model.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+# ---- fine-tune and compare -------------------------------------------------------------------------------------------
+
+
+def test_finetune_keeps_every_width(work: Path, data: Path, pruned: Path) -> None:
+    yoloprune.finetune(pruned, data=str(data), epochs=1, project=str(work), name="tuned", **QUICK)
+    assert widths(work / "tuned" / "weights" / "last.pt") == widths(pruned)
+
+
+def test_finetune_with_other_classes_keeps_every_width(work: Path, data: Path, pruned: Path, tmp_path: Path) -> None:
+    told = ultralytics.utils.YAML.load(data)
+    other = tmp_path / "other.yaml"
+    ultralytics.utils.YAML.save(
+        other, {**told, "path": str(data.parent), "names": {i: f"thing{i}" for i in range(5)}, "nc": 5}
+    )
+    yoloprune.finetune(pruned, data=str(other), epochs=1, project=str(work), name="other", **QUICK)
+    tuned = YOLO(work / "other" / "weights" / "last.pt").model
+    assert host.widths(tuned) == widths(pruned)
+    assert tuned.nc == 5
+
+
+def test_val_side_by_side(work: Path, data: Path, tiny: Path, pruned: Path) -> None:
+    rows = yoloprune.val(
+        pruned, against=tiny, data=str(data), imgsz=64, project=str(work), name="both", device="cpu", workers=0
+    )
+    assert [r["model"] for r in rows] == ["parent", "pruned"]
+    assert rows[1]["GFLOPs"] < 0.62 * rows[0]["GFLOPs"]
+    assert all(0 <= r["mAP50-95"] <= r["mAP50"] <= 1 and r["ms"] > 0 and r["MB"] > 0 for r in rows)
+
+
+def test_stock_training_stops_and_says_what_to_do(pruned: Path, data: Path, tmp_path: Path) -> None:
+    """In a process where yoloprune cannot be imported: no training, and the message names the ways out."""
+    code = (
+        "import sys\n"
+        "class Gone:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.split('.')[0] == 'yoloprune': raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Gone())\n"
+        "from ultralytics import YOLO\n"
+        f"model = YOLO({str(pruned)!r})\n"
+        f"model.train(data={str(data)!r}, epochs=1, imgsz=64, project={str(tmp_path)!r}, plots=False, workers=0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode != 0
+    assert "yoloprune finetune" in done.stderr
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+# ---- wrong input -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told", "code"),
+    [
+        (["prune", "model={missing}"], "missing.pt", 1),
+        (["prune", "model={text}", "flops=0.5"], "text.pt", 1),
+        (["prune", "model={fused}", "flops=0.5"], "fused", 1),
+        (["prune", "model={tiny}", "flops=1.5"], "flops=1.5", 2),
+        (["prune", "model={tiny}", "flops=abc"], "flops=abc", 2),
+        (["prune", "model={tiny}", "flosp=0.5"], "Similar arguments are i.e. ['flops", 2),
+        (["prune", "model={tiny}", "flops=0.5", "keep=model.99"], "keep=model.99", 2),
+        (["prune", "model={tiny}"], "No channel is dead", 1),
+        (["prune", "model={tiny}", "flops=0.01"], "out of reach", 1),
+        (["finetune", "model={tiny}", "data={empty}", "epochs=1", "imgsz=64"], "empty", 1),
+        (["train-sparse", "model={tiny}", "data={empty}", "epochs=1", "imgsz=64"], "empty", 1),
+    ],
+)
+def test_wrong_input_is_one_clear_line(
+    arguments: list[str],
+    told: str,
+    code: int,
+    tiny: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = {name: str(tmp_path / f"{name}.pt") for name in ("missing", "text", "fused")}
+    Path(places["text"]).write_text("not a checkpoint")
+    fused = YOLO(tiny)
+    fused.fuse()
+    fused.save(places["fused"])
+    for split in ("train", "val"):
+        (tmp_path / "empty" / "images" / split).mkdir(parents=True)
+    empty = tmp_path / "empty" / "data.yaml"
+    empty.write_text(f"path: {empty.parent}\ntrain: images/train\nval: images/val\nnames: {{0: a}}\n")
+    given = [a.format(tiny=tiny, empty=empty, **places) for a in arguments]
+    before = digest(tiny)
+    capsys.readouterr()
+    assert cli.main(given) == code
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("yoloprune: error")]
+    assert len(lines) == 1
+    assert told in lines[0]
+    assert digest(tiny) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_read_only_folder(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(PruneError, match="locked"):
+        yoloprune.prune(tiny, flops=0.7, round_to=1, min_width=2, project=str(tmp_path / "locked"))
+
+
+def test_output_folder_that_cannot_be_made(tiny: Path, tmp_path: Path) -> None:
+    """A file where the folder should go: refused for every user, root included."""
+    (tmp_path / "file").write_text("here already")
+    with pytest.raises(PruneError, match="file"):
+        yoloprune.prune(tiny, flops=0.7, round_to=1, min_width=2, project=str(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "here already"
