@@ -1,4 +1,4 @@
-"""Small shared builders: seeded networks, hand-written weights, random plans, and short questions to a channel graph."""
+"""Small shared builders: seeded networks, hand-written weights and graphs, random plans, questions to a graph."""
 
 from __future__ import annotations
 
@@ -26,15 +26,29 @@ def filled(module: nn.Module, weight: object, bias: object = None) -> nn.Module:
     return module
 
 
-def settle(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Batch-norm parameters and statistics as after training: nothing is 0 or 1, nothing cancels."""
+def settle(model: nn.Module, example: Tensor | None = None, seed: int = 0) -> nn.Module:
+    """Batch-norm parameters and statistics as after training: nothing is 0 or 1, nothing cancels.
+
+    With an example the statistics are those that it has in the network. Deep networks need that: under statistics that
+    do not fit, the signal dies out layer by layer, and a wrong cut far inside changes no output.
+    """
     generator = torch.Generator().manual_seed(seed)
-    for m in model.modules():
-        if isinstance(m, nn.modules.batchnorm._BatchNorm):
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for m in norms:
+        if m.affine:
             m.weight.data.uniform_(0.2, 1.5, generator=generator)
             m.bias.data.normal_(0, 0.3, generator=generator)
-            m.running_mean.normal_(0, 0.2, generator=generator)
-            m.running_var.uniform_(0.5, 1.5, generator=generator)
+        m.running_mean.normal_(0, 0.2, generator=generator)
+        m.running_var.uniform_(0.5, 1.5, generator=generator)
+    if example is not None:
+        momenta = [m.momentum for m in norms]
+        for m in norms:
+            m.momentum = 1.0
+        with torch.no_grad():
+            model.train()(example)
+        for m, momentum in zip(norms, momenta, strict=True):
+            m.momentum = momentum
+            m.num_batches_tracked.zero_()
     return model
 
 

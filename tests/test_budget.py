@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from conftest import hand_graph
@@ -18,7 +20,7 @@ FREE = Limits(round_to=1, min_width=1, max_ratio=1.0)
 def layers(*sizes: int, price: tuple[float, ...] | None = None, **options: object) -> ChannelGraph:
     """Layers of the given widths, one axis and one group each; a channel of layer i costs `price[i]` FLOPs."""
     ends = np.cumsum([0, *sizes])
-    axes = {f"l{i}.outputs": list(range(a, b)) for i, (a, b) in enumerate(zip(ends[:-1], ends[1:], strict=True))}
+    axes = {f"l{i}.outputs": list(range(a, b)) for i, (a, b) in enumerate(pairwise(ends))}
     flops = [Term(p, (i,)) for i, p in enumerate(price or (1.0,) * len(sizes))]
     params = [Term(1.0, (i,)) for i in range(len(sizes))]
     return hand_graph(axes, np.repeat(range(len(sizes)), sizes), params=params, flops=flops, **options)  # type: ignore

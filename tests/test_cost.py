@@ -145,7 +145,7 @@ def test_flops_at_another_image_size() -> None:
 # Real networks --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["yolov8n", "yolo12n", "yolov9t"])
 def test_costs_are_those_of_the_built_model_before_and_after(name: str) -> None:
-    model = settle(DetectionModel(f"{name}.yaml", verbose=False))
+    model = settle(DetectionModel(f"{name}.yaml", verbose=False), noise(4, 3, 128, 128))
     graph = host.trace_yolo(model)
     cost = Cost(graph)
     assert cost.parent("params") == pytest.approx(sum(p.numel() for p in model.parameters()), abs=1e-3)

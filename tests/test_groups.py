@@ -13,7 +13,7 @@ from yoloprune.groups import Axis, ChannelGraph, Keep, Plan, Tie
 
 
 def c2f() -> ChannelGraph:
-    """A C2f block: `cv1` in two halves, the second also made by the bottleneck `m`; `cv2` reads both and `m` once more."""
+    """A C2f block: `cv1` in two halves, the second also made by the bottleneck `m`; `cv2` reads both, then `m`."""
     return hand_graph(
         {
             "cv1.outputs": [0, 1, 2, 3],

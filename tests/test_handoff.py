@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import importlib.util
 import json
 import os
 import pickle
@@ -52,7 +53,7 @@ HEADS = {
     "depth": [[4, 6], 1, "Depth", [32]],
 }
 TASKS = [t for t in HEADS if t in trainers.TRAINERS]
-NC = 40  # more classes than the data has: the class branch of the head is wider than a fresh build's for 3 classes
+NC = 80  # more classes than the data has: the class branch of the head is wider than a fresh build's for 3 classes
 FAST = {"imgsz": 64, "batch": 4, "epochs": 1, "plots": False, "verbose": False, "workers": 0, "seed": 0}
 STILL = {"lr0": 0.0, "optimizer": "SGD", "warmup_epochs": 0, "amp": False}  # weights stay what was loaded
 
@@ -89,6 +90,15 @@ def body(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def run_of(tmp_path: Path, **more: Any) -> dict[str, Any]:
     return {**FAST, "project": str(tmp_path / "runs"), **more}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small networks on busy cores: waiting for a second thread costs ten times what it saves."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +139,8 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr("ultralytics.utils.downloads.safe_download", refuse)
-    monkeypatch.setattr("ultralytics.nn.tasks.check_requirements", refuse)
+    monkeypatch.setattr("ultralytics.utils.checks.ONLINE", True)
+    monkeypatch.setattr(subprocess, "check_output", refuse)  # pip
     yield
     assert not tried
 
@@ -148,7 +159,8 @@ def test_load_path(parent: Path, offline: None) -> None:
 
 def test_load_bare_name_in_working_directory(parent: Path, monkeypatch: pytest.MonkeyPatch, offline: None) -> None:
     monkeypatch.chdir(parent.parent)
-    assert handoff.load("parent.pt").task == "detect"
+    for name in ("parent.pt", "parent"):
+        assert handoff.load(name).task == "detect"
 
 
 def test_load_model_yaml(offline: None) -> None:
@@ -522,8 +534,11 @@ def test_fused_weights_are_refused(pruned: Path) -> None:
         stub("detect").get_model(cfg=config, weights=yolo.model.fuse(), verbose=False)
 
 
-def test_model_cut_in_memory_is_not_trained_full_size(parent: Path, data: Path, tmp_path: Path) -> None:
-    yolo = handoff.load(parent)
+@pytest.mark.parametrize("source", ["checkpoint", "yaml"])
+def test_model_cut_in_memory_is_not_trained_full_size(
+    source: str, parent: Path, folder: Path, data: Path, tmp_path: Path
+) -> None:
+    yolo = handoff.load(parent if source == "checkpoint" else network(folder))
     child = cut(yolo, plan_of(yolo.model))
     with pytest.raises(PlanError, match="own checkpoint"):
         child.train(data=str(data), **run_of(tmp_path))
@@ -551,7 +566,7 @@ def test_families_without_a_trainer_here_do_not_train_in_silence(kind: str) -> N
     trainer.data = {"nc": 3, "channels": 3, "names": dict(enumerate(NAMES))}
     trainer.args = types.SimpleNamespace(task="detect", cls_remap=True)
     with pytest.raises((KeyError, FileNotFoundError), match="pruned by yoloprune"):
-        trainer.get_model(cfg=model.yaml, verbose=False)
+        trainer.get_model(cfg=copy.deepcopy(model.yaml), verbose=False)
     assert trainers.true_yaml(model.yaml) == before
 
 
@@ -680,7 +695,7 @@ def test_other_tasks_train_at_the_pruned_widths(task: str, folder: Path, tmp_pat
 def run_python(script: str, *args: object, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", script, *map(str, args)],
-        env={**os.environ, **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
         timeout=300,
@@ -692,25 +707,27 @@ def run_python(script: str, *args: object, **environment: str) -> str:
 def test_multi_gpu_worker_rebuilds_the_trainer(
     pruned: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("cloudpickle")
     from ultralytics.utils import dist
 
     monkeypatch.setattr("ultralytics.utils.checks.check_requirements", lambda *a, **k: True)
     monkeypatch.setattr(dist, "USER_CONFIG_DIR", tmp_path)
     yolo = trainers.YOLO(str(pruned))
     trainer = trainers.DetectionTrainer(overrides={"model": str(pruned), "data": str(data), **run_of(tmp_path)})
+    if importlib.util.find_spec("cloudpickle") is None:  # Ultralytics installs it when it first needs it
+        monkeypatch.setitem(sys.modules, "cloudpickle", pickle)  # stricter: everything must be importable by name
+        trainer.callbacks = {}  # those of Ultralytics hold a lambda
     trainer.model = trainer.get_model(cfg=yolo.model.yaml, weights=yolo.model)  # as YOLO.train does
     worker = Path(dist.generate_ddp_file(trainer))
     trainer.model = str(pruned)  # as in a resumed run, where the worker itself builds the model
     path_worker = Path(dist.generate_ddp_file(trainer))
-    report = "\nprint('TRAINED', type(trainer).__module__, trainer.model.model[0].conv.out_channels, trainer.last)\n"
-    for i, file in enumerate((worker, path_worker)):
-        code = file.read_text().replace("trainer.train()\n", "trainer.train()\n" + report.replace("\n", "\n    "))
-        said = run_python(code.replace("if __name__", f"# run {i}\nif __name__"))
-        module, width, last = said.rpartition("TRAINED ")[2].split()[:3]
+    report = "    print('TRAINED', type(trainer).__module__, trainer.model.model[0].conv.out_channels, trainer.last)\n"
+    said = run_python("\n".join(file.read_text() + report for file in (worker, path_worker)))
+    for line in said.split("TRAINED ")[1:]:
+        module, width, last = line.split()[:3]
         assert module == "yoloprune.trainers"
         assert int(width) == yolo.model.model[0].conv.out_channels
         assert shapes_of(ultralytics.YOLO(last).model) == shapes_of(yolo.model)
+    assert said.count("TRAINED ") == 2
 
 
 WITHOUT = """

@@ -114,7 +114,7 @@ def test_pixels_of_a_lone_shape_fill_its_label(tmp_path, monkeypatch):
         box = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
         assert np.abs(np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) - box).max() <= 1, i
         stored = cv2.imread(str(data.parent / "images" / "train" / f"train_{i:05d}.jpg")).astype(int)
-        assert np.abs(stored - full).mean() < 8  # JPEG loses little
+        assert np.abs(stored - full).mean() < 15  # JPEG blurs the noise; another picture differs by 26 and more
     assert lone >= 5
 
 

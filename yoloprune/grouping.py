@@ -18,7 +18,7 @@ def build(
     model: nn.Module,
     book: LabelBook,
     axes: Mapping[AxisKey, Tensor],
-    costs: Mapping[tuple[str, tuple[AxisKey, ...]], float],
+    costs: Mapping[tuple[AxisKey, ...], float],
     unknown: dict[str, str],
 ) -> ChannelGraph:
     """Resolve everything a trace recorded.
@@ -27,7 +27,7 @@ def build(
         model (nn.Module): The traced model, for parameter counts.
         book (LabelBook): Labels, unions, frozen labels and tied blocks.
         axes (Mapping): Labels of each (module, side), shape (width,).
-        costs (Mapping): FLOPs by (where, axes), see `Tracer.flops`.
+        costs (Mapping): FLOPs by the axes they are proportional to, see `Tracer.flops`.
         unknown (dict[str, str]): Operations without a rule.
 
     Returns:
@@ -51,7 +51,7 @@ def build(
     groups = _describe(listed, class_of, group_of, reasons)
     ties, groups = _ties(blocks, group_of, groups)
     index = {key: i for i, key in enumerate(keys)}
-    flops = [Term(f, tuple(index[k] for k in ks)) for (_, ks), f in costs.items()]
+    flops = [Term(f, tuple(index[k] for k in ks)) for ks, f in costs.items()]
     return ChannelGraph(listed, class_of, group_of, groups, ties, _params(model, index, listed), flops, unknown)
 
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-import pickletools
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from datetime import datetime
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 import ultralytics
 from torch import nn
-from ultralytics.utils import DEFAULT_CFG_DICT, callbacks
-from ultralytics.utils.checks import check_yolov5u_filename
+from ultralytics.utils import DEFAULT_CFG_DICT, callbacks, checks
 
 from yoloprune import host
 from yoloprune.errors import ModelError, PruneError
@@ -49,7 +46,8 @@ def load(model: str | Path | ultralytics.YOLO) -> YOLO:
         return with_model(model, deepcopy(model.model).float().eval())
     file = _existing(model)
     try:
-        yolo = YOLO(file)
+        with _installing_nothing():
+            yolo = YOLO(file)
     except Exception as e:  # unpickling a file that is not a checkpoint can raise anything
         reason = (str(e).strip() or type(e).__name__).splitlines()[0].removeprefix("ERROR ❌️ ")
         raise ModelError(f"{model} is not a YOLO model that Ultralytics can load: {reason}") from e
@@ -84,31 +82,28 @@ def _existing(path: str | Path) -> str:
         raise ModelError(f"{file} is not a local file, and yoloprune does not download. Give a path.")
     if suffix in {".yaml", ".yml"}:
         return file  # may also be one of those that come with Ultralytics
+    if not suffix and Path(f"{file}.pt").is_file():
+        file, suffix = f"{file}.pt", ".pt"  # "yolov8n" stands for the file, as in Ultralytics
     if not Path(file).exists():
         raise ModelError(f"{file} is not there, and yoloprune does not download. Give the path of a .pt checkpoint.")
     if suffix != ".pt" or not Path(file).is_file():
         raise ModelError(f"{file} is not a .pt checkpoint. Exported models cannot be pruned: use what they came from.")
     file = os.path.abspath(file)  # a damaged file with the bare name of an official one would be fetched again
-    if not Path(seen := check_yolov5u_filename(file, verbose=False).replace("'", "")).is_file():
+    if not Path(seen := checks.check_yolov5u_filename(file, verbose=False).replace("'", "")).is_file():
         raise ModelError(
             f"Ultralytics reads the name {path} as '{Path(seen).name}', which is not there. Rename the file."
         )
-    if missing := sorted(_packages(file)):
-        raise ModelError(f"{path} holds classes of a package that is not installed: {', '.join(missing)}.")
     return file
 
 
-def _packages(file: str) -> Iterable[str]:
-    """Packages that unpickling needs and that are not installed; Ultralytics would try to pip-install them."""
+@contextmanager
+def _installing_nothing() -> Iterator[None]:
+    """Ultralytics pip-installs packages that a checkpoint names; opening a file must not."""
+    before, checks.AUTOINSTALL = checks.AUTOINSTALL, False
     try:
-        with zipfile.ZipFile(file) as archive:
-            pickled = archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
-        named = {
-            str(arg).split(".")[0].split(" ")[0] for op, arg, _ in pickletools.genops(pickled) if op.name == "GLOBAL"
-        }
-    except (zipfile.BadZipFile, StopIteration, ValueError):
-        return set()  # not written by torch.save: Ultralytics' loader has the better message
-    return {n for n in named if n not in {"__builtin__", "models"} and find_spec(n) is None}
+        yield
+    finally:
+        checks.AUTOINSTALL = before
 
 
 # ---- out -------------------------------------------------------------------------------------------------------------

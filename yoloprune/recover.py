@@ -168,7 +168,7 @@ def refit(
     """
     images = _together(batches)
     targets: dict[str, _Target] = {
-        name: _Target(plan.keep.get(name, Keep()), torch.Generator().manual_seed(i))
+        name: _Target(plan.keep.get(name, Keep()), i)
         for i, (name, m) in enumerate(parent.named_modules())
         if isinstance(m, (nn.Conv2d, nn.Linear))
     }
@@ -328,15 +328,17 @@ def _add(model: nn.Module, name: str, shift: Tensor, follower: str | None) -> st
 class _Target:
     """Hook after a layer of the parent: what it puts out at some positions, kept outputs only, shape (P, outputs)."""
 
-    def __init__(self, keep: Keep, generator: torch.Generator) -> None:
-        self.keep, self.generator, self.calls = keep, generator, 0
+    def __init__(self, keep: Keep, seed: int) -> None:
+        self.keep, self.generator, self.calls = keep, torch.Generator().manual_seed(seed), 0
 
     def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         self.calls += 1
         flat = output.flatten(0, -2) if isinstance(module, nn.Linear) else output.movedim(1, -1)
-        shape = flat.shape[:-1]
-        chosen = torch.randperm(shape.numel(), generator=self.generator)[:ROWS].to(output.device)
-        self.positions = torch.unravel_index(chosen, shape)
+        variance, mean = torch.var_mean(flat, tuple(range(flat.ndim - 1)))
+        energy = ((flat - mean).square() / variance.clamp_min(1e-12)).mean(-1).cpu()
+        chances = energy.flatten().square() + 1e-12
+        chosen = chances.multinomial(min(ROWS, len(chances)), generator=self.generator).to(output.device)
+        self.positions = torch.unravel_index(chosen, energy.shape)
         rows = flat[self.positions]
         self.rows = rows if self.keep.outputs is None else rows[:, list(self.keep.outputs)]
 

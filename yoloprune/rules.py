@@ -309,13 +309,13 @@ def matmul(call: Call) -> None:
 def _count_product(call: Call, a: Tensor, b: Tensor, tag_a: Tag | None, tag_b: Tag | None) -> None:
     """FLOPs of a product of activations (..., M, K) x (..., K, N): so much work per channel."""
     tr, tag = call.tracer, tag_a or tag_b
-    if tag is None:
-        return
-    work = 2.0 * a.numel() * b.shape[-1] / tag.labels.numel()
-    name = f"{tr.where}: {call.name.removeprefix('aten::')} of {tuple(a.shape)} and {tuple(b.shape)}"
+    work = 2.0 * a.numel() * b.shape[-1]
+    if tag is None or not tr.counting:
+        return tr.flops(work)
+    name = f"{tr.where} product {tr.worked}"
     labels = tag.labels.flatten()
     tr.book.unite(tr.axis(name, "count", len(labels)), labels, "product of activations")
-    tr.flops(work, (name, "count"))
+    tr.flops(work / len(labels), (name, "count"))
 
 
 def _linear(call: Call, name: str, x: Tensor) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -126,10 +127,10 @@ class Tracer(TorchDispatchMode):
         self.book = LabelBook()
         self.modules = dict(model.named_modules())
         self.axes: dict[tuple[str, str], Tensor] = {}
-        self.costs: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self.costs: Counter[tuple[tuple[str, str], ...]] = Counter()
         self.unknown: dict[str, str] = {}
         self.where, self.counting = "", True
-        self._frozen, self._growth, self._worked = frozen, growth, 0
+        self._frozen, self._growth, self.worked = frozen, growth, 0
         self._names = {module: name for name, module in self.modules.items()}
         self._tags: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._owners: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -143,7 +144,7 @@ class Tracer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        self._worked += func._schema.name in COSTED
+        self.worked += func._schema.name in COSTED
         call = Call(self, func, args, kwargs, out)
         rule_of(func)(call)
         return out
@@ -227,8 +228,8 @@ class Tracer(TorchDispatchMode):
     def flops(self, factor: float, *axes: tuple[str, str]) -> None:
         """Record work in the running pass: `factor` times the widths of the axes, at the example's size."""
         if self.counting:
-            growth = self._growth[self._worked - 1] if self._worked <= len(self._growth) else 1.0
-            self.costs[self.where, axes] = factor * growth
+            growth = self._growth[self.worked - 1] if self.worked <= len(self._growth) else 1.0
+            self.costs[axes] += factor * growth
 
 
 class _Growth(TorchDispatchMode):

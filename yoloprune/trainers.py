@@ -316,6 +316,11 @@ class YOLO(ultralytics.YOLO):
             # Naming the trainer keeps a list of data sets in this process, else each is left to a stock command line;
             # without a checkpoint Ultralytics would build anew from the YAML file that the model came from.
             trainer, self.ckpt = trainer or self._smart_load("trainer"), self.ckpt or {"model": self.model}
+        elif not self.ckpt and isinstance(self.model, nn.Module) and not self.model.is_fused():
+            # Ultralytics builds anew from the YAML file; a model that was cut in memory would grow back.
+            require_same_shape(
+                _build(type(self.model), true_yaml(self.model.yaml), host.channels(self.model)), self.model
+            )
         return super().train(trainer=trainer, **kwargs)
 
     def tune(self, *args: Any, **kwargs: Any) -> Any:

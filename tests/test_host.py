@@ -1,0 +1,120 @@
+"""What the host hands to the trace: head, keep patterns, probe size, and which models it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from conftest import classes, reasons
+from torch import nn
+from ultralytics.nn.tasks import DetectionModel
+
+from yoloprune import host
+from yoloprune.errors import ArgumentError, ModelError
+from yoloprune.groups import ChannelGraph
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[DetectionModel]:
+    yield DetectionModel("yolov8n.yaml", verbose=False)
+
+
+@pytest.fixture(scope="module")
+def graph(model: DetectionModel) -> ChannelGraph:
+    return host.trace_yolo(model)
+
+
+def frozen(model: nn.Module, *keep: str) -> set[int]:
+    """Layers with an output axis that a keep pattern itself has frozen."""
+    traced = host.trace_yolo(model, keep=keep)
+    found = set()
+    for axis in traced.axes:
+        if axis.side == "outputs" and any((r or "").startswith("keep=") for r in reasons(traced, str(axis))):
+            found.add(int(axis.module.split(".")[1]))
+    return found
+
+
+def test_a_c2f_block_of_the_real_model(graph: ChannelGraph) -> None:
+    """model.2: cv1 makes two halves of 16, the second is also what the bottleneck makes; cv2 reads both, then m.0."""
+    cv1 = classes(graph, "model.2.cv1.conv.outputs")
+    assert len(set(cv1)) == 32
+    assert classes(graph, "model.2.m.0.cv2.conv.outputs") == cv1[16:]
+    assert classes(graph, "model.2.cv2.conv.inputs") == cv1 + cv1[16:]
+    tie = next(t for t in graph.ties if graph.group_of[cv1[0]] in t.groups)
+    assert tie.sizes == (16, 16)
+
+
+def test_sppf_of_the_real_model(graph: ChannelGraph) -> None:
+    assert classes(graph, "model.9.cv2.conv.inputs") == classes(graph, "model.9.cv1.conv.outputs") * 4
+
+
+def test_only_image_and_head_are_frozen(graph: ChannelGraph) -> None:
+    kinds = {g.frozen for g in graph.groups if g.frozen}
+    assert kinds == {"network input or channels without identity", "Detect head"}
+    assert graph.unknown == {}
+    for axis in graph.axes:
+        if axis.side == "outputs" and not axis.module.startswith("model.22."):
+            assert reasons(graph, str(axis)) == {None}, axis
+
+
+@pytest.mark.parametrize(
+    "pattern, layers",
+    [
+        ("model.4", {4}),
+        ("model.4.*", {4}),
+        ("model.4.cv2.conv", {4}),
+        ("*.cv2.conv", {2, 4, 6, 8, 9, 12, 15, 18, 21}),
+        ("model.[01]", {0, 1}),
+        ("backbone", set(range(10))),
+        ("neck", {12, 15, 16, 18, 19, 21}),
+    ],
+)
+def test_keep_patterns(model: DetectionModel, pattern: str, layers: set[int]) -> None:
+    assert frozen(model, pattern) - {22} == layers
+
+
+def test_keep_tells_which_pattern_it_was(model: DetectionModel) -> None:
+    graph = host.trace_yolo(model, keep=("model.4.cv2", "model.0"))
+    assert reasons(graph, "model.4.cv2.conv.outputs") == {"keep=model.4.cv2"}
+    assert reasons(graph, "model.0.conv.outputs") == {"keep=model.0"}
+    assert reasons(graph, "model.4.cv1.conv.outputs") == {None}
+
+
+def test_keep_that_names_nothing(model: DetectionModel) -> None:
+    with pytest.raises(ArgumentError, match=r"keep=model\.4\.cv9.*model\.4\.cv"):
+        host.trace_yolo(model, keep=("model.4.cv9",))
+    with pytest.raises(ArgumentError, match=r"keep=model\.4x"):
+        host.trace_yolo(model, keep=("model.4x",))
+
+
+def test_a_fused_model_is_refused(model: DetectionModel) -> None:
+    with pytest.raises(ModelError, match="fused"):
+        host.trace_yolo(host.fused_copy(model))
+    host.check_prunable(model)  # the copy was fused, not the model
+
+
+def test_what_is_no_yolo_is_refused() -> None:
+    with pytest.raises(ModelError, match="Received: Sequential"):
+        host.trace_yolo(nn.Sequential(nn.Conv2d(3, 4, 1)))
+
+
+def test_the_probe_is_small_seeded_and_fits_the_stride(model: DetectionModel) -> None:
+    probe = host.example(model)
+    assert probe.shape == (1, 3, 64, 64)
+    assert torch.equal(probe, host.example(model))
+    assert host.example(model, 2).shape == (2, 3, 64, 64)
+
+
+def test_a_trace_leaves_the_detection_head_as_it_was() -> None:
+    model = DetectionModel("yolo11n.yaml", verbose=False).eval()
+    head = model.model[-1]
+    model(torch.zeros(1, 3, 96, 96))
+    anchors, strides, shape = head.anchors, head.strides, head.shape
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    host.trace_yolo(model)
+    assert head.anchors is anchors
+    assert head.strides is strides
+    assert head.shape == shape
+    assert not any(m.training for m in model.modules())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())

@@ -1,0 +1,328 @@
+"""The cut, layer by layer with weights written by hand, and the numbers that blocks keep about their widths."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import pytest
+import torch
+from conftest import conv, cut_copy, filled, noise, random_alive, settle
+from torch import Tensor, nn
+from ultralytics.nn.modules.block import AAttn, Attention, C2f, C3k2, CBFuse, CBLinear, RepNCSPELAN4
+from ultralytics.nn.tasks import DetectionModel
+
+from yoloprune import host
+from yoloprune.errors import PlanError
+from yoloprune.groups import Keep, Plan
+from yoloprune.surgery import cut, has_width_attributes
+from yoloprune.tracing import trace
+from yoloprune.verify import verify
+
+
+def only(layer: nn.Module, **keep: tuple[int, ...]) -> nn.Module:
+    """Cut one layer; `of` is given as the last argument."""
+    return cut(nn.ModuleDict({"layer": layer}), Plan({"layer": Keep(**keep)})).layer
+
+
+def values(tensor: Tensor) -> list:
+    return tensor.detach().squeeze().tolist()
+
+
+# Layers ---------------------------------------------------------------------------------------------------------------
+def test_convolution() -> None:
+    layer = filled(conv(3, 4), [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12]], [1, 2, 3, 4])
+    only(layer, outputs=(0, 2), inputs=(1, 2), of=(4, 3))
+    assert values(layer.weight) == [[2, 3], [8, 9]]
+    assert values(layer.bias) == [1, 3]
+    assert (layer.out_channels, layer.in_channels, layer.groups) == (2, 2, 1)
+
+
+def test_convolution_inputs_only() -> None:
+    layer = filled(conv(3, 2), [[1, 2, 3], [4, 5, 6]], [1, 2])
+    only(layer, inputs=(2,), of=(None, 3))
+    assert layer.weight.flatten().tolist() == [3, 6]
+    assert values(layer.bias) == [1, 2]
+    assert (layer.out_channels, layer.in_channels) == (2, 1)
+
+
+def test_convolution_without_bias_keeps_its_kernel() -> None:
+    layer = filled(conv(1, 2, 3, bias=False, stride=2), range(18))
+    only(layer, outputs=(1,), of=(2, None))
+    assert layer.weight.flatten().tolist() == list(range(9, 18))
+    assert layer.bias is None
+    assert layer.stride == (2, 2)
+
+
+def test_depthwise_convolution() -> None:
+    layer = filled(conv(3, 3, groups=3), [1, 2, 3], [4, 5, 6])
+    only(layer, outputs=(0, 2), of=(3, None))
+    assert layer.weight.flatten().tolist() == [1, 3]
+    assert values(layer.bias) == [4, 6]
+    assert (layer.out_channels, layer.in_channels, layer.groups) == (2, 2, 2)
+
+
+def test_depthwise_convolution_with_multiplier() -> None:
+    layer = filled(conv(3, 6, groups=3), range(6), range(6))
+    only(layer, outputs=(0, 1, 4, 5), of=(6, None))
+    assert layer.weight.flatten().tolist() == [0, 1, 4, 5]
+    assert (layer.out_channels, layer.in_channels, layer.groups) == (4, 2, 2)
+
+
+def test_transposed_convolution_has_its_inputs_first() -> None:
+    layer = filled(nn.ConvTranspose2d(3, 2, 1), [[1, 2], [3, 4], [5, 6]], [7, 8])
+    only(layer, outputs=(1,), inputs=(0, 2), of=(2, 3))
+    assert layer.weight.shape == (2, 1, 1, 1)
+    assert layer.weight.flatten().tolist() == [2, 6]
+    assert layer.bias.tolist() == [8]
+    assert (layer.out_channels, layer.in_channels) == (1, 2)
+
+
+def test_linear() -> None:
+    layer = filled(nn.Linear(3, 2), [[1, 2, 3], [4, 5, 6]], [7, 8])
+    only(layer, outputs=(1,), inputs=(0, 1), of=(2, 3))
+    assert layer.weight.tolist() == [[4, 5]]
+    assert layer.bias.tolist() == [8]
+    assert (layer.out_features, layer.in_features) == (1, 2)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.BatchNorm2d])
+def test_batch_norm(norm: type[nn.BatchNorm2d]) -> None:
+    layer = filled(norm(3), [1, 2, 3], [4, 5, 6])
+    layer.running_mean.copy_(torch.tensor([7.0, 8, 9]))
+    layer.running_var.copy_(torch.tensor([10.0, 11, 12]))
+    layer.num_batches_tracked.fill_(5)
+    only(layer, outputs=(0, 2), of=(3, None))
+    assert [values(t) for t in (layer.weight, layer.bias, layer.running_mean, layer.running_var)] == [
+        [1, 3],
+        [4, 6],
+        [7, 9],
+        [10, 12],
+    ]
+    assert layer.num_features == 2
+    assert layer.num_batches_tracked.item() == 5
+    assert {"running_mean", "running_var"} <= set(dict(layer.named_buffers()))
+
+
+@pytest.mark.parametrize("options", [{"affine": False}, {"track_running_stats": False}], ids=str)
+def test_batch_norm_without_some_of_its_tensors(options: Mapping[str, bool]) -> None:
+    layer = only(nn.BatchNorm2d(3, **options), outputs=(1, 2), of=(3, None))
+    assert layer(noise(2, 2, 4, 4)).shape == (2, 2, 4, 4)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1, 1), (1, 4, 1, 1)], ids=str)
+def test_loose_parameter(shape: tuple[int, ...]) -> None:
+    class Inner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gamma = nn.Parameter(torch.arange(4.0).reshape(shape))
+
+    model = nn.ModuleDict({"inner": Inner()})
+    cut(model, Plan({"inner.gamma": Keep(outputs=(1, 3), of=(4, None))}))
+    assert model.inner.gamma.flatten().tolist() == [1, 3]
+    assert model.inner.gamma.ndim == len(shape)
+    assert dict(model.named_parameters()).keys() == {"inner.gamma"}
+
+
+def test_loose_parameter_of_the_model_itself() -> None:
+    class Top(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gamma = nn.Parameter(torch.arange(3.0))
+
+    assert cut(Top(), Plan({"gamma": Keep(outputs=(2,), of=(3, None))})).gamma.tolist() == [2]
+
+
+def test_new_tensors_are_independent_of_the_old() -> None:
+    layer = filled(conv(2, 2), [[1, 2], [3, 4]], [5, 6])
+    old = layer.weight
+    only(layer, outputs=(0,), of=(2, None))
+    layer.weight.data.zero_()
+    assert values(old) == [[1, 2], [3, 4]]
+    assert layer.weight.is_leaf
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_requires_grad_and_dtype_are_kept(grad: bool) -> None:
+    layers = {"c": conv(2, 2), "t": nn.ConvTranspose2d(2, 2, 1), "l": nn.Linear(2, 2), "b": nn.BatchNorm2d(2)}
+    model = nn.ModuleDict(layers).requires_grad_(grad).half()
+    cut(model, Plan({k: Keep(outputs=(1,), of=(2, None)) for k in layers}))
+    assert all(p.requires_grad is grad and p.dtype is torch.float16 for p in model.parameters())
+    assert all(isinstance(p, nn.Parameter) for p in model.parameters())
+
+
+def test_training_flag_is_kept() -> None:
+    assert not only(conv(2, 2).eval(), outputs=(1,), of=(2, None)).training
+    assert only(conv(2, 2).train(), outputs=(1,), of=(2, None)).training
+
+
+def test_an_empty_plan_changes_nothing() -> None:
+    model = nn.Sequential(conv(2, 2))
+    weight = model[0].weight
+    assert cut(model, Plan({})) is model
+    assert model[0].weight is weight
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+GOOD = Keep(outputs=(0, 1), of=(3, None))
+
+
+@pytest.mark.parametrize(
+    "name, keep",
+    [
+        ("d", Keep(outputs=(0,), of=(3, None))),
+        ("act", Keep(outputs=(0,), of=(3, None))),
+        ("b", Keep(outputs=(0,), of=(4, None))),
+        ("b", Keep(outputs=(0,))),
+        ("b", Keep(outputs=(3,), of=(3, None))),
+        ("b", Keep(outputs=(-1, 1), of=(3, None))),
+        ("b", Keep(outputs=(), of=(3, None))),
+        ("b", Keep(outputs=(0, 0, 1), of=(3, None))),
+        ("c", Keep(inputs=(0,), of=(None, 2))),
+        ("c", Keep(inputs=(3,), of=(None, 3))),
+        ("n", Keep(inputs=(0,), of=(None, 3))),
+        ("l", Keep(inputs=(5,), of=(None, 3))),
+        ("gamma", Keep(outputs=(0,), of=(4, None))),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "-".join(str(x) for x in vars(v).values()),
+)
+def test_a_plan_that_does_not_fit_changes_nothing(name: str, keep: Keep) -> None:
+    layers = {"a": conv(3, 3), "b": conv(3, 3), "c": conv(3, 3), "n": nn.BatchNorm2d(3), "l": nn.Linear(3, 3)}
+    model = nn.ModuleDict({**layers, "act": nn.ReLU()})
+    model.gamma = nn.Parameter(torch.ones(3))
+    tensors = dict(model.named_parameters())
+    with pytest.raises(PlanError, match="plan does not fit"):
+        cut(model, Plan({"a": GOOD, name: keep}))
+    assert all(tensors[k] is p for k, p in model.named_parameters())
+    assert model.a.out_channels == 3
+
+
+# Width attributes -----------------------------------------------------------------------------------------------------
+def planned(block: nn.Module, size: tuple[int, int], seed: int = 3) -> tuple[nn.Module, Plan]:
+    """A block 16 wide between two convolutions, so that all of it may be cut, and a random plan that narrows it."""
+    image = noise(4, 3, *size)
+    model = settle(nn.Sequential(conv(3, 16), block, conv(16, 3)), image)
+    graph = trace(model, image[:1], sized=has_width_attributes)
+    return model, graph.plan(random_alive(graph, seed))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [C2f(16, 16, 2, True), C2f(16, 16, 1, False), C3k2(16, 16, 1, True), RepNCSPELAN4(16, 16, 16, 8, 1)],
+    ids=lambda b: type(b).__name__,
+)
+def test_width_of_the_halves(block: nn.Module) -> None:
+    model, plan = planned(block, (8, 8))
+    small = cut_copy(model, plan)
+    kept = len(plan.keep["1.cv1.conv"].outputs)
+    assert small[1].c * 2 == kept == small[1].cv1.conv.out_channels
+    assert verify(model, small, plan, noise(2, 3, 8, 8)) <= 1e-4
+    with torch.no_grad():
+        x = small[0](noise(1, 3, 8, 8))
+        assert torch.equal(small[1].eval().forward_split(x), small[1](x))
+
+
+def test_attention_keeps_its_scale() -> None:
+    block = Attention(16, num_heads=2, attn_ratio=0.5)  # per head 4 queries, 4 keys, 8 values
+    model = settle(nn.Sequential(conv(3, 16), block, conv(16, 3)), noise(4, 3, 4, 4))
+    graph = trace(model, noise(1, 3, 4, 4), sized=has_width_attributes)
+    at = {str(a): c for a, c in zip(graph.axes, graph.class_of, strict=True)}
+    head = at["1.qkv.conv.outputs"].reshape(2, 16)
+    alive = torch.ones(graph.n_classes, dtype=torch.bool).numpy()
+    alive[head[:, 2]] = False  # one query, and with it one key, of each head
+    cut_values = head[:, 8:10]  # two values of each head: a quarter
+    alive[cut_values] = False
+    alive[at["0.outputs"][:4]] = False  # the map keeps the shape of the values
+    plan = graph.plan(alive)
+    small = cut_copy(model, plan)
+    assert (block.key_dim, block.head_dim, block.scale) == (4, 8, 4**-0.5)
+    assert (small[1].key_dim, small[1].head_dim, small[1].num_heads) == (3, 6, 2)
+    assert small[1].scale == block.scale
+    assert small[1].qkv.conv.out_channels == 2 * (3 + 3 + 6)
+    assert verify(model, small, plan, noise(2, 3, 4, 4)) <= 1e-4
+
+
+@pytest.mark.parametrize("area", [1, 4])
+def test_area_attention_compensates_the_scale_in_the_queries(area: int) -> None:
+    model, plan = planned(AAttn(16, num_heads=2, area=area), (4, 4))
+    old, small = model[1], cut_copy(model, plan)
+    kept = plan.keep["1.qkv.conv"].outputs
+    new = len(kept) // 6
+    assert 0 < new < 8
+    assert (small[1].head_dim, small[1].all_head_dim) == (new, 2 * new)
+    factor = (new / 8) ** 0.5
+    for key in ("weight", "bias"):
+        before, after = getattr(old.qkv.bn, key)[list(kept)], getattr(small[1].qkv.bn, key)
+        is_query = torch.tensor([p % 24 < 8 for p in kept])
+        torch.testing.assert_close(after, torch.where(is_query, before * factor, before))
+    assert verify(model, small, plan, noise(2, 3, 4, 4)) <= 1e-4
+
+
+def test_area_attention_cut_twice() -> None:
+    model, plan = planned(AAttn(16, num_heads=2), (4, 4))
+    once = cut_copy(model, plan)
+    graph = trace(once, noise(1, 3, 4, 4), sized=has_width_attributes)
+    again = graph.plan(random_alive(graph, 5))
+    twice = cut_copy(once, again)
+    assert twice[1].head_dim < once[1].head_dim
+    assert verify(once, twice, again, noise(2, 3, 4, 4)) <= 1e-4
+
+
+class Branches(nn.Module):
+    """CBLinear into two CBFuse: pieces of one convolution, each joined to another map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.linear, self.fuse = conv(3, 8), CBLinear(8, [4, 6]), CBFuse([1])
+        self.fuse2, self.a, self.b = CBFuse([0]), conv(8, 6), conv(8, 4)
+        self.out, self.out2 = conv(6, 2), conv(4, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.stem(x)
+        pieces = self.linear(y)
+        return self.out(self.fuse([pieces, self.a(y)])), self.out2(self.fuse2([pieces, self.b(y)]))
+
+
+def test_pieces_of_cblinear() -> None:
+    model = Branches()
+    graph = trace(model, noise(1, 3, 4, 4), sized=has_width_attributes)
+    classes = {str(a): c for a, c in zip(graph.axes, graph.class_of, strict=True)}["linear.conv.outputs"]
+    alive = torch.ones(graph.n_classes, dtype=torch.bool).numpy()
+    alive[classes[[0, 3, 5]]] = False  # two of the first four, one of the other six
+    plan = graph.plan(alive)
+    small = cut_copy(model, plan)
+    assert small.linear.c2s == [2, 5]
+    assert model.linear.c2s == [4, 6]
+    assert verify(model, small, plan, noise(2, 3, 4, 4)) <= 1e-4
+
+
+def test_width_attributes_follow_subclasses() -> None:
+    assert has_width_attributes(C3k2(8, 8))
+    assert not has_width_attributes(conv(2, 2))
+
+
+# Stock classes --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["yolov9t", "yolo12n"])
+def test_only_stock_classes_come_out(name: str) -> None:
+    model = DetectionModel(f"{name}.yaml", verbose=False)
+    model.requires_grad_(False)
+    plan = (graph := host.trace_yolo(model)).plan(random_alive(graph, 0))
+    small = cut_copy(model, plan)
+    assert [type(m) for m in small.modules()] == [type(m) for m in model.modules()]
+    assert [n for n, _ in small.named_parameters()] == [n for n, _ in model.named_parameters()]
+    assert [n for n, _ in small.named_buffers()] == [n for n, _ in model.named_buffers()]
+    assert all(type(p) is nn.Parameter and not p.requires_grad for p in small.parameters())
+    for a, b in zip(model.modules(), small.modules(), strict=True):
+        assert set(vars(a)) == set(vars(b))
+        assert {k: type(v) for k, v in vars(a).items()} == {k: type(v) for k, v in vars(b).items()}
+
+
+def test_the_same_shape_from_widths_alone() -> None:
+    model = DetectionModel("yolov8n.yaml", verbose=False)
+    plan = (graph := host.trace_yolo(model)).plan(random_alive(graph, 0))
+    a, b = cut_copy(model, plan), cut(copy.deepcopy(model), Plan.from_widths(plan.widths()))
+    assert {k: v.shape for k, v in a.state_dict().items()} == {k: v.shape for k, v in b.state_dict().items()}
+    b.load_state_dict(a.state_dict())
+    x = noise(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(a.eval()(x)[0], b.eval()(x)[0])
