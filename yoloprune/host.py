@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import nn
 from ultralytics.cfg import get_cfg, get_save_dir
 from ultralytics.nn.tasks import BaseModel
-from ultralytics.utils import LOGGER, RANK, YAML, colorstr
-from ultralytics.utils.torch_utils import get_flops, select_device, unwrap_model
+from ultralytics.utils import LOGGER, RANK, colorstr
+from ultralytics.utils.torch_utils import get_flops, select_device
+
+try:
+    from ultralytics.utils.torch_utils import unwrap_model
+except ImportError:  # before 8.3.212
+    from ultralytics.utils.torch_utils import de_parallel as unwrap_model
 
 from yoloprune import tracing
 from yoloprune.errors import ModelError, PruneError
@@ -170,9 +176,10 @@ def run_folder(task: str, name: str, arguments: Mapping[str, Any]) -> Path:
 
 def write_args(folder: Path, arguments: Mapping[str, Any]) -> None:
     """Write args.yaml as Ultralytics does."""
-    YAML.save(folder / "args.yaml", {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()})
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}
+    (folder / "args.yaml").write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping."""
-    return YAML.load(path) or {}
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}

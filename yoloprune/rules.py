@@ -311,7 +311,8 @@ def _count_product(call: Call, a: Tensor, b: Tensor, tag_a: Tag | None, tag_b: T
     tr, tag = call.tracer, tag_a or tag_b
     work = 2.0 * a.numel() * b.shape[-1]
     if tag is None or not tr.counting:
-        return tr.flops(work)
+        tr.flops(work)
+        return
     name = f"{tr.where} product {tr.worked}"
     labels = tag.labels.flatten()
     tr.book.unite(tr.axis(name, "count", len(labels)), labels, "product of activations")

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Run the core of the tests against other Ultralytics releases: only that wheel changes, torch stays.
+#   bash scripts/versions.sh 8.3.0 8.4.0 8.4.190
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh
+for release in "${@:-8.3.0}"; do
+  folder=$(mktemp -d)
+  python -m pip install --quiet --disable-pip-version-check --no-deps --target "$folder" "ultralytics==$release"
+  echo "== ultralytics $release"
+  PYTHONPATH="$folder" OMP_NUM_THREADS=1 python -m pytest -q -p no:cacheprovider \
+    tests/test_exact.py tests/test_tracing.py tests/test_surgery.py tests/test_pipeline.py tests/test_handoff.py || true
+  rm -rf "$folder"
+done
