@@ -362,6 +362,16 @@ def test_interrupted_save_keeps_the_old_file(parent: Path, tmp_path: Path, monke
     assert [(f.name, f.read_bytes()) for f in tmp_path.iterdir()] == [("p.pt", b"old")]
 
 
+def test_save_replaces_in_one_step(parent: Path, tmp_path: Path) -> None:
+    old, seen = tmp_path / "p.pt", tmp_path / "open elsewhere"
+    old.write_bytes(b"old")
+    os.link(old, seen)
+    handoff.save(handoff.load(parent), old, plan=Plan({}), provenance={})
+    assert handoff.load(old).task == "detect"
+    assert seen.read_bytes() == b"old"  # the old file was not written into
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["open elsewhere", "p.pt"]
+
+
 def test_save_refuses_a_plan_that_does_not_describe_the_model(parent: Path, tmp_path: Path) -> None:
     yolo = handoff.load(parent)
     child = cut(yolo, plan_of(yolo.model, 0))

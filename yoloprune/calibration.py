@@ -14,6 +14,7 @@ from ultralytics.data.augment import LetterBox, classify_transforms
 from ultralytics.data.base import BaseDataset
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.utils import DATASETS_DIR, RANK, TQDM, colorstr
+from ultralytics.utils.patches import imread
 
 from yoloprune.errors import DataError
 
@@ -81,7 +82,8 @@ class _Images(BaseDataset):
     def __getitem__(self, index: int) -> Tensor:
         """One image, shape (C, imgsz, imgsz), float32 in 0..1."""
         if self.task == "classify":
-            return classify_transforms(self.imgsz)(Image.open(self.im_files[index]).convert("RGB"))
+            image = imread(self.im_files[index])  # not PIL's open, which Ultralytics lets install packages
+            return classify_transforms(self.imgsz)(Image.fromarray(image[..., ::-1]))
         image = self.transforms(image=self.load_image(index)[0])
         image = image.reshape(self.imgsz, self.imgsz, -1)  # OpenCV drops the dimension of a single channel
         if image.shape[2] != self.channels:
@@ -123,5 +125,5 @@ def _readable(images: _Images, order: list[int]) -> Iterator[Tensor]:
     for i in order:
         try:
             yield images[i]
-        except (OSError, ValueError, AttributeError):  # missing, corrupt, or with another number of channels
+        except (OSError, ValueError, TypeError):  # missing, corrupt, or with another number of channels
             continue

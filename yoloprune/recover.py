@@ -51,12 +51,19 @@ class Folded:
     skipped: dict[str, str]
 
 
-def fold(parent: nn.Module, model: nn.Module, plan: Plan, batches: Iterable[Tensor] | None = None) -> Folded:
+def fold(
+    parent: nn.Module,
+    model: nn.Module,
+    plan: Plan,
+    batches: Iterable[Tensor] | None = None,
+    *,
+    noise: Tensor | None = None,
+) -> Folded:
     """Move what the cut inputs of a layer contribute on average into its bias, or the batch-norm that follows it.
 
     A channel with gamma = 0 still emits a constant, e.g. SiLU(beta). A consumer with weights W and kernel taps k loses
     sum_i (sum_k W[o, i, k]) * mean_i over its cut inputs i, and gets it back in its bias or, with the opposite sign, in
-    the running mean of the batch-norm that takes its very output.
+    the running mean of the batch-norm that takes its very output (Ye et al. 2018, arXiv 1802.00124, do so for ReLU).
 
     The means are those that arrive at the consumer in the running parent, so residual sums, upsampling, concatenation
     and pooling need no rule of their own. They also make the corrections independent of each other: if every kept input
@@ -72,8 +79,9 @@ def fold(parent: nn.Module, model: nn.Module, plan: Plan, batches: Iterable[Tens
         parent (nn.Module): The model before the cut.
         model (nn.Module): The model after the cut, changed in place.
         plan (Plan): The plan that was cut.
-        batches (Iterable[Tensor] | None): Images of shape (B, C, H, W). Without them, seeded noise finds the channels
-            that are the same at all positions of all images, and only those are moved.
+        batches (Iterable[Tensor] | None): Images of shape (B, C, H, W). Without them, noise finds the channels that are
+            the same at all positions of all its images, and only those are moved.
+        noise (Tensor | None): That noise, two images at least; not needed for an Ultralytics model.
 
     Returns:
         (Folded): What went where.
@@ -86,7 +94,10 @@ def fold(parent: nn.Module, model: nn.Module, plan: Plan, batches: Iterable[Tens
     with _running(parent), _hooks() as hooks:
         hooks += [modules[name].register_forward_pre_hook(inputs) for name, inputs in lost.items()]
         followers = _follow(parent, lost, hooks)
-        _feed(parent, [host.example(parent, 2)] if batches is None else batches)
+        if batches is None:
+            _feed(parent, [host.example(parent, 2) if noise is None else noise])
+        else:
+            _feed(parent, batches)
     into: dict[str, str] = {}
     skipped: dict[str, str] = {}
     moved = dropped = 0
@@ -138,8 +149,7 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
 def refit(
     parent: nn.Module, model: nn.Module, plan: Plan, batches: Iterable[Tensor], *, ridge: float = 0.1
 ) -> dict[str, tuple[float, float]]:
-    """Fit the weights of every layer, in network order, to what the parent's layer puts out (He et al. 2017, arXiv
-    1707.06168, section 3.1).
+    """Fit each layer, in network order, to the outputs of the parent's (He et al. 2017, arXiv 1707.06168, section 3).
 
     For layer inputs X of the cut model, kept outputs Y of the parent and present weights W, all centred, the D is added
     to W that minimises |Y - X (W + D)|² + λ |D|², λ = `ridge` times the mean square of the inputs. The means go where
