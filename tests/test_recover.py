@@ -408,6 +408,16 @@ def test_mean_goes_into_the_batch_norm_whether_or_not_it_was_folded_before():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_without_bias_and_batch_norm_the_weights_make_the_mean_as_well():
+    parent = Dependent(nn.Conv2d(3, 4, 1, bias=False), 0.5, nn.SiLU()).eval()
+    model = cut(copy.deepcopy(parent), Dependent.plan)
+    recover.refit(parent, model, Dependent.plan, IMAGES, ridge=1e-10)
+    with torch.no_grad():
+        x = parent.producer(torch.cat(IMAGES)).movedim(1, -1).reshape(-1, 3).double().numpy()
+    expected = np.linalg.lstsq(x[:, :2], x @ parent.consumer.weight[:, :, 0, 0].T.double().detach().numpy(), rcond=None)
+    np.testing.assert_allclose(model.consumer.weight[:, :, 0, 0].detach().T, expected[0], rtol=1e-4, atol=1e-5)
+
+
 def test_layers_are_fitted_in_network_order_to_inputs_already_repaired():
     parent = Dependent(nn.Conv2d(3, 4, 1), 0.5, nn.SiLU(), nn.Conv2d(4, 2, 1)).eval()
     model = cut(copy.deepcopy(parent), Dependent.plan)

@@ -25,6 +25,7 @@ ORDER = (
     "verify",
     "calibration",
     "recover",
+    "fading",
     "sparsity",
     "trainers",
     "handoff",

@@ -546,6 +546,19 @@ def test_product_with_channels_beside_constants() -> None:
     assert reasons(graph, "a.outputs") == FREE
 
 
+def test_contraction_across_heads_unites_the_heads() -> None:
+    """Each head's query meets every head's key: channel i of all heads is one class."""
+
+    def body(m: Net, x: Tensor) -> Tensor:
+        q, k = (layer(x).mean((2, 3)).view(len(x), 2, -1) for layer in (m.q, m.k))
+        return m.l((q @ k.transpose(1, 2)).flatten(1))
+
+    graph = exact(net(body, q=(3, 6), k=(3, 6), l=nn.Linear(4, 2)))
+    q, k = classes(graph, "q.outputs"), classes(graph, "k.outputs")
+    assert q[:3] == q[3:] == k[:3] == k[3:]
+    assert len(set(q)) == 3
+
+
 def test_gram_matrix_is_frozen() -> None:
     def body(m: Net, x: Tensor) -> Tensor:
         y = m.a(x).flatten(2)

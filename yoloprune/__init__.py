@@ -20,7 +20,7 @@ _HOME = {
     "save": "handoff",
     "YOLO": "handoff",
     "SparseTraining": "sparsity",
-    "SparseConfig": "sparsity",
+    "SparseConfig": "fading",
     "Budget": "config",
     "Limits": "config",
     "Plan": "groups",

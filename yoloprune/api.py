@@ -20,8 +20,9 @@ from yoloprune.calibration import batches
 from yoloprune.config import Budget, Limits
 from yoloprune.cost import Cost
 from yoloprune.errors import ArgumentError, BudgetError
+from yoloprune.fading import STATE_KEY, SparseConfig
 from yoloprune.groups import ChannelGraph, Plan
-from yoloprune.sparsity import STATE_KEY, SparseConfig, SparseTraining
+from yoloprune.sparsity import SparseTraining
 
 Model = str | Path | ultralytics.YOLO
 DEFAULT_LIMITS = Limits()
@@ -60,11 +61,8 @@ def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
     else:
         yolo = handoff.load(model)
         sparse = SparseTraining(_sparse_config(request.settings))
-    sparse.attach(yolo)
-    try:
+    with sparse.attached(yolo):
         yolo.train(**passed)
-    finally:
-        sparse.detach(yolo)
     folder = Path(yolo.trainer.save_dir)
     if host.is_main_process() and (log := folder / "sparsity.csv").is_file():
         picture = report.picture_sparsity(folder / "sparsity.png", log)

@@ -200,8 +200,10 @@ def _out_of_reach(graph: ChannelGraph, cost: Cost, units: np.ndarray, caps: dict
         if g.frozen:
             frozen[g.frozen] = frozen.get(g.frozen, 0) + g.size
     held = "; ".join(f"{n} channels: {why}" for why, n in sorted(frozen.items(), key=lambda kv: -kv[1])[:3])
-    parent = cost.parent(kind)
+    asked, least = caps[kind] / cost.parent(kind), cost.of(kind, widths) / cost.parent(kind)
+    key = next(name for name, k in KINDS.items() if k == kind)
+    bounds = f"remove at most {1 - least:.3g}" if key == "ratio" else f"leave at least {least:.3g}"
     return BudgetError(
-        f"{kind}={caps[kind] / parent:.3g} of the parent is out of reach: the limits (round_to, min_width, max_ratio) "
-        f"and frozen layers leave at least {cost.of(kind, widths) / parent:.3g}. Held by: {held or 'the limits alone'}."
+        f"{key}={1 - asked if key == 'ratio' else asked:.3g} of the parent is out of reach: the limits (round_to, "
+        f"min_width, max_ratio) and frozen layers {bounds}. Held by: {held or 'the limits alone'}."
     )

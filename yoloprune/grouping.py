@@ -52,7 +52,10 @@ def build(
     ties, groups = _ties(blocks, group_of, groups)
     index = {key: i for i, key in enumerate(keys)}
     flops = [Term(f, tuple(index[k] for k in ks)) for ks, f in costs.items()]
-    return ChannelGraph(listed, class_of, group_of, groups, ties, _params(model, index, listed), flops, unknown)
+    bare = np.zeros(len(used), dtype=bool)
+    for labels in book.bare:
+        bare[number[labels][number[labels] >= 0]] = True
+    return ChannelGraph(listed, class_of, group_of, groups, ties, _params(model, index, listed), flops, unknown, bare)
 
 
 def _partition(class_of: list[np.ndarray], blocks: list[list[np.ndarray]], reasons: list[str | None]) -> np.ndarray:
@@ -80,8 +83,7 @@ def _describe(
     members: list[list[int]] = [[] for _ in range(n)]
     for i, classes in enumerate(class_of):
         for g in np.unique(group_of[classes]):
-            if axes[i].side != "count":
-                members[g].append(i)
+            members[g].append(i)
     sizes = np.bincount(group_of, minlength=n)
     reason = dict(zip(group_of.tolist(), reasons, strict=True))
     groups = []
@@ -92,7 +94,8 @@ def _describe(
         if len(at) < axes[made].width:
             gapless = at[-1] - at[0] + 1 == len(at)
             name += f"[{at[0]}:{at[-1] + 1}]" if gapless else f"[{len(at)} of {axes[made].width}]"
-        groups.append(Group(name, int(sizes[g]), reason[g], tuple(str(axes[i]) for i in members[g])))
+        through = tuple(str(axes[i]) for i in members[g] if axes[i].side != "count")
+        groups.append(Group(name, int(sizes[g]), reason[g], through))
     return groups
 
 

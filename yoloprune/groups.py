@@ -109,6 +109,7 @@ class ChannelGraph:
         params (list[Term]): Parameter count as a sum of terms.
         flops (list[Term]): FLOPs of one forward pass at the traced image size, counted as Ultralytics prints them.
         unknown (dict[str, str]): Operations without a rule that froze channels, with the module that ran them.
+        bare (np.ndarray | None): Mask of the classes that something reads before a batch-norm scale, shape (classes,).
     """
 
     axes: list[Axis]
@@ -119,6 +120,7 @@ class ChannelGraph:
     params: list[Term]
     flops: list[Term]
     unknown: dict[str, str] = field(default_factory=dict)
+    bare: np.ndarray | None = None
 
     @property
     def n_classes(self) -> int:

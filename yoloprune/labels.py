@@ -18,10 +18,14 @@ class Tag:
             not depend on it). 0 means no channel: a constant that is always there.
         axis (int): The dimension that gets shorter when channels are cut. Labels may vary along other dimensions too,
             e.g. over attention heads; those keep their length, so every row must lose equally many.
+        zero (bool): Whether channels that are cut are zero here in the masked parent, so that a sum may leave them out.
+        bare (bool): Whether a layer just made these channels and no batch-norm has scaled them yet.
     """
 
     labels: Tensor
     axis: int
+    zero: bool = True
+    bare: bool = False
 
     def vector(self, dim: int) -> Tensor | None:
         """Labels along `dim` when they vary along nothing else, else None."""
@@ -42,6 +46,7 @@ class LabelBook:
         self.issued = 1  # 0 is "no channel"
         self.edges: list[tuple[np.ndarray, np.ndarray]] = []
         self.frozen: list[tuple[np.ndarray, str]] = []
+        self.bare: list[np.ndarray] = []
         self.blocks: dict[bytes, list[np.ndarray]] = {}
 
     def issue(self, n: int) -> Tensor:
@@ -52,6 +57,10 @@ class LabelBook:
     def freeze(self, labels: Tensor, reason: str) -> None:
         """Forbid cutting these channels; the first reason a channel gets is the one that is told."""
         self.frozen.append((_flat(labels), reason))
+
+    def read_bare(self, labels: Tensor) -> None:
+        """Record that something other than batch-norm reads these channels as a layer made them."""
+        self.bare.append(_flat(labels))
 
     def unite(self, a: Tensor, b: Tensor, reason: str) -> Tensor:
         """Make labels that meet live or die together; a label that meets a constant is frozen.
@@ -81,8 +90,11 @@ class LabelBook:
         return first
 
     def tie(self, blocks: list[Tensor]) -> None:
-        """Record that these blocks must keep the same share of their channels."""
-        if len(blocks) > 1:
+        """Record that these blocks must keep the same share of their channels; beside constants none can be cut."""
+        if any((b == 0).any() for b in blocks):
+            for b in blocks:
+                self.freeze(b, "counted together with constants")
+        elif len(blocks) > 1:
             flat = [_flat(b) for b in blocks]
             self.blocks.setdefault(b"|".join(b.tobytes() for b in flat), flat)
 
@@ -104,3 +116,11 @@ class LabelBook:
 def _flat(labels: Tensor) -> np.ndarray:
     flat = labels.reshape(-1).numpy()
     return flat[flat > 0]
+
+
+def compress(labels: Tensor) -> Tensor:
+    """The same labels with size 1 in every dimension along which they do not vary."""
+    for d in range(labels.ndim):
+        if labels.shape[d] > 1 and (labels.stride(d) == 0 or bool((labels == labels.narrow(d, 0, 1)).all())):
+            labels = labels.narrow(d, 0, 1)
+    return labels

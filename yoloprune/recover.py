@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.hooks import RemovableHandle
 from ultralytics.utils import RANK, TQDM
@@ -90,7 +90,8 @@ def fold(
         DataError: If `batches` is empty.
     """
     modules = dict(parent.named_modules())
-    lost = {n: _Inputs(k) for n, k in plan.keep.items() if k.inputs is not None and _is_dense(modules.get(n))}
+    # A loose parameter has no inputs, and what a depthwise convolution loses its consumers lose: it has outputs only.
+    lost = {name: _Inputs(keep) for name, keep in plan.keep.items() if keep.inputs is not None and name in modules}
     with _running(parent), _hooks() as hooks:
         hooks += [modules[name].register_forward_pre_hook(inputs) for name, inputs in lost.items()]
         followers = _follow(parent, lost, hooks)
@@ -175,11 +176,10 @@ def refit(
         DataError: If `batches` is empty.
     """
     images = _together(batches)
-    kinds = (nn.Conv2d, nn.Linear)
     targets = {
         name: _Target(plan.keep.get(name, Keep()), seed)
         for seed, (name, module) in enumerate(parent.named_modules())
-        if isinstance(module, kinds)
+        if isinstance(module, (nn.Conv2d, nn.Linear))
     }
     with _running(parent), _hooks() as hooks:
         hooks += [parent.get_submodule(name).register_forward_hook(target) for name, target in targets.items()]
@@ -294,11 +294,6 @@ class _Inputs:
     def constant(self) -> Tensor:
         """Mask of the cut inputs that never changed, shape (cut,)."""
         return self.high - self.low <= CONSTANT * torch.maximum(self.low.abs(), self.high.abs())
-
-
-def _is_dense(module: nn.Module | None) -> bool:
-    """Whether all outputs see all inputs; what a depthwise convolution loses, its consumers lose."""
-    return isinstance(module, nn.Linear) or (isinstance(module, _ConvNd) and module.groups == 1)
 
 
 def _kernel_sum(module: nn.Module) -> Tensor:

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from yoloprune.labels import Tag
+from yoloprune.labels import Tag, compress
 
 if TYPE_CHECKING:  # the tracer imports this table; here it is only a name
     from yoloprune.tracing import Tracer
 
+_END = 1 << 62  # an open slice ends there, or beyond
 _SHIFT = 24  # label and position along the axis travel in one integer: label << 24 | position
 
 
@@ -89,7 +90,16 @@ def meet(call: Call, tensors: list[Tensor], ndim: int) -> Tag | None:
         why = f"a constant meets channels in {call.name} in {call.tracer.where}"
         merged = labels if merged is None else call.tracer.book.unite(merged, labels, why)
     assert merged is not None
-    return Tag(merged, ndim + axis)
+    return Tag(merged, ndim + axis, _zero_at_zero(call, [tag for _, tag in tagged]))
+
+
+def _zero_at_zero(call: Call, tags: list[Tag]) -> bool:
+    """Whether an element-wise operation keeps zeros of cut channels zero: a product needs one, the others all."""
+    name = call.name.removeprefix("aten::").rstrip("_")
+    if name == "mul":
+        return any(tag.zero for tag in tags)
+    constant = name in {"add", "sub", "rsub"} and len(tags) < 2
+    return name in ZERO_AT_ZERO and not constant and all(tag.zero for tag in tags)
 
 
 def pointwise(call: Call) -> None:
@@ -118,13 +128,18 @@ def move(call: Call) -> None:
     if tag is None:
         return
     packed = _pack(tag, x)
-    if isinstance(call.out, Tensor) and call.name in {"aten::view", "aten::_unsafe_view", "aten::reshape"}:
-        moved = packed.reshape(call.out.shape)  # `view` refuses broadcast strides
-    else:
-        moved = call.func(packed, *call.args[1:], **call.kwargs)
+    reshaped = isinstance(call.out, Tensor) and call.name in {"aten::view", "aten::_unsafe_view", "aten::reshape"}
+    if reshaped and _interleaved(packed.reshape(call.out.shape)):
+        # (channels, rows) become one dimension: unequal choices per row would come out in another order than they had.
+        labels = tag.labels
+        for d in range(x.ndim):
+            labels = labels if d == tag.axis else call.tracer.book.unite_along(labels, d, "interleaved")
+        packed = _pack(Tag(labels, tag.axis), x)
+    # `view` refuses the strides of broadcast labels
+    moved = packed.reshape(call.out.shape) if reshaped else call.func(packed, *call.args[1:], **call.kwargs)
     outs = call.out if isinstance(call.out, (list, tuple)) else [call.out]
     for out, m in zip(outs, moved if isinstance(moved, (list, tuple)) else [moved], strict=True):
-        call.tracer.put(out, _unpack(m))
+        call.tracer.put(out, _unpack(m, tag.zero))
 
 
 def along(call: Call) -> None:
@@ -135,7 +150,9 @@ def along(call: Call) -> None:
         return
     dims = call.arg("dims", call.arg("dim", 0))
     dims = [d % x.ndim for d in (dims if isinstance(dims, (list, tuple)) else [dims])]
-    whole = isinstance(call.out, Tensor) and call.out.shape == x.shape and call.name == "aten::slice"
+    # x[:, :] alone: any other start, end or step would mean other channels after a cut
+    bounds = (call.arg("start") or 0, min(call.arg("end") or _END, _END), call.arg("step", 1))
+    whole = call.name == "aten::slice" and bounds == (0, _END, 1)
     if tag.axis in dims and not whole:
         call.freeze(x, why="channels are picked by number by")
     else:
@@ -178,7 +195,7 @@ def cat(call: Call) -> None:
     for t, tag in zip(tensors, tags, strict=True):
         common[dim] = t.shape[dim]
         parts.append((tag.labels if tag else torch.zeros([1] * t.ndim, dtype=torch.int64)).expand(common))
-    return call.tracer.put(call.out, Tag(torch.cat(parts, dim), dim))
+    return call.tracer.put(call.out, Tag(torch.cat(parts, dim), dim, all(tag.zero for tag in tagged)))
 
 
 def stack(call: Call) -> None:
@@ -191,8 +208,9 @@ def stack(call: Call) -> None:
     if len(tagged) < len(tags) or any(tag.axis != tagged[0].axis for tag in tagged):
         return call.freeze(*tensors, why="two channel dimensions meet in")
     dim = call.arg("dim", 0) % call.out.ndim
-    labels = torch.stack(torch.broadcast_tensors(*[tag.labels for tag in tagged]), dim)
-    return call.tracer.put(call.out, Tag(labels, tagged[0].axis + (dim <= tagged[0].axis)))
+    labels = compress(torch.stack(torch.broadcast_tensors(*[tag.labels for tag in tagged]), dim))
+    axis = tagged[0].axis + (dim <= tagged[0].axis)
+    return call.tracer.put(call.out, Tag(labels, axis, all(tag.zero for tag in tagged)))
 
 
 def spatial(call: Call) -> None:
@@ -204,6 +222,9 @@ def spatial(call: Call) -> None:
     outs = [o for o in (call.out if isinstance(call.out, tuple) else [call.out]) if isinstance(o, Tensor)]
     out = outs[0]
     changed = [d for d in range(x.ndim) if d > 1 or (d < out.ndim and out.shape[d] != x.shape[d])]
+    if call.name == "aten::constant_pad_nd":  # may shift without changing the size
+        pad = call.arg("pad")
+        changed += [x.ndim - 1 - i // 2 for i, amount in enumerate(pad) if amount]
     if out.ndim != x.ndim or tag.axis in changed or any(tag.labels.shape[d] > 1 for d in changed):
         return call.freeze(x, why="channels are mixed by")
     return call.tracer.put(out, tag)
@@ -230,7 +251,7 @@ def reduce(call: Call) -> None:
                 labels = labels.squeeze(d)
             axis -= sum(d < tag.axis for d in dims)
             dims = []
-        call.tracer.put(out, Tag(labels, axis))
+        call.tracer.put(out, Tag(labels, axis, tag.zero and call.name in KEEPS_ZERO))
     return None
 
 
@@ -239,9 +260,9 @@ def convolution(call: Call) -> None:
     x, weight = call.args[0], call.args[1]
     transposed, groups = bool(call.arg("transposed", False)), int(call.arg("groups", 1))
     tr, tag = call.tracer, call.tracer.tag(x)
-    name = tr.owner(weight)
+    name = tr.owner(weight, nn.modules.conv._ConvNd)
     if name is None:
-        return call.freeze(x, why="computed weights of")
+        return call.freeze(*call.tensors(), why="computed weights of")
     c_in, c_out = x.shape[1], call.out.shape[1]
     made = tr.axis(name, "outputs", c_out)
     incoming = tag.vector(1) if tag else None
@@ -260,40 +281,42 @@ def convolution(call: Call) -> None:
         call.freeze(x, why="grouped")
         tr.book.freeze(made, f"grouped convolution {name}")
         tr.flops(work * c_out * c_in / groups)
-    return tr.put(call.out, Tag(made.reshape(1, -1, *[1] * (x.ndim - 2)), 1))
+    return tr.put(call.out, Tag(made.reshape(1, -1, *[1] * (x.ndim - 2)), 1, bare=True))
 
 
 def batch_norm(call: Call) -> None:
     """Per-channel scale and shift: the parameters follow the channels."""
     x, tr = call.args[0], call.tracer
-    name = next((n for t in call.tensors()[1:] if (n := tr.owner(t)) is not None), None)
+    layers = (tr.owner(t, nn.modules.batchnorm._BatchNorm) for t in call.tensors()[1:])
+    name = next(filter(None, layers), None)
     tag = tr.tag(x)
     incoming = tag.vector(1) if tag else None
     if name is None or (tag is not None and incoming is None):
-        return call.freeze(x, why="channels are not the second dimension of")
+        return call.freeze(*call.tensors(), why="channels are not the second dimension of")
     tr.attach(tr.axis(name, "outputs", x.shape[1]), incoming)
     tr.flops(8.0 * x.shape[2:].numel(), (name, "outputs"))
-    return tr.put(call.out[0] if isinstance(call.out, tuple) else call.out, tag)
+    out = call.out[0] if isinstance(call.out, tuple) else call.out
+    return tr.put(out, tag and Tag(tag.labels, tag.axis, bare=tag.bare and not tr.modules[name].affine))
 
 
 def transpose_weight(call: Call) -> None:
     """`linear` reads its weight through `t`: remember whose it is."""
-    name = call.tracer.owner(call.args[0])
-    if name is not None:
-        call.tracer.own(call.out, name)
-    move(call)
+    name = call.tracer.owner(call.args[0], nn.Linear)
+    if name is None:
+        return move(call)
+    return call.tracer.own(call.out, name)
 
 
 def matmul(call: Call) -> None:
     """Linear layer, or the product of two activations: contracted channels meet, outer ones pass."""
     a, b = call.args[1:3] if call.name == "aten::addmm" else call.args[:2]
     tr = call.tracer
-    if (name := tr.owner(b)) is not None:
+    if (name := tr.owner(b, nn.Linear)) is not None:
         return _linear(call, name, a)
     tag_a, tag_b, rank = tr.tag(a), tr.tag(b), call.out.ndim
     inner_a, inner_b = tag_a is not None and tag_a.axis == rank - 1, tag_b is not None and tag_b.axis == rank - 2
     _count_product(call, a, b, tag_a, tag_b)
-    if inner_a and inner_b:
+    if inner_a and inner_b and (tag_a.zero or tag_b.zero):
         book, why = tr.book, f"a constant meets channels in {call.name}"
         left = book.unite_along(tag_a.labels, rank - 2, why)
         right = book.unite_along(tag_b.labels, rank - 1, why)
@@ -328,7 +351,7 @@ def _linear(call: Call, name: str, x: Tensor) -> None:
     tr.attach(tr.axis(name, "inputs", x.shape[1]), incoming)
     tr.made(name, made)
     tr.flops(2.0 * x.shape[0], (name, "outputs"), (name, "inputs"))
-    tr.put(call.out, Tag(made.reshape(1, -1), 1))
+    tr.put(call.out, Tag(made.reshape(1, -1), 1, bare=True))
 
 
 def _pack(tag: Tag, x: Tensor) -> Tensor:
@@ -336,19 +359,40 @@ def _pack(tag: Tag, x: Tensor) -> Tensor:
     return (tag.labels << _SHIFT | position).expand(x.shape)
 
 
-def _unpack(packed: Tensor) -> Tag | None:
+def _interleaved(packed: Tensor) -> bool:
+    """Whether neighbours along some dimension are different channels at one position of the old axis."""
+    position = packed & ((1 << _SHIFT) - 1)
     for d in range(packed.ndim):
-        if packed.shape[d] > 1 and (packed.stride(d) == 0 or bool((packed == packed.narrow(d, 0, 1)).all())):
-            packed = packed.narrow(d, 0, 1)
+        if packed.shape[d] > 1:
+            n = packed.shape[d] - 1
+            same = position.narrow(d, 0, n) == position.narrow(d, 1, n)
+            if (same & (packed.narrow(d, 0, n) != packed.narrow(d, 1, n))).any() and (~same).any():
+                return True
+    return False
+
+
+def _unpack(packed: Tensor, zero: bool) -> Tag | None:
+    packed = compress(packed)
     position = packed & ((1 << _SHIFT) - 1)
     varying = [d for d in range(packed.ndim) if packed.shape[d] > 1 and (position != position.narrow(d, 0, 1)).any()]
     # Where one axis was factored into several, code writes the inner factor as the one that may change: (heads, width).
-    return Tag(packed >> _SHIFT, varying[-1]) if varying else None
+    return Tag(packed >> _SHIFT, varying[-1], zero) if varying else None
 
 
 def _names(rule: Callable[[Call], None], names: str) -> dict[str, Callable[[Call], None]]:
     return {f"aten::{n}": rule for n in names.split()}
 
+
+ZERO_AT_ZERO = frozenset(
+    (
+        *("add", "sub", "rsub", "neg", "div", "pow", "sqrt", "square", "abs", "sign", "sin", "tanh", "clone", "copy"),
+        *("relu", "relu6", "leaky_relu", "silu", "gelu", "mish", "elu", "celu", "selu", "hardtanh", "hardswish"),
+        *("maximum", "minimum", "clamp", "clamp_min", "clamp_max", "threshold"),
+    )
+)
+"""Element-wise operations, as networks use them, whose result is zero where all channels that enter are."""
+
+KEEPS_ZERO = frozenset(f"aten::{n}" for n in ("mean", "sum", "amax", "amin", "max", "min", "linalg_vector_norm"))
 
 PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm"})
 COSTED = PRODUCTS | {"aten::convolution", "aten::_convolution", "aten::native_batch_norm", "aten::cudnn_batch_norm"}

@@ -62,18 +62,10 @@ def dead(model: nn.Module, graph: ChannelGraph) -> np.ndarray:
 def silenced_by_gamma(model: nn.Module, graph: ChannelGraph) -> np.ndarray:
     """Mask of the prunable classes that stand still once all their batch-norm scales are zero, shape (classes,).
 
-    That holds when every convolution that makes such channels is followed by batch-norm over exactly its outputs.
+    That holds when nothing reads them between the layer that makes them and its batch-norm.
     """
-    modules = dict(model.named_modules())
-    outputs = [
-        (modules.get(a.module), c) for a, c in zip(graph.axes, graph.class_of, strict=True) if a.side == "outputs"
-    ]
-    normed = {c.tobytes() for m, c in outputs if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.affine}
-    silenced = graph.prunable.copy()
-    for module, classes in outputs:
-        if _filters(module) is not None and classes.tobytes() not in normed:
-            silenced[classes] = False
-    return silenced & np.isfinite(gather(graph, _outputs(model, graph, batch_norm), "max"))
+    normed = np.isfinite(gather(graph, _outputs(model, graph, batch_norm), "max"))
+    return graph.prunable & normed & (~graph.bare if graph.bare is not None else False)
 
 
 def gather(graph: ChannelGraph, values: Iterator[tuple[int, np.ndarray]], reduce: Reduce) -> np.ndarray:
@@ -114,7 +106,7 @@ def batch_norm(module: nn.Module) -> Tensor | None:
     return module.weight.abs() if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine else None
 
 
-def _filters(module: nn.Module | None) -> Tensor | None:
+def _filters(module: nn.Module) -> Tensor | None:
     """One row per output channel, shape (outputs, weights)."""
     if isinstance(module, nn.modules.conv._ConvNd):
         return (module.weight.transpose(0, 1) if module.transposed else module.weight).flatten(1)

@@ -103,10 +103,11 @@ def _check(name: str, module: nn.Module | None, parameter: Tensor | None, keep: 
     else:
         raise PlanError(f"The plan does not fit this model: there is no convolution, linear or batch-norm '{name}'.")
     for side, kept, of, width in zip(("outputs", "inputs"), (keep.outputs, keep.inputs), keep.of, widths, strict=True):
-        if kept is not None and (of != width or not kept or not 0 <= min(kept) <= max(kept) < width):
+        rising = kept is None or all(a < b for a, b in pairwise(kept))
+        if kept is not None and (of != width or not kept or not rising or not 0 <= kept[0] <= kept[-1] < width):
             raise PlanError(
                 f"The plan does not fit this model: {name} has {width} {side}. "
-                f"Received: {len(kept)} kept positions of {of}."
+                f"Received: {len(kept)} kept positions of {of}{'' if rising else ', not in rising order'}."
             )
 
 

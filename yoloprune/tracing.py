@@ -26,7 +26,7 @@ from yoloprune import grouping
 from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.groups import ChannelGraph
 from yoloprune.labels import LabelBook, Tag
-from yoloprune.rules import COSTED, PRODUCTS, Call, rule_of
+from yoloprune.rules import COSTED, PRODUCTS, Call, batch_norm, rule_of
 
 
 def trace(
@@ -118,6 +118,10 @@ def _follow(tracer: Tracer, sized: Callable[[nn.Module], bool], inputs: tuple[An
         return tracer.model(*inputs)
 
 
+LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
+"""Modules whose tensors a cut slices; parameters of any other are loose."""
+
+
 class Tracer(TorchDispatchMode):
     """Keeps the labels of all tensors while a model runs, and the axes of all modules met."""
 
@@ -129,24 +133,31 @@ class Tracer(TorchDispatchMode):
         self.axes: dict[tuple[str, str], Tensor] = {}
         self.costs: Counter[tuple[tuple[str, str], ...]] = Counter()
         self.unknown: dict[str, str] = {}
+        self.misused: set[str] = set()
         self.where, self.counting = "", True
         self._frozen, self._growth, self.worked = frozen, growth, 0
         self._names = {module: name for name, module in self.modules.items()}
         self._tags: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._owners: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._loose: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        shared: Counter[int] = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
         for name, module in self.modules.items():
             for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-                self._owners[tensor] = name
-                if isinstance(tensor, nn.Parameter):
+                if isinstance(module, LAYERS) and shared[id(tensor)] < 2:
+                    self._owners[tensor] = name
+                elif isinstance(tensor, nn.Parameter) and shared[id(tensor)] < 2:
                     self._loose[tensor] = f"{name}.{key}".lstrip(".")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         self.worked += func._schema.name in COSTED
-        call = Call(self, func, args, kwargs, out)
-        rule_of(func)(call)
+        call, rule = Call(self, func, args, kwargs, out), rule_of(func)
+        if rule is not batch_norm:
+            for tensor in call.tensors():
+                if (tag := self._tags.get(tensor)) is not None and tag.bare:
+                    self.book.read_bare(tag.labels)
+        rule(call)
         return out
 
     @contextlib.contextmanager
@@ -171,14 +182,17 @@ class Tracer(TorchDispatchMode):
                 handle.remove()
 
     def tag(self, tensor: Tensor) -> Tag | None:
-        """Labels of a tensor. A loose one-dimensional parameter gets its own when it is first used."""
-        tag = self._tags.get(tensor)
-        if tag is None and tensor in self._loose:
-            dims = [d for d, n in enumerate(tensor.shape) if n > 1]
-            if len(dims) == 1:
-                labels = self.axis(self._loose[tensor], "outputs", tensor.numel())
-                tag = Tag(labels.reshape(tensor.shape), dims[0])
-        return tag
+        """Labels of a tensor. One-dimensional parameters have those of their layer, or get their own at first use."""
+        if (tag := self._tags.get(tensor)) is not None:
+            return tag
+        layer, name = self._owners.get(tensor), self._loose.get(tensor)
+        dims = [d for d, n in enumerate(tensor.shape) if n > 1]
+        if len(dims) == 1 and (name or (layer and tensor.ndim == 1)):
+            labels = self.axis(name or layer, "outputs", tensor.numel())
+            return Tag(labels.reshape(tensor.shape), dims[0], zero=False)
+        if layer and isinstance(tensor, nn.Parameter):
+            self.misused.add(layer)
+        return None
 
     def put(self, tensor: Tensor, tag: Tag | None) -> None:
         """Give a tensor its labels. Where they vary along other dimensions than the axis, all rows are tied."""
@@ -192,9 +206,15 @@ class Tracer(TorchDispatchMode):
         if len(rows) > 1:
             self.book.tie(list(rows))
 
-    def owner(self, tensor: Tensor) -> str | None:
-        """Name of the module that a weight belongs to."""
-        return self._owners.get(tensor) if isinstance(tensor, Tensor) else None
+    def owner(self, tensor: Any, kind: type[nn.Module]) -> str | None:
+        """Name of the running layer that a weight belongs to; a weight used outside its layer holds the layer fast."""
+        name = self._owners.get(tensor) if isinstance(tensor, Tensor) else None
+        if name is None or not isinstance(self.modules[name], kind):
+            return None
+        if name != self.where:
+            self.misused.add(name)
+            return None
+        return name
 
     def own(self, view: Tensor, name: str) -> None:
         """Record that a tensor is a view of a module's weight."""
@@ -220,9 +240,11 @@ class Tracer(TorchDispatchMode):
                 self.book.freeze(labels, reason)
 
     def keep(self, keep: Mapping[str, str]) -> None:
-        """Freeze all output channels of the named modules."""
+        """Freeze all output channels of the named modules, and layers whose weights are also used elsewhere."""
         for (module, side), labels in self.axes.items():
-            if side == "outputs" and module in keep:
+            if module in self.misused:
+                self.book.freeze(labels, f"weights of {module} are used outside it")
+            elif side == "outputs" and module in keep:
                 self.book.freeze(labels, keep[module])
 
     def flops(self, factor: float, *axes: tuple[str, str]) -> None:
@@ -271,25 +293,47 @@ def _growths(model: nn.Module, inputs: tuple[Any, ...], area: float) -> list[flo
 
 
 class _Width(int):
-    """A size that remembers the channels it counts; products and exact quotients remember them too."""
+    """A size that remembers the channels it counts; products and exact quotients remember them too.
+
+    Used as a mere number, e.g. in `x / x.shape[1] ** 0.5`, its value would change with a cut: then they are frozen.
+    """
 
     tag: Tag
+    book: LabelBook
 
     @classmethod
-    def of(cls, value: int, tag: Tag) -> _Width:
+    def of(cls, value: int, tag: Tag, book: LabelBook) -> _Width:
         width = cls(value)
-        width.tag = tag
+        width.tag, width.book = tag, book
         return width
 
     def __mul__(self, other: Any) -> Any:
-        return _Width.of(int(self) * int(other), self.tag) if isinstance(other, int) else NotImplemented
+        return (
+            _Width.of(int(self) * int(other), self.tag, self.book) if isinstance(other, int) else self._number() * other
+        )
 
     __rmul__ = __mul__
 
     def __floordiv__(self, other: Any) -> Any:
         if isinstance(other, int) and int(self) % int(other) == 0:
-            return _Width.of(int(self) // int(other), self.tag)
+            return _Width.of(int(self) // int(other), self.tag, self.book)
         return int(self) // other
+
+    def __pow__(self, other: Any, modulo: None = None) -> Any:
+        return self._number() ** other
+
+    def __truediv__(self, other: Any) -> Any:
+        return self._number() / other
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return other / self._number()
+
+    def __float__(self) -> float:
+        return float(self._number())
+
+    def _number(self) -> int:
+        self.book.freeze(self.tag.labels, "width used as a number")
+        return int(self)
 
     def __reduce__(self) -> Any:
         return int, (int(self),)
@@ -298,10 +342,14 @@ class _Width(int):
 class _Sizes(TorchFunctionMode):
     """Hands out widths instead of plain sizes, and reads them back where tensors are reshaped or split."""
 
-    SHAPED = frozenset(
-        {Tensor.view, Tensor.reshape, torch.reshape, Tensor.expand, Tensor.unflatten, torch.unflatten, Tensor.repeat}
-    )
+    SHAPED = frozenset({Tensor.view, Tensor.reshape, torch.reshape, Tensor.expand, Tensor.repeat})
+    UNFLATTEN = frozenset({Tensor.unflatten, torch.unflatten})
+    LIKE = frozenset({Tensor.view_as, Tensor.reshape_as, Tensor.expand_as})
     SPLIT = frozenset({Tensor.split, torch.split, Tensor.split_with_sizes, torch.split_with_sizes})
+    ANEW = frozenset(
+        {torch.zeros, torch.ones, torch.empty, torch.full, torch.rand, torch.randn}
+        | {Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty, Tensor.new_full}
+    )
 
     def __init__(self, tracer: Tracer, sized: Callable[[nn.Module], bool]) -> None:
         super().__init__()
@@ -318,15 +366,25 @@ class _Sizes(TorchFunctionMode):
         if func in self.SHAPED and isinstance(out, Tensor):
             sizes = [*args[1:], *kwargs.values()]
             self._check(out, sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes)
+        elif func in self.UNFLATTEN:
+            dim, sizes = [*args[1:], *kwargs.values()][:2]
+            at = dim % args[0].ndim
+            self._check(out, [-1] * at + list(sizes) + [-1] * (args[0].ndim - 1 - at))
+        elif func in self.LIKE:
+            self._check(out, self._sizes(args[1], args[1].shape))
         elif func in self.SPLIT:
             self._check_split(args, kwargs, out)
+        elif func not in self.ANEW:
+            for width in tree_leaves((args, kwargs)):
+                if isinstance(width, _Width):
+                    float(width)  # as a mere number
         return out
 
     def _sizes(self, tensor: Tensor, shape: torch.Size) -> torch.Size:
         tag = self.tracer.tag(tensor)
         if tag is None:
             return shape
-        return torch.Size([_Width.of(n, tag) if d == tag.axis else n for d, n in enumerate(shape)])
+        return torch.Size([_Width.of(n, tag, self.tracer.book) if d == tag.axis else n for d, n in enumerate(shape)])
 
     def _check(self, out: Tensor, sizes: Any) -> None:
         tag = self.tracer.tag(out)
@@ -344,8 +402,12 @@ class _Sizes(TorchFunctionMode):
         dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % args[0].ndim
         if tag is None or dim != tag.axis:
             return
-        if any(not isinstance(s, _Width) for s in (sizes if isinstance(sizes, (list, tuple)) else [sizes])):
-            self._literal(tag.labels)
+        listed = sizes if isinstance(sizes, (list, tuple)) else [sizes] * len(pieces)
+        for size, piece in zip(listed, pieces, strict=True):
+            if not isinstance(size, _Width):
+                self._literal(tag.labels)
+            elif (part := self.tracer.tag(piece)) is not None:
+                self.tracer.book.tie([size.tag.labels, part.labels])
 
     def _literal(self, labels: Tensor) -> None:
         where = self.tracer.where
@@ -368,10 +430,13 @@ def _one_thread() -> Iterator[None]:
 @contextlib.contextmanager
 def _preserved(model: nn.Module) -> Iterator[None]:
     """Put back every attribute that a forward pass changes, e.g. the anchors that a head remembers."""
-    saved = [(m, dict(vars(m))) for m in model.modules()]
+    saved = [(m, {k: dict(v) if k == "_buffers" else v for k, v in vars(m).items()}) for m in model.modules()]
+    buffers = [(b, b.clone()) for b in model.buffers()]
     try:
         yield
     finally:
         for module, state in saved:
             vars(module).clear()
             vars(module).update(state)
+        for buffer, value in buffers:
+            buffer.copy_(value)
