@@ -136,7 +136,7 @@ def test_parse_amount_refuses(text: object) -> None:
         ("score", ["bn", "L1", "random"], ["taylor", "none", "5"]),
         ("reduce", ["max", "SUM"], ["min"]),
         ("normalize", ["none", None, "max"], ["l2"]),
-        ("recover", ["none", None, "fold"], ["lsq", "True"]),
+        ("recover", ["none", "auto", "fold"], ["lsk", "True"]),
         ("uniform", ["True", "false", True], ["1", "yes", 0]),
         ("keep", ["backbone", "model.2.*,neck", [], None], ["a b", "model.1,,model.2", 3]),
     ],

@@ -10,6 +10,7 @@ import pytest
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "models.py"
 LARGE = (
+    "rtdetr-l",
     "rtdetr-x",
     "rtdetr-resnet101",
     "yolov10b",

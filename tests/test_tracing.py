@@ -522,7 +522,27 @@ def test_a_map_divided_by_its_width() -> None:
     exact(net(lambda m, x: m.b((y := m.a(x)) / y.shape[1]), a=(3, 4), b=(4, 2)))
 
 
-@pytest.mark.parametrize("kernel", [torch.exp, torch.sigmoid, lambda t: F.elu(t) + 1], ids=["exp", "sigmoid", "elu"])
+KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
+    "exp": torch.exp,
+    "sigmoid": torch.sigmoid,
+    "elu": lambda t: F.elu(t) + 1,
+    "softmax": lambda t: t.softmax(2),
+    "clamp": lambda t: t.clamp(min=0.5),
+    "threshold": lambda t: F.threshold(t, 0.1, 2.0),
+    "power": lambda t: t**0,
+    "maximum": lambda t: torch.maximum(t, torch.tensor(0.5)),
+    "subtracted": lambda t: 1 - t,
+    "added": lambda t: t.add(torch.ones(1)),
+    "filled": lambda t: t.masked_fill(t < 0.3, 1.0),
+    "where": lambda t: torch.where(t > 0, t, 1.0),
+    "padded": lambda t: F.pad(t, (1, 1), value=1.0)[..., 1:-1] + F.pad(t, (0, 1), value=1.0)[..., 1:],
+    "filled in place": lambda t: t.clone().fill_(1.0),
+    "written in place": lambda t: t.clone().sigmoid_(),
+    "ones": lambda t: torch.ones_like(t) + t,
+}
+
+
+@pytest.mark.parametrize("kernel", list(KERNELS.values()), ids=list(KERNELS))
 def test_contracted_channels_that_are_not_zero_at_zero(kernel: Callable[[Tensor], Tensor]) -> None:
     """exp(q)·exp(k) of a cut channel is 1 in the masked parent and absent from the cut model."""
 
@@ -796,6 +816,7 @@ def test_a_trace_leaves_no_mark(training: bool) -> None:
     names = [set(vars(m)) for m in model.modules()]
     parameters = {n: id(p) for n, p in model.named_parameters()}
     threads = torch.get_num_threads()
+    torch.set_num_threads(3)
     trace(model, IMAGE)
     assert model.anchors is anchors
     assert model.shape is None
@@ -804,7 +825,8 @@ def test_a_trace_leaves_no_mark(training: bool) -> None:
     assert {n: id(p) for n, p in model.named_parameters()} == parameters
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(threads)
     assert torch.is_grad_enabled()
 
 

@@ -110,8 +110,6 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     """
     request = config.request("prune", {"model": model, **kwargs})
     told, passed = request.settings, request.passed
-    if told["recover"] in {"bn", "lsq"} and not passed.get("data"):
-        raise ArgumentError(f"recover={told['recover']}: needs images. Give data=my.yaml, or use recover=fold.")
     parent = handoff.load(model)
     imgsz = passed.get("imgsz") or 640
     graph = host.trace_yolo(parent.model, imgsz=imgsz, keep=told["keep"])
@@ -179,16 +177,17 @@ def prune_module(
 def _recover(
     parent: ultralytics.YOLO, child: ultralytics.YOLO, plan: Plan, how: str, images: list[Tensor] | None
 ) -> None:
-    """Repair the cut model in place; each way includes the ones before it: none, fold, bn, lsq."""
+    """Repair the cut model in place, in the way that `recover=` names."""
     if how == "none":
         return
     folded = recover.fold(parent.model, child.model, plan, images)
-    host.log("prune: ", f"the constants of {folded.channels} cut inputs moved into {len(folded.into)} layers")
-    if how == "lsq":
-        recover.refit(parent.model, child.model, plan, images)
-    if how in {"bn", "lsq"}:
+    host.log("prune: ", f"what {folded.channels} cut inputs contributed moved into {len(folded.into)} layers")
+    if how == "bn":
         recover.reestimate(child.model, images)
-        host.log("prune: ", f"batch-norm statistics measured on {sum(map(len, images))} images")
+    elif how == "lsq" or (how == "auto" and images):
+        missed = recover.refit(parent.model, child.model, plan, images)  # measuring statistics after it made mAP worse
+        before, after = (float(np.mean([m[i] for m in missed.values()])) for i in (0, 1))
+        host.log("prune: ", f"weights refitted: {before:.1%} of the layers' variance was missed, {after:.1%} is now")
 
 
 def _choose(
@@ -205,10 +204,13 @@ def _choose(
                 "e.g. flops=0.5."
             )
         return alive
+    how = told["score"]
+    if how == "auto":
+        how = "bn" if scoring.dead(parent.model, graph).any() else "l2"
     scores = scoring.score(
         parent.model,
         graph,
-        told["score"],
+        how,
         reduce=told["reduce"],
         normalize=told["normalize"] if told["normalize"] != "cost" else "none",
         seed=passed.get("seed") or 0,

@@ -330,9 +330,9 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: dict[str, A
         start, end = settings["ramp_start"], settings["ramp_end"]
         if start >= end:
             raise ArgumentError(f"ramp_start={start}: must be below ramp_end={end}. Received: {start}")
-    if spec.name == "prune" and settings["recover"] == "bn" and passed.get("data") is None:
+    if spec.name == "prune" and settings["recover"] in {"bn", "lsq"} and passed.get("data") is None:
         raise ArgumentError(
-            "recover=bn: must come with data=, whose images re-estimate the statistics. Received no data"
+            f"recover={settings['recover']}: must come with data=, whose images it needs. Received no data"
         )
     if spec.name == "finetune" and settings["distill"] and passed.get("distill_model"):
         raise ArgumentError("distill=parent: must not be combined with distill_model=, which names another teacher")

@@ -237,12 +237,18 @@ UNIFORM = Option("uniform", False, FLAG, "every group of layers gives the same s
 SELECTION = (ROUND_TO, MIN_WIDTH, MAX_RATIO, KEEP)
 DEMO_FLOPS = Option("flops", 0.5, AMOUNT, FLOPS.meaning)
 
-_SCORES = _choice("bn", "l1", "l2", "lamp", "fpgm", "random")
+_SCORES = _choice("auto", "bn", "l1", "l2", "lamp", "fpgm", "random")
 PRUNE_OPTIONS = (
     FLOPS,
     PARAMS,
     RATIO,
-    Option("score", "bn", _SCORES, "importance of a channel; bn is |gamma| of its batch-norm"),
+    Option(
+        "score",
+        "auto",
+        _SCORES,
+        "importance of a channel; bn is |gamma| of its batch-norm, the others look at filters; auto is bn where "
+        "sparse training left dead channels and l2 elsewhere",
+    ),
     Option("reduce", "mean", _choice("mean", "max", "sum"), "how the scores of coupled channels become one"),
     Option(
         "normalize",
@@ -254,10 +260,10 @@ PRUNE_OPTIONS = (
     *SELECTION,
     Option(
         "recover",
-        "fold",
-        _choice("none", "fold", "bn", "lsq"),
-        "fold moves what cut channels contributed into biases; bn also re-estimates batch-norm statistics, "
-        "lsq also refits weights by least squares (both need data=)",
+        "auto",
+        _choice("auto", "none", "fold", "bn", "lsq"),
+        "fold moves what cut channels contributed into biases; bn then measures batch-norm statistics anew, lsq refits "
+        "weights by least squares instead (both need data=); auto is lsq with data= and fold without",
     ),
 )
 SPARSE_OPTIONS = (
@@ -326,7 +332,7 @@ _COMMANDS = (
         examples=(
             "prune model=runs/detect/train-sparse/weights/last.pt",
             "prune model=best.pt flops=0.5 keep=backbone",
-            "prune model=best.pt params=2.0M score=l2 recover=bn data=my.yaml",
+            "prune model=best.pt params=2.0M score=lamp data=my.yaml",
         ),
         notes=("Without a budget exactly the dead channels go; all budgets that are given hold.",),
     ),
