@@ -191,7 +191,7 @@ def write(rows: Iterable[dict[str, Any]], failures: dict[str, str], out: Path) -
         "* *prunable*: share of the channel classes outside the head that may be cut.",
         "* *error*: largest difference between the cut model and its masked parent, relative to the largest output",
         "  (accepted: 1e-4).",
-        "* Each row also passed: FLOPs as predicted from the trace, stock classes only, widths of the head untouched, a",
+        "* Each row also passed: FLOPs as predicted from the trace, stock classes only, head widths untouched, a",
         "  training step with finite gradients, and, where *saved* says yes, saving and loading.",
         "",
         "| model | prunable | FLOPs kept | params kept | error | trace, s | saved | frozen outside the head |",

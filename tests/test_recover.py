@@ -240,6 +240,7 @@ def test_fold_leaves_the_parent_as_it_was():
 @pytest.fixture(scope="module")
 def yolo() -> tuple[nn.Module, nn.Module, Plan]:
     """Parent with a quarter of all prunable channels dead, the cut of exactly these, and the plan."""
+    torch.manual_seed(0)
     parent = randomize(DetectionModel("yolov8n.yaml", verbose=False))
     graph = host.trace_yolo(parent)
     dead = np.zeros(graph.n_classes, dtype=bool)
@@ -409,7 +410,7 @@ def test_mean_goes_into_the_batch_norm_whether_or_not_it_was_folded_before():
 
 
 def test_without_bias_and_batch_norm_the_weights_make_the_mean_as_well():
-    parent = Dependent(nn.Conv2d(3, 4, 1, bias=False), 0.5, nn.SiLU()).eval()
+    parent = Dependent(nn.Conv2d(3, 4, 1, bias=False), 0.5, nn.Softmax(1)).eval()
     model = cut(copy.deepcopy(parent), Dependent.plan)
     recover.refit(parent, model, Dependent.plan, IMAGES, ridge=1e-10)
     with torch.no_grad():
@@ -440,12 +441,62 @@ def test_ridge_in_one_dimension():
     x, y = torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([1.0, 4.0, 7.0])  # y = 4 + 3 x
     # From weight 1: |y - 4 - (1 + d) x|² + λ d² with λ = 0.5 · Σx² = 1 is least where 2 (2 - d) = d, at d = 4/3.
     change, mean, (before, after) = recover._solve(
-        torch.ones(1, 1), torch.zeros(1), x.reshape(1, 3, 1), y.reshape(3, 1), 0.5, centred=True
+        torch.ones(1, 1), torch.zeros(1), x.reshape(1, 3, 1), y.reshape(3, 1), 0.5
     )
     assert float(change) == pytest.approx(4 / 3)
     assert float(mean) == pytest.approx(4)
     assert before == pytest.approx((2**2 + 4**2 + 6**2) / 18)  # y - x, over the variance 3² + 0 + 3²
     assert after == pytest.approx(2 * (2 / 3) ** 2 / 18)  # slope 2 - 4/3 is left
+
+
+def test_every_output_has_its_own_weights(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(recover, "STEPS", 300)
+    x, y = noise(1, 60, 3), noise(60, 2, seed=2) + 1
+    importance = torch.rand(60, 2, generator=torch.Generator().manual_seed(3)).clamp_min(0.2)
+    change, shift, (before, after) = recover._solve(torch.zeros(2, 3), torch.zeros(2), x, y, 1e-9, importance)
+    missed = total = 0
+    for o in range(2):
+        root = importance[:, o].sqrt().numpy()
+        a = np.column_stack((x[0], np.ones(60)))
+        (*w, c), (rest,), *_ = np.linalg.lstsq(root[:, None] * a, root * y[:, o].numpy(), rcond=None)
+        np.testing.assert_allclose(change[o], w, rtol=1e-4, atol=1e-5)
+        assert float(shift[o]) == pytest.approx(c, rel=1e-4)
+        mean = np.average(y[:, o], weights=importance[:, o])
+        missed, total = missed + rest, total + ((y[:, o].numpy() - mean) ** 2 * root**2).sum()
+    assert before > after == pytest.approx(missed / total, rel=1e-4)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_importance_is_the_squared_slope_of_the_activation(norm: bool):
+    parent = randomize(nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.SiLU(inplace=True)))
+    the_plan = Plan({"1": Keep(outputs=(0, 2), of=(3, None))})
+    y, follower = (noise(40, 2), "1") if norm else (noise(40, 3), None)
+    got = recover._importance(parent, the_plan, y.clone(), follower, "2").numpy()
+    z = y.numpy()
+    if norm:
+        gamma, beta, mean, var = (
+            t.detach()[[0, 2]].numpy()
+            for t in (parent[1].weight, parent[1].bias, parent[1].running_mean, parent[1].running_var)
+        )
+        z = (z - mean) / np.sqrt(var + 1e-5) * gamma + beta
+    sigmoid = 1 / (1 + np.exp(-z))
+    slope = (sigmoid * (1 + z * (1 - sigmoid))) ** 2
+    np.testing.assert_allclose(got, np.maximum(slope / slope.max(), recover.FLOOR), rtol=1e-4)
+    assert recover._importance(parent, the_plan, y, follower, None) is None
+
+
+def test_batch_norm_and_activation_are_found_by_what_they_take():
+    shared = nn.SiLU()  # Ultralytics uses one object for all its blocks
+    parent = nn.Sequential(
+        nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), shared, nn.Conv2d(2, 2, 1), shared, nn.Conv2d(2, 2, 1)
+    )
+    names = ("0", "1", "3", "5")
+    with recover._running(parent), recover._hooks() as hooks:
+        norms = recover._follow(parent, names, nn.BatchNorm2d, hooks)
+        activations = recover._follow(parent, names, recover.ACTIVATIONS, hooks)
+        parent(noise(1, 3, 4, 4))
+    assert norms == {"0": "1"}
+    assert {k: parent.get_submodule(v) for k, v in activations.items()} == {"1": shared, "3": shared}
 
 
 def test_depthwise_layers_are_fitted_channel_by_channel():
@@ -500,7 +551,7 @@ def test_yolo_is_closer_to_its_parent_after_each_repair(yolo: tuple[nn.Module, n
     errors.append(missed(parent, model, images[0]))
     recover.refit(parent, model, the_plan, images)
     errors.append(missed(parent, model, images[0]))
-    assert errors[0] > 1.5 * errors[1] > 3 * errors[2], errors
+    assert errors[0] > errors[1] > 5 * errors[2], errors
 
 
 # ---- calibration images ----------------------------------------------------------------------------------------------

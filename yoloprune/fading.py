@@ -48,7 +48,7 @@ class SparseConfig:
     penalty: str = "select"
     penalty_weight: float | None = None
     score: str = "taylor"
-    normalize: str = "none"
+    normalize: str = "cost"
     ramp_start: float = 0.1
     ramp_end: float = 0.6
     fade: float = 0.6

@@ -277,7 +277,7 @@ SPARSE_OPTIONS = (
         1e-4,
     ),
     Option("score", "taylor", _choice("taylor", "gamma"), "what makes a channel useful: |gamma * gradient| or |gamma|"),
-    Option("normalize", "none", _choice("none", "cost"), "cost ranks by score per FLOP (or parameter) saved"),
+    Option("normalize", "cost", _choice("none", "cost"), "cost ranks by score per FLOP (or parameter) saved"),
     Option(
         "ramp_start",
         0.1,

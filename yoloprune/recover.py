@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import batch_norm, pad
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.modules.dropout import _DropoutNd
@@ -32,6 +32,15 @@ PIXELS = 128 * 320**2
 
 ROWS = 8192
 """Positions per layer that `refit` fits."""
+
+STEPS = 10
+"""Iterations of a fit in which every value has a weight of its own."""
+
+FLOOR = 0.2
+"""Least weight of a value in a fit: no activation hides it altogether."""
+
+ACTIVATIONS = (nn.SiLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Mish, nn.Hardswish, nn.Sigmoid, nn.Tanh)
+"""Element-wise functions whose slope says how much an error before them matters after them."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,7 @@ def fold(
     lost = {name: _Inputs(keep) for name, keep in plan.keep.items() if keep.inputs is not None and name in modules}
     with _running(parent), _hooks() as hooks:
         hooks += [modules[name].register_forward_pre_hook(inputs) for name, inputs in lost.items()]
-        followers = _follow(parent, lost, hooks)
+        followers = _follow(parent, lost, _BatchNorm, hooks)
         if batches is None:
             _feed(parent, [host.example(parent, 2) if noise is None else noise])
         else:
@@ -183,7 +192,9 @@ def refit(
     }
     with _running(parent), _hooks() as hooks:
         hooks += [parent.get_submodule(name).register_forward_hook(target) for name, target in targets.items()]
-        followers = _follow(parent, targets, hooks)
+        followers = _follow(parent, targets, _BatchNorm, hooks)
+        norms = [name for name, module in parent.named_modules() if isinstance(module, _BatchNorm)]
+        activations = _follow(parent, [*targets, *norms], ACTIVATIONS, hooks)
         _feed(parent, [images])
     targets = {name: target for name, target in targets.items() if target.calls == 1}
     missed: dict[str, tuple[float, float]] = {}
@@ -193,10 +204,11 @@ def refit(
         target, follower = targets[name], followers.get(name)
         x, y = _rows(module, inputs[0], target.positions), target.rows
         constant = _constant(parent, model, plan, name, follower)
+        importance = _importance(parent, plan, y, follower, activations.get(follower or name))
         movable = module.bias is not None or follower is not None
-        change, mean, missed[name] = _solve(module.weight.data, constant, x, y, ridge, centred=movable)
+        change, shift, missed[name] = _solve(module.weight.data, constant, x, y, ridge, importance, movable=movable)
         module.weight.data += change.to(module.weight)
-        _add(model, name, mean, follower)
+        _add(model, name, shift, follower)
         del target.rows  # the largest part of the memory, not needed again
         bar.update(1)
 
@@ -255,8 +267,10 @@ def _together(batches: Iterable[Tensor]) -> Tensor:
     return torch.cat(parts)[: max(1, PIXELS // (height * width))]
 
 
-def _follow(parent: nn.Module, names: Iterable[str], hooks: list[RemovableHandle]) -> dict[str, str]:
-    """From layers to the batch-norm whose input is the layer's output itself; filled when the parent runs."""
+def _follow(
+    parent: nn.Module, names: Iterable[str], kinds: type | tuple[type, ...], hooks: list[RemovableHandle]
+) -> dict[str, str]:
+    """From modules to the one of these kinds whose input is their output itself; filled when the parent runs."""
     found: dict[str, str] = {}
 
     def mark(name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -267,7 +281,7 @@ def _follow(parent: nn.Module, names: Iterable[str], hooks: list[RemovableHandle
             found[source] = name
 
     for name, module in parent.named_modules():
-        if isinstance(module, _BatchNorm) and module.running_mean is not None:
+        if isinstance(module, kinds) and getattr(module, "track_running_stats", True):
             hooks.append(module.register_forward_pre_hook(partial(look, name)))
     hooks += [parent.get_submodule(name).register_forward_hook(partial(mark, name)) for name in names]
     return found
@@ -372,10 +386,37 @@ def _constant(parent: nn.Module, model: nn.Module, plan: Plan, name: str, follow
     return _kept(before, plan, follower) - now
 
 
+def _importance(
+    parent: nn.Module, plan: Plan, y: Tensor, follower: str | None, activation: str | None
+) -> Tensor | None:
+    """How much an error of each output matters past the activation: the squared slope, at most 1, shape (P, outputs)."""
+    if activation is None:
+        return None
+    if follower is not None:
+        norm = parent.get_submodule(follower)
+        parameters = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        y = batch_norm(y, *(None if p is None else _kept(p, plan, follower) for p in parameters), eps=norm.eps)
+    with torch.enable_grad():
+        y = y.detach().requires_grad_()
+        result = parent.get_submodule(activation)(y.clone())  # a copy, because it may work in place
+        (slope,) = torch.autograd.grad(result.sum(), y)
+    return (slope.square() / slope.square().max().clamp_min(1e-30)).clamp_min(FLOOR)
+
+
 def _solve(
-    weight: Tensor, constant: Tensor, x: Tensor, y: Tensor, ridge: float, *, centred: bool
+    weight: Tensor,
+    constant: Tensor,
+    x: Tensor,
+    y: Tensor,
+    ridge: float,
+    importance: Tensor | None = None,
+    *,
+    movable: bool = True,
 ) -> tuple[Tensor, Tensor, tuple[float, float]]:
     """Ridge regression of what is missed, in float64, each group of a grouped layer for itself.
+
+    Every output has its own weights over the positions, but one matrix is factored for all: the first step solves the
+    unweighted problem, and as weights are at most 1, each further step with its matrix comes closer (majorisation).
 
     Args:
         weight (Tensor): Present weights, shape (O, …).
@@ -383,26 +424,36 @@ def _solve(
         x (Tensor): Inputs, shape (groups, P, I).
         y (Tensor): Wanted outputs, shape (P, O).
         ridge (float): Relative to the mean square of the inputs.
-        centred (bool): Whether the mean can go elsewhere; if not, the weights have to make it as well.
+        importance (Tensor | None): Weight of each value of `y`, shape (P, O), in (0, 1]; None for 1.
+        movable (bool): Whether the constant can change; if not, the weights have to make the mean as well.
 
     Returns:
         (Tensor): Change of the weights, shape of `weight`.
         (Tensor): Change of the constant, shape (O,).
-        (tuple[float, float]): Shares of the variance of `y` missed before and after.
+        (tuple[float, float]): Shares of the weighted variance of `y` missed before and after.
     """
-    x, y = x.double(), y.double().reshape(len(y), len(x), -1).transpose(0, 1)
-    w = weight.double().reshape(len(x), y.shape[2], -1)
-    rest = y - x @ w.mT - constant.double().reshape(len(x), 1, -1)
-    variance = (y - y.mean(1, keepdim=True)).square().sum().clamp_min(1e-30)
-    before = float(rest.square().sum() / variance)
+    groups, count, width = x.shape
+    x, y = x.double(), y.double().reshape(count, groups, -1).transpose(0, 1)
+    matters = torch.ones_like(y) if importance is None else importance.to(y).reshape(count, groups, -1).transpose(0, 1)
+    mean = (matters * y).sum(1, keepdim=True) / matters.sum(1, keepdim=True)
+    variance = (matters * (y - mean).square()).sum().clamp_min(1e-30)
+    missing = y - x @ weight.double().reshape(groups, -1, width).mT - constant.double().reshape(groups, 1, -1)
+    before = float((matters * missing.square()).sum() / variance)
     if before < 1e-10:  # nothing has changed up to here
         return torch.zeros_like(weight), torch.zeros_like(constant), (before, before)
-    a, b = (x - x.mean(1, keepdim=True), rest - rest.mean(1, keepdim=True)) if centred else (x, rest)
-    gram = a.mT @ a
+    middle = x.mean(1, keepdim=True) * movable
+    if movable:
+        x = torch.cat((x - middle, torch.ones_like(x[:, :, :1])), 2)
+    gram = x.mT @ x
     diagonal = gram.diagonal(dim1=1, dim2=2)
-    diagonal += ridge * diagonal.mean(1, keepdim=True).clamp_min(1e-30)
-    change = torch.linalg.solve(gram, a.mT @ b).mT
-    rest = rest - x @ change.mT
-    mean = rest.mean(1, keepdim=True) if centred else torch.zeros_like(rest[:, :1])
-    after = float((rest - mean).square().sum() / variance)
-    return change.reshape(weight.shape), mean.flatten(), (before, after)
+    held = torch.zeros_like(diagonal)  # the constant is not
+    held[:, :width] = ridge * diagonal[:, :width].mean(1, keepdim=True).clamp_min(1e-30)
+    diagonal += held
+    factor = torch.linalg.cholesky(gram)
+    change = torch.cholesky_solve(x.mT @ missing, factor)
+    for _ in range(0 if importance is None else STEPS):
+        rest = matters * (missing - x @ change)
+        change += torch.cholesky_solve(x.mT @ rest - held[..., None] * change, factor)
+    after = float((matters * (missing - x @ change).square()).sum() / variance)
+    change, shift = change[:, :width].mT, change[:, width:].sum(1)  # without a constant the sum is empty
+    return change.reshape(weight.shape), (shift - (change @ middle.mT)[..., 0]).flatten(), (before, after)
