@@ -24,8 +24,16 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Path]:
     """Train all arms of one seed; finished ones are not run again."""
     out = Path(arguments.out).resolve() / f"seed{seed}"
     common: dict[str, Any] = {
-        "data": arguments.data, "imgsz": arguments.imgsz, "batch": arguments.batch, "nbs": arguments.batch,
-        "optimizer": "AdamW", "lr0": 1e-3, "seed": seed, "project": str(out), "exist_ok": True, "plots": False,
+        "data": arguments.data,
+        "imgsz": arguments.imgsz,
+        "batch": arguments.batch,
+        "nbs": arguments.batch,
+        "optimizer": "AdamW",
+        "lr0": 1e-3,
+        "seed": seed,
+        "project": str(out),
+        "exist_ok": True,
+        "plots": False,
         "device": arguments.device,
     }
     files = {

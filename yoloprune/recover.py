@@ -389,7 +389,7 @@ def _constant(parent: nn.Module, model: nn.Module, plan: Plan, name: str, follow
 def _importance(
     parent: nn.Module, plan: Plan, y: Tensor, follower: str | None, activation: str | None
 ) -> Tensor | None:
-    """How much an error of each output matters past the activation: the squared slope, at most 1, shape (P, outputs)."""
+    """How much an error of each output matters past the activation: squared slope, at most 1, shape (P, outputs)."""
     if activation is None:
         return None
     if follower is not None:
