@@ -217,6 +217,28 @@ def test_models_with_two_faces(targets: bool) -> None:
         verify(parent, small, plan, IMAGE)
 
 
+def test_branches_of_training_are_compared_too() -> None:
+    """As the one-to-many branch of YOLO26, which evaluation leaves out."""
+
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.aux = conv(3, 4), conv(4, 2), conv(4, 2)
+
+        def forward(self, x: Tensor) -> object:
+            y = self.a(x)
+            return (self.b(y), self.aux(y)) if self.training else self.b(y)
+
+    parent = Auxiliary()
+    graph = trace(parent, noise(1, 3, 6, 6))
+    plan = graph.plan(without(graph, "a.outputs", [1]))
+    small = cut_copy(parent, plan)
+    assert verify(parent, small, plan, IMAGE) <= 1e-4
+    small.aux.weight.data[0, 0] += 0.1
+    with pytest.raises(VerifyError):
+        verify(parent, small, plan, IMAGE)
+
+
 def test_an_output_that_lost_channels_is_compared_without_them() -> None:
     parent = nn.Sequential(conv(3, 5), nn.SiLU())
     plan = Plan({"0": Keep(outputs=(0, 3, 4), of=(5, None))})

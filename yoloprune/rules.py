@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from yoloprune.labels import Tag, compress
 
@@ -90,16 +91,20 @@ def meet(call: Call, tensors: list[Tensor], ndim: int) -> Tag | None:
         why = f"a constant meets channels in {call.name} in {call.tracer.where}"
         merged = labels if merged is None else call.tracer.book.unite(merged, labels, why)
     assert merged is not None
-    return Tag(merged, ndim + axis, _zero_at_zero(call, [tag for _, tag in tagged]))
+    return Tag(merged, ndim + axis, _zero_at_zero(call))
 
 
-def _zero_at_zero(call: Call, tags: list[Tag]) -> bool:
-    """Whether an element-wise operation keeps zeros of cut channels zero: a product needs one, the others all."""
-    name = call.name.removeprefix("aten::").rstrip("_")
-    if name == "mul":
-        return any(tag.zero for tag in tags)
-    constant = name in {"add", "sub", "rsub"} and len(tags) < 2
-    return name in ZERO_AT_ZERO and not constant and all(tag.zero for tag in tags)
+def _zero_at_zero(call: Call) -> bool:
+    """Whether an element-wise operation gives zero where cut channels are zero: tried, on zeros in their place."""
+    tr, mutable = call.tracer, call.func._schema.is_mutable
+
+    def emptied(value: Any) -> Any:
+        if not isinstance(value, Tensor) or (tag := tr.tag(value)) is None or not tag.zero:
+            return value
+        return value.new_zeros(value.shape if mutable else [1] * value.ndim)
+
+    args, kwargs = tree_map(emptied, (tuple(call.args), call.kwargs))
+    return not call.func(*args, **kwargs).count_nonzero()  # not a number counts as well
 
 
 def pointwise(call: Call) -> None:
@@ -113,12 +118,23 @@ def pointwise(call: Call) -> None:
 
 
 def same(call: Call) -> None:
-    """The output has the labels of the first argument: copies, `zeros_like` and their like."""
+    """The output has the labels of the first argument: copies."""
     call.tracer.put(call.out[0] if isinstance(call.out, tuple) else call.out, call.tracer.tag(call.args[0]))
 
 
-def keep(call: Call) -> None:
-    """Filling with constants, in place or anew: labels stay as they are."""
+def like(call: Call) -> None:
+    """A new tensor of the same shape; only `zeros_like` is known to be zero where channels are cut."""
+    if (tag := call.tracer.tag(call.args[0])) is not None:
+        call.tracer.put(call.out, Tag(tag.labels, tag.axis, zero=call.name == "aten::zeros_like"))
+
+
+def fill(call: Call) -> None:
+    """Constants in place: channels that are overwritten are not zero any more, in any view of them."""
+    call.freeze(call.args[0], why="overwritten by")
+
+
+def anew(call: Call) -> None:
+    """A new tensor of a given shape has no channels."""
 
 
 def move(call: Call) -> None:
@@ -227,7 +243,8 @@ def spatial(call: Call) -> None:
         changed += [x.ndim - 1 - i // 2 for i, amount in enumerate(pad) if amount]
     if out.ndim != x.ndim or tag.axis in changed or any(tag.labels.shape[d] > 1 for d in changed):
         return call.freeze(x, why="channels are mixed by")
-    return call.tracer.put(out, tag)
+    padded = call.name == "aten::constant_pad_nd" and call.arg("value", 0) != 0
+    return call.tracer.put(out, Tag(tag.labels, tag.axis, tag.zero and not padded))
 
 
 def reduce(call: Call) -> None:
@@ -383,15 +400,6 @@ def _names(rule: Callable[[Call], None], names: str) -> dict[str, Callable[[Call
     return {f"aten::{n}": rule for n in names.split()}
 
 
-ZERO_AT_ZERO = frozenset(
-    (
-        *("add", "sub", "rsub", "neg", "div", "pow", "sqrt", "square", "abs", "sign", "sin", "tanh", "clone", "copy"),
-        *("relu", "relu6", "leaky_relu", "silu", "gelu", "mish", "elu", "celu", "selu", "hardtanh", "hardswish"),
-        *("maximum", "minimum", "clamp", "clamp_min", "clamp_max", "threshold"),
-    )
-)
-"""Element-wise operations, as networks use them, whose result is zero where all channels that enter are."""
-
 KEEPS_ZERO = frozenset(f"aten::{n}" for n in ("mean", "sum", "amax", "amin", "max", "min", "linalg_vector_norm"))
 
 PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm"})
@@ -402,9 +410,10 @@ RULES: dict[str, Callable[[Call], None]] = {
     **_names(move, "view _unsafe_view reshape permute transpose squeeze unsqueeze expand flip repeat movedim"),
     **_names(along, "slice select unbind roll narrow"),
     **_names(split, "split split_with_sizes"),
-    **_names(same, "_to_copy detach alias contiguous lift_fresh zeros_like ones_like empty_like full_like rand_like"),
-    **_names(same, "randn_like bernoulli native_dropout"),
-    **_names(keep, "fill_ zero_ normal_ uniform_ new_full new_zeros new_ones new_empty"),
+    **_names(same, "_to_copy detach alias contiguous lift_fresh native_dropout"),
+    **_names(like, "zeros_like ones_like empty_like full_like rand_like randn_like bernoulli"),
+    **_names(fill, "fill_ zero_ normal_ uniform_"),
+    **_names(anew, "new_full new_zeros new_ones new_empty"),
     **_names(pointwise, "copy_ hardswish hardswish_ _prelu_kernel clip clip_"),
     **_names(spatial, "max_pool2d_with_indices max_pool2d avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d"),
     **_names(spatial, "adaptive_max_pool2d upsample_nearest2d _upsample_nearest_exact2d upsample_bilinear2d"),
