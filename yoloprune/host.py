@@ -166,11 +166,11 @@ def run_folder(task: str, name: str, arguments: Mapping[str, Any]) -> Path:
     given = {k: arguments.get(k) for k in ("project", "name", "exist_ok")}
     given["name"] = given["name"] or name
     given["exist_ok"] = bool(given["exist_ok"])
-    folder = Path(get_save_dir(get_cfg(overrides={"task": task, "mode": "train", **given})))
     try:
+        folder = Path(get_save_dir(get_cfg(overrides={"task": task, "mode": "train", **given})))
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise PruneError(f"Cannot write to {folder}: {e.strerror}. Choose another project= folder.") from e
+        raise PruneError(f"Cannot write to {e.filename}: {e.strerror}. Choose another project= folder.") from e
     return folder
 
 
