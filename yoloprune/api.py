@@ -15,7 +15,7 @@ import numpy as np
 import ultralytics
 from torch import Tensor, nn
 
-from yoloprune import budget, config, handoff, host, recover, report, scoring, surgery, tracing, verify
+from yoloprune import budget, config, handoff, host, recover, refit, report, scoring, surgery, tracing, verify
 from yoloprune.calibration import batches
 from yoloprune.config import Budget, Limits
 from yoloprune.cost import Cost
@@ -185,7 +185,7 @@ def _recover(
     if how == "bn":
         recover.reestimate(child.model, images)
     elif how == "lsq" or (how == "auto" and images):
-        missed = recover.refit(parent.model, child.model, plan, images)  # measuring statistics after it made mAP worse
+        missed = refit.refit(parent.model, child.model, plan, images)  # measuring statistics after it made mAP worse
         before, after = (float(np.mean([m[i] for m in missed.values()])) for i in (0, 1))
         host.log("prune: ", f"weights refitted: {before:.1%} of the layers' variance was missed, {after:.1%} is now")
 
