@@ -8,7 +8,7 @@ for release in "${@:-8.3.0}"; do
   folder=$(mktemp -d)
   python -m pip install --quiet --disable-pip-version-check --no-deps --target "$folder" "ultralytics==$release"
   echo "== ultralytics $release"
-  PYTHONPATH="$folder" OMP_NUM_THREADS=1 python -m pytest -q -p no:cacheprovider \
+  YOLO_CONFIG_DIR="$folder" PYTHONPATH="$folder" OMP_NUM_THREADS=1 python -m pytest -q -p no:cacheprovider \
     tests/test_exact.py tests/test_tracing.py tests/test_surgery.py tests/test_pipeline.py tests/test_handoff.py || true
   rm -rf "$folder"
 done

@@ -64,6 +64,7 @@ def network(folder: Path, task: str = "detect") -> ultralytics.YOLO:
     file.write_text(yaml.safe_dump({"nc": NC, "kpt_shape": [2, 3], "backbone": BACKBONE, "head": [HEADS[task]]}))
     torch.manual_seed(0)
     yolo = ultralytics.YOLO(str(file), task=task)
+    yolo.ckpt = yolo.ckpt or {}  # without one, older releases cannot save
     settle(yolo.model)
     yolo.model.names = {i: NAMES[i] if i < len(NAMES) else f"other {i}" for i in range(NC)}
     return yolo

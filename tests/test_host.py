@@ -58,6 +58,18 @@ def test_only_image_and_head_are_frozen(graph: ChannelGraph) -> None:
             assert reasons(graph, str(axis)) == {None}, axis
 
 
+@pytest.mark.parametrize("name", ["yolo11n", "yolo12n"])
+def test_attention_blocks_are_prunable(name: str) -> None:
+    """Widths that these blocks keep as numbers are corrected by the cut, so that they need not be frozen."""
+    graph = host.trace_yolo(DetectionModel(f"{name}.yaml", verbose=False))
+    qkv = [str(a) for a in graph.axes if ".qkv.conv" in a.module and a.side == "outputs"]
+    assert qkv
+    for axis in qkv:
+        assert reasons(graph, axis) == {None}
+    body = [g for g in graph.groups if g.frozen is None or "head" not in g.frozen]
+    assert sum(g.size for g in body if g.frozen is None) >= 0.99 * sum(g.size for g in body)
+
+
 @pytest.mark.parametrize(
     "pattern, layers",
     [

@@ -476,6 +476,34 @@ def test_weights_tied_between_two_layers() -> None:
     exact(tied())
 
 
+def test_weight_of_a_linear_layer_used_by_hand_the_other_way_round() -> None:
+    """A decoder with its encoder's weights: rows of one are columns of the other, square or not."""
+    for inner in (4, 6):
+        model = net(
+            lambda m, x: m.o(m.e(m.a(x).mean((2, 3))).relu() @ m.e.weight),
+            a=(3, 4),
+            e=nn.Linear(4, inner),
+            o=nn.Linear(4, 2),
+        )
+        exact(model)
+
+
+def test_weight_of_a_convolution_used_by_hand() -> None:
+    def body(m: Net, x: Tensor) -> Tensor:
+        y = m.a(x)
+        return m.o(m.b(y) + F.conv2d(y.flip(2), m.b.weight.abs()))
+
+    exact(net(body, a=(3, 4), b=(4, 4), o=(4, 2)))
+    exact(net(lambda m, x: m.o(F.conv2d(m.a(x), m.b.weight)), a=(3, 4), b=(4, 5), o=(5, 2)))
+    exact(net(lambda m, x: m.o(F.conv_transpose2d(m.b(m.a(x)), m.b.weight)), a=(3, 4), b=(4, 4), o=(4, 2)))
+
+
+def test_a_norm_of_weights_used_by_hand() -> None:
+    """A number computed from weights, as regularisers do it, changes when the weights shrink."""
+    exact(net(lambda m, x: m.o(m.b(m.a(x)) * m.b.weight.norm()), a=(3, 4), b=(4, 5), o=(5, 2)))
+    exact(net(lambda m, x: m.o(m.b(m.a(x)) * m.b.bias.sum()), a=(3, 4), b=(4, 5), o=(5, 2)))
+
+
 def test_product_of_two_maps_unites_what_it_multiplies() -> None:
     graph = exact(net(lambda m, x: m.c(m.a(x) * m.b(x) - m.a(x) / 3), a=(3, 4), b=(3, 4), c=(4, 2)))
     assert classes(graph, "a.outputs") == classes(graph, "b.outputs")

@@ -217,6 +217,22 @@ def test_models_with_two_faces(targets: bool) -> None:
         verify(parent, small, plan, IMAGE)
 
 
+def test_nothing_to_compare_is_no_proof() -> None:
+    class Silent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = conv(3, 4), conv(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x)).argmax(1)
+
+    parent = Silent()
+    graph = trace(parent, noise(1, 3, 6, 6))
+    plan = graph.plan(without(graph, "a.outputs", [1]))
+    with pytest.raises(VerifyError):
+        verify(parent, cut_copy(parent, plan), plan, IMAGE)
+
+
 def test_branches_of_training_are_compared_too() -> None:
     """As the one-to-many branch of YOLO26, which evaluation leaves out."""
 
