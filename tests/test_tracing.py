@@ -616,17 +616,38 @@ def test_gram_matrix_is_frozen() -> None:
     assert None not in reasons(graph, "a.outputs")
 
 
-def test_multi_head_attention_module() -> None:
-    """Packed weights that belong to no linear layer: nothing inside is cut, everything around may be."""
+@pytest.mark.parametrize("positions", [False, True])
+@pytest.mark.parametrize("weights", [False, True])
+def test_multi_head_attention_module(positions: bool, weights: bool) -> None:
+    """Packed weights that belong to no linear layer: nothing inside is cut, everything around may be.
+
+    With positions added to queries and keys, as DETR does it, the packed weights and biases are taken apart.
+    """
 
     def body(m: Net, x: Tensor) -> Tensor:
         y = m.b(m.a(x).relu())
         t = y.flatten(2).transpose(1, 2)
-        return m.o(m.mha(t, t, t)[0].transpose(1, 2).reshape(y.shape))
+        q = t + torch.linspace(-1, 1, t.shape[1])[:, None] if positions else t
+        return m.o(m.mha(q, q, t, need_weights=weights)[0].transpose(1, 2).reshape(y.shape))
 
     mha = nn.MultiheadAttention(8, 2, batch_first=True)
+    nn.init.normal_(mha.in_proj_bias)
     graph = exact(net(body, a=(3, 4), b=(4, 8), o=(8, 2), mha=mha))
     assert reasons(graph, "a.outputs") == FREE
+    for axis in map(str, graph.axes):
+        assert not axis.startswith("mha.in_proj") or None not in reasons(graph, axis)
+
+
+def test_a_bias_of_computed_weights() -> None:
+    def body(m: Net, x: Tensor) -> Tensor:
+        first, second = m.bias.chunk(2)
+        y = m.a(x).mean((2, 3))
+        return m.o(torch.addmm(first, y, m.w.t()) + torch.addmm(second, x[:, 0, 0, :4], m.w.t()))
+
+    w, bias = nn.Parameter(noise(5, 4)), nn.Parameter(noise(10))
+    graph = exact(net(body, a=(3, 4), w=w, bias=bias, o=nn.Linear(5, 2)))
+    for axis in map(str, graph.axes):
+        assert not axis.startswith("bias") or None not in reasons(graph, axis)
 
 
 # What is not known ----------------------------------------------------------------------------------------------------

@@ -330,6 +330,8 @@ def matmul(call: Call) -> None:
     tr = call.tracer
     if (name := tr.owner(b, nn.Linear)) is not None:
         return _linear(call, name, a)
+    if call.name == "aten::addmm":
+        call.freeze(call.args[0], why="the bias of computed weights in")
     tag_a, tag_b, rank = tr.tag(a), tr.tag(b), call.out.ndim
     inner_a, inner_b = tag_a is not None and tag_a.axis == rank - 1, tag_b is not None and tag_b.axis == rank - 2
     _count_product(call, a, b, tag_a, tag_b)
