@@ -45,7 +45,7 @@ def refit(
     Both models see all images as one batch: a hook before each layer of the cut model finds inputs that come from
     layers already refitted, so one pass is enough. `PIXELS` bounds the memory, 2 GB for yolov8n; images beyond it are
     not used. Of each layer `ROWS` positions are fitted, unusual ones with preference (`_Target`), so that objects count
-    beside all the background: mAP50-95 of a yolov8n on BCCD cut to 0.7 of its FLOPs is 0.588 with it, 0.576 without.
+    beside all the background.
 
     Args:
         parent (nn.Module): The model before the cut.
