@@ -27,7 +27,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 from ultralytics.utils.torch_utils import get_flops
 
-from yoloprune import budget, handoff, host, scoring, surgery, verify
+from yoloprune import budget, handoff, host, recover, scoring, surgery, verify
 from yoloprune.config import Budget, Limits
 from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError, PlanError
@@ -62,7 +62,7 @@ def _scaled(stem: str, scale: str) -> str:
 
 
 def build(name: str) -> Any:
-    """A `YOLO`, `YOLOE` or `RTDETR` object with seeded weights and lively batch-norm statistics."""
+    """A `YOLO`, `YOLOE` or `RTDETR` object with seeded weights and batch-norm statistics that fit them."""
     torch.manual_seed(0)
     kind = ultralytics.RTDETR if "rtdetr" in name else ultralytics.YOLOE if "yoloe" in name else ultralytics.YOLO
     yolo = kind(name)
@@ -70,8 +70,8 @@ def build(name: str) -> Any:
         if isinstance(m, nn.BatchNorm2d):
             m.weight.data.uniform_(0.2, 1.5)
             m.bias.data.normal_(0, 0.3)
-            m.running_mean.normal_(0, 0.2)
-            m.running_var.uniform_(0.5, 1.5)
+    # Statistics measured, not drawn: else the signal dies out with depth, and no check could see a wrong cut there.
+    recover.reestimate(yolo.model, [host.example(yolo.model, 8)])
     return yolo
 
 

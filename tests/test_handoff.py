@@ -401,7 +401,7 @@ def test_yaml_of_the_pruned_model(pruned: Path, parent: Path) -> None:
 
 
 def test_stop_sentence_names_both_ways_out() -> None:
-    for needed in ("yoloprune finetune", "from yoloprune import YOLO", "native=True", "install yoloprune"):
+    for needed in ("yoloprune finetune", "from yoloprune import YOLO", "Install yoloprune"):
         assert needed in trainers.STOP
     assert '"' not in trainers.STOP and "nn." not in trainers.STOP and "\n" not in trainers.STOP
 
@@ -556,7 +556,7 @@ def test_model_cut_in_memory_is_not_trained_full_size(
 
 
 def test_tune_refuses(pruned: Path) -> None:
-    with pytest.raises(ModelError, match="native=True"):
+    with pytest.raises(ModelError, match="Tune the parent"):
         handoff.load(pruned).tune(iterations=1)
 
 

@@ -27,6 +27,7 @@ from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.groups import ChannelGraph
 from yoloprune.labels import LabelBook, Tag
 from yoloprune.rules import COSTED, PRODUCTS, Call, batch_norm, rule_of
+from yoloprune.watching import running, trains_without_targets
 
 
 def trace(
@@ -65,10 +66,10 @@ def trace(
     with _preserved(model), _one_thread(), torch.no_grad():
         try:
             tracer = Tracer(model, frozen or {}, _growths(model.eval(), inputs, area))
-            results = [_follow(tracer, sized, inputs, training=False)]
-        except Exception as e:
+        except Exception as e:  # whatever a network may raise
             raise ModelError(f"The model does not run on an input of shape {tuple(inputs[0].shape)}: {e}") from e
-        with contextlib.suppress(Exception):  # a pass that needs targets when training: the evaluation pass has to do
+        results = [_follow(tracer, sized, inputs, training=False)]
+        if trains_without_targets(model, inputs):
             results.append(_follow(tracer, sized, inputs, training=True))
     for leaf in tree_leaves(results):
         if not outputs and isinstance(leaf, Tensor) and (tag := tracer.tag(leaf)) is not None:
@@ -109,12 +110,8 @@ def match(
 
 
 def _follow(tracer: Tracer, sized: Callable[[nn.Module], bool], inputs: tuple[Any, ...], *, training: bool) -> Any:
-    tracer.model.train(training)
-    for module in tracer.model.modules():
-        if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
-            module.eval()
     tracer.counting = not training  # FLOPs are those of inference
-    with tracer.following(), tracer, _Sizes(tracer, sized):
+    with running(tracer.model, training), tracer.following(), tracer, _Sizes(tracer, sized):
         return tracer.model(*inputs)
 
 
@@ -147,6 +144,10 @@ class Tracer(TorchDispatchMode):
                     self._owners[tensor] = name
                 elif isinstance(tensor, nn.Parameter) and shared[id(tensor)] < 2:
                     self._loose[tensor] = f"{name}.{key}".lstrip(".")
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or the first use of a mode imports the compiler: seconds
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -261,6 +262,10 @@ class _Growth(TorchDispatchMode):
         super().__init__()
         self.work: list[float] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # see Tracer
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func._schema.name in COSTED:
@@ -279,6 +284,7 @@ def _growths(model: nn.Module, inputs: tuple[Any, ...], area: float) -> list[flo
     not at all. Two plain passes, the second on an image of twice the side, tell which.
     """
     if area == 1.0:
+        model(*inputs)  # a model that does not run is found here
         return []
     twice = tuple(x.repeat(1, 1, 2, 2) if isinstance(x, Tensor) and x.ndim == 4 else x for x in inputs)
     passes = []

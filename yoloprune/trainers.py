@@ -29,9 +29,8 @@ VERSION = 1
 # No double quotes (KeyError prints the sentence between them) and no "nn." (Ultralytics 8.3 would look it up in torch).
 STOP = (
     "This model was pruned by yoloprune. Stock Ultralytics would build the unpruned network and train that, so it "
-    "stops here. Either install yoloprune and run 'yoloprune finetune model=... data=...' (in Python: from yoloprune "
-    "import YOLO), or prune the parent again with native=True, which needs Ultralytics alone. Validation, prediction "
-    "and export work as they are"
+    "stops here. Install yoloprune and run 'yoloprune finetune model=... data=...', or in Python 'from yoloprune "
+    "import YOLO'. Validation, prediction and export work as they are"
 )
 STOP_FOR_GOOD = (
     "This {family} model was pruned by yoloprune. Its trainer would build the unpruned network and train that, so it "
@@ -327,8 +326,7 @@ class YOLO(ultralytics.YOLO):
         """Search hyperparameters as Ultralytics does; pruned models refuse, since every trial is a stock process."""
         if (entry := entry_of(self)) and entry["widths"]:
             raise ModelError(
-                "tune starts stock Ultralytics for every trial, which cannot train a pruned model. "
-                "Tune the parent, or prune with native=True."
+                "tune starts stock Ultralytics for every trial, which cannot train a pruned model. Tune the parent."
             )
         return super().tune(*args, **kwargs)
 

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from yoloprune.errors import VerifyError
 from yoloprune.groups import Plan
+from yoloprune.watching import running, trains_without_targets
 
 TOLERANCE = 1e-4
 """Largest accepted error relative to the largest absolute value of an output, in float32."""
@@ -60,14 +61,16 @@ def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Tensor | tu
         VerifyError: If an output has another shape, or the error exceeds `TOLERANCE`.
     """
     inputs = example if isinstance(example, tuple) else (example,)
-    worst = _difference(parent, model, plan, inputs)
+    training = trains_without_targets(parent, inputs)
+    worst = _difference(parent, model, plan, inputs, training)
     if worst > TOLERANCE:
         # Selecting the best queries inside a network makes outputs jump on a rounding error. In float64 those errors
         # are too small to reorder anything, and a wrong cut is as wrong as before.
         double = tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
         parent, model, inputs = copy.deepcopy(parent).double(), copy.deepcopy(model).double(), double
-        random = any(not torch.equal(a, b) for a, b in zip(_run(parent, inputs), _run(parent, inputs), strict=True))
-        worst = _difference(parent, model, plan, inputs, training=not random)  # dropout by function, say
+        once, again = _run(parent, inputs, training), _run(parent, inputs, training)
+        training &= all(torch.equal(a, b) for a, b in zip(once, again, strict=True))  # no dropout by function, say
+        worst = _difference(parent, model, plan, inputs, training)
     if worst > TOLERANCE:
         raise VerifyError(
             f"The cut model differs from its masked parent: relative error {worst:.1e}, "
@@ -76,13 +79,14 @@ def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Tensor | tu
     return worst
 
 
-def _difference(
-    parent: nn.Module, model: nn.Module, plan: Plan, inputs: tuple[Any, ...], training: bool = True
-) -> float:
+def _difference(parent: nn.Module, model: nn.Module, plan: Plan, inputs: tuple[Any, ...], training: bool) -> float:
     """Largest relative error over all outputs that the cut leaves comparable."""
     with masked(parent, plan):
         expected = _run(parent, inputs, training)
-    got = _run(model, inputs, training)
+    try:
+        got = _run(model, inputs, training)
+    except Exception as e:  # whatever a network may raise when a width it counts on has changed
+        raise VerifyError(f"The cut model does not run: {e}. Nothing was saved.") from e
     if len(expected) != len(got):
         raise VerifyError(f"The cut model has {len(got)} outputs, its parent {len(expected)}.")
     marked = expected
@@ -131,19 +135,7 @@ def _mask(kept: tuple[int, ...], width: int | None) -> Tensor:
     return mask
 
 
-def _run(model: nn.Module, inputs: tuple[Any, ...], training: bool = True) -> list[Tensor]:
-    modes = [(m, m.training) for m in model.modules()]
-    try:
-        with torch.no_grad():
-            model.train(training)
-            for m in model.modules():
-                if isinstance(m, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
-                    m.eval()
-            try:
-                result = model(*inputs)
-            except Exception:  # a forward pass that needs targets in training mode
-                result = model.eval()(*inputs)
-    finally:
-        for m, before in modes:
-            m.training = before
-    return [t for t in tree_leaves(result) if isinstance(t, Tensor) and t.is_floating_point()]
+def _run(model: nn.Module, inputs: tuple[Any, ...], training: bool) -> list[Tensor]:
+    with running(model, training):
+        leaves = tree_leaves(model(*inputs))
+    return [t for t in leaves if isinstance(t, Tensor) and t.is_floating_point()]

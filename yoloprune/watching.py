@@ -17,11 +17,11 @@ from yoloprune.errors import DataError
 
 
 @contextlib.contextmanager
-def running(model: nn.Module) -> Iterator[None]:
+def running(model: nn.Module, training: bool = True) -> Iterator[None]:
     """No gradients; training mode, in which heads run all their branches, but not for dropout and batch-norm."""
     modes = [(m, m.training) for m in model.modules()]
     try:
-        model.train()
+        model.train(training)
         for m in model.modules():
             if isinstance(m, (_BatchNorm, _DropoutNd)):
                 m.eval()
@@ -70,3 +70,13 @@ def follow(
             hooks.append(module.register_forward_pre_hook(partial(look, name)))
     hooks += [parent.get_submodule(name).register_forward_hook(partial(mark, name)) for name in names]
     return found
+
+
+def trains_without_targets(model: nn.Module, inputs: tuple[Any, ...]) -> bool:
+    """Whether a plain forward pass works in training mode; some networks want targets there."""
+    try:
+        with running(model):
+            model(*inputs)
+    except Exception:  # whatever a network may raise; it is asked as it is, so no error of ours can hide here
+        return False
+    return True
