@@ -220,9 +220,9 @@ def test_load_refuses(kind: str, tmp_path: Path, parent: Path, offline: None) ->
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("yolov8n.pt", "does not download"),  # official names exist on the network
-        ("yolo26n", "does not download"),
-        ("nowhere/best.pt", "does not download"),
+        ("best.pt", "is not there"),
+        ("nowhere/best.pt", "is not there"),
+        ("nowhere/yolov8n.pt", "is not there"),  # an official name, but in a place of the user's own
         ("https://example.com/best.pt", "does not download"),
         ("no-such-model.yaml", "no-such-model.yaml"),
     ],
@@ -234,6 +234,33 @@ def test_load_missing_file(
     with pytest.raises(ModelError, match=said) as caught:
         handoff.load(name)
     assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["yolov8n.pt", "yolov8n"])
+def test_load_fetches_an_official_name_that_was_asked_for(
+    name: str, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def download(file: str) -> None:
+        asked.append(file)
+        Path(file).write_bytes(parent.read_bytes())
+
+    monkeypatch.setattr(host, "attempt_download_asset", download)
+    assert handoff.load(name).task == "detect"
+    assert handoff.load(name).task == "detect"  # it is there now
+    assert asked == ["yolov8n.pt"]
+
+
+def test_load_official_name_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(file: str) -> None:
+        raise ConnectionError("no route\nand more lines")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(host, "attempt_download_asset", unreachable)
+    with pytest.raises(ModelError, match=r"yolov8n\.pt is not here and could not be downloaded: no route$"):
+        handoff.load("yolov8n.pt")
 
 
 def test_load_damaged_file_with_official_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None) -> None:

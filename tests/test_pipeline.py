@@ -16,11 +16,12 @@ import ultralytics
 import yaml
 from torch import nn
 from ultralytics import YOLO
+from ultralytics.engine.trainer import BaseTrainer
 
 import yoloprune
 from yoloprune import budget, cli, host, scoring
 from yoloprune.cost import Cost
-from yoloprune.errors import PruneError
+from yoloprune.errors import ArgumentError, PruneError
 from yoloprune.shapes import make_shapes
 
 QUICK = dict(  # noqa: C408
@@ -153,6 +154,45 @@ def test_callback_is_gone_afterwards(work: Path, data: Path, tiny: Path) -> None
     assert {event: list(calls) for event, calls in model.callbacks.items()} == before
 
 
+@pytest.mark.parametrize("stop", [1, 4], ids=["in the ramp", "in the hold phase"])
+def test_interrupted_run_resumes(
+    stop: int, work: Path, data: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C after an epoch; the resumed run reaches the target of the first, told nothing but the checkpoint."""
+    whole = yoloprune.SparseTraining.on_fit_epoch_end
+
+    def interrupted(self: yoloprune.SparseTraining, trainer: BaseTrainer) -> None:
+        whole(self, trainer)
+        if trainer.epoch == stop:
+            raise KeyboardInterrupt
+
+    name = f"stopped{stop}"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(yoloprune.SparseTraining, "on_fit_epoch_end", interrupted)
+        yoloprune.train_sparse(
+            tiny, data=str(data), epochs=6, flops=0.6, round_to=4, min_width=4, project=str(work), name=name, **QUICK
+        )
+    last = work / name / "weights" / "last.pt"
+    before = YOLO(last).model
+    dead = scoring.dead(before, host.trace_yolo(before, imgsz=64))
+    assert dead.any() == (stop == 4)
+    yoloprune.train_sparse(last, resume=True)
+    with (work / name / "sparsity.csv").open() as f:
+        rows = list(csv.DictReader(f))
+    assert [int(r["epoch"]) for r in rows] == [1, 2, 3, 4, 5, 6]
+    assert 0.59 <= float(rows[-1]["flops"]) <= 0.6
+    after = YOLO(last).model
+    if stop == 4:  # what was dead stays dead
+        assert (scoring.dead(after, host.trace_yolo(after, imgsz=64)) == dead).all()
+    assert YOLO(work / name / "weights" / "best.pt").model.yaml["yoloprune_sparse"]["met"] is True
+
+
+def test_only_an_unfinished_sparse_run_resumes(sparse_run: Path, tiny: Path, pruned: Path) -> None:
+    for file, said in ((tiny, "not of a sparse run"), (pruned, "not of a sparse run"), (None, "finished")):
+        with pytest.raises(ArgumentError, match=said):
+            yoloprune.train_sparse(file or sparse_run / "weights" / "last.pt", resume=True)
+
+
 # ---- prune -----------------------------------------------------------------------------------------------------------
 
 
@@ -206,6 +246,23 @@ def test_live_model_is_left_alone(work: Path, tiny: Path) -> None:
 def test_finetune_keeps_every_width(work: Path, data: Path, pruned: Path) -> None:
     yoloprune.finetune(pruned, data=str(data), epochs=1, project=str(work), name="tuned", **QUICK)
     assert widths(work / "tuned" / "weights" / "last.pt") == widths(pruned)
+
+
+def test_finetune_with_the_parent_as_teacher(work: Path, data: Path, pruned: Path, sparse_run: Path) -> None:
+    yoloprune.finetune(pruned, data=str(data), epochs=1, distill="parent", project=str(work), name="taught", **QUICK)
+    told = yaml.safe_load((work / "taught" / "args.yaml").read_text())
+    assert Path(told["distill_model"]) == sparse_run / "weights" / "last.pt"
+    assert widths(work / "taught" / "weights" / "last.pt") == widths(pruned)
+
+
+def test_a_parent_that_changed_is_not_the_teacher(pruned: Path, data: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "weights" / "pruned.pt"
+    moved.parent.mkdir()
+    moved.write_bytes(pruned.read_bytes())
+    (tmp_path / "other.pt").write_bytes(b"another file")
+    (tmp_path / "args.yaml").write_text(yaml.safe_dump({"model": str(tmp_path / "other.pt")}))
+    with pytest.raises(ArgumentError, match="distill_model="):
+        yoloprune.finetune(moved, data=str(data), epochs=1, distill="parent")
 
 
 def test_finetune_with_other_classes_keeps_every_width(work: Path, data: Path, pruned: Path, tmp_path: Path) -> None:

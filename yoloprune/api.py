@@ -90,6 +90,8 @@ def _interrupted(yolo: ultralytics.YOLO) -> SparseConfig:
     state = yolo.model.yaml.get(STATE_KEY)
     if state is None:
         raise ArgumentError("resume: this checkpoint is not of a sparse run. Use 'yolo train resume' for other runs.")
+    if not yolo.ckpt or yolo.ckpt.get("optimizer") is None:
+        raise ArgumentError("resume: this sparse run is finished, or the checkpoint is not its last.pt.")
     told = dict(state["config"])
     return SparseConfig(budget=Budget(**told.pop("budget")), limits=Limits(**told.pop("limits")), **told)
 
@@ -121,6 +123,7 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
         images = batches(passed["data"], imgsz, task=parent.task, channels=host.channels(parent.model))
 
     child = handoff.with_model(parent, surgery.cut(copy.deepcopy(parent.model), plan))
+    child.model.yaml.pop(STATE_KEY, None)  # the state of the sparse run is the parent's
     error = verify.verify(parent.model, child.model, plan, host.example(parent.model, batch=2))
     host.log(
         "prune: ", f"cut model equals masked parent: relative error {error:.1e} (accepted: {verify.TOLERANCE:.0e})"

@@ -76,7 +76,10 @@ def with_model(yolo: ultralytics.YOLO, model: nn.Module) -> YOLO:
 
 
 def _existing(path: str | Path) -> str:
-    """Name of a model file that Ultralytics' loader can open without going to the network."""
+    """Name of a model file that Ultralytics' loader can open without going to the network.
+
+    One exception: an official name such as yolov8n.pt, given without a folder, is fetched as Ultralytics does it.
+    """
     file, suffix = str(path).strip(), Path(str(path).strip()).suffix.lower()
     if "://" in file:
         raise ModelError(f"{file} is not a local file, and yoloprune does not download. Give a path.")
@@ -84,8 +87,13 @@ def _existing(path: str | Path) -> str:
         return file  # may also be one of those that come with Ultralytics
     if not suffix and Path(f"{file}.pt").is_file():
         file, suffix = f"{file}.pt", ".pt"  # "yolov8n" stands for the file, as in Ultralytics
+    if not Path(file).exists() and (official := host.official_name(file)) is not None:
+        host.fetch(file := official)
+        suffix = ".pt"
     if not Path(file).exists():
-        raise ModelError(f"{file} is not there, and yoloprune does not download. Give the path of a .pt checkpoint.")
+        raise ModelError(
+            f"{file} is not there. Give the path of a .pt checkpoint, or an official name such as yolov8n.pt."
+        )
     if suffix != ".pt" or not Path(file).is_file():
         raise ModelError(f"{file} is not a .pt checkpoint. Exported models cannot be pruned: use what they came from.")
     file = os.path.abspath(file)  # a damaged file with the bare name of an official one would be fetched again

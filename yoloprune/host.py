@@ -14,6 +14,7 @@ from torch import nn
 from ultralytics.cfg import get_cfg, get_save_dir
 from ultralytics.nn.tasks import BaseModel
 from ultralytics.utils import LOGGER, RANK, colorstr
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 from ultralytics.utils.torch_utils import get_flops, select_device
 
 try:
@@ -85,6 +86,26 @@ def log(prefix: str, message: str) -> None:
 def warn(message: str) -> None:
     """Warn as Ultralytics does."""
     LOGGER.warning(message)
+
+
+def official_name(name: str) -> str | None:
+    """File of the official checkpoint that a bare name stands for ("yolov8n", "yolo11s.pt"), None for any other."""
+    file = name if name.endswith(".pt") else f"{name}.pt"
+    return file if Path(file).name == file and file in GITHUB_ASSETS_NAMES else None
+
+
+def fetch(name: str) -> None:
+    """Let Ultralytics download an official checkpoint into the working directory, because the user named it.
+
+    Raises:
+        ModelError: If it cannot be fetched.
+    """
+    log("model: ", f"{name} is not here; Ultralytics downloads it")
+    try:
+        attempt_download_asset(name)
+    except Exception as e:  # half a dozen libraries below may raise
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+        raise ModelError(f"{name} is not here and could not be downloaded: {reason}") from e
 
 
 def head_name(model: nn.Module) -> str:
