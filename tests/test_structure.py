@@ -23,6 +23,8 @@ ORDER = (
     "surgery",
     "scoring",
     "host",
+    "rows",
+    "native",
     "verify",
     "calibration",
     "recover",

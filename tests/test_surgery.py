@@ -222,7 +222,7 @@ def test_width_of_the_halves(block: nn.Module) -> None:
         assert torch.equal(small[1].eval().forward_split(x), small[1](x))
 
 
-def test_attention_keeps_its_scale() -> None:
+def test_attention_compensates_its_scale_in_the_queries() -> None:
     block = Attention(16, num_heads=2, attn_ratio=0.5)  # per head 4 queries, 4 keys, 8 values
     model = settle(nn.Sequential(conv(3, 16), block, conv(16, 3)), noise(4, 3, 4, 4))
     graph = trace(model, noise(1, 3, 4, 4), sized=has_width_attributes)
@@ -237,7 +237,9 @@ def test_attention_keeps_its_scale() -> None:
     small = cut_copy(model, plan)
     assert (block.key_dim, block.head_dim, block.scale) == (4, 8, 4**-0.5)
     assert (small[1].key_dim, small[1].head_dim, small[1].num_heads) == (3, 6, 2)
-    assert small[1].scale == block.scale
+    assert small[1].scale == 3**-0.5  # what the constructor would make of three queries
+    queries = small[1].qkv.bn.weight.reshape(2, 12)[:, :3]  # (q·4^-0.5)·k = (q·(3/4)^0.5·3^-0.5)·k
+    torch.testing.assert_close(queries, block.qkv.bn.weight.reshape(2, 16)[:, [0, 1, 3]] * (3 / 4) ** 0.5)
     assert small[1].qkv.conv.out_channels == 2 * (3 + 3 + 6)
     assert verify(model, small, plan, noise(2, 3, 4, 4)) <= 1e-4
 

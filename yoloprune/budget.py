@@ -100,7 +100,8 @@ def dead_only(graph: ChannelGraph, dead: np.ndarray) -> np.ndarray:
         free = min(
             int(dead[graph.classes(g)].sum()) * tie.units // s for g, s in zip(tie.groups, tie.sizes, strict=True)
         )
-        units.append(tie.units - min(free, tie.units - 1))
+        least = tie.units - min(free, tie.units - 1)
+        units.append(least if tie.allowed is None else min((u for u in tie.allowed if u >= least), default=tie.units))
     return _survivors(graph, ranked, np.array(units, dtype=int))
 
 
@@ -124,7 +125,7 @@ def _steps(
     found: list[tuple[float, int, int]] = []
     for t, tie in enumerate(graph.ties):
         previous, highest = tie.units, -np.inf
-        for unit in _allowed(tie, limits):
+        for unit in allowed(tie, limits):
             gone = [
                 ranked[g][s // tie.units * (tie.units - previous) : s // tie.units * (tie.units - unit)]
                 for g, s in zip(tie.groups, tie.sizes, strict=True)
@@ -139,10 +140,10 @@ def _steps(
     return Steps(np.array([s[1] for s in found], dtype=int), np.array([s[2] for s in found], dtype=int))
 
 
-def _allowed(tie: Tie, limits: Limits) -> list[int]:
+def allowed(tie: Tie, limits: Limits) -> list[int]:
     """Units that a tie may shrink to, widest first, without the full one."""
     units = []
-    for unit in range(tie.units - 1, 0, -1):
+    for unit in range(tie.units - 1, 0, -1) if tie.allowed is None else sorted(tie.allowed, reverse=True):
         widths = tie.widths(unit)
         if (
             all(w % limits.round_to == 0 for w in widths)

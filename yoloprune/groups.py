@@ -28,8 +28,8 @@ class Axis:
 
     Attributes:
         module (str): Dotted module name, or the dotted name of a loose parameter.
-        side (str): "outputs" or "inputs"; "count" where channels are only counted, for the cost of a product of
-            activations.
+        side (str): "outputs" or "inputs"; "count" where channels are only counted: those that a layer hands on,
+            or those of a product of activations, for its cost.
         width (int): Number of channel positions.
     """
 
@@ -68,10 +68,12 @@ class Tie:
     Attributes:
         groups (tuple[int, ...]): Indices of the tied groups; a single untied group is a tie of one.
         sizes (tuple[int, ...]): Full width of each group.
+        allowed (tuple[int, ...] | None): Units below the full one that may be chosen, None for all.
     """
 
     groups: tuple[int, ...]
     sizes: tuple[int, ...]
+    allowed: tuple[int, ...] | None = None
 
     @property
     def units(self) -> int:
@@ -166,6 +168,9 @@ class ChannelGraph:
             ):
                 names = ", ".join(self.groups[g].name for g in tie.groups)
                 raise PlanError(f"The widths of {names} must keep the proportion {tie.sizes}. Received: {got}.")
+            unit = got[0] * tie.units // tie.sizes[0]
+            if tie.allowed is not None and unit not in {*tie.allowed, tie.units}:
+                raise PlanError(f"{self.groups[tie.groups[0]].name} may not be {got[0]} wide.")
         keep: dict[str, Keep] = {}
         for axis, classes in zip(self.axes, self.class_of, strict=True):
             if axis.side == "count":

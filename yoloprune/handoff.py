@@ -117,7 +117,14 @@ def _installing_nothing() -> Iterator[None]:
 # ---- out -------------------------------------------------------------------------------------------------------------
 
 
-def save(yolo: ultralytics.YOLO, path: str | Path, *, plan: Plan, provenance: Mapping[str, Any]) -> Path:
+def save(
+    yolo: ultralytics.YOLO,
+    path: str | Path,
+    *,
+    plan: Plan,
+    provenance: Mapping[str, Any],
+    native: Mapping[str, Any] | None = None,
+) -> Path:
     """Write a pruned model as Ultralytics writes a finished one: half precision, stock classes, plain data.
 
     Args:
@@ -125,6 +132,7 @@ def save(yolo: ultralytics.YOLO, path: str | Path, *, plan: Plan, provenance: Ma
         path (str | Path): File to write; it is replaced in one step, so an interrupted run leaves the old one.
         plan (Plan): What was cut from the parent.
         provenance (Mapping): From `make_provenance`.
+        native (Mapping | None): A stock YAML of the cut model; written beside the checkpoint as well.
 
     Returns:
         (Path): The file written.
@@ -140,7 +148,7 @@ def save(yolo: ultralytics.YOLO, path: str | Path, *, plan: Plan, provenance: Ma
                 f"{path} is the file that the model came from and is not overwritten. Choose another name."
             )
     model = deepcopy(yolo.model).float()
-    mark_pruned(model, plan, _plain(provenance))
+    mark_pruned(model, plan, _plain(provenance), native)
     stored = (yolo.ckpt or {}).get("train_args") or {}
     arguments = {k: v for k, v in {"task": yolo.task, **stored}.items() if k in DEFAULT_CFG_DICT}
     model.args, model.criterion = dict(arguments), None

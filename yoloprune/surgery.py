@@ -124,13 +124,13 @@ def _scale_c(module: nn.Module, keep: KeepOf) -> None:
 
 
 def _attention(module: nn.Module, keep: KeepOf) -> None:
-    """Per head `key_dim` queries, as many keys and `head_dim` values; `scale` is a number of its own and stays."""
+    """Per head `key_dim` queries, as many keys and `head_dim` values; constructors make `scale` from `key_dim`."""
     kept = keep("qkv.conv").outputs
     if kept is not None:
-        per_head = [p % (2 * module.key_dim + module.head_dim) for p in kept]
-        queries = sum(p < module.key_dim for p in per_head) // module.num_heads
-        module.head_dim = len(kept) // module.num_heads - 2 * queries
-        module.key_dim = queries
+        old, per_head = module.key_dim, 2 * module.key_dim + module.head_dim
+        new = sum(p % per_head < old for p in kept) // module.num_heads
+        _scale_queries(module.qkv, per_head, old, module.scale * new**0.5)
+        module.head_dim, module.key_dim, module.scale = len(kept) // module.num_heads - 2 * new, new, new**-0.5
 
 
 def _area_attention(module: nn.Module, keep: KeepOf) -> None:
@@ -138,10 +138,15 @@ def _area_attention(module: nn.Module, keep: KeepOf) -> None:
     kept = keep("qkv.conv").outputs
     if kept is not None:
         old, new = module.head_dim, len(kept) // (3 * module.num_heads)
-        queries = [p for p in range(module.qkv.bn.num_features) if p % (3 * old) < old]
-        for p in (module.qkv.bn.weight, module.qkv.bn.bias):
-            p.data[queries] *= (new / old) ** 0.5
+        _scale_queries(module.qkv, 3 * old, old, (new / old) ** 0.5)
         module.head_dim, module.all_head_dim = new, new * module.num_heads
+
+
+def _scale_queries(qkv: nn.Module, per_head: int, queries: int, factor: float) -> None:
+    """Multiply the queries, the first so many channels of each head, so that the softmax sees what the parent's saw."""
+    at = [p for p in range(qkv.bn.num_features) if p % per_head < queries]
+    for p in (qkv.bn.weight, qkv.bn.bias):
+        p.data[at] *= factor
 
 
 def _pieces(module: nn.Module, keep: KeepOf) -> None:

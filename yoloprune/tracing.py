@@ -39,6 +39,7 @@ def trace(
     sized: Callable[[nn.Module], bool] = lambda module: False,
     outputs: bool = False,
     area: float = 1.0,
+    counted: Iterable[str] = (),
 ) -> ChannelGraph:
     """Find out which channels of a model belong together and what each costs.
 
@@ -55,6 +56,7 @@ def trace(
             module writes as plain numbers freeze the channels they count.
         outputs (bool): Whether the network's own outputs may lose channels.
         area (float): Image area to count FLOPs for, relative to the example's.
+        counted (Iterable[str]): Modules whose output channels get an axis of their own, with side "count".
 
     Returns:
         (ChannelGraph): Axes, groups, ties and costs.
@@ -65,7 +67,7 @@ def trace(
     inputs = example if isinstance(example, tuple) else (example,)
     with _preserved(model), _one_thread(), torch.no_grad():
         try:
-            tracer = Tracer(model, frozen or {}, _growths(model.eval(), inputs, area))
+            tracer = Tracer(model, frozen or {}, _growths(model.eval(), inputs, area), frozenset(counted))
         except Exception as e:  # whatever a network may raise
             raise ModelError(f"The model does not run on an input of shape {tuple(inputs[0].shape)}: {e}") from e
         results = [_follow(tracer, sized, inputs, training=False)]
@@ -122,7 +124,9 @@ LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
 class Tracer(TorchDispatchMode):
     """Keeps the labels of all tensors while a model runs, and the axes of all modules met."""
 
-    def __init__(self, model: nn.Module, frozen: Mapping[str, str], growth: list[float]) -> None:
+    def __init__(
+        self, model: nn.Module, frozen: Mapping[str, str], growth: list[float], counted: frozenset[str] = frozenset()
+    ) -> None:
         super().__init__()
         self.model = model
         self.book = LabelBook()
@@ -132,7 +136,7 @@ class Tracer(TorchDispatchMode):
         self.unknown: dict[str, str] = {}
         self.misused: set[str] = set()
         self.where, self.counting = "", True
-        self._frozen, self._growth, self.worked = frozen, growth, 0
+        self._frozen, self._growth, self._counted, self.worked = frozen, growth, counted, 0
         self._names = {module: name for name, module in self.modules.items()}
         self._tags: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._owners: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -171,8 +175,11 @@ class Tracer(TorchDispatchMode):
             stack.append(self._names.get(module, type(module).__name__))
             self.where = stack[-1]
 
-        def leave(module: nn.Module, _: Any, __: Any) -> None:
-            stack.pop()
+        def leave(module: nn.Module, _: Any, output: Any) -> None:
+            name = stack.pop()
+            tag = self.tag(output) if name in self._counted and isinstance(output, Tensor) else None
+            if tag is not None and (labels := tag.vector(1)) is not None:
+                self.attach(self.axis(name, "count", len(labels)), labels)
             self.where = stack[-1] if stack else ""
 
         handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]

@@ -16,12 +16,10 @@ from typing import Any
 import ultralytics
 from torch import Tensor, nn
 from ultralytics.models import yolo
-from ultralytics.utils import LOGGER
 
 from yoloprune import host, surgery
 from yoloprune.errors import ModelError, PlanError
 from yoloprune.groups import Plan
-from yoloprune.surgery import has_width_attributes
 
 KEY = "yoloprune"
 VERSION = 1
@@ -141,18 +139,22 @@ def require_same_shape(model: nn.Module, weights: nn.Module) -> None:
     )
 
 
-def mark_pruned(model: nn.Module, plan: Plan, provenance: Mapping[str, Any]) -> None:
+def mark_pruned(
+    model: nn.Module, plan: Plan, provenance: Mapping[str, Any], native: Mapping[str, Any] | None = None
+) -> None:
     """Write into `model.yaml` what rebuilds this cut model, and stop stock trainers; `save` does it to its copy.
 
-    The plan is proved first: the true YAML is built, cut, and compared with the model, tensor by tensor.
+    The plan is proved first: the true YAML is built, cut, and compared with the model, tensor by tensor. A native YAML
+    is built as it is, and stock trainers need not be stopped.
 
     Args:
         model (nn.Module): The cut model; its `model.yaml` is still the parent's.
         plan (Plan): What was cut from the parent.
         provenance (Mapping): From `make_provenance`; that of earlier prunings is kept under "earlier".
+        native (Mapping | None): A stock YAML of the cut model, from `native.Stock.describe`.
 
     Raises:
-        PlanError: If the parent's YAML, cut by the plan, does not give this model.
+        PlanError: If the parent's YAML, cut by the plan, or the native YAML does not give this model.
     """
     before = entry_of(model) or {"widths": {}, "provenance": None}
     history = before["provenance"]
@@ -163,14 +165,19 @@ def mark_pruned(model: nn.Module, plan: Plan, provenance: Mapping[str, Any]) -> 
         "numbers": {},
         "provenance": {**deepcopy(dict(provenance)), "earlier": earlier},
     }
-    fresh = _build(type(model), true_yaml(model.yaml), host.channels(model))
+    if native is not None:
+        entry["widths"], model.yaml = {}, dict(native)
+        require_stock_build(model, native)
+        mark(model, entry)
+        return
+    fresh = host.build(type(model), true_yaml(model.yaml), host.channels(model))
     reshape(fresh, entry)
     _require_widths(model, entry["widths"])
     require_same_shape(fresh, model)
     # Widths do not say how an attention's channels divide into queries and values: carry those numbers as they are.
     rebuilt = dict(fresh.named_modules())
     for name, module in model.named_modules():
-        if has_width_attributes(module) and (own := _numbers(module)) != (built := _numbers(rebuilt[name])):
+        if (own := host.numbers(module)) != (built := host.numbers(rebuilt[name])):
             entry["numbers"][name] = {k: v for k, v in own.items() if built.get(k) != v}
     mark(model, entry)
 
@@ -192,25 +199,15 @@ def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, dic
     return merged
 
 
-def _build(kind: type[nn.Module], config: dict[str, Any], channels: int) -> nn.Module:
-    """Build a model from its YAML without printing: what is built is never used, only compared."""
-    level = LOGGER.level
-    LOGGER.setLevel("ERROR")
-    try:
-        return kind(cfg=config, ch=channels, nc=config.get("nc"), verbose=False)
-    finally:
-        LOGGER.setLevel(level)
-
-
-def _numbers(module: nn.Module) -> dict[str, Any]:
-    """Whole numbers, and lists of them, that a module keeps as plain attributes."""
-
-    def whole(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool)
-
-    return {
-        k: v for k, v in vars(module).items() if whole(v) or (isinstance(v, (list, tuple)) and v and all(map(whole, v)))
-    }
+def require_stock_build(model: nn.Module, config: Mapping[str, Any]) -> None:
+    """Raise PlanError unless stock training would go on with this very network, every tensor and every width."""
+    fresh = host.rebuild(model, config)
+    mine, theirs = model.state_dict(), fresh.state_dict()
+    wrong = [k for k in mine if k not in theirs or not mine[k].equal(theirs[k])] + [k for k in theirs if k not in mine]
+    modules = dict(fresh.named_modules())
+    wrong += [name for name, module in model.named_modules() if host.numbers(module) != host.numbers(modules[name])]
+    if wrong:
+        raise PlanError(f"Stock Ultralytics builds {wrong[0]} otherwise than it was cut. Use native=False.")
 
 
 # ---- trainers --------------------------------------------------------------------------------------------------------
@@ -318,7 +315,7 @@ class YOLO(ultralytics.YOLO):
         elif not self.ckpt and isinstance(self.model, nn.Module) and not self.model.is_fused():
             # Ultralytics builds anew from the YAML file; a model that was cut in memory would grow back.
             require_same_shape(
-                _build(type(self.model), true_yaml(self.model.yaml), host.channels(self.model)), self.model
+                host.build(type(self.model), true_yaml(self.model.yaml), host.channels(self.model)), self.model
             )
         return super().train(trainer=trainer, **kwargs)
 

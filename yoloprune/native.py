@@ -1,0 +1,345 @@
+"""Which widths a stock model YAML can say, found by trying, and the YAML that says them.
+
+A row of a model YAML names a layer and a few arguments; its constructor makes all inner widths from those. So some
+widths are tied (both convolutions of a C2f's bottleneck), some follow the layer before (SPPF's hidden width is half its
+input), some have no argument at all. None of this is listed here: every numeric argument of a row is doubled on its
+own, the widths that double with it are what it governs, and a width may be chosen if stock Ultralytics, asked for it,
+builds the very layer that the cut leaves. A plan made under these restrictions needs nothing but Ultralytics to train.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from yoloprune import budget, host, rows, surgery
+from yoloprune.config import Limits
+from yoloprune.errors import ModelError, PlanError
+from yoloprune.groups import ChannelGraph, Plan, Tie
+from yoloprune.rows import Row
+
+Shape = dict[str, Any]
+"""Everything that must agree between two layers: classes, tensor shapes, and widths kept as numbers, by name."""
+Widths = dict[str, int]
+"""Output width of every module that has one, by its name within the layer."""
+
+
+@dataclass(frozen=True)
+class Dial:
+    """One argument of a row that sets widths.
+
+    Attributes:
+        at (int): Position among the row's arguments.
+        governs (frozenset[str]): Modules, named within the layer, whose width follows it.
+        base (int | None): Position of the argument whose widths a fraction is taken of, e.g. `c2` for the `e` of a C2f.
+        witness (str): The one of `governs` whose width stands for all.
+        width (int): Its full width.
+        joint (bool): Whether the constructor insists that the input is changed alike.
+    """
+
+    at: int
+    governs: frozenset[str]
+    base: int | None
+    witness: str
+    width: int
+    joint: bool
+
+
+@dataclass
+class Layer:
+    """One row with what trying found out about it.
+
+    Attributes:
+        row (Row): The row, spelled out: it builds the layer without the model's scale.
+        dials (list[Dial]): Its arguments that set widths, the outermost first.
+        follows (frozenset[str]): Modules whose width follows the input's.
+        own (dict[str, set[int]]): Channel groups by the module, named within the layer, whose output they are.
+        reaching (set[int]): Channel groups that the layer reads.
+    """
+
+    row: Row
+    dials: list[Dial] = field(default_factory=list)
+    follows: frozenset[str] = frozenset()
+    own: dict[str, set[int]] = field(default_factory=dict)
+    reaching: set[int] = field(default_factory=set)
+
+    @property
+    def prefix(self) -> str:
+        """Dotted name in the model."""
+        return f"model.{self.row.at}"
+
+
+class Stock:
+    """What stock Ultralytics can build in place of the layers of one model."""
+
+    def __init__(self, model: nn.Module, graph: ChannelGraph) -> None:
+        """Find out which argument sets which widths.
+
+        Args:
+            model (nn.Module): An Ultralytics model.
+            graph (ChannelGraph): Its channels, from `host.trace_yolo`.
+
+        Raises:
+            ModelError: If a layer of the model is not what its row in the YAML builds.
+        """
+        self.graph, self.yaml = graph, dict(model.yaml)
+        self.image = host.channels(model)
+        self.carried: frozenset[str] = frozenset()  # children of the head that loading takes over from the weights
+        bones = deepcopy(model).to("meta")  # shapes without numbers
+        self._bones = {f"model.{i}": pickle.dumps(layer) for i, layer in enumerate(bones.model)}
+        self.full = np.array([g.size for g in graph.groups], dtype=np.float64)
+        self._read = {
+            axis.module: np.bincount(graph.group_of[classes], minlength=len(graph.groups)) / self.full
+            for axis, classes in zip(graph.axes, graph.class_of, strict=True)
+            if axis.side == "count"
+        }
+        self.layers = [self._layer(row) for row in rows.read(self.yaml)]
+        if self.carried and _shape(host.rebuild(model, self.yaml).model[-1]) != self._bone(self.layers[-1]):
+            raise _unsaid(self.layers[-1])
+
+    # ---- restrictions ------------------------------------------------------------------------------------------------
+
+    def restrict(self, limits: Limits) -> ChannelGraph:
+        """The graph with further ties, frozen groups and allowed widths, so that every plan can be said in YAML.
+
+        Args:
+            limits (Limits): Widths that these rule out are not tried.
+
+        Returns:
+            (ChannelGraph): For the selection.
+        """
+        merged, reasons = self._couplings()
+        groups, ties = list(self.graph.groups), []
+        for members in merged:
+            if why := next((reasons[g] for g in members if g in reasons), None):
+                for g in members:
+                    groups[g] = replace(groups[g], frozen=groups[g].frozen or why)
+            else:
+                tie = Tie(tuple(members), tuple(groups[g].size for g in members))
+                candidates = budget.allowed(tie, limits)
+                allowed = tuple(unit for unit in candidates if self._can_say(tie, unit))
+                if candidates and not allowed:
+                    for g in members:
+                        groups[g] = replace(groups[g], frozen="a model YAML can say this width only")
+                    continue
+                ties.append(replace(tie, allowed=allowed))
+        return replace(self.graph, groups=groups, ties=ties)
+
+    def _couplings(self) -> tuple[list[list[int]], dict[int, str]]:
+        """Groups that one argument sets together, a partition, and why some cannot be set at all."""
+        sets = [set(tie.groups) for tie in self.graph.ties]
+        reasons = {g: group.frozen for g, group in enumerate(self.graph.groups) if group.frozen}
+        for layer in self.layers:
+            governed = [
+                set().union(layer.reaching if d.joint else (), *(layer.own.get(name, ()) for name in d.governs))
+                for d in layer.dials
+            ]
+            following = set().union(*(layer.own.get(name, ()) for name in layer.follows)) - layer.reaching
+            sets += [*governed, following | layer.reaching if following else set()]
+            said = layer.reaching.union(following, *governed)
+            for g in set(itertools.chain(*layer.own.values())) - said:
+                reasons.setdefault(g, f"no argument of {layer.row.name} in a model YAML sets this width")
+        return _partition(len(self.graph.groups), sets), reasons
+
+    def _can_say(self, tie: Tie, unit: int) -> bool:
+        """Whether stock constructors give every layer that this width of a tie leaves."""
+        widths, alive = self.full.copy(), np.ones(self.graph.n_classes, dtype=bool)
+        for g, width in zip(tie.groups, tie.widths(unit), strict=True):
+            alive[self.graph.classes(g)[width:]] = False
+            widths[g] = width
+        plan, touched = self.graph.plan(alive), set(tie.groups)
+        return all(
+            self._said(layer, plan, widths) is not None
+            for layer in self.layers
+            if not touched.isdisjoint(itertools.chain(*layer.own.values()))
+            or (layer is self.layers[-1] and not touched.isdisjoint(layer.reaching))  # heads size themselves by input
+        )
+
+    # ---- the YAML ----------------------------------------------------------------------------------------------------
+
+    def describe(self, alive: np.ndarray) -> dict[str, Any]:
+        """The model YAML of a plan: stock rows with explicit widths, no scales.
+
+        Args:
+            alive (np.ndarray): Mask of the surviving channel classes, shape (classes,).
+
+        Returns:
+            (dict): A model YAML.
+
+        Raises:
+            PlanError: If a layer cannot be said; plans made under `restrict` can.
+        """
+        plan = self.graph.plan(alive)
+        widths = np.bincount(self.graph.group_of[alive], minlength=len(self.full)).astype(np.float64)
+        said = []
+        for layer in self.layers:
+            row = self._said(layer, plan, widths)
+            if row is None:
+                raise PlanError(f"{layer.prefix} ({layer.row.name}) has widths that no model YAML can say.")
+            said.append(row)
+        return rows.write(self.yaml, said)
+
+    def _said(self, layer: Layer, plan: Plan, widths: np.ndarray) -> Row | None:
+        """The row with which stock Ultralytics builds the layer that a plan leaves, None if there is none."""
+        if not layer.own:
+            return layer.row  # without widths of its own
+        inside = {
+            f"layer{name.removeprefix(layer.prefix)}": keep
+            for name, keep in plan.keep.items()
+            if name == layer.prefix or name.startswith(f"{layer.prefix}.")
+        }
+        shell = nn.ModuleDict({"layer": pickle.loads(self._bones[layer.prefix])})  # ten times as fast as deepcopy
+        wanted = surgery.cut(shell, Plan(inside))["layer"]
+        inputs = self._inputs(layer.row, widths)
+        for row in _settings(layer, _widths(wanted)):
+            built = rows.build(row, inputs, self.yaml)
+            if built is not None and self._agree(layer, _shape(built), _shape(wanted)):
+                return row
+        return None
+
+    def _agree(self, layer: Layer, *shapes: Shape) -> bool:
+        """Whether two builds of a layer are the same, but for what loading the weights makes the same."""
+        ignored = self.carried if layer is self.layers[-1] else frozenset()
+        first, second = ({k: v for k, v in s.items() if k.partition(".")[0] not in ignored} for s in shapes)
+        return first == second
+
+    # ---- trying ------------------------------------------------------------------------------------------------------
+
+    def _layer(self, row: Row) -> Layer:
+        """Spell a row out and find its dials."""
+        layer = Layer(row, own=self._made_in(f"model.{row.at}"), reaching=self._reaching(row))
+        if not layer.own:
+            return replace(layer, row=next(iter(rows.spellings(row, self.yaml))))
+        inputs, wanted = self._inputs(row, self.full), self._bone(layer)
+        built = [(spelled, rows.build(spelled, inputs, self.yaml)) for spelled in rows.spellings(row, self.yaml)]
+        shapes = [(spelled, _shape(module)) for spelled, module in built if module is not None]
+        for spelled, shape in shapes:
+            if shape == wanted:
+                head = row.at == len(self._bones) - 1  # whose own widths stay
+                return replace(layer, row=spelled) if head else _try(replace(layer, row=spelled), inputs, self.yaml)
+        if row.at == len(self._bones) - 1 and shapes:
+            differ = [{k.partition(".")[0] for k in {*s, *wanted} if s.get(k) != wanted.get(k)} for _, s in shapes]
+            best = min(range(len(shapes)), key=lambda i: len(differ[i]))
+            self.carried = frozenset(differ[best])
+            return replace(layer, row=shapes[best][0])
+        raise _unsaid(layer)
+
+    def _bone(self, layer: Layer) -> Shape:
+        return _shape(pickle.loads(self._bones[layer.prefix]))
+
+    def _inputs(self, row: Row, widths: np.ndarray) -> list[int]:
+        """Width of every input of a row at the given group widths; 0 where it is not one tensor."""
+        read = [self._read.get(f"model.{source}") for source in row.sources]
+        return [
+            self.image if source < 0 else 0 if occurrence is None else round(float(occurrence @ widths))
+            for source, occurrence in zip(row.sources, read, strict=True)
+        ]
+
+    def _reaching(self, row: Row) -> set[int]:
+        read = [self._read.get(f"model.{source}") for source in row.sources]
+        return {int(g) for occurrence in read if occurrence is not None for g in np.flatnonzero(occurrence)}
+
+    def _made_in(self, prefix: str) -> dict[str, set[int]]:
+        found: dict[str, set[int]] = {}
+        for axis, classes in zip(self.graph.axes, self.graph.class_of, strict=True):
+            if axis.side == "outputs" and f"{axis.module}.".startswith(f"{prefix}."):
+                name = axis.module.removeprefix(prefix).lstrip(".")
+                found[name] = {int(g) for g in np.unique(self.graph.group_of[classes])}
+        return found
+
+
+def _unsaid(layer: Layer) -> ModelError:
+    return ModelError(
+        f"native=True: {layer.prefix} ({layer.row.name}) is not what its row in the model YAML builds. "
+        "Use native=False."
+    )
+
+
+def _try(layer: Layer, inputs: list[int], config: dict[str, Any]) -> Layer:
+    """Double every numeric argument, and the input, and see which widths double."""
+
+    def moved(row: Row, widths: list[int]) -> frozenset[str] | None:
+        built = rows.build(row, widths, config)
+        if built is None or (now := _widths(built)).keys() != full.keys():
+            return None
+        return frozenset(name for name, width in now.items() if width == 2 * full[name])
+
+    row, twice = layer.row, [2 * n for n in inputs]
+    full = _widths(rows.build(row, inputs, config))
+    moves: dict[int, frozenset[str]] = {}
+    joint = set()
+    for at in row.numbers():
+        changed = row.having(at, 2 * row.value(at))
+        if (names := moved(changed, inputs)) is None and (names := moved(changed, twice)):
+            joint.add(at)  # C2PSA and others insist on as many outputs as inputs
+        if names:
+            moves[at] = names
+    order = sorted(moves, key=lambda at: (-len(moves[at]), at))
+    dials = []
+    for at in order:
+        governs = moves[at].difference(*(moves[inner] for inner in order if moves[inner] < moves[at]))
+        outer = [o for o in order if moves[o] > moves[at]]
+        if governs:
+            witness = min(governs)
+            dials.append(Dial(at, governs, outer[-1] if outer else None, witness, full[witness], at in joint))
+    return replace(layer, dials=dials, follows=moved(row, twice) or frozenset())
+
+
+def _settings(layer: Layer, wanted: Widths) -> Iterator[Row]:
+    """Rows whose dials stand where the wanted widths need them; fractions are rounded down, so several may do."""
+    ratio: dict[int | None, float] = {None: 1.0}
+    options: list[list[Any]] = []
+    for dial in layer.dials:
+        target, value = wanted[dial.witness], layer.row.value(dial.at)
+        ratio[dial.at] = target / dial.width
+        if isinstance(value, int):
+            options.append([value * target // dial.width])
+        else:
+            bases = [(dial.width + more) / value * ratio[dial.base] for more in (0, 0.5)]
+            fractions = [(target + more) / base for base in bases for more in (0, 0.5)]
+            same = [value] if ratio[dial.at] == ratio[dial.base] else []
+            options.append(list(dict.fromkeys([*same, *(round(f, 6) for f in fractions)])))
+    for values in itertools.product(*options):
+        row = layer.row
+        for dial, value in zip(layer.dials, values, strict=True):
+            row = row.having(dial.at, value)
+        yield row
+
+
+def _widths(layer: nn.Module) -> Widths:
+    names = ("out_channels", "out_features", "num_features")
+    return {n: getattr(m, a) for n, m in layer.named_modules() for a in names if isinstance(getattr(m, a, None), int)}
+
+
+def _shape(layer: nn.Module) -> Shape:
+    shape: Shape = {name: tuple(t.shape) for name, t in layer.state_dict().items()}
+    for name, module in layer.named_modules():
+        shape[f"{name}()"] = type(module).__name__
+        shape[f"{name}#"] = host.numbers(module)
+    return shape
+
+
+def _partition(n: int, sets: list[set[int]]) -> list[list[int]]:
+    """Numbers below n, those that share a set together, in rising order."""
+    lead = list(range(n))
+
+    def find(g: int) -> int:
+        while lead[g] != g:
+            g = lead[g]
+        return g
+
+    for members in filter(None, sets):
+        first = min(find(g) for g in members)
+        for g in members:
+            lead[find(g)] = first
+    found: dict[int, list[int]] = {}
+    for g in range(n):
+        found.setdefault(find(g), []).append(g)
+    return list(found.values())

@@ -1,0 +1,165 @@
+"""Rows of a model YAML: read them, spell them out, and let stock Ultralytics build one on its own.
+
+A row is `[from, repeats, layer, arguments]`. Ultralytics multiplies repeats and widths by the model's scale, and hands
+the arguments to the layer's constructor after the input width and, where the constructor takes them third, the repeats.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import inf
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.utils.ops import make_divisible
+
+from yoloprune import host
+from yoloprune.errors import ModelError
+
+SCALING = ("scale", "scales", "depth_multiple", "width_multiple")
+LEGACY_ENDS = frozenset({"C3k2", "A2C2f", "C2fCIB"})
+"""Layers in whose company Ultralytics builds the heads of its newer families."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer of a model YAML.
+
+    Attributes:
+        at (int): Index of the layer.
+        sources (tuple[int, ...]): Indices of the layers it reads, -1 for the image.
+        listed (bool): Whether the sources are a list in the YAML.
+        repeats (int): Repeats, the depth of the scale included.
+        name (str): Class name.
+        arguments (tuple): Arguments as in the YAML.
+    """
+
+    at: int
+    sources: tuple[int, ...]
+    listed: bool
+    repeats: int
+    name: str
+    arguments: tuple[Any, ...]
+
+    @cached_property
+    def parameters(self) -> list[inspect.Parameter]:
+        """Constructor parameters that the arguments stand for, in their order."""
+        found = list(inspect.signature(host.layer_class(self.name).__init__).parameters.values())[1:]
+        if len(found) > 2 and found[2].name == "n":
+            del found[2]
+        return found[1:] if found and found[0].name == "c1" else found
+
+    def value(self, at: int) -> Any:
+        """Argument at a position, the constructor's default where the YAML is silent."""
+        return self.arguments[at] if at < len(self.arguments) else self.parameters[at].default
+
+    def having(self, at: int, value: Any) -> Row:
+        """The row with another argument; what is silent up to there is spelled out."""
+        if at >= len(self.arguments) and value == self.value(at):
+            return self
+        arguments = [self.value(i) for i in range(max(at + 1, len(self.arguments)))]
+        arguments[at] = value
+        return replace(self, arguments=tuple(arguments))
+
+    def numbers(self) -> Iterator[int]:
+        """Positions of the arguments that are numbers; of those left silent, the fractions."""
+        for at, a in enumerate(self.arguments):
+            if isinstance(a, (int, float)) and not isinstance(a, bool):
+                yield at
+        for at in range(len(self.arguments), len(self.parameters)):
+            if isinstance(self.parameters[at].default, float):
+                yield at
+
+    def to_list(self) -> list[Any]:
+        """The row as it stands in a YAML."""
+        sources = [s - self.at if s == self.at - 1 else s for s in self.sources]
+        return [sources if self.listed else sources[0], self.repeats, self.name, list(self.arguments)]
+
+
+def read(config: Mapping[str, Any]) -> list[Row]:
+    """Rows of a model YAML, repeats multiplied by the depth of the scale, arguments as they are.
+
+    Raises:
+        ModelError: If a row names no layer.
+    """
+    depth = _scale(config)[0]
+    rows = []
+    for at, (sources, repeats, name, arguments) in enumerate([*config["backbone"], *config["head"]]):
+        try:
+            host.layer_class(name)
+        except (AttributeError, KeyError):
+            raise ModelError(f"native=True: the model YAML names no layer of Ultralytics in row {at}: {name}") from None
+        listed = isinstance(sources, (list, tuple))
+        absolute = tuple(s + at if s < 0 else s for s in (sources if listed else [sources]))
+        repeats = max(round(repeats * depth), 1) if repeats > 1 else repeats
+        rows.append(Row(at, absolute, listed, repeats, name, tuple(deepcopy(list(arguments)))))
+    return rows
+
+
+def write(config: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
+    """A model YAML with these rows and without scales; all else as in `config`."""
+    split = len(config["backbone"])
+    lists = [row.to_list() for row in rows]
+    kept = {k: deepcopy(v) for k, v in config.items() if k not in SCALING}
+    return {**kept, "backbone": lists[:split], "head": lists[split:]}
+
+
+def spellings(row: Row, config: Mapping[str, Any]) -> Iterator[Row]:
+    """What a row may mean once the scale is gone; which one it is, building it tells.
+
+    Widths are multiplied and capped, those of prototypes as well; larger scales give C3k2 its C3k blocks and A2C2f its
+    residual connection and wider perceptron.
+    """
+    _, width, ceiling = _scale(config)
+
+    def scaled(value: Any) -> int:
+        return make_divisible(min(value, ceiling) * width, 8)
+
+    yield row
+    for at, value in enumerate(row.arguments):
+        if isinstance(value, int) and not isinstance(value, bool) and value > 1:
+            wide = row.having(at, scaled(value))
+            yield wide
+            yield replace(wide, arguments=(wide.arguments[0], True, *wide.arguments[2:]))
+            yield replace(wide, arguments=(*wide.arguments, True, 1.2))
+
+
+def build(row: Row, inputs: Sequence[int], config: Mapping[str, Any]) -> nn.Module | None:
+    """Let Ultralytics build one row on its own, shapes without numbers.
+
+    Args:
+        row (Row): The row.
+        inputs (Sequence[int]): Widths of its inputs.
+        config (Mapping): The model YAML it is from, for what is said outside the rows.
+
+    Returns:
+        (nn.Module | None): The layer, None if the constructor refuses.
+    """
+    if not all(inputs):
+        return None
+    alone = {k: v for k, v in config.items() if k not in {*SCALING, "activation", "backbone", "head"}}
+    this = [-1, row.repeats, row.name, deepcopy(list(row.arguments))]
+    before: list[list[Any]] = []
+    if row.listed:
+        names = {name for _, _, name, _ in [*config["backbone"], *config["head"]]}
+        feeder = "C3k2" if names & LEGACY_ENDS else "Conv"
+        before = [[-1, 1, feeder, [width]] for width in inputs]
+        this[0] = list(range(len(inputs)))
+    try:
+        with torch.device("meta"):
+            return host.parse({**alone, "backbone": [*before, this], "head": []}, 8 if row.listed else inputs[0])[-1]
+    except Exception:  # constructors assert, divide by zero, or raise whatever they like
+        return None
+
+
+def _scale(config: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Depth multiple, width multiple, largest width before multiplication."""
+    if scales := config.get("scales"):
+        depth, width, ceiling = scales[config.get("scale") or next(iter(scales))]
+        return depth, width, ceiling
+    return config.get("depth_multiple", 1.0), config.get("width_multiple", 1.0), inf
