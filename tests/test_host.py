@@ -130,3 +130,11 @@ def test_a_trace_leaves_the_detection_head_as_it_was() -> None:
     assert head.shape == shape
     assert not any(m.training for m in model.modules())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_model_that_has_seen_an_image_is_traced_as_a_new_one() -> None:
+    """The head compares an image's shape with that of the last one, which must not count as reading a width."""
+    model = DetectionModel("yolov8n.yaml", verbose=False).eval()
+    new = host.trace_yolo(model)
+    model(host.example(model))
+    assert [g.frozen for g in host.trace_yolo(model).groups] == [g.frozen for g in new.groups]

@@ -45,15 +45,20 @@ def trace_yolo(model: nn.Module, *, imgsz: int = 640, keep: Iterable[str] = ()) 
     """
     check_prunable(model)
     noise = example(model)
-    return tracing.trace(
-        model,
-        noise,
-        frozen={head_name(model): f"{type(model.model[-1]).__name__} head"},
-        keep=tracing.match(model, keep, parts(model)),
-        sized=has_width_attributes,
-        outputs=True,  # the neck's features are among the outputs, and follow the head's input side
-        area=(imgsz / noise.shape[-1]) ** 2,
-    )
+    remembered = vars(model.model[-1]).pop("shape", None)  # of the last image seen: comparing with it would count
+    try:
+        return tracing.trace(
+            model,
+            noise,
+            frozen={head_name(model): f"{type(model.model[-1]).__name__} head"},
+            keep=tracing.match(model, keep, parts(model)),
+            sized=has_width_attributes,
+            outputs=True,  # the neck's features are among the outputs, and follow the head's input side
+            area=(imgsz / noise.shape[-1]) ** 2,
+        )
+    finally:
+        if remembered is not None:
+            model.model[-1].shape = remembered
 
 
 def check_prunable(model: Any) -> None:

@@ -237,10 +237,10 @@ def spatial(call: Call) -> None:
         return None
     outs = [o for o in (call.out if isinstance(call.out, tuple) else [call.out]) if isinstance(o, Tensor)]
     out = outs[0]
-    changed = [d for d in range(x.ndim) if d > 1 or (d < out.ndim and out.shape[d] != x.shape[d])]
-    if call.name == "aten::constant_pad_nd":  # may shift without changing the size
-        pad = call.arg("pad")
-        changed += [x.ndim - 1 - i // 2 for i, amount in enumerate(pad) if amount]
+    if call.name == "aten::constant_pad_nd":
+        changed = [x.ndim - 1 - i // 2 for i, amount in enumerate(call.arg("pad")) if amount]
+    else:  # of one image without a batch dimension as well
+        changed = [x.ndim - 2, x.ndim - 1]
     if out.ndim != x.ndim or tag.axis in changed or any(tag.labels.shape[d] > 1 for d in changed):
         return call.freeze(x, why="channels are mixed by")
     padded = call.name == "aten::constant_pad_nd" and call.arg("value", 0) != 0
@@ -308,12 +308,33 @@ def batch_norm(call: Call) -> None:
     name = next(filter(None, layers), None)
     tag = tr.tag(x)
     incoming = tag.vector(1) if tag else None
-    if name is None or (tag is not None and incoming is None):
+    if name is None:  # instance normalisation among others
+        return call.freeze(*call.tensors(), why="parameters that belong to no batch-norm layer in")
+    if tag is not None and incoming is None:
         return call.freeze(*call.tensors(), why="channels are not the second dimension of")
     tr.attach(tr.axis(name, "outputs", x.shape[1]), incoming)
     tr.flops(8.0 * x.shape[2:].numel(), (name, "outputs"))
     out = call.out[0] if isinstance(call.out, tuple) else call.out
     return tr.put(out, tag and Tag(tag.labels, tag.axis, bare=tag.bare and not tr.modules[name].affine))
+
+
+def layer_norm(call: Call) -> None:
+    """Exact over positions. Over channels it is frozen: they share one mean and variance.
+
+    In the masked parent the zeros of cut channels take part in both, in the cut model nothing stands in their place;
+    the difference depends on the image, so no correction of the weights could make up for it.
+    """
+    x = call.args[0]
+    tag = call.tracer.tag(x)
+    normalised = range(x.ndim - len(call.arg("normalized_shape")), x.ndim)
+    if tag is None or tag.axis in normalised or any(tag.labels.shape[d] > 1 for d in normalised):
+        return call.freeze(*call.tensors(), why="channels share one mean in")
+    return call.tracer.put(call.out[0], Tag(tag.labels, tag.axis, zero=call.arg("bias") is None))
+
+
+def group_norm(call: Call) -> None:
+    """Frozen as `layer_norm` is: channels of a group share one mean and variance."""
+    call.freeze(*call.tensors(), why="channels share one mean in")
 
 
 def transpose_weight(call: Call) -> None:
@@ -425,6 +446,8 @@ RULES: dict[str, Callable[[Call], None]] = {
     **_names(stack, "stack"),
     **_names(convolution, "convolution _convolution"),
     **_names(batch_norm, "native_batch_norm cudnn_batch_norm _native_batch_norm_legit_no_training"),
+    **_names(layer_norm, "native_layer_norm"),
+    **_names(group_norm, "native_group_norm"),
     **_names(transpose_weight, "t"),
     **_names(matmul, "mm addmm bmm"),
 }

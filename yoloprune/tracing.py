@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,7 +28,7 @@ from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.groups import ChannelGraph
 from yoloprune.labels import LabelBook, Tag
 from yoloprune.rules import COSTED, PRODUCTS, Call, batch_norm, rule_of
-from yoloprune.watching import running, trains_without_targets
+from yoloprune.watching import preserved, running, trains_without_targets
 
 
 def trace(
@@ -63,9 +64,10 @@ def trace(
         ModelError: If the model cannot be run on the example.
     """
     inputs = example if isinstance(example, tuple) else (example,)
-    with _preserved(model), _one_thread(), torch.no_grad():
+    with _one_thread():
         try:
-            tracer = Tracer(model, frozen or {}, _growths(model.eval(), inputs, area))
+            with preserved(model), running(model, training=False):
+                tracer = Tracer(model, frozen or {}, _growths(model, inputs, area))
         except Exception as e:  # whatever a network may raise
             raise ModelError(f"The model does not run on an input of shape {tuple(inputs[0].shape)}: {e}") from e
         results = [_follow(tracer, sized, inputs, training=False)]
@@ -111,7 +113,7 @@ def match(
 
 def _follow(tracer: Tracer, sized: Callable[[nn.Module], bool], inputs: tuple[Any, ...], *, training: bool) -> Any:
     tracer.counting = not training  # FLOPs are those of inference
-    with running(tracer.model, training), tracer.following(), tracer, _Sizes(tracer, sized):
+    with preserved(tracer.model), running(tracer.model, training), tracer.following(), tracer, _Sizes(tracer, sized):
         return tracer.model(*inputs)
 
 
@@ -301,7 +303,8 @@ def _growths(model: nn.Module, inputs: tuple[Any, ...], area: float) -> list[flo
 class _Width(int):
     """A size that remembers the channels it counts; products and exact quotients remember them too.
 
-    Used as a mere number, e.g. in `x / x.shape[1] ** 0.5`, its value would change with a cut: then they are frozen.
+    Used as a mere number, e.g. in `x / x.shape[1] ** 0.5` or `if x.shape[1] > 64`, it freezes them: its value would
+    change with a cut. Compared with another width, the two keep their proportion, and the answer stays what it was.
     """
 
     tag: Tag
@@ -313,49 +316,78 @@ class _Width(int):
         width.tag, width.book = tag, book
         return width
 
+    def number(self) -> int:
+        """The value, which may not change any more."""
+        self.book.freeze(self.tag.labels, "width used as a number")
+        return int.__int__(self)
+
     def __mul__(self, other: Any) -> Any:
-        return (
-            _Width.of(int(self) * int(other), self.tag, self.book) if isinstance(other, int) else self._number() * other
-        )
+        if isinstance(other, _Width):
+            return self.number() * other.number()
+        if isinstance(other, int):
+            return _Width.of(int.__mul__(self, other), self.tag, self.book)
+        return self.number() * other
 
     __rmul__ = __mul__
 
     def __floordiv__(self, other: Any) -> Any:
-        if isinstance(other, int) and int(self) % int(other) == 0:
-            return _Width.of(int(self) // int(other), self.tag, self.book)
-        return int(self) // other
+        if isinstance(other, _Width):
+            return self.number() // other.number()
+        if isinstance(other, int) and other and int.__mod__(self, other) == 0:
+            return _Width.of(int.__floordiv__(self, other), self.tag, self.book)
+        return self.number() // other
 
-    def __pow__(self, other: Any, modulo: None = None) -> Any:
-        return self._number() ** other
-
-    def __truediv__(self, other: Any) -> Any:
-        return self._number() / other
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return other / self._number()
+    __int__ = number
+    __hash__ = int.__hash__
 
     def __float__(self) -> float:
-        return float(self._number())
-
-    def _number(self) -> int:
-        self.book.freeze(self.tag.labels, "width used as a number")
-        return int(self)
+        return float(self.number())
 
     def __reduce__(self) -> Any:
-        return int, (int(self),)
+        return int, (int.__int__(self),)
+
+
+def _arithmetic(name: str) -> Callable[[_Width, Any], Any]:
+    plain = getattr(int, name)
+
+    def operator(self: _Width, other: Any) -> Any:
+        return plain(self.number(), other)
+
+    return operator
+
+
+def _comparison(name: str) -> Callable[[_Width, Any], Any]:
+    plain = getattr(int, name)
+
+    def operator(self: _Width, other: Any) -> Any:
+        if isinstance(other, _Width):
+            self.book.tie([self.tag.labels, other.tag.labels])
+        else:
+            self.number()
+        return plain(self, other)
+
+    return operator
+
+
+for _name in "add radd sub rsub mod rmod pow rpow truediv rtruediv rfloordiv divmod rdivmod".split():
+    setattr(_Width, f"__{_name}__", _arithmetic(f"__{_name}__"))
+for _name in "lt le eq ne gt ge".split():
+    setattr(_Width, f"__{_name}__", _comparison(f"__{_name}__"))
 
 
 class _Sizes(TorchFunctionMode):
-    """Hands out widths instead of plain sizes, and reads them back where tensors are reshaped or split."""
+    """Hands out widths instead of plain sizes, and reads them back where tensors are reshaped, split or made."""
 
-    SHAPED = frozenset({Tensor.view, Tensor.reshape, torch.reshape, Tensor.expand, Tensor.repeat})
+    SHAPED = frozenset({Tensor.view, Tensor.reshape, torch.reshape, Tensor.expand})
     UNFLATTEN = frozenset({Tensor.unflatten, torch.unflatten})
     LIKE = frozenset({Tensor.view_as, Tensor.reshape_as, Tensor.expand_as})
     SPLIT = frozenset({Tensor.split, torch.split, Tensor.split_with_sizes, torch.split_with_sizes})
-    ANEW = frozenset(
-        {torch.zeros, torch.ones, torch.empty, torch.full, torch.rand, torch.randn}
-        | {Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty, Tensor.new_full}
+    MADE = frozenset(
+        {torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn}
+        | {Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty}
     )
+    FILLED = frozenset({torch.full, Tensor.new_full})
+    COUNTED = frozenset({Tensor.numel, torch.numel, Tensor.nelement})
 
     def __init__(self, tracer: Tracer, sized: Callable[[nn.Module], bool]) -> None:
         super().__init__()
@@ -380,11 +412,26 @@ class _Sizes(TorchFunctionMode):
             self._check(out, self._sizes(args[1], args[1].shape))
         elif func in self.SPLIT:
             self._check_split(args, kwargs, out)
-        elif func not in self.ANEW:
-            for width in tree_leaves((args, kwargs)):
-                if isinstance(width, _Width):
-                    float(width)  # as a mere number
+        elif func in self.COUNTED or (func is Tensor.__len__ and self._axis(args[0]) == 0):
+            self._as_numbers(self._sizes(args[0], args[0].shape))
+        elif func is F.scaled_dot_product_attention:
+            if kwargs.get("scale") is None:  # then it divides by the root of the queries' width
+                self._as_numbers(self._sizes(args[0], args[0].shape))
+        elif func in self.FILLED:
+            self._as_numbers((args[-1:], kwargs.get("fill_value")))
+        elif func not in self.MADE:
+            self._as_numbers((args, kwargs))
         return out
+
+    @staticmethod
+    def _as_numbers(values: Any) -> None:
+        for value in tree_leaves(values):
+            if isinstance(value, _Width):
+                value.number()
+
+    def _axis(self, tensor: Tensor) -> int | None:
+        tag = self.tracer.tag(tensor)
+        return None if tag is None else tag.axis
 
     def _sizes(self, tensor: Tensor, shape: torch.Size) -> torch.Size:
         tag = self.tracer.tag(tensor)
@@ -393,27 +440,28 @@ class _Sizes(TorchFunctionMode):
         return torch.Size([_Width.of(n, tag, self.tracer.book) if d == tag.axis else n for d, n in enumerate(shape)])
 
     def _check(self, out: Tensor, sizes: Any) -> None:
-        tag = self.tracer.tag(out)
-        if tag is None or len(sizes) != out.ndim:
-            return
-        size = sizes[tag.axis]
-        if isinstance(size, _Width):
-            self.tracer.book.tie([size.tag.labels, tag.labels])
-        elif isinstance(size, int) and size != -1:
-            self._literal(tag.labels)
+        """The sizes that a tensor was given: along its channels a width follows them, a literal holds them fast."""
+        tag, missing = self.tracer.tag(out), out.ndim - len(sizes)
+        for dim, size in enumerate(sizes, missing):
+            if tag is None or dim != tag.axis:
+                self._as_numbers(size)
+            elif isinstance(size, _Width):
+                self.tracer.book.tie([size.tag.labels, tag.labels])
+            elif size != -1:
+                self._literal(tag.labels)
 
     def _check_split(self, args: Any, kwargs: Any, pieces: Any) -> None:
         sizes = args[1] if len(args) > 1 else next((kwargs[k] for k in kwargs if k.startswith("split_size")), None)
-        tag = self.tracer.tag(args[0])
         dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % args[0].ndim
-        if tag is None or dim != tag.axis:
-            return
+        if (tag := self.tracer.tag(args[0])) is None or dim != tag.axis:
+            return self._as_numbers(sizes)
         listed = sizes if isinstance(sizes, (list, tuple)) else [sizes] * len(pieces)
         for size, piece in zip(listed, pieces, strict=True):
             if not isinstance(size, _Width):
                 self._literal(tag.labels)
             elif (part := self.tracer.tag(piece)) is not None:
                 self.tracer.book.tie([size.tag.labels, part.labels])
+        return None
 
     def _literal(self, labels: Tensor) -> None:
         where = self.tracer.where
@@ -431,18 +479,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-@contextlib.contextmanager
-def _preserved(model: nn.Module) -> Iterator[None]:
-    """Put back every attribute that a forward pass changes, e.g. the anchors that a head remembers."""
-    saved = [(m, {k: dict(v) if k == "_buffers" else v for k, v in vars(m).items()}) for m in model.modules()]
-    buffers = [(b, b.clone()) for b in model.buffers()]
-    try:
-        yield
-    finally:
-        for module, state in saved:
-            vars(module).clear()
-            vars(module).update(state)
-        for buffer, value in buffers:
-            buffer.copy_(value)

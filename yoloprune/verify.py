@@ -13,10 +13,15 @@ from torch.utils._pytree import tree_leaves
 
 from yoloprune.errors import VerifyError
 from yoloprune.groups import Plan
-from yoloprune.watching import running, trains_without_targets
+from yoloprune.watching import preserved, running, trains_without_targets
 
 TOLERANCE = 1e-4
 """Largest accepted error relative to the largest absolute value of an output, in float32."""
+
+_ADVICE = (
+    "Nothing was saved. Something in the forward pass depends on a width in a way that the trace does not see; "
+    "name the layers whose widths it reads in keep=."
+)
 
 
 @contextlib.contextmanager
@@ -29,7 +34,7 @@ def masked(model: nn.Module, plan: Plan, written: float = 0.0) -> Iterator[nn.Mo
         module = model.get_submodule(name) if name in dict(model.named_modules()) else None
         if module is None:
             continue  # a loose parameter multiplies or adds channels that are zero on both sides
-        dim = -1 if isinstance(module, nn.Linear) else 1
+        dim = _channel_dim(module)
         if keep.inputs is not None:
             mask = _mask(keep.inputs, keep.of[0 if keep.of[1] is None else 1])
             handles.append(module.register_forward_pre_hook(_Mask(mask, dim, 0.0)))
@@ -40,6 +45,13 @@ def masked(model: nn.Module, plan: Plan, written: float = 0.0) -> Iterator[nn.Mo
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _channel_dim(module: nn.Module) -> int:
+    if isinstance(module, nn.Linear):
+        return -1
+    # counted from behind where possible: convolutions take one image without a batch dimension as well
+    return -1 - len(module.kernel_size) if isinstance(module, nn.modules.conv._ConvNd) else 1
 
 
 def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Tensor | tuple[Any, ...]) -> float:
@@ -68,15 +80,25 @@ def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Tensor | tu
         # are too small to reorder anything, and a wrong cut is as wrong as before.
         double = tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
         parent, model, inputs = copy.deepcopy(parent).double(), copy.deepcopy(model).double(), double
-        once, again = _run(parent, inputs, training), _run(parent, inputs, training)
-        training &= all(torch.equal(a, b) for a, b in zip(once, again, strict=True))  # no dropout by function, say
+        training = training and _repeats(parent, inputs)
         worst = _difference(parent, model, plan, inputs, training)
     if worst > TOLERANCE:
         raise VerifyError(
             f"The cut model differs from its masked parent: relative error {worst:.1e}, "
-            f"at most {TOLERANCE:.0e} is accepted. Nothing was saved."
+            f"at most {TOLERANCE:.0e} is accepted. {_ADVICE}"
         )
     return worst
+
+
+def _repeats(model: nn.Module, inputs: tuple[Any, ...]) -> bool:
+    """Whether training mode gives the same twice, and not by luck: dropout by function draws random numbers."""
+
+    def states() -> list[Tensor]:
+        return [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+
+    before = states()
+    once, again = _run(model, inputs, True), _run(model, inputs, True)
+    return all(torch.equal(a, b) for a, b in zip([*before, *once], [*states(), *again], strict=True))
 
 
 def _difference(parent: nn.Module, model: nn.Module, plan: Plan, inputs: tuple[Any, ...], training: bool) -> float:
@@ -86,7 +108,9 @@ def _difference(parent: nn.Module, model: nn.Module, plan: Plan, inputs: tuple[A
     try:
         got = _run(model, inputs, training)
     except Exception as e:  # whatever a network may raise when a width it counts on has changed
-        raise VerifyError(f"The cut model does not run: {e}. Nothing was saved.") from e
+        raise VerifyError(
+            f"The cut model does not run: {str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__}. {_ADVICE}"
+        ) from e
     if len(expected) != len(got):
         raise VerifyError(f"The cut model has {len(got)} outputs, its parent {len(expected)}.")
     marked = expected
@@ -136,6 +160,6 @@ def _mask(kept: tuple[int, ...], width: int | None) -> Tensor:
 
 
 def _run(model: nn.Module, inputs: tuple[Any, ...], training: bool) -> list[Tensor]:
-    with running(model, training):
+    with preserved(model), running(model, training):
         leaves = tree_leaves(model(*inputs))
     return [t for t in leaves if isinstance(t, Tensor) and t.is_floating_point()]
