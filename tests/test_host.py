@@ -6,13 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from conftest import classes, reasons
+import ultralytics
+from conftest import classes, cut_copy, random_alive, reasons, settle
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
 from yoloprune import host
 from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.groups import ChannelGraph
+from yoloprune.verify import masked
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +140,19 @@ def test_a_model_that_has_seen_an_image_is_traced_as_a_new_one() -> None:
     new = host.trace_yolo(model)
     model(host.example(model))
     assert [g.frozen for g in host.trace_yolo(model).groups] == [g.frozen for g in new.groups]
+
+
+@pytest.mark.parametrize("name", ["yoloe-v8n", "yoloe-26n-seg"])
+def test_visual_prompts_of_a_pruned_yoloe(name: str) -> None:
+    """Their encoder reads the neck, but no plain forward pass reaches it."""
+    parent = ultralytics.YOLOE(f"{name}.yaml").model
+    image = host.example(parent, 8)
+    settle(parent, image)
+    graph = host.trace_yolo(parent)
+    plan = graph.plan(random_alive(graph, 0))
+    child = cut_copy(parent, plan).eval()
+    with torch.no_grad(), masked(parent.eval(), plan):
+        expected = host.visual_prompts(parent, image)
+    with torch.no_grad():
+        assert torch.allclose(host.visual_prompts(child, image), expected, atol=1e-5)
+    assert not torch.allclose(expected, host.visual_prompts(parent, image).detach(), atol=1e-2)

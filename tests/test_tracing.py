@@ -928,7 +928,7 @@ def test_a_model_that_needs_targets_in_training_mode() -> None:
     assert reasons(trace(net(body, a=(3, 4), b=(4, 2)), IMAGE), "a.outputs") == FREE
 
 
-# Found by trying odd networks ------------------------------------------------------------------------------------------
+# Widths and norms ----------------------------------------------------------------------------------------------------
 SIDE = IMAGE.shape[-1]
 PER_POSITION = {
     "layer": nn.LayerNorm([SIDE, SIDE]),
@@ -989,7 +989,7 @@ def test_images_without_a_batch_dimension() -> None:
         lambda m, y: y * 3 if y.shape[1] == 8 else y,
         lambda m, y: y * 3 if y.shape[1] != 8 else y,
         lambda m, y: y * 3 if y.shape[1] > 7 else y,
-        lambda m, y: y * 3 if 8 <= y.size(1) else y,
+        lambda m, y: y * 3 if y.size(1) >= 8 else y,
         lambda m, y: y * 3 if y.shape[1] % 8 == 0 else y,
         lambda m, y: y * 3 if y.shape[1:] == (8, SIDE, SIDE) else y,
         lambda m, y: y / (y.shape[1] + 1),
@@ -1002,13 +1002,25 @@ def test_images_without_a_batch_dimension() -> None:
         lambda m, y: y * y.new_full((1,), fill_value=y.shape[1]),
         lambda m, y: y * torch.ones(1).repeat(y.shape[1]).sum(),
         lambda m, y: F.scaled_dot_product_attention(*[y.flatten(2).transpose(1, 2)] * 3).transpose(1, 2).view(y.shape),
-        lambda m, y: y[:, :1].cumsum(2).expand(y.shape),
-        lambda m, y: (y.flatten(2) @ y.flatten(2).transpose(1, 2)).cumsum(2)[..., :1, None].view(len(y), y.shape[1], 1, 1),
     ],
 )  # fmt: skip
 def test_a_width_used_as_a_number_is_held(use: Callable[[Net, Tensor], Tensor]) -> None:
     graph = exact(net(lambda m, x: m.b(use(m, m.a(x))), a=(3, 8), b=(8, 2)))
     assert None not in reasons(graph, "a.outputs")
+
+
+def test_a_width_given_to_a_tensor_without_channels_is_held() -> None:
+    """`y` may not shrink while the running sum, which has no channels to cut, is viewed with its width."""
+    graph = exact(
+        net(
+            lambda m, x: m.d(m.b(x).cumsum(1).view((y := m.a(x)).shape)) + m.e(y),
+            a=(3, 8),
+            b=(3, 8),
+            d=(8, 2),
+            e=(8, 2),
+        )
+    )
+    assert reasons(graph, "a.outputs") == {"width used as a number"}
 
 
 @pytest.mark.parametrize(

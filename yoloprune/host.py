@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from functools import partial
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,19 @@ def trace_yolo(model: nn.Module, *, imgsz: int = 640, keep: Iterable[str] = ()) 
             sized=has_width_attributes,
             outputs=True,  # the neck's features are among the outputs, and follow the head's input side
             area=(imgsz / noise.shape[-1]) ** 2,
+            also=[partial(visual_prompts, model, noise)] if hasattr(model.model[-1], "savpe") else [],
         )
     finally:
         if remembered is not None:
             model.model[-1].shape = remembered
+
+
+def visual_prompts(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    """Embedding of one visual prompt, the middle of the image, by YOLOE: shape (B, 1, D)."""
+    side = image.shape[-1] // 8  # the prompt is a mask on the finest feature map
+    mask = image.new_zeros(len(image), 1, side, side)
+    mask[..., side // 4 : -side // 4, side // 4 : -side // 4] = 1
+    return model.get_visual_pe(image, mask)
 
 
 def check_prunable(model: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -36,10 +36,11 @@ def masked(model: nn.Module, plan: Plan, written: float = 0.0) -> Iterator[nn.Mo
             continue  # a loose parameter multiplies or adds channels that are zero on both sides
         dim = _channel_dim(module)
         if keep.inputs is not None:
-            mask = _mask(keep.inputs, keep.of[0 if keep.of[1] is None else 1])
-            handles.append(module.register_forward_pre_hook(_Mask(mask, dim, 0.0)))
+            mask = _Mask(keep.inputs, keep.of[1], dim, 0.0)
+            handles.append(module.register_forward_pre_hook(mask.inputs, with_kwargs=True))
         if keep.outputs is not None:
-            handles.append(module.register_forward_hook(_Mask(_mask(keep.outputs, keep.of[0]), dim, written)))
+            mask = _Mask(keep.outputs, keep.of[0], dim, written)
+            handles.append(module.register_forward_hook(mask.outputs))
     try:
         yield model
     finally:
@@ -108,9 +109,8 @@ def _difference(parent: nn.Module, model: nn.Module, plan: Plan, inputs: tuple[A
     try:
         got = _run(model, inputs, training)
     except Exception as e:  # whatever a network may raise when a width it counts on has changed
-        raise VerifyError(
-            f"The cut model does not run: {str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__}. {_ADVICE}"
-        ) from e
+        said = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip(".")
+        raise VerifyError(f"The cut model does not run: {said}. {_ADVICE}") from e
     if len(expected) != len(got):
         raise VerifyError(f"The cut model has {len(got)} outputs, its parent {len(expected)}.")
     marked = expected
@@ -141,22 +141,28 @@ def _narrowed(a: Tensor, marked: Tensor, b: Tensor) -> Tensor | None:
 
 
 class _Mask:
-    """Hook that fills the masked channels of a module's input or output."""
+    """Fills the masked channels of a tensor."""
 
-    def __init__(self, kept: Tensor, dim: int, fill: float) -> None:
-        self.kept, self.dim, self.fill = kept, dim, fill
+    def __init__(self, kept: Sequence[int], width: int, dim: int, fill: float) -> None:
+        self.kept = torch.zeros(width, dtype=torch.bool)
+        self.kept[list(kept)] = True
+        self.dim, self.fill = dim, fill
 
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> Any:
-        x = inputs[0] if output is None else output
+    def __call__(self, x: Tensor) -> Tensor:
         shape = [1] * x.ndim
         shape[self.dim] = -1
         return x.where(self.kept.to(x.device).reshape(shape), self.fill)
 
+    def inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Hook for a module's input, its first argument."""
+        if args:
+            return (self(args[0]), *args[1:]), kwargs
+        first = next(iter(kwargs))
+        return args, {**kwargs, first: self(kwargs[first])}
 
-def _mask(kept: tuple[int, ...], width: int | None) -> Tensor:
-    mask = torch.zeros(width or 0, dtype=torch.bool)
-    mask[list(kept)] = True
-    return mask
+    def outputs(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Hook for a module's output."""
+        return self(output)
 
 
 def _run(model: nn.Module, inputs: tuple[Any, ...], training: bool) -> list[Tensor]:
