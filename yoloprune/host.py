@@ -68,7 +68,7 @@ def visual_prompts(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
     side = image.shape[-1] // 8  # the prompt is a mask on the finest feature map
     mask = image.new_zeros(len(image), 1, side, side)
     mask[..., side // 4 : -side // 4, side // 4 : -side // 4] = 1
-    return model.get_visual_pe(image, mask)
+    return model(image, vpe=mask, return_vpe=True)  # `get_visual_pe` without its inference mode
 
 
 def check_prunable(model: Any) -> None:
