@@ -13,6 +13,7 @@ ORDER = (
     "options",
     "config",
     "groups",
+    "overview",
     "labels",
     "cost",
     "budget",
@@ -136,7 +137,7 @@ def test_imports_run_downward(module: str) -> None:
     assert not upward, f"{module} imports {sorted(upward)}, which {'is' if len(upward) == 1 else 'are'} not below it"
 
 
-@pytest.mark.parametrize("module", ["errors", "options", "config", "groups", "cost", "budget"])
+@pytest.mark.parametrize("module", ["errors", "options", "config", "groups", "overview", "cost", "budget"])
 def test_deciding_needs_no_torch(module: str) -> None:
     """What torch-free modules import is torch-free as well."""
     seen, todo = set(), {module}
