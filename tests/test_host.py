@@ -6,13 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from conftest import classes, reasons
+import ultralytics
+from conftest import classes, cut_copy, random_alive, reasons, settle
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
 from yoloprune import host
 from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.groups import ChannelGraph
+from yoloprune.verify import masked
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +132,28 @@ def test_a_trace_leaves_the_detection_head_as_it_was() -> None:
     assert head.shape == shape
     assert not any(m.training for m in model.modules())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_model_that_has_seen_an_image_is_traced_as_a_new_one() -> None:
+    """The head compares an image's shape with that of the last one, which must not count as reading a width."""
+    model = DetectionModel("yolov8n.yaml", verbose=False).eval()
+    new = host.trace_yolo(model)
+    model(host.example(model))
+    assert [g.frozen for g in host.trace_yolo(model).groups] == [g.frozen for g in new.groups]
+
+
+@pytest.mark.parametrize("name", ["yoloe-v8n", "yoloe-26n-seg"])
+def test_visual_prompts_of_a_pruned_yoloe(name: str) -> None:
+    """Their encoder reads the neck, but no plain forward pass reaches it."""
+    parent = ultralytics.YOLOE(f"{name}.yaml").model
+    image = host.example(parent, 8)
+    settle(parent, image)
+    graph = host.trace_yolo(parent)
+    plan = graph.plan(random_alive(graph, 0))
+    child = cut_copy(parent, plan)
+    with torch.no_grad():
+        whole, got = (host.visual_prompts(m.eval(), image) for m in (parent, child))
+        with masked(parent, plan):
+            expected = host.visual_prompts(parent, image)
+    assert (got - expected).abs().max() <= 1e-6
+    assert (whole - expected).abs().max() >= 1e-3  # so the channels that were cut do matter

@@ -928,6 +928,124 @@ def test_a_model_that_needs_targets_in_training_mode() -> None:
     assert reasons(trace(net(body, a=(3, 4), b=(4, 2)), IMAGE), "a.outputs") == FREE
 
 
+# Widths and norms ----------------------------------------------------------------------------------------------------
+SIDE = IMAGE.shape[-1]
+PER_POSITION = {
+    "layer": nn.LayerNorm([SIDE, SIDE]),
+    "rows": nn.LayerNorm(SIDE),
+    "plain": nn.LayerNorm([SIDE, SIDE], elementwise_affine=False),
+}
+
+
+@pytest.mark.parametrize("norm", PER_POSITION.values(), ids=PER_POSITION.keys())
+def test_layer_norm_over_positions_is_free(norm: nn.LayerNorm) -> None:
+    for p in norm.parameters():
+        p.data = noise(*p.shape) + 1
+    graph = exact(net(lambda m, x: m.b(m.norm(m.a(x))), a=(3, 4), norm=norm, b=(4, 2)))
+    assert reasons(graph, "a.outputs") == FREE
+
+
+def test_a_bias_of_positions_is_not_zero_where_channels_are_cut() -> None:
+    def body(m: Net, x: Tensor) -> Tensor:
+        y = m.norm(m.a(x)).flatten(2)
+        return m.b(x) * (y.transpose(1, 2) @ y).mean(1).view(-1, 1, SIDE, SIDE)
+
+    norm = nn.LayerNorm([SIDE, SIDE])
+    norm.bias.data = noise(SIDE, SIDE)
+    assert None not in reasons(exact(net(body, a=(3, 4), norm=norm, b=(3, 2))), "a.outputs")
+
+
+@pytest.mark.parametrize(
+    "norm, op", [(nn.LayerNorm([4, SIDE, SIDE]), "native_layer_norm"), (nn.GroupNorm(2, 4), "native_group_norm")]
+)
+def test_norms_over_channels_say_why_they_are_frozen(norm: nn.Module, op: str) -> None:
+    graph = exact(net(lambda m, x: m.b(m.norm(m.a(x))), a=(3, 4), norm=norm, b=(4, 2)))
+    assert reasons(graph, "a.outputs") == {f"channels share one mean in {op} in norm"}
+    assert graph.unknown == {}
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda y: F.max_pool2d(y.flatten(2), 3, 1, 1).view(y.shape),
+        lambda y: F.avg_pool2d(y.flatten(2), 3, 1, 1).view(y.shape),
+        lambda y: torch.stack([F.max_pool2d(i.transpose(0, 1), 3, 1, 1).transpose(0, 1) for i in y]),
+    ],
+    ids=["max", "average", "one image"],
+)
+def test_pooling_an_image_made_of_channels_and_positions_is_frozen(pool: Callable[[Tensor], Tensor]) -> None:
+    graph = exact(net(lambda m, x: m.b(pool(m.a(x))), a=(3, 4), b=(4, 2)))
+    assert None not in reasons(graph, "a.outputs")
+
+
+def test_images_without_a_batch_dimension() -> None:
+    graph = exact(net(lambda m, x: torch.stack([m.b(m.a(image)) for image in x]), a=conv(3, 4, 3), b=conv(4, 2, 3)))
+    assert reasons(graph, "a.outputs") == FREE
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda m, y: y * 3 if y.shape[1] == 8 else y,
+        lambda m, y: y * 3 if y.shape[1] != 8 else y,
+        lambda m, y: y * 3 if y.shape[1] > 7 else y,
+        lambda m, y: y * 3 if y.size(1) >= 8 else y,
+        lambda m, y: y * 3 if y.shape[1] % 8 == 0 else y,
+        lambda m, y: y * 3 if y.shape[1:] == (8, SIDE, SIDE) else y,
+        lambda m, y: y / (y.shape[1] + 1),
+        lambda m, y: y * (9 - y.shape[1]),
+        lambda m, y: y * int(y.shape[1]),
+        lambda m, y: y * (40 // y.shape[1]),
+        lambda m, y: y / y.numel(),
+        lambda m, y: y * len(y[0]),
+        lambda m, y: y * torch.full((1,), y.shape[1]),
+        lambda m, y: y * y.new_full((1,), fill_value=y.shape[1]),
+        lambda m, y: y * torch.ones(1).repeat(y.shape[1]).sum(),
+        lambda m, y: F.scaled_dot_product_attention(*[y.flatten(2).transpose(1, 2)] * 3).transpose(1, 2).view(y.shape),
+    ],
+)  # fmt: skip
+def test_a_width_used_as_a_number_is_held(use: Callable[[Net, Tensor], Tensor]) -> None:
+    graph = exact(net(lambda m, x: m.b(use(m, m.a(x))), a=(3, 8), b=(8, 2)))
+    assert None not in reasons(graph, "a.outputs")
+
+
+def test_a_width_given_to_a_tensor_without_channels_is_held() -> None:
+    """`y` may not shrink while the running sum, which has no channels to cut, is viewed with its width."""
+    graph = exact(
+        net(
+            lambda m, x: m.d(m.b(x).cumsum(1).view((y := m.a(x)).shape)) + m.e(y),
+            a=(3, 8),
+            b=(3, 8),
+            d=(8, 2),
+            e=(8, 2),
+        )
+    )
+    assert reasons(graph, "a.outputs") == {"width used as a number"}
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda y, z: y * 3 if y.shape[1] == z.shape[1] else y,
+        lambda y, z: y * 3 if y.shape == z.shape else y,
+        lambda y, z: y * 3 if y.shape[1] < 2 * z.shape[1] else y,
+    ],
+    ids=["width", "shape", "order"],
+)
+def test_widths_that_are_compared_keep_their_proportion(join: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def body(m: Net, x: Tensor) -> Tensor:
+        y, z = m.a(x), m.b(x)
+        return m.d(torch.cat([join(y, z), m.c(z)], 1))
+
+    graph = exact(net(body, a=(3, 8), b=(3, 8), c=(8, 4), d=(12, 2)))
+    assert partners(graph, "a.outputs") == partners(graph, "b.outputs") == [(8, 8)]
+
+
+def test_maps_repeated_along_the_image_are_free() -> None:
+    graph = exact(net(lambda m, x: m.b(m.a(x).repeat(1, 1, 2, 2)), a=(3, 4), b=(4, 2)))
+    assert reasons(graph, "a.outputs") == FREE
+
+
 # Random networks ------------------------------------------------------------------------------------------------------
 class Block(nn.Module):
     """One random step that keeps the width."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import conv, cut_copy, filled, noise, random_alive, settle, without
+from conftest import assert_exact, conv, cut_copy, filled, noise, random_alive, settle, without
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -277,3 +277,33 @@ def test_dropout_by_function_does_not_fail_a_right_cut() -> None:
     graph = trace(parent, noise(1, 3, 6, 6))
     plan = graph.plan(without(graph, "a.outputs", [1]))
     assert verify(parent, cut_copy(parent, plan), plan, IMAGE) <= 1e-4
+
+
+class DropPath(nn.Module):
+    """A residual branch that is left out at random for some images of a batch, in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = conv(3, 8), conv(8, 8), conv(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        kept = torch.rand(len(x), 1, 1, 1) > 0.5 if self.training else 1.0
+        return self.c(y + self.b(y) * kept)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_branch_dropped_at_random_does_not_fail_a_right_cut(seed: int) -> None:
+    """With two images two runs agree by luck every fourth time."""
+    torch.manual_seed(seed)
+    model = DropPath().eval()
+    assert_exact(model, trace(model, IMAGE), IMAGE, seeds=[seed])
+
+
+def test_state_that_a_forward_pass_changes_is_put_back() -> None:
+    """Spectral norm takes a step of its power iteration at every forward pass in training mode."""
+    torch.manual_seed(0)
+    model = nn.Sequential(conv(3, 8), nn.utils.parametrizations.spectral_norm(conv(8, 8)), conv(8, 2)).eval()
+    before = copy.deepcopy(model.state_dict())
+    assert_exact(model, trace(model, IMAGE), IMAGE)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())

@@ -15,7 +15,7 @@ import numpy as np
 import ultralytics
 from torch import Tensor, nn
 
-from yoloprune import budget, config, handoff, host, recover, refit, report, scoring, surgery, tracing, verify
+from yoloprune import budget, config, handoff, host, overview, recover, refit, report, scoring, surgery, tracing, verify
 from yoloprune.calibration import batches
 from yoloprune.config import Budget, Limits
 from yoloprune.cost import Cost
@@ -244,7 +244,7 @@ def _report_cut(
         "command": "prune",
         "kept": kept,
         "relative_error": error,
-        "groups": report.group_rows(graph, widths),
+        "layers": overview.layer_rows(graph, widths),
         "unknown_operations": graph.unknown,
         "plan": plan.to_dict(),
     }
@@ -343,27 +343,28 @@ def compare(models: Mapping[str, Model], *, command: str = "val", **passed: Any)
 
 
 def info(model: Model, **kwargs: Any) -> list[dict[str, Any]]:
-    """Print the groups of a model: widths, what is coupled and tied, what is frozen and why.
+    """Print the layers of a model: widths, what is coupled, what is frozen and why.
 
     Args:
         model (str | Path | YOLO): Checkpoint, model YAML or live model.
         **kwargs (Any): `yoloprune info help`.
 
     Returns:
-        (list[dict[str, Any]]): One row per group.
+        (list[dict[str, Any]]): One row per layer, see `overview.layer_rows`.
     """
     request = config.request("info", {"model": model, **kwargs})
     yolo = handoff.load(model)
     imgsz = request.passed.get("imgsz") or 640
     graph = host.trace_yolo(yolo.model, imgsz=imgsz, keep=request.settings["keep"])
-    rows = report.group_rows(graph)
+    rows = overview.layer_rows(graph)
     cost = Cost(graph)
-    free = int(graph.prunable.sum())
+    free, dead = int(graph.prunable.sum()), int(scoring.dead(yolo.model, graph).sum())
     lines = [
-        report.table(rows),
+        report.table(overview.brief(rows)),
+        overview.LEGEND,
+        *overview.summary(graph),
         f"{cost.parent('params'):,.0f} parameters, {cost.parent('flops') / 1e9:.2f} GFLOPs at imgsz {imgsz}; "
-        f"{free:,} of {graph.n_classes:,} channels prunable in {len(graph.ties)} independent widths; "
-        f"{int(scoring.dead(yolo.model, graph).sum()):,} dead",
+        f"{free:,} of {graph.n_classes:,} channels prunable in {len(graph.ties)} widths, {dead:,} dead",
         *(f"no rule for operation {op} in {where}" for op, where in graph.unknown.items()),
     ]
     if (told := handoff.provenance(yolo)) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from functools import partial
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
@@ -46,16 +47,30 @@ def trace_yolo(model: nn.Module, *, imgsz: int = 640, keep: Iterable[str] = ()) 
     """
     check_prunable(model)
     noise = example(model)
-    return tracing.trace(
-        model,
-        noise,
-        frozen={head_name(model): f"{type(model.model[-1]).__name__} head"},
-        keep=tracing.match(model, keep, parts(model)),
-        sized=has_width_attributes,
-        outputs=True,  # the neck's features are among the outputs, and follow the head's input side
-        area=(imgsz / noise.shape[-1]) ** 2,
-        counted=[f"model.{i}" for i in range(len(model.model))],
-    )
+    remembered = vars(model.model[-1]).pop("shape", None)  # of the last image seen: comparing with it would count
+    try:
+        return tracing.trace(
+            model,
+            noise,
+            frozen={head_name(model): f"{type(model.model[-1]).__name__} head"},
+            keep=tracing.match(model, keep, parts(model)),
+            sized=has_width_attributes,
+            outputs=True,  # the neck's features are among the outputs, and follow the head's input side
+            area=(imgsz / noise.shape[-1]) ** 2,
+            handing_on=[f"model.{i}" for i in range(len(model.model))],
+            also=[partial(visual_prompts, model, noise)] if hasattr(model.model[-1], "savpe") else [],
+        )
+    finally:
+        if remembered is not None:
+            model.model[-1].shape = remembered
+
+
+def visual_prompts(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    """Embedding of one visual prompt, the middle of the image, by YOLOE: shape (B, 1, D)."""
+    side = image.shape[-1] // 8  # the prompt is a mask on the finest feature map
+    mask = image.new_zeros(len(image), 1, side, side)
+    mask[..., side // 4 : -side // 4, side // 4 : -side // 4] = 1
+    return model(image, vpe=mask, return_vpe=True)  # `get_visual_pe` without its inference mode
 
 
 def check_prunable(model: Any) -> None:

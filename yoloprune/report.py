@@ -76,8 +76,9 @@ def table(rows: Sequence[Row]) -> str:
     columns = list(dict.fromkeys(k for row in rows for k in row))
     cells = [columns, *[[_cell(row.get(c)) for c in columns] for row in rows]]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    texts = [i == 0 or any(isinstance(row.get(c), str) for row in rows) for i, c in enumerate(columns)]
     return "\n".join(
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(c.ljust(w) if t else c.rjust(w) for c, w, t in zip(line, widths, texts, strict=True)).rstrip()
         for line in cells
     )
 
@@ -88,22 +89,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def group_rows(graph: ChannelGraph, widths: np.ndarray | None = None) -> list[dict[str, Any]]:
-    """One row per group: width, what may be cut or why not, how many layers it runs through, what it is tied to."""
-    tied = {g: [graph.groups[o].name for o in t.groups if o != g] for t in graph.ties for g in t.groups}
-    rows = []
-    for i, g in enumerate(graph.groups):
-        row: dict[str, Any] = {"channels of": g.name, "width": g.size}
-        if widths is not None:
-            row["kept"] = int(widths[i])
-        outputs = [a for a in g.axes if a.endswith(".outputs")]
-        row["coupled layers"] = len(outputs)
-        row["state"] = f"frozen: {g.frozen}" if g.frozen else "prunable"
-        row["tied to"] = ", ".join(tied.get(i, [])) or None
-        rows.append(row)
-    return rows
 
 
 def write_text(path: Path, text: str) -> None:

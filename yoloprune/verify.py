@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,15 @@ from torch.utils._pytree import tree_leaves
 
 from yoloprune.errors import VerifyError
 from yoloprune.groups import Plan
-from yoloprune.watching import running, trains_without_targets
+from yoloprune.watching import preserved, running, trains_without_targets
 
 TOLERANCE = 1e-4
 """Largest accepted error relative to the largest absolute value of an output, in float32."""
+
+_ADVICE = (
+    "Nothing was saved. Something in the forward pass depends on a width in a way that the trace does not see; "
+    "name the layers whose widths it reads in keep=."
+)
 
 
 @contextlib.contextmanager
@@ -29,17 +34,25 @@ def masked(model: nn.Module, plan: Plan, written: float = 0.0) -> Iterator[nn.Mo
         module = model.get_submodule(name) if name in dict(model.named_modules()) else None
         if module is None:
             continue  # a loose parameter multiplies or adds channels that are zero on both sides
-        dim = -1 if isinstance(module, nn.Linear) else 1
+        dim = _channel_dim(module)
         if keep.inputs is not None:
-            mask = _mask(keep.inputs, keep.of[0 if keep.of[1] is None else 1])
-            handles.append(module.register_forward_pre_hook(_Mask(mask, dim, 0.0)))
+            mask = _Mask(keep.inputs, keep.of[1], dim, 0.0)
+            handles.append(module.register_forward_pre_hook(mask.inputs, with_kwargs=True))
         if keep.outputs is not None:
-            handles.append(module.register_forward_hook(_Mask(_mask(keep.outputs, keep.of[0]), dim, written)))
+            mask = _Mask(keep.outputs, keep.of[0], dim, written)
+            handles.append(module.register_forward_hook(mask.outputs))
     try:
         yield model
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _channel_dim(module: nn.Module) -> int:
+    if isinstance(module, nn.Linear):
+        return -1
+    # counted from behind where possible: convolutions take one image without a batch dimension as well
+    return -1 - len(module.kernel_size) if isinstance(module, nn.modules.conv._ConvNd) else 1
 
 
 def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Tensor | tuple[Any, ...]) -> float:
@@ -68,15 +81,25 @@ def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Tensor | tu
         # are too small to reorder anything, and a wrong cut is as wrong as before.
         double = tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
         parent, model, inputs = copy.deepcopy(parent).double(), copy.deepcopy(model).double(), double
-        once, again = _run(parent, inputs, training), _run(parent, inputs, training)
-        training &= all(torch.equal(a, b) for a, b in zip(once, again, strict=True))  # no dropout by function, say
+        training = training and _repeats(parent, inputs)
         worst = _difference(parent, model, plan, inputs, training)
     if worst > TOLERANCE:
         raise VerifyError(
             f"The cut model differs from its masked parent: relative error {worst:.1e}, "
-            f"at most {TOLERANCE:.0e} is accepted. Nothing was saved."
+            f"at most {TOLERANCE:.0e} is accepted. {_ADVICE}"
         )
     return worst
+
+
+def _repeats(model: nn.Module, inputs: tuple[Any, ...]) -> bool:
+    """Whether training mode gives the same twice, and not by luck: dropout by function draws random numbers."""
+
+    def states() -> list[Tensor]:
+        return [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+
+    before = states()
+    once, again = _run(model, inputs, True), _run(model, inputs, True)
+    return all(torch.equal(a, b) for a, b in zip([*before, *once], [*states(), *again], strict=True))
 
 
 def _difference(parent: nn.Module, model: nn.Module, plan: Plan, inputs: tuple[Any, ...], training: bool) -> float:
@@ -86,7 +109,8 @@ def _difference(parent: nn.Module, model: nn.Module, plan: Plan, inputs: tuple[A
     try:
         got = _run(model, inputs, training)
     except Exception as e:  # whatever a network may raise when a width it counts on has changed
-        raise VerifyError(f"The cut model does not run: {e}. Nothing was saved.") from e
+        said = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip(".")
+        raise VerifyError(f"The cut model does not run: {said}. {_ADVICE}") from e
     if len(expected) != len(got):
         raise VerifyError(f"The cut model has {len(got)} outputs, its parent {len(expected)}.")
     marked = expected
@@ -117,25 +141,31 @@ def _narrowed(a: Tensor, marked: Tensor, b: Tensor) -> Tensor | None:
 
 
 class _Mask:
-    """Hook that fills the masked channels of a module's input or output."""
+    """Fills the masked channels of a tensor."""
 
-    def __init__(self, kept: Tensor, dim: int, fill: float) -> None:
-        self.kept, self.dim, self.fill = kept, dim, fill
+    def __init__(self, kept: Sequence[int], width: int, dim: int, fill: float) -> None:
+        self.kept = torch.zeros(width, dtype=torch.bool)
+        self.kept[list(kept)] = True
+        self.dim, self.fill = dim, fill
 
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> Any:
-        x = inputs[0] if output is None else output
+    def __call__(self, x: Tensor) -> Tensor:
         shape = [1] * x.ndim
         shape[self.dim] = -1
         return x.where(self.kept.to(x.device).reshape(shape), self.fill)
 
+    def inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Hook for a module's input, its first argument."""
+        if args:
+            return (self(args[0]), *args[1:]), kwargs
+        first = next(iter(kwargs))
+        return args, {**kwargs, first: self(kwargs[first])}
 
-def _mask(kept: tuple[int, ...], width: int | None) -> Tensor:
-    mask = torch.zeros(width or 0, dtype=torch.bool)
-    mask[list(kept)] = True
-    return mask
+    def outputs(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Hook for a module's output."""
+        return self(output)
 
 
 def _run(model: nn.Module, inputs: tuple[Any, ...], training: bool) -> list[Tensor]:
-    with running(model, training):
+    with preserved(model), running(model, training):
         leaves = tree_leaves(model(*inputs))
     return [t for t in leaves if isinstance(t, Tensor) and t.is_floating_point()]

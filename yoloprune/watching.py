@@ -33,6 +33,21 @@ def running(model: nn.Module, training: bool = True) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Put back every attribute that a forward pass changes, e.g. the anchors that a head remembers."""
+    saved = [(m, {k: dict(v) if k == "_buffers" else v for k, v in vars(m).items()}) for m in model.modules()]
+    buffers = [(b, b.clone()) for b in model.buffers()]
+    try:
+        yield
+    finally:
+        for module, state in saved:
+            vars(module).clear()
+            vars(module).update(state)
+        for buffer, value in buffers:
+            buffer.copy_(value)
+
+
+@contextlib.contextmanager
 def hooked() -> Iterator[list[RemovableHandle]]:
     """A list of hooks that are removed at the end."""
     handles: list[RemovableHandle] = []
@@ -75,7 +90,7 @@ def follow(
 def trains_without_targets(model: nn.Module, inputs: tuple[Any, ...]) -> bool:
     """Whether a plain forward pass works in training mode; some networks want targets there."""
     try:
-        with running(model):
+        with preserved(model), running(model):
             model(*inputs)
     except Exception:  # whatever a network may raise; it is asked as it is, so no error of ours can hide here
         return False

@@ -1,0 +1,124 @@
+"""The table of layers: names, widths, states, partners and parts, and its short form for a terminal."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import hand_graph
+from ultralytics import YOLO
+
+from yoloprune import host
+from yoloprune.groups import ChannelGraph
+from yoloprune.overview import brief, layer_name, layer_rows, summary
+from yoloprune.report import table
+
+
+@pytest.fixture(scope="module")
+def graph() -> ChannelGraph:
+    """A block as in C2f: `cv1` makes two halves, the second is also what the depthwise `dw` and `m` make; a head."""
+    return hand_graph(
+        {
+            "net.0.cv1.conv.outputs": [0, 1, 2, 3],
+            "net.0.cv1.conv.inputs": [7],
+            "net.0.cv1.bn.outputs": [0, 1, 2, 3],
+            "net.0.dw.conv.outputs": [2, 3],
+            "net.0.m.conv.outputs": [2, 3],
+            "net.0.m.conv.inputs": [2, 3],
+            "net.1.mixed.outputs": [4, 5, 5, 6],
+            "net.1.mixed.inputs": [0, 1, 2, 3, 2, 3],
+        },
+        group_of=[0, 0, 1, 1, 2, 2, 3, 4],
+        ties=[[0, 1], [2]],
+        frozen={3: "network output", 4: "network input"},
+    )
+
+
+def test_one_row_per_layer_that_makes_channels(graph: ChannelGraph) -> None:
+    assert layer_rows(graph) == [
+        {
+            "layer": "net.0.cv1",
+            "width": 4,
+            "state": "prunable",
+            "coupled with": ["net.0.dw", "net.0.m"],
+            "parts": "2 x 2",
+        },
+        {
+            "layer": "net.0.m",
+            "width": 2,
+            "state": "prunable",
+            "coupled with": ["net.0.cv1", "net.0.dw"],
+            "parts": None,
+        },
+        {
+            "layer": "net.1.mixed",
+            "width": 4,
+            "state": "3 prunable; frozen: network output",
+            "coupled with": [],
+            "parts": None,
+        },
+    ]
+
+
+def test_widths_after_a_cut(graph: ChannelGraph) -> None:
+    """A class that stands at two positions counts twice: one of 4 and 5 goes, with half of the three positions."""
+    kept = [row["kept"] for row in layer_rows(graph, np.array([1, 1, 2, 1, 1]))]
+    assert kept == [2, 1, 4]
+
+
+@pytest.mark.parametrize(
+    "module, name",
+    [
+        ("model.0.conv", "model.0"),
+        ("model.0.bn", "model.0"),
+        ("model.16.norm.weight", "model.16.norm"),
+        ("conv", "conv"),
+        ("features.3", "features.3"),
+    ],
+)
+def test_names_are_those_of_the_block(module: str, name: str) -> None:
+    assert layer_name(module) == name
+
+
+def row(layer: str, state: str = "prunable", partners: tuple[str, ...] = ()) -> dict[str, object]:
+    return {"layer": layer, "width": 8, "state": state, "coupled with": list(partners), "parts": None}
+
+
+def test_layers_frozen_for_one_reason_in_one_block_share_a_row() -> None:
+    head = [row(f"model.22.cv{i}", "frozen: Detect head") for i in range(5)]
+    rows = brief([row("model.21"), *head, row("model.23.a", "frozen: Detect head")])
+    assert [(r["layer"], r["width"]) for r in rows] == [
+        ("model.21", 8),
+        ("model.22.* (5 layers)", 40),
+        ("model.23.a", 8),
+    ]
+
+
+def test_partners_in_the_same_block_are_named_from_there() -> None:
+    rows = brief([row("model.2.cv1", partners=("model.2.m.0.cv2", "model.22.cv2", "model.20"))])
+    assert rows[0]["coupled with"] == ".m.0.cv2, model.22.cv2, model.20"
+
+
+def test_parameters_of_one_layer_share_a_row() -> None:
+    graph = hand_graph({"a.norm.weight.outputs": [0, 1], "a.norm.bias.outputs": [2, 3]}, [0, 0, 1, 1])
+    assert [r["layer"] for r in layer_rows(graph)] == ["a.norm"]
+
+
+def test_frozen_channels_are_counted_by_reason(graph: ChannelGraph) -> None:
+    many = hand_graph({"a.outputs": [0, 1, 2]}, [0, 1, 1], frozen={0: "mixed by mean in a", 1: "mixed by mean in b.c"})
+    assert summary(many) == ["3 channels frozen: mixed by mean"]
+    assert summary(graph) == ["1 channels frozen: network output", "1 channels frozen: network input"]
+
+
+def test_long_lists_tell_how_many_are_left_out() -> None:
+    rows = brief([row("a.b.c", partners=tuple(f"x.y.layer{i}" for i in range(9)))], length=40)
+    assert rows[0]["coupled with"] == "x.y.layer0, x.y.layer1, 7 more"
+
+
+@pytest.mark.parametrize("name", ["yolov8n", "yolo11n", "yolo12n", "yolov8n-worldv2"])
+def test_real_tables_fit_a_terminal_and_name_layers_that_can_be_kept(name: str) -> None:
+    model = YOLO(f"{name}.yaml").model
+    rows = layer_rows(host.trace_yolo(model))
+    assert max(map(len, table(brief(rows)).splitlines())) <= 120
+    names = {n for n, _ in model.named_modules()}
+    assert {r["layer"] for r in rows} <= names
+    assert {p for r in rows for p in r["coupled with"]} <= names
