@@ -108,6 +108,16 @@ def fetch(name: str) -> None:
         raise ModelError(f"{name} is not here and could not be downloaded: {reason}") from e
 
 
+def with_loss(yolo: Any) -> nn.Module:
+    """A copy of the model on which `model(batch)` is Ultralytics' training loss, with its default weights.
+
+    A copy, because the model keeps the criterion that it makes, and a checkpoint's arguments lack the weights.
+    """
+    model = deepcopy(yolo.model)
+    model.args, model.criterion = get_cfg(overrides={"task": yolo.task}), None
+    return model
+
+
 def head_name(model: nn.Module) -> str:
     """Dotted name of the head, the last layer."""
     return f"model.{len(model.model) - 1}"
