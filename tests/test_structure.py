@@ -33,6 +33,8 @@ ORDER = (
     "handoff",
     "report",
     "shapes",
+    "cutting",
+    "sweeping",
     "api",
     "demo",
     "cli",

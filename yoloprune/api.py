@@ -22,6 +22,19 @@ from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.fading import STATE_KEY, SparseConfig
 from yoloprune.groups import ChannelGraph, Plan
 from yoloprune.sparsity import SparseTraining
+from yoloprune.sweeping import sweep
+
+__all__ = [
+    "compare",
+    "finetune",
+    "info",
+    "prune",
+    "prune_module",
+    "sweep",
+    "trace",
+    "train_sparse",
+    "val",
+]
 
 Model = str | Path | ultralytics.YOLO
 DEFAULT_LIMITS = Limits()

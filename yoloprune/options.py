@@ -280,7 +280,7 @@ CUT_OPTIONS = (
 )
 PRUNE_OPTIONS = (FLOPS, PARAMS, RATIO, *CUT_OPTIONS)
 SWEPT = tuple(
-    Option(o.name, None, Kind(f"{o.kind.allowed}, or several separated by commas", _several(o.kind)), o.meaning, "0.7,0.5")
+    Option(o.name, None, Kind(f"{o.kind.allowed}; several separated by commas", _several(o.kind)), o.meaning, "0.7,0.5")
     for o in (FLOPS, PARAMS, RATIO)
 )
 EXCLUSIVE = {"train-sparse": BUDGETS, "sweep": SWEPT}  # of these options a command takes exactly one
@@ -374,7 +374,8 @@ _COMMANDS = (
             "sweep model=best.pt data=my.yaml flops=0.9,0.7,0.5 score=taylor imgsz=320",
         ),
         notes=(
-            "Exactly one of flops, params and ratio; flops=0.9,0.8,...,0.3 when none is given. sweep.csv grows row by row.",
+            "Exactly one of flops, params and ratio; flops=0.9,0.8,...,0.3 when none is given.",
+            "sweep.csv grows row by row, so an interrupted sweep keeps those it has.",
         ),
     ),
     Command(

@@ -205,7 +205,9 @@ def _taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]) -> Va
     total = dict.fromkeys(makers, 0.0)
     fed = 0
     with _differentiable(model), hooked() as hooks:
-        followers = follow(model, [n for n, (_, m) in makers.items() if not isinstance(m, _BatchNorm)], _BatchNorm, hooks)
+        followers = follow(
+            model, [n for n, (_, m) in makers.items() if not isinstance(m, _BatchNorm)], _BatchNorm, hooks
+        )
         for batch in batches:
             loss = model(batch)
             loss = (loss[0] if isinstance(loss, tuple) else loss).sum()
