@@ -17,7 +17,7 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune import budget, cutting, handoff, host
+from yoloprune import cutting, handoff, host
 from yoloprune.config import Budget, request
 from yoloprune.cost import Cost
 from yoloprune.report import table, write_text
@@ -26,9 +26,9 @@ RANKINGS = [
     "score=l2",
     "score=l2 normalize=cost",
     "score=l2 uniform",
-    "score=taylor",
+    "score=taylor normalize=none",
     "score=taylor normalize=cost",
-    "score=taylor reduce=sum",
+    "score=taylor reduce=sum normalize=none",
     "score=taylor reduce=sum normalize=cost",
     "score=taylor uniform",
     "score=activation",
@@ -95,17 +95,14 @@ def main() -> None:
 
     cell("1", "parent", "none", lambda: parent)
     for ranking in arguments.rankings:
-        told, scores = settings(ranking, arguments), None
+        told, order = settings(ranking, arguments), None
         for flops in arguments.flops:
             for repair in arguments.repairs:
 
                 def make(flops: float = flops, repair: str = repair, told: dict = told) -> ultralytics.YOLO:
-                    nonlocal scores
-                    if scores is None:
-                        scores = cutting.rank(parent, graph, told, passed, images)
-                    per_cost = told["normalize"] == "cost"
-                    wanted, limits = Budget(flops=flops), cutting.limits(told)
-                    alive = budget.select(graph, scores, wanted, limits, cost, per_cost=per_cost)
+                    nonlocal order
+                    order = order or cutting.rank(parent, graph, told, passed, images)
+                    alive = order.select(graph, Budget(flops=flops), cost)
                     return cutting.cut(parent, graph.plan(alive), repair, images)[0]
 
                 cell(str(flops), ranking, repair, make)

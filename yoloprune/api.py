@@ -89,9 +89,13 @@ def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
 def _sparse_config(settings: dict[str, Any]) -> SparseConfig:
     return SparseConfig(
         budget=Budget(flops=settings["flops"], params=settings["params"], ratio=settings["sparsity"]),
-        limits=cutting.limits(settings),
+        limits=_limits(settings),
         **{k: settings[k] for k in SparseConfig.__dataclass_fields__ if k in settings},
     )
+
+
+def _limits(settings: dict[str, Any]) -> Limits:
+    return Limits(**{k: settings[k] for k in Limits.__dataclass_fields__ if k in settings})
 
 
 def _interrupted(yolo: ultralytics.YOLO) -> SparseConfig:
@@ -195,8 +199,7 @@ def _choose(
                 "e.g. flops=0.5."
             )
         return alive
-    scores = cutting.rank(parent, graph, told, passed, images)
-    return budget.select(graph, scores, wanted, cutting.limits(told), cost, per_cost=told["normalize"] == "cost")
+    return cutting.rank(parent, graph, told, passed, images).select(graph, wanted, cost)
 
 
 def _report_cut(

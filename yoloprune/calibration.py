@@ -114,6 +114,10 @@ def labelled(
         validator.device, validator.names = torch.device(device), yolo.model.names
         validator.stride = max(32, int(yolo.model.stride.max()))
         images = validator.get_dataloader(train, batch).dataset
+    if not any(len(label.get("cls", " ")) for label in getattr(images, "labels", [{}])):
+        raise DataError(
+            f"data={data}: no training image has a label, and score=taylor needs some. Use score=activation."
+        )
     order = np.random.default_rng(seed).permutation(len(images))[:n].tolist()
     loader = DataLoader(Subset(images, order), batch, collate_fn=getattr(images, "collate_fn", None))
     for found in TQDM(loader, desc=colorstr("score: ") + "labelled images", disable=RANK not in {-1, 0}):

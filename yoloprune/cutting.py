@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import ultralytics
 from torch import Tensor
 
-from yoloprune import calibration, handoff, host, recover, refit, scoring, surgery, verify
-from yoloprune.config import Limits
+from yoloprune import budget, calibration, handoff, host, recover, refit, scoring, surgery, verify
+from yoloprune.config import Budget, Limits
+from yoloprune.cost import Cost
 from yoloprune.fading import STATE_KEY
 from yoloprune.groups import ChannelGraph, Plan
 
 
-def images(parent: ultralytics.YOLO, passed: dict[str, Any]) -> list[Tensor] | None:
+def images(parent: ultralytics.YOLO, passed: Mapping[str, Any]) -> list[Tensor] | None:
     """Calibration images of `data=`, None without it; 128 at imgsz 320 take 157 MB."""
     if not passed.get("data"):
         return None
@@ -23,45 +26,71 @@ def images(parent: ultralytics.YOLO, passed: dict[str, Any]) -> list[Tensor] | N
     return calibration.batches(passed["data"], imgsz, task=parent.task, channels=host.channels(parent.model))
 
 
-def limits(told: dict[str, Any]) -> Limits:
-    """The limits among the settings of a command."""
-    return Limits(**{k: told[k] for k in Limits.__dataclass_fields__ if k in told})
+@dataclass(frozen=True)
+class Ranking:
+    """In which order channels go.
+
+    Attributes:
+        scores (np.ndarray): Importance of each channel class, shape (classes,).
+        per_cost (bool): Whether scores count per unit of cost saved.
+        limits (Limits): What the choice must respect.
+    """
+
+    scores: np.ndarray
+    per_cost: bool
+    limits: Limits
+
+    def select(self, graph: ChannelGraph, wanted: Budget, cost: Cost) -> np.ndarray:
+        """Mask of the surviving classes under a budget, see `budget.select`."""
+        return budget.select(graph, self.scores, wanted, self.limits, cost, per_cost=self.per_cost)
 
 
 def rank(
     parent: ultralytics.YOLO,
     graph: ChannelGraph,
-    told: dict[str, Any],
-    passed: dict[str, Any],
+    told: Mapping[str, Any],
+    passed: Mapping[str, Any],
     calibrate: list[Tensor] | None,
-) -> np.ndarray:
-    """Scores as `score=`, `reduce=` and `normalize=` ask for them.
+) -> Ranking:
+    """Rank channels as `score=`, `reduce=`, `normalize=` and the limits ask for it.
 
     Args:
         parent (YOLO): The model before the cut.
         graph (ChannelGraph): Its channels.
-        told (dict[str, Any]): Settings of the command.
-        passed (dict[str, Any]): Its Ultralytics arguments.
+        told (Mapping[str, Any]): Settings of the command.
+        passed (Mapping[str, Any]): Its Ultralytics arguments.
         calibrate (list[Tensor] | None): From `images`.
 
     Returns:
-        (np.ndarray): Importance of each channel class, shape (classes,).
+        (Ranking): For any number of budgets.
+
+    Raises:
+        ModelError: If the score is taylor and the model's loss needs more than labels.
     """
     model, how, batches = parent.model, told["score"], calibrate
-    if how == "auto":
-        how = "bn" if scoring.dead(model, graph).any() else "l2"
+    dead = scoring.dead(model, graph)
+    if how == "auto" and calibrate is not None:
+        how = "activation" if host.is_prompted(model) else "taylor"
+    elif how == "auto":
+        how = "bn" if dead.any() else "l2"
+    normalize = told["normalize"]
+    if normalize == "auto":
+        normalize = "cost" if how == "taylor" else "none"
     if how == "taylor":
         model = host.with_loss(parent)
         batches = calibration.labelled(parent, passed["data"], passed.get("imgsz") or 640)
-    return scoring.score(
+    scores = scoring.score(
         model,
         graph,
         how,
         reduce=told["reduce"],
-        normalize=told["normalize"] if told["normalize"] != "cost" else "none",
+        normalize=normalize if normalize != "cost" else "none",
         batches=batches,
         seed=passed.get("seed") or 0,
     )
+    if told["score"] == "auto":
+        scores[dead] = 0.0  # what sparse training took out goes first, whatever its constant does
+    return Ranking(scores, normalize == "cost", Limits(**{k: told[k] for k in Limits.__dataclass_fields__}))
 
 
 def cut(

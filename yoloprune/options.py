@@ -258,15 +258,16 @@ CUT_OPTIONS = (
         "auto",
         _SCORES,
         "importance of a channel; bn is |gamma| of its batch-norm, taylor how much the loss on labels hangs on it, "
-        "activation its mean |value| (both need data=), the others look at filters; auto is bn where sparse training "
-        "left dead channels and l2 elsewhere",
+        "activation its mean |value| (both need data=), the others look at filters; auto is taylor with data=, without "
+        "it bn where sparse training left dead channels and l2 elsewhere",
     ),
     Option("reduce", "mean", _choice("mean", "max", "sum", "l2"), "how the scores of coupled channels become one"),
     Option(
         "normalize",
-        "none",
-        _choice("none", "mean", "max", "cost"),
-        "scores are divided by this of their group, or by the cost that a channel saves",
+        "auto",
+        _choice("auto", "none", "mean", "max", "cost"),
+        "scores are divided by this of their group, or by the cost that a channel saves; auto is cost with "
+        "score=taylor, whose unit is the loss, and none otherwise",
     ),
     UNIFORM,
     *SELECTION,

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import ultralytics
 
-from yoloprune import budget, config, cutting, handoff, host, report
+from yoloprune import config, cutting, handoff, host, report
 from yoloprune.config import Budget
 from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError
+from yoloprune.groups import ChannelGraph
 from yoloprune.options import SWEPT
 
 Row = Mapping[str, Any]
@@ -44,8 +45,8 @@ def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str,
     graph = host.trace_yolo(parent.model, imgsz=passed.get("imgsz") or 640, keep=told["keep"])
     cost = Cost(graph)
     images = cutting.images(parent, passed)
-    scores = cutting.rank(parent, graph, told, passed, images)
-    points, unreachable = _points(graph, scores, cost, told)
+    ranking = cutting.rank(parent, graph, told, passed, images)
+    points, unreachable = _points(graph, ranking, cost, told)
 
     folder = host.run_folder(parent.task, "sweep", passed)
     arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
@@ -69,7 +70,7 @@ def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str,
 
 
 def _points(
-    graph: Any, scores: np.ndarray, cost: Cost, told: Mapping[str, Any]
+    graph: ChannelGraph, ranking: cutting.Ranking, cost: Cost, told: Mapping[str, Any]
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Survivors by name of the point, those that keep most first, and why others are out of reach."""
     kind = next(o.name for o in SWEPT if told[o.name] is not None)
@@ -78,14 +79,7 @@ def _points(
     for value in sorted(told[kind], reverse=kind != "ratio"):
         name = f"{kind}={value:g}"
         try:
-            points[name] = budget.select(
-                graph,
-                scores,
-                Budget(**{kind: value}),
-                cutting.limits(told),
-                cost,
-                per_cost=told["normalize"] == "cost",
-            )
+            points[name] = ranking.select(graph, Budget(**{kind: value}), cost)
         except BudgetError as e:
             unreachable[name] = str(e)
             host.warn(f"sweep: left out: {e}")
@@ -97,7 +91,7 @@ def _points(
 def _evaluate(
     name: str,
     yolo: ultralytics.YOLO,
-    graph: Any,
+    graph: ChannelGraph,
     cost: Cost,
     alive: np.ndarray,
     passed: Mapping[str, Any],
