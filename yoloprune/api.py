@@ -199,7 +199,11 @@ def _choose(
                 "e.g. flops=0.5."
             )
         return alive
-    return cutting.rank(parent, graph, told, passed, images).select(graph, wanted, cost)
+    alive = cutting.rank(parent, graph, told, passed, images).select(graph, wanted, cost)
+    if alive.all():
+        has = ", ".join(f"{cost.parent(kind):,.0f} {kind}" for kind in ("flops", "params"))
+        raise BudgetError(f"The model already meets the budget, so there is nothing to cut: it has {has}.")
+    return alive
 
 
 def _report_cut(
