@@ -311,6 +311,15 @@ def test_taylor_on_labels_of_every_task(task: str, tmp_path: Path) -> None:
     assert not any(p.requires_grad for p in yolo.model.parameters())
 
 
+def test_images_without_any_label_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.zeros((48, 64, 3), dtype=np.uint8)).save(tmp_path / "images" / "0.png")
+    told = {"path": str(tmp_path), "train": "images", "val": "images", "names": ["a"]}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(told))
+    with pytest.raises(DataError, match="no training image has a label.*score=activation"):
+        next(labelled(ultralytics.YOLO("yolov8n.yaml"), tmp_path / "data.yaml", 64))
+
+
 def test_labelled_images_of_a_missing_data_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         next(labelled(ultralytics.YOLO("yolov8n.yaml"), tmp_path / "nowhere.yaml", 64))
