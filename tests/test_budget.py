@@ -176,7 +176,10 @@ def test_out_of_reach_says_how_far_it_goes_and_why() -> None:
         select(graph, np.arange(16.0), Budget(flops=0.3), Limits(round_to=1, min_width=1, max_ratio=0.5))
     message = str(caught.value)
     assert "flops=0.3" in message
-    assert "0.75" in message  # half of the first layer and all of the second
+    assert (
+        "max_ratio=0.5 and frozen layers leave at least 0.75" in message
+    )  # half of the first layer, all of the second
+    assert "(frozen layers alone 0.562)" in message  # one of the first, all of the second: 9 of 16
     assert "8 channels: Detect head" in message
     assert "\n" not in message
 
@@ -194,6 +197,15 @@ def test_uniform_takes_the_same_share_of_every_group() -> None:
     alive = select(graph, scores, Budget(ratio=0.5), limits)
     assert alive.tolist() == [1, 1, 0, 0] + [0] * 4 + [1] * 4
     assert widths(graph, select(graph, scores, Budget(ratio=0.25), limits)) == [3, 6]
+
+
+def test_uniform_rounds_widths_up_and_knows_no_price() -> None:
+    """56 of 80 channels may stay: 24 of 64 gone are 3/8 of the first, and the second can only lose half of its 16."""
+    graph = layers(64, 16, price=(100.0, 1.0))
+    limits = Limits(round_to=8, min_width=1, max_ratio=1.0, uniform=True)
+    for per_cost in (False, True):
+        alive = select(graph, np.arange(80.0), Budget(ratio=0.3), limits, per_cost=per_cost)
+        assert widths(graph, alive) == [40, 16]
 
 
 def test_per_cost_loses_less_for_the_same_budget() -> None:

@@ -27,7 +27,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         return lambda *args, **kwargs: CALLS.append((name, args, kwargs))
 
     module, demo = ModuleType("yoloprune.api"), ModuleType("yoloprune.demo")
-    for name in ("train_sparse", "prune", "finetune", "val", "info"):
+    for name in ("train_sparse", "prune", "sweep", "finetune", "val", "info"):
         setattr(module, name, recorder(name))
     demo.run = recorder("demo")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "yoloprune.api", module)
@@ -104,7 +104,7 @@ def test_version(word: str, capsys: pytest.CaptureFixture) -> None:
 
 
 # Dispatch -------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["train-sparse", "prune", "finetune", "val", "info"])
+@pytest.mark.parametrize("name", ["train-sparse", "prune", "sweep", "finetune", "val", "info"])
 def test_dispatch_hands_over_flat_keywords(name: str, api: ModuleType) -> None:
     given = {"data": "b.yaml"} if "data" in COMMANDS[name].required else {}
     assert main([name, "model=a.pt", "imgsz=320", *(f"{k}={v}" for k, v in given.items())]) == 0

@@ -38,7 +38,7 @@ def test_own_keys_are_disjoint_from_ultralytics() -> None:
 
     assert not OWN & set(DEFAULT_CFG_DICT)
     assert not OWN & config.UNLISTED_HOST_KEYS
-    assert len(OWN) == 20
+    assert len(OWN) == 21
 
 
 def test_host_defaults_are_those_of_ultralytics() -> None:
@@ -133,8 +133,8 @@ def test_parse_amount_refuses(text: object) -> None:
         ("max_ratio", ["1", "1.0", "0.01"], ["0", "1.01", "-1", "[1]"]),
         ("round_to", ["1", "16", "8.0"], ["0", "-8", "8.5", "a", "True", "None"]),
         ("min_width", ["1", 32], ["0", 0.5]),
-        ("score", ["bn", "L1", "random"], ["taylor", "none", "5"]),
-        ("reduce", ["max", "SUM"], ["min"]),
+        ("score", ["bn", "L1", "random"], ["gamma", "none", "5"]),
+        ("reduce", ["max", "SUM", "l2"], ["min"]),
         ("normalize", ["none", None, "max"], ["l2"]),
         ("recover", ["none", "auto", "fold"], ["lsk", "True"]),
         ("uniform", ["True", "false", True], ["1", "yes", 0]),
@@ -157,6 +157,30 @@ def test_values_of_prune(key: str, good: list, bad: list) -> None:
 def test_values_of_train_sparse(key: str, bad: object) -> None:
     with pytest.raises(ArgumentError, match=rf"^{key}="):
         request("train-sparse", {"model": "a", "data": "b", key: bad})
+
+
+@pytest.mark.parametrize(
+    ("value", "points"),
+    [
+        ("0.9,0.5", (0.9, 0.5)),
+        ("[0.9, 0.5]", (0.9, 0.5)),
+        ("0.7", (0.7,)),
+        (0.7, (0.7,)),
+        ([0.9, "4.2G"], (0.9, 4.2e9)),
+        ("4.2G,2g", (4.2e9, 2e9)),
+    ],
+)
+def test_points_of_a_sweep(value: object, points: tuple[float, ...]) -> None:
+    given = {"model": "a.pt", "data": "b.yaml"}
+    settings = request("sweep", {**given, "flops": value}).settings
+    assert settings["flops"] == points
+    assert request("sweep", {**given, **settings}).settings == settings
+
+
+@pytest.mark.parametrize("value", ["0.9,", "0.9,1.5", "0.5,0.5", "abc", [], "[]", True])
+def test_points_that_a_sweep_refuses(value: object) -> None:
+    with pytest.raises(ArgumentError, match=r"^flops=.*several separated by commas. Received: "):
+        request("sweep", {"model": "a.pt", "data": "b.yaml", "flops": value})
 
 
 @pytest.mark.parametrize(
@@ -271,10 +295,22 @@ def test_budget_of_sparse_training() -> None:
     assert (both["flops"], both["params"], both["ratio"]) == (0.5, 2e6, 0.3)
 
 
+def test_budget_of_a_sweep(tmp_path: Path) -> None:
+    assert ok("sweep model=a data=b").settings["flops"] == (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+    assert ok("sweep model=a data=b ratio=0.2,0.4").settings["flops"] is None
+    assert "exactly one of flops, params, ratio" in error("sweep model=a data=b flops=0.5 params=0.5")
+    cfg = recipe(tmp_path, {"sweep": {"flops": [0.8, 0.6]}})
+    settings = parse(["sweep", "model=a", "data=b", cfg, "ratio=0.2"]).settings
+    assert (settings["flops"], settings["ratio"]) == (None, (0.2,))
+
+
 def test_combinations_that_make_no_sense() -> None:
     assert error(f"{SPARSE} ramp_start=0.6").startswith("ramp_start=0.6: must be below ramp_end=0.6")
     assert "data=" in error("prune model=a.pt recover=bn")
     assert ok("prune model=a.pt recover=bn data=b.yaml").settings["recover"] == "bn"
+    for score in ("taylor", "activation"):
+        assert error(f"prune model=a.pt flops=0.5 score={score}").startswith(f"score={score}: must come with data=")
+        assert ok(f"prune model=a.pt score={score} data=b.yaml").settings["score"] == score
     assert "distill_model" in error("finetune model=a data=b distill=parent distill_model=c.pt")
     assert ok("finetune model=a resume").passed == {"model": "a", "resume": True}
 

@@ -318,6 +318,7 @@ def test_stock_training_stops_and_says_what_to_do(pruned: Path, data: Path, tmp_
         (["prune", "model={tiny}", "flops=0.5", "keep=model.99"], "keep=model.99", 2),
         (["prune", "model={tiny}"], "No channel is dead", 1),
         (["prune", "model={tiny}", "flops=0.01"], "out of reach", 1),
+        (["prune", "model={tiny}", "flops=900G"], "already meets the budget", 1),
         (["finetune", "model={tiny}", "data={empty}", "epochs=1", "imgsz=64"], "empty", 1),
         (["train-sparse", "model={tiny}", "data={empty}", "epochs=1", "imgsz=64"], "empty", 1),
     ],

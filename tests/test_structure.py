@@ -43,6 +43,8 @@ ORDER = (
     "handoff",
     "report",
     "shapes",
+    "cutting",
+    "sweeping",
     "api",
     "demo",
     "cli",

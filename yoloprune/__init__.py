@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _HOME = {
     "train_sparse": "api",
     "prune": "api",
+    "sweep": "api",
     "finetune": "api",
     "val": "api",
     "info": "api",

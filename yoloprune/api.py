@@ -15,14 +15,26 @@ import numpy as np
 import ultralytics
 from torch import Tensor, nn
 
-from yoloprune import budget, config, handoff, host, overview, recover, refit, report, scoring, surgery, tracing, verify
-from yoloprune.calibration import batches
+from yoloprune import budget, config, cutting, handoff, host, overview, report, scoring, surgery, tracing, verify
 from yoloprune.config import Budget, Limits
 from yoloprune.cost import Cost
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.fading import STATE_KEY, SparseConfig
 from yoloprune.groups import ChannelGraph, Plan
 from yoloprune.sparsity import SparseTraining
+from yoloprune.sweeping import sweep
+
+__all__ = [
+    "compare",
+    "finetune",
+    "info",
+    "prune",
+    "prune_module",
+    "sweep",
+    "trace",
+    "train_sparse",
+    "val",
+]
 
 Model = str | Path | ultralytics.YOLO
 DEFAULT_LIMITS = Limits()
@@ -116,19 +128,10 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     imgsz = passed.get("imgsz") or 640
     graph = host.trace_yolo(parent.model, imgsz=imgsz, keep=told["keep"])
     cost = Cost(graph)
-    alive = _choose(parent, graph, cost, told, passed)
+    images = cutting.images(parent, passed)
+    alive = _choose(parent, graph, cost, told, passed, images)
     plan = graph.plan(alive)
-    images = None
-    if passed.get("data"):
-        images = batches(passed["data"], imgsz, task=parent.task, channels=host.channels(parent.model))
-
-    child = handoff.with_model(parent, surgery.cut(copy.deepcopy(parent.model), plan))
-    child.model.yaml.pop(STATE_KEY, None)  # the state of the sparse run is the parent's
-    error = verify.verify(parent.model, child.model, plan, host.example(parent.model, batch=2))
-    host.log(
-        "prune: ", f"cut model equals masked parent: relative error {error:.1e} (accepted: {verify.TOLERANCE:.0e})"
-    )
-    _recover(parent, child, plan, told["recover"], images)
+    child, error = cutting.cut(parent, plan, told["recover"], images)
 
     folder = host.run_folder(parent.task, "prune", passed)
     arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
@@ -177,24 +180,13 @@ def prune_module(
     return child, plan
 
 
-def _recover(
-    parent: ultralytics.YOLO, child: ultralytics.YOLO, plan: Plan, how: str, images: list[Tensor] | None
-) -> None:
-    """Repair the cut model in place, in the way that `recover=` names."""
-    if how == "none":
-        return
-    folded = recover.fold(parent.model, child.model, plan, images)
-    host.log("prune: ", f"what {folded.channels} cut inputs contributed moved into {len(folded.into)} layers")
-    if how == "bn":
-        recover.reestimate(child.model, images)
-    elif how == "lsq" or (how == "auto" and images):
-        missed = refit.refit(parent.model, child.model, plan, images)  # measuring statistics after it made mAP worse
-        before, after = (float(np.mean([m[i] for m in missed.values()])) for i in (0, 1))
-        host.log("prune: ", f"weights refitted: {before:.1%} of the layers' variance was missed, {after:.1%} is now")
-
-
 def _choose(
-    parent: ultralytics.YOLO, graph: ChannelGraph, cost: Cost, told: dict[str, Any], passed: dict[str, Any]
+    parent: ultralytics.YOLO,
+    graph: ChannelGraph,
+    cost: Cost,
+    told: dict[str, Any],
+    passed: dict[str, Any],
+    images: list[Tensor] | None,
 ) -> np.ndarray:
     """Mask of surviving channel classes."""
     wanted = Budget(flops=told["flops"], params=told["params"], ratio=told["ratio"])
@@ -207,18 +199,11 @@ def _choose(
                 "e.g. flops=0.5."
             )
         return alive
-    how = told["score"]
-    if how == "auto":
-        how = "bn" if scoring.dead(parent.model, graph).any() else "l2"
-    scores = scoring.score(
-        parent.model,
-        graph,
-        how,
-        reduce=told["reduce"],
-        normalize=told["normalize"] if told["normalize"] != "cost" else "none",
-        seed=passed.get("seed") or 0,
-    )
-    return budget.select(graph, scores, wanted, _limits(told), cost, per_cost=told["normalize"] == "cost")
+    alive = cutting.rank(parent, graph, told, passed, images).select(graph, wanted, cost)
+    if alive.all():
+        has = ", ".join(f"{cost.parent(kind):,.0f} {kind}" for kind in ("flops", "params"))
+        raise BudgetError(f"The model already meets the budget, so there is nothing to cut: it has {has}.")
+    return alive
 
 
 def _report_cut(

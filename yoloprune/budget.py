@@ -51,6 +51,7 @@ def select(
         cost (Cost): Cost functions of the graph, built when not given.
         per_cost (bool): Rank by score per unit of cost saved instead of by score: the greedy answer to the knapsack
             "lose as little as possible for this budget", right when scores add up, as first-order Taylor scores do.
+            Without effect where all groups give the same share.
 
     Returns:
         (np.ndarray): Mask of the surviving classes, shape (classes,).
@@ -62,7 +63,7 @@ def select(
     ranked = _ranked(graph, scores)
     caps = _caps(cost, budget)
     price = cost.slope(next(iter(caps), "channels")) if per_cost else np.ones(len(graph.groups))
-    steps = _steps(graph, ranked, _shares(graph, ranked) if limits.uniform else scores, limits, price)
+    steps = _steps(graph, ranked, scores, limits, price)
     full = np.array([t.units for t in graph.ties])
 
     def fits(units: np.ndarray) -> bool:
@@ -76,7 +77,7 @@ def select(
 
     low, high = 0, len(steps.tie)
     if not fits(after(high)):
-        raise _out_of_reach(graph, cost, after(high), caps)
+        raise _out_of_reach(graph, cost, after(high), caps, limits)
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(after(middle)) else (middle + 1, high)
@@ -110,14 +111,6 @@ def _ranked(graph: ChannelGraph, scores: np.ndarray) -> list[np.ndarray]:
     return [c[np.argsort(scores[c], kind="stable")] for c in map(graph.classes, range(len(graph.groups)))]
 
 
-def _shares(graph: ChannelGraph, ranked: list[np.ndarray]) -> np.ndarray:
-    """Scores under which every group loses the same share: the rank of a class in its group."""
-    shares = np.zeros(graph.n_classes)
-    for classes in ranked:
-        shares[classes] = (np.arange(len(classes)) + 0.5) / len(classes)
-    return shares
-
-
 def _steps(
     graph: ChannelGraph, ranked: list[np.ndarray], scores: np.ndarray, limits: Limits, price: np.ndarray
 ) -> Steps:
@@ -130,9 +123,11 @@ def _steps(
                 ranked[g][s // tie.units * (tie.units - previous) : s // tie.units * (tie.units - unit)]
                 for g, s in zip(tie.groups, tie.sizes, strict=True)
             ]
-            # A step can only follow the ones before it, so it never comes cheaper than they did.
             saved = sum(price[g] * len(c) for g, c in zip(tie.groups, gone, strict=True))
-            highest = max(highest, float(scores[np.concatenate(gone)].sum()) / max(saved, 1e-12))
+            lost = float(scores[np.concatenate(gone)].sum()) / max(saved, 1e-12)
+            # A step can only follow the ones before it, so it never comes cheaper than they did. The same share of all
+            # is what is gone after a step, so that a width which has to be rounded is rounded up.
+            highest = 1 - unit / tie.units if limits.uniform else max(highest, lost)
             found.append((highest, t, unit))
             previous = unit
     found.sort(key=lambda step: step[0])  # stable: steps of one tie stay in order
@@ -193,18 +188,22 @@ def _survivors(graph: ChannelGraph, ranked: list[np.ndarray], units: np.ndarray)
     return alive
 
 
-def _out_of_reach(graph: ChannelGraph, cost: Cost, units: np.ndarray, caps: dict[str, float]) -> BudgetError:
+def _out_of_reach(
+    graph: ChannelGraph, cost: Cost, units: np.ndarray, caps: dict[str, float], limits: Limits
+) -> BudgetError:
     widths = _widths(graph, cost, units)
     kind = next(k for k, cap in caps.items() if cost.of(k, widths) > cap)
+    key = next(name for name, k in KINDS.items() if k == kind)
     frozen: dict[str, int] = {}
     for g in graph.groups:
         if g.frozen:
             frozen[g.frozen] = frozen.get(g.frozen, 0) + g.size
     held = "; ".join(f"{n} channels: {why}" for why, n in sorted(frozen.items(), key=lambda kv: -kv[1])[:3])
-    asked, least = caps[kind] / cost.parent(kind), cost.of(kind, widths) / cost.parent(kind)
-    key = next(name for name, k in KINDS.items() if k == kind)
-    bounds = f"remove at most {1 - least:.3g}" if key == "ratio" else f"leave at least {least:.3g}"
+    narrowest = _widths(graph, cost, np.ones(len(graph.ties)))
+    asked, least, alone = (x / cost.parent(kind) for x in (caps[kind], cost.of(kind, widths), cost.of(kind, narrowest)))
+    asked, least, alone = (1 - x if key == "ratio" else x for x in (asked, least, alone))
+    bounds = f"{'remove at most' if key == 'ratio' else 'leave at least'} {least:.3g} (frozen layers alone {alone:.3g})"
     return BudgetError(
-        f"{key}={1 - asked if key == 'ratio' else asked:.3g} of the parent is out of reach: the limits (round_to, "
-        f"min_width, max_ratio) and frozen layers {bounds}. Held by: {held or 'the limits alone'}."
+        f"{key}={asked:.3g} of the parent is out of reach: round_to={limits.round_to}, min_width={limits.min_width}, "
+        f"max_ratio={limits.max_ratio:g} and frozen layers {bounds}. Held by: {held or 'the limits alone'}."
     )

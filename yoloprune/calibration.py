@@ -1,15 +1,19 @@
-"""A few training images as a network sees them without augmentation, for repairs that need data but no labels."""
+"""A few training images as a network sees them without augmentation, with labels for scores, without for repairs."""
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import ultralytics
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Subset
 from ultralytics.data.augment import LetterBox, classify_transforms
 from ultralytics.data.base import BaseDataset
 from ultralytics.data.utils import check_det_dataset
@@ -68,6 +72,58 @@ def batches(
     return [torch.stack([loaded[i] for i in part]).to(device) for part in parts]
 
 
+def labelled(
+    yolo: ultralytics.YOLO,
+    data: str | Path,
+    imgsz: int,
+    *,
+    n: int = 128,
+    batch: int = 16,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """Load training images with labels as Ultralytics validates on them: its own data set of the task, not augmented.
+
+    Labels are scanned on the way, so Ultralytics leaves its cache file beside them, as training does.
+
+    Args:
+        yolo (YOLO): Whose task, class names and stride the images are for.
+        data (str | Path): Ultralytics data YAML, or the folder of a classification data set.
+        imgsz (int): Side of the square images in pixels.
+        n (int): Number of images, drawn at random; all of them if there are fewer.
+        batch (int): Number of images per batch.
+        device (torch.device | str): Where the batches go.
+        seed (int): Seed of the choice.
+
+    Yields:
+        (dict[str, Any]): What the model's `loss` takes.
+
+    Raises:
+        DataError: If the YAML is missing or wrong, or there is no labelled image.
+    """
+    settings = {"mode": "val", "data": str(data), "imgsz": imgsz, "batch": batch, "split": "train", "workers": 0}
+    arguments = {**yolo.overrides, **settings, "rect": False, "plots": False}
+    # The validator makes itself a folder for results that never come.
+    with tempfile.TemporaryDirectory() as folder, _one_line(data):
+        validator = yolo.task_map[yolo.task]["validator"](save_dir=Path(folder), args=arguments)
+        if yolo.task == "classify":
+            train = _class_folders(data)
+        else:
+            validator.data = check_det_dataset(data, autodownload=False)
+            train = validator.data["train"]
+        validator.device, validator.names = torch.device(device), yolo.model.names
+        validator.stride = max(32, int(yolo.model.stride.max()))
+        images = validator.get_dataloader(train, batch).dataset
+    if not any(len(label.get("cls", " ")) for label in getattr(images, "labels", [{}])):
+        raise DataError(
+            f"data={data}: no training image has a label, and score=taylor needs some. Use score=activation."
+        )
+    order = np.random.default_rng(seed).permutation(len(images))[:n].tolist()
+    loader = DataLoader(Subset(images, order), batch, collate_fn=getattr(images, "collate_fn", None))
+    for found in TQDM(loader, desc=colorstr("score: ") + "labelled images", disable=RANK not in {-1, 0}):
+        yield validator.preprocess(found)
+
+
 class _Images(BaseDataset):
     """Images alone, through the two methods that Ultralytics leaves to subclasses."""
 
@@ -103,9 +159,16 @@ class _DepthImages(_Images):
 
 def _images(data: str | Path, imgsz: int, task: str, channels: int) -> _Images:
     kind = {"classify": _ClassifyImages, "depth": _DepthImages}.get(task, _Images)
-    try:
+    with _one_line(data):
         train = _class_folders(data) if task == "classify" else check_det_dataset(data, autodownload=False)["train"]
         return kind(train, imgsz, augment=False, channels=channels, prefix=colorstr("calibrate: "))
+
+
+@contextlib.contextmanager
+def _one_line(data: str | Path) -> Iterator[None]:
+    """Whatever Ultralytics finds wrong with a data set is a DataError of one line."""
+    try:
+        yield
     except DataError:
         raise
     except Exception as e:  # Ultralytics raises a dozen types here, with advice below the first line

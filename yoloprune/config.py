@@ -303,9 +303,10 @@ def request(command: str, given: Mapping[str, Any]) -> Request:
 
     values: dict[str, Any] = {}
     for layer in layers:
-        if command == "train-sparse" and any(layer.get(o.name) is not None for o in options.BUDGETS):
+        one_of = {o.name for o in options.EXCLUSIVE.get(command, ())}
+        if any(layer.get(name) is not None for name in one_of):
             # one budget only: a nearer source that names another replaces, it does not contradict
-            values = {k: v for k, v in values.items() if k not in {o.name for o in options.BUDGETS}}
+            values = {k: v for k, v in values.items() if k not in one_of}
         values.update(layer)
     settings = {o.name: values.pop(o.name, o.default) for o in spec.options}
     _check_together(spec, settings, values)
@@ -319,21 +320,23 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: dict[str, A
         if passed.get(key) is None and not (key == "data" and resume):
             example = {"model": "yolov8n.pt", "data": "coco8.yaml"}[key]
             raise ArgumentError(f"{spec.name} needs '{key}', i.e. {key}={example}")
+    if spec.name in options.EXCLUSIVE:
+        names = [o.name for o in options.EXCLUSIVE[spec.name]]
+        given = [name for name in names if settings[name] is not None]
+        if len(given) > 1:
+            raise ArgumentError(f"{spec.name} takes exactly one of {', '.join(names)}. Received: {', '.join(given)}")
+        if not given and not resume:  # a resumed run brings its own
+            settings.update(options.DEFAULT_BUDGET[spec.name])
     if spec.name == "train-sparse":
-        budgets = [o.name for o in options.BUDGETS if settings[o.name] is not None]
-        if len(budgets) > 1:
-            raise ArgumentError(
-                f"{spec.name} takes exactly one of flops, params, sparsity. Received: {', '.join(budgets)}"
-            )
-        if not budgets and not resume:  # a resumed run brings its own
-            settings.update(options.DEFAULT_BUDGET)
         start, end = settings["ramp_start"], settings["ramp_end"]
         if start >= end:
             raise ArgumentError(f"ramp_start={start}: must be below ramp_end={end}. Received: {start}")
-    if spec.name == "prune" and settings["recover"] in {"bn", "lsq"} and passed.get("data") is None:
-        raise ArgumentError(
-            f"recover={settings['recover']}: must come with data=, whose images it needs. Received no data"
-        )
+    if spec.name == "prune" and passed.get("data") is None:
+        for key, needy in (("recover", {"bn", "lsq"}), ("score", options.MEASURED)):
+            if settings[key] in needy:
+                raise ArgumentError(
+                    f"{key}={settings[key]}: must come with data=, whose images it needs. Received no data"
+                )
     if spec.name == "finetune" and settings["distill"] and passed.get("distill_model"):
         raise ArgumentError("distill=parent: must not be combined with distill_model=, which names another teacher")
 

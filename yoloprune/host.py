@@ -14,7 +14,7 @@ import yaml
 from torch import nn
 from ultralytics.cfg import get_cfg, get_save_dir
 from ultralytics.nn import tasks
-from ultralytics.nn.tasks import BaseModel
+from ultralytics.nn.tasks import BaseModel, WorldModel
 from ultralytics.utils import LOGGER, RANK, colorstr
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 from ultralytics.utils.torch_utils import get_flops, select_device
@@ -123,6 +123,26 @@ def fetch(name: str) -> None:
     except Exception as e:  # half a dozen libraries below may raise
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise ModelError(f"{name} is not here and could not be downloaded: {reason}") from e
+
+
+def with_loss(yolo: Any) -> nn.Module:
+    """A copy of the model on which `model(batch)` is Ultralytics' training loss, with its default weights.
+
+    A copy, because the model keeps the criterion that it makes, and a checkpoint's arguments lack the weights.
+
+    Raises:
+        ModelError: If the loss needs prompts beside labels.
+    """
+    if is_prompted(yolo.model):
+        raise ModelError("score=taylor: the loss of this model needs prompts beside labels. Use score=activation.")
+    model = deepcopy(yolo.model)
+    model.args, model.criterion = get_cfg(overrides={"task": yolo.task}), None
+    return model
+
+
+def is_prompted(model: nn.Module) -> bool:
+    """Whether the model is trained on prompts: YOLO-World and YOLOE."""
+    return isinstance(model, (WorldModel, getattr(tasks, "YOLOEModel", WorldModel)))  # early 8.3 has no YOLOE
 
 
 def head_name(model: nn.Module) -> str:

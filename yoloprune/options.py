@@ -202,6 +202,20 @@ def _module_names(value: Any) -> tuple[str, ...]:
     return names
 
 
+def _several(kind: Kind) -> Callable[[Any], tuple[Any, ...]]:
+    """Return the conversion of a comma-separated text, a sequence or a single value into values of a kind."""
+
+    def convert(value: Any) -> tuple[Any, ...]:
+        if isinstance(value, str):
+            value = value.strip().strip("[]()").split(",")
+        values = tuple(kind.convert(v) for v in (value if isinstance(value, (list, tuple)) else [value]))
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{value} holds nothing, or something twice")
+        return values
+
+    return convert
+
+
 def _path_or_model(value: Any) -> Any:
     """Return a path as text; a live model object passes unchanged."""
     if isinstance(value, (str, os.PathLike)) and (text := os.fspath(value)).strip():
@@ -221,8 +235,7 @@ FLOPS = Option("flops", None, AMOUNT, "FLOPs that are kept", 0.5)
 PARAMS = Option("params", None, AMOUNT, "parameters that are kept", 0.5)
 RATIO = Option("ratio", None, SHARE, "share of the prunable channels that is removed", 0.5)
 SPARSITY = Option("sparsity", None, SHARE, "share of the prunable channel classes that is driven to zero", 0.5)
-BUDGETS = (FLOPS, PARAMS, SPARSITY)  # of sparse training, which takes exactly one
-DEFAULT_BUDGET = {"flops": 0.5}  # of sparse training when none is given
+BUDGETS = (FLOPS, PARAMS, SPARSITY)  # of sparse training
 
 ROUND_TO = Option("round_to", 8, _integer(1), "kept widths are multiples of this, because odd widths are slow")
 MIN_WIDTH = Option("min_width", 8, _integer(1), "no layer gets narrower than this")
@@ -237,24 +250,24 @@ UNIFORM = Option("uniform", False, FLAG, "every group of layers gives the same s
 SELECTION = (ROUND_TO, MIN_WIDTH, MAX_RATIO, KEEP)
 DEMO_FLOPS = Option("flops", 0.5, AMOUNT, FLOPS.meaning)
 
-_SCORES = _choice("auto", "bn", "l1", "l2", "lamp", "fpgm", "random")
-PRUNE_OPTIONS = (
-    FLOPS,
-    PARAMS,
-    RATIO,
+MEASURED = frozenset({"taylor", "activation"})  # scores that look at data
+_SCORES = _choice("auto", "bn", "l1", "l2", "lamp", "fpgm", "taylor", "activation", "random")
+CUT_OPTIONS = (
     Option(
         "score",
         "auto",
         _SCORES,
-        "importance of a channel; bn is |gamma| of its batch-norm, the others look at filters; auto is bn where "
-        "sparse training left dead channels and l2 elsewhere",
+        "importance of a channel; bn is |gamma| of its batch-norm, taylor how much the loss on labels hangs on it, "
+        "activation its mean |value| (both need data=), the others look at filters; auto is taylor with data=, without "
+        "it bn where sparse training left dead channels and l2 elsewhere",
     ),
-    Option("reduce", "mean", _choice("mean", "max", "sum"), "how the scores of coupled channels become one"),
+    Option("reduce", "mean", _choice("mean", "max", "sum", "l2"), "how the scores of coupled channels become one"),
     Option(
         "normalize",
-        "none",
-        _choice("none", "mean", "max", "cost"),
-        "scores are divided by this of their group, or by the cost that a channel saves",
+        "auto",
+        _choice("auto", "none", "mean", "max", "cost"),
+        "scores are divided by this of their group, or by the cost that a channel saves; auto is cost with "
+        "score=taylor, whose unit is the loss, and none otherwise",
     ),
     UNIFORM,
     *SELECTION,
@@ -265,6 +278,21 @@ PRUNE_OPTIONS = (
         "fold moves what cut channels contributed into biases; bn then measures batch-norm statistics anew, lsq refits "
         "weights by least squares instead (both need data=); auto is lsq with data= and fold without",
     ),
+)
+PRUNE_OPTIONS = (FLOPS, PARAMS, RATIO, *CUT_OPTIONS)
+SWEPT = tuple(
+    Option(o.name, None, Kind(f"{o.kind.allowed}; several separated by commas", _several(o.kind)), o.meaning, "0.7,0.5")
+    for o in (FLOPS, PARAMS, RATIO)
+)
+EXCLUSIVE = {"train-sparse": BUDGETS, "sweep": SWEPT}  # of these options a command takes exactly one
+DEFAULT_BUDGET = {  # when none is given
+    "train-sparse": {"flops": 0.5},
+    "sweep": {"flops": (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)},
+}
+SWEEP_OPTIONS = (
+    *SWEPT,
+    Option("within", 3.0, _number("a number of at least 0", lambda x: x >= 0), "points of mAP50-95 that may be lost"),
+    *CUT_OPTIONS,
 )
 SPARSE_OPTIONS = (
     *BUDGETS,
@@ -335,6 +363,21 @@ _COMMANDS = (
             "prune model=best.pt params=2.0M score=lamp data=my.yaml",
         ),
         notes=("Without a budget exactly the dead channels go; all budgets that are given hold.",),
+    ),
+    Command(
+        "sweep",
+        "show where accuracy falls off: cut and repair at several budgets, evaluate each, no training",
+        SWEEP_OPTIONS,
+        host=("model", "data", "split", "imgsz", "batch", "device", "workers", *_RUN, "verbose"),
+        required=("model", "data"),
+        examples=(
+            "sweep model=best.pt data=my.yaml",
+            "sweep model=best.pt data=my.yaml flops=0.9,0.7,0.5 score=taylor imgsz=320",
+        ),
+        notes=(
+            "Exactly one of flops, params and ratio; flops=0.9,0.8,...,0.3 when none is given.",
+            "sweep.csv grows row by row, so an interrupted sweep keeps those it has.",
+        ),
     ),
     Command(
         "finetune",

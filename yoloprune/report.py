@@ -171,6 +171,21 @@ def picture_sparsity(path: Path, log: Path) -> Path | None:
     return _save(figure, path)
 
 
+def picture_sweep(path: Path, rows: Sequence[Row], key: str, within: float) -> Path:
+    """A figure of accuracy and the parameters against the FLOPs, each as kept, and the line that marks the loss."""
+    figure, left = _figure(6.5, 4.2)
+    flops = [r["flops"] for r in rows]
+    left.plot(flops, [r[key] for r in rows], color="#2b6cb0", marker="o", label=key)
+    left.axhline(rows[0][key] - within / 100, color="#2b6cb0", linestyle=":", label=f"parent - {within:g} points")
+    left.set(xlabel="FLOPs, share of the parent", ylabel=key, ylim=(0, None))
+    left.invert_xaxis()
+    right = left.twinx()
+    right.plot(flops, [r["params"] for r in rows], color="#8a96a3", marker=".", label="parameters")
+    right.set(ylabel="parameters, share of the parent", ylim=(0, 1.05))
+    left.legend(handles=[*left.get_lines(), *right.get_lines()], frameon=False, fontsize=8, loc="lower left")
+    return _save(figure, path)
+
+
 def _figure(width: float, height: float, columns: int = 1) -> Any:
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 

@@ -1,0 +1,217 @@
+"""Where accuracy falls off: what counts as that, and a sweep over a tiny network on images drawn by code."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import ultralytics
+import yaml
+from ultralytics import YOLO
+
+import yoloprune
+from yoloprune import calibration, cutting, host, scoring, sweeping
+from yoloprune.config import Budget, request
+from yoloprune.cost import Cost
+from yoloprune.errors import BudgetError, ModelError
+from yoloprune.shapes import make_shapes
+from yoloprune.surgery import cut
+
+LOOSE = {"round_to": 1, "min_width": 2}
+
+
+def points(*figures: tuple[float, float]) -> list[dict[str, Any]]:
+    """Rows of (FLOPs, mAP50-95), the parent first."""
+    return [
+        {"model": "parent" if i == 0 else f"flops={flops}", "flops": flops, "mAP50": 0.9, "mAP50-95": figure}
+        for i, (flops, figure) in enumerate(figures)
+    ]
+
+
+# What counts as falling off -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("within", "safe", "lost"),
+    [(3.0, "flops=0.8", 3.0), (2.9, "flops=0.9", 1.0), (0.5, "parent", 0.0), (10.0, "flops=0.5", 9.0)],
+)
+def test_safe_is_the_smallest_point_before_the_first_that_loses_too_much(within: float, safe: str, lost: float) -> None:
+    rows = points((1, 0.6), (0.9, 0.59), (0.8, 0.57), (0.7, 0.5), (0.6, 0.58), (0.5, 0.51))
+    found = sweeping.falls_off(rows, "mAP50-95", within)
+    assert (found["safe"], found["lost"]) == (safe, pytest.approx(lost))
+
+
+def test_steepest_is_per_flop() -> None:
+    rows = points((1, 0.6), (0.9, 0.58), (0.5, 0.51), (0.4, 0.48), (0.2, 0.43))  # 20, 17.5, 30 and 25 points per FLOP
+    assert sweeping.falls_off(rows, "mAP50-95", 3)["steepest"] == ["flops=0.5", "flops=0.4"]
+
+
+def test_description_names_the_points() -> None:
+    rows = points((1, 0.6), (0.9, 0.59), (0.8, 0.4))
+    said = [sweeping.describe(sweeping.falls_off(rows, "mAP50-95", w), "mAP50-95", w) for w in (3, 0.5)]
+    assert said[0].startswith("down to flops=0.9, mAP50-95 stays within 3 points of the parent's (1.0 lost);")
+    assert said[0].endswith("from flops=0.9 to flops=0.8")
+    assert said[1].startswith("no point is within 0.5 points")
+
+
+@pytest.mark.parametrize(
+    ("figures", "expected"),
+    [
+        (["mAP50", "mAP50-95"], "mAP50-95"),
+        (["mAP50", "mAP50-95", "mAP50(M)", "mAP50-95(M)"], "mAP50-95(M)"),
+        (["accuracy_top1", "accuracy_top5"], "accuracy_top1"),
+    ],
+)
+def test_the_figure_that_counts(figures: list[str], expected: str) -> None:
+    row = {"model": "parent", "flops": 1, "params": 1, "channels": 1, **dict.fromkeys(figures, 0.5)}
+    assert sweeping.headline(row) == expected
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sweep")
+
+
+@pytest.fixture(scope="module")
+def data(work: Path) -> Path:
+    return make_shapes(work / "data", train=16, val=4, imgsz=64)
+
+
+@pytest.fixture(scope="module")
+def tiny(work: Path) -> Path:
+    """A YOLOv8 of an eighth of the width, saved as a checkpoint."""
+    stock = Path(ultralytics.__file__).parent / "cfg" / "models" / "v8" / "yolov8.yaml"
+    told = {k: v for k, v in yaml.safe_load(stock.read_text()).items() if k != "scales"}
+    told |= {"nc": 3, "depth_multiple": 0.33, "width_multiple": 0.125}
+    (work / "tiny.yaml").write_text(yaml.safe_dump(told))
+    torch.manual_seed(0)
+    yolo = YOLO(work / "tiny.yaml")
+    yolo.ckpt = {"train_args": {"task": "detect", "imgsz": 64}}
+    yolo.save(work / "tiny.pt")
+    return work / "tiny.pt"
+
+
+@pytest.fixture
+def common(work: Path, data: Path, tmp_path: Path) -> dict[str, Any]:
+    return {"data": str(data), "imgsz": 64, "project": str(tmp_path), "name": "run", "workers": 0, "device": "cpu"}
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "sweep.csv").open() as f:
+        return list(csv.DictReader(f))
+
+
+def test_a_sweep_evaluates_every_point_with_one_trace_and_one_ranking(
+    tiny: Path, common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for module, name in ((host, "trace_yolo"), (scoring, "score"), (calibration, "batches")):
+        whole = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, _w=whole, _n=name, **k: (calls.append(_n), _w(*a, **k))[1])
+    before = tiny.read_bytes()
+    rows = yoloprune.sweep(tiny, flops=[0.6, 0.8, 0.001], recover="fold", **LOOSE, **common)
+    assert calls == ["trace_yolo", "batches", "score"]
+    assert [r["model"] for r in rows] == [
+        "parent",
+        "flops=0.8",
+        "flops=0.6",
+    ]  # largest first, what cannot be is left out
+    assert rows[0]["flops"] == rows[0]["params"] == 1
+    for row, share in zip(rows[1:], (0.8, 0.6), strict=True):
+        assert share - 0.01 <= row["flops"] <= share
+    assert all(0 <= r["mAP50-95"] <= 1 for r in rows)
+    folder = tmp_path / "run"
+    assert [(r["model"], float(r["flops"])) for r in rows_of(folder)] == [(r["model"], r["flops"]) for r in rows]
+    told = json.loads((folder / "report.json").read_text())
+    assert told["metric"] == "mAP50-95" and told["safe"] in {r["model"] for r in rows}
+    assert "out of reach" in told["out_of_reach"]["flops=0.001"]
+    assert "<img" in (folder / "report.html").read_text()
+    assert (folder / "sweep.png").stat().st_size > 1000
+    assert yaml.safe_load((folder / "args.yaml").read_text())["mode"] == "sweep"
+    assert tiny.read_bytes() == before
+
+
+def test_ratio_removes(tiny: Path, common: dict[str, Any]) -> None:
+    rows = yoloprune.sweep(tiny, ratio="0.3,0.2", recover="none", score="l2", **LOOSE, **common)
+    assert [r["model"] for r in rows] == ["parent", "ratio=0.2", "ratio=0.3"]
+    assert [0.69 <= r["channels"] <= 0.8 for r in rows[1:]] == [True, True]
+
+
+def test_an_interrupted_sweep_keeps_its_rows(
+    tiny: Path, common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, seen = cutting.cut, []
+
+    def interrupted(*args: Any) -> Any:
+        seen.append(args)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return whole(*args)
+
+    monkeypatch.setattr(cutting, "cut", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        yoloprune.sweep(tiny, flops=[0.8, 0.6], recover="none", score="l2", **LOOSE, **common)
+    assert [r["model"] for r in rows_of(tmp_path / "run")] == ["parent", "flops=0.8"]
+
+
+def test_a_sweep_that_reaches_nothing_writes_nothing(tiny: Path, common: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match=r"flops=0.01 .* out of reach"):
+        yoloprune.sweep(tiny, flops=0.01, score="l2", **common)
+    assert not (tmp_path / "run").exists()
+
+
+# What prune and sweep share -------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def parent(tiny: Path) -> yoloprune.YOLO:
+    return yoloprune.load(tiny)
+
+
+def ranked(parent: Any, data: Path | None, **told: Any) -> cutting.Ranking:
+    passed = {"imgsz": 64, **({"data": str(data)} if data else {})}
+    settings = request("prune", {"model": "a.pt", **passed, **told}).settings
+    return cutting.rank(parent, host.trace_yolo(parent.model), settings, passed, cutting.images(parent, passed))
+
+
+def test_automatic_score_is_taylor_per_cost_with_data_and_l2_without(parent: Any, data: Path) -> None:
+    for given, how, per_cost in ((data, "taylor", True), (None, "l2", False)):
+        auto, named = ranked(parent, given), ranked(parent, given, score=how)
+        assert np.array_equal(auto.scores, named.scores) and auto.per_cost is named.per_cost is per_cost
+    assert not ranked(parent, data, score="activation").per_cost
+    assert not ranked(parent, data, score="taylor", normalize="none").per_cost
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_automatic_score_takes_the_dead_first(parent: Any, data: Path, labelled: bool) -> None:
+    """Their beta may still reach the loss, but that constant is moved into the next layer."""
+    model = yoloprune.load(parent)
+    graph = host.trace_yolo(model.model)
+    norm = model.model.model[4].cv2.bn
+    norm.weight.data[::2], norm.bias.data[::2] = 0.0, 5.0
+    dead = scoring.dead(model.model, graph)
+    assert dead.any()
+    auto = ranked(model, data if labelled else None)
+    assert auto.scores[dead].max() == 0
+    if labelled:
+        assert ranked(model, data, score="taylor").scores[dead].min() > 0
+
+
+def test_models_that_learn_from_prompts_have_no_taylor_score(data: Path) -> None:
+    world = YOLO("yolov8s-world.yaml")
+    assert host.is_prompted(world.model) and not host.is_prompted(YOLO("yolov8n.yaml").model)
+    with pytest.raises(ModelError, match="score=activation"):
+        host.with_loss(world)
+
+
+def test_the_child_is_cut_by_the_plan_and_the_parent_untouched(parent: Any) -> None:
+    graph = host.trace_yolo(parent.model)
+    before = {k: v.clone() for k, v in parent.model.state_dict().items()}
+    plan = graph.plan(ranked(parent, None, round_to=1, min_width=2).select(graph, Budget(flops=0.7), Cost(graph)))
+    child, error = cutting.cut(parent, plan, "none", None)
+    expected = cut(yoloprune.load(parent).model, plan).state_dict()
+    assert all(torch.equal(v, expected[k]) for k, v in child.model.state_dict().items())
+    assert 0 <= error < 1e-4
+    assert all(torch.equal(v, before[k]) for k, v in parent.model.state_dict().items())

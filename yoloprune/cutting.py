@@ -1,0 +1,137 @@
+"""From a parent and a choice of channels to the repaired child: what `prune` does once and `sweep` at every point."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ultralytics
+from torch import Tensor
+
+from yoloprune import budget, calibration, handoff, host, recover, refit, scoring, surgery, verify
+from yoloprune.config import Budget, Limits
+from yoloprune.cost import Cost
+from yoloprune.fading import STATE_KEY
+from yoloprune.groups import ChannelGraph, Plan
+
+
+def images(parent: ultralytics.YOLO, passed: Mapping[str, Any]) -> list[Tensor] | None:
+    """Calibration images of `data=`, None without it; 128 at imgsz 320 take 157 MB."""
+    if not passed.get("data"):
+        return None
+    imgsz = passed.get("imgsz") or 640
+    return calibration.batches(passed["data"], imgsz, task=parent.task, channels=host.channels(parent.model))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """In which order channels go.
+
+    Attributes:
+        scores (np.ndarray): Importance of each channel class, shape (classes,).
+        per_cost (bool): Whether scores count per unit of cost saved.
+        limits (Limits): What the choice must respect.
+    """
+
+    scores: np.ndarray
+    per_cost: bool
+    limits: Limits
+
+    def select(self, graph: ChannelGraph, wanted: Budget, cost: Cost) -> np.ndarray:
+        """Mask of the surviving classes under a budget, see `budget.select`."""
+        return budget.select(graph, self.scores, wanted, self.limits, cost, per_cost=self.per_cost)
+
+
+def rank(
+    parent: ultralytics.YOLO,
+    graph: ChannelGraph,
+    told: Mapping[str, Any],
+    passed: Mapping[str, Any],
+    calibrate: list[Tensor] | None,
+) -> Ranking:
+    """Rank channels as `score=`, `reduce=`, `normalize=` and the limits ask for it.
+
+    Args:
+        parent (YOLO): The model before the cut.
+        graph (ChannelGraph): Its channels.
+        told (Mapping[str, Any]): Settings of the command.
+        passed (Mapping[str, Any]): Its Ultralytics arguments.
+        calibrate (list[Tensor] | None): From `images`.
+
+    Returns:
+        (Ranking): For any number of budgets.
+
+    Raises:
+        ModelError: If the score is taylor and the model's loss needs more than labels.
+    """
+    model, how, batches = parent.model, told["score"], calibrate
+    dead = scoring.dead(model, graph)
+    if how == "auto" and calibrate is not None:
+        how = "activation" if host.is_prompted(model) else "taylor"
+    elif how == "auto":
+        how = "bn" if dead.any() else "l2"
+    normalize = told["normalize"]
+    if normalize == "auto":
+        normalize = "cost" if how == "taylor" else "none"
+    if how == "taylor":
+        model = host.with_loss(parent)
+        batches = calibration.labelled(parent, passed["data"], passed.get("imgsz") or 640)
+    scores = scoring.score(
+        model,
+        graph,
+        how,
+        reduce=told["reduce"],
+        normalize=normalize if normalize != "cost" else "none",
+        batches=batches,
+        seed=passed.get("seed") or 0,
+    )
+    if told["score"] == "auto":
+        scores[dead] = 0.0  # what sparse training took out goes first, whatever its constant does
+    return Ranking(scores, normalize == "cost", Limits(**{k: told[k] for k in Limits.__dataclass_fields__}))
+
+
+def cut(
+    parent: ultralytics.YOLO, plan: Plan, how: str, calibrate: list[Tensor] | None
+) -> tuple[ultralytics.YOLO, float]:
+    """Cut, prove and repair.
+
+    Args:
+        parent (YOLO): The model before the cut, stays untouched.
+        plan (Plan): What is kept.
+        how (str): `recover=`.
+        calibrate (list[Tensor] | None): From `images`.
+
+    Returns:
+        (YOLO): The child.
+        (float): Its error against the masked parent before the repair.
+
+    Raises:
+        VerifyError: If the cut model does not compute what its masked parent computes.
+    """
+    child = handoff.with_model(parent, surgery.cut(copy.deepcopy(parent.model), plan))
+    child.model.yaml.pop(STATE_KEY, None)  # the state of the sparse run is the parent's
+    error = verify.verify(parent.model, child.model, plan, host.example(parent.model, batch=2))
+    host.log(
+        "prune: ", f"cut model equals masked parent: relative error {error:.1e} (accepted: {verify.TOLERANCE:.0e})"
+    )
+    _recover(parent, child, plan, how, calibrate)
+    return child, error
+
+
+def _recover(
+    parent: ultralytics.YOLO, child: ultralytics.YOLO, plan: Plan, how: str, calibrate: list[Tensor] | None
+) -> None:
+    """Repair the cut model in place, in the way that `recover=` names."""
+    if how == "none":
+        return
+    folded = recover.fold(parent.model, child.model, plan, calibrate)
+    host.log("prune: ", f"what {folded.channels} cut inputs contributed moved into {len(folded.into)} layers")
+    if how == "bn":
+        recover.reestimate(child.model, calibrate)
+    elif how == "lsq" or (how == "auto" and calibrate):
+        missed = refit.refit(parent.model, child.model, plan, calibrate)  # measuring statistics after made mAP worse
+        before, after = (float(np.mean([m[i] for m in missed.values()])) for i in (0, 1))
+        host.log("prune: ", f"weights refitted: {before:.1%} of the layers' variance was missed, {after:.1%} is now")

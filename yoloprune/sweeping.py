@@ -1,0 +1,160 @@
+"""Where accuracy falls off: cut and repair at several budgets, evaluate each, train nothing."""
+
+from __future__ import annotations
+
+import copy
+import csv
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ultralytics
+
+from yoloprune import config, cutting, handoff, host, report
+from yoloprune.config import Budget
+from yoloprune.cost import Cost
+from yoloprune.errors import BudgetError
+from yoloprune.groups import ChannelGraph
+from yoloprune.options import SWEPT
+
+Row = Mapping[str, Any]
+
+
+def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str, Any]]:
+    """Evaluate a model at several budgets directly after the cut and its repair.
+
+    The trace, the scores and the calibration images are the same for all points. Rows go to `sweep.csv` one by one, so
+    an interrupted sweep keeps those it has. Points out of reach are left out with a warning.
+
+    Args:
+        model (str | Path | YOLO): Trained, unfused model.
+        **kwargs (Any): `yoloprune sweep help`; a budget may be a list, e.g. `flops=[0.8, 0.6]`.
+
+    Returns:
+        (list[dict[str, Any]]): One row for the parent and one per point, largest first: what is kept, and the figures
+            of Ultralytics' validation.
+
+    Raises:
+        BudgetError: If all points are out of reach.
+    """
+    request = config.request("sweep", {"model": model, **kwargs})
+    told, passed = request.settings, request.passed
+    parent = handoff.load(model)
+    graph = host.trace_yolo(parent.model, imgsz=passed.get("imgsz") or 640, keep=told["keep"])
+    cost = Cost(graph)
+    images = cutting.images(parent, passed)
+    ranking = cutting.rank(parent, graph, told, passed, images)
+    points, unreachable = _points(graph, ranking, cost, told)
+
+    folder = host.run_folder(parent.task, "sweep", passed)
+    arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
+    origin = model if isinstance(model, (str, Path)) else parent.model_name
+    host.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments})
+    rows = [_evaluate("parent", parent, graph, cost, np.ones(graph.n_classes, dtype=bool), passed, folder)]
+    _append(folder / "sweep.csv", rows)
+    for i, (name, alive) in enumerate(points.items(), start=1):
+        child, _ = cutting.cut(parent, graph.plan(alive), told["recover"], images)
+        rows.append(_evaluate(name, child, graph, cost, alive, passed, folder))
+        _append(folder / "sweep.csv", rows)
+        host.log("sweep: ", f"{i}/{len(points)}\n{report.table(rows[-1:])}")
+
+    key = headline(rows[0])
+    cliff = falls_off(rows, key, told["within"])
+    picture = report.picture_sweep(folder / "sweep.png", rows, key, told["within"])
+    data = {"command": "sweep", "metric": key, **cliff, "out_of_reach": unreachable, "arguments": arguments}
+    report.write_report(folder, data, rows, [picture])
+    host.log("sweep: ", f"\n{report.table(rows)}\n{describe(cliff, key, told['within'])}\nsaved {folder}")
+    return rows
+
+
+def _points(
+    graph: ChannelGraph, ranking: cutting.Ranking, cost: Cost, told: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Survivors by name of the point, those that keep most first, and why others are out of reach."""
+    kind = next(o.name for o in SWEPT if told[o.name] is not None)
+    points: dict[str, np.ndarray] = {}
+    unreachable: dict[str, str] = {}
+    for value in sorted(told[kind], reverse=kind != "ratio"):
+        name = f"{kind}={value:g}"
+        try:
+            points[name] = ranking.select(graph, Budget(**{kind: value}), cost)
+        except BudgetError as e:
+            unreachable[name] = str(e)
+            host.warn(f"sweep: left out: {e}")
+    if not points:
+        raise BudgetError(unreachable[name])
+    return points, unreachable
+
+
+def _evaluate(
+    name: str,
+    yolo: ultralytics.YOLO,
+    graph: ChannelGraph,
+    cost: Cost,
+    alive: np.ndarray,
+    passed: Mapping[str, Any],
+    folder: Path,
+) -> dict[str, Any]:
+    widths = np.bincount(graph.group_of[alive], minlength=len(graph.groups)).astype(float)
+    kept = {kind: round(cost.of(kind, widths) / cost.parent(kind), 4) for kind in ("flops", "params", "channels")}
+    probe = handoff.with_model(yolo, copy.deepcopy(yolo.model))  # validation may fuse the one it runs
+    given = {k: v for k, v in passed.items() if k not in {"model", "seed"}}
+    host.validate(probe, {**given, "project": str(folder.resolve()), "name": "val", "exist_ok": True})
+    return {"model": name, **kept, **host.metrics(probe)}
+
+
+def _append(path: Path, rows: Sequence[Row]) -> None:
+    """Write the last of the rows, the first one below a header into a new file."""
+    with path.open("w" if len(rows) == 1 else "a", newline="", encoding="utf-8") as f:
+        writer = csv.DictWriter(f, list(rows[0]))
+        if len(rows) == 1:
+            writer.writeheader()
+        writer.writerow(rows[-1])
+
+
+def headline(row: Row) -> str:
+    """The figure that a sweep is judged by: mAP50-95, of masks or keypoints where there are such, or the task's first.
+
+    Args:
+        row (Mapping): Row of a sweep.
+    """
+    figures = [k for k in row if k not in {"model", "flops", "params", "channels"}]
+    return next((k for k in reversed(figures) if k.startswith("mAP50-95")), figures[0])
+
+
+def falls_off(rows: Sequence[Row], key: str, within: float) -> dict[str, Any]:
+    """Where accuracy falls off.
+
+    Args:
+        rows (Sequence[Mapping]): The parent first, then points from large to small.
+        key (str): The figure to look at, a fraction of 1.
+        within (float): Points (hundredths) that may be lost.
+
+    Returns:
+        (dict[str, Any]): "safe", the smallest point such that neither it nor any larger one loses more than `within`
+            points (the parent when the first does); "lost", the points that it loses; "steepest", the two neighbours
+            between which most is lost per FLOP: the drop begins at the first.
+    """
+    safe = rows[0]
+    for row in rows[1:]:
+        if 100 * (rows[0][key] - row[key]) > within + 1e-9:
+            break
+        safe = row
+    above, below = max(
+        pairwise(rows), key=lambda two: (two[0][key] - two[1][key]) / max(two[0]["flops"] - two[1]["flops"], 1e-9)
+    )
+    lost = round(100 * (rows[0][key] - safe[key]), 2)
+    return {"safe": safe["model"], "lost": lost, "steepest": [above["model"], below["model"]]}
+
+
+def describe(cliff: Mapping[str, Any], key: str, within: float) -> str:
+    """The two sentences that a sweep ends with."""
+    first, second = cliff["steepest"]
+    safe = (
+        f"no point is within {within:g} points of the parent's {key}"
+        if cliff["safe"] == "parent"
+        else f"down to {cliff['safe']}, {key} stays within {within:g} points of the parent's ({cliff['lost']:.1f} lost)"
+    )
+    return f"{safe}; it falls most steeply from {first} to {second}"
