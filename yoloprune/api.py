@@ -174,6 +174,8 @@ def prune_module(
     plan = graph.plan(budget.select(graph, scores, wanted, limits, per_cost=per_cost))
     child = surgery.cut(copy.deepcopy(model), plan)
     verify.verify(model, child, plan, example)
+    if isinstance(child, host.BaseModel):  # Ultralytics would train the network of its YAML in silence
+        handoff.mark_pruned(child, plan, handoff.make_provenance(None, {"score": score, "normalize": normalize}))
     return child, plan
 
 
@@ -367,6 +369,20 @@ def info(model: Model, **kwargs: Any) -> list[dict[str, Any]]:
         *(f"no rule for operation {op} in {where}" for op, where in graph.unknown.items()),
     ]
     if (told := handoff.provenance(yolo)) is not None:
-        lines.append(f"pruned by yoloprune: {told}")
+        lines += ["", *_history(told)]
     host.log("info: ", "\n".join(["", *lines]))
     return rows
+
+
+def _history(told: Mapping[str, Any]) -> list[str]:
+    """Provenance in short lines, the last pruning first."""
+    lines = []
+    for cut in (told, *reversed(told.get("earlier", []))):
+        parent = cut.get("parent") or {"name": "a live model", "sha256": None}
+        lines += [
+            f"pruned by yoloprune from {parent['name']}, {cut.get('date', 'date unknown')}",
+            *([f"  parent's sha256  {parent['sha256']}"] if parent["sha256"] else []),
+            f"  arguments        {' '.join(f'{k}={v}' for k, v in cut.get('arguments', {}).items() if v != [])}",
+            f"  versions         {', '.join(f'{k} {v}' for k, v in cut.get('versions', {}).items())}",
+        ]
+    return lines
