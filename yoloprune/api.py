@@ -135,7 +135,8 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     origin = model if isinstance(model, (str, Path)) else None
     facts = handoff.make_provenance(origin, arguments)
     target = handoff.save(child, folder / "weights" / "pruned.pt", plan=plan, provenance=facts)
-    host.write_args(folder, {"mode": "prune", "model": str(origin or parent.model_name), **arguments})
+    place = Path(origin).absolute() if origin and Path(origin).is_file() else origin or parent.model_name
+    host.write_args(folder, {"mode": "prune", "model": str(place), **arguments})  # found from any working directory
     _report_cut(folder, parent, child, graph, cost, alive, plan, target, origin, imgsz, error)
     return handoff.load(target)
 
@@ -294,8 +295,12 @@ def _parent_file(model: Model, yolo: ultralytics.YOLO) -> Path:
         named = Path(str(host.read_yaml(args).get("model", ""))) if args.is_file() else Path()
         if named.is_file() and handoff.make_provenance(named, {})["parent"] == told["parent"]:
             return named
+    if told["parent"] is None:
+        raise ArgumentError("distill=parent: this model was pruned from a live object. Give distill_model=teacher.pt.")
+    name, digest = told["parent"]["name"], str(told["parent"]["sha256"])[:12]
     raise ArgumentError(
-        f"distill=parent: the parent {told['parent']} is not where it was. Give distill_model=its path."
+        f"distill=parent: the parent {name} (sha256 {digest}…) is not where it was when this model was pruned, or was "
+        f"changed. Give distill_model=path/to/{name}."
     )
 
 
