@@ -138,7 +138,8 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     origin = model if isinstance(model, (str, Path)) else None
     facts = handoff.make_provenance(origin, arguments)
     target = handoff.save(child, folder / "weights" / "pruned.pt", plan=plan, provenance=facts)
-    host.write_args(folder, {"mode": "prune", "model": str(origin or parent.model_name), **arguments})
+    place = Path(origin).absolute() if origin and Path(origin).is_file() else origin or parent.model_name
+    host.write_args(folder, {"mode": "prune", "model": str(place), **arguments})  # found from any working directory
     _report_cut(folder, parent, child, graph, cost, alive, plan, target, origin, imgsz, error)
     return handoff.load(target)
 
@@ -177,6 +178,8 @@ def prune_module(
     plan = graph.plan(budget.select(graph, scores, wanted, limits, per_cost=per_cost))
     child = surgery.cut(copy.deepcopy(model), plan)
     verify.verify(model, child, plan, example)
+    if isinstance(child, host.BaseModel):  # Ultralytics would train the network of its YAML in silence
+        handoff.mark_pruned(child, plan, handoff.make_provenance(None, {"score": score, "normalize": normalize}))
     return child, plan
 
 
@@ -277,8 +280,12 @@ def _parent_file(model: Model, yolo: ultralytics.YOLO) -> Path:
         named = Path(str(host.read_yaml(args).get("model", ""))) if args.is_file() else Path()
         if named.is_file() and handoff.make_provenance(named, {})["parent"] == told["parent"]:
             return named
+    if told["parent"] is None:
+        raise ArgumentError("distill=parent: this model was pruned from a live object. Give distill_model=teacher.pt.")
+    name, digest = told["parent"]["name"], str(told["parent"]["sha256"])[:12]
     raise ArgumentError(
-        f"distill=parent: the parent {told['parent']} is not where it was. Give distill_model=its path."
+        f"distill=parent: the parent {name} (sha256 {digest}…) is not where it was when this model was pruned, or was "
+        f"changed. Give distill_model=path/to/{name}."
     )
 
 
@@ -353,6 +360,20 @@ def info(model: Model, **kwargs: Any) -> list[dict[str, Any]]:
         *(f"no rule for operation {op} in {where}" for op, where in graph.unknown.items()),
     ]
     if (told := handoff.provenance(yolo)) is not None:
-        lines.append(f"pruned by yoloprune: {told}")
+        lines += ["", *_history(told)]
     host.log("info: ", "\n".join(["", *lines]))
     return rows
+
+
+def _history(told: Mapping[str, Any]) -> list[str]:
+    """Provenance in short lines, the last pruning first."""
+    lines = []
+    for cut in (told, *reversed(told.get("earlier", []))):
+        parent = cut.get("parent") or {"name": "a live model", "sha256": None}
+        lines += [
+            f"pruned by yoloprune from {parent['name']}, {cut.get('date', 'date unknown')}",
+            *([f"  parent's sha256  {parent['sha256']}"] if parent["sha256"] else []),
+            f"  arguments        {' '.join(f'{k}={v}' for k, v in cut.get('arguments', {}).items() if v != [])}",
+            f"  versions         {', '.join(f'{k} {v}' for k, v in cut.get('versions', {}).items())}",
+        ]
+    return lines

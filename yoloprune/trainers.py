@@ -53,7 +53,7 @@ def true_yaml(config: Mapping[str, Any]) -> dict[str, Any]:
     if entry := config.pop(KEY, None):
         config["backbone"][0][2] = entry["yaml"]["module"]
         if "yaml_file" in entry["yaml"]:
-            config["yaml_file"] = entry["yaml"]["yaml_file"]
+            config["yaml_file"] = str(Path(config["yaml_file"]).with_name(entry["yaml"]["yaml_file"]))
     return config
 
 
@@ -69,12 +69,13 @@ def mark(model: nn.Module, entry: Mapping[str, Any]) -> None:
     if entry["widths"]:
         family = next((UNTRAINABLE[c.__name__] for c in type(model).__mro__ if c.__name__ in UNTRAINABLE), None)
         config["backbone"][0][2] = STOP_FOR_GOOD.format(family=family) if family else STOP
-        if family in {"YOLO-World", "YOLOE"}:
-            # Their trainers build from the file of this name instead, and summaries begin with it.
-            replaced["yaml_file"] = config.get("yaml_file")
-            name = Path(config.get("yaml_file") or family).stem
-            reason = f"pruned by yoloprune, which cannot train {family} (train first, then prune)"
-            config["yaml_file"] = f"{name} {reason}.yaml"
+        if "yaml_file" in config:
+            # YOLO-World's and YOLOE's trainers, which take any model, build from the file of this name instead;
+            # summaries begin with it.
+            file = Path(config["yaml_file"])
+            replaced["yaml_file"] = file.name
+            how = f"which cannot train {family}: train first, then prune" if family else "train with yoloprune finetune"
+            config["yaml_file"] = str(file.with_name(f"{file.stem} pruned by yoloprune ({how}).yaml"))
     config[KEY] = {**deepcopy(dict(entry)), "yaml": replaced}
     model.yaml = config
 

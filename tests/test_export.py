@@ -1,0 +1,113 @@
+"""Exported files of pruned models run and compute what torch computes; odd inputs and heads through the command line."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import ultralytics
+import yaml
+from conftest import settle
+from test_handoff import network
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.utils.nms import non_max_suppression
+
+import yoloprune
+from yoloprune import cli, handoff, host
+
+CONF = 0.001
+CONFIGS = Path(ultralytics.__file__).parent / "cfg" / "models"
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    network(folder).save(str(folder / "parent.pt"))
+    yoloprune.prune(folder / "parent.pt", ratio=0.4, round_to=1, min_width=1, imgsz=64, project=str(folder), name="p")
+    return folder / "p" / "weights" / "pruned.pt"
+
+
+def run(file: str, image: Tensor) -> Tensor:
+    with torch.no_grad():
+        outputs = AutoBackend(file, device=torch.device("cpu"), verbose=False)(image)
+    return next(torch.as_tensor(t) for t in tree_leaves(outputs) if hasattr(t, "shape"))
+
+
+@pytest.mark.parametrize("form", ["torchscript", "onnx"])
+@pytest.mark.parametrize("setting", ["plain", "dynamic", "nms"])
+def test_exported_file_computes_what_torch_does(form: str, setting: str, pruned: Path, tmp_path: Path) -> None:
+    needed = {"onnx": ("onnx", "onnxruntime", "onnxslim")}.get(form, ())
+    if missing := [p for p in needed if importlib.util.find_spec(p) is None]:
+        pytest.skip(f"{missing[0]} is not installed")
+    copy = tmp_path / "pruned.pt"
+    copy.write_bytes(pruned.read_bytes())
+    arguments: dict[str, Any] = {"plain": {}, "dynamic": {"dynamic": True}, "nms": {"nms": True, "conf": CONF}}[setting]
+    file = ultralytics.YOLO(str(copy)).export(format=form, imgsz=64, **arguments)
+    model = ultralytics.YOLO(str(pruned)).model.float().eval()
+    for size in ((64, 64), (96, 64)) if setting == "dynamic" else ((64, 64),):
+        image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            wanted = model(image)[0]
+        got = run(file, image)
+        if setting == "nms":
+            wanted = non_max_suppression(wanted, CONF, 0.7, nc=len(model.names), max_det=300)[0]
+            got = got[0][: len(wanted)]
+            assert len(wanted) > 0
+        assert got.shape == wanted.shape
+        assert torch.allclose(got, wanted, rtol=1e-3, atol=1e-4)
+
+
+# ---- odd inputs and heads, through the command line ------------------------------------------------------------------
+
+
+def checkpoint(folder: Path, config: str, **change: Any) -> Path:
+    """A small checkpoint of a shipped YAML, an eighth as wide, with batch-norms that fit."""
+    told = yaml.safe_load((CONFIGS / config).read_text())
+    told.pop("scales", None)
+    file = folder / f"{Path(config).stem}.yaml"
+    told |= {"nc": 3, "depth_multiple": 0.33, "width_multiple": 0.125, **change}
+    file.write_text(yaml.safe_dump(told))
+    torch.manual_seed(0)
+    yolo = ultralytics.YOLO(str(file))
+    yolo.ckpt = yolo.ckpt or {}
+    settle(yolo.model, host.example(yolo.model, 4))
+    yolo.save(str(folder / "parent.pt"))
+    return folder / "parent.pt"
+
+
+CASES = {
+    "four channels": ("v8/yolov8.yaml", {"channels": 4}),
+    "one channel": ("v8/yolov8.yaml", {"channels": 1}),
+    "p2": ("v8/yolov8-p2.yaml", {}),
+    "p6": ("v8/yolov8-p6.yaml", {}),
+    "end2end": ("26/yolo26.yaml", {"end2end": True}),
+    "not end2end": ("26/yolo26.yaml", {"end2end": False}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pruned_from_the_command_line(case: str, tmp_path: Path) -> None:
+    config, change = CASES[case]
+    if not (CONFIGS / config).is_file():
+        pytest.skip("not in this Ultralytics")
+    parent = checkpoint(tmp_path, config, **change)
+    words = f"prune model={parent} ratio=0.3 round_to=1 min_width=1 imgsz=128 project={tmp_path} name=out"
+    assert cli.main(words.split()) == 0
+    out = tmp_path / "out" / "weights" / "pruned.pt"
+    before, after = (ultralytics.YOLO(str(p)).model for p in (parent, out))
+    assert sum(p.numel() for p in after.parameters()) < 0.9 * sum(p.numel() for p in before.parameters())
+    channels = change.get("channels", 3)
+    assert after.model[0].conv.in_channels == host.channels(after) == channels
+    assert after.stride.tolist() == before.stride.tolist()
+    assert len(after.stride) == {"p2": 4, "p6": 4}.get(case, 3)
+    if "end2end" in case:
+        assert bool(handoff.load(out).model.yaml.get("end2end")) is change["end2end"]
+        assert hasattr(after.model[-1], "one2one_cv2") is hasattr(before.model[-1], "one2one_cv2") is change["end2end"]
+    with torch.no_grad():
+        a, b = (tree_leaves(m.float().eval()(torch.rand(1, channels, 128, 128))) for m in (before, after))
+    assert [t.shape for t in a[:1]] == [t.shape for t in b[:1]]
