@@ -27,6 +27,8 @@ ORDER = (
     "calibration",
     "recover",
     "refit",
+    "scales",
+    "progress",
     "fading",
     "sparsity",
     "trainers",

@@ -268,15 +268,25 @@ PRUNE_OPTIONS = (
 )
 SPARSE_OPTIONS = (
     *BUDGETS,
-    Option("penalty", "select", _choice("select", "prox", "l1"), "select fades the least useful channels, others all"),
+    Option(
+        "penalty",
+        "select",
+        _choice("select", "prox", "group", "l1"),
+        "select fades the least useful channels; prox (each gamma), group (coupled gammas together) and l1 push on all",
+    ),
     Option(
         "penalty_weight",
         None,
         _number("a number above 0", lambda x: x > 0),
-        "strength of prox and l1; None steers it to the budget",
+        "strength of prox, group and l1; None steers prox and group to the budget, and is 0.01 for l1",
         1e-4,
     ),
-    Option("score", "taylor", _choice("taylor", "gamma"), "what makes a channel useful: |gamma * gradient| or |gamma|"),
+    Option(
+        "score",
+        "taylor",
+        _choice("taylor", "gamma", "gamma-mean"),
+        "what select ranks by: |gamma * gradient|, |gamma|, or |gamma| over the mean of its layer",
+    ),
     Option("normalize", "cost", _choice("none", "cost"), "cost ranks by score per FLOP (or parameter) saved"),
     Option(
         "ramp_start",
