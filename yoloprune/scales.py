@@ -102,6 +102,7 @@ class Scales:
         """Values of shape (scales,), layer by layer."""
         return list(values.split(self._widths))
 
+    @torch.no_grad()
     def multiply(self, factors: list[Tensor], biases: bool = True) -> None:
         """Multiply the live scales, and the biases, which a silent channel would otherwise emit through its activation.
 
