@@ -17,7 +17,7 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.nn import tasks
 
 import yoloprune
-from yoloprune import host, scoring
+from yoloprune import handoff, host, scoring
 from yoloprune.shapes import make_shapes
 
 QUICK: dict[str, Any] = {
@@ -61,7 +61,7 @@ def train(model: Any, data: Path, folder: Path, hooks: dict[str, Hook] | None = 
     for event, hook in (hooks or {}).items():
         yolo.add_callback(event, hook)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(yoloprune.api.handoff, "load", lambda _: yolo)  # the callbacks stay on this object
+        patch.setattr(handoff, "load", lambda _: yolo)  # the callbacks stay on this object
         told = {**QUICK, "data": str(data), "project": str(folder), "name": "run"} | changed
         return yoloprune.train_sparse(model, **{k: v for k, v in told.items() if v is not None}).trainer
 
@@ -133,7 +133,7 @@ def test_accumulation(data: Path, tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("epoch", [1, 2], ids=["in the ramp", "where the target is met"])
 def test_recovery_from_nan(epoch: int, data: Path, tiny: Path, tmp_path: Path) -> None:
-    """Weights, and so loss, gradients and EMA, are NaN for an epoch; Ultralytics goes back to last.pt with a new EMA."""
+    """Weights, loss, gradients and EMA are NaN for an epoch; Ultralytics goes back to last.pt, with a new EMA."""
 
     def poison(trainer: BaseTrainer) -> None:
         for p in trainer.model.parameters():
