@@ -66,11 +66,11 @@ def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
     folder = Path(yolo.trainer.save_dir)
     if host.is_main_process() and (log := folder / "sparsity.csv").is_file():
         picture = report.picture_sparsity(folder / "sparsity.png", log)
-        rows = sparse.history[-1:]
-        data = {"command": "train-sparse", "met": sparse.met, "settings": request.settings, "history": sparse.history}
-        report.write_report(folder, data, rows, [p for p in (picture, folder / "results.png") if p])
+        history, met = report.read_numbers(log), bool(yolo.model.yaml.get(STATE_KEY, {}).get("met"))  # also of workers
+        data = {"command": "train-sparse", "met": met, "settings": request.settings, "history": history}
+        report.write_report(folder, data, history[-1:], [p for p in (picture, folder / "results.png") if p])
         best = Path(yolo.trainer.best if Path(yolo.trainer.best).exists() else yolo.trainer.last)
-        host.log("sparse: ", f"{'target met' if sparse.met else 'target not met'}; next: yoloprune prune model={best}")
+        host.log("sparse: ", f"{'target met' if met else 'target not met'}; next: yoloprune prune model={best}")
     return yolo
 
 

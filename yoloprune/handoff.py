@@ -51,6 +51,7 @@ def load(model: str | Path | ultralytics.YOLO) -> YOLO:
     except Exception as e:  # unpickling a file that is not a checkpoint can raise anything
         reason = (str(e).strip() or type(e).__name__).splitlines()[0].removeprefix("ERROR ❌️ ")
         raise ModelError(f"{model} is not a YOLO model that Ultralytics can load: {reason}") from e
+    yolo.model = host.student(yolo.model)  # an interrupted run with a teacher saved both
     host.check_prunable(yolo.model)
     yolo.model.float().eval()
     return yolo

@@ -176,11 +176,11 @@ def picture_sparsity(path: Path, log: Path) -> Path | None:
     Returns:
         (Path | None): The picture, None when the log has no rows.
     """
-    rows = _numbers(log)
+    rows = read_numbers(log)
     if not rows:
         return None
     epochs = [r["epoch"] for r in rows]
-    dead = {k: v for k, v in (_numbers(log.with_name("sparsity_layers.csv")) or [{}])[-1].items() if k != "epoch"}
+    dead = {k: v for k, v in (read_numbers(log.with_name("sparsity_layers.csv")) or [{}])[-1].items() if k != "epoch"}
     figure = _figure(max(11.0, 0.16 * len(dead)), 8)
     panels = figure.subplot_mosaic([["gamma", "budget"], ["dead", "dead"]])
     for low, high in ((0, 100), (10, 90), (25, 75), (40, 60)):
@@ -196,7 +196,7 @@ def picture_sparsity(path: Path, log: Path) -> Path | None:
     shares = (("dead", "channels dead", "#4a5568"), ("flops", "FLOPs once cut", "#2b6cb0"))
     for key, label, colour in (*shares, ("params", "parameters once cut", "#63b3ed")):
         panels["budget"].plot(epochs, [r[key] for r in rows], marker=".", color=colour, label=label)
-    results = [r for r in _numbers(log.with_name("results.csv")) if r["epoch"] <= epochs[-1]]
+    results = [r for r in read_numbers(log.with_name("results.csv")) if r["epoch"] <= epochs[-1]]
     if metric := _metric(results):
         label = metric.removeprefix("metrics/")
         times, values = [r["epoch"] for r in results], [r[metric] for r in results]
@@ -211,8 +211,8 @@ def picture_sparsity(path: Path, log: Path) -> Path | None:
     return _save(figure, path)
 
 
-def _numbers(file: Path) -> list[dict[str, float]]:
-    """Rows of a CSV of numbers, none when there is no such file; names as they are without spaces around them."""
+def read_numbers(file: Path) -> list[dict[str, float]]:
+    """Rows of a CSV of numbers, none when there is no such file; names without spaces around them."""
     if not file.is_file():
         return []
     with file.open(encoding="utf-8") as f:
