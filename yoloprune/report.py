@@ -185,13 +185,12 @@ def picture_sparsity(path: Path, log: Path) -> Path | None:
     panels = figure.subplot_mosaic([["gamma", "budget"], ["dead", "dead"]])
     for low, high in ((0, 100), (10, 90), (25, 75), (40, 60)):
         band = [[r[f"gamma_q{q}"] for r in rows] for q in (low, high)]
-        panels["gamma"].fill_between(
-            epochs, *band, color="#2b6cb0", alpha=0.18, linewidth=0, label=f"{low} to {high} % of the channels"
-        )
-    panels["gamma"].plot(epochs, [r["gamma_q50"] for r in rows], color="#1a365d", label="median")
+        panels["gamma"].fill_between(epochs, *band, color="#2b6cb0", alpha=0.18, linewidth=0)
+    panels["gamma"].plot(epochs, [r["gamma_q50"] for r in rows], color="#1a365d")
     top = max(r["gamma_q95"] for r in rows) * 1.3
-    panels["gamma"].set(title="|gamma| of channels that may die", xlabel="epoch", ylim=(0, top))
-    panels["gamma"].legend(frameon=False, fontsize=8)
+    what = "|gamma|: median, and the middle 20, 50, 80 and 100 % of the channels"
+    panels["gamma"].set(xlabel="epoch", ylim=(0, top))
+    panels["gamma"].set_title(what, fontsize=10)
 
     shares = (("dead", "channels dead", "#4a5568"), ("flops", "FLOPs once cut", "#2b6cb0"))
     for key, label, colour in (*shares, ("params", "parameters once cut", "#63b3ed")):
@@ -201,13 +200,17 @@ def picture_sparsity(path: Path, log: Path) -> Path | None:
         label = metric.removeprefix("metrics/")
         times, values = [r["epoch"] for r in results], [r[metric] for r in results]
         panels["budget"].plot(times, values, marker=".", linestyle="--", color="#c05621", label=label)
-    panels["budget"].set(title="share of the parent, and quality", xlabel="epoch", ylim=(0, 1.05))
+    panels["budget"].set(xlabel="epoch", ylim=(0, 1.05))
+    panels["budget"].set_title("share of the parent, and quality", fontsize=10)
     panels["budget"].legend(frameon=False, fontsize=8)
 
     names = [name.removeprefix("model.") for name in dead]
     panels["dead"].bar(range(len(dead)), list(dead.values()), color="#2b6cb0")
     panels["dead"].set_xticks(range(len(dead)), names, rotation=90, fontsize=6)
-    panels["dead"].set(title="share of each layer that is dead at the end", ylim=(0, 1), xlim=(-0.7, len(dead) - 0.3))
+    panels["dead"].set(ylim=(0, 1), xlim=(-0.7, len(dead) - 0.3))
+    panels["dead"].set_title("share of each layer that is dead at the end", fontsize=10)
+    for name in ("gamma", "budget"):
+        panels[name].locator_params(axis="x", integer=True)
     return _save(figure, path)
 
 
