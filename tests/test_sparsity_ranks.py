@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,7 +50,8 @@ def test_the_callback_travels_to_the_workers(started: bool, tmp_path: Path, monk
     monkeypatch.setattr(dist, "USER_CONFIG_DIR", tmp_path)
     sparse = SparseTraining(CONFIG)
     if started:
-        Loop(sparse, tmp_path).run()
+        loop = Loop(sparse, tmp_path).run()
+        loop.lock = threading.Lock()  # type: ignore[attr-defined]  # as a trainer's loaders: no way to pickle it
     yolo = YOLO("yolov8n.yaml")
     sparse.attach(yolo)
     trainer: Any = DetectionTrainer.__new__(DetectionTrainer)  # its constructor wants data and devices
