@@ -51,7 +51,7 @@ class SparseTraining:
         self.history: list[dict[str, float]] = []
         self._run: Fading | None = None  # built when training starts: the object travels to workers as plain data
         self._hooked: Any = None  # the optimizer that has our hooks
-        self._finished = -1  # the last epoch that was trained to its end
+        self._finished = -1  # the epoch that was trained to its end and is not logged yet
 
     def attach(self, yolo: YOLO) -> None:
         """Register on a YOLO object; it stays until `detach`."""
@@ -107,7 +107,8 @@ class SparseTraining:
         """Log how far the run is and append a row to sparsity.csv."""
         run = self._live
         if trainer.epoch != self._finished or not host.is_main_process():
-            return  # the final evaluation of best.pt reports once more
+            return
+        self._finished = -1  # the final evaluation of best.pt reports once more, in some releases as the same epoch
         row, folder = run.row(), Path(trainer.save_dir)
         fresh = not self.history and not trainer.resume
         self.history.append(row)
