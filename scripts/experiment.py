@@ -74,8 +74,9 @@ TABLES: dict[str, dict[str, list[Stage]]] = {
 
 def run_stage(stage: Stage, source: Path, folder: Path, common: dict[str, Any], calibrate: dict[str, Any]) -> Path:
     """Run one stage; returns its checkpoint."""
-    import yoloprune
     from ultralytics import YOLO
+
+    import yoloprune
 
     place = {"project": str(folder.parent), "name": folder.name, "exist_ok": True}
     if stage.verb == "prune":
@@ -99,8 +100,19 @@ def measure(file: Path, arguments: argparse.Namespace) -> dict[str, float]:
     row: dict[str, float] = {}
     for split in ("val", "test"):
         yolo = YOLO(file)
-        host.validate(yolo, {"data": arguments.data, "imgsz": arguments.imgsz, "split": split, "device": "cpu",
-                             "workers": 0, "project": str(file.parent.parent), "name": split, "exist_ok": True})
+        host.validate(
+            yolo,
+            {
+                "data": arguments.data,
+                "imgsz": arguments.imgsz,
+                "split": split,
+                "device": "cpu",
+                "workers": 0,
+                "project": str(file.parent.parent),
+                "name": split,
+                "exist_ok": True,
+            },
+        )
         metrics = host.metrics(yolo)
         row |= {f"{k} {split}": v for k, v in metrics.items() if k.startswith("mAP50")}
     return {**row, **report.measure(YOLO(file).model, arguments.imgsz, file)}
@@ -194,13 +206,16 @@ def main() -> None:
 
     def start(job: tuple[int, str]) -> None:
         seed, arm = job
-        given = [a for a in sys.argv[1:]]
+        given = list(sys.argv[1:])
         log = Path(arguments.out).resolve() / "logs" / f"{arguments.table}-{arm}-{seed}.log".replace(" ", "_")
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w") as out:
             subprocess.run(
                 [sys.executable, __file__, *given, "--one", "--seeds", str(seed), "--arms", arm],
-                stdout=out, stderr=subprocess.STDOUT, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                check=False,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
         print(table(summary(arguments)), flush=True)
 

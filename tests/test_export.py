@@ -1,4 +1,4 @@
-"""Exported files of pruned models run and compute what torch computes; odd inputs and heads through the command line."""
+"""Exported files of pruned models run and compute what torch computes; odd inputs and heads by the command line."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def test_log_of_every_epoch(sparse_run: Path) -> None:
     with (sparse_run / "sparsity.csv").open() as f:
         rows = list(csv.DictReader(f))
     assert [int(r["epoch"]) for r in rows] == [1, 2, 3, 4]
-    assert float(rows[0]["dead"]) == 0
+    assert 0 <= float(rows[0]["dead"]) < float(rows[-1]["dead"])
     assert float(rows[-1]["dead"]) > 0.1
     assert float(rows[-1]["gamma_q0"]) == 0
     assert json.loads((sparse_run / "report.json").read_text())["met"] is True
@@ -175,7 +175,8 @@ def test_interrupted_run_resumes(
     last = work / name / "weights" / "last.pt"
     before = YOLO(last).model
     dead = scoring.dead(before, host.trace_yolo(before, imgsz=64))
-    assert dead.any() == (stop == 4)
+    assert dead.any()  # what had faded so far is zero in the checkpoint, also before the target is met
+    assert before.yaml["yoloprune_sparse"]["met"] == (stop == 4)
     yoloprune.train_sparse(last, resume=True)
     with (work / name / "sparsity.csv").open() as f:
         rows = list(csv.DictReader(f))

@@ -37,6 +37,8 @@ ORDER = (
     "calibration",
     "recover",
     "refit",
+    "scales",
+    "progress",
     "fading",
     "sparsity",
     "trainers",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,20 @@ import numpy as np
 import ultralytics
 from torch import Tensor, nn
 
-from yoloprune import budget, config, cutting, handoff, host, overview, report, scoring, surgery, tracing, verify
+from yoloprune import (
+    budget,
+    config,
+    cutting,
+    handoff,
+    host,
+    native,
+    overview,
+    report,
+    scoring,
+    surgery,
+    tracing,
+    verify,
+)
 from yoloprune.config import Budget, Limits
 from yoloprune.cost import Cost
 from yoloprune.errors import ArgumentError, BudgetError
@@ -78,24 +92,20 @@ def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
     folder = Path(yolo.trainer.save_dir)
     if host.is_main_process() and (log := folder / "sparsity.csv").is_file():
         picture = report.picture_sparsity(folder / "sparsity.png", log)
-        rows = sparse.history[-1:]
-        data = {"command": "train-sparse", "met": sparse.met, "settings": request.settings, "history": sparse.history}
-        report.write_report(folder, data, rows, [p for p in (picture, folder / "results.png") if p])
+        history, met = report.read_numbers(log), bool(yolo.model.yaml.get(STATE_KEY, {}).get("met"))  # also of workers
+        data = {"command": "train-sparse", "met": met, "settings": request.settings, "history": history}
+        report.write_report(folder, data, history[-1:], [p for p in (picture, folder / "results.png") if p])
         best = Path(yolo.trainer.best if Path(yolo.trainer.best).exists() else yolo.trainer.last)
-        host.log("sparse: ", f"{'target met' if sparse.met else 'target not met'}; next: yoloprune prune model={best}")
+        host.log("sparse: ", f"{'target met' if met else 'target not met'}; next: yoloprune prune model={best}")
     return yolo
 
 
 def _sparse_config(settings: dict[str, Any]) -> SparseConfig:
     return SparseConfig(
         budget=Budget(flops=settings["flops"], params=settings["params"], ratio=settings["sparsity"]),
-        limits=_limits(settings),
+        limits=cutting.limits(settings),
         **{k: settings[k] for k in SparseConfig.__dataclass_fields__ if k in settings},
     )
-
-
-def _limits(settings: dict[str, Any]) -> Limits:
-    return Limits(**{k: settings[k] for k in Limits.__dataclass_fields__ if k in settings})
 
 
 def _interrupted(yolo: ultralytics.YOLO) -> SparseConfig:
@@ -126,7 +136,7 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     told, passed = request.settings, request.passed
     parent = handoff.load(model)
     imgsz = passed.get("imgsz") or 640
-    graph = host.trace_yolo(parent.model, imgsz=imgsz, keep=told["keep"])
+    graph, stock = native.trace(parent.model, _limits(parent, told), imgsz)
     cost = Cost(graph)
     images = cutting.images(parent, passed)
     alive = _choose(parent, graph, cost, told, passed, images)
@@ -137,11 +147,23 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
     origin = model if isinstance(model, (str, Path)) else None
     facts = handoff.make_provenance(origin, arguments)
-    target = handoff.save(child, folder / "weights" / "pruned.pt", plan=plan, provenance=facts)
+    said = stock.describe(alive) if stock else None
+    target = handoff.save(child, folder / "weights" / "pruned.pt", plan=plan, provenance=facts, native=said)
     place = Path(origin).absolute() if origin and Path(origin).is_file() else origin or parent.model_name
     host.write_args(folder, {"mode": "prune", "model": str(place), **arguments})  # found from any working directory
     _report_cut(folder, parent, child, graph, cost, alive, plan, target, origin, imgsz, error)
+    trainer = "yolo train" if said else "yoloprune finetune"
+    host.log("prune: ", f"saved {target}; next: {trainer} model={target} data=...")
     return handoff.load(target)
+
+
+def _limits(parent: ultralytics.YOLO, told: dict[str, Any]) -> Limits:
+    """The limits that were asked for; where the dead alone go, those that they died under."""
+    asked, state = cutting.limits(told), parent.model.yaml.get(STATE_KEY)
+    if state is None or any(told[k] is not None for k in ("flops", "params", "ratio")):
+        return asked
+    lived = Limits(**state["config"]["limits"])
+    return replace(lived, native=lived.native or asked.native)
 
 
 def prune_module(
@@ -169,9 +191,12 @@ def prune_module(
         (tuple[nn.Module, Plan]): The smaller network and what was cut.
 
     Raises:
+        ArgumentError: If the limits ask for native widths.
         BudgetError: If the budget is out of reach.
         VerifyError: If the cut model does not compute what its masked parent computes.
     """
+    if limits.native:
+        raise ArgumentError("native=True: only models built from a model YAML have one. Use prune().")
     graph = tracing.trace(model, example, keep=tracing.match(model, limits.keep), outputs=outputs)
     per_cost = normalize == "cost"
     scores = scoring.score(model, graph, score, normalize="none" if per_cost else normalize)
@@ -239,7 +264,6 @@ def _report_cut(
     picture = report.picture_widths(folder / "widths.png", graph, widths)
     report.write_report(folder, data, rows, [picture])
     host.log("prune: ", f"kept {kept['flops']:.1%} of FLOPs, {kept['params']:.1%} of parameters\n{report.table(rows)}")
-    host.log("prune: ", f"saved {target}; next: yoloprune finetune model={target} data=...")
 
 
 def finetune(model: Model, **kwargs: Any) -> handoff.YOLO:

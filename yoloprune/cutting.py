@@ -26,6 +26,11 @@ def images(parent: ultralytics.YOLO, passed: Mapping[str, Any]) -> list[Tensor] 
     return calibration.batches(passed["data"], imgsz, task=parent.task, channels=host.channels(parent.model))
 
 
+def limits(told: Mapping[str, Any]) -> Limits:
+    """The limits among the settings of a command."""
+    return Limits(**{k: told[k] for k in Limits.__dataclass_fields__ if k in told})
+
+
 @dataclass(frozen=True)
 class Ranking:
     """In which order channels go.
@@ -90,7 +95,7 @@ def rank(
     )
     if told["score"] == "auto":
         scores[dead] = 0.0  # what sparse training took out goes first, whatever its constant does
-    return Ranking(scores, normalize == "cost", Limits(**{k: told[k] for k in Limits.__dataclass_fields__}))
+    return Ranking(scores, normalize == "cost", limits(told))
 
 
 def cut(

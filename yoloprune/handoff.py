@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import datetime
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 import ultralytics
 from torch import nn
 from ultralytics.utils import DEFAULT_CFG_DICT, callbacks, checks
 
-from yoloprune import host
+from yoloprune import host, rows
 from yoloprune.errors import ModelError, PruneError
 from yoloprune.groups import Plan
-from yoloprune.trainers import YOLO, entry_of, mark_pruned
+from yoloprune.trainers import KEY, YOLO, entry_of, mark_pruned
 
 __all__ = ["YOLO", "load", "make_provenance", "mark_pruned", "provenance", "pruned_widths", "save", "with_model"]
 
@@ -51,6 +51,7 @@ def load(model: str | Path | ultralytics.YOLO) -> YOLO:
     except Exception as e:  # unpickling a file that is not a checkpoint can raise anything
         reason = (str(e).strip() or type(e).__name__).splitlines()[0].removeprefix("ERROR ❌️ ")
         raise ModelError(f"{model} is not a YOLO model that Ultralytics can load: {reason}") from e
+    yolo.model = host.student(yolo.model)  # an interrupted run with a teacher saved both
     host.check_prunable(yolo.model)
     yolo.model.float().eval()
     return yolo
@@ -164,18 +165,30 @@ def save(
         "license": "AGPL-3.0 License (https://ultralytics.com/license)",
         "docs": "https://docs.ultralytics.com",
     }
+    if native is not None:
+        plain = {k: v for k, v in model.yaml.items() if k not in {KEY, "yaml_file"}}
+        _replace(path.with_suffix(".yaml"), lambda f: f.write(rows.text(plain).encode()))
+    _replace(path, lambda f: torch.save(checkpoint, f))
+    return path
+
+
+def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file in one step, so that an interrupted run leaves the old one.
+
+    Raises:
+        PruneError: If it cannot be written.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
-            torch.save(checkpoint, file)
+            write(file)
         os.replace(part, path)
     except OSError as e:
         raise PruneError(f"Cannot write {path}: {e.strerror or e}. Choose another folder.") from e
     finally:
         if part.is_file():
             part.unlink()
-    return path
 
 
 def _to_half(model: nn.Module) -> None:

@@ -89,6 +89,11 @@ class Stock:
         Raises:
             ModelError: If a layer of the model is not what its row in the YAML builds.
         """
+        if host.is_prompted(model):
+            raise ModelError(
+                "native=True: the trainers of YOLO-World and YOLOE build the full network from the name of its file, "
+                "whatever the YAML in the checkpoint says. Use native=False."
+            )
         self.graph, self.yaml = graph, dict(model.yaml)
         self.image = host.channels(model)
         self.carried: frozenset[str] = frozenset()  # children of the head that loading takes over from the weights
@@ -253,6 +258,28 @@ class Stock:
                 name = axis.module.removeprefix(prefix).lstrip(".")
                 found[name] = {int(g) for g in np.unique(self.graph.group_of[classes])}
         return found
+
+
+def trace(model: nn.Module, limits: Limits, imgsz: int) -> tuple[ChannelGraph, Stock | None]:
+    """Trace an Ultralytics model under limits.
+
+    Args:
+        model (nn.Module): An Ultralytics model.
+        limits (Limits): What plans must respect; with `native`, the graph allows nothing else.
+        imgsz (int): Image size for which FLOPs are counted.
+
+    Returns:
+        (ChannelGraph): The channels.
+        (Stock | None): What describes a plan as a model YAML, with `native`.
+
+    Raises:
+        ModelError: If the model cannot be traced, or `native` is asked for and its layers are not those of its YAML.
+    """
+    graph = host.trace_yolo(model, imgsz=imgsz, keep=limits.keep)
+    if not limits.native:
+        return graph, None
+    stock = Stock(model, graph)
+    return stock.restrict(limits), stock
 
 
 def _unsaid(layer: Layer) -> ModelError:

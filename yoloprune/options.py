@@ -247,7 +247,13 @@ MAX_RATIO = Option(
 )
 KEEP = Option("keep", (), MODULES, "modules left as they are", "model.2.*")
 UNIFORM = Option("uniform", False, FLAG, "every group of layers gives the same share, instead of one global ranking")
-SELECTION = (ROUND_TO, MIN_WIDTH, MAX_RATIO, KEEP)
+NATIVE = Option(
+    "native",
+    False,
+    FLAG,
+    "only widths that a stock model YAML can say: stock Ultralytics then trains the pruned model, yoloprune not needed",
+)
+SELECTION = (ROUND_TO, MIN_WIDTH, MAX_RATIO, KEEP, NATIVE)
 DEMO_FLOPS = Option("flops", 0.5, AMOUNT, FLOPS.meaning)
 
 MEASURED = frozenset({"taylor", "activation"})  # scores that look at data
@@ -296,15 +302,25 @@ SWEEP_OPTIONS = (
 )
 SPARSE_OPTIONS = (
     *BUDGETS,
-    Option("penalty", "select", _choice("select", "prox", "l1"), "select fades the least useful channels, others all"),
+    Option(
+        "penalty",
+        "select",
+        _choice("select", "prox", "group", "l1"),
+        "select fades the least useful channels; prox (each gamma), group (coupled gammas together) and l1 push on all",
+    ),
     Option(
         "penalty_weight",
         None,
         _number("a number above 0", lambda x: x > 0),
-        "strength of prox and l1; None steers it to the budget",
+        "strength of prox, group and l1; None steers prox and group to the budget, and is 0.01 for l1",
         1e-4,
     ),
-    Option("score", "taylor", _choice("taylor", "gamma"), "what makes a channel useful: |gamma * gradient| or |gamma|"),
+    Option(
+        "score",
+        "taylor",
+        _choice("taylor", "gamma", "gamma-mean"),
+        "what select ranks by: how much the loss hangs on a channel, |gamma|, or |gamma| over the mean of its layer",
+    ),
     Option("normalize", "cost", _choice("none", "cost"), "cost ranks by score per FLOP (or parameter) saved"),
     Option(
         "ramp_start",

@@ -7,6 +7,7 @@ the arguments to the layer's constructor after the input width and, where the co
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from math import inf
 from typing import Any
 
 import torch
+import yaml
 from torch import nn
 from ultralytics.utils.ops import make_divisible
 
@@ -107,6 +109,17 @@ def write(config: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     lists = [row.to_list() for row in rows]
     kept = {k: deepcopy(v) for k, v in config.items() if k not in SCALING}
     return {**kept, "backbone": lists[:split], "head": lists[split:]}
+
+
+def text(config: Mapping[str, Any]) -> str:
+    """A model YAML as one would write it, a line per row."""
+    lines = [
+        yaml.safe_dump({k: v}, sort_keys=False).strip() for k, v in config.items() if k not in {"backbone", "head"}
+    ]
+    for part in ("backbone", "head"):
+        lines += ["", f"{part}: # from, repeats, layer, arguments"]
+        lines += [f"  - {json.dumps(row)}" for row in config[part]]
+    return "\n".join([*lines, ""])
 
 
 def spellings(row: Row, config: Mapping[str, Any]) -> Iterator[Row]:

@@ -14,22 +14,30 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yoloprune import host
-from yoloprune.fading import Fading, SparseConfig
+from yoloprune.fading import Fading
+from yoloprune.progress import SparseConfig
 
 if TYPE_CHECKING:
     from ultralytics import YOLO
     from ultralytics.engine.trainer import BaseTrainer
 
 EVENTS = ("on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_train_epoch_end", "on_fit_epoch_end")
+FEW_STEPS = 100  # a ramp in fewer optimizer steps leaves the survivors no time to take over
+LOG, LAYERS = "sparsity.csv", "sparsity_layers.csv"  # in the folder of the run
+NOT_YET = float("inf")  # best fitness until the target is met: nothing equals it, so best.pt is not written
 
 
 class SparseTraining:
     """The callback. Attach it to a `YOLO` object, train, detach.
+
+    Attributes:
+        met (bool): Whether the target is met.
+        history (list[dict[str, float]]): The rows of sparsity.csv that this process wrote.
 
     Examples:
         >>> sparse = SparseTraining(SparseConfig(Budget(flops=0.5)))
@@ -42,6 +50,8 @@ class SparseTraining:
         self.met = False
         self.history: list[dict[str, float]] = []
         self._run: Fading | None = None  # built when training starts: the object travels to workers as plain data
+        self._hooked: Any = None  # the optimizer that has our hooks
+        self._finished = -1  # the epoch that was trained to its end and is not logged yet
 
     def attach(self, yolo: YOLO) -> None:
         """Register on a YOLO object; it stays until `detach`."""
@@ -63,45 +73,54 @@ class SparseTraining:
             self.detach(yolo)
 
     def on_train_start(self, trainer: BaseTrainer) -> None:
-        """Trace the model, check that the budget is within reach and hook the optimizer."""
-        self._run = Fading(self.config, trainer)
-        trainer.optimizer.register_step_pre_hook(self._run.before_step)
-        trainer.optimizer.register_step_post_hook(self._run.after_step)
-        self._run.announce()
+        """Trace the model and check that the budget is within reach."""
+        self._run = run = Fading(self.config, trainer)
+        self.met, self.history, self._finished = run.met, [], -1
+        if host.is_main_process():
+            free, of = int(run.scales.killable.sum()), run.graph.n_classes
+            host.log("sparse: ", f"target {_target(self.config)}, {free} of {of} channels may die")
+            if not trainer.args.time:
+                _warn_of_few_steps(trainer, run)
 
     def on_train_epoch_start(self, trainer: BaseTrainer) -> None:
-        """Count batches from zero."""
-        self._live.batch = -1
+        """Hook the optimizer, once for each that the trainer makes, and tell an epoch that is done again."""
+        if self._hooked is not trainer.optimizer:
+            trainer.optimizer.register_step_pre_hook(self._live.before_step)
+            trainer.optimizer.register_step_post_hook(self._live.after_step)
+            self._hooked = trainer.optimizer
+        self._live.start_epoch()
 
     def on_train_batch_start(self, trainer: BaseTrainer) -> None:
         """Keep track of the progress of the run, also within an epoch."""
-        self._live.batch += 1
+        self._live.progress.batch += 1
 
     def on_train_epoch_end(self, trainer: BaseTrainer) -> None:
-        """Before validation and saving: zeros into the EMA, and only checkpoints that met the target may be best."""
-        run = self._live
-        was_met, self.met = self.met, run.finish_epoch(self.met)
-        if not self.met:
-            trainer.best_fitness = float("inf")  # nothing equals it, so best.pt is not written
-        elif not was_met:
-            trainer.best_fitness = None
-        if not (self.met and was_met):
-            trainer.stopper.best_fitness = 0.0  # patience counts from the first epoch that met the target
+        """Before validation and saving: exact zeros, and only checkpoints that met the target may be best."""
+        self._live.finish_epoch()
+        self.met, self._finished = self._live.met, trainer.epoch
+        if self.met and trainer.best_fitness != NOT_YET:
+            return
+        trainer.best_fitness = None if self.met else NOT_YET
+        trainer.stopper.best_fitness = 0.0  # patience counts from the first epoch that met the target
 
     def on_fit_epoch_end(self, trainer: BaseTrainer) -> None:
         """Log how far the run is and append a row to sparsity.csv."""
         run = self._live
-        if trainer.epoch >= trainer.epochs or (len(self.history) and self.history[-1]["epoch"] > trainer.epoch):
-            return  # the final evaluation of best.pt reports once more
-        row = run.row()
+        if trainer.epoch != self._finished or not host.is_main_process():
+            return
+        self._finished = -1  # the final evaluation of best.pt reports once more, in some releases as the same epoch
+        row, folder = run.row(), Path(trainer.save_dir)
+        fresh = not self.history and not trainer.resume
         self.history.append(row)
-        if host.is_main_process():
-            _append(Path(trainer.save_dir) / "sparsity.csv", row, fresh=len(self.history) == 1 and not trainer.resume)
-            host.log(
-                "sparse: ",
-                f"{row['dead']:.1%} of channels dead; once cut, {row['flops']:.3f} of FLOPs and {row['params']:.3f} "
-                f"of parameters stay{'' if self.met else f' (target {run.target_text()})'}",
-            )
+        _append(folder / LOG, row, fresh)
+        _append(folder / LAYERS, {"epoch": row["epoch"], **run.dead_per_group()}, fresh)
+        host.log(
+            "sparse: ",
+            f"{row['dead']:.1%} of channels dead; once cut, {row['flops']:.3f} of FLOPs and {row['params']:.3f} "
+            f"of parameters stay{'' if self.met else f' (target {_target(self.config)})'}",
+        )
+        if trainer.args.time and len(self.history) == 1:  # only now the trainer knows how many epochs fit in
+            _warn_of_few_steps(trainer, run)
 
     @property
     def _live(self) -> Fading:
@@ -109,10 +128,28 @@ class SparseTraining:
         return self._run
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_run": None}  # hooks and tensors belong to one process
+        return {**self.__dict__, "_run": None, "_hooked": None}  # hooks and tensors belong to one process
 
 
-def _append(path: Path, row: dict[str, float], fresh: bool) -> None:
+def _target(config: SparseConfig) -> str:
+    """The budget in words of the command line."""
+    b = config.budget
+    named = {"flops": b.flops, "params": b.params, "sparsity": b.ratio}
+    return ", ".join(f"{name}={value:g}" for name, value in named.items() if value is not None)
+
+
+def _warn_of_few_steps(trainer: BaseTrainer, run: Fading) -> None:
+    """Warn when the ramp has too few optimizer steps, and say what helps."""
+    if (steps := run.progress.ramp_steps()) >= FEW_STEPS:
+        return
+    several = trainer.accumulate > 1  # batches per step: small data under Ultralytics' nbs=64
+    remedy = f"Set nbs={trainer.batch_size} for a step per batch," if several else "Use a smaller batch,"
+    host.warn(
+        f"sparse: the ramp has only about {steps:.0f} optimizer steps; mAP will suffer. {remedy} or train longer."
+    )
+
+
+def _append(path: Path, row: Mapping[str, float], fresh: bool) -> None:
     new = fresh or not path.exists()
     with path.open("w" if new else "a", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, list(row))
