@@ -51,20 +51,42 @@ def finetune(epochs: int, **own: Any) -> Stage:
     return Stage("finetune", {"epochs": epochs, **own})
 
 
-E = 30  # epochs of every arm in all
+E = 30  # epochs of every arm in all, where totals are compared
 TABLES: dict[str, dict[str, list[Stage]]] = {
     "budgets": {
         "dense": [train(E)],
-        **{f"sparse {f}": [sparse(E, flops=f), prune()] for f in (0.7, 0.5, 0.35)},
+        **{f"train-sparse {f}, prune": [sparse(E, flops=f), prune()] for f in (0.5, 0.7, 0.35)},
     },
-    "score": {
-        "dense": [train(E)],
-        "default": [sparse(E, flops=0.5), prune()],
-        "gate": [sparse(E, flops=0.5, score="gate"), prune()],
-        "ramp 0-0.4": [sparse(E, flops=0.5, ramp_start=0.0, ramp_end=0.4), prune()],
-        "gate ramp 0-0.4": [sparse(E, flops=0.5, score="gate", ramp_start=0.0, ramp_end=0.4), prune()],
-        "gate ramp .1-.3": [sparse(E, flops=0.5, score="gate", ramp_start=0.1, ramp_end=0.3), prune()],
-        "gate none": [sparse(E, flops=0.5, score="gate", normalize="none"), prune()],
+    "ways": {
+        "train": [train(E)],
+        "train-sparse, prune": [sparse(E, flops=0.5), prune()],
+        "train, prune, finetune": [train(E // 2), prune(flops=0.5, data=True), finetune(E // 2)],
+        "train-sparse, prune, finetune": [sparse(E // 2, flops=0.5), prune(data=True), finetune(E // 2)],
+        "three rounds of prune and finetune": [
+            train(9),
+            *(stage for _ in range(3) for stage in (prune(flops=0.794, data=True), finetune(7))),  # 0.794³ = 0.5
+        ],
+    },
+    "native": {
+        "train": [train(E)],
+        **{
+            f"{kind}, finetune": [train(E), prune(flops=0.5, data=True, **own), finetune(E // 2)]
+            for kind, own in (("free", {}), ("native", {"native": True}))
+        },
+    },
+    "penalties": {
+        **{
+            f"{penalty}, {optimizer}": [sparse(E, flops=0.5, penalty=penalty, optimizer=optimizer, lr0=lr), prune()]
+            for penalty, optimizer, lr in (
+                ("select", "AdamW", 1e-3),
+                ("prox", "AdamW", 1e-3),
+                ("group", "AdamW", 1e-3),
+                ("l1", "AdamW", 1e-3),
+                ("l1", "SGD", 1e-2),
+            )
+        },
+        **{f"select, score={s}": [sparse(E, flops=0.5, score=s), prune()] for s in ("gamma", "gamma-mean")},
+        "select, normalize=none": [sparse(E, flops=0.5, normalize="none"), prune()],
     },
 }
 
@@ -80,7 +102,9 @@ def run_stage(stage: Stage, source: Path, folder: Path, common: dict[str, Any], 
 
     place = {"project": str(folder.parent), "name": folder.name, "exist_ok": True}
     if stage.verb == "prune":
-        yoloprune.prune(source, **{**calibrate, **stage.arguments, **place})
+        own = dict(stage.arguments)
+        given = {"data": common["data"]} if own.pop("data", False) else {}
+        yoloprune.prune(source, **{**calibrate, **own, **given, **place})
         return folder / "weights" / "pruned.pt"
     if stage.verb == "train":
         YOLO(source).train(**{**common, **stage.arguments, **place})
