@@ -115,11 +115,12 @@ def without(graph: ChannelGraph, axis: str, positions: Sequence[int]) -> np.ndar
 
 
 def random_alive(graph: ChannelGraph, seed: int) -> np.ndarray:
-    """Survivors at a random common step of every tie, shape (classes,)."""
+    """Survivors at a random allowed step of every tie, shape (classes,)."""
     rng = np.random.default_rng(seed)
     alive = np.ones(graph.n_classes, dtype=bool)
     for tie in graph.ties:
-        for g, width in zip(tie.groups, tie.widths(int(rng.integers(1, tie.units + 1))), strict=True):
+        units = range(1, tie.units + 1) if tie.allowed is None else [*tie.allowed, tie.units]
+        for g, width in zip(tie.groups, tie.widths(int(rng.choice(list(units)))), strict=True):
             alive[rng.permutation(graph.classes(g))[width:]] = False
     return alive
 

@@ -79,8 +79,8 @@ class Row:
 
     def to_list(self) -> list[Any]:
         """The row as it stands in a YAML."""
-        sources = [s - self.at if s == self.at - 1 else s for s in self.sources]
-        return [sources if self.listed else sources[0], self.repeats, self.name, list(self.arguments)]
+        before = -1 if self.sources[0] == self.at - 1 else self.sources[0]
+        return [list(self.sources) if self.listed else before, self.repeats, self.name, list(self.arguments)]
 
 
 def read(config: Mapping[str, Any]) -> list[Row]:
