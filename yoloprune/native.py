@@ -223,18 +223,20 @@ class Stock:
         if not layer.own:
             return replace(layer, row=next(iter(rows.spellings(row, self.yaml))))
         inputs, wanted = self._inputs(row, self.full), self._bone(layer)
-        built = [(spelled, rows.build(spelled, inputs, self.yaml)) for spelled in rows.spellings(row, self.yaml)]
-        shapes = [(spelled, _shape(module)) for spelled, module in built if module is not None]
-        for spelled, shape in shapes:
+        head = row.at == len(self._bones) - 1  # whose own widths stay
+        nearest: tuple[Row, set[str]] | None = None
+        for spelled in rows.spellings(row, self.yaml):
+            built = rows.build(spelled, inputs, self.yaml)
+            shape = {} if built is None else _shape(built)
             if shape == wanted:
-                head = row.at == len(self._bones) - 1  # whose own widths stay
                 return replace(layer, row=spelled) if head else _try(replace(layer, row=spelled), inputs, self.yaml)
-        if row.at == len(self._bones) - 1 and shapes:
-            differ = [{k.partition(".")[0] for k in {*s, *wanted} if s.get(k) != wanted.get(k)} for _, s in shapes]
-            best = min(range(len(shapes)), key=lambda i: len(differ[i]))
-            self.carried = frozenset(differ[best])
-            return replace(layer, row=shapes[best][0])
-        raise _unsaid(layer)
+            differ = {k.partition(".")[0] for k in {*shape, *wanted} if shape.get(k) != wanted.get(k)}
+            if nearest is None or len(differ) < len(nearest[1]):
+                nearest = spelled, differ
+        if not head or nearest is None:
+            raise _unsaid(layer)
+        self.carried = frozenset(nearest[1])
+        return replace(layer, row=nearest[0])
 
     def _bone(self, layer: Layer) -> Shape:
         return _shape(pickle.loads(self._bones[layer.prefix]))

@@ -178,7 +178,7 @@ def mark_pruned(
     # Widths do not say how an attention's channels divide into queries and values: carry those numbers as they are.
     rebuilt = dict(fresh.named_modules())
     for name, module in model.named_modules():
-        if (own := host.numbers(module)) != (built := host.numbers(rebuilt[name])):
+        if (own := host.numbers(module)) and own != (built := host.numbers(rebuilt[name])):
             entry["numbers"][name] = {k: v for k, v in own.items() if built.get(k) != v}
     mark(model, entry)
 
@@ -206,7 +206,8 @@ def require_stock_build(model: nn.Module, config: Mapping[str, Any]) -> None:
     mine, theirs = model.state_dict(), fresh.state_dict()
     wrong = [k for k in mine if k not in theirs or not mine[k].equal(theirs[k])] + [k for k in theirs if k not in mine]
     modules = dict(fresh.named_modules())
-    wrong += [name for name, module in model.named_modules() if host.numbers(module) != host.numbers(modules[name])]
+    kept = {name: told for name, module in model.named_modules() if (told := host.numbers(module))}
+    wrong += [name for name, told in kept.items() if name not in modules or host.numbers(modules[name]) != told]
     if wrong:
         raise PlanError(f"Stock Ultralytics builds {wrong[0]} otherwise than it was cut. Use native=False.")
 
