@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+import ultralytics
 from torch import Tensor, nn
 
 from yoloprune import surgery, verify
 from yoloprune.groups import Axis, ChannelGraph, Group, Plan, Term, Tie
+
+
+def shipped(*names: str) -> list[str]:
+    """Those of the models, at any scale, whose family the installed Ultralytics has; older releases lack newer ones."""
+    stems = {f.stem for f in (Path(ultralytics.__file__).parent / "cfg" / "models").rglob("*.yaml")}
+    return [n for n in names if stems & {n, re.sub(r"(?<=\d)[nsmblx](?=-|$)", "", n)}]
 
 
 def conv(c_in: int, c_out: int, k: int = 1, **options: object) -> nn.Conv2d:

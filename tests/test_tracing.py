@@ -29,7 +29,7 @@ from yoloprune.groups import ChannelGraph
 from yoloprune.tracing import trace
 
 IMAGE = noise(1, 3, 6, 6)
-OUTPUT, INPUT = {"network output"}, {"network input or channels without identity"}
+OUTPUT, INPUT = {"network output"}, {"fixed input"}
 FREE = {None}
 
 
@@ -124,7 +124,7 @@ def test_concat_with_a_constant_freezes_its_positions_only() -> None:
     graph = exact(net(coordinates, a=(3, 4), b=(6, 2)))
     assert classes(graph, "b.inputs")[:4] == classes(graph, "a.outputs")
     assert reasons(graph, "a.outputs") == FREE
-    with pytest.raises(PlanError, match="channels without identity"):
+    with pytest.raises(PlanError, match="fixed input"):
         graph.plan(without(graph, "b.inputs", [5]))
 
 

@@ -141,7 +141,9 @@ def _area_attention(module: nn.Module, keep: KeepOf) -> None:
         queries = [p for p in range(module.qkv.bn.num_features) if p % (3 * old) < old]
         for p in (module.qkv.bn.weight, module.qkv.bn.bias):
             p.data[queries] *= (new / old) ** 0.5
-        module.head_dim, module.all_head_dim = new, new * module.num_heads
+        module.head_dim = new
+        if hasattr(module, "all_head_dim"):  # newer releases of Ultralytics
+            module.all_head_dim = new * module.num_heads
 
 
 def _pieces(module: nn.Module, keep: KeepOf) -> None:

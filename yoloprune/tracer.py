@@ -143,9 +143,9 @@ class Tracer(TorchDispatchMode):
     def attach(self, labels: Tensor, incoming: Tensor | None) -> None:
         """The positions of a layer live and die with the channels that reach them."""
         if incoming is None:
-            self.book.freeze(labels, "network input or channels without identity")
+            self.book.freeze(labels, "fixed input")
         else:
-            self.book.unite(labels, incoming, "network input or channels without identity")
+            self.book.unite(labels, incoming, "fixed input")
 
     def made(self, module: str, labels: Tensor) -> None:
         """A dense layer made channels: inside a frozen part they keep their number."""
