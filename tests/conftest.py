@@ -47,6 +47,8 @@ def settle(model: nn.Module, example: Tensor | None = None, seed: int = 0) -> nn
         if m.affine:
             m.weight.data.uniform_(0.2, 1.5, generator=generator)
             m.bias.data.normal_(0, 0.3, generator=generator)
+        if m.running_mean is None:
+            continue
         m.running_mean.normal_(0, 0.2, generator=generator)
         m.running_var.uniform_(0.5, 1.5, generator=generator)
     if example is not None:
@@ -57,7 +59,8 @@ def settle(model: nn.Module, example: Tensor | None = None, seed: int = 0) -> nn
             model.train()(example)
         for m, momentum in zip(norms, momenta, strict=True):
             m.momentum = momentum
-            m.num_batches_tracked.zero_()
+            if m.num_batches_tracked is not None:
+                m.num_batches_tracked.zero_()
     return model
 
 
