@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+import ultralytics
 from torch import Tensor, nn
 
 from yoloprune import surgery, verify
 from yoloprune.groups import Axis, ChannelGraph, Group, Plan, Term, Tie
+
+
+def shipped(*names: str) -> list[str]:
+    """Those of the models, at any scale, whose family the installed Ultralytics has; older releases lack newer ones."""
+    stems = {f.stem for f in (Path(ultralytics.__file__).parent / "cfg" / "models").rglob("*.yaml")}
+    return [n for n in names if stems & {n, re.sub(r"(?<=\d)[nsmblx](?=-|$)", "", n)}]
 
 
 def conv(c_in: int, c_out: int, k: int = 1, **options: object) -> nn.Conv2d:
@@ -38,6 +47,8 @@ def settle(model: nn.Module, example: Tensor | None = None, seed: int = 0) -> nn
         if m.affine:
             m.weight.data.uniform_(0.2, 1.5, generator=generator)
             m.bias.data.normal_(0, 0.3, generator=generator)
+        if m.running_mean is None:
+            continue
         m.running_mean.normal_(0, 0.2, generator=generator)
         m.running_var.uniform_(0.5, 1.5, generator=generator)
     if example is not None:
@@ -48,7 +59,8 @@ def settle(model: nn.Module, example: Tensor | None = None, seed: int = 0) -> nn
             model.train()(example)
         for m, momentum in zip(norms, momenta, strict=True):
             m.momentum = momentum
-            m.num_batches_tracked.zero_()
+            if m.num_batches_tracked is not None:
+                m.num_batches_tracked.zero_()
     return model
 
 

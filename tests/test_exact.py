@@ -5,12 +5,10 @@ from __future__ import annotations
 import copy
 import re
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
-import ultralytics
-from conftest import cut_copy, noise, settle
+from conftest import cut_copy, noise, settle, shipped
 from torch import Tensor, nn
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.modules.block import C2f
@@ -25,9 +23,7 @@ from yoloprune.errors import VerifyError
 from yoloprune.groups import ChannelGraph, Plan
 from yoloprune.verify import TOLERANCE, verify
 
-SHIPPED = {f.stem for f in (Path(ultralytics.__file__).parent / "cfg" / "models").rglob("*.yaml")}
-FAMILY = {"yolov8n": "yolov8", "yolo11n": "yolo11", "yolo26n": "yolo26", "yolov5n": "yolov5"}
-NAMES = tuple(name for name, family in FAMILY.items() if family in SHIPPED)  # older releases lack the newer ones
+NAMES = shipped("yolov8n", "yolo11n", "yolo26n", "yolov5n")
 SHARES = (0.7, 0.5, 0.35)
 PLANS = [(name, share) for name in NAMES for share in SHARES]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import ultralytics
-from conftest import classes, cut_copy, random_alive, reasons, settle
+from conftest import classes, cut_copy, random_alive, reasons, settle, shipped
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
@@ -53,14 +53,14 @@ def test_sppf_of_the_real_model(graph: ChannelGraph) -> None:
 
 def test_only_image_and_head_are_frozen(graph: ChannelGraph) -> None:
     kinds = {g.frozen for g in graph.groups if g.frozen}
-    assert kinds == {"network input or channels without identity", "Detect head"}
+    assert kinds == {"fixed input", "Detect head"}
     assert graph.unknown == {}
     for axis in graph.axes:
         if axis.side == "outputs" and not axis.module.startswith("model.22."):
             assert reasons(graph, str(axis)) == {None}, axis
 
 
-@pytest.mark.parametrize("name", ["yolo11n", "yolo12n"])
+@pytest.mark.parametrize("name", shipped("yolo11n", "yolo12n"))
 def test_attention_blocks_are_prunable(name: str) -> None:
     """Widths that these blocks keep as numbers are corrected by the cut, so that they need not be frozen."""
     graph = host.trace_yolo(DetectionModel(f"{name}.yaml", verbose=False))
@@ -142,7 +142,7 @@ def test_a_model_that_has_seen_an_image_is_traced_as_a_new_one() -> None:
     assert [g.frozen for g in host.trace_yolo(model).groups] == [g.frozen for g in new.groups]
 
 
-@pytest.mark.parametrize("name", ["yoloe-v8n", "yoloe-26n-seg"])
+@pytest.mark.parametrize("name", shipped("yoloe-v8n", "yoloe-26n-seg"))
 def test_visual_prompts_of_a_pruned_yoloe(name: str) -> None:
     """Their encoder reads the neck, but no plain forward pass reaches it."""
     parent = ultralytics.YOLOE(f"{name}.yaml").model

@@ -146,6 +146,7 @@ SPECIAL: dict[str, Callable[[], nn.Module]] = {
     "group norm": lambda: nn.GroupNorm(2, WIDTH),
     "layer norm": lambda: nn.LayerNorm([WIDTH, SIDE, SIDE]),
     "instance norm": lambda: nn.InstanceNorm2d(WIDTH, affine=True),
+    "norm without statistics": lambda: nn.BatchNorm2d(WIDTH, track_running_stats=False),
     "prelu": lambda: nn.PReLU(WIDTH),
     "shuffle module": lambda: nn.ChannelShuffle(2),
     "script": lambda: torch.jit.script(nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 1), nn.ReLU())),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import hand_graph
+from conftest import hand_graph, shipped
 from ultralytics import YOLO
 
 from yoloprune import host
@@ -114,7 +114,7 @@ def test_long_lists_tell_how_many_are_left_out() -> None:
     assert rows[0]["coupled with"] == "x.y.layer0, x.y.layer1, 7 more"
 
 
-@pytest.mark.parametrize("name", ["yolov8n", "yolo11n", "yolo12n", "yolov8n-worldv2"])
+@pytest.mark.parametrize("name", shipped("yolov8n", "yolo11n", "yolo12n", "yolov8n-worldv2"))
 def test_real_tables_fit_a_terminal_and_name_layers_that_can_be_kept(name: str) -> None:
     model = YOLO(f"{name}.yaml").model
     rows = layer_rows(host.trace_yolo(model))

@@ -126,7 +126,7 @@ def test_random_model(seed: int, tmp_path: Path) -> None:
     # DWConv between different widths is a grouped convolution, which the trace leaves alone; nothing else is.
     assert result["prunable"] > 0.7, result["frozen outside the head"]
     reasons = [r.split(" ", 1)[1] for r in result["frozen outside the head"].split("; ")]
-    assert all("grouped" in r or r.startswith("network input") for r in reasons), reasons
+    assert all("grouped" in r or r == "fixed input" for r in reasons), reasons
 
 
 def test_models_differ() -> None:

@@ -69,6 +69,9 @@ TRACE = (
 )
 """The modules that find out what belongs together."""
 
+LONG = {"api", "config", "fading", "options", "trainers"}
+"""Longer than the house wants them; none is to be added."""
+
 MODULES = sorted(p.stem for p in PACKAGE.glob("*.py") if p.stem != "__init__")
 
 
@@ -169,5 +172,5 @@ def test_the_core_needs_no_ultralytics(module: str) -> None:
 @pytest.mark.parametrize("module", [*MODULES, "__init__"])
 def test_files_stay_short_and_say_what_they_are_for(module: str) -> None:
     source = (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
-    assert len(source.splitlines()) < 450
+    assert len(source.splitlines()) <= (430 if module in LONG else 250)
     assert ast.get_docstring(ast.parse(source))

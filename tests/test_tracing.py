@@ -26,10 +26,11 @@ from torch.nn import functional as F
 from yoloprune import verify
 from yoloprune.errors import ModelError, PlanError
 from yoloprune.groups import ChannelGraph
+from yoloprune.rules import RULES
 from yoloprune.tracing import trace
 
 IMAGE = noise(1, 3, 6, 6)
-OUTPUT, INPUT = {"network output"}, {"network input or channels without identity"}
+OUTPUT, INPUT = {"network output"}, {"fixed input"}
 FREE = {None}
 
 
@@ -116,6 +117,18 @@ def test_concat_along_space_unites_channel_by_channel() -> None:
     assert classes(graph, "a.outputs") == classes(graph, "b.outputs")
 
 
+def test_concat_of_a_learned_token() -> None:
+    """As in a vision transformer: a parameter of as many channels, put before the positions of the image."""
+
+    def tokens(m: Net, x: Tensor) -> Tensor:
+        y = torch.cat([m.token.expand(len(x), -1, -1), m.a(x).flatten(2).transpose(1, 2)], 1)
+        return m.b(y)
+
+    graph = exact(net(tokens, a=(3, 4), token=nn.Parameter(noise(1, 1, 4)), b=nn.Linear(4, 2)), torch.cat([IMAGE] * 2))
+    assert classes(graph, "token.outputs") == classes(graph, "a.outputs") == classes(graph, "b.inputs")
+    assert reasons(graph, "a.outputs") == FREE
+
+
 def test_concat_with_a_constant_freezes_its_positions_only() -> None:
     def coordinates(m: Net, x: Tensor) -> Tensor:
         ramp = torch.linspace(-1, 1, x.shape[3]).expand(len(x), 1, x.shape[2], x.shape[3])
@@ -124,7 +137,7 @@ def test_concat_with_a_constant_freezes_its_positions_only() -> None:
     graph = exact(net(coordinates, a=(3, 4), b=(6, 2)))
     assert classes(graph, "b.inputs")[:4] == classes(graph, "a.outputs")
     assert reasons(graph, "a.outputs") == FREE
-    with pytest.raises(PlanError, match="channels without identity"):
+    with pytest.raises(PlanError, match="fixed input"):
         graph.plan(without(graph, "b.inputs", [5]))
 
 
@@ -822,6 +835,15 @@ def test_network_outputs_are_frozen_unless_asked_for() -> None:
 def test_a_model_that_does_not_run() -> None:
     with pytest.raises(ModelError, match=r"shape \(1, 5, 6, 6\)"):
         trace(chain(), noise(1, 5, 6, 6))
+
+
+def test_a_rule_that_fails_names_the_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(call: object) -> None:
+        raise IndexError("no such dimension")
+
+    monkeypatch.setitem(RULES, "aten::relu", broken)
+    with pytest.raises(ModelError, match="cannot follow relu in act: no such dimension"):
+        trace(net(lambda m, x: m.b(m.act(m.a(x))), a=(3, 4), act=nn.ReLU(), b=(4, 2)), IMAGE)
 
 
 def test_several_inputs() -> None:

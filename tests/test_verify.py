@@ -279,6 +279,14 @@ def test_dropout_by_function_does_not_fail_a_right_cut() -> None:
     assert verify(parent, cut_copy(parent, plan), plan, IMAGE) <= 1e-4
 
 
+def test_an_example_of_zeros_is_no_proof() -> None:
+    """Without biases nothing but zeros comes out, whatever was cut."""
+    model = nn.Sequential(conv(3, 4, bias=False), nn.ReLU(), conv(4, 2, bias=False))
+    plan = (graph := trace(model, IMAGE)).plan(random_alive(graph, 0))
+    with pytest.raises(VerifyError, match="All outputs are zero"):
+        verify(model, cut_copy(model, plan), plan, torch.zeros_like(IMAGE))
+
+
 class DropPath(nn.Module):
     """A residual branch that is left out at random for some images of a batch, in training mode."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -19,8 +21,18 @@ def unknown(call: Call) -> None:
     call.freeze(*call.tensors())
 
 
-def meet(call: Call, tensors: list[Tensor], ndim: int) -> Tag | None:
-    """Unite the labels of tensors that are combined element by element, broadcasting as PyTorch does."""
+def meet(call: Call, tensors: list[Tensor], ndim: int, zero: Callable[[], bool]) -> Tag | None:
+    """Unite the labels of tensors that are combined element by element, broadcasting as PyTorch does.
+
+    Args:
+        call (Call): The operation.
+        tensors (list[Tensor]): What it combines.
+        ndim (int): Number of dimensions of the result.
+        zero (Callable): Whether the result is zero where cut channels are, asked only when there are channels.
+
+    Returns:
+        (Tag | None): Labels of the result, None when it has no channels.
+    """
     tagged = [(t, tag) for t in tensors if (tag := call.tracer.tag(t)) is not None]
     if not tagged:
         return None
@@ -39,7 +51,7 @@ def meet(call: Call, tensors: list[Tensor], ndim: int) -> Tag | None:
         why = f"a constant meets channels in {call.name} in {call.tracer.where}"
         merged = labels if merged is None else call.tracer.book.unite(merged, labels, why)
     assert merged is not None
-    return Tag(merged, ndim + axis, _zero_at_zero(call))
+    return Tag(merged, ndim + axis, zero())
 
 
 def _zero_at_zero(call: Call) -> bool:
@@ -62,7 +74,7 @@ def pointwise(call: Call) -> None:
     target = call.args[0] if call.func._schema.is_mutable else None
     if isinstance(target, Tensor) and call.tracer.tag(target) is None:
         return call.freeze(*call.tensors(), why="channels are written into a tensor without channels by")
-    return call.tracer.put(call.out, meet(call, call.tensors(), call.out.ndim))
+    return call.tracer.put(call.out, meet(call, call.tensors(), call.out.ndim, partial(_zero_at_zero, call)))
 
 
 def same(call: Call) -> None:

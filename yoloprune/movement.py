@@ -74,20 +74,20 @@ def cat(call: Call) -> None:
     tagged = [tag for tag in tags if tag is not None]
     if not tagged:
         return None
-    dim, axis = call.arg("dim", 0) % tensors[0].ndim, tagged[0].axis
+    dim, axis, zero = call.arg("dim", 0) % tensors[0].ndim, tagged[0].axis, all(tag.zero for tag in tagged)
     if any(tag.axis != axis for tag in tagged):
         return call.freeze(*tensors, why="two channel dimensions meet in")
     if dim != axis:
         if any(tag.labels.shape[dim] > 1 for tag in tagged):
             return call.freeze(*tensors, why="labels vary along the joined dimension of")
-        return call.tracer.put(call.out, meet(call, tensors, call.out.ndim))
+        return call.tracer.put(call.out, meet(call, tensors, call.out.ndim, lambda: zero))
     shapes = [list(tag.labels.shape) if tag else [1] * t.ndim for t, tag in zip(tensors, tags, strict=True)]
     common = [max(sizes) for sizes in zip(*shapes, strict=True)]
     parts = []
     for t, tag in zip(tensors, tags, strict=True):
         common[dim] = t.shape[dim]
         parts.append((tag.labels if tag else torch.zeros([1] * t.ndim, dtype=torch.int64)).expand(common))
-    return call.tracer.put(call.out, Tag(torch.cat(parts, dim), dim, all(tag.zero for tag in tagged)))
+    return call.tracer.put(call.out, Tag(torch.cat(parts, dim), dim, zero))
 
 
 def stack(call: Call) -> None:

@@ -85,7 +85,7 @@ def summary(graph: ChannelGraph) -> list[str]:
     return [f"{n:,} channels frozen: {reason}" for reason, n in count.most_common()]
 
 
-def brief(rows: Sequence[Row], length: int = 48) -> list[dict[str, Any]]:
+def brief(rows: Sequence[Row], length: int = 44) -> list[dict[str, Any]]:
     """Layer rows for a terminal: layers that are frozen for one reason in one block share a row, lists are shortened.
 
     Args:

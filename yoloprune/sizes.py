@@ -101,17 +101,17 @@ for _name in ("lt", "le", "eq", "ne", "gt", "ge"):
 class Sizes(TorchFunctionMode):
     """Hands out widths instead of plain sizes, and reads them back where tensors are reshaped, split or made."""
 
+    # by what a function does with the sizes it is given
     SHAPED = frozenset({Tensor.view, Tensor.reshape, torch.reshape, Tensor.expand})
     UNFLATTEN = frozenset({Tensor.unflatten, torch.unflatten})
     LIKE = frozenset({Tensor.view_as, Tensor.reshape_as, Tensor.expand_as})
     SPLIT = frozenset({Tensor.split, torch.split, Tensor.split_with_sizes, torch.split_with_sizes})
-    MADE = frozenset(
-        {torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn}
-        | {Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty}
-    )
+    MADE = frozenset({torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn})
+    MADE |= {Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty}
     FILLED = frozenset({torch.full, Tensor.new_full})
-    LEFT = frozenset({Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.__deepcopy__})
+    # without being given any: the number of elements, and ways out of PyTorch
     COUNTED = frozenset({Tensor.numel, torch.numel, Tensor.nelement})
+    LEFT = frozenset({Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.__deepcopy__})
 
     def __init__(self, tracer: Tracer, sized: Callable[[nn.Module], bool]) -> None:
         super().__init__()

@@ -139,7 +139,9 @@ def _area_attention(module: nn.Module, keep: KeepOf) -> None:
     if kept is not None:
         old, new = module.head_dim, len(kept) // (3 * module.num_heads)
         _scale_queries(module.qkv, 3 * old, old, (new / old) ** 0.5)
-        module.head_dim, module.all_head_dim = new, new * module.num_heads
+        module.head_dim = new
+        if hasattr(module, "all_head_dim"):  # newer releases of Ultralytics
+            module.all_head_dim = new * module.num_heads
 
 
 def _scale_queries(qkv: nn.Module, per_head: int, queries: int, factor: float) -> None:

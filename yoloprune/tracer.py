@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from yoloprune.call import Call
+from yoloprune.errors import ModelError
 from yoloprune.labels import LabelBook, Tag
 from yoloprune.layers import COSTED, batch_norm
 from yoloprune.rules import rule_of
@@ -23,7 +24,18 @@ SLICED = frozenset({"weight", "bias", "running_mean", "running_var"})
 
 
 class Tracer(TorchDispatchMode):
-    """Keeps the labels of all tensors while a model runs, and the axes of all modules met."""
+    """Keeps the labels of all tensors while a model runs, and the axes of all modules met.
+
+    Attributes:
+        book (LabelBook): Which labels live and die together, are frozen or tied.
+        axes (dict[tuple[str, str], Tensor]): Labels by module and side, in the order in which modules ran.
+        costs (Counter): FLOPs by the axes to whose widths they are proportional.
+        unknown (dict[str, str]): Operations without a rule that met channels, with the module that ran them first.
+        misused (set[str]): Layers whose weights something else reads as well.
+        where (str): Dotted name of the innermost running module.
+        counting (bool): Whether FLOPs are recorded in this pass.
+        worked (int): Number of costed operations so far, which finds the growth of each.
+    """
 
     def __init__(self, model: nn.Module, frozen: Mapping[str, str], growth: list[float]) -> None:
         super().__init__()
@@ -63,7 +75,10 @@ class Tracer(TorchDispatchMode):
             for tensor in call.tensors():
                 if (tag := self._tags.get(tensor)) is not None and tag.bare:
                     self.book.read_bare(tag.labels)
-        rule(call)
+        try:
+            rule(call)
+        except Exception as e:
+            raise ModelError(f"The trace cannot follow {call.name.removeprefix('aten::')} in {self.where}: {e}") from e
         return out
 
     @contextlib.contextmanager
@@ -147,9 +162,9 @@ class Tracer(TorchDispatchMode):
     def attach(self, labels: Tensor, incoming: Tensor | None) -> None:
         """The positions of a layer live and die with the channels that reach them."""
         if incoming is None:
-            self.book.freeze(labels, "network input or channels without identity")
+            self.book.freeze(labels, "fixed input")
         else:
-            self.book.unite(labels, incoming, "network input or channels without identity")
+            self.book.unite(labels, incoming, "fixed input")
 
     def made(self, module: str, labels: Tensor) -> None:
         """A dense layer made channels: inside a frozen part they keep their number."""

@@ -29,10 +29,9 @@ def masked(model: nn.Module, plan: Plan, written: float = 0.0) -> Iterator[nn.Mo
     """The masked parent: while active, the channels that the plan cuts are zero wherever a planned module reads them,
     and `written` wherever one writes them. It knows the plan only, nothing of how the plan was found.
     """
-    handles = []
+    handles, modules = [], dict(model.named_modules())
     for name, keep in plan.keep.items():
-        module = model.get_submodule(name) if name in dict(model.named_modules()) else None
-        if module is None:
+        if (module := modules.get(name)) is None:
             continue  # a loose parameter multiplies or adds channels that are zero on both sides
         dim = _channel_dim(module)
         if keep.inputs is not None:
@@ -71,7 +70,7 @@ def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Tensor | tu
         (float): Largest error relative to the largest absolute value of the same output.
 
     Raises:
-        VerifyError: If an output has another shape, or the error exceeds `TOLERANCE`.
+        VerifyError: If an output has another shape, the error exceeds `TOLERANCE`, or all outputs are zero.
     """
     inputs = example if isinstance(example, tuple) else (example,)
     training = trains_without_targets(parent, inputs)
@@ -111,6 +110,10 @@ def _difference(parent: nn.Module, model: nn.Module, plan: Plan, inputs: tuple[A
     except Exception as e:  # whatever a network may raise when a width it counts on has changed
         said = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip(".")
         raise VerifyError(f"The cut model does not run: {said}. {_ADVICE}") from e
+    if expected and not any(a.any() for a in expected):
+        raise VerifyError(
+            "All outputs are zero on this example, which proves nothing. Give an example with other values."
+        )
     if len(expected) != len(got):
         raise VerifyError(f"The cut model has {len(got)} outputs, its parent {len(expected)}.")
     marked = expected
