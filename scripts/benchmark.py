@@ -33,7 +33,7 @@ def one(name: str) -> dict[str, float]:
     from ultralytics import YOLO
 
     from yoloprune import budget, host, scoring, surgery, verify
-    from yoloprune.config import Budget, Limits
+    from yoloprune.limits import Budget, Limits
 
     torch.set_num_threads(1)
     start = peak_mb()

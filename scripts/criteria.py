@@ -18,8 +18,9 @@ from typing import Any
 import ultralytics
 
 from yoloprune import cutting, handoff, host
-from yoloprune.config import Budget, request
+from yoloprune.config import request
 from yoloprune.cost import Cost
+from yoloprune.limits import Budget
 from yoloprune.report import table, write_text
 
 RANKINGS = [

@@ -28,9 +28,9 @@ from torch.utils._pytree import tree_leaves
 from ultralytics.utils.torch_utils import get_flops
 
 from yoloprune import budget, handoff, host, recover, scoring, surgery, verify
-from yoloprune.config import Budget, Limits
 from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError, PlanError
+from yoloprune.limits import Budget, Limits
 
 LARGE = (
     *("yolov3", "yolov5l", "yolov6l", "yolov8x", "yolov9e", "yolov10x", "yolo11x", "yolo12x", "yolo26x"),

@@ -24,8 +24,8 @@ import ultralytics
 from torch.utils._pytree import tree_leaves
 
 from yoloprune import budget, handoff, host, native, scoring, surgery, verify
-from yoloprune.config import Budget, Limits
 from yoloprune.errors import BudgetError, PruneError
+from yoloprune.limits import Budget, Limits
 from yoloprune.report import table
 
 FAMILIES = [

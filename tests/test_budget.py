@@ -9,10 +9,10 @@ import pytest
 from conftest import hand_graph
 
 from yoloprune.budget import dead_only, select
-from yoloprune.config import Budget, Limits
 from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError
 from yoloprune.groups import ChannelGraph, Term
+from yoloprune.limits import Budget, Limits
 
 FREE = Limits(round_to=1, min_width=1, max_ratio=1.0)
 

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from yoloprune import config, options
-from yoloprune.config import Budget, Limits, load_recipe, merge_tokens, parse, parse_amount, request, smart_value
+from yoloprune.config import load_recipe, merge_tokens, parse, parse_amount, request, smart_value
 from yoloprune.errors import ArgumentError, PruneError
+from yoloprune.limits import Budget, Limits
 from yoloprune.options import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,10 +17,10 @@ from ultralytics.utils.torch_utils import get_flops
 
 from yoloprune import host, scoring, surgery
 from yoloprune.budget import select
-from yoloprune.config import Budget, Limits
 from yoloprune.cost import Cost
 from yoloprune.errors import VerifyError
 from yoloprune.groups import ChannelGraph, Plan
+from yoloprune.limits import Budget, Limits
 from yoloprune.verify import TOLERANCE, verify
 
 NAMES = shipped("yolov8n", "yolo11n", "yolo26n", "yolov5n")

@@ -17,10 +17,10 @@ from conftest import cut_copy, noise, random_alive, settle
 from torch.utils._pytree import tree_leaves
 
 import yoloprune
-from yoloprune import budget, handoff, host, native, verify
-from yoloprune.config import Budget, Limits
+from yoloprune import budget, builder, handoff, host, native, verify
 from yoloprune.errors import ArgumentError, ModelError, PlanError
 from yoloprune.groups import ChannelGraph
+from yoloprune.limits import Budget, Limits
 from yoloprune.shapes import make_shapes
 
 FINE = Limits(round_to=4, min_width=4, max_ratio=1.0)
@@ -95,7 +95,7 @@ def test_a_yaml_worked_out_by_hand() -> None:
     plan = graph.plan(alive)
     small = cut_copy(model, plan)
     assert verify.verify(model, small, plan, noise(2, 3, 64, 64)) <= 1e-4
-    fresh = host.rebuild(small, said)
+    fresh = builder.rebuild(small, said)
     assert {k: v.shape for k, v in fresh.state_dict().items()} == {k: v.shape for k, v in small.state_dict().items()}
 
 
@@ -121,7 +121,7 @@ def test_a_class_branch_that_loading_takes_over_holds_nothing() -> None:
     assert tied(graph)["model.2.cv2.conv"][1] == (24, 16, 8)
     alive = random_alive(graph, 0)
     small = cut_copy(model, graph.plan(alive))
-    fresh = host.rebuild(small, stock.describe(alive))
+    fresh = builder.rebuild(small, stock.describe(alive))
     assert all(torch.equal(v, small.state_dict()[k]) for k, v in fresh.state_dict().items())
 
 
@@ -169,7 +169,7 @@ def test_random_native_plans_are_exact_and_said(block: str, seed: int) -> None:
     plan = graph.plan(alive)
     small = cut_copy(model, plan)
     assert verify.verify(model, small, plan, noise(2, 3, 64, 64)) <= 1e-4
-    fresh = host.rebuild(small, stock.describe(alive)).eval()
+    fresh = builder.rebuild(small, stock.describe(alive)).eval()
     x = noise(1, 3, 64, 64)
     with torch.no_grad():
         pairs = zip(tree_leaves(small.eval()(x)), tree_leaves(fresh(x)), strict=True)
@@ -184,7 +184,7 @@ def test_families(name: str) -> None:
         graph, np.random.default_rng(0).random(graph.n_classes), Budget(flops=0.7), Limits(round_to=16)
     )
     small = cut_copy(model, graph.plan(alive))
-    fresh = host.rebuild(small, stock.describe(alive))
+    fresh = builder.rebuild(small, stock.describe(alive))
     assert all(torch.equal(v, small.state_dict()[k]) for k, v in fresh.state_dict().items())
 
 
@@ -311,7 +311,7 @@ def test_sparse_training_dies_along_native_widths(parent: Path, data: Path, tmp_
     pruned = yoloprune.prune(sparse, imgsz=64, project=str(tmp_path), name="pruned")
     assert (tmp_path / "pruned" / "weights" / "pruned.yaml").is_file()
     assert host.gflops(pruned.model, 64) / host.gflops(sparse.model, 64) == pytest.approx(0.7, abs=0.05)
-    fresh = host.rebuild(pruned.model, pruned.model.yaml)
+    fresh = builder.rebuild(pruned.model, pruned.model.yaml)
     assert all(torch.equal(v, pruned.model.state_dict()[k]) for k, v in fresh.state_dict().items())
 
 

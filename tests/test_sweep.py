@@ -16,9 +16,10 @@ from ultralytics import YOLO
 
 import yoloprune
 from yoloprune import calibration, cutting, host, scoring, sweeping
-from yoloprune.config import Budget, request
+from yoloprune.config import request
 from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError, ModelError
+from yoloprune.limits import Budget
 from yoloprune.shapes import make_shapes
 from yoloprune.surgery import cut
 

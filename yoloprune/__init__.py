@@ -22,8 +22,8 @@ _HOME = {
     "YOLO": "handoff",
     "SparseTraining": "sparsity",
     "SparseConfig": "fading",
-    "Budget": "config",
-    "Limits": "config",
+    "Budget": "limits",
+    "Limits": "limits",
     "Plan": "groups",
     "PruneError": "errors",
 }

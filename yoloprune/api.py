@@ -30,11 +30,11 @@ from yoloprune import (
     tracing,
     verify,
 )
-from yoloprune.config import Budget, Limits
 from yoloprune.cost import Cost
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.fading import STATE_KEY, SparseConfig
 from yoloprune.groups import ChannelGraph, Plan
+from yoloprune.limits import Budget, Limits
 from yoloprune.sparsity import SparseTraining
 from yoloprune.sweeping import sweep
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from yoloprune.config import Budget, Limits
 from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError
 from yoloprune.groups import ChannelGraph, Tie
+from yoloprune.limits import Budget, Limits
 
 KINDS = {"flops": "flops", "params": "params", "ratio": "channels"}
 

@@ -12,10 +12,10 @@ import ultralytics
 from torch import Tensor
 
 from yoloprune import budget, calibration, handoff, host, recover, refit, scoring, surgery, verify
-from yoloprune.config import Budget, Limits
 from yoloprune.cost import Cost
 from yoloprune.fading import STATE_KEY
 from yoloprune.groups import ChannelGraph, Plan
+from yoloprune.limits import Budget, Limits
 
 
 def images(parent: ultralytics.YOLO, passed: Mapping[str, Any]) -> list[Tensor] | None:

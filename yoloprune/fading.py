@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from yoloprune import budget, host, native, scoring
-from yoloprune.config import Budget
 from yoloprune.cost import Cost
+from yoloprune.limits import Budget
 from yoloprune.progress import Progress, SparseConfig
 from yoloprune.scales import Scales
 

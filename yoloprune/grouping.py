@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from torch import Tensor, nn
@@ -144,3 +144,22 @@ def _params(model: nn.Module, index: Mapping[AxisKey, int], axes: list[Axis]) ->
             along = (index[loose],) if loose in index else tuple(sides) if p.ndim > 1 else tuple(sides[:1])
             terms[along] += p.numel() / np.prod([axes[i].width for i in along])
     return [Term(factor, along) for along, factor in terms.items()]
+
+
+def united(n: int, sets: Iterable[set[int]]) -> list[list[int]]:
+    """Numbers below n, those that share a set together, in rising order."""
+    lead = list(range(n))
+
+    def find(g: int) -> int:
+        while lead[g] != g:
+            g = lead[g]
+        return g
+
+    for members in filter(None, sets):
+        first = min(find(g) for g in members)
+        for g in members:
+            lead[find(g)] = first
+    found: dict[int, list[int]] = {}
+    for g in range(n):
+        found.setdefault(find(g), []).append(g)
+    return list(found.values())

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import datetime
-from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +18,8 @@ from ultralytics.utils import DEFAULT_CFG_DICT, callbacks, checks
 from yoloprune import host, rows
 from yoloprune.errors import ModelError, PruneError
 from yoloprune.groups import Plan
-from yoloprune.trainers import KEY, YOLO, entry_of, mark_pruned
+from yoloprune.provenance import make_provenance, plain, provenance, pruned_widths
+from yoloprune.trainers import KEY, YOLO, mark_pruned
 
 __all__ = ["YOLO", "load", "make_provenance", "mark_pruned", "provenance", "pruned_widths", "save", "with_model"]
 
@@ -149,7 +148,7 @@ def save(
                 f"{path} is the file that the model came from and is not overwritten. Choose another name."
             )
     model = deepcopy(yolo.model).float()
-    mark_pruned(model, plan, _plain(provenance), native)
+    mark_pruned(model, plan, plain(provenance), native)
     stored = (yolo.ckpt or {}).get("train_args") or {}
     arguments = {k: v for k, v in {"task": yolo.task, **stored}.items() if k in DEFAULT_CFG_DICT}
     model.args, model.criterion = dict(arguments), None
@@ -166,8 +165,8 @@ def save(
         "docs": "https://docs.ultralytics.com",
     }
     if native is not None:
-        plain = {k: v for k, v in model.yaml.items() if k not in {KEY, "yaml_file"}}
-        _replace(path.with_suffix(".yaml"), lambda f: f.write(rows.text(plain).encode()))
+        said = {k: v for k, v in model.yaml.items() if k not in {KEY, "yaml_file"}}
+        _replace(path.with_suffix(".yaml"), lambda f: f.write(rows.text(said).encode()))
     _replace(path, lambda f: torch.save(checkpoint, f))
     return path
 
@@ -197,66 +196,3 @@ def _to_half(model: nn.Module) -> None:
         if tensor.is_floating_point():
             tensor.clamp_(-limit, limit)  # a large batch-norm variance would become infinite
     model.half().to(memory_format=torch.contiguous_format)
-
-
-# ---- provenance ------------------------------------------------------------------------------------------------------
-
-
-def make_provenance(parent: str | Path | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Say what a model was made from and how, in plain data and without any path of this machine.
-
-    Args:
-        parent (str | Path | None): The parent's file; None for a live object.
-        arguments (Mapping): What the user asked for; of paths only the file name is kept.
-
-    Returns:
-        (dict): `parent` (`name` and `sha256`, or None), `arguments`, `versions` and `date`.
-    """
-    file = Path(parent) if parent is not None else None
-    digest = sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else None
-    return {
-        "parent": None if file is None else {"name": file.name, "sha256": digest},
-        "arguments": _plain(arguments),
-        "versions": {n: _version(n) for n in ("yoloprune", "ultralytics", "torch")},
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-    }
-
-
-def provenance(model: Any) -> dict[str, Any] | None:
-    """Return how a model was pruned, None if yoloprune did not; `earlier` lists the prunings before, oldest first.
-
-    Args:
-        model (YOLO | nn.Module): Any model; fine-tuning, stripping and resuming keep the answer.
-    """
-    entry = entry_of(model)
-    return None if entry is None else deepcopy(entry["provenance"])
-
-
-def pruned_widths(model: Any) -> dict[str, dict[str, Any]] | None:
-    """Return the widths that differ from what the model's YAML builds, as `Plan.widths` does; None if not pruned.
-
-    Args:
-        model (YOLO | nn.Module): Any model.
-    """
-    entry = entry_of(model)
-    return None if entry is None else deepcopy(entry["widths"])
-
-
-def _plain(value: Any) -> Any:
-    """Plain data that a restricted loader accepts."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(v) for v in value]
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    if hasattr(value, "item"):  # a NumPy number or a tensor of one
-        return value.item()
-    return str(value).replace("\\", "/").rpartition("/")[2] if isinstance(value, (str, os.PathLike)) else str(value)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

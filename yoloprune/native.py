@@ -11,69 +11,19 @@ from __future__ import annotations
 
 import itertools
 import pickle
-from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from yoloprune import budget, host, rows, surgery
-from yoloprune.config import Limits
+from yoloprune import budget, builder, dials, grouping, host, rows, surgery
+from yoloprune.dials import Layer, Shape
 from yoloprune.errors import ModelError, PlanError
 from yoloprune.groups import ChannelGraph, Plan, Tie
+from yoloprune.limits import Limits
 from yoloprune.rows import Row
-
-Shape = dict[str, Any]
-"""Everything that must agree between two layers: classes, tensor shapes, and widths kept as numbers, by name."""
-Widths = dict[str, int]
-"""Output width of every module that has one, by its name within the layer."""
-
-
-@dataclass(frozen=True)
-class Dial:
-    """One argument of a row that sets widths.
-
-    Attributes:
-        at (int): Position among the row's arguments.
-        governs (frozenset[str]): Modules, named within the layer, whose width follows it.
-        base (int | None): Position of the argument whose widths a fraction is taken of, e.g. `c2` for the `e` of a C2f.
-        witness (str): The one of `governs` whose width stands for all.
-        width (int): Its full width.
-        joint (bool): Whether the constructor insists that the input is changed alike.
-    """
-
-    at: int
-    governs: frozenset[str]
-    base: int | None
-    witness: str
-    width: int
-    joint: bool
-
-
-@dataclass
-class Layer:
-    """One row with what trying found out about it.
-
-    Attributes:
-        row (Row): The row, spelled out: it builds the layer without the model's scale.
-        dials (list[Dial]): Its arguments that set widths, the outermost first.
-        follows (frozenset[str]): Modules whose width follows the input's.
-        own (dict[str, set[int]]): Channel groups by the module, named within the layer, whose output they are.
-        reaching (set[int]): Channel groups that the layer reads.
-    """
-
-    row: Row
-    dials: list[Dial] = field(default_factory=list)
-    follows: frozenset[str] = frozenset()
-    own: dict[str, set[int]] = field(default_factory=dict)
-    reaching: set[int] = field(default_factory=set)
-
-    @property
-    def prefix(self) -> str:
-        """Dotted name in the model."""
-        return f"model.{self.row.at}"
 
 
 class Stock:
@@ -106,7 +56,7 @@ class Stock:
             if axis.side == "count"
         }
         self.layers = [self._layer(row) for row in rows.read(self.yaml)]
-        if self.carried and _shape(host.rebuild(model, self.yaml).model[-1]) != self._bone(self.layers[-1]):
+        if self.carried and dials.shape_of(builder.rebuild(model, self.yaml).model[-1]) != self._bone(self.layers[-1]):
             raise _unsaid(self.layers[-1])
 
     # ---- restrictions ------------------------------------------------------------------------------------------------
@@ -151,7 +101,7 @@ class Stock:
             said = layer.reaching.union(following, *governed)
             for g in set(itertools.chain(*layer.own.values())) - said:
                 reasons.setdefault(g, f"no argument of {layer.row.name} in a model YAML sets this width")
-        return _partition(len(self.graph.groups), sets), reasons
+        return grouping.united(len(self.graph.groups), sets), reasons
 
     def _can_say(self, tie: Tie, unit: int) -> bool:
         """Whether stock constructors give every layer that this width of a tie leaves."""
@@ -203,9 +153,9 @@ class Stock:
         shell = nn.ModuleDict({"layer": pickle.loads(self._bones[layer.prefix])})  # ten times as fast as deepcopy
         wanted = surgery.cut(shell, Plan(inside))["layer"]
         inputs = self._inputs(layer.row, widths)
-        for row in _settings(layer, _widths(wanted)):
+        for row in dials.settings(layer, dials.widths_of(wanted)):
             built = rows.build(row, inputs, self.yaml)
-            if built is not None and self._agree(layer, _shape(built), _shape(wanted)):
+            if built is not None and self._agree(layer, dials.shape_of(built), dials.shape_of(wanted)):
                 return row
         return None
 
@@ -227,9 +177,10 @@ class Stock:
         nearest: tuple[Row, set[str]] | None = None
         for spelled in rows.spellings(row, self.yaml):
             built = rows.build(spelled, inputs, self.yaml)
-            shape = {} if built is None else _shape(built)
+            shape = {} if built is None else dials.shape_of(built)
             if shape == wanted:
-                return replace(layer, row=spelled) if head else _try(replace(layer, row=spelled), inputs, self.yaml)
+                layer = replace(layer, row=spelled)
+                return layer if head else dials.find(layer, inputs, self.yaml)
             differ = {k.partition(".")[0] for k in {*shape, *wanted} if shape.get(k) != wanted.get(k)}
             if nearest is None or len(differ) < len(nearest[1]):
                 nearest = spelled, differ
@@ -239,7 +190,7 @@ class Stock:
         return replace(layer, row=nearest[0])
 
     def _bone(self, layer: Layer) -> Shape:
-        return _shape(pickle.loads(self._bones[layer.prefix]))
+        return dials.shape_of(pickle.loads(self._bones[layer.prefix]))
 
     def _inputs(self, row: Row, widths: np.ndarray) -> list[int]:
         """Width of every input of a row at the given group widths; 0 where it is not one tensor."""
@@ -289,86 +240,3 @@ def _unsaid(layer: Layer) -> ModelError:
         f"native=True: {layer.prefix} ({layer.row.name}) is not what its row in the model YAML builds. "
         "Use native=False."
     )
-
-
-def _try(layer: Layer, inputs: list[int], config: dict[str, Any]) -> Layer:
-    """Double every numeric argument, and the input, and see which widths double."""
-
-    def moved(row: Row, widths: list[int]) -> frozenset[str] | None:
-        built = rows.build(row, widths, config)
-        if built is None or (now := _widths(built)).keys() != full.keys():
-            return None
-        return frozenset(name for name, width in now.items() if width == 2 * full[name])
-
-    row, twice = layer.row, [2 * n for n in inputs]
-    full = _widths(rows.build(row, inputs, config))
-    moves: dict[int, frozenset[str]] = {}
-    joint = set()
-    for at in row.numbers():
-        changed = row.having(at, 2 * row.value(at))
-        if (names := moved(changed, inputs)) is None and (names := moved(changed, twice)):
-            joint.add(at)  # C2PSA and others insist on as many outputs as inputs
-        if names:
-            moves[at] = names
-    order = sorted(moves, key=lambda at: (-len(moves[at]), at))
-    dials = []
-    for at in order:
-        governs = moves[at].difference(*(moves[inner] for inner in order if moves[inner] < moves[at]))
-        outer = [o for o in order if moves[o] > moves[at]]
-        if governs:
-            witness = min(governs)
-            dials.append(Dial(at, governs, outer[-1] if outer else None, witness, full[witness], at in joint))
-    return replace(layer, dials=dials, follows=moved(row, twice) or frozenset())
-
-
-def _settings(layer: Layer, wanted: Widths) -> Iterator[Row]:
-    """Rows whose dials stand where the wanted widths need them; fractions are rounded down, so several may do."""
-    ratio: dict[int | None, float] = {None: 1.0}
-    options: list[list[Any]] = []
-    for dial in layer.dials:
-        target, value = wanted[dial.witness], layer.row.value(dial.at)
-        ratio[dial.at] = target / dial.width
-        if isinstance(value, int):
-            options.append([value * target // dial.width])
-        else:
-            bases = [(dial.width + more) / value * ratio[dial.base] for more in (0, 0.5)]
-            fractions = [(target + more) / base for base in bases for more in (0, 0.5)]
-            same = [value] if ratio[dial.at] == ratio[dial.base] else []
-            options.append(list(dict.fromkeys([*same, *(round(f, 6) for f in fractions)])))
-    for values in itertools.product(*options):
-        row = layer.row
-        for dial, value in zip(layer.dials, values, strict=True):
-            row = row.having(dial.at, value)
-        yield row
-
-
-def _widths(layer: nn.Module) -> Widths:
-    names = ("out_channels", "out_features", "num_features")
-    return {n: getattr(m, a) for n, m in layer.named_modules() for a in names if isinstance(getattr(m, a, None), int)}
-
-
-def _shape(layer: nn.Module) -> Shape:
-    shape: Shape = {name: tuple(t.shape) for name, t in layer.state_dict().items()}
-    for name, module in layer.named_modules():
-        shape[f"{name}()"] = type(module).__name__
-        shape[f"{name}#"] = host.numbers(module)
-    return shape
-
-
-def _partition(n: int, sets: list[set[int]]) -> list[list[int]]:
-    """Numbers below n, those that share a set together, in rising order."""
-    lead = list(range(n))
-
-    def find(g: int) -> int:
-        while lead[g] != g:
-            g = lead[g]
-        return g
-
-    for members in filter(None, sets):
-        first = min(find(g) for g in members)
-        for g in members:
-            lead[find(g)] = first
-    found: dict[int, list[int]] = {}
-    for g in range(n):
-        found.setdefault(find(g), []).append(g)
-    return list(found.values())

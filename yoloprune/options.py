@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import math
-import os
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 from yoloprune.errors import ArgumentError
-
-UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
-SMALLEST_ABSOLUTE = 1e3  # below it a plain number could be a mistyped fraction (1.5) or a percentage (50)
-AMOUNT_ALLOWED = "a fraction between 0 and 1, or an absolute value with a unit (4.2G)"
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What values an option takes.
-
-    Attributes:
-        allowed (str): Completes the sentence "must be ...".
-        convert (Callable[[Any], Any]): Returns the value in its final type; raises ValueError or TypeError otherwise.
-        names (tuple[str, ...]): The possible values where they can be listed.
-    """
-
-    allowed: str
-    convert: Callable[[Any], Any]
-    names: tuple[str, ...] = ()
+from yoloprune.values import (
+    AMOUNT,
+    FLAG,
+    MODULES,
+    SHARE,
+    Kind,
+    choice,
+    integer,
+    number,
+    path_or_model,
+    several,
+)
 
 
 @dataclass(frozen=True)
@@ -104,132 +93,6 @@ class Command:
         return next((o for o in self.options if o.name == name), None)
 
 
-# Conversions ----------------------------------------------------------------------------------------------------------
-def to_number(value: Any) -> float:
-    """Return a finite float from a number or its text; raises ValueError or TypeError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise TypeError(f"{type(value).__name__} is not a number")
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{value} is not finite")
-    return number
-
-
-def parse_amount(value: str | float) -> float:
-    """Return a kept amount as a number: a fraction below 1, or an absolute count.
-
-    Args:
-        value (str | float): A fraction such as 0.5, a text with a unit such as '4.2G' or '500K' (K, M, G, T, and B for
-            billions, in either case), or a plain count of at least 1000.
-
-    Returns:
-        (float): The fraction in (0, 1), or the absolute count (>= 1000).
-
-    Raises:
-        ArgumentError: If it is neither.
-
-    Examples:
-        >>> parse_amount("4.2G")
-        4200000000.0
-    """
-    try:
-        text = value.strip() if isinstance(value, str) else ""
-        unit = UNITS.get(text[-1:].upper())
-        number = to_number(text[:-1]) * unit if unit else to_number(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not (0 < number < 1 and not unit) and not SMALLEST_ABSOLUTE <= number < math.inf:
-        raise ArgumentError(f"must be {AMOUNT_ALLOWED}. Received: {value}")
-    return number
-
-
-def _number(allowed: str, holds: Callable[[float], bool]) -> Kind:
-    """Return the kind of numbers for which `holds` is true."""
-
-    def convert(value: Any) -> float:
-        number = to_number(value)
-        if not holds(number):
-            raise ValueError(allowed)
-        return number
-
-    return Kind(allowed, convert)
-
-
-def _integer(at_least: int) -> Kind:
-    """Return the kind of integers from `at_least` upward."""
-
-    def convert(value: Any) -> int:
-        number = to_number(value)
-        if number != int(number) or number < at_least:
-            raise ValueError(f"{value} is no integer in range")
-        return int(number)
-
-    return Kind(f"an integer of at least {at_least}", convert)
-
-
-def _choice(*names: str) -> Kind:
-    """Return the kind of one word out of `names`; None stands for the word 'none' where that is one of them."""
-
-    def convert(value: Any) -> str:
-        word = str(value).strip().lower()
-        if word not in names:
-            raise ValueError(f"{value} is not among {names}")
-        return word
-
-    return Kind(f"one of {', '.join(names)}" if len(names) > 1 else f"{names[0]} (or None)", convert, names)
-
-
-def _flag(value: Any) -> bool:
-    """Return a boolean from itself or its name; 0 and 1 are refused, as Ultralytics refuses them."""
-    word = str(value).strip().lower()
-    if word not in {"true", "false"}:
-        raise ValueError(f"{value} is no boolean")
-    return word == "true"
-
-
-def _module_names(value: Any) -> tuple[str, ...]:
-    """Return dotted names or shell patterns from a comma-separated text or a sequence."""
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        text = value.strip()
-        # `[a,b]` is a list as Ultralytics writes it; `[ab].cv1` and `model.[0-3]` are patterns and stay whole
-        text = text[1:-1] if text.startswith("[") and text.endswith("]") and text.count("[") == 1 else text
-        value = [] if text.lower() in {"", "none"} else [part.strip(" '\"") for part in text.strip(", ").split(",")]
-    names = tuple(str(v) for v in value)
-    if any(not re.fullmatch(r"[\w.*?!\[\]-]+", n) for n in names):
-        raise ValueError(f"{value} holds something that is no module name")
-    return names
-
-
-def _several(kind: Kind) -> Callable[[Any], tuple[Any, ...]]:
-    """Return the conversion of a comma-separated text, a sequence or a single value into values of a kind."""
-
-    def convert(value: Any) -> tuple[Any, ...]:
-        if isinstance(value, str):
-            value = value.strip().strip("[]()").split(",")
-        values = tuple(kind.convert(v) for v in (value if isinstance(value, (list, tuple)) else [value]))
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"{value} holds nothing, or something twice")
-        return values
-
-    return convert
-
-
-def _path_or_model(value: Any) -> Any:
-    """Return a path as text; a live model object passes unchanged."""
-    if isinstance(value, (str, os.PathLike)) and (text := os.fspath(value)).strip():
-        return text
-    if not hasattr(value, "predict"):
-        raise ValueError(f"{value} is neither a path nor a model")
-    return value
-
-
-AMOUNT = Kind(AMOUNT_ALLOWED, parse_amount)
-SHARE = _number("a fraction between 0 and 1 (both excluded)", lambda x: 0 < x < 1)
-FLAG = Kind("True or False", _flag, ("true", "false"))
-MODULES = Kind("dotted module names or shell patterns separated by commas, or backbone, neck", _module_names)
-
 # The table ------------------------------------------------------------------------------------------------------------
 FLOPS = Option("flops", None, AMOUNT, "FLOPs that are kept", 0.5)
 PARAMS = Option("params", None, AMOUNT, "parameters that are kept", 0.5)
@@ -237,12 +100,12 @@ RATIO = Option("ratio", None, SHARE, "share of the prunable channels that is rem
 SPARSITY = Option("sparsity", None, SHARE, "share of the prunable channel classes that is driven to zero", 0.5)
 BUDGETS = (FLOPS, PARAMS, SPARSITY)  # of sparse training
 
-ROUND_TO = Option("round_to", 8, _integer(1), "kept widths are multiples of this, because odd widths are slow")
-MIN_WIDTH = Option("min_width", 8, _integer(1), "no layer gets narrower than this")
+ROUND_TO = Option("round_to", 8, integer(1), "kept widths are multiples of this, because odd widths are slow")
+MIN_WIDTH = Option("min_width", 8, integer(1), "no layer gets narrower than this")
 MAX_RATIO = Option(
     "max_ratio",
     0.8,
-    _number("a fraction above 0 and at most 1", lambda x: 0 < x <= 1),
+    number("a fraction above 0 and at most 1", lambda x: 0 < x <= 1),
     "at most this share of a group of layers is removed",
 )
 KEEP = Option("keep", (), MODULES, "modules left as they are", "model.2.*")
@@ -257,7 +120,7 @@ SELECTION = (ROUND_TO, MIN_WIDTH, MAX_RATIO, KEEP, NATIVE)
 DEMO_FLOPS = Option("flops", 0.5, AMOUNT, FLOPS.meaning)
 
 MEASURED = frozenset({"taylor", "activation"})  # scores that look at data
-_SCORES = _choice("auto", "bn", "l1", "l2", "lamp", "fpgm", "taylor", "activation", "random")
+_SCORES = choice("auto", "bn", "l1", "l2", "lamp", "fpgm", "taylor", "activation", "random")
 CUT_OPTIONS = (
     Option(
         "score",
@@ -267,11 +130,11 @@ CUT_OPTIONS = (
         "activation its mean |value| (both need data=), the others look at filters; auto is taylor with data=, without "
         "it bn where sparse training left dead channels and l2 elsewhere",
     ),
-    Option("reduce", "mean", _choice("mean", "max", "sum", "l2"), "how the scores of coupled channels become one"),
+    Option("reduce", "mean", choice("mean", "max", "sum", "l2"), "how the scores of coupled channels become one"),
     Option(
         "normalize",
         "auto",
-        _choice("auto", "none", "mean", "max", "cost"),
+        choice("auto", "none", "mean", "max", "cost"),
         "scores are divided by this of their group, or by the cost that a channel saves; auto is cost with "
         "score=taylor, whose unit is the loss, and none otherwise",
     ),
@@ -280,14 +143,14 @@ CUT_OPTIONS = (
     Option(
         "recover",
         "auto",
-        _choice("auto", "none", "fold", "bn", "lsq"),
+        choice("auto", "none", "fold", "bn", "lsq"),
         "fold moves what cut channels contributed into biases; bn then measures batch-norm statistics anew, lsq refits "
         "weights by least squares instead (both need data=); auto is lsq with data= and fold without",
     ),
 )
 PRUNE_OPTIONS = (FLOPS, PARAMS, RATIO, *CUT_OPTIONS)
 SWEPT = tuple(
-    Option(o.name, None, Kind(f"{o.kind.allowed}; several separated by commas", _several(o.kind)), o.meaning, "0.7,0.5")
+    Option(o.name, None, Kind(f"{o.kind.allowed}; several separated by commas", several(o.kind)), o.meaning, "0.7,0.5")
     for o in (FLOPS, PARAMS, RATIO)
 )
 EXCLUSIVE = {"train-sparse": BUDGETS, "sweep": SWEPT}  # of these options a command takes exactly one
@@ -297,7 +160,7 @@ DEFAULT_BUDGET = {  # when none is given
 }
 SWEEP_OPTIONS = (
     *SWEPT,
-    Option("within", 3.0, _number("a number of at least 0", lambda x: x >= 0), "points of mAP50-95 that may be lost"),
+    Option("within", 3.0, number("a number of at least 0", lambda x: x >= 0), "points of mAP50-95 that may be lost"),
     *CUT_OPTIONS,
 )
 SPARSE_OPTIONS = (
@@ -305,33 +168,33 @@ SPARSE_OPTIONS = (
     Option(
         "penalty",
         "select",
-        _choice("select", "prox", "group", "l1"),
+        choice("select", "prox", "group", "l1"),
         "select fades the least useful channels; prox (each gamma), group (coupled gammas together) and l1 push on all",
     ),
     Option(
         "penalty_weight",
         None,
-        _number("a number above 0", lambda x: x > 0),
+        number("a number above 0", lambda x: x > 0),
         "strength of prox, group and l1; None steers prox and group to the budget, and is 0.01 for l1",
         1e-4,
     ),
     Option(
         "score",
         "taylor",
-        _choice("taylor", "gamma", "gamma-mean"),
+        choice("taylor", "gamma", "gamma-mean"),
         "what select ranks by: how much the loss hangs on a channel, |gamma|, or |gamma| over the mean of its layer",
     ),
-    Option("normalize", "cost", _choice("none", "cost"), "cost ranks by score per FLOP (or parameter) saved"),
+    Option("normalize", "cost", choice("none", "cost"), "cost ranks by score per FLOP (or parameter) saved"),
     Option(
         "ramp_start",
         0.1,
-        _number("a fraction from 0 to below 1", lambda x: 0 <= x < 1),
+        number("a fraction from 0 to below 1", lambda x: 0 <= x < 1),
         "share of the run after which the first channels fade",
     ),
     Option(
         "ramp_end",
         0.6,
-        _number("a fraction above 0 and at most 1", lambda x: 0 < x <= 1),
+        number("a fraction above 0 and at most 1", lambda x: 0 < x <= 1),
         "share of the run after which the budget is met; the rest recovers",
     ),
     Option("fade", 0.6, SHARE, "factor per optimizer step on the gammas that go"),
@@ -340,14 +203,14 @@ SPARSE_OPTIONS = (
 DISTILL = Option(
     "distill",
     None,
-    _choice("parent"),
+    choice("parent"),
     "who teaches through Ultralytics' distillation: the unpruned parent, or nobody",
     "parent",
 )
 AGAINST = Option(
     "against",
     None,
-    Kind("the path of a checkpoint", _path_or_model),
+    Kind("the path of a checkpoint", path_or_model),
     "checkpoint to compare with, usually the unpruned parent",
     "parent.pt",
 )

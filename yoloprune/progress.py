@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import distributed
 
-from yoloprune.config import Budget, Limits
+from yoloprune.limits import Budget, Limits
 
 if TYPE_CHECKING:
     from ultralytics.engine.trainer import BaseTrainer

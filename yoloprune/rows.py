@@ -20,7 +20,7 @@ import yaml
 from torch import nn
 from ultralytics.utils.ops import make_divisible
 
-from yoloprune import host
+from yoloprune import builder
 from yoloprune.errors import ModelError
 
 SCALING = ("scale", "scales", "depth_multiple", "width_multiple")
@@ -51,7 +51,7 @@ class Row:
     @cached_property
     def parameters(self) -> list[inspect.Parameter]:
         """Constructor parameters that the arguments stand for, in their order."""
-        found = list(inspect.signature(host.layer_class(self.name).__init__).parameters.values())[1:]
+        found = list(inspect.signature(builder.layer_class(self.name).__init__).parameters.values())[1:]
         if len(found) > 2 and found[2].name == "n":
             del found[2]
         return found[1:] if found and found[0].name == "c1" else found
@@ -93,7 +93,7 @@ def read(config: Mapping[str, Any]) -> list[Row]:
     rows = []
     for at, (sources, repeats, name, arguments) in enumerate([*config["backbone"], *config["head"]]):
         try:
-            host.layer_class(name)
+            builder.layer_class(name)
         except (AttributeError, KeyError):
             raise ModelError(f"native=True: the model YAML names no layer of Ultralytics in row {at}: {name}") from None
         listed = isinstance(sources, (list, tuple))
@@ -165,7 +165,7 @@ def build(row: Row, inputs: Sequence[int], config: Mapping[str, Any]) -> nn.Modu
         this[0] = list(range(len(inputs)))
     try:
         with torch.device("meta"):
-            return host.parse({**alone, "backbone": [*before, this], "head": []}, 8 if row.listed else inputs[0])[-1]
+            return builder.parse({**alone, "backbone": [*before, this], "head": []}, 8 if row.listed else inputs[0])[-1]
     except Exception:  # constructors assert, divide by zero, or raise whatever they like
         return None
 

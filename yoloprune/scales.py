@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yoloprune import scoring
+from yoloprune import filters, scoring
 from yoloprune.groups import ChannelGraph
 
 SMALLEST = 2.0**-14  # smallest normal number in half precision, the precision of checkpoints
@@ -29,7 +29,7 @@ class Scales:
         found = [
             (axis.module, classes)
             for axis, classes in zip(graph.axes, graph.class_of, strict=True)
-            if axis.side == "outputs" and scoring.batch_norm(modules.get(axis.module)) is not None
+            if axis.side == "outputs" and filters.batch_norm(modules.get(axis.module)) is not None
         ]
         self.killable = scoring.silenced_by_gamma(model, graph)
         for name, classes in found:

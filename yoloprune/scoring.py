@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from yoloprune.errors import ArgumentError, DataError
+from yoloprune.filters import CRITERIA, batch_norm
 from yoloprune.groups import ChannelGraph
 from yoloprune.watching import feed, follow, hooked, running
 
@@ -117,57 +118,6 @@ def _outputs(model: nn.Module, graph: ChannelGraph, criterion: Callable[[nn.Modu
                 yield i, value.double().cpu().numpy()
 
 
-def batch_norm(module: nn.Module) -> Tensor | None:
-    """|gamma| of a batch-norm layer (Liu et al. 2017, arXiv 1708.06519, section 3)."""
-    return module.weight.abs() if isinstance(module, _BatchNorm) and module.affine else None
-
-
-def _filters(module: nn.Module) -> Tensor | None:
-    """One row per output channel, shape (outputs, weights)."""
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return (module.weight.transpose(0, 1) if module.transposed else module.weight).flatten(1)
-    return module.weight if isinstance(module, nn.Linear) else None
-
-
-def _l1(module: nn.Module) -> Tensor | None:
-    """L1 norm of each filter (Li et al. 2017, arXiv 1608.08710, section 3.1)."""
-    return None if (w := _filters(module)) is None else w.abs().sum(1)
-
-
-def _l2(module: nn.Module) -> Tensor | None:
-    """L2 norm of each filter."""
-    return None if (w := _filters(module)) is None else w.norm(dim=1)
-
-
-def _lamp(module: nn.Module) -> Tensor | None:
-    """Squared norm over the sum of all that are not smaller in the layer (Lee et al. 2021, arXiv 2010.07611, eq. 3)."""
-    if (w := _filters(module)) is None:
-        return None
-    square = w.square().sum(1)
-    order = square.argsort(descending=True)
-    result = torch.empty_like(square)
-    result[order] = square[order] / square[order].cumsum(0).clamp_min(1e-30)
-    return result
-
-
-def _fpgm(module: nn.Module) -> Tensor | None:
-    """Sum of distances to all filters of the layer: the most replaceable is nearest the geometric median (He et al.
-    2019, arXiv 1811.00250, section 3.3).
-    """
-    return None if (w := _filters(module)) is None else torch.cdist(w[None], w[None])[0].sum(1)
-
-
-CRITERIA: dict[str, Callable[[nn.Module], Tensor | None]] = {
-    "bn": batch_norm,
-    "l1": _l1,
-    "l2": _l2,
-    "lamp": _lamp,
-    "fpgm": _fpgm,
-}
-"""Value per output channel of one module, None for modules that a criterion does not look at."""
-
-
-# Criteria that look at data -------------------------------------------------------------------------------------------
 def _activation(model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor]) -> Values:
     """Mean |activation| of each channel where it is consumed, so past all activations, sums and pooling."""
     modules = dict(model.named_modules())

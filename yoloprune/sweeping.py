@@ -13,10 +13,10 @@ import numpy as np
 import ultralytics
 
 from yoloprune import config, cutting, handoff, host, native, report
-from yoloprune.config import Budget
 from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError
 from yoloprune.groups import ChannelGraph
+from yoloprune.limits import Budget
 from yoloprune.options import SWEPT
 
 Row = Mapping[str, Any]

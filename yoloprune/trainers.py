@@ -17,7 +17,7 @@ import ultralytics
 from torch import Tensor, nn
 from ultralytics.models import yolo
 
-from yoloprune import host, surgery
+from yoloprune import builder, host, surgery
 from yoloprune.errors import ModelError, PlanError
 from yoloprune.groups import Plan
 
@@ -171,14 +171,14 @@ def mark_pruned(
         require_stock_build(model, native)
         mark(model, entry)
         return
-    fresh = host.build(type(model), true_yaml(model.yaml), host.channels(model))
+    fresh = builder.build(type(model), true_yaml(model.yaml), host.channels(model))
     reshape(fresh, entry)
     _require_widths(model, entry["widths"])
     require_same_shape(fresh, model)
     # Widths do not say how an attention's channels divide into queries and values: carry those numbers as they are.
     rebuilt = dict(fresh.named_modules())
     for name, module in model.named_modules():
-        if (own := host.numbers(module)) and own != (built := host.numbers(rebuilt[name])):
+        if (own := builder.numbers(module)) and own != (built := builder.numbers(rebuilt[name])):
             entry["numbers"][name] = {k: v for k, v in own.items() if built.get(k) != v}
     mark(model, entry)
 
@@ -202,12 +202,12 @@ def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, dic
 
 def require_stock_build(model: nn.Module, config: Mapping[str, Any]) -> None:
     """Raise PlanError unless stock training would go on with this very network, every tensor and every width."""
-    fresh = host.rebuild(model, config)
+    fresh = builder.rebuild(model, config)
     mine, theirs = model.state_dict(), fresh.state_dict()
     wrong = [k for k in mine if k not in theirs or not mine[k].equal(theirs[k])] + [k for k in theirs if k not in mine]
     modules = dict(fresh.named_modules())
-    kept = {name: told for name, module in model.named_modules() if (told := host.numbers(module))}
-    wrong += [name for name, told in kept.items() if name not in modules or host.numbers(modules[name]) != told]
+    kept = {name: told for name, module in model.named_modules() if (told := builder.numbers(module))}
+    wrong += [name for name, told in kept.items() if name not in modules or builder.numbers(modules[name]) != told]
     if wrong:
         raise PlanError(f"Stock Ultralytics builds {wrong[0]} otherwise than it was cut. Use native=False.")
 
@@ -317,7 +317,7 @@ class YOLO(ultralytics.YOLO):
         elif not self.ckpt and isinstance(self.model, nn.Module) and not self.model.is_fused():
             # Ultralytics builds anew from the YAML file; a model that was cut in memory would grow back.
             require_same_shape(
-                host.build(type(self.model), true_yaml(self.model.yaml), host.channels(self.model)), self.model
+                builder.build(type(self.model), true_yaml(self.model.yaml), host.channels(self.model)), self.model
             )
         return super().train(trainer=trainer, **kwargs)
 

@@ -1,0 +1,70 @@
+"""What a cut has to meet, and what it must respect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from yoloprune import options
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a cut has to meet; all values that are set hold together, and none set means "the dead channels only".
+
+    Attributes:
+        flops (float | None): FLOPs kept, as a fraction below 1 or an absolute count.
+        params (float | None): Parameters kept, as a fraction below 1 or an absolute count.
+        ratio (float | None): Share of the prunable channels removed, in (0, 1).
+    """
+
+    flops: float | None = None
+    params: float | None = None
+    ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check and convert every value; raises ArgumentError."""
+        _check_fields(self, (options.FLOPS, options.PARAMS, options.RATIO))
+
+    @classmethod
+    def parse(
+        cls, flops: str | float | None = None, params: str | float | None = None, ratio: str | float | None = None
+    ) -> Budget:
+        """Return a budget from numbers or texts with units, e.g. `Budget.parse(flops="4.2G")`."""
+        return cls(flops, params, ratio)  # type: ignore[arg-type]  # __post_init__ converts
+
+    @property
+    def empty(self) -> bool:
+        """Return whether no value is set."""
+        return all(getattr(self, f.name) is None for f in fields(self))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a plan must respect.
+
+    Attributes:
+        round_to (int): Kept widths are multiples of this.
+        min_width (int): Narrowest width in channels.
+        max_ratio (float): Largest share of a group that may go, in (0, 1].
+        keep (tuple[str, ...]): Dotted module names, shell patterns, or 'backbone' and 'neck'.
+        uniform (bool): Whether every group gives the same share.
+        native (bool): Whether only widths that a stock model YAML can say are chosen.
+    """
+
+    round_to: int = 8
+    min_width: int = 8
+    max_ratio: float = 0.8
+    keep: tuple[str, ...] = ()
+    uniform: bool = False
+    native: bool = False
+
+    def __post_init__(self) -> None:
+        """Check and convert every value; raises ArgumentError."""
+        _check_fields(self, (*options.SELECTION, options.UNIFORM))
+
+
+def _check_fields(instance: Budget | Limits, table: Sequence[options.Option]) -> None:
+    """Replace the fields of a frozen instance by their checked values."""
+    for option in table:
+        object.__setattr__(instance, option.name, option.check(getattr(instance, option.name)))

@@ -1,0 +1,157 @@
+"""What values an option takes: amounts, shares, choices, module names; from text or Python to their final types."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from yoloprune.errors import ArgumentError
+
+UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+SMALLEST_ABSOLUTE = 1e3  # below it a plain number could be a mistyped fraction (1.5) or a percentage (50)
+AMOUNT_ALLOWED = "a fraction between 0 and 1, or an absolute value with a unit (4.2G)"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What values an option takes.
+
+    Attributes:
+        allowed (str): Completes the sentence "must be ...".
+        convert (Callable[[Any], Any]): Returns the value in its final type; raises ValueError or TypeError otherwise.
+        names (tuple[str, ...]): The possible values where they can be listed.
+    """
+
+    allowed: str
+    convert: Callable[[Any], Any]
+    names: tuple[str, ...] = ()
+
+
+def to_number(value: Any) -> float:
+    """Return a finite float from a number or its text; raises ValueError or TypeError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise TypeError(f"{type(value).__name__} is not a number")
+    parsed = float(value)
+    if not math.isfinite(parsed):
+        raise ValueError(f"{value} is not finite")
+    return parsed
+
+
+def parse_amount(value: str | float) -> float:
+    """Return a kept amount as a number: a fraction below 1, or an absolute count.
+
+    Args:
+        value (str | float): A fraction such as 0.5, a text with a unit such as '4.2G' or '500K' (K, M, G, T, and B for
+            billions, in either case), or a plain count of at least 1000.
+
+    Returns:
+        (float): The fraction in (0, 1), or the absolute count (>= 1000).
+
+    Raises:
+        ArgumentError: If it is neither.
+
+    Examples:
+        >>> parse_amount("4.2G")
+        4200000000.0
+    """
+    try:
+        text = value.strip() if isinstance(value, str) else ""
+        unit = UNITS.get(text[-1:].upper())
+        parsed = to_number(text[:-1]) * unit if unit else to_number(value)
+    except (TypeError, ValueError, OverflowError):
+        parsed = math.nan
+    if not (0 < parsed < 1 and not unit) and not SMALLEST_ABSOLUTE <= parsed < math.inf:
+        raise ArgumentError(f"must be {AMOUNT_ALLOWED}. Received: {value}")
+    return parsed
+
+
+def number(allowed: str, holds: Callable[[float], bool]) -> Kind:
+    """Return the kind of numbers for which `holds` is true."""
+
+    def convert(value: Any) -> float:
+        parsed = to_number(value)
+        if not holds(parsed):
+            raise ValueError(allowed)
+        return parsed
+
+    return Kind(allowed, convert)
+
+
+def integer(at_least: int) -> Kind:
+    """Return the kind of integers from `at_least` upward."""
+
+    def convert(value: Any) -> int:
+        parsed = to_number(value)
+        if parsed != int(parsed) or parsed < at_least:
+            raise ValueError(f"{value} is no integer in range")
+        return int(parsed)
+
+    return Kind(f"an integer of at least {at_least}", convert)
+
+
+def choice(*names: str) -> Kind:
+    """Return the kind of one word out of `names`; None stands for the word 'none' where that is one of them."""
+
+    def convert(value: Any) -> str:
+        word = str(value).strip().lower()
+        if word not in names:
+            raise ValueError(f"{value} is not among {names}")
+        return word
+
+    return Kind(f"one of {', '.join(names)}" if len(names) > 1 else f"{names[0]} (or None)", convert, names)
+
+
+def _flag(value: Any) -> bool:
+    """Return a boolean from itself or its name; 0 and 1 are refused, as Ultralytics refuses them."""
+    word = str(value).strip().lower()
+    if word not in {"true", "false"}:
+        raise ValueError(f"{value} is no boolean")
+    return word == "true"
+
+
+def _module_names(value: Any) -> tuple[str, ...]:
+    """Return dotted names or shell patterns from a comma-separated text or a sequence."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        text = value.strip()
+        # `[a,b]` is a list as Ultralytics writes it; `[ab].cv1` and `model.[0-3]` are patterns and stay whole
+        text = text[1:-1] if text.startswith("[") and text.endswith("]") and text.count("[") == 1 else text
+        value = [] if text.lower() in {"", "none"} else [part.strip(" '\"") for part in text.strip(", ").split(",")]
+    names = tuple(str(v) for v in value)
+    if any(not re.fullmatch(r"[\w.*?!\[\]-]+", n) for n in names):
+        raise ValueError(f"{value} holds something that is no module name")
+    return names
+
+
+def several(kind: Kind) -> Callable[[Any], tuple[Any, ...]]:
+    """Return the conversion of a comma-separated text, a sequence or a single value into values of a kind."""
+
+    def convert(value: Any) -> tuple[Any, ...]:
+        if isinstance(value, str):
+            value = value.strip().strip("[]()").split(",")
+        values = tuple(kind.convert(v) for v in (value if isinstance(value, (list, tuple)) else [value]))
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{value} holds nothing, or something twice")
+        return values
+
+    return convert
+
+
+def path_or_model(value: Any) -> Any:
+    """Return a path as text; a live model object passes unchanged."""
+    if isinstance(value, (str, os.PathLike)) and (text := os.fspath(value)).strip():
+        return text
+    if not hasattr(value, "predict"):
+        raise ValueError(f"{value} is neither a path nor a model")
+    return value
+
+
+AMOUNT = Kind(AMOUNT_ALLOWED, parse_amount)
+SHARE = number("a fraction between 0 and 1 (both excluded)", lambda x: 0 < x < 1)
+FLAG = Kind("True or False", _flag, ("true", "false"))
+MODULES = Kind("dotted module names or shell patterns separated by commas, or backbone, neck", _module_names)
