@@ -34,7 +34,7 @@ ACTIVATIONS = (nn.SiLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Mis
 
 
 def refit(
-    parent: nn.Module, model: nn.Module, plan: Plan, batches: Iterable[Tensor], *, ridge: float = 0.1
+    parent: nn.Module, model: nn.Module, plan: Plan, batches: Iterable[Tensor], *, ridge: float = 0.01
 ) -> dict[str, tuple[float, float]]:
     """Fit each layer, in network order, to the outputs of the parent's (He et al. 2017, arXiv 1707.06168, section 3).
 
