@@ -52,6 +52,7 @@ class Layer:
         follows (frozenset[str]): Modules whose width follows the input's.
         own (dict[str, set[int]]): Channel groups by the module, named within the layer, whose output they are.
         reaching (set[int]): Channel groups that the layer reads.
+        axes (list[int]): Axes of the graph that lie in the layer.
     """
 
     row: Row
@@ -59,6 +60,7 @@ class Layer:
     follows: frozenset[str] = frozenset()
     own: dict[str, set[int]] = field(default_factory=dict)
     reaching: set[int] = field(default_factory=set)
+    axes: list[int] = field(default_factory=list)
 
     @property
     def prefix(self) -> str:

@@ -11,7 +11,7 @@ Worked example, a C2f block with one bottleneck whose `cv1` is 32 wide:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import gcd
@@ -171,8 +171,12 @@ class ChannelGraph:
             unit = got[0] * tie.units // tie.sizes[0]
             if tie.allowed is not None and unit not in {*tie.allowed, tie.units}:
                 raise PlanError(f"{self.groups[tie.groups[0]].name} may not be {got[0]} wide.")
+        return Plan(self.kept(alive, range(len(self.axes))))
+
+    def kept(self, alive: np.ndarray, axes: Iterable[int]) -> dict[str, Keep]:
+        """Kept positions, by module, of some axes; `plan` checks what is chosen, this only that no axis loses all."""
         keep: dict[str, Keep] = {}
-        for axis, classes in zip(self.axes, self.class_of, strict=True):
+        for axis, classes in ((self.axes[i], self.class_of[i]) for i in axes):
             if axis.side == "count":
                 continue
             kept = np.flatnonzero(alive[classes])
@@ -182,7 +186,7 @@ class ChannelGraph:
                 old = keep.get(axis.module, Keep())
                 of = (axis.width, old.of[1]) if axis.side == "outputs" else (old.of[0], axis.width)
                 keep[axis.module] = replace(old, **{axis.side: tuple(kept.tolist()), "of": of})
-        return Plan(keep)
+        return keep
 
 
 @dataclass(frozen=True)

@@ -109,9 +109,9 @@ class Stock:
         for g, width in zip(tie.groups, tie.widths(unit), strict=True):
             alive[self.graph.classes(g)[width:]] = False
             widths[g] = width
-        plan, touched = self.graph.plan(alive), set(tie.groups)
+        touched = set(tie.groups)
         return all(
-            self._said(layer, plan, widths) is not None
+            self._said(layer, alive, widths) is not None
             for layer in self.layers
             if not touched.isdisjoint(itertools.chain(*layer.own.values()))
             or (layer is self.layers[-1] and not touched.isdisjoint(layer.reaching))  # heads size themselves by input
@@ -131,25 +131,22 @@ class Stock:
         Raises:
             PlanError: If a layer cannot be said; plans made under `restrict` can.
         """
-        plan = self.graph.plan(alive)
+        self.graph.plan(alive)  # refuses what is not one
         widths = np.bincount(self.graph.group_of[alive], minlength=len(self.full)).astype(np.float64)
         said = []
         for layer in self.layers:
-            row = self._said(layer, plan, widths)
+            row = self._said(layer, alive, widths)
             if row is None:
                 raise PlanError(f"{layer.prefix} ({layer.row.name}) has widths that no model YAML can say.")
             said.append(row)
         return rows.write(self.yaml, said)
 
-    def _said(self, layer: Layer, plan: Plan, widths: np.ndarray) -> Row | None:
-        """The row with which stock Ultralytics builds the layer that a plan leaves, None if there is none."""
+    def _said(self, layer: Layer, alive: np.ndarray, widths: np.ndarray) -> Row | None:
+        """The row with which stock Ultralytics builds the layer that a cut leaves, None if there is none."""
         if not layer.own:
             return layer.row  # without widths of its own
-        inside = {
-            f"layer{name.removeprefix(layer.prefix)}": keep
-            for name, keep in plan.keep.items()
-            if name == layer.prefix or name.startswith(f"{layer.prefix}.")
-        }
+        kept = self.graph.kept(alive, layer.axes)
+        inside = {f"layer{name.removeprefix(layer.prefix)}": keep for name, keep in kept.items()}
         shell = nn.ModuleDict({"layer": pickle.loads(self._bones[layer.prefix])})  # ten times as fast as deepcopy
         wanted = surgery.cut(shell, Plan(inside))["layer"]
         inputs = self._inputs(layer.row, widths)
@@ -169,7 +166,9 @@ class Stock:
 
     def _layer(self, row: Row) -> Layer:
         """Spell a row out and find its dials."""
-        layer = Layer(row, own=self._made_in(f"model.{row.at}"), reaching=self._reaching(row))
+        prefix = f"model.{row.at}"
+        own, inside = self._made_in(prefix), self._inside(prefix)
+        layer = Layer(row, own=own, reaching=self._reaching(row), axes=inside)
         if not layer.own:
             return replace(layer, row=next(iter(rows.spellings(row, self.yaml))))
         inputs, wanted = self._inputs(row, self.full), self._bone(layer)
@@ -204,10 +203,14 @@ class Stock:
         read = [self._read.get(f"model.{source}") for source in row.sources]
         return {int(g) for occurrence in read if occurrence is not None for g in np.flatnonzero(occurrence)}
 
+    def _inside(self, prefix: str) -> list[int]:
+        axes = enumerate(self.graph.axes)
+        return [i for i, a in axes if a.side != "count" and f"{a.module}.".startswith(f"{prefix}.")]
+
     def _made_in(self, prefix: str) -> dict[str, set[int]]:
         found: dict[str, set[int]] = {}
-        for axis, classes in zip(self.graph.axes, self.graph.class_of, strict=True):
-            if axis.side == "outputs" and f"{axis.module}.".startswith(f"{prefix}."):
+        for axis, classes in ((self.graph.axes[i], self.graph.class_of[i]) for i in self._inside(prefix)):
+            if axis.side == "outputs":
                 name = axis.module.removeprefix(prefix).lstrip(".")
                 found[name] = {int(g) for g in np.unique(self.graph.group_of[classes])}
         return found
