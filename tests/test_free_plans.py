@@ -43,7 +43,9 @@ def parent(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def pruned(folder: Path, parent: Path) -> Path:
     """Pruned through the front door, so that its args.yaml names the parent."""
-    yoloprune.prune(parent, ratio=0.4, round_to=1, min_width=1, imgsz=64, project=str(folder), name="prune")
+    yoloprune.prune(
+        parent, ratio=0.4, native=False, round_to=1, min_width=1, imgsz=64, project=str(folder), name="prune"
+    )
     return folder / "prune" / "weights" / "pruned.pt"
 
 
@@ -87,7 +89,9 @@ def test_pruned_and_tuned_and_pruned_again_and_tuned(pruned: Path, data: Path, t
     tuned = trainers.YOLO(str(pruned))
     tuned.train(data=str(data), **run_of(tmp_path, name="first"))  # 3 classes instead of 80
     best = Path(tuned.trainer.best)
-    again = yoloprune.prune(best, ratio=0.3, round_to=1, min_width=1, imgsz=64, project=str(tmp_path), name="again")
+    again = yoloprune.prune(
+        best, ratio=0.3, native=False, round_to=1, min_width=1, imgsz=64, project=str(tmp_path), name="again"
+    )
     first, second = shapes_of(tuned.model), shapes_of(again.model)
     assert sum(np.prod(s) for s in second.values()) < 0.9 * sum(np.prod(s) for s in first.values())
     told = handoff.provenance(again)
@@ -123,7 +127,9 @@ def test_parent_is_found_from_any_folder(
     folder: Path, parent: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(parent.parent)
-    yoloprune.prune(parent.name, ratio=0.4, round_to=1, min_width=1, imgsz=64, project=str(tmp_path), name="here")
+    yoloprune.prune(
+        parent.name, ratio=0.4, native=False, round_to=1, min_width=1, imgsz=64, project=str(tmp_path), name="here"
+    )
     monkeypatch.chdir(tmp_path)
     started = []
     monkeypatch.setattr(trainers.YOLO, "train", lambda self, **k: started.append(k) or _stop())

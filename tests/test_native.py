@@ -99,12 +99,20 @@ def test_a_yaml_worked_out_by_hand() -> None:
     assert {k: v.shape for k, v in fresh.state_dict().items()} == {k: v.shape for k, v in small.state_dict().items()}
 
 
+def test_widths_that_ultralytics_rounds_are_spelled_as_they_come_out() -> None:
+    """A YAML may say 60, stock Ultralytics builds 64; doubling 60 would give 120, not twice 64."""
+    odd = [*BACKBONE[:3], [-1, 1, "Conv", [60, 3, 2]], BACKBONE[4]]
+    graph, stock = restricted(model_of(odd))
+    assert stock.layers[3].row.arguments == (64, 3, 2)
+    assert tied(graph)["model.3.conv"][1] == (56, 48, 40, 32, 24, 16, 8)
+
+
 def test_heads_that_size_themselves_by_their_input_hold_it() -> None:
     """The class branch is max(first input, min(classes, 100)) wide: 32 for 3 classes, 80 for 80."""
     few, _ = restricted(model_of(BACKBONE, nc=3))
     assert "model.2.cv2.conv" not in tied(few)
     group = next(g for g in few.groups if g.name == "model.2.cv2.conv")
-    assert group.frozen == "a model YAML can say this width only"
+    assert group.frozen == "the only width a model YAML can say; native=False frees it"
     many, _ = restricted(model_of(BACKBONE, nc=80))
     assert tied(many)["model.2.cv2.conv"][1] == (24, 16, 8)
 
@@ -325,6 +333,8 @@ def test_native_twice(parent: Path, tmp_path: Path) -> None:
 
 
 def test_after_a_free_pruning_it_is_too_late(parent: Path, tmp_path: Path) -> None:
-    free = yoloprune.prune(parent, ratio=0.2, imgsz=64, project=str(tmp_path), name="free")
-    with pytest.raises(ModelError, match="names no layer of Ultralytics in row 0: This model was pruned"):
+    free = yoloprune.prune(parent, ratio=0.2, native=False, imgsz=64, project=str(tmp_path), name="free")
+    with pytest.raises(
+        ModelError, match="row 0 of the model YAML names no layer of Ultralytics: This model was pruned"
+    ):
         yoloprune.prune(free, ratio=0.2, native=True, imgsz=64, project=str(tmp_path), name="native")

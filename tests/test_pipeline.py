@@ -72,6 +72,7 @@ def sparse_run(work: Path, data: Path, tiny: Path) -> Path:
         flops=0.6,
         round_to=4,
         min_width=4,
+        native=False,
         project=str(work),
         name="sparse",
         freeze=[0],

@@ -34,7 +34,9 @@ def test_sources_become_indices_and_repeats_follow_the_depth() -> None:
 
 def test_a_row_that_names_no_layer_is_refused() -> None:
     broken = {**CONFIG, "backbone": [[-1, 1, "This model was pruned", [64]]]}
-    with pytest.raises(ModelError, match="no layer of Ultralytics in row 0: This model was pruned"):
+    with pytest.raises(
+        ModelError, match="row 0 of the model YAML names no layer of Ultralytics: This model was pruned"
+    ):
         rows.read(broken)
 
 

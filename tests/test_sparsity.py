@@ -40,7 +40,7 @@ TINY = {
 }
 """A detector at strides 4 and 8 with 224 prunable channel classes in 16 groups."""
 
-FREE = Limits(round_to=1, min_width=1)
+FREE = Limits(round_to=1, min_width=1, native=False)
 Norms = dict[str, nn.BatchNorm2d]
 
 

@@ -62,7 +62,7 @@ def train(model: Any, data: Path, folder: Path, hooks: dict[str, Hook] | None = 
         yolo.add_callback(event, hook)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(handoff, "load", lambda _: yolo)  # the callbacks stay on this object
-        told = {**QUICK, "data": str(data), "project": str(folder), "name": "run"} | changed
+        told = {**QUICK, "data": str(data), "project": str(folder), "name": "run", "native": False} | changed
         return yoloprune.train_sparse(model, **{k: v for k, v in told.items() if v is not None}).trainer
 
 

@@ -163,7 +163,7 @@ def _limits(parent: ultralytics.YOLO, told: dict[str, Any]) -> Limits:
     if state is None or any(told[k] is not None for k in ("flops", "params", "ratio")):
         return asked
     lived = Limits(**state["config"]["limits"])
-    return replace(lived, native=lived.native or asked.native)
+    return lived if asked.native is None else replace(lived, native=asked.native)
 
 
 def prune_module(

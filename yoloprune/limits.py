@@ -49,7 +49,7 @@ class Limits:
         max_ratio (float): Largest share of a group that may go, in (0, 1].
         keep (tuple[str, ...]): Dotted module names, shell patterns, or 'backbone' and 'neck'.
         uniform (bool): Whether every group gives the same share.
-        native (bool): Whether only widths that a stock model YAML can say are chosen.
+        native (bool | None): Whether only widths that a stock model YAML can say are chosen; None where it is possible.
     """
 
     round_to: int = 8
@@ -57,7 +57,7 @@ class Limits:
     max_ratio: float = 0.8
     keep: tuple[str, ...] = ()
     uniform: bool = False
-    native: bool = False
+    native: bool | None = None
 
     def __post_init__(self) -> None:
         """Check and convert every value; raises ArgumentError."""

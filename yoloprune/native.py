@@ -41,8 +41,8 @@ class Stock:
         """
         if host.is_prompted(model):
             raise ModelError(
-                "native=True: the trainers of YOLO-World and YOLOE build the full network from the name of its file, "
-                "whatever the YAML in the checkpoint says. Use native=False."
+                "the trainers of YOLO-World and YOLOE build the full network from the name of its file, whatever the "
+                "YAML in the checkpoint says (native=True is not possible)"
             )
         self.graph, self.yaml = graph, dict(model.yaml)
         self.image = host.channels(model)
@@ -73,18 +73,16 @@ class Stock:
         merged, reasons = self._couplings()
         groups, ties = list(self.graph.groups), []
         for members in merged:
-            if why := next((reasons[g] for g in members if g in reasons), None):
-                for g in members:
-                    groups[g] = replace(groups[g], frozen=groups[g].frozen or why)
-            else:
-                tie = Tie(tuple(members), tuple(groups[g].size for g in members))
-                candidates = budget.allowed(tie, limits)
-                allowed = tuple(unit for unit in candidates if self._can_say(tie, unit))
-                if candidates and not allowed:
-                    for g in members:
-                        groups[g] = replace(groups[g], frozen="a model YAML can say this width only")
-                    continue
-                ties.append(replace(tie, allowed=allowed))
+            tie = Tie(tuple(members), tuple(groups[g].size for g in members))
+            why = next((reasons[g] for g in members if g in reasons), None)
+            candidates = [] if why else budget.allowed(tie, limits)
+            allowed = self._allowed(tie, candidates)
+            if candidates and not allowed:
+                why = "the only width a model YAML can say; native=False frees it"
+            if why is None:
+                ties.append(replace(tie, allowed=tuple(allowed)))
+            for g in members if why else ():
+                groups[g] = replace(groups[g], frozen=groups[g].frozen or why)
         return replace(self.graph, groups=groups, ties=ties)
 
     def _couplings(self) -> tuple[list[list[int]], dict[int, str]]:
@@ -100,8 +98,15 @@ class Stock:
             sets += [*governed, following | layer.reaching if following else set()]
             said = layer.reaching.union(following, *governed)
             for g in set(itertools.chain(*layer.own.values())) - said:
-                reasons.setdefault(g, f"no argument of {layer.row.name} in a model YAML sets this width")
+                reasons.setdefault(g, f"{layer.row.name} has no argument for it in a model YAML; native=False frees it")
         return grouping.united(len(self.graph.groups), sets), reasons
+
+    def _allowed(self, tie: Tie, candidates: list[int]) -> list[int]:
+        """Those units that can be said; where the widest, the middle and the narrowest can, all: `describe` proves it."""
+        some = {candidates[i] for i in (0, len(candidates) // 2, -1)} if candidates else set()
+        if all(self._can_say(tie, unit) for unit in some):
+            return candidates
+        return [unit for unit in candidates if self._can_say(tie, unit)]
 
     def _can_say(self, tie: Tie, unit: int) -> bool:
         """Whether stock constructors give every layer that this width of a tie leaves."""
@@ -167,8 +172,10 @@ class Stock:
     def _layer(self, row: Row) -> Layer:
         """Spell a row out and find its dials."""
         prefix = f"model.{row.at}"
-        own, inside = self._made_in(prefix), self._inside(prefix)
-        layer = Layer(row, own=own, reaching=self._reaching(row), axes=inside)
+        axes = [
+            i for i, a in enumerate(self.graph.axes) if a.side != "count" and f"{a.module}.".startswith(f"{prefix}.")
+        ]
+        layer = Layer(row, own=self._made(axes, prefix), reaching=self._reaching(row), axes=axes)
         if not layer.own:
             return replace(layer, row=next(iter(rows.spellings(row, self.yaml))))
         inputs, wanted = self._inputs(row, self.full), self._bone(layer)
@@ -203,17 +210,11 @@ class Stock:
         read = [self._read.get(f"model.{source}") for source in row.sources]
         return {int(g) for occurrence in read if occurrence is not None for g in np.flatnonzero(occurrence)}
 
-    def _inside(self, prefix: str) -> list[int]:
-        axes = enumerate(self.graph.axes)
-        return [i for i, a in axes if a.side != "count" and f"{a.module}.".startswith(f"{prefix}.")]
-
-    def _made_in(self, prefix: str) -> dict[str, set[int]]:
-        found: dict[str, set[int]] = {}
-        for axis, classes in ((self.graph.axes[i], self.graph.class_of[i]) for i in self._inside(prefix)):
-            if axis.side == "outputs":
-                name = axis.module.removeprefix(prefix).lstrip(".")
-                found[name] = {int(g) for g in np.unique(self.graph.group_of[classes])}
-        return found
+    def _made(self, axes: list[int], prefix: str) -> dict[str, set[int]]:
+        made = [i for i in axes if self.graph.axes[i].side == "outputs"]
+        names = [self.graph.axes[i].module.removeprefix(prefix).lstrip(".") for i in made]
+        groups = [self.graph.group_of[self.graph.class_of[i]] for i in made]
+        return {name: {int(g) for g in np.unique(found)} for name, found in zip(names, groups, strict=True)}
 
 
 def trace(model: nn.Module, limits: Limits, imgsz: int) -> tuple[ChannelGraph, Stock | None]:
@@ -221,25 +222,30 @@ def trace(model: nn.Module, limits: Limits, imgsz: int) -> tuple[ChannelGraph, S
 
     Args:
         model (nn.Module): An Ultralytics model.
-        limits (Limits): What plans must respect; with `native`, the graph allows nothing else.
+        limits (Limits): What plans must respect; with `native`, the graph allows nothing that no YAML says.
         imgsz (int): Image size for which FLOPs are counted.
 
     Returns:
         (ChannelGraph): The channels.
-        (Stock | None): What describes a plan as a model YAML, with `native`.
+        (Stock | None): What describes a plan as a model YAML, None where plans are free.
 
     Raises:
-        ModelError: If the model cannot be traced, or `native` is asked for and its layers are not those of its YAML.
+        ModelError: If the model cannot be traced, or its layers are not those of its YAML and `native` is asked for.
     """
     graph = host.trace_yolo(model, imgsz=imgsz, keep=limits.keep)
-    if not limits.native:
+    if limits.native is False:
         return graph, None
-    stock = Stock(model, graph)
+    try:
+        stock = Stock(model, graph)
+    except ModelError as e:
+        if limits.native:
+            raise
+        host.log("native: ", f"stock Ultralytics will not be able to train the pruned model: {e}")
+        return graph, None
     return stock.restrict(limits), stock
 
 
 def _unsaid(layer: Layer) -> ModelError:
     return ModelError(
-        f"native=True: {layer.prefix} ({layer.row.name}) is not what its row in the model YAML builds. "
-        "Use native=False."
+        f"{layer.prefix} ({layer.row.name}) is not what its row in the model YAML builds (native=True is not possible)"
     )

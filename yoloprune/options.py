@@ -112,9 +112,11 @@ KEEP = Option("keep", (), MODULES, "modules left as they are", "model.2.*")
 UNIFORM = Option("uniform", False, FLAG, "every group of layers gives the same share, instead of one global ranking")
 NATIVE = Option(
     "native",
-    False,
+    None,
     FLAG,
-    "only widths that a stock model YAML can say: stock Ultralytics then trains the pruned model, yoloprune not needed",
+    "only widths that a stock model YAML can say, so that stock Ultralytics trains the pruned model as well; not set: "
+    "where that is possible",
+    True,
 )
 SELECTION = (ROUND_TO, MIN_WIDTH, MAX_RATIO, KEEP, NATIVE)
 DEMO_FLOPS = Option("flops", 0.5, AMOUNT, FLOPS.meaning)

@@ -95,7 +95,7 @@ def read(config: Mapping[str, Any]) -> list[Row]:
         try:
             builder.layer_class(name)
         except (AttributeError, KeyError):
-            raise ModelError(f"native=True: the model YAML names no layer of Ultralytics in row {at}: {name}") from None
+            raise ModelError(f"row {at} of the model YAML names no layer of Ultralytics: {name}") from None
         listed = isinstance(sources, (list, tuple))
         absolute = tuple(s + at if s < 0 else s for s in (sources if listed else [sources]))
         repeats = max(round(repeats * depth), 1) if repeats > 1 else repeats
@@ -133,13 +133,13 @@ def spellings(row: Row, config: Mapping[str, Any]) -> Iterator[Row]:
     def scaled(value: Any) -> int:
         return make_divisible(min(value, ceiling) * width, 8)
 
-    yield row
     for at, value in enumerate(row.arguments):
         if isinstance(value, int) and not isinstance(value, bool) and value > 1:
             wide = row.having(at, scaled(value))
             yield wide
             yield replace(wide, arguments=(wide.arguments[0], True, *wide.arguments[2:]))
             yield replace(wide, arguments=(*wide.arguments, True, 1.2))
+    yield row
 
 
 def build(row: Row, inputs: Sequence[int], config: Mapping[str, Any]) -> nn.Module | None:

@@ -167,8 +167,9 @@ def mark_pruned(
         "provenance": {**deepcopy(dict(provenance)), "earlier": earlier},
     }
     if native is not None:
-        entry["widths"], model.yaml = {}, dict(native)
-        require_stock_build(model, native)
+        entry["widths"] = {}
+        model.yaml = {k: v for k, v in native.items() if k in model.yaml}  # not what the cut model has lost
+        require_stock_build(model, model.yaml)
         mark(model, entry)
         return
     fresh = builder.build(type(model), true_yaml(model.yaml), host.channels(model))
