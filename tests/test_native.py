@@ -15,11 +15,12 @@ import ultralytics
 import yaml
 from conftest import cut_copy, noise, random_alive, settle
 from torch.utils._pytree import tree_leaves
+from ultralytics.nn.modules import Conv
 
 import yoloprune
-from yoloprune import budget, builder, handoff, host, native, verify
+from yoloprune import budget, builder, channels, handoff, host, native, trainers, verify
 from yoloprune.errors import ArgumentError, ModelError, PlanError
-from yoloprune.groups import ChannelGraph
+from yoloprune.groups import ChannelGraph, Plan
 from yoloprune.limits import Budget, Limits
 from yoloprune.shapes import make_shapes
 
@@ -42,7 +43,7 @@ def model_of(backbone: list[list[Any]], head: list[Any] = HEAD, nc: int = 80) ->
 
 
 def restricted(model: torch.nn.Module, limits: Limits = FINE) -> tuple[ChannelGraph, native.Stock]:
-    graph, stock = native.trace(model, Limits(**{**vars(limits), "native": True}), 64)
+    graph, stock = channels.trace(model, Limits(**{**vars(limits), "native": True}), 64)
     assert stock is not None
     return graph, stock
 
@@ -196,6 +197,72 @@ def test_families(name: str) -> None:
     assert all(torch.equal(v, small.state_dict()[k]) for k, v in fresh.state_dict().items())
 
 
+ODD: dict[str, list[list[Any]]] = {
+    "copies in a row": [[-1, 2, "Conv", [32, 3, 1]], [-1, 1, "C2f", [32, True]]],
+    "an input that is spelled": [[-1, 1, "RepConv", [32, 32]], [-1, 1, "C2f", [32, True]]],
+    "a plain convolution": [[-1, 1, "nn.Conv2d", [32, 32, 1]], [-1, 1, "C2f", [32, True]]],
+    "shortcuts that are off": [[-1, 1, "Bottleneck", [48]], [-1, 1, "SPPF", [64, 5, 3, True]]],
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_odd_rows_are_exact(odd: str, seed: int) -> None:
+    model = model_of([*BACKBONE[:2], *ODD[odd], BACKBONE[3]], [[3, 4], 1, "Detect", ["nc"]])
+    graph, stock = restricted(model, Limits(round_to=8, min_width=8))
+    alive = random_alive(graph, seed)
+    plan = graph.plan(alive)
+    small = cut_copy(model, plan)
+    fresh = builder.rebuild(small, stock.describe(alive)).eval()
+    assert verify.verify(model, small, plan, noise(2, 3, 64, 64)) <= 1e-4
+    assert verify.verify(small, fresh, Plan({}), noise(2, 3, 64, 64)) <= 1e-4
+
+
+def test_a_shortcut_that_was_off_stays_off() -> None:
+    """Input 32 and output 48 cannot be added; once both are 24 wide, the constructor would add them."""
+    model = model_of([*BACKBONE[:2], [-1, 1, "Bottleneck", [48]], BACKBONE[3]], [[2, 3], 1, "Detect", ["nc"]])
+    graph, stock = restricted(model)
+    alive = np.ones(graph.n_classes, dtype=bool)
+    for name in ("model.1.conv", "model.2.cv2.conv"):
+        alive[graph.classes(next(i for i, g in enumerate(graph.groups) if g.name == name))[24:]] = False
+    said = stock.describe(alive)
+    assert said["backbone"][2][3][:2] == [24, False]
+    small = cut_copy(model, graph.plan(alive))
+    fresh = builder.rebuild(small, said)
+    assert fresh.model[2].add is False
+    assert verify.verify(small, fresh.eval(), Plan({}), noise(2, 3, 64, 64)) <= 1e-4
+
+
+def test_what_computes_something_else_is_refused() -> None:
+    """The same tensors, the same widths, but a sum that the cut model lacks."""
+    model = model_of([*BACKBONE[:2], [-1, 1, "Bottleneck", [32, False]], BACKBONE[3]], [[2, 3], 1, "Detect", ["nc"]])
+    wrong = copy.deepcopy(model.yaml)
+    wrong["backbone"][2][3] = [32, True]
+    with pytest.raises(PlanError, match="computes something else"):
+        trainers.require_stock_build(model, wrong)
+
+
+def test_widths_out_of_step_with_ultralytics_rounding_are_tried_one_by_one() -> None:
+    """Multiples of 12 of which every other is one of 8: the widest, middle and narrowest alone would say yes."""
+    limits = Limits(round_to=12, min_width=12, max_ratio=0.5)
+    rows = [[-1, 1, "Conv", [96, 3, 2]], [-1, 1, "Conv", [96, 3, 2]]]
+    graph, _ = restricted(model_of(rows, [[0, 1], 1, "Detect", ["nc"]]), limits)
+    assert all(w % 8 == 0 for _, allowed in tied(graph).values() for w in allowed or ())
+
+
+def test_other_activations() -> None:
+    torch.manual_seed(0)
+    config = {"nc": 80, "activation": "torch.nn.ReLU()", "backbone": copy.deepcopy(BACKBONE), "head": [list(HEAD)]}
+    model = settle(ultralytics.nn.tasks.DetectionModel(config, verbose=False), noise(2, 3, 64, 64)).eval()
+    graph, stock = restricted(model)
+    assert isinstance(model.model[0].act, torch.nn.ReLU)
+    assert isinstance(Conv.default_act, torch.nn.SiLU)  # as before, though rows were built that fail
+    alive = random_alive(graph, 0)
+    small = cut_copy(model, graph.plan(alive))
+    fresh = builder.rebuild(small, stock.describe(alive)).eval()
+    assert verify.verify(small, fresh, Plan({}), noise(2, 3, 64, 64)) <= 1e-4
+
+
 def test_free_plans_cannot_be_said() -> None:
     model = model_of(BACKBONE)
     _, stock = restricted(model)
@@ -229,13 +296,13 @@ def test_models_that_are_not_their_yaml_are_refused() -> None:
     graph = host.trace_yolo(model)
     free = cut_copy(model, graph.plan(random_alive(graph, 0)))
     with pytest.raises(ModelError, match="is not what its row in the model YAML builds"):
-        native.trace(free, Limits(native=True), 64)
+        channels.trace(free, Limits(native=True), 64)
 
 
 def test_text_prompted_models_are_refused() -> None:
     model = ultralytics.YOLO("yolov8s-worldv2.yaml").model
     with pytest.raises(ModelError, match="YOLO-World and YOLOE"):
-        native.trace(model, Limits(native=True), 64)
+        channels.trace(model, Limits(native=True), 64)
 
 
 def test_networks_without_yaml_are_refused() -> None:
@@ -323,6 +390,32 @@ def test_sparse_training_dies_along_native_widths(parent: Path, data: Path, tmp_
     assert all(torch.equal(v, pruned.model.state_dict()[k]) for k, v in fresh.state_dict().items())
 
 
+def test_what_native_widths_cannot_reach_is_free_unless_asked_for(parent: Path, tmp_path: Path) -> None:
+    """A YAML says convolutions in steps of 8, at least 8 wide: 0.83 of the channels can go, but not 0.9."""
+    far = {"ratio": 0.9, "round_to": 1, "min_width": 1, "max_ratio": 0.99, "imgsz": 64, "project": str(tmp_path)}
+    with pytest.raises(yoloprune.PruneError, match="out of reach"):
+        yoloprune.prune(parent, native=True, name="native", **far)
+    assert handoff.pruned_widths(yoloprune.prune(parent, name="free", **far))
+    near = yoloprune.prune(parent, name="near", **{**far, "ratio": 0.5})
+    assert handoff.pruned_widths(near) == {}  # stock Ultralytics builds it
+
+
+def test_names_with_a_scale_are_not_given_to_the_yaml(parent: Path, tmp_path: Path) -> None:
+    yolo = handoff.load(parent)
+    graph, stock = restricted(yolo.model)
+    alive = random_alive(graph, 0)
+    plan = graph.plan(alive)
+    child = handoff.with_model(yolo, cut_copy(yolo.model, plan))
+    facts = handoff.make_provenance(None, {})
+    handoff.save(child, tmp_path / "yolo11m-pruned.pt", plan=plan, provenance=facts, native=stock.describe(alive))
+    assert (tmp_path / "pruned.yaml").is_file()
+    assert not (tmp_path / "yolo11m-pruned.yaml").exists()
+    (tmp_path / "mine.yaml").write_text("nc: 3")
+    with pytest.raises(yoloprune.PruneError, match="is not overwritten"):
+        handoff.save(child, tmp_path / "mine.pt", plan=plan, provenance=facts, native=stock.describe(alive))
+    assert (tmp_path / "mine.yaml").read_text() == "nc: 3"
+
+
 def test_native_twice(parent: Path, tmp_path: Path) -> None:
     once = yoloprune.prune(parent, ratio=0.2, native=True, imgsz=64, project=str(tmp_path), name="once")
     twice = yoloprune.prune(once, ratio=0.2, native=True, imgsz=64, project=str(tmp_path), name="twice")
@@ -334,7 +427,5 @@ def test_native_twice(parent: Path, tmp_path: Path) -> None:
 
 def test_after_a_free_pruning_it_is_too_late(parent: Path, tmp_path: Path) -> None:
     free = yoloprune.prune(parent, ratio=0.2, native=False, imgsz=64, project=str(tmp_path), name="free")
-    with pytest.raises(
-        ModelError, match="row 0 of the model YAML names no layer of Ultralytics: This model was pruned"
-    ):
+    with pytest.raises(ModelError, match="pruned to free widths before"):
         yoloprune.prune(free, ratio=0.2, native=True, imgsz=64, project=str(tmp_path), name="native")

@@ -38,6 +38,7 @@ ORDER = (
     "rows",
     "dials",
     "native",
+    "channels",
     "verify",
     "calibration",
     "recover",

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from yoloprune import (
     budget,
+    channels,
     config,
     cutting,
     handoff,
     host,
-    native,
     overview,
     report,
     scoring,
@@ -31,7 +31,7 @@ from yoloprune import (
     verify,
 )
 from yoloprune.cost import Cost
-from yoloprune.errors import ArgumentError, BudgetError
+from yoloprune.errors import ArgumentError, BudgetError, PlanError
 from yoloprune.fading import STATE_KEY, SparseConfig
 from yoloprune.groups import ChannelGraph, Plan
 from yoloprune.limits import Budget, Limits
@@ -136,18 +136,15 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     told, passed = request.settings, request.passed
     parent = handoff.load(model)
     imgsz = passed.get("imgsz") or 640
-    graph, stock = native.trace(parent.model, _limits(parent, told), imgsz)
-    cost = Cost(graph)
     images = cutting.images(parent, passed)
-    alive = _choose(parent, graph, cost, told, passed, images)
-    plan = graph.plan(alive)
+    graph, alive, said = _decide(parent, told, passed, images)
+    cost, plan = Cost(graph), graph.plan(alive)
     child, error = cutting.cut(parent, plan, told["recover"], images)
 
     folder = host.run_folder(parent.task, "prune", passed)
     arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
     origin = model if isinstance(model, (str, Path)) else None
     facts = handoff.make_provenance(origin, arguments)
-    said = stock.describe(alive) if stock else None
     target = handoff.save(child, folder / "weights" / "pruned.pt", plan=plan, provenance=facts, native=said)
     place = Path(origin).absolute() if origin and Path(origin).is_file() else origin or parent.model_name
     host.write_args(folder, {"mode": "prune", "model": str(place), **arguments})  # found from any working directory
@@ -157,12 +154,31 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     return handoff.load(target)
 
 
+def _decide(
+    parent: ultralytics.YOLO, told: dict[str, Any], passed: dict[str, Any], images: list[Tensor] | None
+) -> tuple[ChannelGraph, np.ndarray, dict[str, Any] | None]:
+    """Traced channels, mask of the surviving classes, and the model YAML that says them where there is one."""
+    limits, imgsz = _limits(parent, told), passed.get("imgsz") or 640
+    wanted = Budget(flops=told["flops"], params=told["params"], ratio=told["ratio"])
+    graph, stock = channels.trace(parent.model, limits, imgsz, wanted)
+    alive = _choose(parent, graph, wanted, told, passed, images)
+    try:
+        return graph, alive, stock.describe(alive) if stock else None
+    except PlanError as e:
+        if limits.native:
+            raise
+        host.log("native: ", f"free widths, which stock Ultralytics cannot train: {e}")
+    graph, _ = channels.trace(parent.model, replace(limits, native=False), imgsz)
+    return graph, _choose(parent, graph, wanted, told, passed, images), None
+
+
 def _limits(parent: ultralytics.YOLO, told: dict[str, Any]) -> Limits:
     """The limits that were asked for; where the dead alone go, those that they died under."""
     asked, state = cutting.limits(told), parent.model.yaml.get(STATE_KEY)
     if state is None or any(told[k] is not None for k in ("flops", "params", "ratio")):
         return asked
     lived = Limits(**state["config"]["limits"])
+    lived = replace(lived, keep=(*lived.keep, *asked.keep))
     return lived if asked.native is None else replace(lived, native=asked.native)
 
 
@@ -211,13 +227,13 @@ def prune_module(
 def _choose(
     parent: ultralytics.YOLO,
     graph: ChannelGraph,
-    cost: Cost,
+    wanted: Budget,
     told: dict[str, Any],
     passed: dict[str, Any],
     images: list[Tensor] | None,
 ) -> np.ndarray:
     """Mask of surviving channel classes."""
-    wanted = Budget(flops=told["flops"], params=told["params"], ratio=told["ratio"])
+    cost = Cost(graph)
     if wanted.empty:
         dead = scoring.dead(parent.model, graph)
         alive = budget.dead_only(graph, dead)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 from ultralytics.nn import tasks
+from ultralytics.nn.modules import Conv
 from ultralytics.utils import LOGGER
 
 from yoloprune import host
@@ -66,10 +67,19 @@ def rebuild(model: nn.Module, config: Mapping[str, Any]) -> nn.Module:
     It may also take over the class branch as it is, whose width depends on the classes it was first trained for.
     """
     fresh = build(type(model), config, host.channels(model))
-    fresh.load(deepcopy(model), verbose=False)
+    fresh.load(deepcopy(model).cpu(), verbose=False)
     return fresh
+
+
+def scale_in(name: str) -> str:
+    """The scale that Ultralytics reads from the name of a model YAML, empty where there is none."""
+    return tasks.guess_model_scale(name)
 
 
 def parse(config: dict[str, Any], inputs: int) -> nn.Sequential:
     """Let Ultralytics build the rows of a model YAML, without weights that mean anything."""
-    return tasks.parse_model(config, inputs, verbose=False)[0]
+    activation = Conv.default_act  # `activation:` changes it for the whole process, and a row that fails leaves it so
+    try:
+        return tasks.parse_model(config, inputs, verbose=False)[0]
+    finally:
+        Conv.default_act = activation

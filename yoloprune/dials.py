@@ -78,7 +78,8 @@ def find(layer: Layer, inputs: list[int], config: Mapping[str, Any]) -> Layer:
         return frozenset(name for name, width in now.items() if width == 2 * full[name])
 
     row, twice = layer.row, [2 * n for n in inputs]
-    full = widths_of(rows.build(row, inputs, config))
+    whole = rows.build(row, inputs, config)
+    full, chained = widths_of(whole), row.repeats > 1 and type(whole) is nn.Sequential
     moves: dict[int, frozenset[str]] = {}
     joint = set()
     for at in row.numbers():
@@ -93,8 +94,10 @@ def find(layer: Layer, inputs: list[int], config: Mapping[str, Any]) -> Layer:
         governs = moves[at].difference(*(moves[inner] for inner in order if moves[inner] < moves[at]))
         outer = [o for o in order if moves[o] > moves[at]]
         if governs:
-            witness = min(governs)
-            dials.append(Dial(at, governs, outer[-1] if outer else None, witness, full[witness], at in joint))
+            witness, base = min(governs), outer[-1] if outer else None
+            # Copies of a layer in a row are all built for the same input, which the first of them hands to the second.
+            fixed = at in joint or (chained and base is None)
+            dials.append(Dial(at, governs, base, witness, full[witness], fixed))
     return replace(layer, dials=dials, follows=moved(row, twice) or frozenset())
 
 
@@ -112,11 +115,15 @@ def settings(layer: Layer, wanted: Widths) -> Iterator[Row]:
             fractions = [(target + more) / base for base in bases for more in (0, 0.5)]
             same = [value] if ratio[dial.at] == ratio[dial.base] else []
             options.append(list(dict.fromkeys([*same, *(round(f, 6) for f in fractions)])))
-    for values in itertools.product(*options):
-        row = layer.row
-        for dial, value in zip(layer.dials, values, strict=True):
-            row = row.having(dial.at, value)
-        yield row
+    plain = layer.row
+    switches = [at for at in range(len(plain.parameters)) if plain.value(at) is True]
+    # A shortcut that the parent lacks, because input and output differ, must not appear once they are as wide.
+    for start in (plain, *(plain.having(at, False) for at in switches)):
+        for values in itertools.product(*options):
+            row = start
+            for dial, value in zip(layer.dials, values, strict=True):
+                row = row.having(dial.at, value)
+            yield row
 
 
 def widths_of(layer: nn.Module) -> Widths:
@@ -127,6 +134,6 @@ def widths_of(layer: nn.Module) -> Widths:
 def shape_of(layer: nn.Module) -> Shape:
     shape: Shape = {name: tuple(t.shape) for name, t in layer.state_dict().items()}
     for name, module in layer.named_modules():
-        shape[f"{name}()"] = type(module).__name__
+        shape[f"{name}()"] = type(module).__name__, getattr(module, "add", None)  # which asks for equal widths
         shape[f"{name}#"] = builder.numbers(module)
     return shape

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yoloprune import budget, host, native, scoring
+from yoloprune import budget, channels, host, scoring
 from yoloprune.cost import Cost
 from yoloprune.limits import Budget
 from yoloprune.progress import Progress, SparseConfig
@@ -44,7 +44,7 @@ class Fading:
     def __init__(self, config: SparseConfig, trainer: BaseTrainer) -> None:
         self.config, self.trainer = config, trainer
         self.model = host.student(trainer.model)
-        self.graph, _ = native.trace(self.model, config.limits, trainer.args.imgsz)
+        self.graph, _ = channels.trace(self.model, config.limits, trainer.args.imgsz, config.budget)
         self.cost = Cost(self.graph)
         self.scales = Scales(self.model, self.graph)
         self.score = torch.zeros_like(self.scales.gamma)  # running, of each scale

@@ -15,7 +15,7 @@ import ultralytics
 from torch import nn
 from ultralytics.utils import DEFAULT_CFG_DICT, callbacks, checks
 
-from yoloprune import host, rows
+from yoloprune import builder, host, rows
 from yoloprune.errors import ModelError, PruneError
 from yoloprune.groups import Plan
 from yoloprune.provenance import make_provenance, plain, provenance, pruned_widths
@@ -166,7 +166,11 @@ def save(
     }
     if native is not None:
         said = {k: v for k, v in model.yaml.items() if k not in {KEY, "yaml_file"}}
-        _replace(path.with_suffix(".yaml"), lambda f: f.write(rows.text(said).encode()))
+        # Ultralytics takes a scale from names such as yolo11m-pruned.yaml and adds to the rows what goes with it.
+        beside = path.with_suffix(".yaml") if not builder.scale_in(path.name) else path.with_name("pruned.yaml")
+        if beside.exists() and not beside.read_text(encoding="utf-8", errors="replace").startswith(rows.HEADER):
+            raise PruneError(f"{beside} is not a file of yoloprune and is not overwritten. Choose another folder.")
+        _replace(beside, lambda f: f.write(rows.text(said).encode()))
     _replace(path, lambda f: torch.save(checkpoint, f))
     return path
 

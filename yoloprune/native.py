@@ -44,6 +44,8 @@ class Stock:
                 "the trainers of YOLO-World and YOLOE build the full network from the name of its file, whatever the "
                 "YAML in the checkpoint says (native=True is not possible)"
             )
+        if model.yaml.get("yoloprune", {}).get("widths"):
+            raise ModelError("the model was pruned to free widths before (native=True is possible for its parent only)")
         self.graph, self.yaml = graph, dict(model.yaml)
         self.image = host.channels(model)
         self.carried: frozenset[str] = frozenset()  # children of the head that loading takes over from the weights
@@ -76,7 +78,7 @@ class Stock:
             tie = Tie(tuple(members), tuple(groups[g].size for g in members))
             why = next((reasons[g] for g in members if g in reasons), None)
             candidates = [] if why else budget.allowed(tie, limits)
-            allowed = self._allowed(tie, candidates)
+            allowed = self._allowed(tie, candidates, limits.round_to % 8 == 0)
             if candidates and not allowed:
                 why = "the only width a model YAML can say; native=False frees it"
             if why is None:
@@ -101,10 +103,14 @@ class Stock:
                 reasons.setdefault(g, f"{layer.row.name} has no argument for it in a model YAML; native=False frees it")
         return grouping.united(len(self.graph.groups), sets), reasons
 
-    def _allowed(self, tie: Tie, candidates: list[int]) -> list[int]:
-        """Those units that can be said; where the widest, the middle and the narrowest can, all: `describe` proves it."""
+    def _allowed(self, tie: Tie, candidates: list[int], in_step: bool) -> list[int]:
+        """Those units that can be said.
+
+        Where widths are in step with Ultralytics' own rounding, and the widest, the middle and the narrowest can be
+        said, all can: what else constructors do to a width switches once on the way down. `describe` proves the plan.
+        """
         some = {candidates[i] for i in (0, len(candidates) // 2, -1)} if candidates else set()
-        if all(self._can_say(tie, unit) for unit in some):
+        if in_step and all(self._can_say(tie, unit) for unit in some):
             return candidates
         return [unit for unit in candidates if self._can_say(tie, unit)]
 
@@ -118,8 +124,7 @@ class Stock:
         return all(
             self._said(layer, alive, widths) is not None
             for layer in self.layers
-            if not touched.isdisjoint(itertools.chain(*layer.own.values()))
-            or (layer is self.layers[-1] and not touched.isdisjoint(layer.reaching))  # heads size themselves by input
+            if not touched.isdisjoint(itertools.chain(layer.reaching, *layer.own.values()))
         )
 
     # ---- the YAML ----------------------------------------------------------------------------------------------------
@@ -154,9 +159,9 @@ class Stock:
         inside = {f"layer{name.removeprefix(layer.prefix)}": keep for name, keep in kept.items()}
         shell = nn.ModuleDict({"layer": pickle.loads(self._bones[layer.prefix])})  # ten times as fast as deepcopy
         wanted = surgery.cut(shell, Plan(inside))["layer"]
-        inputs = self._inputs(layer.row, widths)
+        inputs, hands_on = self._inputs(layer.row, widths), self._handed_on(layer.row, widths)
         for row in dials.settings(layer, dials.widths_of(wanted)):
-            built = rows.build(row, inputs, self.yaml)
+            built = rows.build(row, inputs, self.yaml, hands_on)
             if built is not None and self._agree(layer, dials.shape_of(built), dials.shape_of(wanted)):
                 return row
         return None
@@ -177,12 +182,14 @@ class Stock:
         ]
         layer = Layer(row, own=self._made(axes, prefix), reaching=self._reaching(row), axes=axes)
         if not layer.own:
-            return replace(layer, row=next(iter(rows.spellings(row, self.yaml))))
+            return layer
         inputs, wanted = self._inputs(row, self.full), self._bone(layer)
+        if not all(inputs):
+            raise ModelError(f"what reaches {prefix} ({row.name}) could not be followed (native=True is not possible)")
         head = row.at == len(self._bones) - 1  # whose own widths stay
         nearest: tuple[Row, set[str]] | None = None
         for spelled in rows.spellings(row, self.yaml):
-            built = rows.build(spelled, inputs, self.yaml)
+            built = rows.build(spelled, inputs, self.yaml, self._handed_on(row, self.full))
             shape = {} if built is None else dials.shape_of(built)
             if shape == wanted:
                 layer = replace(layer, row=spelled)
@@ -206,6 +213,11 @@ class Stock:
             for source, occurrence in zip(row.sources, read, strict=True)
         ]
 
+    def _handed_on(self, row: Row, widths: np.ndarray) -> int | None:
+        """Width that a row hands on, None where that is not one tensor."""
+        occurrence = self._read.get(f"model.{row.at}")
+        return None if occurrence is None else round(float(occurrence @ widths))
+
     def _reaching(self, row: Row) -> set[int]:
         read = [self._read.get(f"model.{source}") for source in row.sources]
         return {int(g) for occurrence in read if occurrence is not None for g in np.flatnonzero(occurrence)}
@@ -215,34 +227,6 @@ class Stock:
         names = [self.graph.axes[i].module.removeprefix(prefix).lstrip(".") for i in made]
         groups = [self.graph.group_of[self.graph.class_of[i]] for i in made]
         return {name: {int(g) for g in np.unique(found)} for name, found in zip(names, groups, strict=True)}
-
-
-def trace(model: nn.Module, limits: Limits, imgsz: int) -> tuple[ChannelGraph, Stock | None]:
-    """Trace an Ultralytics model under limits.
-
-    Args:
-        model (nn.Module): An Ultralytics model.
-        limits (Limits): What plans must respect; with `native`, the graph allows nothing that no YAML says.
-        imgsz (int): Image size for which FLOPs are counted.
-
-    Returns:
-        (ChannelGraph): The channels.
-        (Stock | None): What describes a plan as a model YAML, None where plans are free.
-
-    Raises:
-        ModelError: If the model cannot be traced, or its layers are not those of its YAML and `native` is asked for.
-    """
-    graph = host.trace_yolo(model, imgsz=imgsz, keep=limits.keep)
-    if limits.native is False:
-        return graph, None
-    try:
-        stock = Stock(model, graph)
-    except ModelError as e:
-        if limits.native:
-            raise
-        host.log("native: ", f"stock Ultralytics will not be able to train the pruned model: {e}")
-        return graph, None
-    return stock.restrict(limits), stock
 
 
 def _unsaid(layer: Layer) -> ModelError:

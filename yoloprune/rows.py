@@ -23,6 +23,8 @@ from ultralytics.utils.ops import make_divisible
 from yoloprune import builder
 from yoloprune.errors import ModelError
 
+HEADER = "# Widths of a model pruned by yoloprune"
+NOTE = "; its weights, and a class branch of other width, are in the .pt beside. Keep scale letters out of the name."
 SCALING = ("scale", "scales", "depth_multiple", "width_multiple")
 LEGACY_ENDS = frozenset({"C3k2", "A2C2f", "C2fCIB"})
 """Layers in whose company Ultralytics builds the heads of its newer families."""
@@ -119,7 +121,7 @@ def text(config: Mapping[str, Any]) -> str:
     for part in ("backbone", "head"):
         lines += ["", f"{part}: # from, repeats, layer, arguments"]
         lines += [f"  - {json.dumps(row)}" for row in config[part]]
-    return "\n".join([*lines, ""])
+    return "\n".join([HEADER + NOTE, *lines, ""])
 
 
 def spellings(row: Row, config: Mapping[str, Any]) -> Iterator[Row]:
@@ -142,22 +144,24 @@ def spellings(row: Row, config: Mapping[str, Any]) -> Iterator[Row]:
     yield row
 
 
-def build(row: Row, inputs: Sequence[int], config: Mapping[str, Any]) -> nn.Module | None:
+def build(row: Row, inputs: Sequence[int], config: Mapping[str, Any], hands_on: int | None = None) -> nn.Module | None:
     """Let Ultralytics build one row on its own, shapes without numbers.
 
     Args:
         row (Row): The row.
         inputs (Sequence[int]): Widths of its inputs.
         config (Mapping): The model YAML it is from, for what is said outside the rows.
+        hands_on (int | None): Width that the row after it must be built for, None where that is not asked.
 
     Returns:
-        (nn.Module | None): The layer, None if the constructor refuses.
+        (nn.Module | None): The layer, None if the constructor refuses or the next row would get another width.
     """
-    if not all(inputs):
+    if not all(inputs) or row.name == "TorchVision":  # which fetches weights
         return None
-    alone = {k: v for k, v in config.items() if k not in {*SCALING, "activation", "backbone", "head"}}
+    alone = {k: v for k, v in config.items() if k not in {*SCALING, "backbone", "head"}}
     this = [-1, row.repeats, row.name, deepcopy(list(row.arguments))]
-    before: list[list[Any]] = []
+    before: list[list[Any]] = []  # layers of the widths that a row with several inputs reads
+    after = [] if hands_on is None else [[-1, 1, "Conv", [8]]]  # for rows like nn.Conv2d Ultralytics takes the input's
     if row.listed:
         names = {name for _, _, name, _ in [*config["backbone"], *config["head"]]}
         feeder = "C3k2" if names & LEGACY_ENDS else "Conv"
@@ -165,9 +169,13 @@ def build(row: Row, inputs: Sequence[int], config: Mapping[str, Any]) -> nn.Modu
         this[0] = list(range(len(inputs)))
     try:
         with torch.device("meta"):
-            return builder.parse({**alone, "backbone": [*before, this], "head": []}, 8 if row.listed else inputs[0])[-1]
+            listed = [*before, this, *after]
+            built = builder.parse({**alone, "backbone": listed, "head": []}, 8 if row.listed else inputs[0])
     except Exception:  # constructors assert, divide by zero, or raise whatever they like
         return None
+    if after and built[-1].conv.in_channels != hands_on:
+        return None
+    return built[len(before)]
 
 
 def _scale(config: Mapping[str, Any]) -> tuple[float, float, float]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import ultralytics
 
-from yoloprune import config, cutting, handoff, host, native, report
+from yoloprune import channels, config, cutting, handoff, host, report
 from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError
 from yoloprune.groups import ChannelGraph
@@ -42,7 +42,7 @@ def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str,
     request = config.request("sweep", {"model": model, **kwargs})
     told, passed = request.settings, request.passed
     parent = handoff.load(model)
-    graph, _ = native.trace(parent.model, cutting.limits(told), passed.get("imgsz") or 640)
+    graph, _ = channels.trace(parent.model, cutting.limits(told), passed.get("imgsz") or 640)
     cost = Cost(graph)
     images = cutting.images(parent, passed)
     ranking = cutting.rank(parent, graph, told, passed, images)

@@ -17,8 +17,8 @@ import ultralytics
 from torch import Tensor, nn
 from ultralytics.models import yolo
 
-from yoloprune import builder, host, surgery
-from yoloprune.errors import ModelError, PlanError
+from yoloprune import builder, host, surgery, verify
+from yoloprune.errors import ModelError, PlanError, VerifyError
 from yoloprune.groups import Plan
 
 KEY = "yoloprune"
@@ -168,8 +168,9 @@ def mark_pruned(
     }
     if native is not None:
         entry["widths"] = {}
-        model.yaml = {k: v for k, v in native.items() if k in model.yaml}  # not what the cut model has lost
-        require_stock_build(model, model.yaml)
+        said = {k: v for k, v in native.items() if k in model.yaml}  # not what the cut model has lost
+        require_stock_build(model, said)
+        model.yaml = said
         mark(model, entry)
         return
     fresh = builder.build(type(model), true_yaml(model.yaml), host.channels(model))
@@ -202,8 +203,12 @@ def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, dic
 
 
 def require_stock_build(model: nn.Module, config: Mapping[str, Any]) -> None:
-    """Raise PlanError unless stock training would go on with this very network, every tensor and every width."""
-    fresh = builder.rebuild(model, config)
+    """Raise PlanError unless stock training goes on with this very network: tensors, widths and what it computes."""
+    try:
+        fresh = builder.rebuild(model, config)
+    except Exception as e:  # whatever Ultralytics may raise while it builds
+        raise PlanError(f"Stock Ultralytics cannot build the pruned model: {e}. Use native=False.") from e
+    model = deepcopy(model).float().cpu().eval()
     mine, theirs = model.state_dict(), fresh.state_dict()
     wrong = [k for k in mine if k not in theirs or not mine[k].equal(theirs[k])] + [k for k in theirs if k not in mine]
     modules = dict(fresh.named_modules())
@@ -211,6 +216,10 @@ def require_stock_build(model: nn.Module, config: Mapping[str, Any]) -> None:
     wrong += [name for name, told in kept.items() if name not in modules or builder.numbers(modules[name]) != told]
     if wrong:
         raise PlanError(f"Stock Ultralytics builds {wrong[0]} otherwise than it was cut. Use native=False.")
+    try:
+        verify.verify(model, fresh.eval(), Plan({}), host.example(model, 2))
+    except VerifyError as e:
+        raise PlanError(f"What stock Ultralytics builds computes something else. Use native=False. ({e})") from e
 
 
 # ---- trainers --------------------------------------------------------------------------------------------------------
