@@ -30,13 +30,15 @@ from yoloprune.report import table
 
 FAMILIES = [
     *("yolov5n", "yolov6n", "yolov8n", "yolov8n-p2", "yolov8n-ghost", "yolov9t", "yolov9s", "yolov9m", "yolov9c"),
-    *("yolov9e", "yolov10n", "yolov10s", "yolo11n", "yolo11m", "yolo12n", "yolo12l", "yolo26n", "yolo26m"),
+    *("yolov10n", "yolo11n", "yolo11m", "yolo12n", "yolo26n"),
     *(f"{f}n-{t}" for f in ("yolov8", "yolo11", "yolo26") for t in ("seg", "pose", "obb", "cls")),
     *("yolo26n-sem", "yolo26n-depth", "yolov8n-world", "yoloe-11n-seg", "rtdetr-l"),
 ]
 HEAD = """# Native plans
 
-`yoloprune prune … native=True` chooses only widths that a stock model YAML can say. Written by the command below.
+Where it is possible, `yoloprune prune` and `train-sparse` choose only widths that a stock model YAML can say, so that
+stock Ultralytics trains, resumes, tunes and distils the pruned model, nothing else installed. `native=True` insists,
+`native=False` allows all widths. Written by the command below.
 
     python scripts/native.py
 
