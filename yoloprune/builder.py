@@ -1,4 +1,4 @@
-"""Ultralytics' model builder: classes by name, rows and whole models from YAML. Beside `host`, the only file that
+"""Ultralytics' model builder: classes by name, rows and whole models from YAML. With `host`, the only file that
 touches names of Ultralytics which are not public API.
 """
 

@@ -69,7 +69,11 @@ class Layer:
 
 
 def find(layer: Layer, inputs: list[int], config: Mapping[str, Any]) -> Layer:
-    """Double every numeric argument, and the input, and see which widths double."""
+    """Double every numeric argument, and the input, and see which widths double.
+
+    A C2f of 32 channels has hidden ones, int(c2 * e) of them. Doubling `c2` doubles all widths, doubling `e` the hidden
+    ones alone: those are what `e` governs, the rest is what `c2` governs, and `c2` is the base of `e`.
+    """
 
     def moved(row: Row, widths: list[int]) -> frozenset[str] | None:
         built = rows.build(row, widths, config)
@@ -102,7 +106,12 @@ def find(layer: Layer, inputs: list[int], config: Mapping[str, Any]) -> Layer:
 
 
 def settings(layer: Layer, wanted: Widths) -> Iterator[Row]:
-    """Rows whose dials stand where the wanted widths need them; fractions are rounded down, so several may do."""
+    """Rows whose dials stand where the wanted widths need them.
+
+    Constructors round down: a fraction of 0.5 with 31 channels behind it may be of 62 or of 63, and to get 24 of 63
+    channels one asks for anything from 24/63 to 25/63. So several fractions are tried, the silent one and the exact
+    one first; six digits are enough for widths below ten thousand.
+    """
     ratio: dict[int | None, float] = {None: 1.0}
     options: list[list[Any]] = []
     for dial in layer.dials:

@@ -1,4 +1,4 @@
-"""The only file that touches names of Ultralytics which are not public API."""
+"""With `builder`, the only file that touches names of Ultralytics which are not public API."""
 
 from __future__ import annotations
 

@@ -129,6 +129,7 @@ def _attention(module: nn.Module, keep: KeepOf) -> None:
     if kept is not None:
         old, per_head = module.key_dim, 2 * module.key_dim + module.head_dim
         new = sum(p % per_head < old for p in kept) // module.num_heads
+        # From whatever scale it has (one that was cut by an earlier release kept its parent's) to the constructor's.
         _scale_queries(module.qkv, per_head, old, module.scale * new**0.5)
         module.head_dim, module.key_dim, module.scale = len(kept) // module.num_heads - 2 * new, new, new**-0.5
 

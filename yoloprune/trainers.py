@@ -1,6 +1,7 @@
 """Training that keeps a pruned shape: Ultralytics' own trainers with one method overridden.
 
-Ultralytics builds the network to train from `model.yaml`, which describes the parent. So a pruned model carries in
+Ultralytics builds the network to train from `model.yaml`. Of a native plan that is the pruned network, and stock
+trainers will do. Of a free plan it describes the parent. So such a model carries in
 `model.yaml["yoloprune"]` what its true YAML lacks, and these trainers cut the fresh build to it before weights are
 loaded. Everything else (class names, number of classes, EMA, resume, multi-GPU) stays in Ultralytics' hands. For stock
 trainers the first module's name in `model.yaml` is replaced by a sentence: the text of the error they stop with.
