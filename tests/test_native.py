@@ -373,7 +373,7 @@ def test_stock_ultralytics_trains_it_where_yoloprune_is_not_installed(parent: Pa
 def test_pruned_yaml_is_plain(parent: Path, tmp_path: Path) -> None:
     yoloprune.prune(parent, ratio=0.3, native=True, imgsz=64, project=str(tmp_path), name="pruned")
     described = yaml.safe_load((tmp_path / "pruned" / "weights" / "pruned.yaml").read_text())
-    assert set(described) <= {"nc", "channels", "backbone", "head"}
+    assert set(described) <= {"nc", "ch", "channels", "backbone", "head"}
     built = ultralytics.YOLO(str(tmp_path / "pruned" / "weights" / "pruned.yaml")).model
     pruned = ultralytics.YOLO(str(tmp_path / "pruned" / "weights" / "pruned.pt")).model
     assert {k: v.shape for k, v in built.state_dict().items()} == {k: v.shape for k, v in pruned.state_dict().items()}

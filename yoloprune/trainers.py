@@ -44,7 +44,8 @@ UNTRAINABLE = {"WorldModel": "YOLO-World", "YOLOEModel": "YOLOE", "RTDETRDetecti
 
 def entry_of(source: Any) -> dict[str, Any] | None:
     """Return the `yoloprune` entry of a model, a `YOLO` object or a model YAML; None if it has none."""
-    config = source if isinstance(source, Mapping) else getattr(source, "yaml", None)
+    inner = getattr(source, "model", None)  # older releases do not hand `yaml` on from a model to its YOLO object
+    config = source if isinstance(source, Mapping) else getattr(source, "yaml", None) or getattr(inner, "yaml", None)
     return config.get(KEY) if isinstance(config, Mapping) else None
 
 
