@@ -185,7 +185,9 @@ def test_random_native_plans_are_exact_and_said(block: str, seed: int) -> None:
         assert all(torch.equal(a, b) for a, b in pairs if isinstance(a, torch.Tensor))
 
 
-@pytest.mark.parametrize("name", ["yolov5n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo26n"])
+@pytest.mark.parametrize(
+    "name", ["yolov5n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo26n", "yolo26n-sem"]
+)
 def test_families(name: str) -> None:
     model = settle(ultralytics.YOLO(f"{name}.yaml").model, noise(2, 3, 64, 64)).eval()
     graph, stock = restricted(model, Limits(round_to=16, min_width=8))

@@ -214,8 +214,8 @@ class Stock:
         ]
 
     def _handed_on(self, row: Row, widths: np.ndarray) -> int | None:
-        """Width that a row hands on, None where that is not one tensor."""
-        occurrence = self._read.get(f"model.{row.at}")
+        """Width that a row hands on, None where that is not one tensor, or to no row."""
+        occurrence = self._read.get(f"model.{row.at}") if row.at < len(self._bones) - 1 else None
         return None if occurrence is None else round(float(occurrence @ widths))
 
     def _reaching(self, row: Row) -> set[int]:
