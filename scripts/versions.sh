@@ -7,8 +7,9 @@ source scripts/environment.sh
 failed=""
 for release in "${@:-8.3.0}"; do
   folder=$(mktemp -d)
-  # tqdm: older releases need it, newer ones do not install it
-  python -m pip install --quiet --disable-pip-version-check --no-deps --target "$folder" "ultralytics==$release" tqdm
+  # What older releases need and newer ones do not install.
+  python -m pip install --quiet --disable-pip-version-check --no-deps --target "$folder" "ultralytics==$release" \
+    tqdm pandas pytz python-dateutil six tzdata
   echo "== ultralytics $release"
   YOLO_CONFIG_DIR="$folder" PYTHONPATH="$folder" OMP_NUM_THREADS=1 python -m pytest -q -p no:cacheprovider \
     tests/test_exact.py tests/test_tracing.py tests/test_odd_networks.py tests/test_host.py tests/test_overview.py \

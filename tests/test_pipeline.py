@@ -19,7 +19,7 @@ from ultralytics import YOLO
 from ultralytics.engine.trainer import BaseTrainer
 
 import yoloprune
-from yoloprune import budget, cli, host, scoring
+from yoloprune import budget, cli, config, host, scoring
 from yoloprune.cost import Cost
 from yoloprune.errors import ArgumentError, PruneError
 from yoloprune.shapes import make_shapes
@@ -250,6 +250,7 @@ def test_finetune_keeps_every_width(work: Path, data: Path, pruned: Path) -> Non
     assert widths(work / "tuned" / "weights" / "last.pt") == widths(pruned)
 
 
+@pytest.mark.skipif("distill_model" not in config.host_defaults(), reason="this Ultralytics does not distil")
 def test_finetune_with_the_parent_as_teacher(work: Path, data: Path, pruned: Path, sparse_run: Path) -> None:
     yoloprune.finetune(pruned, data=str(data), epochs=1, distill="parent", project=str(work), name="taught", **QUICK)
     told = yaml.safe_load((work / "taught" / "args.yaml").read_text())
