@@ -259,7 +259,8 @@ class KeepsWidths:
             if entry_of(weights) is not None:
                 require_same_shape(model, weights)
         if host.is_main_process():
-            host.log("prune: ", f"rebuilt at the pruned widths ({len(entry['widths'])} layers)")
+            how = f"{len(entry['widths'])} layers" if entry["widths"] else "its YAML says them"
+            host.log("prune: ", f"rebuilt at the pruned widths ({how})")
             if verbose:
                 model.info()
         return model
