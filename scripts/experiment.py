@@ -71,7 +71,7 @@ TABLES: dict[str, dict[str, list[Stage]]] = {
         "train": [train(E)],
         **{
             f"{kind}, finetune": [train(E), prune(flops=0.5, data=True, **own), finetune(E // 2)]
-            for kind, own in (("free", {}), ("native", {"native": True}))
+            for kind, own in (("free", {"native": False}), ("native", {"native": True}))
         },
     },
     "penalties": {

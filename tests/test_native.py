@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import ultralytics
 import yaml
 from conftest import cut_copy, noise, random_alive, settle
 from torch.utils._pytree import tree_leaves
+from ultralytics.models.yolo.world import WorldTrainer
+from ultralytics.models.yolo.yoloe import YOLOETrainer
 from ultralytics.nn.modules import Conv
 
 import yoloprune
@@ -370,6 +373,19 @@ def test_stock_ultralytics_trains_it_where_yoloprune_is_not_installed(parent: Pa
     assert "TRANSFERS True" in done.stdout
     assert "KEPT True 3" in done.stdout
     assert "PROVENANCE True" in done.stdout
+
+
+@pytest.mark.parametrize("kind", [WorldTrainer, YOLOETrainer])
+def test_trainers_that_build_from_a_file_name_find_none(kind: Any, parent: Path, tmp_path: Path) -> None:
+    """YOLO-World's and YOLOE's trainers take any model, and would build the parent from the name of its YAML."""
+    yoloprune.prune(parent, ratio=0.3, native=True, imgsz=64, project=str(tmp_path), name="pruned")
+    pruned = ultralytics.YOLO(tmp_path / "pruned" / "weights" / "pruned.pt").model
+    stub = object.__new__(kind)
+    stub.data = {"nc": 3, "channels": 3, "names": {0: "a", 1: "b", 2: "c"}}
+    stub.args = SimpleNamespace(task="detect", cls_remap=True)
+    assert Path(ultralytics.YOLO(parent).model.yaml["yaml_file"]).is_file()  # the parent's can be built
+    with pytest.raises(FileNotFoundError, match="pruned by yoloprune"):
+        stub.get_model(cfg=pruned.yaml, weights=pruned, verbose=False)
 
 
 def test_pruned_yaml_is_plain(parent: Path, tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def _decide(
     except PlanError as e:
         if limits.native:
             raise
-        host.log("native: ", f"free widths, which stock Ultralytics cannot train: {e}")
+        host.warn(f"native: free widths, which stock Ultralytics cannot train: {e}")
     graph, _ = channels.trace(parent.model, replace(limits, native=False), imgsz)
     return graph, _choose(parent, graph, wanted, told, passed, images), None
 

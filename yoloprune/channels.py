@@ -41,6 +41,6 @@ def trace(
     except (ModelError, BudgetError) as e:
         if limits.native:
             raise
-        host.log("native: ", f"free widths, which stock Ultralytics cannot train: {e}")
+        host.warn(f"native: free widths, which stock Ultralytics cannot train: {e}")
         return graph, None
     return restricted, stock

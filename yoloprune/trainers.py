@@ -67,17 +67,19 @@ def mark(model: nn.Module, entry: Mapping[str, Any]) -> None:
         entry (Mapping): `version`, `widths`, `numbers` and `provenance`; `yaml`, what must be put back, is filled in.
     """
     config = true_yaml(model.yaml)
-    replaced = {"module": config["backbone"][0][2]}
+    replaced, how = {"module": config["backbone"][0][2]}, ""
     if entry["widths"]:
         family = next((UNTRAINABLE[c.__name__] for c in type(model).__mro__ if c.__name__ in UNTRAINABLE), None)
         config["backbone"][0][2] = STOP_FOR_GOOD.format(family=family) if family else STOP
-        if "yaml_file" in config:
-            # YOLO-World's and YOLOE's trainers, which take any model, build from the file of this name instead;
-            # summaries begin with it.
-            file = Path(config["yaml_file"])
-            replaced["yaml_file"] = file.name
-            how = f"which cannot train {family}: train first, then prune" if family else "train with yoloprune finetune"
-            config["yaml_file"] = str(file.with_name(f"{file.stem} pruned by yoloprune ({how}).yaml"))
+        how = (
+            f" (which cannot train {family}: train first, then prune)" if family else " (train with yoloprune finetune)"
+        )
+    if "yaml_file" in config and (entry["widths"] or entry.get("native")):
+        # YOLO-World's and YOLOE's trainers, which take any model, build from the file of this name instead, native or
+        # not; summaries begin with it.
+        file = Path(config["yaml_file"])
+        replaced["yaml_file"] = file.name
+        config["yaml_file"] = str(file.with_name(f"{file.stem} pruned by yoloprune{how}.yaml"))
     config[KEY] = {**deepcopy(dict(entry)), "yaml": replaced}
     model.yaml = config
 
@@ -169,7 +171,7 @@ def mark_pruned(
         "provenance": {**deepcopy(dict(provenance)), "earlier": earlier},
     }
     if native is not None:
-        entry["widths"] = {}
+        entry["widths"], entry["native"] = {}, True
         said = {k: v for k, v in native.items() if k in model.yaml}  # not what the cut model has lost
         require_stock_build(model, said)
         model.yaml = said
