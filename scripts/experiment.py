@@ -20,76 +20,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class Stage(NamedTuple):
-    """One step of a chain: what is done (a function of `VERBS`) with which arguments."""
-
-    verb: str
-    arguments: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Name of the stage's folder."""
-        return "-".join([self.verb, *(f"{k}={v}" for k, v in self.arguments.items())])
-
-
-def train(epochs: int, **own: Any) -> Stage:
-    return Stage("train", {"epochs": epochs, **own})
-
-
-def sparse(epochs: int, **own: Any) -> Stage:
-    return Stage("sparse", {"epochs": epochs, **own})
-
-
-def prune(**own: Any) -> Stage:
-    return Stage("prune", own)
-
-
-def finetune(epochs: int, **own: Any) -> Stage:
-    return Stage("finetune", {"epochs": epochs, **own})
-
-
-E = 30  # epochs of every arm in all, where totals are compared
-TABLES: dict[str, dict[str, list[Stage]]] = {
-    "budgets": {
-        "dense": [train(E)],
-        **{f"train-sparse {f}, prune": [sparse(E, flops=f), prune()] for f in (0.5, 0.7, 0.35)},
-    },
-    "ways": {
-        "train": [train(E)],
-        "train-sparse, prune": [sparse(E, flops=0.5), prune()],
-        "train, prune, finetune": [train(E // 2), prune(flops=0.5, data=True), finetune(E // 2)],
-        "train-sparse, prune, finetune": [sparse(E // 2, flops=0.5), prune(data=True), finetune(E // 2)],
-        "three rounds of prune and finetune": [
-            train(9),
-            *(stage for _ in range(3) for stage in (prune(flops=0.794, data=True), finetune(7))),  # 0.794³ = 0.5
-        ],
-    },
-    "native": {
-        "train": [train(E)],
-        **{
-            f"{kind}, finetune": [train(E), prune(flops=0.5, data=True, **own), finetune(E // 2)]
-            for kind, own in (("free", {"native": False}), ("native", {"native": True}))
-        },
-    },
-    "penalties": {
-        **{
-            f"{penalty}, {optimizer}": [sparse(E, flops=0.5, penalty=penalty, optimizer=optimizer, lr0=lr), prune()]
-            for penalty, optimizer, lr in (
-                ("select", "AdamW", 1e-3),
-                ("prox", "AdamW", 1e-3),
-                ("group", "AdamW", 1e-3),
-                ("l1", "AdamW", 1e-3),
-                ("l1", "SGD", 1e-2),
-            )
-        },
-        **{f"select, score={s}": [sparse(E, flops=0.5, score=s), prune()] for s in ("gamma", "gamma-mean")},
-        "select, normalize=none": [sparse(E, flops=0.5, normalize="none"), prune()],
-    },
-}
-
+from arms import TABLES, Stage
 
 # ---- stages ----------------------------------------------------------------------------------------------------------
 
@@ -101,18 +34,46 @@ def run_stage(stage: Stage, source: Path, folder: Path, common: dict[str, Any], 
     import yoloprune
 
     place = {"project": str(folder.parent), "name": folder.name, "exist_ok": True}
+    own, target = dict(stage.arguments), folder / "weights" / "pruned.pt"
     if stage.verb == "prune":
-        own = dict(stage.arguments)
         given = {"data": common["data"]} if own.pop("data", False) else {}
         yoloprune.prune(source, **{**calibrate, **own, **given, **place})
-        return folder / "weights" / "pruned.pt"
-    if stage.verb == "train":
-        YOLO(source).train(**{**common, **stage.arguments, **place})
-    elif stage.verb == "sparse":
-        yoloprune.train_sparse(source, **{**common, **stage.arguments, **place})
+        return target
+    if stage.verb == "peer":
+        import peers
+
+        peers.prune(source, target, imgsz=common["imgsz"], **own)
+        return target
+    settings = {**common, **own, **place}
+    if stage.verb == "sparse":
+        yoloprune.train_sparse(source, **settings)
     elif stage.verb == "finetune":
-        yoloprune.finetune(source, **{**common, **stage.arguments, **place})
+        yoloprune.finetune(source, **settings)
+    elif stage.verb == "peertune":
+        import peers
+
+        YOLO(source).train(trainer=peers.Trainer, **settings)
+    elif stage.verb == "fresh":
+        YOLO(forgotten(source, folder / "weights" / "fresh.pt")).train(**settings)
+    else:
+        YOLO(settings.pop("model", source)).train(**settings)
     return folder / "weights" / "best.pt"
+
+
+def forgotten(source: Path, target: Path) -> Path:
+    """Save the network of a checkpoint with new random weights."""
+    from ultralytics import YOLO
+
+    yolo = YOLO(source)
+    for name, module in yolo.model.named_modules():
+        if hasattr(module, "reset_parameters") and ".dfl" not in name:  # a fixed sum
+            module.reset_parameters()
+        if hasattr(module, "running_mean"):
+            module.reset_running_stats()
+    yolo.model.model[-1].bias_init()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    yolo.save(target)
+    return target
 
 
 def measure(file: Path, arguments: argparse.Namespace) -> dict[str, float]:
@@ -122,7 +83,7 @@ def measure(file: Path, arguments: argparse.Namespace) -> dict[str, float]:
     from yoloprune import host, report
 
     row: dict[str, float] = {}
-    for split in ("val", "test"):
+    for split in arguments.splits:
         yolo = YOLO(file)
         host.validate(
             yolo,
@@ -142,6 +103,16 @@ def measure(file: Path, arguments: argparse.Namespace) -> dict[str, float]:
     return {**row, **report.measure(YOLO(file).model, arguments.imgsz, file)}
 
 
+def validate_late() -> None:
+    """Validate in the second half of a training only: no best checkpoint lies in the first, and it saves an eighth."""
+    from ultralytics.utils.callbacks.base import default_callbacks
+
+    def switch(trainer: Any) -> None:
+        trainer.args.val = trainer.epoch + 1 >= trainer.epochs // 2
+
+    default_callbacks["on_train_epoch_start"].append(switch)
+
+
 def run_chain(arm: str, seed: int, arguments: argparse.Namespace) -> None:
     """Run the stages of one arm that are not there yet and measure the last checkpoint."""
     if arguments.bf16:
@@ -149,13 +120,14 @@ def run_chain(arm: str, seed: int, arguments: argparse.Namespace) -> None:
         from ultralytics.engine import trainer
 
         trainer.autocast = lambda *_, **__: torch.autocast("cpu", torch.bfloat16)
+    validate_late()
     common: dict[str, Any] = {
         "data": arguments.data,
         "imgsz": arguments.imgsz,
         "batch": arguments.batch,
         "nbs": arguments.batch,
         "optimizer": "AdamW",
-        "lr0": 1e-3,
+        "lr0": arguments.lr0,
         "seed": seed,
         "plots": False,
         "workers": 0,
@@ -163,7 +135,8 @@ def run_chain(arm: str, seed: int, arguments: argparse.Namespace) -> None:
         "verbose": False,
         "device": "cpu",
     }
-    source, folder = Path(arguments.model).resolve(), chain_folder(arm, seed, arguments, 0).parent
+    source, folder = Path(arguments.model), chain_folder(arm, seed, arguments, 0).parent
+    source = source.resolve() if source.is_file() else source  # else one of Ultralytics' own model YAMLs
     for i, stage in enumerate(TABLES[arguments.table][arm]):
         folder = chain_folder(arm, seed, arguments, i)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -214,6 +187,8 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--lr0", type=float, default=1e-3)
+    parser.add_argument("--splits", nargs="+", default=["val", "test"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--jobs", type=int, default=1, help="arms that run at the same time")

@@ -1,0 +1,122 @@
+"""The tables of scripts/experiment.py: arms, and the chains of stages that they are."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Stage(NamedTuple):
+    """One step of a chain: what is done (see `experiment.run_stage`) with which arguments."""
+
+    verb: str
+    arguments: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the stage's folder."""
+        return "-".join([self.verb, *(f"{k}={v}" for k, v in self.arguments.items())])
+
+
+Chain = list[Stage]
+
+
+def train(epochs: int, **own: Any) -> Stage:
+    return Stage("train", {"epochs": epochs, **own})
+
+
+def sparse(epochs: int, **own: Any) -> Stage:
+    return Stage("sparse", {"epochs": epochs, **own})
+
+
+def prune(**own: Any) -> Stage:
+    return Stage("prune", own)
+
+
+def finetune(epochs: int, **own: Any) -> Stage:
+    return Stage("finetune", {"epochs": epochs, **own})
+
+
+def fresh(epochs: int) -> Stage:
+    """Train a pruned network from random weights, with stock Ultralytics."""
+    return Stage("fresh", {"epochs": epochs})
+
+
+def torch_pruning(importance: str) -> Chain:
+    """Prune with Torch-Pruning and fine-tune, see scripts/peers.py."""
+    return [Stage("peer", {"importance": importance, "flops": 0.5}), Stage("peertune", {"epochs": H})]
+
+
+E = 30  # epochs of every arm in all, where totals are compared
+H = E // 2
+PLAIN = {"flops": 0.5, "recover": "none"}  # what everybody does: rank, cut, fine-tune
+RATES = {
+    "AdamW 1e-4": {"lr0": 1e-4},
+    "AdamW 5e-4": {"lr0": 5e-4},
+    "AdamW 1e-3": {"lr0": 1e-3},
+    "AdamW 2e-3": {"lr0": 2e-3},
+    "AdamW 5e-4, warm-up of 1 epoch": {"lr0": 5e-4, "warmup_epochs": 1.0},
+    "SGD 1e-2": {"optimizer": "SGD", "lr0": 1e-2},
+    "SGD 1e-3": {"optimizer": "SGD", "lr0": 1e-3},
+    "Ultralytics' auto": {"optimizer": "auto"},
+}
+TABLES: dict[str, dict[str, Chain]] = {
+    "budgets": {
+        "dense": [train(E)],
+        **{f"train-sparse {f}, prune": [sparse(E, flops=f), prune()] for f in (0.5, 0.7, 0.35)},
+    },
+    "longer": {
+        "dense": [train(2 * E)],
+        "train-sparse, prune": [sparse(2 * E, flops=0.5), prune()],
+    },
+    "penalties": {
+        **{
+            f"{penalty}, {optimizer}": [sparse(E, flops=0.5, penalty=penalty, optimizer=optimizer, lr0=lr), prune()]
+            for penalty, optimizer, lr in (
+                ("select", "AdamW", 1e-3),
+                ("prox", "AdamW", 1e-3),
+                ("group", "AdamW", 1e-3),
+                ("l1", "AdamW", 1e-3),
+                ("l1", "SGD", 1e-2),
+            )
+        },
+        **{f"select, score={s}": [sparse(E, flops=0.5, score=s), prune()] for s in ("gamma", "gamma-mean")},
+        "select, normalize=none": [sparse(E, flops=0.5, normalize="none"), prune()],
+    },
+    "ways": {
+        "dense": [train(E)],
+        "(a) train-sparse, prune": [sparse(E, flops=0.5), prune()],
+        "(b) train, prune, finetune": [train(H), prune(flops=0.5, data=True), finetune(H)],
+        "(c) three rounds of prune and finetune": [
+            train(9),
+            *(stage for _ in range(3) for stage in (prune(flops=0.794, data=True), finetune(7))),  # 0.794³ = 0.5
+        ],
+        "(d) train-sparse, prune, finetune": [sparse(H, flops=0.5), prune(), finetune(H)],
+    },
+    "peers": {
+        "dense": [train(E)],
+        "yoloprune": [train(H), prune(flops=0.5, data=True), finetune(H)],
+        "yoloprune, without data= (l2, fold)": [train(H), prune(flops=0.5), finetune(H)],
+        "Torch-Pruning, group norm": [train(H), *torch_pruning("group")],
+        "Torch-Pruning, BN scale": [train(H), *torch_pruning("bn")],
+        "uniform l1": [train(H), prune(score="l1", uniform=True, **PLAIN), finetune(H)],
+        "random": [train(H), prune(score="random", uniform=True, **PLAIN), finetune(H)],
+        "the pruned shape, fresh weights": [train(H), prune(flops=0.5, data=True), fresh(E)],
+    },
+    "native": {
+        "dense": [train(E)],
+        **{
+            f"{kind}, finetune": [train(E), prune(flops=0.5, data=True, **own), finetune(H)]
+            for kind, own in (("free", {"native": False}), ("native", {"native": True}))
+        },
+    },
+    "rates": {name: [train(H), prune(flops=0.5, data=True), finetune(H, **own)] for name, own in RATES.items()},
+    "larger": {  # --model yolov8n.yaml
+        "small, trained": [train(2 * E)],
+        # 0.286: YOLOv8n has 0.328 GFLOPs with 3 classes at 128 pixels, YOLOv8s 1.146
+        "large, trained, pruned to the small one's FLOPs, fine-tuned": [
+            train(E, model="yolov8s.yaml"),
+            prune(flops=0.286, data=True),
+            finetune(E),
+        ],
+    },
+}
