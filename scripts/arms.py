@@ -64,6 +64,14 @@ TABLES: dict[str, dict[str, Chain]] = {
         "dense": [train(E)],
         **{f"train-sparse {f}, prune": [sparse(E, flops=f), prune()] for f in (0.5, 0.7, 0.35)},
     },
+    "ramps": {
+        name: [sparse(E, flops=0.5, **own), prune()]
+        for name, own in (
+            ("default", {}),
+            ("ramp 0.3-0.7", {"ramp_start": 0.3, "ramp_end": 0.7}),
+            ("fade 0.9", {"fade": 0.9}),
+        )
+    },
     "longer": {
         "dense": [train(2 * E)],
         "train-sparse, prune": [sparse(2 * E, flops=0.5), prune()],

@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, stdev
@@ -103,14 +104,16 @@ def measure(file: Path, arguments: argparse.Namespace) -> dict[str, float]:
     return {**row, **report.measure(YOLO(file).model, arguments.imgsz, file)}
 
 
-def validate_late() -> None:
-    """Validate in the second half of a training only: no best checkpoint lies in the first, and it saves an eighth."""
+def each(event: str, callback: Callable[[Any], Any]) -> None:
+    """Let every training of this process call back with its trainer."""
     from ultralytics.utils.callbacks.base import default_callbacks
 
-    def switch(trainer: Any) -> None:
-        trainer.args.val = trainer.epoch + 1 >= trainer.epochs // 2
+    default_callbacks[event].append(callback)
 
-    default_callbacks["on_train_epoch_start"].append(switch)
+
+def validate_late(trainer: Any) -> None:
+    """Validate in the last third of a training only: no best checkpoint lies before, and it saves a sixth."""
+    trainer.args.val = trainer.epoch + 1 >= trainer.epochs * 2 // 3
 
 
 def run_chain(arm: str, seed: int, arguments: argparse.Namespace) -> None:
@@ -120,7 +123,8 @@ def run_chain(arm: str, seed: int, arguments: argparse.Namespace) -> None:
         from ultralytics.engine import trainer
 
         trainer.autocast = lambda *_, **__: torch.autocast("cpu", torch.bfloat16)
-    validate_late()
+        each("on_train_start", lambda run: run.model.to(memory_format=torch.channels_last))  # a fifth faster
+    each("on_train_epoch_start", validate_late)
     common: dict[str, Any] = {
         "data": arguments.data,
         "imgsz": arguments.imgsz,
