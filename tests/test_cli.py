@@ -110,7 +110,7 @@ def test_dispatch_hands_over_flat_keywords(name: str, api: ModuleType) -> None:
     assert main([name, "model=a.pt", "imgsz=320", *(f"{k}={v}" for k, v in given.items())]) == 0
     [(function, args, kwargs)] = CALLS
     assert (function, args) == (name.replace("-", "_"), ("a.pt",))
-    assert set(kwargs) == {"imgsz", *given, *(o.name for o in COMMANDS[name].options)}
+    assert set(kwargs) == {"imgsz", *given, *COMMANDS[name].own_defaults, *(o.name for o in COMMANDS[name].options)}
     assert kwargs["imgsz"] == 320
 
 

@@ -39,7 +39,7 @@ def test_own_keys_are_disjoint_from_ultralytics() -> None:
 
     assert not OWN & set(DEFAULT_CFG_DICT)
     assert not OWN & config.UNLISTED_HOST_KEYS
-    assert len(OWN) == 22
+    assert len(OWN) == 23
 
 
 def test_host_defaults_are_those_of_ultralytics() -> None:
@@ -249,7 +249,8 @@ def test_required_keys(name: str) -> None:
     for missing in COMMANDS[name].required:
         line = [name, *(t for t in LEAST[name] if not t.startswith(missing))]
         assert error(" ".join(line)).startswith(f"{name} needs '{missing}'")
-    assert set(parse([name, *LEAST[name]]).passed) == set(COMMANDS[name].required)
+    command = COMMANDS[name]
+    assert set(parse([name, *LEAST[name]]).passed) == {*command.required, *command.own_defaults}
 
 
 def test_order_spaces_dashes_and_brackets() -> None:
@@ -263,6 +264,17 @@ def test_order_spaces_dashes_and_brackets() -> None:
         assert parse(line.split()) == expected
     assert ok("train_sparse model=a data=b").command == "train-sparse"
     assert ok("finetune model=a data=b val").passed["val"] is True  # the switch, not the command
+
+
+def test_finetune_has_a_gentle_optimizer_of_its_own() -> None:
+    plain = {"optimizer": "AdamW", "lr0": 0.0005, "warmup_epochs": 1.0, "warmup_bias_lr": 0.0}
+    given = {"model": "a", "data": "b"}
+    assert ok("finetune model=a data=b").passed == {**given, **plain}
+    assert ok("finetune model=a data=b lr0=0.01").passed == {**given, **plain, "lr0": 0.01}
+    assert ok("finetune model=a data=b optimizer=SGD").passed == {**given, "optimizer": "SGD"}  # its rates as well
+    assert "optimizer" not in ok("train-sparse model=a data=b").passed
+    again = ok("finetune model=a data=b lr0=0.01")
+    assert request("finetune", again.kwargs() | {"model": "a"}) == again
 
 
 def test_malformed_tokens() -> None:
@@ -279,7 +291,7 @@ def test_settings_are_complete_and_passed_holds_only_what_was_given() -> None:
         if command.options:
             result = parse([name, *LEAST[name]])
             assert list(result.settings) == [o.name for o in command.options]
-            assert set(result.passed) == set(command.required)
+            assert set(result.passed) == {*command.required, *command.own_defaults}
             assert "model" not in result.kwargs() and set(result.settings) <= set(result.kwargs())
 
 

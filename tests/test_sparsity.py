@@ -315,6 +315,22 @@ def test_the_push_is_steered_to_the_target(penalty: str, tmp_path: Path) -> None
     assert 0.2 <= share[-1] <= 0.4
 
 
+@pytest.mark.parametrize(("decay", "pushes"), [(True, 4.9), (False, 7.0)])
+def test_l1_decays_over_the_ramp_or_stays(decay: bool, pushes: float, tmp_path: Path) -> None:
+    """Of 20 steps, 2 to 11 are the ramp; two epochs hold steps 2 to 8, with weights 1, 0.9 … 0.4 or 1 seven times."""
+    told = config(penalty="l1", penalty_weight=0.5, penalty_decay=decay)
+    loop = Loop(SparseTraining(told), tmp_path, scale=0.0, lr=0.01)
+    before = loop.sparse._live.scales.gamma.abs()
+    for loop.epoch in range(2):
+        loop.start()
+        loop.batches()
+        loop.finish(0.5)
+    scales = loop.sparse._live.scales
+    lost = (before - scales.gamma.abs())[scales.pushed & (before > 0.1)]
+    assert len(lost) > 100
+    torch.testing.assert_close(lost, torch.full_like(lost, 0.01 * 0.5 * pushes))
+
+
 @pytest.mark.parametrize("penalty", ["prox", "group", "l1", "select"])
 def test_frozen_layers_and_the_head_are_never_pushed(penalty: str, tmp_path: Path) -> None:
     """Without a loss the penalty alone moves scales: all that may die, and none of a frozen layer or its partners."""

@@ -152,6 +152,9 @@ def _command_help(command: Command) -> str:
         mode = "val" if command.name == "val" else "train"
         lines.append(f"  Every Ultralytics {mode} argument passes through unchanged ('yolo cfg' lists them):")
         lines.append("  imgsz, batch, device, workers, project, name, seed ...")
+        if command.own_defaults:
+            said = " ".join(f"{k}={v}" for k, v in command.own_defaults.items())
+            lines.append(f"  Other defaults unless optimizer= is given: {said}")
     else:
         lines.append(f"  {', '.join(command.host)}")
     lines.append("  cfg=recipe.yaml reads keys of both sorts from a file; the command line wins over it.")

@@ -50,7 +50,8 @@ class Request:
     Attributes:
         command (str): Name of the command, e.g. 'train-sparse'.
         settings (dict[str, Any]): All own keys of the command, defaults filled in.
-        passed (dict[str, Any]): The Ultralytics keys that were given, `model` among them.
+        passed (dict[str, Any]): The Ultralytics keys that were given, `model` among them, and those for which the
+            command has a default of its own.
     """
 
     command: str
@@ -248,6 +249,8 @@ def request(command: str, given: Mapping[str, Any]) -> Request:
             values = {k: v for k, v in values.items() if k not in one_of}
         values.update(layer)
     settings = {o.name: values.pop(o.name, o.default) for o in spec.options}
+    if values.get("optimizer") is None and not values.get("resume"):  # a resumed run brings its own
+        values = {**spec.own_defaults, **values}
     _check_together(spec, settings, values)
     return Request(command, settings, values)
 

@@ -74,8 +74,8 @@ class Fading:
                 now = torch.where(now.isfinite().all(), now, self.score)
                 self.score.lerp_(now, 1 - MEMORY if self.progress.steps else 1.0)
             if self.config.penalty == "l1" and self.phase == "ramp":
-                # Decays: at a constant weight mAP goes on falling to the end.
-                self.scales.pull((self.config.penalty_weight or L1_WEIGHT) * (1 - self.progress.ramp))
+                weight = self.config.penalty_weight or L1_WEIGHT
+                self.scales.pull(weight * (1 - self.progress.ramp) if self.config.penalty_decay else weight)
         self.progress.steps += 1
 
     def after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:

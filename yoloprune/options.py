@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
@@ -76,6 +77,8 @@ class Command:
         options (tuple[Option, ...]): Own keys.
         host (tuple[str, ...] | None): Ultralytics keys that are accepted; None accepts all of them.
         required (tuple[str, ...]): Ultralytics keys that must be given.
+        own_defaults (Mapping[str, Any]): Ultralytics keys with another default here, all or none: where `optimizer` is
+            given, the rest is Ultralytics' as well, because learning rates belong to an optimizer.
         examples (tuple[str, ...]): Command lines without the leading `yoloprune`.
         notes (tuple[str, ...]): Further lines for the help.
     """
@@ -85,6 +88,7 @@ class Command:
     options: tuple[Option, ...] = ()
     host: tuple[str, ...] | None = ()
     required: tuple[str, ...] = ()
+    own_defaults: Mapping[str, Any] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -181,6 +185,12 @@ SPARSE_OPTIONS = (
         1e-4,
     ),
     Option(
+        "penalty_decay",
+        True,
+        FLAG,
+        "l1 weakens to nothing over the ramp; False keeps its weight, at which mAP goes on falling until the ramp ends",
+    ),
+    Option(
         "score",
         "taylor",
         choice("taylor", "gamma", "gamma-mean"),
@@ -209,6 +219,12 @@ DISTILL = Option(
     "who teaches through Ultralytics' distillation: the unpruned parent, or nobody",
     "parent",
 )
+GENTLE = {  # for weights that are trained already; Ultralytics' own choice, optimizer=auto, ignores lr0
+    "optimizer": "AdamW",
+    "lr0": 0.0005,
+    "warmup_epochs": 1.0,
+    "warmup_bias_lr": 0.0,
+}
 AGAINST = Option(
     "against",
     None,
@@ -266,6 +282,7 @@ _COMMANDS = (
         (DISTILL,),
         host=None,
         required=("model", "data"),
+        own_defaults=GENTLE,
         examples=(
             "finetune model=pruned.pt data=my.yaml epochs=50",
             "finetune model=pruned.pt data=my.yaml epochs=50 distill=parent",

@@ -26,7 +26,8 @@ class SparseConfig:
         penalty (str): "select" shrinks victims only; "prox" (every scale on its own), "group" (the scales of a channel
             class together) and "l1" (sub-gradient) push on all scales until the ramp ends.
         penalty_weight (float | None): Strength of "prox" and "group" (threshold per unit of learning rate) and of "l1"
-            (gradient, decaying to nothing over the ramp).
+            (gradient).
+        penalty_decay (bool): Whether the weight of "l1" decays to nothing over the ramp, instead of staying what it is.
         score (str): What "select" ranks by: "taylor", the running |gamma * dL/dgamma + beta * dL/dbeta| (Molchanov et
             al. 2019, arXiv 1906.10771, section 3.1), "gamma", or "gamma-mean", |gamma| as a multiple of the present
             mean of its layer; the other penalties rank by |gamma|. Members of a class add up.
@@ -40,6 +41,7 @@ class SparseConfig:
     limits: Limits = field(default_factory=Limits)
     penalty: str = "select"
     penalty_weight: float | None = None
+    penalty_decay: bool = True
     score: str = "taylor"
     normalize: str = "cost"
     ramp_start: float = 0.1
