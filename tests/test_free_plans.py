@@ -138,6 +138,24 @@ def test_parent_is_found_from_any_folder(
     assert Path(started[0]["distill_model"]) == parent
 
 
+def test_parent_is_found_through_later_trainings(
+    pruned: Path, parent: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fine-tuned model's run began with the pruned one, whose run began with the parent."""
+    tuned = tmp_path / "tuned" / "weights" / "best.pt"
+    tuned.parent.mkdir(parents=True)
+    tuned.write_bytes(pruned.read_bytes())
+    (tmp_path / "tuned" / "args.yaml").write_text(f"model: {tuned}\n")  # as of a resumed run: nothing to be found
+    with pytest.raises(ArgumentError, match=r"distill_model="):
+        yoloprune.finetune(tuned, data=str(data), distill="parent")
+    (tmp_path / "tuned" / "args.yaml").write_text(f"model: {pruned}\n")
+    started = []
+    monkeypatch.setattr(trainers.YOLO, "train", lambda self, **k: started.append(k) or _stop())
+    with pytest.raises(Stopped):
+        yoloprune.finetune(tuned, data=str(data), distill="parent")
+    assert Path(started[0]["distill_model"]) == parent
+
+
 def _stop() -> None:
     raise Stopped
 

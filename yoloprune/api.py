@@ -24,6 +24,7 @@ from yoloprune import (
     handoff,
     host,
     overview,
+    provenance,
     report,
     scoring,
     surgery,
@@ -298,7 +299,7 @@ def finetune(model: Model, **kwargs: Any) -> handoff.YOLO:
     resumed = passed.get("resume")
     yolo = handoff.YOLO(str(model)) if resumed else handoff.load(model)
     if request.settings["distill"] == "parent":
-        passed["distill_model"] = str(_parent_file(model, yolo))
+        passed["distill_model"] = str(provenance.parent_file(model, yolo))
     before = host.widths(yolo.model)
     yolo.train(**passed)
     if host.is_main_process():
@@ -308,25 +309,6 @@ def finetune(model: Model, **kwargs: Any) -> handoff.YOLO:
         rows = [{"model": "fine-tuned", **data["metrics"], **report.measure(yolo.model, yolo.trainer.args.imgsz)}]
         report.write_report(folder, data, rows, [folder / "results.png"])
     return yolo
-
-
-def _parent_file(model: Model, yolo: ultralytics.YOLO) -> Path:
-    """The parent's checkpoint: named in the args.yaml beside the pruned one, checked against its provenance."""
-    told = handoff.provenance(yolo)
-    if told is None:
-        raise ArgumentError("distill=parent: this model was not pruned by yoloprune. Give distill_model=teacher.pt.")
-    if isinstance(model, (str, Path)):
-        args = Path(model).resolve().parent.parent / "args.yaml"
-        named = Path(str(host.read_yaml(args).get("model", ""))) if args.is_file() else Path()
-        if named.is_file() and handoff.make_provenance(named, {})["parent"] == told["parent"]:
-            return named
-    if told["parent"] is None:
-        raise ArgumentError("distill=parent: this model was pruned from a live object. Give distill_model=teacher.pt.")
-    name, digest = told["parent"]["name"], str(told["parent"]["sha256"])[:12]
-    raise ArgumentError(
-        f"distill=parent: the parent {name} (sha256 {digest}…) is not where it was when this model was pruned, or was "
-        f"changed. Give distill_model=path/to/{name}."
-    )
 
 
 def val(model: Model, against: Model | None = None, **kwargs: Any) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from datetime import datetime
 from hashlib import sha256
@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from yoloprune import host
+from yoloprune.errors import ArgumentError
 from yoloprune.trainers import entry_of
 
 
@@ -42,6 +44,47 @@ def provenance(model: Any) -> dict[str, Any] | None:
     """
     entry = entry_of(model)
     return None if entry is None else deepcopy(entry["provenance"])
+
+
+def parent_file(model: Any, pruned: Any) -> Path:
+    """Find the parent's checkpoint among those that a pruned model was made from, step by step.
+
+    Args:
+        model (str | Path | YOLO): What the user named.
+        pruned (YOLO): The model in it.
+
+    Returns:
+        (Path): A file whose content is the parent's.
+
+    Raises:
+        ArgumentError: If there is none, or the model was not pruned by yoloprune.
+    """
+    told = provenance(pruned)
+    if told is None:
+        raise ArgumentError("distill=parent: this model was not pruned by yoloprune. Give distill_model=teacher.pt.")
+    if isinstance(model, (str, Path)):
+        for file in _made_from(Path(model)):
+            if make_provenance(file, {})["parent"] == told["parent"]:
+                return file
+    if told["parent"] is None:
+        raise ArgumentError("distill=parent: this model was pruned from a live object. Give distill_model=teacher.pt.")
+    name, digest = told["parent"]["name"], str(told["parent"]["sha256"])[:12]
+    raise ArgumentError(
+        f"distill=parent: the parent {name} (sha256 {digest}…) is not where it was when this model was pruned, or was "
+        f"changed. Give distill_model=path/to/{name}."
+    )
+
+
+def _made_from(file: Path) -> Iterator[Path]:
+    """The checkpoints that a run began with, and theirs, as the args.yaml of each run names them, nearest first."""
+    seen = {Path()}  # a resumed run names itself
+    while True:
+        args = file.resolve().parent.parent / "args.yaml"
+        file = Path(str(host.read_yaml(args).get("model") or "")) if args.is_file() else Path()
+        if file in seen or not file.is_file():
+            return
+        seen.add(file)
+        yield file
 
 
 def pruned_widths(model: Any) -> dict[str, dict[str, Any]] | None:
