@@ -12,6 +12,7 @@ import pytest
 import torch
 import ultralytics
 import yaml
+from torch import nn
 from ultralytics import YOLO
 
 import yoloprune
@@ -22,6 +23,7 @@ from yoloprune.errors import BudgetError, ModelError
 from yoloprune.limits import Budget
 from yoloprune.shapes import make_shapes
 from yoloprune.surgery import cut
+from yoloprune.watching import placed
 
 LOOSE = {"round_to": 1, "min_width": 2}
 
@@ -216,3 +218,43 @@ def test_the_child_is_cut_by_the_plan_and_the_parent_untouched(parent: Any) -> N
     assert all(torch.equal(v, expected[k]) for k, v in child.model.state_dict().items())
     assert 0 <= error < 1e-4
     assert all(torch.equal(v, before[k]) for k, v in parent.model.state_dict().items())
+
+
+def test_device_is_where_scores_and_repairs_are_measured(
+    tiny: Path, common: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another name of the CPU stands for a GPU: models, images and labelled batches go there, models come back."""
+    there, moved = torch.device("cpu", 0), []
+    monkeypatch.setattr(host, "device", lambda name: there if name == "7" else None)
+    monkeypatch.setattr(cutting, "placed", lambda target, *models: moved.append(target) or placed(target, *models))
+    for name in ("batches", "labelled"):
+        whole = getattr(calibration, name)
+        monkeypatch.setattr(calibration, name, lambda *a, whole=whole, **k: moved.append(k["device"]) or whole(*a, **k))
+    given = {"data": common["data"], "imgsz": 64}
+    told = request("prune", {"model": "a.pt", **given}).settings
+    model = yoloprune.load(tiny)
+    passed = {**given, "device": "7"}
+    images = cutting.images(model, passed)
+    cutting.rank(model, host.trace_yolo(model.model), told, passed, images)
+    assert moved == [there, there, there]
+    cutting.rank(model, host.trace_yolo(model.model), told, given, images)
+    assert moved[3:] == [torch.device("cpu")] * 2
+
+
+class Traveller(nn.Linear):
+    """Notes where it is sent."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self.seen: list[torch.device] = []
+
+    def to(self, device: torch.device) -> Traveller:
+        self.seen.append(device)
+        return self
+
+
+def test_models_come_back_from_a_device_even_after_an_error() -> None:
+    model, there = Traveller(), torch.device("cuda", 3)
+    with pytest.raises(ValueError, match="on the way"), placed(there, model):
+        raise ValueError("on the way")
+    assert model.seen == [there, torch.device("cpu")]

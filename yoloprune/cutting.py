@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 import ultralytics
 from torch import Tensor
 
@@ -16,6 +17,12 @@ from yoloprune.cost import Cost
 from yoloprune.fading import STATE_KEY
 from yoloprune.groups import ChannelGraph, Plan
 from yoloprune.limits import Budget, Limits
+from yoloprune.watching import placed
+
+
+def place(passed: Mapping[str, Any]) -> torch.device:
+    """Where scores and repairs are measured: `device=`, and the CPU without it."""
+    return torch.device("cpu") if passed.get("device") in (None, "") else host.device(passed["device"])
 
 
 def images(parent: ultralytics.YOLO, passed: Mapping[str, Any]) -> list[Tensor] | None:
@@ -23,7 +30,9 @@ def images(parent: ultralytics.YOLO, passed: Mapping[str, Any]) -> list[Tensor] 
     if not passed.get("data"):
         return None
     imgsz = passed.get("imgsz") or 640
-    return calibration.batches(passed["data"], imgsz, task=parent.task, channels=host.channels(parent.model))
+    return calibration.batches(
+        passed["data"], imgsz, task=parent.task, channels=host.channels(parent.model), device=place(passed)
+    )
 
 
 def limits(told: Mapping[str, Any]) -> Limits:
@@ -83,16 +92,17 @@ def rank(
         normalize = "cost" if how == "taylor" else "none"
     if how == "taylor":
         model = host.with_loss(parent)
-        batches = calibration.labelled(parent, passed["data"], passed.get("imgsz") or 640)
-    scores = scoring.score(
-        model,
-        graph,
-        how,
-        reduce=told["reduce"],
-        normalize=normalize if normalize != "cost" else "none",
-        batches=batches,
-        seed=passed.get("seed") or 0,
-    )
+        batches = calibration.labelled(parent, passed["data"], passed.get("imgsz") or 640, device=place(passed))
+    with placed(place(passed), model):
+        scores = scoring.score(
+            model,
+            graph,
+            how,
+            reduce=told["reduce"],
+            normalize=normalize if normalize != "cost" else "none",
+            batches=batches,
+            seed=passed.get("seed") or 0,
+        )
     if told["score"] == "auto":
         scores[dead] = 0.0  # what sparse training took out goes first, whatever its constant does
     return Ranking(scores, normalize == "cost", limits(told))
@@ -122,7 +132,9 @@ def cut(
     host.log(
         "prune: ", f"cut model equals masked parent: relative error {error:.1e} (accepted: {verify.TOLERANCE:.0e})"
     )
-    _recover(parent, child, plan, how, calibrate)
+    home = next(parent.model.parameters()).device
+    with placed(calibrate[0].device if calibrate else home, parent.model, child.model):
+        _recover(parent, child, plan, how, calibrate)
     return child, error
 
 

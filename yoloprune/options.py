@@ -259,7 +259,10 @@ _COMMANDS = (
             "prune model=best.pt flops=0.5 keep=backbone",
             "prune model=best.pt params=2.0M score=lamp data=my.yaml",
         ),
-        notes=("Without a budget exactly the dead channels go; all budgets that are given hold.",),
+        notes=(
+            "Without a budget exactly the dead channels go; all budgets that are given hold.",
+            "Scores and repairs that look at data= are measured on device=, the CPU when none is given.",
+        ),
     ),
     Command(
         "sweep",

@@ -48,6 +48,19 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def placed(target: torch.device, *models: nn.Module) -> Iterator[None]:
+    """Models on a device for the time of a `with` block."""
+    homes = [next(m.parameters()).device for m in models]
+    try:
+        for model in models:
+            model.to(target)
+        yield
+    finally:
+        for model, home in zip(models, homes, strict=True):
+            model.to(home)
+
+
+@contextlib.contextmanager
 def hooked() -> Iterator[list[RemovableHandle]]:
     """A list of hooks that are removed at the end."""
     handles: list[RemovableHandle] = []
