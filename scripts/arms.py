@@ -58,6 +58,7 @@ RATES = {
     "SGD 1e-2": {"optimizer": "SGD", "lr0": 1e-2},
     "SGD 1e-3": {"optimizer": "SGD", "lr0": 1e-3},
     "Ultralytics' auto": {"optimizer": "auto"},
+    "AdamW 1e-3, distill=parent": {"distill": "parent"},
 }
 TABLES: dict[str, dict[str, Chain]] = {
     "budgets": {
