@@ -49,16 +49,15 @@ def torch_pruning(importance: str) -> Chain:
 E = 30  # epochs of every arm in all, where totals are compared
 H = E // 2
 PLAIN = {"flops": 0.5, "recover": "none"}  # what everybody does: rank, cut, fine-tune
-RATES = {
-    "AdamW 1e-4": {"lr0": 1e-4},
+RATES: dict[str, dict[str, Any]] = {
+    "AdamW 1e-3": {},
+    "AdamW 1e-3, distill=parent": {"distill": "parent"},
     "AdamW 5e-4": {"lr0": 5e-4},
-    "AdamW 1e-3": {"lr0": 1e-3},
+    "AdamW 2e-4": {"lr0": 2e-4},
+    "AdamW 2e-4, warm-up of 1 epoch": {"lr0": 2e-4, "warmup_epochs": 1.0},
     "AdamW 2e-3": {"lr0": 2e-3},
-    "AdamW 5e-4, warm-up of 1 epoch": {"lr0": 5e-4, "warmup_epochs": 1.0},
-    "SGD 1e-2": {"optimizer": "SGD", "lr0": 1e-2},
     "SGD 1e-3": {"optimizer": "SGD", "lr0": 1e-3},
     "Ultralytics' auto": {"optimizer": "auto"},
-    "AdamW 1e-3, distill=parent": {"distill": "parent"},
 }
 TABLES: dict[str, dict[str, Chain]] = {
     "budgets": {
