@@ -118,6 +118,25 @@ TABLES: dict[str, dict[str, Chain]] = {
         },
     },
     "rates": {name: [train(H), prune(flops=0.5, data=True), finetune(H, **own)] for name, own in RATES.items()},
+    "choices": {
+        "train 15, prune, finetune 15": [train(H), prune(flops=0.5, data=True), finetune(H, lr0=5e-4)],
+        **{
+            f"the same with {key}={value}": [
+                train(H),
+                prune(flops=0.5, data=True, **{key: value}),
+                finetune(H, lr0=5e-4),
+            ]
+            for key, value in (("max_ratio", 0.6), ("uniform", True), ("normalize", "none"))
+        },
+        **{
+            f"train {n}, prune, finetune {E - n}": [
+                train(n),
+                prune(flops=0.5, data=True),
+                finetune(E - n, lr0=5e-4),
+            ]
+            for n in (10, 20)
+        },
+    },
     "larger": {  # --model yolov8n.yaml
         "small, trained": [train(2 * E)],
         # 0.286: YOLOv8n has 0.328 GFLOPs with 3 classes at 128 pixels, YOLOv8s 1.146
