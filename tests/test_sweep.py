@@ -187,6 +187,20 @@ def test_automatic_score_is_taylor_per_cost_with_data_and_l2_without(parent: Any
     assert not ranked(parent, data, score="taylor", normalize="none").per_cost
 
 
+def test_without_data_the_user_is_told_what_it_costs_and_which_data_it_was(
+    tiny: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(host, "warn", said.append)
+    model = yoloprune.load(tiny)
+    model.overrides["data"] = "cells.yaml"
+    ranked(model, data)
+    ranked(model, None, score="l1")  # chosen by the user
+    assert not said
+    ranked(model, None)
+    assert len(said) == 1 and "costs far more accuracy" in said[0] and said[0].endswith("data=cells.yaml")
+
+
 @pytest.mark.parametrize("labelled", [True, False])
 def test_automatic_score_takes_the_dead_first(parent: Any, data: Path, labelled: bool) -> None:
     """Their beta may still reach the loss, but that constant is moved into the next layer."""

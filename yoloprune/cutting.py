@@ -87,6 +87,14 @@ def rank(
         how = "activation" if host.is_prompted(model) else "taylor"
     elif how == "auto":
         how = "bn" if dead.any() else "l2"
+        if how == "l2":
+            known = (
+                f"; this model was trained on data={parent.overrides['data']}" if parent.overrides.get("data") else ""
+            )
+            host.warn(
+                "prune: without data= channels are ranked by the size of their weights and nothing is refitted, which "
+                f"costs far more accuracy{known}"
+            )
     normalize = told["normalize"]
     if normalize == "auto":
         normalize = "cost" if how == "taylor" else "none"
