@@ -88,12 +88,10 @@ def rank(
     elif how == "auto":
         how = "bn" if dead.any() else "l2"
         if how == "l2":
-            known = (
-                f"; this model was trained on data={parent.overrides['data']}" if parent.overrides.get("data") else ""
-            )
+            known = parent.overrides.get("data")  # Ultralytics keeps it in checkpoints
             host.warn(
                 "prune: without data= channels are ranked by the size of their weights and nothing is refitted, which "
-                f"costs far more accuracy{known}"
+                "costs far more accuracy" + (f"; this model was trained on data={known}" if known else "")
             )
     normalize = told["normalize"]
     if normalize == "auto":
