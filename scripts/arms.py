@@ -49,15 +49,17 @@ def torch_pruning(importance: str) -> Chain:
 E = 30  # epochs of every arm in all, where totals are compared
 H = E // 2
 PLAIN = {"flops": 0.5, "recover": "none"}  # what everybody does: rank, cut, fine-tune
+STOCK = {"optimizer": "AdamW", "warmup_epochs": 3.0, "warmup_bias_lr": 0.1}
 RATES: dict[str, dict[str, Any]] = {
-    "AdamW 1e-3": {},
-    "AdamW 1e-3, distill=parent": {"distill": "parent"},
-    "AdamW 5e-4": {"lr0": 5e-4},
-    "AdamW 2e-4": {"lr0": 2e-4},
-    "AdamW 2e-4, warm-up of 1 epoch": {"lr0": 2e-4, "warmup_epochs": 1.0},
-    "AdamW 2e-3": {"lr0": 2e-3},
-    "SGD 1e-3": {"optimizer": "SGD", "lr0": 1e-3},
-    "Ultralytics' auto": {"optimizer": "auto"},
+    "AdamW 1e-3": {**STOCK, "lr0": 1e-3},
+    "AdamW 1e-3, distill=parent": {**STOCK, "lr0": 1e-3, "distill": "parent"},
+    "AdamW 5e-4": {**STOCK, "lr0": 5e-4},
+    "AdamW 2e-4": {**STOCK, "lr0": 2e-4},
+    "AdamW 2e-4, warm-up of 1 epoch": {**STOCK, "lr0": 2e-4, "warmup_epochs": 1.0},
+    "AdamW 2e-3": {**STOCK, "lr0": 2e-3},
+    "SGD 1e-3": {**STOCK, "optimizer": "SGD", "lr0": 1e-3},
+    "Ultralytics' auto": {**STOCK, "optimizer": "auto"},
+    "yoloprune finetune": {},
 }
 TABLES: dict[str, dict[str, Chain]] = {
     "budgets": {
@@ -119,12 +121,12 @@ TABLES: dict[str, dict[str, Chain]] = {
     },
     "rates": {name: [train(H), prune(flops=0.5, data=True), finetune(H, **own)] for name, own in RATES.items()},
     "choices": {
-        "train 15, prune, finetune 15": [train(H), prune(flops=0.5, data=True), finetune(H, lr0=5e-4)],
+        "train 15, prune, finetune 15": [train(H), prune(flops=0.5, data=True), finetune(H)],
         **{
             f"the same with {key}={value}": [
                 train(H),
                 prune(flops=0.5, data=True, **{key: value}),
-                finetune(H, lr0=5e-4),
+                finetune(H),
             ]
             for key, value in (("max_ratio", 0.6), ("uniform", True), ("normalize", "none"))
         },
@@ -132,7 +134,7 @@ TABLES: dict[str, dict[str, Chain]] = {
             f"train {n}, prune, finetune {E - n}": [
                 train(n),
                 prune(flops=0.5, data=True),
-                finetune(E - n, lr0=5e-4),
+                finetune(E - n),
             ]
             for n in (10, 20)
         },

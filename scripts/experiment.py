@@ -33,6 +33,7 @@ def run_stage(stage: Stage, source: Path, folder: Path, common: dict[str, Any], 
     from ultralytics import YOLO
 
     import yoloprune
+    from yoloprune.options import COMMANDS
 
     place = {"project": str(folder.parent), "name": folder.name, "exist_ok": True}
     own, target = dict(stage.arguments), folder / "weights" / "pruned.pt"
@@ -45,6 +46,8 @@ def run_stage(stage: Stage, source: Path, folder: Path, common: dict[str, Any], 
 
         peers.prune(source, target, imgsz=common["imgsz"], **own)
         return target
+    if stage.verb in {"finetune", "peertune"}:  # at the defaults of `yoloprune finetune`
+        common = {k: v for k, v in common.items() if k not in {"optimizer", "lr0"}}
     settings = {**common, **own, **place}
     if stage.verb == "sparse":
         yoloprune.train_sparse(source, **settings)
@@ -53,7 +56,7 @@ def run_stage(stage: Stage, source: Path, folder: Path, common: dict[str, Any], 
     elif stage.verb == "peertune":
         import peers
 
-        YOLO(source).train(trainer=peers.Trainer, **settings)
+        YOLO(source).train(trainer=peers.Trainer, **{**COMMANDS["finetune"].own_defaults, **settings})
     elif stage.verb == "fresh":
         YOLO(forgotten(source, folder / "weights" / "fresh.pt")).train(**settings)
     else:
