@@ -150,8 +150,8 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     place = Path(origin).absolute() if origin and Path(origin).is_file() else origin or parent.model_name
     host.write_args(folder, {"mode": "prune", "model": str(place), **arguments})  # found from any working directory
     _report_cut(folder, parent, child, graph, cost, alive, plan, target, origin, imgsz, error)
-    trainer = "yolo train" if said else "yoloprune finetune"
-    host.log("prune: ", f"saved {target}; next: {trainer} model={target} data=...")
+    stock = " (stock 'yolo train' keeps the widths as well)" if said else ""
+    host.log("prune: ", f"saved {target}; next: yoloprune finetune model={target} data=...{stock}")
     return handoff.load(target)
 
 
