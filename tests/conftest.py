@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from yoloprune import surgery, verify
 from yoloprune.groups import Axis, ChannelGraph, Group, Plan, Term, Tie
 
+pytest_plugins = ["checkpoints"]
+
 
 def shipped(*names: str) -> list[str]:
     """Those of the models, at any scale, whose family the installed Ultralytics has; older releases lack newer ones."""

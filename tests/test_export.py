@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 import ultralytics
-import yaml
+from checkpoints import CONFIGS, build, narrow, network
 from conftest import settle
-from test_handoff import network
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from ultralytics.nn.autobackend import AutoBackend
@@ -21,7 +20,6 @@ import yoloprune
 from yoloprune import cli, handoff, host
 
 CONF = 0.25
-CONFIGS = Path(ultralytics.__file__).parent / "cfg" / "models"
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +68,8 @@ def test_exported_file_computes_what_torch_does(form: str, setting: str, pruned:
 
 def checkpoint(folder: Path, config: str, channels: int = 3, **change: Any) -> Path:
     """A small checkpoint of a shipped YAML, an eighth as wide, with batch-norms that fit."""
-    told = yaml.safe_load((CONFIGS / config).read_text())
-    told.pop("scales", None)
     file = folder / f"{Path(config).stem}.yaml"
-    told |= {"nc": 3, "depth_multiple": 0.33, "width_multiple": 0.125, **change}
-    file.write_text(yaml.safe_dump(told))
-    torch.manual_seed(0)
-    yolo = ultralytics.YOLO(str(file))
-    yolo.ckpt = yolo.ckpt or {}
+    yolo = build(file, narrow(config, **change))
     if channels != 3:  # a training on such images builds it like this
         model = type(yolo.model)(str(file), ch=channels, verbose=False)
         yolo.model, model.args, model.task = model, yolo.model.args, yolo.model.task

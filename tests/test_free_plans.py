@@ -12,8 +12,8 @@ import pytest
 import torch
 import ultralytics
 import yaml
+from checkpoints import STILL, Stopped, body, crash, cut, network, plan_of, run_of, shapes_of, stub
 from conftest import random_alive
-from test_handoff import STILL, Stopped, _crash, body, cut, network, plan_of, run_of, shapes_of, stub
 from ultralytics.models.yolo.world import WorldTrainer
 from ultralytics.models.yolo.yoloe import YOLOEPETrainer, YOLOETrainer
 
@@ -21,23 +21,6 @@ import yoloprune
 from yoloprune import handoff, host, trainers
 from yoloprune.errors import ArgumentError
 from yoloprune.shapes import NAMES, make_shapes
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("free")
-
-
-@pytest.fixture(scope="module")
-def data(folder: Path) -> Path:
-    return make_shapes(folder / "shapes", train=4, val=4, imgsz=64)
-
-
-@pytest.fixture(scope="module")
-def parent(folder: Path) -> Path:
-    path = folder / "parent.pt"
-    network(folder).save(str(path))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +93,7 @@ def test_taught_run_resumes_in_the_middle(pruned: Path, parent: Path, data: Path
     """Ultralytics saves student and projector of such a run, without the teacher."""
     yolo = trainers.YOLO(str(pruned))
     shapes = shapes_of(yolo.model)
-    yolo.add_callback("on_fit_epoch_end", _crash)
+    yolo.add_callback("on_fit_epoch_end", crash)
     with pytest.raises(Stopped):
         yolo.train(data=str(data), distill_model=str(parent), **run_of(tmp_path, epochs=2))
     last = str(yolo.trainer.last)

@@ -14,6 +14,7 @@ import pytest
 import torch
 import ultralytics
 import yaml
+from checkpoints import build
 from conftest import cut_copy, noise, random_alive, settle
 from torch.utils._pytree import tree_leaves
 from ultralytics.models.yolo.world import WorldTrainer
@@ -25,7 +26,6 @@ from yoloprune import budget, builder, channels, handoff, host, native, trainers
 from yoloprune.errors import ArgumentError, ModelError, PlanError
 from yoloprune.groups import ChannelGraph, Plan
 from yoloprune.limits import Budget, Limits
-from yoloprune.shapes import make_shapes
 
 FINE = Limits(round_to=4, min_width=4, max_ratio=1.0)
 BACKBONE: list[list[Any]] = [
@@ -346,19 +346,10 @@ print("PROVENANCE", yolo.model.yaml["yoloprune"]["provenance"]["arguments"]["nat
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("native")
-    file = folder / "small.yaml"
-    file.write_text(yaml.safe_dump({"nc": 80, "backbone": BACKBONE, "head": [HEAD]}))
-    torch.manual_seed(0)
-    yolo = ultralytics.YOLO(str(file))
-    yolo.ckpt = yolo.ckpt or {}
+    yolo = build(folder / "small.yaml", {"nc": 80, "backbone": BACKBONE, "head": [HEAD]})
     settle(yolo.model, noise(2, 3, 64, 64))
     yolo.save(str(folder / "parent.pt"))
     return folder / "parent.pt"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", train=4, val=4, imgsz=64)
 
 
 def test_stock_ultralytics_trains_it_where_yoloprune_is_not_installed(parent: Path, data: Path, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import ultralytics
 import yaml
 from torch import nn
 from ultralytics import YOLO
@@ -46,20 +45,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(work: Path) -> Path:
     return make_shapes(work / "data", train=32, val=8, imgsz=64)
-
-
-@pytest.fixture(scope="module")
-def tiny(work: Path) -> Path:
-    """A YOLOv8 of an eighth of the width, saved as a checkpoint."""
-    stock = Path(ultralytics.__file__).parent / "cfg" / "models" / "v8" / "yolov8.yaml"
-    told = {k: v for k, v in yaml.safe_load(stock.read_text()).items() if k != "scales"}
-    told |= {"nc": 3, "depth_multiple": 0.33, "width_multiple": 0.125}
-    (work / "tiny.yaml").write_text(yaml.safe_dump(told))
-    torch.manual_seed(0)
-    yolo = YOLO(work / "tiny.yaml")
-    yolo.ckpt = {"train_args": {"task": "detect", "imgsz": 64}}
-    yolo.save(work / "tiny.pt")
-    return work / "tiny.pt"
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,8 @@
-"""Sparse training without a trainer: scales by hand, and the trainer's loop with a made-up loss."""
+"""Sparse training in the trainer's loop with a made-up loss: what goes, penalties, and the events of the loop."""
 
 from __future__ import annotations
 
 import csv
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,220 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import settle
+from sparse_loop import FREE, Loop, norms, tiny, zeros
 from torch import Tensor, nn
-from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils.torch_utils import EarlyStopping, ModelEMA
+from ultralytics.utils.torch_utils import ModelEMA
 
-from yoloprune import Budget, Limits, SparseConfig, SparseTraining, host, scoring, tracing
+from yoloprune import Budget, SparseConfig, SparseTraining, host, scoring
 from yoloprune.progress import Progress
 from yoloprune.report import picture_sparsity
-from yoloprune.scales import Scales
-
-TINY = {
-    "nc": 3,
-    "backbone": [
-        [-1, 1, "Conv", [8, 3, 2]],
-        [-1, 1, "Conv", [16, 3, 2]],
-        [-1, 1, "C2f", [16, True]],
-        [-1, 1, "Conv", [32, 3, 2]],
-        [-1, 1, "C2f", [32, True]],
-    ],
-    "head": [
-        [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
-        [[-1, 2], 1, "Concat", [1]],
-        [-1, 1, "C2f", [16]],
-        [[7, 4], 1, "Detect", ["nc"]],
-    ],
-}
-"""A detector at strides 4 and 8 with 224 prunable channel classes in 16 groups."""
-
-FREE = Limits(round_to=1, min_width=1, native=False)
-Norms = dict[str, nn.BatchNorm2d]
-
-
-class Residual(nn.Module):
-    """Two layers whose channels are added, so that they live or die together, and a third that reads them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Conv2d(3, 2, 1, bias=False), nn.Conv2d(2, 2, 1, bias=False)
-        self.na, self.nb = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
-        self.c, self.nc, self.d = nn.Conv2d(2, 4, 1, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.na(self.a(x)).relu()
-        x = x + self.nb(self.b(x)).relu()
-        return self.d(self.nc(self.c(x)).relu())
-
-
-def residual(na: list[float], nb: list[float], nc: list[float], frozen: str = "") -> tuple[Residual, Scales]:
-    """The network with scales written by hand."""
-    model = Residual().eval()
-    for norm, values in ((model.na, na), (model.nb, nb), (model.nc, nc)):
-        norm.weight.data = torch.tensor(values)
-    if frozen:
-        model.get_submodule(frozen).weight.requires_grad = False
-    return model, Scales(model, tracing.trace(model, torch.rand(1, 3, 4, 4)))
-
-
-class Loop:
-    """The loop of Ultralytics' trainer with the same events and attributes, and a made-up loss instead of data."""
-
-    def __init__(self, sparse: SparseTraining, folder: Path, model: nn.Module | None = None, **changed: Any) -> None:
-        told = {
-            "epochs": 5,
-            "batches": 4,
-            "accumulate": 1,
-            "optimizer": "SGD",
-            "lr": 0.01,
-            "time": None,
-            "resume": False,
-        }
-        told |= {"patience": 100, "scale": 1.0} | changed
-        self.sparse, self.save_dir = sparse, folder
-        self.model = tiny() if model is None else model
-        self.ema = ModelEMA(self.model)
-        self.args = SimpleNamespace(imgsz=32, time=told["time"])
-        self.train_loader = range(told["batches"])
-        self.epochs, self.accumulate, self.batch_size = told["epochs"], told["accumulate"], 4
-        self.epoch, self.resume, self.best_fitness = 0, told["resume"], None
-        self.stopper = EarlyStopping(told["patience"])
-        self.saved_as_best: list[int] = []
-        self.scale = told["scale"]
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = getattr(torch.optim, told["optimizer"])(parameters, lr=told["lr"])
-        self.image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-        self.train_time_start = time.time()
-        sparse.on_train_start(self)  # type: ignore[arg-type]
-
-    def run(self, fitness: Callable[[int], float] = lambda epoch: 0.5) -> Loop:
-        """Train to the end, or until patience is lost."""
-        for epoch in range(self.epoch, self.epochs):
-            self.epoch = epoch
-            self.start()
-            self.batches()
-            if self.finish(fitness(self.epoch)):
-                break
-        return self
-
-    def start(self) -> None:
-        self.sparse.on_train_epoch_start(self)  # type: ignore[arg-type]
-
-    def batches(self) -> None:
-        self.model.train()
-        for i in self.train_loader:
-            self.sparse.on_train_batch_start(self)  # type: ignore[arg-type]
-            (self.scale * sum(t.square().mean() for t in tensors(self.model(self.image)))).backward()
-            if (self.epoch * len(self.train_loader) + i + 1) % self.accumulate == 0:
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-                self.ema.update(self.model)
-
-    def finish(self, fitness: float) -> bool:
-        self.sparse.on_train_epoch_end(self)  # type: ignore[arg-type]
-        if self.best_fitness is None or self.best_fitness < fitness:
-            self.best_fitness = fitness
-        if self.best_fitness == fitness:
-            self.saved_as_best.append(self.epoch)
-        stop = self.stopper(self.epoch + 1, fitness)
-        self.sparse.on_fit_epoch_end(self)  # type: ignore[arg-type]
-        return stop
-
-
-def tensors(output: Any) -> Iterator[Tensor]:
-    """All tensors in a nest of lists and dictionaries."""
-    if isinstance(output, Tensor):
-        yield output
-    else:
-        for part in output.values() if isinstance(output, dict) else output:
-            yield from tensors(part)
-
-
-def tiny() -> DetectionModel:
-    torch.manual_seed(0)
-    return settle(DetectionModel(TINY, verbose=False))  # type: ignore[return-value]
-
-
-def norms(model: nn.Module) -> Norms:
-    return {n: m for n, m in host.student(model).named_modules() if isinstance(m, nn.BatchNorm2d)}
-
-
-def zeros(model: nn.Module) -> dict[str, list[int]]:
-    """Positions of the scales that are exactly zero, layers without any left out."""
-    found = {n: torch.nonzero(m.weight.detach() == 0).flatten().tolist() for n, m in norms(model).items()}
-    return {n: z for n, z in found.items() if z}
 
 
 def config(**changed: Any) -> SparseConfig:
     return SparseConfig(**{"budget": Budget(ratio=0.3), "limits": FREE, "normalize": "none"} | changed)
-
-
-# ---- scales by hand --------------------------------------------------------------------------------------------------
-
-
-def test_group_shrinks_coupled_scales_by_their_common_norm() -> None:
-    """Norms sqrt(9 + 16) = 5 and sqrt(0.36 + 0.64) = 1: factors 1 - 1/5 and 0. Of nc: 1 - 1/2, 1 - 1/4, 0, 0."""
-    model, scales = residual([3.0, 0.6], [-4.0, -0.8], [2.0, -4.0, 1.0, 0.5])
-    scales.shrink(1.0, coupled=True)
-    torch.testing.assert_close(model.na.weight.data, torch.tensor([2.4, 0.0]))
-    torch.testing.assert_close(model.nb.weight.data, torch.tensor([-3.2, 0.0]))
-    torch.testing.assert_close(model.nc.weight.data, torch.tensor([1.0, -3.0, 0.0, 0.0]))
-    assert [int((n.weight == 0).sum()) for n in (model.na, model.nb, model.nc)] == [1, 1, 2]
-
-
-def test_prox_shrinks_every_scale_on_its_own() -> None:
-    """The same scales lose 1 each, down to zero, whatever their partners."""
-    model, scales = residual([3.0, 0.6], [-4.0, -0.8], [2.0, -4.0, 1.0, 0.5])
-    scales.shrink(1.0, coupled=False)
-    torch.testing.assert_close(model.na.weight.data, torch.tensor([2.0, 0.0]))
-    torch.testing.assert_close(model.nb.weight.data, torch.tensor([-3.0, 0.0]))
-    torch.testing.assert_close(model.nc.weight.data, torch.tensor([1.0, -3.0, 0.0, 0.0]))
-
-
-def test_l1_adds_the_sign_to_the_gradient() -> None:
-    model, scales = residual([3.0, -0.6], [-4.0, 0.0], [1.0] * 4)
-    for norm in (model.na, model.nb, model.nc):
-        norm.weight.grad = torch.full_like(norm.weight, 2.0)
-    scales.pull(0.5)
-    assert model.na.weight.grad.tolist() == [2.5, 1.5]
-    assert model.nb.weight.grad.tolist() == [1.5, 2.0]
-
-
-def test_sums_add_up_the_members_of_a_class() -> None:
-    _, scales = residual([3.0, 0.5], [-4.0, -0.25], [1.0, 2.0, 8.0, 16.0])
-    sums = scales.sums(scales.gamma.abs())[torch.from_numpy(scales.killable)]
-    assert sorted(sums.tolist()) == [0.75, 1.0, 2.0, 7.0, 8.0, 16.0]
-
-
-def test_relative_divides_by_the_mean_of_the_layer() -> None:
-    _, scales = residual([3.0, 1.0], [-40.0, -40.0], [1.0, 2.0, 4.0, 9.0])
-    assert scales.relative().tolist() == [1.5, 0.5, 1.0, 1.0, 0.25, 0.5, 1.0, 2.25]
-
-
-def test_a_frozen_member_protects_its_partners() -> None:
-    model, scales = residual([3.0, 0.6], [-4.0, -0.8], [2.0, -4.0, 1.0, 0.5], frozen="na")
-    scales.shrink(1.0, coupled=True)
-    assert model.na.weight.tolist() == pytest.approx([3.0, 0.6])
-    assert model.nb.weight.tolist() == pytest.approx([-4.0, -0.8])
-    assert model.nc.weight.tolist() == pytest.approx([1.0, -3.0, 0.0, 0.0])
-
-
-def test_rates_are_those_of_the_groups_of_the_optimizer() -> None:
-    model, scales = residual([1.0] * 2, [1.0] * 2, [1.0] * 4)
-    bn, other = [model.na.weight, model.nb.weight], [model.nc.weight, *(m.weight for m in (model.a, model.b, model.c))]
-    optimizer = torch.optim.SGD([{"params": bn, "lr": 0.25}, {"params": other, "lr": 0.75}])
-    assert scales.rates(optimizer).tolist() == [0.25] * 4 + [0.75] * 4
-
-
-def test_what_lives_does_not_read_as_zero_in_half_precision() -> None:
-    """One class would vanish in the checkpoint as a whole; in the other a faint member has a partner that is seen."""
-    model, scales = residual([1e-9, 1e-9], [0.0, 1.0], [1.0, 0.0, 1.0, 1.0])
-    alive = scales.killable.copy()
-    scales.rouse(model, alive)
-    assert (model.na.weight.half() != 0).tolist() == [True, False]
-    assert (model.nb.weight.half() != 0).tolist() == [True, True]
-    assert float(model.nc.weight.detach().half()[1]) > 0
 
 
 # ---- which channels go -----------------------------------------------------------------------------------------------

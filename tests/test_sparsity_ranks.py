@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_sparsity import FREE, Loop, norms, tiny, zeros
+from sparse_loop import FREE, Loop, norms, tiny, zeros
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 from ultralytics.nn.tasks import DetectionModel
@@ -29,7 +29,7 @@ sys.path[:0] = {path!r}
 from pathlib import Path
 from ultralytics.utils.patches import torch_load
 state = torch_load(sys.argv[1], map_location="cpu")
-from test_sparsity import Loop, zeros
+from sparse_loop import Loop, zeros
 names = ("on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_train_epoch_end", "on_fit_epoch_end")
 owners = [getattr(f, "__self__", None) for name in names for f in state["callbacks"][name]]
 owners = [o for o in owners if type(o).__name__ == "SparseTraining"]

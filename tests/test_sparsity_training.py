@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from test_sparsity import TINY, zeros
+from checkpoints import untrained
+from sparse_loop import TINY, zeros
 from ultralytics import YOLO
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.nn import tasks
@@ -46,13 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    torch.manual_seed(0)
-    yolo = YOLO(folder / "tiny.yaml")
-    yolo.ckpt = {"train_args": {"task": "detect", "imgsz": 32}}
-    yolo.save(folder / "tiny.pt")
-    return folder / "tiny.pt"
+    return untrained(tmp_path_factory.mktemp("model"), TINY, 32)
 
 
 def train(model: Any, data: Path, folder: Path, hooks: dict[str, Hook] | None = None, **changed: Any) -> BaseTrainer:

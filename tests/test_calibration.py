@@ -1,0 +1,75 @@
+"""Calibration images: letterboxed or cropped, in equal batches, the same ones for a seed; missing ones are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from yoloprune.calibration import batches as load
+from yoloprune.errors import DataError
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Five images twice as wide as high, red channel 10 · i, green 100, blue 200; one file that is no image."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(5):
+        pixels = np.full((20, 40, 3), (10 * i, 100, 200), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    (folder / "broken.png").write_text("not an image")
+    path = tmp_path / "data.yaml"
+    path.write_text(yaml.safe_dump({"path": str(tmp_path), "train": "images", "val": "images", "names": ["a"]}))
+    return path
+
+
+def test_images_are_letterboxed_rgb_in_equal_batches_and_nothing_is_written(data: Path):
+    before = sorted(data.parent.rglob("*"))
+    got = load(data, 32, n=9, batch=4)
+    assert [tuple(b.shape) for b in got] == [(3, 3, 32, 32), (2, 3, 32, 32)]  # five can be read; not 4 and 1
+    images = torch.cat(got)
+    assert images.dtype == torch.float32
+    assert sorted((images[:, 0, 16, 16] * 25.5).round().tolist()) == [0, 1, 2, 3, 4]
+    torch.testing.assert_close(images[:, 1:, 16, 16], torch.tensor([100.0, 200.0]).div(255).expand(5, 2))
+    assert (images[:, :, :8] == 114 / 255).all() and (images[:, :, -8:] == 114 / 255).all()  # 32x16 in the middle
+    assert sorted(data.parent.rglob("*")) == before
+
+
+def test_choice_depends_on_the_seed_alone(data: Path):
+    first, again, other = (load(data, 32, n=3, seed=s)[0] for s in (1, 1, 2))
+    assert torch.equal(first, again) and len(first) == 3
+    assert not torch.equal(first, other)
+
+
+def test_grey_images(data: Path):
+    (images,) = load(data, 32, channels=1)
+    assert images.shape == (5, 1, 32, 32)
+
+
+def test_classification_images_are_cropped_not_letterboxed(data: Path):
+    (data.parent / "train").mkdir()
+    (data.parent / "images").rename(data.parent / "train" / "a")
+    (images,) = load(data.parent, 16, task="classify")
+    assert images.shape == (5, 3, 16, 16)
+    torch.testing.assert_close(images[:, 1], torch.full((5, 16, 16), 100 / 255))
+
+
+def test_missing_or_empty_data_is_an_error_of_one_line(data: Path, tmp_path: Path):
+    for name in ("nowhere.yaml", "no/folder.yaml"):
+        with pytest.raises(DataError, match="does not exist") as e:
+            load(tmp_path / name, 32)
+        assert "\n" not in str(e.value)
+    with pytest.raises(DataError, match="train/<class>/"):
+        load(tmp_path, 32, task="classify")
+    for image in (data.parent / "images").glob("?.png"):
+        image.unlink()
+    with pytest.raises(DataError, match="none of its 1 training images can be read"):
+        load(data, 32)
+    (data.parent / "images" / "broken.png").unlink()
+    with pytest.raises(DataError, match="No images found"):
+        load(data, 32)

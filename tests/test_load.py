@@ -1,0 +1,204 @@
+"""What `handoff.load` takes: paths, official names, live objects; and what it refuses in one line."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import ultralytics
+from checkpoints import NC, network
+from torch import nn
+
+from yoloprune import handoff, host
+from yoloprune.errors import ModelError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail on any attempt to reach the network or to install something."""
+    tried = []
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        tried.append(args)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr("ultralytics.utils.downloads.safe_download", refuse)
+    monkeypatch.setattr("ultralytics.utils.checks.ONLINE", True)
+    monkeypatch.setattr(subprocess, "check_output", refuse)  # pip
+    yield
+    assert not tried
+
+
+def test_load_path(parent: Path, offline: None) -> None:
+    yolo = handoff.load(parent)
+    assert isinstance(yolo, ultralytics.YOLO)
+    assert {p.dtype for p in yolo.model.parameters()} == {torch.float32}
+    assert not yolo.model.training
+    stock = ultralytics.YOLO(str(parent)).model.state_dict()
+    assert all(torch.equal(v, stock[k]) for k, v in yolo.model.state_dict().items())
+
+
+def test_load_bare_name_in_working_directory(parent: Path, monkeypatch: pytest.MonkeyPatch, offline: None) -> None:
+    monkeypatch.chdir(parent.parent)
+    for name in ("parent.pt", "parent"):
+        assert handoff.load(name).task == "detect"
+
+
+def test_load_model_yaml(offline: None) -> None:
+    assert handoff.load("yolov8n.yaml").model.yaml["scale"] == "n"
+
+
+def test_load_live_object_copies(folder: Path) -> None:
+    live = network(folder)
+    live.model.half().train()
+    live.add_callback("on_train_start", print)
+    yolo = handoff.load(live)
+    assert {p.dtype for p in yolo.model.parameters()} == {torch.float32}
+    assert not yolo.model.training
+    yolo.model.model[0].conv.weight.data.zero_()
+    yolo.model.yaml["nc"] = -1
+    yolo.overrides["imgsz"] = -1
+    assert live.model.model[0].conv.weight.abs().sum() > 0
+    assert live.model.yaml["nc"] == NC and "imgsz" not in live.overrides
+    assert live.model.training and next(live.model.parameters()).dtype == torch.float16
+    assert print not in yolo.callbacks["on_train_start"]
+
+
+def test_with_model_does_not_share(folder: Path) -> None:
+    yolo = network(folder)
+    before = yolo.model
+    other = handoff.with_model(yolo, copy.deepcopy(before))
+    assert yolo.model is before and other.model is not before
+
+
+def _truncated(path: Path, parent: Path) -> None:
+    path.write_bytes(parent.read_bytes()[:20000])
+
+
+BAD = {
+    "random bytes": lambda f, p: f.write_bytes(np.random.default_rng(0).bytes(4096)),
+    "empty": lambda f, p: f.write_bytes(b""),
+    "truncated": _truncated,
+    "state_dict": lambda f, p: torch.save(nn.Conv2d(3, 8, 3).state_dict(), f),
+    "nested state_dict": lambda f, p: torch.save({"model": nn.Conv2d(3, 8, 3).state_dict()}, f),
+    "tensor": lambda f, p: torch.save(torch.zeros(3), f),
+    "another network": lambda f, p: torch.save({"model": nn.Sequential(nn.Conv2d(3, 8, 3))}, f),
+    "no torch file": lambda f, p: f.write_bytes(pickle.dumps({"a": 1})),
+    "folder": lambda f, p: f.mkdir(),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_load_refuses(kind: str, tmp_path: Path, parent: Path, offline: None) -> None:
+    file = tmp_path / "bad.pt"
+    BAD[kind](file, parent)
+    with pytest.raises(ModelError) as caught:
+        handoff.load(file)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) > 30
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("best.pt", "is not there"),
+        ("nowhere/best.pt", "is not there"),
+        ("nowhere/yolov8n.pt", "is not there"),  # an official name, but in a place of the user's own
+        ("https://example.com/best.pt", "does not download"),
+        ("no-such-model.yaml", "no-such-model.yaml"),
+    ],
+)
+def test_load_missing_file(
+    name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=said) as caught:
+        handoff.load(name)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["yolov8n.pt", "yolov8n"])
+def test_load_fetches_an_official_name_that_was_asked_for(
+    name: str, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def download(file: str) -> None:
+        asked.append(file)
+        Path(file).write_bytes(parent.read_bytes())
+
+    monkeypatch.setattr(host, "attempt_download_asset", download)
+    assert handoff.load(name).task == "detect"
+    assert handoff.load(name).task == "detect"  # it is there now
+    assert asked == ["yolov8n.pt"]
+
+
+def test_load_official_name_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(file: str) -> None:
+        raise ConnectionError("no route\nand more lines")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(host, "attempt_download_asset", unreachable)
+    with pytest.raises(ModelError, match=r"yolov8n\.pt is not here and could not be downloaded: no route$"):
+        handoff.load("yolov8n.pt")
+
+
+def test_load_damaged_file_with_official_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("yolov8n.pt").write_bytes(b"not a model")
+    with pytest.raises(ModelError):
+        handoff.load("yolov8n.pt")
+    assert Path("yolov8n.pt").read_bytes() == b"not a model"
+
+
+def test_load_name_that_ultralytics_rewrites(tmp_path: Path, parent: Path, offline: None) -> None:
+    if "u" in str(tmp_path):  # Ultralytics looks at the whole path
+        tmp_path = Path(os.path.realpath("/tmp")) / f"y{os.getpid()}"
+        tmp_path.mkdir()
+    file = tmp_path / "yolov5n.pt"
+    file.write_bytes(parent.read_bytes())
+    with pytest.raises(ModelError, match=r"yolov5nu\.pt"):
+        handoff.load(file)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.torchscript", "model_openvino_model"])
+def test_load_exported_model(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ModelError, match="Exported models cannot be pruned"):
+        handoff.load(tmp_path / name)
+
+
+def test_load_fused_model(folder: Path, tmp_path: Path) -> None:
+    yolo = network(folder)
+    yolo.fuse()
+    yolo.save(str(tmp_path / "fused.pt"))
+    for model in (yolo, tmp_path / "fused.pt"):
+        with pytest.raises(ModelError, match="fused"):
+            handoff.load(model)
+
+
+def test_load_foreign_classes_installs_nothing(tmp_path: Path, offline: None) -> None:
+    module = types.ModuleType("a_private_package")
+    module.Layer = type("Layer", (nn.Identity,), {"__module__": "a_private_package"})
+    sys.modules["a_private_package"] = module
+    try:
+        torch.save({"model": nn.Sequential(module.Layer())}, tmp_path / "foreign.pt")
+    finally:
+        del sys.modules["a_private_package"]
+    with pytest.raises(ModelError, match="a_private_package"):
+        handoff.load(tmp_path / "foreign.pt")

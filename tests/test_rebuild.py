@@ -1,0 +1,121 @@
+"""Trainers build a pruned model at its widths, and never another one in silence."""
+
+from __future__ import annotations
+
+import copy
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import NC, TASKS, cut, network, plan_of, run_of, shapes_of, stub
+from torch import nn
+from ultralytics.nn import tasks as nets
+
+from yoloprune import handoff, host, trainers
+from yoloprune.errors import ModelError, PlanError
+from yoloprune.shapes import NAMES
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_rebuilt_model_computes_the_same(task: str, folder: Path, tmp_path: Path) -> None:
+    yolo = handoff.load(network(folder, task))
+    plan = plan_of(yolo.model, 1)
+    out = handoff.save(cut(yolo, plan), tmp_path / "p.pt", plan=plan, provenance={})
+    model = handoff.load(out).model
+    rebuilt = stub(task).get_model(cfg=model.yaml, weights=model, verbose=False)
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for network_ in (rebuilt, model):
+        network_.eval()
+    with torch.no_grad():
+        got, expected = (torch.utils._pytree.tree_leaves(m(x)) for m in (rebuilt, model))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(got, expected, strict=True) if torch.is_tensor(a))
+    assert rebuilt.yaml == model.yaml
+    assert type(rebuilt) is type(model)
+    assert {n for n, p in rebuilt.named_parameters() if not p.requires_grad} <= {
+        f"{host.head_name(model)}.dfl.conv.weight"
+    }
+    scratch = stub(task, nc=2, pretrained=False).get_model(cfg=model.yaml, weights=None, verbose=False)
+    assert shapes_of(scratch) == shapes_of(model)
+
+
+def test_attention_widths_need_more_than_their_sum(pruned: Path) -> None:
+    entry = handoff.load(pruned).model.yaml["yoloprune"]
+    assert set(entry["numbers"]) == {"model.6.m.0.attn"}  # else this file tests nothing of it
+
+
+def test_class_branch_keeps_its_source_width_for_other_classes(pruned: Path) -> None:
+    model = handoff.load(pruned).model
+    names = {0: "star", 1: NAMES[2], 2: NAMES[0], 3: "cross", 4: "ring"}
+    rebuilt = stub("detect", 5, names).get_model(cfg=model.yaml, weights=model, verbose=False)
+    for old, new in zip(model.model[-1].cv3, rebuilt.model[-1].cv3, strict=True):
+        assert new[-1].in_channels == old[-1].in_channels == NC
+        assert new[-1].out_channels == 5
+        assert torch.equal(new[-1].weight[1], old[-1].weight[2]) and torch.equal(new[-1].weight[2], old[-1].weight[0])
+        assert torch.equal(new[0].conv.weight, old[0].conv.weight)
+
+
+def test_models_that_were_not_pruned_are_built_as_ever(parent: Path) -> None:
+    model = handoff.load(parent).model
+    rebuilt = stub("detect").get_model(cfg=model.yaml, weights=model, verbose=False)
+    assert rebuilt.yaml == model.yaml and shapes_of(rebuilt) == shapes_of(model)
+    assert stub("detect").get_model(cfg="yolov8n.yaml", weights=model, verbose=False).model[0].conv.out_channels == 16
+
+
+def test_weights_of_a_pruned_model_never_go_into_another(pruned: Path, parent: Path, folder: Path) -> None:
+    full, model = handoff.load(parent).model, handoff.load(pruned).model
+    with pytest.raises(PlanError, match="own checkpoint"):
+        stub("detect").get_model(cfg=full.yaml, weights=model, verbose=False)
+    yolo = handoff.load(network(folder))
+    before = copy.deepcopy(yolo.model.state_dict())
+    for weights in (pruned, model, {"model": model}):
+        with pytest.raises(PlanError, match="own checkpoint"):
+            trainers.YOLO.load(yolo, weights)
+    assert all(torch.equal(v, before[k]) for k, v in yolo.model.state_dict().items())
+    handoff.load(pruned).load(pruned)
+    handoff.load(pruned).load(parent)  # the structure stays pruned, so this is the user's choice
+
+
+def test_fused_weights_are_refused(pruned: Path) -> None:
+    yolo = handoff.load(pruned)
+    config = yolo.model.yaml
+    with pytest.raises(PlanError, match="fused"):
+        stub("detect").get_model(cfg=config, weights=yolo.model.fuse(), verbose=False)
+
+
+@pytest.mark.parametrize("source", ["checkpoint", "yaml"])
+def test_model_cut_in_memory_is_not_trained_full_size(
+    source: str, parent: Path, folder: Path, data: Path, tmp_path: Path
+) -> None:
+    yolo = handoff.load(parent if source == "checkpoint" else network(folder))
+    child = cut(yolo, plan_of(yolo.model))
+    with pytest.raises(PlanError, match="own checkpoint"):
+        child.train(data=str(data), **run_of(tmp_path))
+
+
+def test_tune_refuses(pruned: Path) -> None:
+    with pytest.raises(ModelError, match="Tune the parent"):
+        handoff.load(pruned).tune(iterations=1)
+
+
+@pytest.mark.parametrize("kind", ["WorldModel", "YOLOEModel", "RTDETRDetectionModel"])
+def test_families_without_a_trainer_here_do_not_train_in_silence(kind: str) -> None:
+    from ultralytics.models.rtdetr.train import RTDETRTrainer
+    from ultralytics.models.yolo.world import WorldTrainer
+    from ultralytics.models.yolo.yoloe import YOLOETrainer
+
+    model = getattr(nets, kind).__new__(getattr(nets, kind))
+    nn.Module.__init__(model)
+    model.yaml = nets.yaml_model_load(
+        {"W": "yolov8s-worldv2.yaml", "Y": "yoloe-11s.yaml", "R": "rtdetr-l.yaml"}[kind[0]]
+    )
+    before = copy.deepcopy(model.yaml)
+    trainers.mark(model, {"version": 1, "widths": {"a": {}}, "numbers": {}, "provenance": {}})
+    trainer = object.__new__({"W": WorldTrainer, "Y": YOLOETrainer, "R": RTDETRTrainer}[kind[0]])
+    trainer.data = {"nc": 3, "channels": 3, "names": dict(enumerate(NAMES))}
+    trainer.args = types.SimpleNamespace(task="detect", cls_remap=True)
+    with pytest.raises((KeyError, FileNotFoundError), match="pruned by yoloprune"):
+        trainer.get_model(cfg=copy.deepcopy(model.yaml), verbose=False)
+    assert trainers.true_yaml(model.yaml) == before

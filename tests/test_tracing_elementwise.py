@@ -1,0 +1,147 @@
+"""Maps and parameters that meet element by element, and weights that are shared or used by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import classes, cut_copy, noise, reasons, without
+from networks import FREE, IMAGE, Net, exact, net
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from yoloprune import verify
+
+
+@pytest.mark.parametrize("gate", [F.hardsigmoid, torch.sigmoid, F.hardswish, torch.tanh], ids=lambda f: f.__name__)
+def test_squeeze_and_excitation(gate: Callable[[Tensor], Tensor]) -> None:
+    def body(m: Net, x: Tensor) -> Tensor:
+        y = F.silu(m.a(x))
+        return m.b(y * gate(m.e(m.s(F.adaptive_avg_pool2d(y, 1)).relu())))
+
+    graph = exact(net(body, a=(3, 8), s=(8, 4), e=(4, 8), b=(8, 2)))
+    assert classes(graph, "a.outputs") == classes(graph, "e.outputs") == classes(graph, "s.inputs")
+    assert classes(graph, "s.outputs") == classes(graph, "e.inputs")
+    assert [g.size for g in graph.groups if g.frozen is None] == [8, 4]
+
+
+def test_a_gate_of_one_channel_constrains_nothing() -> None:
+    graph = exact(net(lambda m, x: m.b((y := m.a(x)) * m.g(y).sigmoid()), a=(3, 4), g=(4, 1), b=(4, 2)))
+    assert reasons(graph, "a.outputs") == FREE
+    assert reasons(graph, "g.outputs") == {"single channel"}
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 1), (1, 4, 1, 1), (4,)], ids=str)
+def test_loose_parameter_follows_the_channels(shape: tuple[int, ...]) -> None:
+    def body(m: Net, x: Tensor) -> Tensor:
+        y = m.a(x)
+        gamma = m.gamma.view(-1, 1, 1) if m.gamma.ndim == 1 else m.gamma
+        return m.b(y + gamma * m.c(y))
+
+    model = net(body, a=(3, 4), c=(4, 4), b=(4, 2), gamma=nn.Parameter(noise(*shape)))
+    graph = exact(model)
+    assert classes(graph, "gamma.outputs") == classes(graph, "a.outputs")
+    small = cut_copy(model, graph.plan(without(graph, "a.outputs", [0, 1])))
+    assert torch.equal(small.gamma.flatten(), model.gamma.flatten()[2:])
+    assert isinstance(small.gamma, nn.Parameter)
+
+
+def test_prelu_with_a_slope_per_channel() -> None:
+    graph = exact(net(lambda m, x: m.b(m.p(m.a(x))), a=(3, 4), p=nn.PReLU(4), b=(4, 2)))
+    assert classes(graph, "p.weight.outputs") == classes(graph, "a.outputs")
+
+
+def test_a_parameter_of_a_layer_used_by_hand() -> None:
+    def body(m: Net, x: Tensor) -> Tensor:
+        shift = m.a.bias.view(1, -1, 1, 1) * 2
+        return m.b(m.a(x) - shift)
+
+    model = net(body, a=(3, 4), b=(4, 2))
+    graph = exact(model)
+    plan = graph.plan(without(graph, "a.outputs", [0, 1]))
+    verify.verify(model, cut_copy(model, plan), plan, IMAGE)
+
+
+def test_a_constant_of_the_same_width_freezes() -> None:
+    graph = exact(net(lambda m, x: m.b(m.a(x) + torch.arange(4.0).view(-1, 1, 1)), a=(3, 4), b=(4, 2)))
+    assert reasons(graph, "a.outputs") == {"a tensor of fixed width meets channels in add in "}
+
+
+@pytest.mark.parametrize("zeros", [torch.zeros_like, lambda y: torch.zeros(y.shape)], ids=["zeros_like", "zeros"])
+def test_sum_collected_in_place(zeros: Callable[[Tensor], Tensor]) -> None:
+    """`+=` into fresh zeros, as weighted sums of feature maps do it."""
+
+    def body(m: Net, x: Tensor) -> Tensor:
+        a = m.a(x)
+        total = zeros(a)
+        total += a
+        total += m.b(x)
+        return m.c(total)
+
+    graph = exact(net(body, a=(3, 4), b=(3, 4), c=(4, 2)))
+    if zeros is torch.zeros_like:
+        assert classes(graph, "a.outputs") == classes(graph, "b.outputs") == classes(graph, "c.inputs")
+        assert reasons(graph, "a.outputs") == FREE
+    else:
+        assert None not in reasons(graph, "a.outputs") | reasons(graph, "b.outputs")
+
+
+def test_in_place_through_a_view_unites() -> None:
+    def body(m: Net, x: Tensor) -> Tensor:
+        y = m.a(x).clone()
+        y[:, :, 1:] += m.b(x)[:, :, 1:]
+        y[:, :, 0] = 0
+        return m.c(y)
+
+    graph = exact(net(body, a=(3, 4), b=(3, 4), c=(4, 2)))
+    assert classes(graph, "a.outputs") == classes(graph, "b.outputs")
+
+
+def test_shared_module_called_twice() -> None:
+    graph = exact(net(lambda m, x: m.o(m.s(m.a(x)) * m.s(m.b(x))), a=(3, 4), b=(3, 4), s=(4, 5), o=(5, 2)))
+    assert classes(graph, "a.outputs") == classes(graph, "b.outputs") == classes(graph, "s.inputs")
+    assert len(set(classes(graph, "s.outputs"))) == 5
+    assert reasons(graph, "s.outputs") == reasons(graph, "a.outputs") == FREE
+
+
+def test_weights_tied_between_two_layers() -> None:
+    def tied() -> Net:
+        model = net(lambda m, x: m.o(m.d(m.c(m.a(x)).relu())), a=(3, 4), c=(4, 4), d=(4, 4), o=(4, 2))
+        model.d.weight = model.c.weight
+        return model
+
+    exact(tied())
+
+
+def test_weight_of_a_linear_layer_used_by_hand_the_other_way_round() -> None:
+    """A decoder with its encoder's weights: rows of one are columns of the other, square or not."""
+    for inner in (4, 6):
+        model = net(
+            lambda m, x: m.o(m.e(m.a(x).mean((2, 3))).relu() @ m.e.weight),
+            a=(3, 4),
+            e=nn.Linear(4, inner),
+            o=nn.Linear(4, 2),
+        )
+        exact(model)
+
+
+def test_weight_of_a_convolution_used_by_hand() -> None:
+    def body(m: Net, x: Tensor) -> Tensor:
+        y = m.a(x)
+        return m.o(m.b(y) + F.conv2d(y.flip(2), m.b.weight.abs()))
+
+    exact(net(body, a=(3, 4), b=(4, 4), o=(4, 2)))
+    exact(net(lambda m, x: m.o(F.conv2d(m.a(x), m.b.weight)), a=(3, 4), b=(4, 5), o=(5, 2)))
+    exact(net(lambda m, x: m.o(F.conv_transpose2d(m.b(m.a(x)), m.b.weight)), a=(3, 4), b=(4, 4), o=(4, 2)))
+
+
+def test_a_norm_of_weights_used_by_hand() -> None:
+    """A number computed from weights, as regularisers do it, changes when the weights shrink."""
+    exact(net(lambda m, x: m.o(m.b(m.a(x)) * m.b.weight.norm()), a=(3, 4), b=(4, 5), o=(5, 2)))
+    exact(net(lambda m, x: m.o(m.b(m.a(x)) * m.b.bias.sum()), a=(3, 4), b=(4, 5), o=(5, 2)))
+
+
+def test_product_of_two_maps_unites_what_it_multiplies() -> None:
+    graph = exact(net(lambda m, x: m.c(m.a(x) * m.b(x) - m.a(x) / 3), a=(3, 4), b=(3, 4), c=(4, 2)))
+    assert classes(graph, "a.outputs") == classes(graph, "b.outputs")
