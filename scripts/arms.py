@@ -59,6 +59,8 @@ RATES: dict[str, dict[str, Any]] = {
     "AdamW 2e-3": {**STOCK, "lr0": 2e-3},
     "SGD 1e-3": {**STOCK, "optimizer": "SGD", "lr0": 1e-3},
     "Ultralytics' auto": {**STOCK, "optimizer": "auto"},
+    "AdamW 5e-4, nbs=64": {**STOCK, "lr0": 5e-4, "nbs": 64},
+    "Ultralytics' auto, nbs=64": {**STOCK, "optimizer": "auto", "nbs": 64},
     "yoloprune finetune": {},
 }
 TABLES: dict[str, dict[str, Chain]] = {
