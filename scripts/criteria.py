@@ -19,7 +19,6 @@ import ultralytics
 
 from yoloprune import cutting, handoff, host
 from yoloprune.config import request
-from yoloprune.cost import Cost
 from yoloprune.limits import Budget
 from yoloprune.report import table, write_text
 
@@ -85,7 +84,7 @@ def main() -> None:
     passed = {"data": arguments.data, "imgsz": arguments.imgsz}
     parent = handoff.load(arguments.model)
     graph = host.trace_yolo(parent.model, imgsz=arguments.imgsz)
-    cost, images = Cost(graph), cutting.images(parent, passed)
+    images = cutting.images(parent, passed)
     cells: dict[tuple[str, str, str], dict[str, Any]] = {}
 
     def cell(flops: str, ranking: str, repair: str, make: Any) -> None:
@@ -103,7 +102,7 @@ def main() -> None:
                 def make(flops: float = flops, repair: str = repair, told: dict = told) -> ultralytics.YOLO:
                     nonlocal order
                     order = order or cutting.rank(parent, graph, told, passed, images)
-                    alive = order.select(graph, Budget(flops=flops), cost)
+                    alive = order.select(graph, Budget(flops=flops))
                     return cutting.cut(parent, graph.plan(alive), repair, images)[0]
 
                 cell(str(flops), ranking, repair, make)

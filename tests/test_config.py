@@ -267,7 +267,7 @@ def test_order_spaces_dashes_and_brackets() -> None:
 
 
 def test_finetune_has_a_gentle_optimizer_of_its_own() -> None:
-    plain = {"optimizer": "AdamW", "lr0": 0.0005, "warmup_epochs": 1.0, "warmup_bias_lr": 0.0}
+    plain = {"optimizer": "AdamW", "lr0": 0.0005, "warmup_epochs": 1.0, "warmup_bias_lr": 0.0, "nbs": 16}
     given = {"model": "a", "data": "b"}
     assert ok("finetune model=a data=b").passed == {**given, **plain}
     assert ok("finetune model=a data=b lr0=0.01").passed == {**given, **plain, "lr0": 0.01}

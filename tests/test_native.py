@@ -24,6 +24,7 @@ from ultralytics.nn.modules import Conv
 import yoloprune
 from yoloprune import budget, builder, channels, handoff, host, native, trainers, verify
 from yoloprune.errors import ArgumentError, ModelError, PlanError
+from yoloprune.fading import Fading, SparseConfig
 from yoloprune.groups import ChannelGraph, Plan
 from yoloprune.limits import Budget, Limits
 
@@ -46,9 +47,9 @@ def model_of(backbone: list[list[Any]], head: list[Any] = HEAD, nc: int = 80) ->
 
 
 def restricted(model: torch.nn.Module, limits: Limits = FINE) -> tuple[ChannelGraph, native.Stock]:
-    graph, stock = channels.trace(model, Limits(**{**vars(limits), "native": True}), 64)
-    assert stock is not None
-    return graph, stock
+    found = channels.Channels(model, Limits(**{**vars(limits), "native": True}), 64)
+    assert found.native is not None and found.stock is not None
+    return found.native, found.stock
 
 
 def tied(graph: ChannelGraph) -> dict[str, tuple[tuple[str, ...], tuple[int, ...] | None]]:
@@ -301,13 +302,13 @@ def test_models_that_are_not_their_yaml_are_refused() -> None:
     graph = host.trace_yolo(model)
     free = cut_copy(model, graph.plan(random_alive(graph, 0)))
     with pytest.raises(ModelError, match="is not what its row in the model YAML builds"):
-        channels.trace(free, Limits(native=True), 64)
+        channels.Channels(free, Limits(native=True), 64)
 
 
 def test_text_prompted_models_are_refused() -> None:
     model = ultralytics.YOLO("yolov8s-worldv2.yaml").model
     with pytest.raises(ModelError, match="YOLO-World and YOLOE"):
-        channels.trace(model, Limits(native=True), 64)
+        channels.Channels(model, Limits(native=True), 64)
 
 
 def test_networks_without_yaml_are_refused() -> None:
@@ -407,6 +408,23 @@ def test_what_native_widths_cannot_reach_is_free_unless_asked_for(parent: Path, 
     assert handoff.pruned_widths(yoloprune.prune(parent, name="free", **far))
     near = yoloprune.prune(parent, name="near", **{**far, "ratio": 0.5})
     assert handoff.pruned_widths(near) == {}  # stock Ultralytics builds it
+
+
+def test_sparse_training_remembers_that_widths_were_free(parent: Path, tmp_path: Path) -> None:
+    """Else the cut after it, which has no budget to miss, would hold the dead to native widths and keep them."""
+    limits = Limits(round_to=1, min_width=1, max_ratio=0.99)
+    for ratio, native_widths in ((0.5, None), (0.9, False)):
+        run = SimpleNamespace(model=handoff.load(parent).model, args=SimpleNamespace(imgsz=64), resume=False)
+        fading = Fading(SparseConfig(Budget(ratio=ratio), limits), run)
+        assert fading.config.limits.native is native_widths
+
+
+def test_a_free_plan_leaves_no_native_yaml_of_another_behind(parent: Path, tmp_path: Path) -> None:
+    told = {"ratio": 0.3, "imgsz": 64, "project": str(tmp_path), "name": "run", "exist_ok": True}
+    yoloprune.prune(parent, **told)
+    assert (tmp_path / "run" / "weights" / "pruned.yaml").is_file()
+    yoloprune.prune(parent, native=False, **told)
+    assert not (tmp_path / "run" / "weights" / "pruned.yaml").exists()
 
 
 def test_names_with_a_scale_are_not_given_to_the_yaml(parent: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,9 +19,9 @@ from ultralytics import YOLO
 from ultralytics.engine.trainer import BaseTrainer
 
 import yoloprune
-from yoloprune import budget, cli, config, host, scoring
+from yoloprune import budget, cli, config, handoff, host, scoring
 from yoloprune.cost import Cost
-from yoloprune.errors import ArgumentError, PruneError
+from yoloprune.errors import ArgumentError, ModelError, PruneError
 from yoloprune.shapes import make_shapes
 
 QUICK = dict(  # noqa: C408
@@ -163,7 +164,12 @@ def test_interrupted_run_resumes(
     dead = scoring.dead(before, host.trace_yolo(before, imgsz=64))
     assert dead.any()  # what had faded so far is zero in the checkpoint, also before the target is met
     assert before.yaml["yoloprune_sparse"]["met"] == (stop == 4)
-    yoloprune.train_sparse(last, resume=True)
+    with pytest.raises(ArgumentError, match=r"has the target flops=0\.6, which cannot change"):
+        yoloprune.train_sparse(last, flops=0.3, resume=True)
+    if stop != 4:  # it would go on without the callback, and no channel would ever die
+        with pytest.raises(ArgumentError, match="unfinished sparse run"):
+            yoloprune.finetune(last, resume=True)
+    yoloprune.train_sparse("nothing.pt", resume=str(last), flops=0.6)
     with (work / name / "sparsity.csv").open() as f:
         rows = list(csv.DictReader(f))
     assert [int(r["epoch"]) for r in rows] == [1, 2, 3, 4, 5, 6]
@@ -174,10 +180,18 @@ def test_interrupted_run_resumes(
     assert YOLO(work / name / "weights" / "best.pt").model.yaml["yoloprune_sparse"]["met"] is True
 
 
-def test_only_an_unfinished_sparse_run_resumes(sparse_run: Path, tiny: Path, pruned: Path) -> None:
-    for file, said in ((tiny, "not of a sparse run"), (pruned, "not of a sparse run"), (None, "finished")):
-        with pytest.raises(ArgumentError, match=said):
-            yoloprune.train_sparse(file or sparse_run / "weights" / "last.pt", resume=True)
+def test_only_an_unfinished_run_resumes(work: Path, sparse_run: Path, tiny: Path, pruned: Path) -> None:
+    """Of a finished run Ultralytics would start another in silence, on whatever data it finds."""
+    for command in (yoloprune.train_sparse, yoloprune.finetune):
+        for file in (tiny, pruned, sparse_run / "weights" / "last.pt"):
+            with pytest.raises(ArgumentError, match="finished"):
+                command(file, resume=True)
+        with pytest.raises(ModelError, match="is not there"):
+            command("nothing.pt", resume=True)
+    checkpoint = torch.load(tiny, weights_only=False) | {"optimizer": {}}
+    torch.save(checkpoint, work / "interrupted.pt")
+    with pytest.raises(ArgumentError, match="not of a sparse run"):
+        yoloprune.train_sparse(work / "interrupted.pt", resume=True)
 
 
 # ---- prune -----------------------------------------------------------------------------------------------------------
@@ -191,6 +205,46 @@ def test_cutting_the_dead_changes_nothing(sparse_run: Path, pruned: Path) -> Non
         a, b = whole(x)[0], small(x)[0]
     assert float((a - b).abs().max() / a.abs().max()) < 2e-3  # the pruned file is in half precision
     assert sum(p.numel() for p in small.parameters()) < 0.9 * sum(p.numel() for p in whole.parameters())
+
+
+def altered(source: Path, target: Path, **state: Any) -> Path:
+    """A copy of a sparse checkpoint that tells something else of its run."""
+    checkpoint = torch.load(source, weights_only=False)
+    checkpoint["model"].yaml["yoloprune_sparse"] |= state
+    torch.save(checkpoint, target)
+    return target
+
+
+def test_a_cut_that_leaves_more_than_sparse_training_says_so(
+    sparse_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(host, "warn", said.append)
+    last = sparse_run / "weights" / "last.pt"
+    place = {"project": str(tmp_path)}
+    yoloprune.prune(last, **place)
+    assert not said
+    yoloprune.prune(altered(last, tmp_path / "a.pt", met=False), **place)
+    assert [s for s in said if "stopped before it met flops=0.6" in s] == said
+    said.clear()
+    yoloprune.prune(altered(last, tmp_path / "b.pt", reached={"flops": 0.4, "params": 0.2}), **place)
+    assert len(said) == 1 and "left 40.0% of flops, but 60" in said[0]
+    said.clear()
+    yoloprune.prune(last, round_to=16, **place)
+    assert len(said) == 1 and "those of the sparse training" in said[0]
+
+
+def test_image_size_is_the_checkpoints_own(sparse_run: Path, tiny: Path) -> None:
+    """64 in training; absolute FLOPs would mean something else at 640, and ranks as well."""
+    yolo = yoloprune.load(sparse_run / "weights" / "last.pt")
+    assert handoff.image_size(yolo, None) == 64
+    assert handoff.image_size(yolo, 70) == 96  # a multiple of the stride, as Ultralytics makes it
+    assert handoff.image_size(yolo, [64, 128]) == 128
+    yolo.overrides.pop("imgsz")
+    assert handoff.image_size(yolo, None) == 640
+    for wrong in (0, -64, [64, 0]):
+        with pytest.raises(ArgumentError, match="must be a positive number"):
+            handoff.image_size(yolo, wrong)
 
 
 def test_report_says_what_was_cut(pruned: Path) -> None:

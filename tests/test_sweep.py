@@ -17,7 +17,6 @@ from ultralytics import YOLO
 import yoloprune
 from yoloprune import calibration, cutting, host, scoring, sweeping
 from yoloprune.config import request
-from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError, ModelError
 from yoloprune.limits import Budget
 from yoloprune.shapes import make_shapes
@@ -129,6 +128,15 @@ def test_ratio_removes(tiny: Path, common: dict[str, Any]) -> None:
     assert [0.69 <= r["channels"] <= 0.8 for r in rows[1:]] == [True, True]
 
 
+def test_a_sweep_reaches_what_prune_reaches(
+    tiny: Path, common: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Native widths are at least 8 here and go half as far; free ones are taken for the point that needs them."""
+    told = {"round_to": 1, "min_width": 1, "max_ratio": 0.99, "recover": "none", "score": "l2", **common}
+    rows = yoloprune.sweep(tiny, ratio=[0.3, 0.9], **told)
+    assert [r["model"] for r in rows] == ["parent", "ratio=0.3", "ratio=0.9"]
+
+
 def test_an_interrupted_sweep_keeps_its_rows(
     tiny: Path, common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,7 +219,7 @@ def test_models_that_learn_from_prompts_have_no_taylor_score(data: Path) -> None
 def test_the_child_is_cut_by_the_plan_and_the_parent_untouched(parent: Any) -> None:
     graph = host.trace_yolo(parent.model)
     before = {k: v.clone() for k, v in parent.model.state_dict().items()}
-    plan = graph.plan(ranked(parent, None, round_to=1, min_width=2).select(graph, Budget(flops=0.7), Cost(graph)))
+    plan = graph.plan(ranked(parent, None, round_to=1, min_width=2).select(graph, Budget(flops=0.7)))
     child, error = cutting.cut(parent, plan, "none", None)
     expected = cut(yoloprune.load(parent).model, plan).state_dict()
     assert all(torch.equal(v, expected[k]) for k, v in child.model.state_dict().items())

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ultralytics
 from torch import Tensor, nn
 
@@ -29,10 +28,11 @@ from yoloprune import (
     scoring,
     surgery,
     tracing,
+    trainers,
     verify,
 )
 from yoloprune.cost import Cost
-from yoloprune.errors import ArgumentError, BudgetError, PlanError
+from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.fading import STATE_KEY, SparseConfig
 from yoloprune.groups import ChannelGraph, Plan
 from yoloprune.limits import Budget, Limits
@@ -55,18 +55,19 @@ Model = str | Path | ultralytics.YOLO
 DEFAULT_LIMITS = Limits()
 
 
-def trace(model: Model, *, imgsz: int = 640, keep: tuple[str, ...] = ()) -> ChannelGraph:
+def trace(model: Model, *, imgsz: int | None = None, keep: tuple[str, ...] = ()) -> ChannelGraph:
     """Find the channel groups of a model.
 
     Args:
         model (str | Path | YOLO): Checkpoint, model YAML or live model.
-        imgsz (int): Image size for which FLOPs are counted.
+        imgsz (int | None): Image size for which FLOPs are counted; None stands for the checkpoint's own.
         keep (tuple[str, ...]): Modules that stay as they are, see `tracing.match`.
 
     Returns:
         (ChannelGraph): Axes, groups, ties and costs.
     """
-    return host.trace_yolo(handoff.load(model).model, imgsz=imgsz, keep=keep)
+    yolo = handoff.load(model)
+    return host.trace_yolo(yolo.model, imgsz=handoff.image_size(yolo, imgsz), keep=keep)
 
 
 def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
@@ -80,12 +81,12 @@ def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
         (YOLO): The best model that met the budget; its dead channels are exactly zero, ready for `prune`.
     """
     request = config.request("train-sparse", {"model": model, **kwargs})
-    passed = {"name": "train-sparse", **request.passed}
-    passed.pop("model")
+    passed = {k: v for k, v in request.passed.items() if k != "model"}
     if passed.get("resume"):
-        yolo = handoff.YOLO(str(model))
-        sparse = SparseTraining(_interrupted(yolo))
+        yolo = handoff.reopen(_resumed(model, passed))
+        sparse = SparseTraining(_interrupted(yolo, request.settings))
     else:
+        passed = {"name": "train-sparse", **passed}
         yolo = handoff.load(model)
         sparse = SparseTraining(_sparse_config(request.settings))
     with sparse.attached(yolo):
@@ -109,14 +110,22 @@ def _sparse_config(settings: dict[str, Any]) -> SparseConfig:
     )
 
 
-def _interrupted(yolo: ultralytics.YOLO) -> SparseConfig:
+def _resumed(model: Model, passed: Mapping[str, Any]) -> Model:
+    """The checkpoint to go on with: `resume=` may name it, as in Ultralytics."""
+    return passed["resume"] if isinstance(passed["resume"], (str, Path)) else model
+
+
+def _interrupted(yolo: ultralytics.YOLO, told: Mapping[str, Any]) -> SparseConfig:
+    """What the interrupted run was to reach, and how."""
     state = yolo.model.yaml.get(STATE_KEY)
     if state is None:
         raise ArgumentError("resume: this checkpoint is not of a sparse run. Use 'yolo train resume' for other runs.")
-    if not yolo.ckpt or yolo.ckpt.get("optimizer") is None:
-        raise ArgumentError("resume: this sparse run is finished, or the checkpoint is not its last.pt.")
-    told = dict(state["config"])
-    return SparseConfig(budget=Budget(**told.pop("budget")), limits=Limits(**told.pop("limits")), **told)
+    saved = dict(state["config"])
+    old = SparseConfig(budget=Budget(**saved.pop("budget")), limits=Limits(**saved.pop("limits")), **saved)
+    new = _sparse_config(told).budget
+    if not new.empty and new != old.budget:
+        raise ArgumentError(f"resume: this run has the target {old.budget}, which cannot change. Received: {new}")
+    return old
 
 
 def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
@@ -134,53 +143,89 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
         VerifyError: If the cut model does not compute what its masked parent computes.
     """
     request = config.request("prune", {"model": model, **kwargs})
-    told, passed = request.settings, request.passed
     parent = handoff.load(model)
-    imgsz = passed.get("imgsz") or 640
+    told, passed = request.settings, {**request.passed}
+    imgsz = passed["imgsz"] = handoff.image_size(parent, passed.get("imgsz"))
     images = cutting.images(parent, passed)
-    graph, alive, said = _decide(parent, told, passed, images)
-    cost, plan = Cost(graph), graph.plan(alive)
-    child, error = cutting.cut(parent, plan, told["recover"], images)
+    choice = _choose(parent, told, passed, images)
+    child, error = cutting.cut(parent, choice.plan, told["recover"], images)
 
     folder = host.run_folder(parent.task, "prune", passed)
     arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
     origin = model if isinstance(model, (str, Path)) else None
     facts = handoff.make_provenance(origin, arguments)
-    target = handoff.save(child, folder / "weights" / "pruned.pt", plan=plan, provenance=facts, native=said)
+    target = handoff.save(
+        child, folder / "weights" / "pruned.pt", plan=choice.plan, provenance=facts, native=choice.yaml
+    )
     place = Path(origin).absolute() if origin and Path(origin).is_file() else origin or parent.model_name
     host.write_args(folder, {"mode": "prune", "model": str(place), **arguments})  # found from any working directory
-    _report_cut(folder, parent, child, graph, cost, alive, plan, target, origin, imgsz, error)
-    stock = " (stock 'yolo train' keeps the widths as well)" if said else ""
-    host.log("prune: ", f"saved {target}; next: yoloprune finetune model={target} data=...{stock}")
+    rows = [
+        {"model": "parent", **report.measure(parent.model, imgsz, origin)},
+        {"model": "pruned", **report.measure(child.model, imgsz, target)},
+    ]
+    _report_cut(folder, choice, rows, error)
+    host.log("prune: ", f"saved {target}; next: {_next_step(child, target, choice)}")
     return handoff.load(target)
 
 
-def _decide(
-    parent: ultralytics.YOLO, told: dict[str, Any], passed: dict[str, Any], images: list[Tensor] | None
-) -> tuple[ChannelGraph, np.ndarray, dict[str, Any] | None]:
-    """Traced channels, mask of the surviving classes, and the model YAML that says them where there is one."""
-    limits, imgsz = _limits(parent, told), passed.get("imgsz") or 640
+def _choose(
+    parent: ultralytics.YOLO, told: Mapping[str, Any], passed: Mapping[str, Any], images: list[Tensor] | None
+) -> channels.Choice:
+    """Decide which channels stay: under the budgets, or without one all but the dead."""
     wanted = Budget(flops=told["flops"], params=told["params"], ratio=told["ratio"])
-    graph, stock = channels.trace(parent.model, limits, imgsz, wanted)
-    alive = _choose(parent, graph, wanted, told, passed, images)
-    try:
-        return graph, alive, stock.describe(alive) if stock else None
-    except PlanError as e:
-        if limits.native:
-            raise
-        host.warn(f"native: free widths, which stock Ultralytics cannot train: {e}")
-    graph, _ = channels.trace(parent.model, replace(limits, native=False), imgsz)
-    return graph, _choose(parent, graph, wanted, told, passed, images), None
+    if wanted.empty:
+        return _all_but_the_dead(parent, told, passed)
+    found = channels.Channels(parent.model, cutting.limits(told), passed["imgsz"])
+    ranking = cutting.rank(parent, found.graph, told, passed, images)
+    choice = found.choose(lambda graph: ranking.select(graph, wanted))
+    if choice.alive.all():
+        cost = Cost(found.graph)
+        has = ", ".join(f"{cost.parent(kind):,.0f} {kind}" for kind in ("flops", "params"))
+        raise BudgetError(f"The model already meets the budget, so there is nothing to cut: it has {has}.")
+    return choice
 
 
-def _limits(parent: ultralytics.YOLO, told: dict[str, Any]) -> Limits:
-    """The limits that were asked for; where the dead alone go, those that they died under."""
-    asked, state = cutting.limits(told), parent.model.yaml.get(STATE_KEY)
-    if state is None or any(told[k] is not None for k in ("flops", "params", "ratio")):
-        return asked
-    lived = Limits(**state["config"]["limits"])
-    lived = replace(lived, keep=(*lived.keep, *asked.keep))
-    return lived if asked.native is None else replace(lived, native=asked.native)
+def _all_but_the_dead(parent: ultralytics.YOLO, told: Mapping[str, Any], passed: Mapping[str, Any]) -> channels.Choice:
+    """Take out what sparse training silenced, under the limits that it silenced them under."""
+    limits, state = cutting.limits(told), parent.model.yaml.get(STATE_KEY)
+    if state is not None:
+        lived = Limits(**state["config"]["limits"])
+        lived = replace(lived, keep=(*lived.keep, *limits.keep))
+        lived = lived if limits.native is None else replace(lived, native=limits.native)
+        if replace(limits, keep=(), native=None) not in (Limits(), replace(lived, keep=(), native=None)):
+            host.warn("prune: without a budget round_to, min_width and max_ratio are those of the sparse training")
+        limits = lived
+    found = channels.Channels(parent.model, limits, passed["imgsz"])
+    choice = found.choose(lambda graph: budget.dead_only(graph, scoring.dead(parent.model, graph)))
+    if choice.alive.all():
+        raise BudgetError(
+            "No channel is dead, so there is nothing to cut. Run 'yoloprune train-sparse' first, or give a budget, "
+            "e.g. flops=0.5."
+        )
+    if state is not None:
+        _compare(state, choice.kept())
+    return choice
+
+
+def _compare(state: Mapping[str, Any], kept: Mapping[str, float]) -> None:
+    """Warn where a cut leaves more than the sparse training was to leave, or says that it left."""
+    if not state["met"]:
+        target = Budget(**state["config"]["budget"])
+        host.warn(f"prune: sparse training was stopped before it met {target}; the cut goes as far as it got")
+    for kind in ("flops", "params"):
+        if kept[kind] > state["reached"].get(kind, 1.0) + 0.01:
+            host.warn(
+                f"prune: sparse training left {state['reached'][kind]:.1%} of {kind}, but {kept[kind]:.1%} stay: dead "
+                "channels remain in layers that keep= or native= hold"
+            )
+            return
+
+
+def _next_step(child: ultralytics.YOLO, file: Path, choice: channels.Choice) -> str:
+    if (family := trainers.UNTRAINABLE.get(type(child.model).__name__)) is not None:
+        return f"yolo val model={file} (pruned {family} models cannot be trained)"
+    stock = "" if choice.yaml is None else " (stock 'yolo train' keeps the widths as well)"
+    return f"yoloprune finetune model={file} data=...{stock}"
 
 
 def prune_module(
@@ -225,60 +270,18 @@ def prune_module(
     return child, plan
 
 
-def _choose(
-    parent: ultralytics.YOLO,
-    graph: ChannelGraph,
-    wanted: Budget,
-    told: dict[str, Any],
-    passed: dict[str, Any],
-    images: list[Tensor] | None,
-) -> np.ndarray:
-    """Mask of surviving channel classes."""
-    cost = Cost(graph)
-    if wanted.empty:
-        dead = scoring.dead(parent.model, graph)
-        alive = budget.dead_only(graph, dead)
-        if alive.all():
-            raise BudgetError(
-                "No channel is dead, so there is nothing to cut. Run 'yoloprune train-sparse' first, or give a budget, "
-                "e.g. flops=0.5."
-            )
-        return alive
-    alive = cutting.rank(parent, graph, told, passed, images).select(graph, wanted, cost)
-    if alive.all():
-        has = ", ".join(f"{cost.parent(kind):,.0f} {kind}" for kind in ("flops", "params"))
-        raise BudgetError(f"The model already meets the budget, so there is nothing to cut: it has {has}.")
-    return alive
-
-
-def _report_cut(
-    folder: Path,
-    parent: ultralytics.YOLO,
-    child: ultralytics.YOLO,
-    graph: ChannelGraph,
-    cost: Cost,
-    alive: np.ndarray,
-    plan: Plan,
-    target: Path,
-    origin: str | Path | None,
-    imgsz: int,
-    error: float,
-) -> None:
-    widths = np.bincount(graph.group_of[alive], minlength=len(graph.groups))
-    rows = [
-        {"model": "parent", **report.measure(parent.model, imgsz, origin)},
-        {"model": "pruned", **report.measure(child.model, imgsz, target)},
-    ]
-    kept = {kind: cost.of(kind, widths.astype(float)) / cost.parent(kind) for kind in ("flops", "params", "channels")}
+def _report_cut(folder: Path, choice: channels.Choice, rows: list[dict[str, Any]], error: float) -> None:
+    """Write and say what was cut."""
+    kept = choice.kept()
     data = {
         "command": "prune",
         "kept": kept,
         "relative_error": error,
-        "layers": overview.layer_rows(graph, widths),
-        "unknown_operations": graph.unknown,
-        "plan": plan.to_dict(),
+        "layers": overview.layer_rows(choice.graph, choice.widths),
+        "unknown_operations": choice.graph.unknown,
+        "plan": choice.plan.to_dict(),
     }
-    picture = report.picture_widths(folder / "widths.png", graph, widths)
+    picture = report.picture_widths(folder / "widths.png", choice.graph, choice.widths)
     report.write_report(folder, data, rows, [picture])
     host.log("prune: ", f"kept {kept['flops']:.1%} of FLOPs, {kept['params']:.1%} of parameters\n{report.table(rows)}")
 
@@ -294,10 +297,14 @@ def finetune(model: Model, **kwargs: Any) -> handoff.YOLO:
         (YOLO): The fine-tuned model.
     """
     request = config.request("finetune", {"model": model, **kwargs})
-    passed = {"name": "finetune", **request.passed}
-    passed.pop("model")
-    resumed = passed.get("resume")
-    yolo = handoff.YOLO(str(model)) if resumed else handoff.load(model)
+    passed = {k: v for k, v in request.passed.items() if k != "model"}
+    if passed.get("resume"):
+        yolo = handoff.reopen(_resumed(model, passed))
+        if STATE_KEY in yolo.model.yaml and not yolo.model.yaml[STATE_KEY]["met"]:
+            raise ArgumentError("resume: this is an unfinished sparse run. Use 'yoloprune train-sparse ... resume'.")
+    else:
+        passed = {"name": "finetune", **passed}
+        yolo = handoff.load(model)
     if request.settings["distill"] == "parent":
         passed["distill_model"] = str(provenance.parent_file(model, yolo))
     before = host.widths(yolo.model)
@@ -341,13 +348,15 @@ def compare(models: Mapping[str, Model], *, command: str = "val", **passed: Any)
     loaded = {name: handoff.load(m) for name, m in models.items()}
     folder = host.run_folder(next(iter(loaded.values())).task, command, passed)
     device = host.device(passed.get("device"))
-    rows, networks, imgsz = [], [], 640
+    imgsz = handoff.image_size(next(iter(loaded.values())), passed.get("imgsz"))
+    rows, networks = [], []
     for name, yolo in loaded.items():
-        imgsz = passed.get("imgsz") or yolo.overrides.get("imgsz", 640)
         networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
         file = models[name] if isinstance(models[name], (str, Path)) else None
         sizes = report.measure(yolo.model, imgsz, file)
-        host.validate(yolo, {**passed, "project": str(folder.resolve()), "name": name, "exist_ok": True})
+        host.validate(
+            yolo, {**passed, "imgsz": imgsz, "project": str(folder.resolve()), "name": name, "exist_ok": True}
+        )
         rows.append({"model": name, **host.metrics(yolo), **sizes})
     for row, ms in zip(rows, report.latency([n.to(device) for n in networks], imgsz), strict=True):
         row["ms"] = ms
@@ -368,7 +377,7 @@ def info(model: Model, **kwargs: Any) -> list[dict[str, Any]]:
     """
     request = config.request("info", {"model": model, **kwargs})
     yolo = handoff.load(model)
-    imgsz = request.passed.get("imgsz") or 640
+    imgsz = handoff.image_size(yolo, request.passed.get("imgsz"))
     graph = host.trace_yolo(yolo.model, imgsz=imgsz, keep=request.settings["keep"])
     rows = overview.layer_rows(graph)
     cost = Cost(graph)

@@ -1,46 +1,110 @@
-"""Which channels of an Ultralytics model may go: traced, and held to native widths where asked for or possible."""
+"""Which channels of an Ultralytics model may go: all that the trace allows, or those that a model YAML can say."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import nn
 
-from yoloprune import budget, host
-from yoloprune.errors import BudgetError, ModelError
-from yoloprune.groups import ChannelGraph
-from yoloprune.limits import Budget, Limits
+from yoloprune import host
+from yoloprune.cost import Cost
+from yoloprune.errors import BudgetError, ModelError, PlanError
+from yoloprune.groups import ChannelGraph, Plan
+from yoloprune.limits import Limits
 from yoloprune.native import Stock
 
 
-def trace(
-    model: nn.Module, limits: Limits, imgsz: int, wanted: Budget | None = None
-) -> tuple[ChannelGraph, Stock | None]:
-    """Trace an Ultralytics model under limits.
+@dataclass(frozen=True)
+class Choice:
+    """Which channels stay.
 
-    Args:
-        model (nn.Module): An Ultralytics model.
-        limits (Limits): What plans must respect; with `native`, the graph allows nothing that no YAML says.
-        imgsz (int): Image size for which FLOPs are counted.
-        wanted (Budget | None): What plans shall reach; where native widths cannot, and are not asked for, others may.
-
-    Returns:
-        (ChannelGraph): The channels.
-        (Stock | None): What describes a plan as a model YAML, None where plans are free.
-
-    Raises:
-        ModelError: If the model cannot be traced, or its layers are not those of its YAML and `native` is asked for.
+    Attributes:
+        graph (ChannelGraph): What was chosen from.
+        alive (np.ndarray): Mask of the surviving channel classes, shape (classes,).
+        yaml (dict[str, Any] | None): The model YAML that says these widths, None where they are free.
     """
-    graph = host.trace_yolo(model, imgsz=imgsz, keep=limits.keep)
-    if limits.native is False:
-        return graph, None
-    try:
-        stock = Stock(model, graph)
-        restricted = stock.restrict(limits)
-        if wanted is not None and not wanted.empty and limits.native is None:
-            budget.select(restricted, np.zeros(graph.n_classes), wanted, limits)
-    except (ModelError, BudgetError) as e:
-        if limits.native:
-            raise
-        host.warn(f"native: free widths, which stock Ultralytics cannot train: {e}")
-        return graph, None
-    return restricted, stock
+
+    graph: ChannelGraph
+    alive: np.ndarray
+    yaml: dict[str, Any] | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """What to cut."""
+        return self.graph.plan(self.alive)
+
+    @property
+    def widths(self) -> np.ndarray:
+        """How many channels each group keeps, shape (groups,)."""
+        return np.bincount(self.graph.group_of[self.alive], minlength=len(self.graph.groups))
+
+    def kept(self) -> dict[str, float]:
+        """Shares of FLOPs, parameters and prunable channels that stay."""
+        cost, widths = Cost(self.graph), self.widths.astype(float)
+        return {kind: cost.of(kind, widths) / cost.parent(kind) for kind in ("flops", "params", "channels")}
+
+
+class Channels:
+    """The channels of one model under limits.
+
+    Attributes:
+        graph (ChannelGraph): All that the trace allows.
+        native (ChannelGraph | None): The same classes, held to what a YAML can say; None with `native=False`, or where
+            that is not possible.
+        stock (Stock | None): What describes a choice from `native`.
+    """
+
+    def __init__(self, model: nn.Module, limits: Limits, imgsz: int) -> None:
+        """Trace.
+
+        Args:
+            model (nn.Module): An Ultralytics model.
+            limits (Limits): What choices must respect.
+            imgsz (int): Image size for which FLOPs are counted.
+
+        Raises:
+            ModelError: If the model cannot be traced, or its layers are not those of its YAML and native widths are
+                asked for.
+        """
+        self.graph = host.trace_yolo(model, imgsz=imgsz, keep=limits.keep)
+        self.native: ChannelGraph | None = None
+        self.stock: Stock | None = None
+        self._insists = bool(limits.native)
+        if limits.native is False:
+            return
+        try:
+            self.stock = Stock(model, self.graph)
+            self.native = self.stock.restrict(limits)
+        except ModelError as e:
+            if self._insists:
+                raise
+            self._warn(e)
+
+    def choose(self, select: Callable[[ChannelGraph], np.ndarray]) -> Choice:
+        """Choose with native widths, and with free ones where those cannot do it and were not asked for.
+
+        Args:
+            select (Callable): From a graph to the mask of the surviving classes, shape (classes,).
+
+        Raises:
+            BudgetError: If neither reaches the budget, or native widths do not that were asked for.
+            PlanError: If a YAML cannot say the choice although it was asked for.
+        """
+        if self.native is None or self.stock is None:
+            return Choice(self.graph, select(self.graph))
+        try:
+            alive = select(self.native)
+            return Choice(self.native, alive, self.stock.describe(alive))
+        except (BudgetError, PlanError) as e:
+            if self._insists:
+                raise
+            free = Choice(self.graph, select(self.graph))  # raises where the budget is out of any reach
+            self._warn(e)
+            return free
+
+    @staticmethod
+    def _warn(reason: Exception) -> None:
+        host.warn(f"native: free widths, which stock Ultralytics cannot train: {reason}")

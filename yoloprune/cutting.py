@@ -13,7 +13,6 @@ import ultralytics
 from torch import Tensor
 
 from yoloprune import budget, calibration, handoff, host, recover, refit, scoring, surgery, verify
-from yoloprune.cost import Cost
 from yoloprune.fading import STATE_KEY
 from yoloprune.groups import ChannelGraph, Plan
 from yoloprune.limits import Budget, Limits
@@ -26,12 +25,11 @@ def place(passed: Mapping[str, Any]) -> torch.device:
 
 
 def images(parent: ultralytics.YOLO, passed: Mapping[str, Any]) -> list[Tensor] | None:
-    """Calibration images of `data=`, None without it; 128 at imgsz 320 take 157 MB."""
+    """Calibration images of `data=`, None without it, at `imgsz=`; 128 at imgsz 320 take 157 MB."""
     if not passed.get("data"):
         return None
-    imgsz = passed.get("imgsz") or 640
     return calibration.batches(
-        passed["data"], imgsz, task=parent.task, channels=host.channels(parent.model), device=place(passed)
+        passed["data"], passed["imgsz"], task=parent.task, channels=host.channels(parent.model), device=place(passed)
     )
 
 
@@ -54,9 +52,9 @@ class Ranking:
     per_cost: bool
     limits: Limits
 
-    def select(self, graph: ChannelGraph, wanted: Budget, cost: Cost) -> np.ndarray:
+    def select(self, graph: ChannelGraph, wanted: Budget) -> np.ndarray:
         """Mask of the surviving classes under a budget, see `budget.select`."""
-        return budget.select(graph, self.scores, wanted, self.limits, cost, per_cost=self.per_cost)
+        return budget.select(graph, self.scores, wanted, self.limits, per_cost=self.per_cost)
 
 
 def rank(
@@ -72,7 +70,7 @@ def rank(
         parent (YOLO): The model before the cut.
         graph (ChannelGraph): Its channels.
         told (Mapping[str, Any]): Settings of the command.
-        passed (Mapping[str, Any]): Its Ultralytics arguments.
+        passed (Mapping[str, Any]): Its Ultralytics arguments, `imgsz` among them.
         calibrate (list[Tensor] | None): From `images`.
 
     Returns:
@@ -98,7 +96,7 @@ def rank(
         normalize = "cost" if how == "taylor" else "none"
     if how == "taylor":
         model = host.with_loss(parent)
-        batches = calibration.labelled(parent, passed["data"], passed.get("imgsz") or 640, device=place(passed))
+        batches = calibration.labelled(parent, passed["data"], passed["imgsz"], device=place(passed))
     with placed(place(passed), model):
         scores = scoring.score(
             model,

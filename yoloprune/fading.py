@@ -5,7 +5,7 @@ See `sparsity` for how it hangs in Ultralytics' trainer.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,9 +42,15 @@ class Fading:
     """
 
     def __init__(self, config: SparseConfig, trainer: BaseTrainer) -> None:
-        self.config, self.trainer = config, trainer
+        self.trainer = trainer
         self.model = host.student(trainer.model)
-        self.graph, _ = channels.trace(self.model, config.limits, trainer.args.imgsz, config.budget)
+        found = channels.Channels(self.model, config.limits, trainer.args.imgsz)
+        # Raises BudgetError before the first step when the target is out of reach.
+        choice = found.choose(lambda g: budget.select(g, np.zeros(g.n_classes), config.budget, config.limits))
+        self.graph = choice.graph
+        if choice.yaml is None:  # the cut that comes later has to know that widths were free
+            config = replace(config, limits=replace(config.limits, native=False))
+        self.config = config
         self.cost = Cost(self.graph)
         self.scales = Scales(self.model, self.graph)
         self.score = torch.zeros_like(self.scales.gamma)  # running, of each scale
@@ -60,7 +66,6 @@ class Fading:
             self.progress.begin_at(state["progress"], state["steps"])
             self._restore(state)
         self._epoch, self._kept = -1, {}  # what was before the epoch that is running
-        self._select(1.0)  # raises BudgetError before the first step when the target is out of reach
 
     # ---- optimizer hooks ---------------------------------------------------------------------------------------------
 

@@ -16,12 +16,23 @@ from torch import nn
 from ultralytics.utils import DEFAULT_CFG_DICT, callbacks, checks
 
 from yoloprune import builder, host, rows
-from yoloprune.errors import ModelError, PruneError
+from yoloprune.errors import ArgumentError, ModelError, PruneError
 from yoloprune.groups import Plan
 from yoloprune.provenance import make_provenance, plain, provenance, pruned_widths
 from yoloprune.trainers import KEY, YOLO, mark_pruned
 
-__all__ = ["YOLO", "load", "make_provenance", "mark_pruned", "provenance", "pruned_widths", "save", "with_model"]
+__all__ = [
+    "YOLO",
+    "image_size",
+    "load",
+    "make_provenance",
+    "mark_pruned",
+    "provenance",
+    "pruned_widths",
+    "reopen",
+    "save",
+    "with_model",
+]
 
 # ---- in --------------------------------------------------------------------------------------------------------------
 
@@ -54,6 +65,33 @@ def load(model: str | Path | ultralytics.YOLO) -> YOLO:
     host.check_prunable(yolo.model)
     yolo.model.float().eval()
     return yolo
+
+
+def reopen(model: Any) -> YOLO:
+    """Load the `last.pt` of an interrupted run.
+
+    Raises:
+        ModelError: If the file is missing.
+        ArgumentError: If the run is finished: Ultralytics would start another, with other data, in silence.
+    """
+    if not isinstance(model, (str, Path)):
+        raise ArgumentError("resume: needs the path of the last.pt of the interrupted run as model=.")
+    yolo = YOLO(_existing(model))
+    if not yolo.ckpt or yolo.ckpt.get("optimizer") is None:
+        raise ArgumentError(f"resume: the run of {model} is finished, or this is not its last.pt.")
+    return yolo
+
+
+def image_size(yolo: ultralytics.YOLO, given: Any) -> int:
+    """Side of the images for which FLOPs are counted and channels ranked, a multiple of the model's stride: `imgsz=`,
+    else the size that the checkpoint was trained at, else 640; raises ArgumentError if it is not positive.
+    """
+    size = (yolo.overrides.get("imgsz") or 640) if given is None else given
+    if min(size if isinstance(size, (list, tuple)) else [size]) < 1:
+        raise ArgumentError(f"imgsz={size}: must be a positive number. Received: {size}")
+    stride = getattr(yolo.model, "stride", None)
+    size = int(size) if isinstance(size, float) else size
+    return checks.check_imgsz(size, stride=32 if stride is None else stride, max_dim=1)
 
 
 def with_model(yolo: ultralytics.YOLO, model: nn.Module) -> YOLO:
@@ -164,15 +202,22 @@ def save(
         "license": "AGPL-3.0 License (https://ultralytics.com/license)",
         "docs": "https://docs.ultralytics.com",
     }
+    # Ultralytics takes a scale from names such as yolo11m-pruned.yaml and adds to the rows what goes with it.
+    beside = path.with_suffix(".yaml") if not builder.scale_in(path.name) else path.with_name("pruned.yaml")
     if native is not None:
         said = {k: v for k, v in model.yaml.items() if k not in {KEY, "yaml_file"}}
-        # Ultralytics takes a scale from names such as yolo11m-pruned.yaml and adds to the rows what goes with it.
-        beside = path.with_suffix(".yaml") if not builder.scale_in(path.name) else path.with_name("pruned.yaml")
-        if beside.exists() and not beside.read_text(encoding="utf-8", errors="replace").startswith(rows.HEADER):
+        if beside.exists() and not _is_ours(beside):
             raise PruneError(f"{beside} is not a file of yoloprune and is not overwritten. Choose another folder.")
         _replace(beside, lambda f: f.write(rows.text(said).encode()))
+    elif _is_ours(beside):  # of another model that was saved here before
+        beside.unlink()
     _replace(path, lambda f: torch.save(checkpoint, f))
     return path
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether yoloprune wrote a model YAML."""
+    return file.is_file() and file.read_text(encoding="utf-8", errors="replace").startswith(rows.HEADER)
 
 
 def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:

@@ -33,6 +33,11 @@ class Budget:
         """Return a budget from numbers or texts with units, e.g. `Budget.parse(flops="4.2G")`."""
         return cls(flops, params, ratio)  # type: ignore[arg-type]  # __post_init__ converts
 
+    def __str__(self) -> str:
+        """Return the values that are set as a user writes them."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return " ".join(f"{name}={value:g}" for name, value in given.items() if value is not None)
+
     @property
     def empty(self) -> bool:
         """Return whether no value is set."""

@@ -224,6 +224,7 @@ GENTLE = {  # for weights that are trained already; Ultralytics' own choice, opt
     "lr0": 0.0005,
     "warmup_epochs": 1.0,
     "warmup_bias_lr": 0.0,
+    "nbs": 16,  # at 64 a small data set has too few steps for this rate
 }
 AGAINST = Option(
     "against",

@@ -13,9 +13,7 @@ import numpy as np
 import ultralytics
 
 from yoloprune import channels, config, cutting, handoff, host, report
-from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError
-from yoloprune.groups import ChannelGraph
 from yoloprune.limits import Budget
 from yoloprune.options import SWEPT
 
@@ -40,23 +38,24 @@ def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str,
         BudgetError: If all points are out of reach.
     """
     request = config.request("sweep", {"model": model, **kwargs})
-    told, passed = request.settings, request.passed
     parent = handoff.load(model)
-    graph, _ = channels.trace(parent.model, cutting.limits(told), passed.get("imgsz") or 640)
-    cost = Cost(graph)
+    told, passed = request.settings, {**request.passed}
+    passed["imgsz"] = handoff.image_size(parent, passed.get("imgsz"))
+    found = channels.Channels(parent.model, cutting.limits(told), passed["imgsz"])
     images = cutting.images(parent, passed)
-    ranking = cutting.rank(parent, graph, told, passed, images)
-    points, unreachable = _points(graph, ranking, cost, told)
+    ranking = cutting.rank(parent, found.graph, told, passed, images)
+    points, unreachable = _points(found, ranking, told)
 
     folder = host.run_folder(parent.task, "sweep", passed)
     arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
     origin = model if isinstance(model, (str, Path)) else parent.model_name
     host.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments})
-    rows = [_evaluate("parent", parent, graph, cost, np.ones(graph.n_classes, dtype=bool), passed, folder)]
+    whole = channels.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool))
+    rows = [_evaluate("parent", parent, whole, passed, folder)]
     _append(folder / "sweep.csv", rows)
-    for i, (name, alive) in enumerate(points.items(), start=1):
-        child, _ = cutting.cut(parent, graph.plan(alive), told["recover"], images)
-        rows.append(_evaluate(name, child, graph, cost, alive, passed, folder))
+    for i, (name, choice) in enumerate(points.items(), start=1):
+        child, _ = cutting.cut(parent, choice.plan, told["recover"], images)
+        rows.append(_evaluate(name, child, choice, passed, folder))
         _append(folder / "sweep.csv", rows)
         host.log("sweep: ", f"{i}/{len(points)}\n{report.table(rows[-1:])}")
 
@@ -70,35 +69,28 @@ def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str,
 
 
 def _points(
-    graph: ChannelGraph, ranking: cutting.Ranking, cost: Cost, told: Mapping[str, Any]
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Survivors by name of the point, those that keep most first, and why others are out of reach."""
+    found: channels.Channels, ranking: cutting.Ranking, told: Mapping[str, Any]
+) -> tuple[dict[str, channels.Choice], dict[str, str]]:
+    """What stays, by name of the point, those that keep most first, and why other points are out of reach."""
     kind = next(o.name for o in SWEPT if told[o.name] is not None)
-    points: dict[str, np.ndarray] = {}
+    points: dict[str, channels.Choice] = {}
     unreachable: dict[str, str] = {}
     for value in sorted(told[kind], reverse=kind != "ratio"):
-        name = f"{kind}={value:g}"
+        wanted = Budget(**{kind: value})
         try:
-            points[name] = ranking.select(graph, Budget(**{kind: value}), cost)
+            points[str(wanted)] = found.choose(lambda graph, wanted=wanted: ranking.select(graph, wanted))
         except BudgetError as e:
-            unreachable[name] = str(e)
+            unreachable[str(wanted)] = str(e)
             host.warn(f"sweep: left out: {e}")
     if not points:
-        raise BudgetError(unreachable[name])
+        raise BudgetError(next(iter(unreachable.values())))
     return points, unreachable
 
 
 def _evaluate(
-    name: str,
-    yolo: ultralytics.YOLO,
-    graph: ChannelGraph,
-    cost: Cost,
-    alive: np.ndarray,
-    passed: Mapping[str, Any],
-    folder: Path,
+    name: str, yolo: ultralytics.YOLO, choice: channels.Choice, passed: Mapping[str, Any], folder: Path
 ) -> dict[str, Any]:
-    widths = np.bincount(graph.group_of[alive], minlength=len(graph.groups)).astype(float)
-    kept = {kind: round(cost.of(kind, widths) / cost.parent(kind), 4) for kind in ("flops", "params", "channels")}
+    kept = {kind: round(share, 4) for kind, share in choice.kept().items()}
     probe = handoff.with_model(yolo, copy.deepcopy(yolo.model))  # validation may fuse the one it runs
     given = {k: v for k, v in passed.items() if k not in {"model", "seed"}}
     host.validate(probe, {**given, "project": str(folder.resolve()), "name": "val", "exist_ok": True})
