@@ -194,6 +194,30 @@ def test_without_data_the_user_is_told_what_it_costs_and_which_data_it_was(
     assert len(said) == 1 and "costs far more accuracy" in said[0] and said[0].endswith("data=cells.yaml")
 
 
+@pytest.mark.parametrize(
+    ("names", "score"),
+    [
+        (["circle", "square", "triangle"], "taylor"),
+        (["Circle", "square", "triangle"], "taylor"),  # one renamed
+        (["0", "1", "2"], "taylor"),  # never trained
+        (["RBC", "WBC", "platelets"], "activation"),
+        (["circle", "square"], "activation"),
+    ],
+)
+def test_labels_of_other_classes_do_not_rank(
+    names: list[str], score: str, tiny: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(host, "warn", said.append)
+    monkeypatch.setattr(scoring, "score", lambda model, graph, how, **_: said.append(how) or np.ones(graph.n_classes))
+    monkeypatch.setattr(host, "with_loss", lambda yolo: yolo.model)
+    model = yoloprune.load(tiny)
+    model.model.names = dict(enumerate(names))
+    ranked(model, data)
+    assert said[-1] == score
+    assert ["not those of the model" in s for s in said[:-1]] == ([True] if score == "activation" else [])
+
+
 @pytest.mark.parametrize("labelled", [True, False])
 def test_automatic_score_takes_the_dead_first(parent: Any, data: Path, labelled: bool) -> None:
     """Their beta may still reach the loss, but that constant is moved into the next layer."""

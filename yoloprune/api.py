@@ -157,8 +157,7 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     target = handoff.save(
         child, folder / "weights" / "pruned.pt", plan=choice.plan, provenance=facts, native=choice.yaml
     )
-    place = Path(origin).absolute() if origin and Path(origin).is_file() else origin or parent.model_name
-    host.write_args(folder, {"mode": "prune", "model": str(place), **arguments})  # found from any working directory
+    host.write_args(folder, {"mode": "prune", "model": str(origin or parent.model_name), **arguments})
     rows = [
         {"model": "parent", **report.measure(parent.model, imgsz, origin)},
         {"model": "pruned", **report.measure(child.model, imgsz, target)},

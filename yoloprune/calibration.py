@@ -72,6 +72,27 @@ def batches(
     return [torch.stack([loaded[i] for i in part]).to(device) for part in parts]
 
 
+def has_classes_of(yolo: ultralytics.YOLO, data: str | Path) -> bool:
+    """Whether the labels of a data set are about the model's classes: as many of them, and not all of other names.
+
+    Raises:
+        DataError: If the YAML is missing or wrong.
+    """
+    if yolo.overrides.get("single_cls"):
+        return True
+    with _one_line(data):
+        if yolo.task == "classify":
+            labels = sorted(f.name for f in Path(_class_folders(data)).iterdir() if f.is_dir())
+        else:
+            names = check_det_dataset(data, autodownload=False).get("names") or {}
+            labels = list(names.values() if isinstance(names, dict) else names)
+    known = list(yolo.model.names.values() if isinstance(yolo.model.names, dict) else yolo.model.names)
+    if not labels or len(labels) != len(known):
+        return not labels
+    anonymous = known == [str(i) for i in range(len(known))]  # as Ultralytics calls them before any training
+    return anonymous or not set(known).isdisjoint(labels)
+
+
 def labelled(
     yolo: ultralytics.YOLO,
     data: str | Path,
@@ -116,7 +137,7 @@ def labelled(
         images = validator.get_dataloader(train, batch).dataset
     if not any(len(label.get("cls", " ")) for label in getattr(images, "labels", [{}])):
         raise DataError(
-            f"data={data}: no training image has a label, and score=taylor needs some. Use score=activation."
+            f"data={data}: no training image has a label that Ultralytics accepts, and score=taylor needs some. Use score=activation."
         )
     order = np.random.default_rng(seed).permutation(len(images))[:n].tolist()
     loader = DataLoader(Subset(images, order), batch, collate_fn=getattr(images, "collate_fn", None))

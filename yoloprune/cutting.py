@@ -79,18 +79,9 @@ def rank(
     Raises:
         ModelError: If the score is taylor and the model's loss needs more than labels.
     """
-    model, how, batches = parent.model, told["score"], calibrate
+    model, batches = parent.model, calibrate
     dead = scoring.dead(model, graph)
-    if how == "auto" and calibrate is not None:
-        how = "activation" if host.is_prompted(model) else "taylor"
-    elif how == "auto":
-        how = "bn" if dead.any() else "l2"
-        if how == "l2":
-            known = parent.overrides.get("data")  # Ultralytics keeps it in checkpoints
-            host.warn(
-                "prune: without data= channels are ranked by the size of their weights and nothing is refitted, which "
-                "costs far more accuracy" + (f"; this model was trained on data={known}" if known else "")
-            )
+    how = _criterion(parent, passed, calibrate, dead) if told["score"] == "auto" else told["score"]
     normalize = told["normalize"]
     if normalize == "auto":
         normalize = "cost" if how == "taylor" else "none"
@@ -110,6 +101,30 @@ def rank(
     if told["score"] == "auto":
         scores[dead] = 0.0  # what sparse training took out goes first, whatever its constant does
     return Ranking(scores, normalize == "cost", limits(told))
+
+
+def _criterion(
+    parent: ultralytics.YOLO, passed: Mapping[str, Any], calibrate: list[Tensor] | None, dead: np.ndarray
+) -> str:
+    """What `score=auto` stands for: the best that the data at hand allow."""
+    if calibrate is not None:
+        if host.is_prompted(parent.model):
+            return "activation"
+        if calibration.has_classes_of(parent, passed["data"]):
+            return "taylor"
+        host.warn(
+            "prune: the classes of data= are not those of the model, so its labels do not tell what the model needs; "
+            "channels are ranked by activation. Better train the model on this data first"
+        )
+        return "activation"
+    if dead.any():
+        return "bn"
+    known = parent.overrides.get("data")  # Ultralytics keeps it in checkpoints
+    host.warn(
+        "prune: without data= channels are ranked by the size of their weights and nothing is refitted, which costs "
+        "far more accuracy" + (f"; this model was trained on data={known}" if known else "")
+    )
+    return "l2"
 
 
 def cut(

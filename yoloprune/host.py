@@ -235,6 +235,9 @@ def run_folder(task: str, name: str, arguments: Mapping[str, Any]) -> Path:
 def write_args(folder: Path, arguments: Mapping[str, Any]) -> None:
     """Write args.yaml as Ultralytics does."""
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}
+    for key in ("model", "data"):
+        if key in plain and Path(str(plain[key])).exists():
+            plain[key] = str(Path(str(plain[key])).absolute())  # found from any working directory
     (folder / "args.yaml").write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
 
 
