@@ -137,7 +137,8 @@ def labelled(
         images = validator.get_dataloader(train, batch).dataset
     if not any(len(label.get("cls", " ")) for label in getattr(images, "labels", [{}])):
         raise DataError(
-            f"data={data}: no training image has a label that Ultralytics accepts, and score=taylor needs some. Use score=activation."
+            f"data={data}: no training image has a label that Ultralytics accepts, and score=taylor needs some. "
+            "Use score=activation."
         )
     order = np.random.default_rng(seed).permutation(len(images))[:n].tolist()
     loader = DataLoader(Subset(images, order), batch, collate_fn=getattr(images, "collate_fn", None))
