@@ -41,9 +41,9 @@ def fresh(epochs: int) -> Stage:
     return Stage("fresh", {"epochs": epochs})
 
 
-def torch_pruning(importance: str) -> Chain:
+def torch_pruning(importance: str, **own: Any) -> Chain:
     """Prune with Torch-Pruning and fine-tune, see scripts/peers.py."""
-    return [Stage("peer", {"importance": importance, "flops": 0.5}), Stage("peertune", {"epochs": H})]
+    return [Stage("peer", {"importance": importance, "flops": 0.5}), Stage("peertune", {"epochs": H, **own})]
 
 
 E = 30  # epochs of every arm in all, where totals are compared
@@ -110,6 +110,8 @@ TABLES: dict[str, dict[str, Chain]] = {
         "yoloprune, without data= (l2, fold)": [train(H), prune(flops=0.5), finetune(H)],
         "Torch-Pruning, group norm": [train(H), *torch_pruning("group")],
         "Torch-Pruning, BN scale": [train(H), *torch_pruning("bn")],
+        "Torch-Pruning, group norm, lr0=0.002": [train(H), *torch_pruning("group", lr0=2e-3)],
+        "uniform l1, lr0=0.002": [train(H), prune(score="l1", uniform=True, **PLAIN), finetune(H, lr0=2e-3)],
         "uniform l1": [train(H), prune(score="l1", uniform=True, **PLAIN), finetune(H)],
         "random": [train(H), prune(score="random", uniform=True, **PLAIN), finetune(H)],
         "the pruned shape, fresh weights": [train(H), prune(flops=0.5, data=True), fresh(E)],
