@@ -277,6 +277,12 @@ def test_finetune_has_a_gentle_optimizer_of_its_own() -> None:
     assert request("finetune", again.kwargs() | {"model": "a"}) == again
 
 
+def test_budgets_are_said_as_they_are_typed() -> None:
+    assert str(Budget.parse(flops="4.2G", params="500K")) == "flops=4.2G params=500K"
+    assert str(Budget(flops=0.5)) == "flops=0.5"
+    assert Budget.parse(*str(Budget(flops=1.23456e9)).removeprefix("flops=").split()) == Budget(flops=1.2346e9)
+
+
 def test_malformed_tokens() -> None:
     assert merge_tokens(["a=", "b=1"]) == ["a=", "b=1"]
     assert error("prune model= flops=0.5") == "'model=' is missing a value"

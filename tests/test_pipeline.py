@@ -327,6 +327,17 @@ def test_val_side_by_side(work: Path, data: Path, tiny: Path, pruned: Path) -> N
     assert all(0 <= r["mAP50-95"] <= r["mAP50"] <= 1 and r["ms"] > 0 and r["MB"] > 0 for r in rows)
 
 
+def test_a_fused_model_is_validated(work: Path, data: Path, tiny: Path) -> None:
+    """It has no gamma left to rank, but nothing keeps it from being measured."""
+    yolo = YOLO(tiny)
+    yolo.fuse()
+    yolo.save(work / "fused.pt")
+    [row] = yoloprune.val(work / "fused.pt", data=str(data), imgsz=64, workers=0, project=str(work), name="fused")
+    assert row["params"] == sum(p.numel() for p in yolo.model.parameters())
+    with pytest.raises(ModelError, match="fused"):
+        yoloprune.prune(work / "fused.pt", flops=0.5)
+
+
 def test_stock_training_stops_and_says_what_to_do(pruned: Path, data: Path, tmp_path: Path) -> None:
     """In a process where yoloprune cannot be imported: no training, and the message names the ways out."""
     code = (

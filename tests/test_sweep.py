@@ -137,6 +137,16 @@ def test_a_sweep_reaches_what_prune_reaches(
     assert [r["model"] for r in rows] == ["parent", "ratio=0.3", "ratio=0.9"]
 
 
+def test_a_point_that_the_parent_meets_is_left_out(
+    tiny: Path, common: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(host, "warn", said.append)
+    rows = yoloprune.sweep(tiny, params=["5M", 0.9], recover="none", score="l2", **LOOSE, **common)
+    assert [r["model"] for r in rows] == ["parent", "params=0.9"]
+    assert said == ["sweep: left out: params=5M: the model already meets it."]
+
+
 def test_an_interrupted_sweep_keeps_its_rows(
     tiny: Path, common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -344,7 +344,7 @@ def compare(models: Mapping[str, Model], *, command: str = "val", **passed: Any)
     Returns:
         (list[dict[str, Any]]): One row per model.
     """
-    loaded = {name: handoff.load(m) for name, m in models.items()}
+    loaded = {name: handoff.load(m, prunable=False) for name, m in models.items()}
     folder = host.run_folder(next(iter(loaded.values())).task, command, passed)
     device = host.device(passed.get("device"))
     imgsz = handoff.image_size(next(iter(loaded.values())), passed.get("imgsz"))

@@ -37,11 +37,12 @@ __all__ = [
 # ---- in --------------------------------------------------------------------------------------------------------------
 
 
-def load(model: str | Path | ultralytics.YOLO) -> YOLO:
+def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> YOLO:
     """Load a model in float32 and evaluation mode, through Ultralytics' own loader and without any download.
 
     Args:
         model (str | Path | YOLO): Checkpoint (.pt), model YAML, or a live object, which stays untouched.
+        prunable (bool): Whether a fused model is refused.
 
     Returns:
         (YOLO): A new object; a subclass of `ultralytics.YOLO` whose training keeps pruned widths.
@@ -52,7 +53,8 @@ def load(model: str | Path | ultralytics.YOLO) -> YOLO:
     if isinstance(model, ultralytics.engine.model.Model):
         if not isinstance(model.model, nn.Module):
             raise ModelError(f"{model.model_name} is an exported model. Use the .pt checkpoint it was exported from.")
-        host.check_prunable(model.model)
+        if prunable:
+            host.check_prunable(model.model)
         return with_model(model, deepcopy(model.model).float().eval())
     file = _existing(model)
     try:
@@ -62,7 +64,8 @@ def load(model: str | Path | ultralytics.YOLO) -> YOLO:
         reason = (str(e).strip() or type(e).__name__).splitlines()[0].removeprefix("ERROR ❌️ ")
         raise ModelError(f"{model} is not a YOLO model that Ultralytics can load: {reason}") from e
     yolo.model = host.student(yolo.model)  # an interrupted run with a teacher saved both
-    host.check_prunable(yolo.model)
+    if prunable:
+        host.check_prunable(yolo.model)
     yolo.model.float().eval()
     return yolo
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from yoloprune import options
+from yoloprune.values import write_amount
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Budget:
     def __str__(self) -> str:
         """Return the values that are set as a user writes them."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return " ".join(f"{name}={value:g}" for name, value in given.items() if value is not None)
+        return " ".join(f"{name}={write_amount(value)}" for name, value in given.items() if value is not None)
 
     @property
     def empty(self) -> bool:

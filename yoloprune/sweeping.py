@@ -78,7 +78,10 @@ def _points(
     for value in sorted(told[kind], reverse=kind != "ratio"):
         wanted = Budget(**{kind: value})
         try:
-            points[str(wanted)] = found.choose(lambda graph, wanted=wanted: ranking.select(graph, wanted))
+            choice = found.choose(lambda graph, wanted=wanted: ranking.select(graph, wanted))
+            if choice.alive.all():
+                raise BudgetError(f"{wanted}: the model already meets it.")
+            points[str(wanted)] = choice
         except BudgetError as e:
             unreachable[str(wanted)] = str(e)
             host.warn(f"sweep: left out: {e}")

@@ -69,6 +69,14 @@ def parse_amount(value: str | float) -> float:
     return parsed
 
 
+def write_amount(value: float) -> str:
+    """Return a fraction or an absolute count as one would type it: 0.5, 4.2G."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
+        if value >= size:
+            return f"{value / size:.5g}{unit}"
+    return f"{value:g}"
+
+
 def number(allowed: str, holds: Callable[[float], bool]) -> Kind:
     """Return the kind of numbers for which `holds` is true."""
 
