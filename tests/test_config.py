@@ -226,6 +226,9 @@ def test_wrong_key_names_the_nearest() -> None:
     )
     assert "['epochs=100']" in error(f"{SPARSE} epoch=3")
     assert "It belongs to train-sparse, finetune, val." in error("prune model=a.pt epochs=3")
+    for key in ("batch=4", "verbose=True"):  # taken by mistake once, and never read
+        assert "is not a valid argument of prune. It belongs to" in error(f"prune model=a.pt {key}")
+    assert "It belongs to" in error("info model=a.pt verbose=True")
     assert error("prune best.pt").endswith("Did you mean 'model=best.pt'?")
     assert error("prune model=a.pt qqqq=1").endswith("See 'yoloprune help prune'.")
 

@@ -252,7 +252,7 @@ _COMMANDS = (
         "prune",
         "cut channels out; the smaller checkpoint is a stock Ultralytics model",
         PRUNE_OPTIONS,
-        host=("model", "data", "imgsz", "batch", "device", *_RUN, "verbose"),
+        host=("model", "data", "imgsz", "device", *_RUN),
         required=("model",),
         examples=(
             "prune model=runs/detect/train-sparse/weights/last.pt",
@@ -303,7 +303,7 @@ _COMMANDS = (
         "info",
         "show groups, widths, and what is frozen and why",
         (KEEP,),
-        host=("model", "imgsz", "verbose"),
+        host=("model", "imgsz"),
         required=("model",),
         examples=("info model=yolov8n.pt", "info model=yolo11n.yaml keep=neck"),
     ),
