@@ -29,9 +29,13 @@ def images(parent: ultralytics.YOLO, passed: Mapping[str, Any]) -> list[Tensor] 
     """Calibration images of `data=`, None without it; 128 at imgsz 320 take 157 MB."""
     if not passed.get("data"):
         return None
-    imgsz = passed.get("imgsz") or 640
     return calibration.batches(
-        passed["data"], imgsz, task=parent.task, channels=host.channels(parent.model), device=place(passed)
+        passed["data"],
+        passed.get("imgsz") or 640,
+        task=parent.task,
+        channels=host.channels(parent.model),
+        device=place(passed),
+        seed=passed.get("seed") or 0,
     )
 
 
@@ -98,7 +102,13 @@ def rank(
         normalize = "cost" if how == "taylor" else "none"
     if how == "taylor":
         model = host.with_loss(parent)
-        batches = calibration.labelled(parent, passed["data"], passed.get("imgsz") or 640, device=place(passed))
+        batches = calibration.labelled(
+            parent,
+            passed["data"],
+            passed.get("imgsz") or 640,
+            device=place(passed),
+            seed=passed.get("seed") or 0,
+        )
     with placed(place(passed), model):
         scores = scoring.score(
             model,
