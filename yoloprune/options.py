@@ -255,7 +255,7 @@ _COMMANDS = (
         host=("model", "data", "imgsz", "device", *_RUN),
         required=("model",),
         examples=(
-            "prune model=runs/detect/train-sparse/weights/last.pt",
+            "prune model=runs/detect/train-sparse/weights/best.pt",
             "prune model=best.pt flops=0.5 keep=backbone",
             "prune model=best.pt params=2.0M score=lamp data=my.yaml",
         ),
@@ -287,8 +287,8 @@ _COMMANDS = (
         required=("model", "data"),
         own_defaults=GENTLE,
         examples=(
-            "finetune model=pruned.pt data=my.yaml epochs=50",
-            "finetune model=pruned.pt data=my.yaml epochs=50 distill=parent",
+            "finetune model=runs/detect/prune/weights/pruned.pt data=my.yaml epochs=50",
+            "finetune model=runs/detect/prune/weights/pruned.pt data=my.yaml epochs=50 distill=parent",
         ),
     ),
     Command(
