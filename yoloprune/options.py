@@ -296,7 +296,7 @@ _COMMANDS = (
         "validate with Ultralytics, side by side with the parent when against= is given",
         (AGAINST,),
         host=None,
-        required=("model",),
+        required=("model", "data"),  # else Ultralytics downloads what the checkpoint was trained on, e.g. all of COCO
         examples=("val model=pruned.pt data=my.yaml against=parent.pt", "val model=pruned.pt data=my.yaml imgsz=320"),
     ),
     Command(
