@@ -7,8 +7,9 @@ from checkpoints import narrow
 from conftest import settle
 from ultralytics.nn.tasks import DetectionModel
 
-from yoloprune import channels, waiting
+from yoloprune import host, waiting
 from yoloprune.limits import Limits
+from yoloprune.native import Stock
 from yoloprune.waiting import Wait
 
 
@@ -51,7 +52,7 @@ def test_finding_native_widths_has_one_that_ends_full(
     closed: list[Wait] = []
     leave = Wait.__exit__
     monkeypatch.setattr(Wait, "__exit__", lambda wait, *raised: (closed.append(wait), leave(wait, *raised))[1])
-    channels.trace(model, Limits(round_to=round_to, min_width=4, native=True), 64)
+    Stock(model, host.trace_yolo(model)).restrict(Limits(round_to=round_to, min_width=4))
     assert "finding native widths" in said(capsys)
     [wait] = closed
     assert wait.done == wait.total > 10
