@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from yoloprune.cli import main
+from yoloprune.config import parse
 from yoloprune.errors import BudgetError, ModelError
 from yoloprune.options import COMMANDS
 
@@ -88,6 +89,32 @@ def test_command_help_lists_options_defaults_and_examples(command: Any, capsys: 
     assert all(f"yoloprune {example}" in pages[0] for example in command.examples) and len(command.examples) >= 2
     assert ("argument passes through" in text) == (command.host is None)
     assert max(map(len, pages[0].splitlines())) <= 120
+
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAINED, PRUNED = "runs/detect/train-sparse/weights/best.pt", "runs/detect/prune/weights/pruned.pt"
+TRAINED_FIRST = [("sweep", "best.pt"), ("prune", "best.pt"), ("finetune", PRUNED)]
+SPARSE_FIRST = [("train-sparse", "yolov8n.pt"), ("prune", TRAINED)]
+
+
+def shown(text: str) -> list[tuple[str, str]]:
+    """Command and model of every line that calls yoloprune; all lines must parse."""
+    lines = [line.strip("# ").partition("  #")[0] for line in text.splitlines()]
+    lines = [line.replace("cfg=", f"cfg={ROOT}/") for line in lines if line.startswith("yoloprune ") and "=" in line]
+    requests = [parse(line.split()[1:]) for line in lines if "key=value" not in line]
+    return [(r.command, r.model) for r in requests]
+
+
+def test_every_command_takes_the_file_that_the_one_before_it_makes(capsys: pytest.CaptureFixture) -> None:
+    """So that the lines can be pasted one after the other; the folders are Ultralytics' defaults."""
+    assert main(["help"]) == 0
+    assert shown(capsys.readouterr().out) == [*TRAINED_FIRST, *SPARSE_FIRST]
+    assert shown((ROOT / "README.md").read_text(encoding="utf-8")) == [*TRAINED_FIRST, *SPARSE_FIRST]
+    for family in ("yolov8", "yolo11", "yolo26"):
+        recipe = (ROOT / "configs" / f"{family}.yaml").read_text(encoding="utf-8")
+        assert shown(recipe) == [("train-sparse", f"{family}n.pt"), ("prune", TRAINED), ("finetune", PRUNED)]
+    said = " ".join(example for command in COMMANDS.values() for example in command.examples)
+    assert "weights/last.pt" not in said.replace("weights/last.pt resume", "")  # best.pt has met the target as well
 
 
 def test_help_on_a_misspelt_command(capsys: pytest.CaptureFixture) -> None:

@@ -226,6 +226,9 @@ def test_wrong_key_names_the_nearest() -> None:
     )
     assert "['epochs=100']" in error(f"{SPARSE} epoch=3")
     assert "It belongs to train-sparse, finetune, val." in error("prune model=a.pt epochs=3")
+    for key in ("batch=4", "verbose=True"):  # taken by mistake once, and never read
+        assert "is not a valid argument of prune. It belongs to" in error(f"prune model=a.pt {key}")
+    assert "It belongs to" in error("info model=a.pt verbose=True")
     assert error("prune best.pt").endswith("Did you mean 'model=best.pt'?")
     assert error("prune model=a.pt qqqq=1").endswith("See 'yoloprune help prune'.")
 
@@ -334,6 +337,11 @@ def test_combinations_that_make_no_sense() -> None:
     assert ok("finetune model=a resume").passed == {"model": "a", "resume": True}
 
 
+@pytest.mark.parametrize("name", ["train-sparse", "sweep", "finetune", "val"])
+def test_data_is_asked_for_before_ultralytics_downloads_what_the_checkpoint_names(name: str) -> None:
+    assert error(f"{name} model=a.pt") == f"{name} needs 'data', i.e. data=coco8.yaml"
+
+
 @pytest.mark.parametrize("name", [n for n, c in COMMANDS.items() if c.options])
 def test_a_request_requested_again_is_the_same(name: str) -> None:
     first = parse([name, *LEAST[name]])
@@ -361,7 +369,9 @@ def test_family_recipes(family: str) -> None:
     cfg = f"cfg={ROOT / 'configs' / family}.yaml"
     sparse = parse([*SPARSE.split(), cfg])
     assert sparse.settings["flops"] == 0.5 and sparse.passed["epochs"] == 50 and sparse.passed["nbs"] == 16
-    # a budget in the prune section would cut more than the dead channels
+    # a budget in a prune section would cut more than the dead channels, recover=fold would leave data= without effect
+    for data in ([], ["data=b.yaml"]):
+        assert parse(["prune", "model=a", cfg, *data]).settings == parse(["prune", "model=a", *data]).settings
     assert Budget(**{k: parse(["prune", "model=a", cfg]).settings[k] for k in ("flops", "params", "ratio")}).empty
     assert parse(["finetune", "model=a", "data=b", cfg]).passed["lr0"] < sparse.passed["lr0"]
 

@@ -9,9 +9,9 @@ import torch
 import ultralytics
 from conftest import classes, cut_copy, random_alive, reasons, settle, shipped
 from torch import nn
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn.tasks import ClassificationModel, DetectionModel
 
-from yoloprune import host
+from yoloprune import host, tracing
 from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.groups import ChannelGraph
 from yoloprune.verify import masked
@@ -100,6 +100,22 @@ def test_keep_that_names_nothing(model: DetectionModel) -> None:
         host.trace_yolo(model, keep=("model.4.cv9",))
     with pytest.raises(ArgumentError, match=r"keep=model\.4x"):
         host.trace_yolo(model, keep=("model.4x",))
+
+
+@pytest.mark.parametrize("pattern", ["head", "Head", "model.4x"])
+def test_keep_that_names_nothing_hears_of_the_parts(model: DetectionModel, pattern: str) -> None:
+    with pytest.raises(ArgumentError, match=r"backbone and neck; the head stays in any case\.$") as caught:
+        host.trace_yolo(model, keep=(pattern,))
+    assert "like 'model'" not in str(caught.value)  # which says nothing
+
+
+def test_keep_that_names_nothing_hears_of_no_part_that_is_not_there() -> None:
+    with pytest.raises(ArgumentError, match=r"Whole parts are backbone; the head"):
+        host.trace_yolo(ClassificationModel("yolov8n-cls.yaml", verbose=False), keep=("neck",))
+    with pytest.raises(ArgumentError, match=r"like '0\.weight'\.$"):  # any network: no parts, no head
+        tracing.match(nn.Sequential(nn.Conv2d(3, 4, 1)), ("head",))
+    with pytest.raises(ArgumentError, match=r"like 'weight'\.$"):
+        tracing.match(nn.Conv2d(3, 4, 1), ("head",))
 
 
 def test_a_fused_model_is_refused(model: DetectionModel) -> None:

@@ -311,6 +311,18 @@ def test_taylor_on_labels_of_every_task(task: str, tmp_path: Path) -> None:
     assert not any(p.requires_grad for p in yolo.model.parameters())
 
 
+def test_taylor_of_an_rtdetr_that_was_never_trained(data: Path, tmp_path: Path) -> None:
+    """Its loss asks the model for the number of classes, which Ultralytics' trainer attaches."""
+    layers = [[-1, 1, "Conv", [16, 3, 4]], *([-1, 1, "Conv", [width, 3, 2]] for width in (32, 32, 64))]
+    decoder = [[1, 2, 3], 1, "RTDETRDecoder", ["nc", 32, 20, 2, 2, 1, 64]]
+    (tmp_path / "rtdetr-small.yaml").write_text(yaml.safe_dump({"nc": 3, "backbone": layers, "head": [decoder]}))
+    yolo = ultralytics.RTDETR(tmp_path / "rtdetr-small.yaml")
+    graph = host.trace_yolo(yolo.model, imgsz=64)
+    got = score(host.with_loss(yolo), graph, "taylor", batches=labelled(yolo, data, 64, batch=2))
+    assert np.isfinite(got[graph.prunable]).all() and got[graph.prunable].max() > 0
+    assert not hasattr(yolo.model, "nc")  # the user's model stays as it was
+
+
 def test_images_without_any_label_are_refused(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     Image.fromarray(np.zeros((48, 64, 3), dtype=np.uint8)).save(tmp_path / "images" / "0.png")

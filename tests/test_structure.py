@@ -26,6 +26,7 @@ ORDER = (
     "rules",
     "grouping",
     "watching",
+    "waiting",
     "growth",
     "sizes",
     "tracer",

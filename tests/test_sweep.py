@@ -282,6 +282,23 @@ def test_device_is_where_scores_and_repairs_are_measured(
     assert moved[3:] == [torch.device("cpu")] * 2
 
 
+def test_seed_chooses_the_calibration_images(
+    tiny: Path, common: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("batches", "labelled"):  # four of the 16 images, so that there is something to choose
+        whole = getattr(calibration, name)
+        monkeypatch.setattr(calibration, name, lambda *a, whole=whole, **k: whole(*a, **k, n=4))
+    given = {"data": common["data"], "imgsz": 64}
+    told = request("prune", {"model": "a.pt", **given, "score": "taylor"}).settings
+    model = yoloprune.load(tiny)
+    graph = host.trace_yolo(model.model)
+    first, again, other = ({**given, "seed": seed} for seed in (1, 1, 2))
+    images = [cutting.images(model, passed) for passed in (first, again, other)]
+    scores = [cutting.rank(model, graph, told, passed, images[0]).scores for passed in (first, again, other)]
+    assert torch.equal(images[0][0], images[1][0]) and not torch.equal(images[0][0], images[2][0])
+    assert np.array_equal(scores[0], scores[1]) and not np.array_equal(scores[0], scores[2])
+
+
 class Traveller(nn.Linear):
     """Notes where it is sent."""
 

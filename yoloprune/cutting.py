@@ -29,7 +29,12 @@ def images(parent: ultralytics.YOLO, passed: Mapping[str, Any]) -> list[Tensor] 
     if not passed.get("data"):
         return None
     return calibration.batches(
-        passed["data"], passed["imgsz"], task=parent.task, channels=host.channels(parent.model), device=place(passed)
+        passed["data"],
+        passed["imgsz"],
+        task=parent.task,
+        channels=host.channels(parent.model),
+        device=place(passed),
+        seed=passed.get("seed") or 0,
     )
 
 
@@ -87,7 +92,8 @@ def rank(
         normalize = "cost" if how == "taylor" else "none"
     if how == "taylor":
         model = host.with_loss(parent)
-        batches = calibration.labelled(parent, passed["data"], passed["imgsz"], device=place(passed))
+        seed = passed.get("seed") or 0
+        batches = calibration.labelled(parent, passed["data"], passed["imgsz"], device=place(passed), seed=seed)
     with placed(place(passed), model):
         scores = scoring.score(
             model,

@@ -137,6 +137,7 @@ def with_loss(yolo: Any) -> nn.Module:
         raise ModelError("score=taylor: the loss of this model needs prompts beside labels. Use score=activation.")
     model = deepcopy(yolo.model)
     model.args, model.criterion = get_cfg(overrides={"task": yolo.task}), None
+    model.nc = model.yaml.get("nc")  # which RT-DETR's loss asks for, and only Ultralytics' trainer attaches
     return model
 
 

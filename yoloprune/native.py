@@ -24,6 +24,7 @@ from yoloprune.errors import ModelError, PlanError
 from yoloprune.groups import ChannelGraph, Plan, Tie
 from yoloprune.limits import Limits
 from yoloprune.rows import Row
+from yoloprune.waiting import Wait
 
 
 class Stock:
@@ -74,16 +75,17 @@ class Stock:
         """
         merged, reasons = self._couplings()
         groups, ties = list(self.graph.groups), []
-        for members in merged:
-            tie = Tie(tuple(members), tuple(groups[g].size for g in members))
-            why = next((reasons[g] for g in members if g in reasons), None)
-            candidates = [] if why else budget.allowed(tie, limits)
-            allowed = self._allowed(tie, candidates, limits.round_to % 8 == 0)
+        whole = [Tie(tuple(members), tuple(groups[g].size for g in members)) for members in merged]
+        whys = [next((reasons[g] for g in tie.groups if g in reasons), None) for tie in whole]
+        tried = [[] if why else budget.allowed(tie, limits) for tie, why in zip(whole, whys, strict=True)]
+        with Wait(sum(map(len, tried)), "finding native widths") as wait:
+            found = [self._allowed(tie, units, wait, limits) for tie, units in zip(whole, tried, strict=True)]
+        for tie, why, candidates, allowed in zip(whole, whys, tried, found, strict=True):
             if candidates and not allowed:
                 why = "the only width a model YAML can say; native=False frees it"
             if why is None:
                 ties.append(replace(tie, allowed=tuple(allowed)))
-            for g in members if why else ():
+            for g in tie.groups if why else ():
                 groups[g] = replace(groups[g], frozen=groups[g].frozen or why)
         return replace(self.graph, groups=groups, ties=ties)
 
@@ -103,16 +105,16 @@ class Stock:
                 reasons.setdefault(g, f"{layer.row.name} has no argument for it in a model YAML; native=False frees it")
         return grouping.united(len(self.graph.groups), sets), reasons
 
-    def _allowed(self, tie: Tie, candidates: list[int], in_step: bool) -> list[int]:
+    def _allowed(self, tie: Tie, candidates: list[int], wait: Wait, limits: Limits) -> list[int]:
         """Those units that can be said.
 
         Where widths are in step with Ultralytics' own rounding, and the widest, the middle and the narrowest can be
         said, all can: what else constructors do to a width switches once on the way down. `describe` proves the plan.
         """
         some = {candidates[i] for i in (0, len(candidates) // 2, -1)} if candidates else set()
-        if in_step and all(self._can_say(tie, unit) for unit in some):
-            return candidates
-        return [unit for unit in candidates if self._can_say(tie, unit)]
+        if limits.round_to % 8 == 0 and all(self._can_say(tie, unit) for unit in some):
+            return list(wait.over(candidates))
+        return [unit for unit in wait.over(candidates) if self._can_say(tie, unit)]
 
     def _can_say(self, tie: Tie, unit: int) -> bool:
         """Whether stock constructors give every layer that this width of a tie leaves."""

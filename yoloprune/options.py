@@ -253,10 +253,10 @@ _COMMANDS = (
         "prune",
         "cut channels out; the smaller checkpoint is a stock Ultralytics model",
         PRUNE_OPTIONS,
-        host=("model", "data", "imgsz", "batch", "device", *_RUN, "verbose"),
+        host=("model", "data", "imgsz", "device", *_RUN),
         required=("model",),
         examples=(
-            "prune model=runs/detect/train-sparse/weights/last.pt",
+            "prune model=runs/detect/train-sparse/weights/best.pt",
             "prune model=best.pt flops=0.5 keep=backbone",
             "prune model=best.pt params=2.0M score=lamp data=my.yaml",
         ),
@@ -288,8 +288,8 @@ _COMMANDS = (
         required=("model", "data"),
         own_defaults=GENTLE,
         examples=(
-            "finetune model=pruned.pt data=my.yaml epochs=50",
-            "finetune model=pruned.pt data=my.yaml epochs=50 distill=parent",
+            "finetune model=runs/detect/prune/weights/pruned.pt data=my.yaml epochs=50",
+            "finetune model=runs/detect/prune/weights/pruned.pt data=my.yaml epochs=50 distill=parent",
         ),
     ),
     Command(
@@ -297,14 +297,14 @@ _COMMANDS = (
         "validate with Ultralytics, side by side with the parent when against= is given",
         (AGAINST,),
         host=None,
-        required=("model",),
+        required=("model", "data"),  # else Ultralytics downloads what the checkpoint was trained on, e.g. all of COCO
         examples=("val model=pruned.pt data=my.yaml against=parent.pt", "val model=pruned.pt data=my.yaml imgsz=320"),
     ),
     Command(
         "info",
         "show groups, widths, and what is frozen and why",
         (KEEP,),
-        host=("model", "imgsz", "verbose"),
+        host=("model", "imgsz"),
         required=("model",),
         examples=("info model=yolov8n.pt", "info model=yolo11n.yaml keep=neck"),
     ),

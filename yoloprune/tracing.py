@@ -92,7 +92,7 @@ def match(
     Args:
         model (nn.Module): The network.
         patterns (Iterable[str]): Each names a module and all inside it; `*` matches across dots.
-        parts (Mapping): Words that stand for several modules.
+        parts (Mapping): Words that stand for several modules; the head, which stays, is not among them.
 
     Returns:
         (dict[str, str]): Name to reason.
@@ -106,13 +106,18 @@ def match(
         roots = (parts or {}).get(pattern) or [n for n in names if fnmatchcase(n, pattern)]
         hits = [n for n in names if any(n == r or n.startswith(f"{r}.") for r in roots)]
         if not hits:
-            near = get_close_matches(pattern, names, n=3, cutoff=0.5)
-            raise ArgumentError(
-                f"keep={pattern}: no layer of this model has that name. "
-                + (f"Similar names are i.e. {near}." if near else f"Names look like '{names[0]}'.")
-            )
+            raise ArgumentError(f"keep={pattern}: {_hint(pattern, names, [p for p, n in (parts or {}).items() if n])}")
         found.update(dict.fromkeys(hits, f"keep={pattern}"))
     return found
+
+
+def _hint(pattern: str, names: list[str], parts: list[str]) -> str:
+    """What to write instead of a pattern that matches nothing."""
+    near = get_close_matches(pattern, [*names, *parts], n=3, cutoff=0.5)
+    inner = next((n for n in names if "." in n), names[0])
+    like = f"Similar names are i.e. {near}." if near else f"Names look like '{inner}'."
+    whole = f" Whole parts are {' and '.join(parts)}; the head stays in any case." if parts else ""
+    return f"no layer of this model has that name. {like}{whole}"
 
 
 def _follow(tracer: Tracer, sized: Callable[[nn.Module], bool], run: Callable[[], Any], *, training: bool) -> Any:

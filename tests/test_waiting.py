@@ -1,0 +1,58 @@
+"""The progress bar of work that may be long: only for long work, only once, gone at the end."""
+
+from __future__ import annotations
+
+import pytest
+from checkpoints import narrow
+from conftest import settle
+from ultralytics.nn.tasks import DetectionModel
+
+from yoloprune import host, waiting
+from yoloprune.limits import Limits
+from yoloprune.native import Stock
+from yoloprune.waiting import Wait
+
+
+def said(capsys: pytest.CaptureFixture) -> str:
+    """What came to the screen; releases of Ultralytics differ in the stream."""
+    captured = capsys.readouterr()
+    return captured.out + captured.err
+
+
+def loops() -> list[int]:
+    with Wait(5, "counting") as wait:
+        return [*wait.over([1, 2, 3]), *wait.over([4, 5])]
+
+
+def test_long_work_has_a_bar_and_short_work_none(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert loops() == [1, 2, 3, 4, 5]
+    assert said(capsys) == ""
+    monkeypatch.setattr(waiting, "PATIENCE", -1.0)
+    assert loops() == [1, 2, 3, 4, 5]
+    shown = said(capsys)
+    assert "counting" in shown and "5/5" in shown
+    assert not shown.endswith("\n")  # the line is cleared, not left
+
+
+def test_only_the_main_process_has_a_bar(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "PATIENCE", -1.0)
+    monkeypatch.setattr(waiting, "RANK", 1)
+    assert loops() == [1, 2, 3, 4, 5]
+    assert said(capsys) == ""
+
+
+@pytest.mark.parametrize("round_to", [4, 8])
+def test_finding_native_widths_has_one_that_ends_full(
+    round_to: int, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = settle(DetectionModel(narrow(), verbose=False))
+    monkeypatch.setattr(waiting, "PATIENCE", -1.0)
+    closed: list[Wait] = []
+    leave = Wait.__exit__
+    monkeypatch.setattr(Wait, "__exit__", lambda wait, *raised: (closed.append(wait), leave(wait, *raised))[1])
+    Stock(model, host.trace_yolo(model)).restrict(Limits(round_to=round_to, min_width=4))
+    assert "finding native widths" in said(capsys)
+    [wait] = closed
+    assert wait.done == wait.total > 10

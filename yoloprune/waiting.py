@@ -1,0 +1,45 @@
+"""A progress bar for work that is mostly short and sometimes long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from ultralytics.utils import RANK, TQDM
+
+PATIENCE = 2.0
+"""Seconds without a bar."""
+
+Item = TypeVar("Item")
+
+
+class Wait:
+    """Ultralytics' progress bar over several loops, from `PATIENCE` seconds on, and gone when all is done."""
+
+    def __init__(self, total: int, desc: str) -> None:
+        """Show nothing yet.
+
+        Args:
+            total (int): Number of items in all loops.
+            desc (str): What is done.
+        """
+        self.total, self.desc, self.done = total, desc, 0
+        self.start, self.bar = time.monotonic(), None
+
+    def over(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Hand items on, and count them."""
+        for item in items:
+            yield item
+            self.done += 1
+            if self.bar is not None:
+                self.bar.update(1)
+            elif RANK in {-1, 0} and time.monotonic() - self.start > PATIENCE:
+                self.bar = TQDM(total=self.total, initial=self.done, desc=self.desc, leave=False)
+
+    def __enter__(self) -> Wait:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
