@@ -40,6 +40,7 @@ ORDER = (
     "native",
     "channels",
     "verify",
+    "proof",
     "calibration",
     "recover",
     "refit",
