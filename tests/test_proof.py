@@ -221,6 +221,14 @@ def test_statistics_are_those_of_the_example() -> None:
     assert x.std() > 0.05
 
 
+def test_settling_changes_batch_norms_only() -> None:
+    model = WantsTargets()
+    names = [set(vars(m)) for m in model.modules()]
+    settle(model, IMAGE)
+    assert [set(vars(m)) for m in model.modules()] == names
+    assert model.shape is None and model.calls == 0 and model.body[1].running_mean.any()
+
+
 def test_one_value_per_channel_gets_the_statistics_of_all_channels() -> None:
     """As one image has after global pooling: [1, 3, 8] has mean 4 and variance 13."""
     pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3))
