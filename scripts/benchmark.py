@@ -32,7 +32,7 @@ def one(name: str) -> dict[str, float]:
     import torch
     from ultralytics import YOLO
 
-    from yoloprune import budget, host, scoring, surgery, verify
+    from yoloprune import budget, host, proof, scoring, surgery
     from yoloprune.limits import Budget, Limits
 
     torch.set_num_threads(1)
@@ -49,7 +49,7 @@ def one(name: str) -> dict[str, float]:
         plan = graph.plan(alive)
         child = surgery.cut(copy.deepcopy(model), plan)
         clock.append(time.perf_counter())
-        verify.verify(model, child, plan, host.example(model, 2))
+        proof.prove(model, child, plan, host.example(model, 2))
         clock.append(time.perf_counter())
         for stage, a, b in zip(times, clock, clock[1:], strict=False):
             times[stage].append(b - a)

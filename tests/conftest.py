@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from yoloprune import surgery, verify
 from yoloprune.groups import Axis, ChannelGraph, Group, Plan, Term, Tie
+from yoloprune.proof import settle as settle  # the tests' own networks are brought to life in the same way
 
 pytest_plugins = ["checkpoints"]
 
@@ -35,35 +36,6 @@ def filled(module: nn.Module, weight: object, bias: object = None) -> nn.Module:
         if value is not None:
             p.data = torch.tensor(value, dtype=torch.float32).reshape(p.shape)
     return module
-
-
-def settle(model: nn.Module, example: Tensor | None = None, seed: int = 0) -> nn.Module:
-    """Batch-norm parameters and statistics as after training: nothing is 0 or 1, nothing cancels.
-
-    With an example the statistics are those that it has in the network. Deep networks need that: under statistics that
-    do not fit, the signal dies out layer by layer, and a wrong cut far inside changes no output.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    for m in norms:
-        if m.affine:
-            m.weight.data.uniform_(0.2, 1.5, generator=generator)
-            m.bias.data.normal_(0, 0.3, generator=generator)
-        if m.running_mean is None:
-            continue
-        m.running_mean.normal_(0, 0.2, generator=generator)
-        m.running_var.uniform_(0.5, 1.5, generator=generator)
-    if example is not None:
-        momenta = [m.momentum for m in norms]
-        for m in norms:
-            m.momentum = 1.0
-        with torch.no_grad():
-            model.train()(example)
-        for m, momentum in zip(norms, momenta, strict=True):
-            m.momentum = momentum
-            if m.num_batches_tracked is not None:
-                m.num_batches_tracked.zero_()
-    return model
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

@@ -58,6 +58,18 @@ def test_channels_without_a_score_stay() -> None:
         select(graph, scores, Budget(ratio=0.5), FREE)  # only 3 of 8 have a score and a neighbour that stays
 
 
+@pytest.mark.parametrize("uniform", [False, True])
+@pytest.mark.parametrize("none", [np.inf, np.nan])
+def test_channels_without_a_score_stay_in_every_ranking(none: float, uniform: bool) -> None:
+    """Four layers of four: one without any score, one without a score for its first half, two that are scored."""
+    graph, limits = layers(4, 4, 4, 4), Limits(round_to=1, min_width=1, max_ratio=1.0, uniform=uniform)
+    scores = np.array([none] * 6 + [50.0, 60.0] + [float(i) for i in range(8)])
+    alive = select(graph, scores, Budget(ratio=0.5), limits)  # all 8 that can go
+    assert alive.tolist() == [1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1]
+    with pytest.raises(BudgetError):
+        select(graph, scores, Budget(ratio=0.51), limits)
+
+
 # Ties -----------------------------------------------------------------------------------------------------------------
 def test_tied_groups_shrink_in_proportion() -> None:
     graph = layers(4, 6, ties=[(0, 1)])  # two units of 2 + 3 channels

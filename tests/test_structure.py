@@ -41,6 +41,7 @@ ORDER = (
     "native",
     "channels",
     "verify",
+    "proof",
     "calibration",
     "recover",
     "refit",

@@ -23,13 +23,13 @@ from yoloprune import (
     handoff,
     host,
     overview,
+    proof,
     provenance,
     report,
     scoring,
     surgery,
     tracing,
     trainers,
-    verify,
 )
 from yoloprune.cost import Cost
 from yoloprune.errors import ArgumentError, BudgetError
@@ -263,7 +263,7 @@ def prune_module(
     scores = scoring.score(model, graph, score, normalize="none" if per_cost else normalize)
     plan = graph.plan(budget.select(graph, scores, wanted, limits, per_cost=per_cost))
     child = surgery.cut(copy.deepcopy(model), plan)
-    verify.verify(model, child, plan, example)
+    proof.prove(model, child, plan, example)
     if isinstance(child, host.BaseModel):  # Ultralytics would train the network of its YAML in silence
         handoff.mark_pruned(child, plan, handoff.make_provenance(None, {"score": score, "normalize": normalize}))
     return child, plan

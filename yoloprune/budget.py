@@ -125,13 +125,14 @@ def _steps(
             ]
             saved = sum(price[g] * len(c) for g, c in zip(tie.groups, gone, strict=True))
             lost = float(scores[np.concatenate(gone)].sum()) / max(saved, 1e-12)
+            if not np.isfinite(lost):
+                break  # these channels have no score and stay, and no later step can do without this one
             # A step can only follow the ones before it, so it never comes cheaper than they did. The same share of all
             # is what is gone after a step, so that a width which has to be rounded is rounded up.
             highest = 1 - unit / tie.units if limits.uniform else max(highest, lost)
             found.append((highest, t, unit))
             previous = unit
     found.sort(key=lambda step: step[0])  # stable: steps of one tie stay in order
-    found = [step for step in found if np.isfinite(step[0])]
     return Steps(np.array([s[1] for s in found], dtype=int), np.array([s[2] for s in found], dtype=int))
 
 

@@ -12,7 +12,7 @@ import torch
 import ultralytics
 from torch import Tensor
 
-from yoloprune import budget, calibration, handoff, host, recover, refit, scoring, surgery, verify
+from yoloprune import budget, calibration, handoff, host, proof, recover, refit, scoring, surgery, verify
 from yoloprune.fading import STATE_KEY
 from yoloprune.groups import ChannelGraph, Plan
 from yoloprune.limits import Budget, Limits
@@ -153,7 +153,7 @@ def cut(
     """
     child = handoff.with_model(parent, surgery.cut(copy.deepcopy(parent.model), plan))
     child.model.yaml.pop(STATE_KEY, None)  # the state of the sparse run is the parent's
-    error = verify.verify(parent.model, child.model, plan, host.example(parent.model, batch=2))
+    error = proof.prove(parent.model, child.model, plan, host.example(parent.model, batch=2))
     host.log(
         "prune: ", f"cut model equals masked parent: relative error {error:.1e} (accepted: {verify.TOLERANCE:.0e})"
     )

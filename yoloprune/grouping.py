@@ -101,29 +101,18 @@ def _describe(
 
 def _ties(blocks: list[list[np.ndarray]], group_of: np.ndarray, groups: list[Group]) -> tuple[list[Tie], list[Group]]:
     """Tie groups whose proportion must hold; constraints that finer ones imply add nothing."""
-    lead = list(range(len(groups)))
-
-    def find(g: int) -> int:
-        while lead[g] != g:
-            g = lead[g]
-        return g
-
+    together = _Sets(len(groups))
     counted = [[Counter(group_of[c].tolist()) for c in block if len(c)] for block in blocks]
     for block in sorted(counted, key=lambda b: len(set().union(*b))):
         shares = []
         for counter in block:
             share: Counter[int] = Counter()
             for g, n in counter.items():
-                share[find(g)] += n / counter.total()
+                share[together.find(g)] += n / counter.total()
             shares.append(share)
-        loose = {g for s in shares for g in s if any(abs(s[g] - o[g]) > 1e-9 for o in shares)}
-        for g in loose:
-            lead[find(g)] = find(min(loose))
-    sets: dict[int, list[int]] = {}
-    for g in range(len(groups)):
-        sets.setdefault(find(g), []).append(g)
+        together.unite({g for s in shares for g in s if any(abs(s[g] - o[g]) > 1e-9 for o in shares)})
     ties = []
-    for members in sets.values():
+    for members in together.listed():
         held = next((g for g in members if groups[g].frozen), None)
         if held is None:
             ties.append(Tie(tuple(members), tuple(groups[g].size for g in members)))
@@ -148,18 +137,33 @@ def _params(model: nn.Module, index: Mapping[AxisKey, int], axes: list[Axis]) ->
 
 def united(n: int, sets: Iterable[set[int]]) -> list[list[int]]:
     """Numbers below n, those that share a set together, in rising order."""
-    lead = list(range(n))
+    together = _Sets(n)
+    for members in sets:
+        together.unite(members)
+    return together.listed()
 
-    def find(g: int) -> int:
-        while lead[g] != g:
-            g = lead[g]
+
+class _Sets:
+    """Disjoint sets of the numbers below n; the smallest of a set leads it."""
+
+    def __init__(self, n: int) -> None:
+        self.lead = list(range(n))
+
+    def find(self, g: int) -> int:
+        """The number that leads the set of this one."""
+        while self.lead[g] != g:
+            g = self.lead[g]
         return g
 
-    for members in filter(None, sets):
-        first = min(find(g) for g in members)
-        for g in members:
-            lead[find(g)] = first
-    found: dict[int, list[int]] = {}
-    for g in range(n):
-        found.setdefault(find(g), []).append(g)
-    return list(found.values())
+    def unite(self, members: set[int]) -> None:
+        """Make the sets of these numbers one."""
+        leads = {self.find(g) for g in members}
+        for g in leads:
+            self.lead[g] = min(leads)
+
+    def listed(self) -> list[list[int]]:
+        """All sets, each in rising order."""
+        found: dict[int, list[int]] = {}
+        for g in range(len(self.lead)):
+            found.setdefault(self.find(g), []).append(g)
+        return list(found.values())

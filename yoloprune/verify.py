@@ -54,7 +54,13 @@ def _channel_dim(module: nn.Module) -> int:
     return -1 - len(module.kernel_size) if isinstance(module, nn.modules.conv._ConvNd) else 1
 
 
-def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Tensor | tuple[Any, ...]) -> float:
+def verify(
+    parent: nn.Module,
+    model: nn.Module,
+    plan: Plan,
+    example: Tensor | tuple[Any, ...],
+    training: bool | None = None,
+) -> float:
     """Compare the cut model with the masked parent on one input.
 
     Both run in training mode with batch-norm and dropout in evaluation mode, where heads return everything they predict
@@ -65,6 +71,7 @@ def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Tensor | tu
         model (nn.Module): The model after the cut.
         plan (Plan): The plan that was cut.
         example (Tensor | tuple): Input, shape (B, C, H, W).
+        training (bool): Answer of `trains_without_targets`, which is asked when it is not given.
 
     Returns:
         (float): Largest error relative to the largest absolute value of the same output.
@@ -73,7 +80,7 @@ def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Tensor | tu
         VerifyError: If an output has another shape, the error exceeds `TOLERANCE`, or all outputs are zero.
     """
     inputs = example if isinstance(example, tuple) else (example,)
-    training = trains_without_targets(parent, inputs)
+    training = trains_without_targets(parent, inputs) if training is None else training
     worst = _difference(parent, model, plan, inputs, training)
     if worst > TOLERANCE:
         # Selecting the best queries inside a network makes outputs jump on a rounding error. In float64 those errors
@@ -88,6 +95,13 @@ def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Tensor | tu
             f"at most {TOLERANCE:.0e} is accepted. {_ADVICE}"
         )
     return worst
+
+
+def vocal(parent: nn.Module, plan: Plan, inputs: tuple[Any, ...], training: bool) -> bool:
+    """Whether the masked parent says anything that another network could be compared with: finite, and not all zero."""
+    with masked(parent, plan):
+        outputs = _run(parent, inputs, training)
+    return any(a.any() for a in outputs) and all(bool(a.isfinite().all()) for a in outputs)
 
 
 def _repeats(model: nn.Module, inputs: tuple[Any, ...]) -> bool:

@@ -1,0 +1,245 @@
+"""The proof of a cut where the parent's own signal is dead: wrong surgery is refused all the same, right cuts pass."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+import ultralytics
+from conftest import conv, cut_copy, noise, random_alive, settle, shipped
+from torch import Tensor, nn
+
+import yoloprune
+from yoloprune import Budget, Limits, budget, cutting, host, proof, scoring, surgery
+from yoloprune.errors import VerifyError
+from yoloprune.groups import Plan
+from yoloprune.proof import prove
+from yoloprune.tracing import trace
+from yoloprune.verify import TOLERANCE, verify
+
+IMAGE = noise(2, 3, 6, 6)
+HALF = Limits(round_to=1, min_width=1)
+
+
+def fresh(name: str) -> ultralytics.YOLO:
+    """A model of a YAML, not trained at all: its signal dies out on the way to the outputs."""
+    torch.manual_seed(0)
+    return ultralytics.YOLO(f"{name}.yaml")
+
+
+def plan_for(model: nn.Module, seed: int = 0) -> Plan:
+    """A plan of an Ultralytics model for 60 % of its FLOPs, by random scores."""
+    graph = host.trace_yolo(model)
+    scores = scoring.score(model, graph, "random", seed=seed)
+    return graph.plan(budget.select(graph, scores, Budget(flops=0.6), Limits()))
+
+
+def fading(gamma: float = 1e-4) -> nn.Sequential:
+    """A network whose batch-norms let next to nothing through, as after a training that collapsed."""
+    torch.manual_seed(0)
+    norms = [nn.BatchNorm2d(8) for _ in range(3)]
+    for norm in norms:
+        nn.init.constant_(norm.weight, gamma)
+    layers = [(conv(i, 8, 3), norm, nn.ReLU()) for i, norm in zip((3, 8, 8), norms, strict=True)]
+    return nn.Sequential(*(module for layer in layers for module in layer), conv(8, 2)).eval()
+
+
+@pytest.fixture
+def wrong_inputs(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Make the surgery take other inputs of one layer than the plan says, as many."""
+    right = surgery.cut
+
+    def at(name: str) -> None:
+        def cut(model: nn.Module, plan: Plan) -> nn.Module:
+            keep = plan.keep[name]
+            assert keep.inputs is not None and keep.of[1] is not None
+            others = [i for i in range(keep.of[1]) if i not in keep.inputs]
+            inputs = tuple(sorted([*others, *keep.inputs][: len(keep.inputs)]))
+            assert inputs != keep.inputs
+            return right(model, Plan({**plan.keep, name: replace(keep, inputs=inputs)}))
+
+        monkeypatch.setattr(surgery, "cut", cut)
+
+    return at
+
+
+# A signal that dies out -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("layer", ["model.1.conv", "model.4.m.0.cv1.conv", "model.6.cv2.conv", "model.8.m.0.cv2.conv"])
+def test_wrong_surgery_on_a_fresh_model_is_refused(wrong_inputs: Callable[[str], None], layer: str) -> None:
+    yolo = fresh("yolov8n-cls")
+    plan = plan_for(yolo.model)
+    wrong_inputs(layer)
+    child, x = surgery.cut(copy.deepcopy(yolo.model), plan), host.example(yolo.model, 2)
+    assert verify(yolo.model, child, plan, x) <= TOLERANCE  # the check with the true weights sees nothing
+    with pytest.raises(VerifyError, match="differs from its masked parent"):
+        cutting.cut(yolo, plan, "none", None)
+
+
+def test_wrong_surgery_on_any_network_is_refused(wrong_inputs: Callable[[str], None]) -> None:
+    wrong_inputs("3")
+    with pytest.raises(VerifyError, match="differs from its masked parent"):
+        yoloprune.prune_module(fading(), IMAGE, Budget(ratio=0.4), HALF)
+
+
+@pytest.mark.parametrize("name", shipped("yolov8n-cls", "yolo12n"))
+def test_right_cuts_of_fresh_models_pass(name: str) -> None:
+    yolo = fresh(name)
+    for seed in range(2):
+        _, error = cutting.cut(yolo, plan_for(yolo.model, seed), "none", None)
+        assert 0 < error <= TOLERANCE
+
+
+def test_the_model_that_is_handed_back_is_checked_itself() -> None:
+    """A fault that surgery did not make shows with the true weights only."""
+    model = settle(fading(), IMAGE)
+    plan = (graph := trace(model, IMAGE)).plan(random_alive(graph, 0))
+    child = cut_copy(model, plan)
+    assert prove(model, child, plan, IMAGE) <= TOLERANCE
+    child[-1].weight.data.mul_(1.01)
+    with pytest.raises(VerifyError):
+        prove(model, child, plan, IMAGE)
+
+
+@pytest.mark.parametrize("errors", [(3e-5, 1e-6), (1e-6, 3e-5)])
+def test_the_larger_error_is_reported(monkeypatch: pytest.MonkeyPatch, errors: tuple[float, float]) -> None:
+    told = iter(errors)
+    monkeypatch.setattr(proof, "verify", lambda *_: next(told))
+    assert prove(fading(), fading(), Plan({}), IMAGE) == 3e-5
+
+
+# What the second check copes with -------------------------------------------------------------------------------------
+def proved(model: nn.Module, example: Tensor) -> float:
+    """Error of a random cut, by the whole proof."""
+    plan = (graph := trace(model, example)).plan(random_alive(graph, 0))
+    return prove(model, cut_copy(model, plan), plan, example)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions(dtype: torch.dtype, wrong_inputs: Callable[[str], None]) -> None:
+    model = fading()
+    plan = (graph := trace(model, IMAGE)).plan(random_alive(graph, 0))
+    model.to(dtype)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    assert prove(model, cut_copy(model, plan), plan, IMAGE.to(dtype)) <= TOLERANCE
+    after = model.state_dict()
+    assert all(after[k].dtype == v.dtype and torch.equal(after[k], v) for k, v in before.items())
+    wrong_inputs("3")
+    with pytest.raises(VerifyError, match="differs"):
+        prove(model, surgery.cut(copy.deepcopy(model), plan), plan, IMAGE.to(dtype))
+
+
+def test_scales_of_zero_as_after_sparse_training() -> None:
+    """The live copy gives the dead channels other scales; it is masked and cut like the parent."""
+    model = settle(fading(), IMAGE)
+    for i in (1, 4):
+        model[i].weight.data[::2] = 0
+    plan = (graph := trace(model, IMAGE)).plan(random_alive(graph, 1))
+    assert prove(model, cut_copy(model, plan), plan, IMAGE) <= TOLERANCE
+    assert not model[1].weight[::2].any()
+
+
+def test_without_batch_norm_there_is_the_first_check_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proof, "settle", lambda *_, **__: pytest.fail("nothing to settle"))
+    torch.manual_seed(0)
+    assert proved(nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 2)), IMAGE) <= TOLERANCE
+
+
+class Logarithm(nn.Sequential):
+    """Takes the logarithm of what only its batch-norm's bias keeps positive."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).log().mean((2, 3))
+
+
+def test_a_live_copy_that_says_nothing_refuses_nothing() -> None:
+    torch.manual_seed(0)
+    model = Logarithm(conv(3, 8), nn.ReLU(), conv(8, 4), nn.BatchNorm2d(4)).eval()
+    nn.init.constant_(model[3].bias, 100)
+    assert not settle(copy.deepcopy(model), IMAGE)(IMAGE).isfinite().all()
+    assert proved(model, IMAGE) <= TOLERANCE
+
+
+class WantsTargets(nn.Module):
+    """Fails in training mode without targets, and keeps what a detection head keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.shape = fading(), None
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            raise ValueError("targets")
+        self.shape, self.anchors = x.shape, torch.ones(x.shape[2:])
+        self.calls += 1
+        return self.body(x)
+
+
+def test_models_that_want_targets_and_remember() -> None:
+    model = WantsTargets()
+    plan = (graph := trace(model.eval(), IMAGE)).plan(random_alive(graph, 0))
+    names = [set(vars(m)) for m in model.modules()]
+    assert prove(model, cut_copy(model, plan), plan, IMAGE) <= TOLERANCE
+    assert [set(vars(m)) for m in model.modules()] == names
+    assert model.shape is None and model.calls == 0
+
+
+def test_the_parent_is_left_as_it_was() -> None:
+    model = fresh("yolov8n").model
+    model.train()
+    model.model[0].eval()
+    plan = plan_for(model)
+    before, told = {k: v.clone() for k, v in model.state_dict().items()}, copy.deepcopy(model.yaml)
+    parameters, modes = [id(p) for p in model.parameters()], [m.training for m in model.modules()]
+    kept = {k: v for k, v in vars(model.model[-1]).items() if not k.startswith("_")}
+    states = random.getstate(), torch.get_rng_state()
+    assert prove(model, cut_copy(model, plan), plan, host.example(model, 2)) <= TOLERANCE
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert [id(p) for p in model.parameters()] == parameters
+    assert [m.training for m in model.modules()] == modes
+    assert model.yaml == told
+    assert all(vars(model.model[-1])[k] is v for k, v in kept.items())
+    assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[1])
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+# Settling -------------------------------------------------------------------------------------------------------------
+def test_statistics_are_those_of_the_example() -> None:
+    model = settle(fading().train(), IMAGE)
+    assert all(m.training for m in model.modules())
+    x = IMAGE
+    for module in model.eval():
+        if isinstance(module, nn.BatchNorm2d):
+            torch.testing.assert_close(module.running_mean, x.mean((0, 2, 3)))
+            torch.testing.assert_close(module.running_var, x.var((0, 2, 3)))
+            assert module.weight.min() >= 0.2 and module.bias.all() and not module.num_batches_tracked
+        x = module(x)
+    assert x.std() > 0.05
+
+
+def test_settling_changes_batch_norms_only() -> None:
+    model = WantsTargets()
+    names = [set(vars(m)) for m in model.modules()]
+    settle(model, IMAGE)
+    assert [set(vars(m)) for m in model.modules()] == names
+    assert model.shape is None and model.calls == 0 and model.body[1].running_mean.any()
+
+
+def test_one_value_per_channel_gets_the_statistics_of_all_channels() -> None:
+    """As one image has after global pooling: [1, 3, 8] has mean 4 and variance 13."""
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3))
+    settle(pooled, torch.tensor([1.0, 3, 8]).reshape(1, 3, 1, 1).expand(1, 3, 2, 2))
+    assert pooled[1].running_mean.tolist() == [4, 4, 4]
+    assert pooled[1].running_var.tolist() == [13, 13, 13]
+    gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv(3, 1), nn.BatchNorm2d(1))
+    assert settle(gate, noise(1, 3, 2, 2))[2].running_var.tolist() == [0]
+
+
+def test_a_live_copy_is_the_same_every_time() -> None:
+    one, two, other = (settle(fading(), IMAGE, seed=seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(v, two[k]) for k, v in one.items())
+    assert not torch.equal(one["1.weight"], other["1.weight"])
