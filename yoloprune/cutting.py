@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -104,9 +104,12 @@ def rank(
             batches=batches,
             seed=passed.get("seed") or 0,
         )
+    held = limits(told)
     if told["score"] == "auto":
         scores[dead] = 0.0  # what sparse training took out goes first, whatever its constant does
-    return Ranking(scores, normalize == "cost", limits(told))
+        if how == "l2":  # sizes of weights say little within a layer, and nothing between layers
+            held = replace(held, uniform=True)
+    return Ranking(scores, normalize == "cost", held)
 
 
 def _criterion(
@@ -127,8 +130,8 @@ def _criterion(
         return "bn"
     known = parent.overrides.get("data")  # Ultralytics keeps it in checkpoints
     host.warn(
-        "prune: without data= channels are ranked by the size of their weights and nothing is refitted, which costs "
-        "far more accuracy" + (f"; this model was trained on data={known}" if known else "")
+        "prune: without data= every layer gives the same share, its smallest filters, and nothing is refitted, which "
+        "costs far more accuracy" + (f"; this model was trained on data={known}" if known else "")
     )
     return "l2"
 

@@ -134,7 +134,7 @@ CUT_OPTIONS = (
         _SCORES,
         "importance of a channel; bn is |gamma| of its batch-norm, taylor how much the loss on labels hangs on it, "
         "activation its mean |value| (both need data=), the others look at filters; auto is taylor with data=, without "
-        "it bn where sparse training left dead channels and l2 elsewhere",
+        "it bn where sparse training left dead channels, and l2 with uniform=True elsewhere",
     ),
     Option("reduce", "mean", choice("mean", "max", "sum", "l2"), "how the scores of coupled channels become one"),
     Option(
