@@ -255,6 +255,19 @@ def test_report_says_what_was_cut(pruned: Path) -> None:
     assert "<img" in (pruned.parent.parent / "report.html").read_text()
 
 
+def test_the_next_step_suits_the_repair(
+    work: Path, sparse_run: Path, tiny: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(host, "log", lambda _, message: said.append(message))
+    place = {"imgsz": 64, "project": str(work), "name": "next"}
+    for told in ({"flops": 0.7}, {"flops": 0.7, "data": str(data)}, {}):
+        yoloprune.prune(tiny if told else sparse_run / "weights" / "last.pt", **told, **place)
+    steps = [s for s in said if "next: yoloprune finetune" in s]
+    assert ["lr0=0.002" in s for s in steps] == [True, False, False]
+    assert ["stock 'yolo train'" in s for s in steps] == [True, True, False]  # the sparse run had free widths
+
+
 def test_a_budget_needs_no_sparse_training(work: Path, tiny: Path) -> None:
     small = yoloprune.prune(tiny, params=0.5, round_to=1, min_width=2, recover="none", project=str(work), name="budget")
     share = sum(p.numel() for p in small.model.parameters()) / sum(p.numel() for p in YOLO(tiny).model.parameters())

@@ -163,7 +163,8 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
         {"model": "pruned", **report.measure(child.model, imgsz, target)},
     ]
     _report_cut(folder, choice, rows, error)
-    host.log("prune: ", f"saved {target}; next: {_next_step(child, target, choice)}")
+    unrepaired = images is None and any(told[kind] is not None for kind in ("flops", "params", "ratio"))
+    host.log("prune: ", f"saved {target}; next: {_next_step(child, target, choice, unrepaired)}")
     return handoff.load(target)
 
 
@@ -220,11 +221,12 @@ def _compare(state: Mapping[str, Any], kept: Mapping[str, float]) -> None:
             return
 
 
-def _next_step(child: ultralytics.YOLO, file: Path, choice: channels.Choice) -> str:
+def _next_step(child: ultralytics.YOLO, file: Path, choice: channels.Choice, unrepaired: bool) -> str:
     if (family := trainers.UNTRAINABLE.get(type(child.model).__name__)) is not None:
         return f"yolo val model={file} (pruned {family} models cannot be trained)"
     stock = "" if choice.yaml is None else " (stock 'yolo train' keeps the widths as well)"
-    return f"yoloprune finetune model={file} data=...{stock}"
+    rate = " lr0=0.002" if unrepaired else ""  # weights that nothing was fitted to have further to go
+    return f"yoloprune finetune model={file} data=...{rate}{stock}"
 
 
 def prune_module(
