@@ -107,8 +107,8 @@ TABLES: dict[str, dict[str, Chain]] = {
     "peers": {
         "dense": [train(E)],
         "yoloprune": [train(H), prune(flops=0.5, data=True), finetune(H)],
-        "yoloprune, without data= (l2, fold)": [train(H), prune(flops=0.5), finetune(H)],
-        "l2, uniform, fold": [train(H), prune(flops=0.5, score="l2", uniform=True), finetune(H)],
+        "yoloprune, without data=": [train(H), prune(flops=0.5), finetune(H)],
+        "l2, one global ranking": [train(H), prune(flops=0.5, score="l2"), finetune(H)],
         "Torch-Pruning, group norm": [train(H), *torch_pruning("group")],
         "Torch-Pruning, BN scale": [train(H), *torch_pruning("bn")],
         "Torch-Pruning, group norm, lr0=0.002": [train(H), *torch_pruning("group", lr0=2e-3)],
