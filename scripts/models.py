@@ -187,6 +187,8 @@ def write(rows: Iterable[dict[str, Any]], failures: dict[str, str], out: Path) -
         "* *error*: largest difference between the cut model and its masked parent, relative to the largest output",
         "  (accepted: 1e-4).",
         "* *trace*: processor time, which a busy machine does not lengthen.",
+        "* All plans are free ones here. What a stock model YAML can say, and why it can say nothing of YOLO-World, YOLOE and",
+        "  RT-DETR, is in [native.md](native.md).",
         "* Each row also passed: FLOPs as predicted from the trace, stock classes only, head widths untouched, a",
         "  training step with finite gradients, and, where *saved* says yes, saving and loading.",
         "",
