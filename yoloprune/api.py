@@ -301,11 +301,14 @@ def finetune(model: Model, **kwargs: Any) -> handoff.YOLO:
     passed = {k: v for k, v in request.passed.items() if k != "model"}
     if passed.get("resume"):
         yolo = handoff.reopen(_resumed(model, passed))
-        if STATE_KEY in yolo.model.yaml and not yolo.model.yaml[STATE_KEY]["met"]:
-            raise ArgumentError("resume: this is an unfinished sparse run. Use 'yoloprune train-sparse ... resume'.")
     else:
         passed = {"name": "finetune", **passed}
         yolo = handoff.load(model)
+    if STATE_KEY in yolo.model.yaml:  # its dead channels are still there and would come back to life
+        raise ArgumentError(
+            f"model={model}: sparse training left dead channels that are not cut yet. Run 'yoloprune prune' first; an "
+            "interrupted run goes on with 'yoloprune train-sparse ... resume'."
+        )
     if request.settings["distill"] == "parent":
         passed["distill_model"] = str(provenance.parent_file(model, yolo))
     before = host.widths(yolo.model)

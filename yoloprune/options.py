@@ -188,7 +188,7 @@ SPARSE_OPTIONS = (
         "penalty_decay",
         True,
         FLAG,
-        "l1 weakens to nothing over the ramp; False keeps its weight, at which mAP goes on falling until the ramp ends",
+        "l1 weakens to nothing over the ramp; False keeps its weight until the ramp ends",
     ),
     Option(
         "score",
