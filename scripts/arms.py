@@ -107,7 +107,7 @@ TABLES: dict[str, dict[str, Chain]] = {
     "peers": {
         "dense": [train(E)],
         "yoloprune": [train(H), prune(flops=0.5, data=True), finetune(H)],
-        "yoloprune, without data=": [train(H), prune(flops=0.5), finetune(H)],
+        "yoloprune, data=False": [train(H), prune(flops=0.5), finetune(H)],
         "l2, one global ranking": [train(H), prune(flops=0.5, score="l2"), finetune(H)],
         "Torch-Pruning, group norm": [train(H), *torch_pruning("group")],
         "Torch-Pruning, BN scale": [train(H), *torch_pruning("bn")],

@@ -144,7 +144,11 @@ def test_a_point_that_the_parent_meets_is_left_out(
     monkeypatch.setattr(host, "warn", said.append)
     rows = yoloprune.sweep(tiny, params=["5M", 0.9], recover="none", score="l2", **LOOSE, **common)
     assert [r["model"] for r in rows] == ["parent", "params=0.9"]
-    assert said == ["sweep: left out: params=5M: the model already meets it."]
+    assert said[0] == "sweep: left out: params=5M: the model already meets it."
+    assert said[1:] == [  # an untrained network
+        "sweep: the parent itself has mAP50-95=0.0000, so no point can lose within=3 points; train it first, or check "
+        "that data= is what it was trained on"
+    ]
 
 
 def test_an_interrupted_sweep_keeps_its_rows(
@@ -202,7 +206,7 @@ def test_without_data_the_user_is_told_what_it_costs_and_which_data_it_was(
     ranked(model, None, score="l1")  # chosen by the user
     assert not said
     ranked(model, None)
-    assert len(said) == 1 and "costs far more accuracy" in said[0] and said[0].endswith("data=cells.yaml")
+    assert len(said) == 1 and "costs far more accuracy; data=cells.yaml, which this model was trained on" in said[0]
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,7 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     parent = handoff.load(model)
     told, passed = request.settings, {**request.passed}
     imgsz = passed["imgsz"] = handoff.image_size(parent, passed.get("imgsz"))
+    passed["data"] = cutting.data_set(parent, told, passed)
     images = cutting.images(parent, passed)
     choice = _choose(parent, told, passed, images)
     child, error = cutting.cut(parent, choice.plan, told["recover"], images)

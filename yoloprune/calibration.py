@@ -93,6 +93,22 @@ def has_classes_of(yolo: ultralytics.YOLO, data: str | Path) -> bool:
     return anonymous or not set(known).isdisjoint(labels)
 
 
+def own(yolo: ultralytics.YOLO) -> str | None:
+    """The data set that a model was trained on, as its checkpoint names it; None where it is not on this machine.
+
+    Nothing is downloaded or unpacked. A file of that name with other classes is another data set.
+    """
+    known = yolo.overrides.get("data")
+    if not isinstance(known, str) or "://" in known or not (Path(known).is_dir() or known.endswith((".yaml", ".yml"))):
+        return None
+    try:
+        found = _training_images(known, yolo.task)
+        here = all(Path(f).exists() for f in (found if isinstance(found, list) else [found]))
+        return known if here and has_classes_of(yolo, known) else None
+    except DataError:
+        return None
+
+
 def labelled(
     yolo: ultralytics.YOLO,
     data: str | Path,
@@ -181,9 +197,15 @@ class _DepthImages(_Images):
 
 def _images(data: str | Path, imgsz: int, task: str, channels: int) -> _Images:
     kind = {"classify": _ClassifyImages, "depth": _DepthImages}.get(task, _Images)
+    train = _training_images(data, task)
     with _one_line(data):
-        train = _class_folders(data) if task == "classify" else check_det_dataset(data, autodownload=False)["train"]
         return kind(train, imgsz, augment=False, channels=channels, prefix=colorstr("calibrate: "))
+
+
+def _training_images(data: str | Path, task: str) -> str | list[str]:
+    """Folders or lists of the training images."""
+    with _one_line(data):
+        return _class_folders(data) if task == "classify" else check_det_dataset(data, autodownload=False)["train"]
 
 
 @contextlib.contextmanager

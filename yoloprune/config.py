@@ -259,7 +259,7 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: dict[str, A
     """Check what single values cannot show, and fill in the budget of sparse training."""
     resume = bool(passed.get("resume"))
     for key in spec.required:
-        if passed.get(key) is None and not (key == "data" and resume):
+        if not passed.get(key) and not (key == "data" and resume):
             example = {"model": "yolov8n.pt", "data": "coco8.yaml"}[key]
             raise ArgumentError(f"{spec.name} needs '{key}', i.e. {key}={example}")
     if spec.name in options.EXCLUSIVE:
@@ -273,12 +273,6 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: dict[str, A
         start, end = settings["ramp_start"], settings["ramp_end"]
         if start >= end:
             raise ArgumentError(f"ramp_start={start}: must be below ramp_end={end}. Received: {start}")
-    if spec.name == "prune" and passed.get("data") is None:
-        for key, needy in (("recover", {"bn", "lsq"}), ("score", options.MEASURED)):
-            if settings[key] in needy:
-                raise ArgumentError(
-                    f"{key}={settings[key]}: must come with data=, whose images it needs. Received no data"
-                )
     if spec.name == "finetune" and settings["distill"] and passed.get("distill_model"):
         raise ArgumentError("distill=parent: must not be combined with distill_model=, which names another teacher")
 

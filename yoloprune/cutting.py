@@ -12,7 +12,8 @@ import torch
 import ultralytics
 from torch import Tensor
 
-from yoloprune import budget, calibration, handoff, host, proof, recover, refit, scoring, surgery, verify
+from yoloprune import budget, calibration, handoff, host, options, proof, recover, refit, scoring, surgery, verify
+from yoloprune.errors import ArgumentError
 from yoloprune.fading import STATE_KEY
 from yoloprune.groups import ChannelGraph, Plan
 from yoloprune.limits import Budget, Limits
@@ -22,6 +23,29 @@ from yoloprune.watching import placed
 def place(passed: Mapping[str, Any]) -> torch.device:
     """Where scores and repairs are measured: `device=`, and the CPU without it."""
     return torch.device("cpu") if passed.get("device") in (None, "") else host.device(passed["device"])
+
+
+def data_set(parent: ultralytics.YOLO, told: Mapping[str, Any], passed: Mapping[str, Any]) -> Any:
+    """What scores and repairs look at: `data=`, else the data set that the model was trained on, where it is at hand.
+
+    `data=False` stands for none, and so does a cut without a budget, which takes only what is dead already.
+
+    Raises:
+        ArgumentError: If a score or repair needs images and there are none.
+    """
+    given = passed.get("data")
+    if given:
+        return given
+    needy = [key for key, values in options.NEED_IMAGES.items() if told[key] in values]
+    budgeted = any(told[kind] is not None for kind in ("flops", "params", "ratio"))
+    looking = given is None and (needy or (budgeted and "auto" in (told["score"], told["recover"])))
+    found = calibration.own(parent) if looking else given
+    if found:
+        host.log("prune: ", f"scores and repairs look at data={found}, the model's own; data=False goes without")
+    elif needy:
+        key = needy[0]
+        raise ArgumentError(f"{key}={told[key]}: must come with data=, whose images it needs. Received no data")
+    return found
 
 
 def images(parent: ultralytics.YOLO, passed: Mapping[str, Any]) -> list[Tensor] | None:
@@ -128,10 +152,11 @@ def _criterion(
         return "activation"
     if dead.any():
         return "bn"
-    known = parent.overrides.get("data")  # Ultralytics keeps it in checkpoints
+    known = parent.overrides.get("data") if passed.get("data") is None else None  # Ultralytics keeps it in checkpoints
     host.warn(
         "prune: without data= every layer gives the same share, its smallest filters, and nothing is refitted, which "
-        "costs far more accuracy" + (f"; this model was trained on data={known}" if known else "")
+        "costs far more accuracy"
+        + (f"; data={known}, which this model was trained on, is not at hand" if known else "")
     )
     return "l2"
 

@@ -125,7 +125,7 @@ NATIVE = Option(
 SELECTION = (ROUND_TO, MIN_WIDTH, MAX_RATIO, KEEP, NATIVE)
 DEMO_FLOPS = Option("flops", 0.5, AMOUNT, FLOPS.meaning)
 
-MEASURED = frozenset({"taylor", "activation"})  # scores that look at data
+NEED_IMAGES = {"recover": ("bn", "lsq"), "score": ("taylor", "activation")}
 _SCORES = choice("auto", "bn", "l1", "l2", "lamp", "fpgm", "taylor", "activation", "random")
 CUT_OPTIONS = (
     Option(
@@ -262,7 +262,8 @@ _COMMANDS = (
         ),
         notes=(
             "Without a budget exactly the dead channels go; all budgets that are given hold.",
-            "Scores and repairs that look at data= are measured on device=, the CPU when none is given.",
+            "Scores and repairs look at data=, which is the data set the model was trained on if that is at hand;",
+            "data=False does without. They are measured on device=, the CPU when none is given.",
         ),
     ),
     Command(

@@ -53,13 +53,18 @@ def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str,
     whole = channels.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool))
     rows = [_evaluate("parent", parent, whole, passed, folder)]
     _append(folder / "sweep.csv", rows)
+    key = headline(rows[0])
+    if 100 * rows[0][key] <= told["within"]:
+        host.warn(
+            f"sweep: the parent itself has {key}={rows[0][key]:.4f}, so no point can lose within={told['within']:g} "
+            "points; train it first, or check that data= is what it was trained on"
+        )
     for i, (name, choice) in enumerate(points.items(), start=1):
         child, _ = cutting.cut(parent, choice.plan, told["recover"], images)
         rows.append(_evaluate(name, child, choice, passed, folder))
         _append(folder / "sweep.csv", rows)
         host.log("sweep: ", f"{i}/{len(points)}\n{report.table(rows[-1:])}")
 
-    key = headline(rows[0])
     cliff = falls_off(rows, key, told["within"])
     picture = report.picture_sweep(folder / "sweep.png", rows, key, told["within"])
     data = {"command": "sweep", "metric": key, **cliff, "out_of_reach": unreachable, "arguments": arguments}

@@ -1,0 +1,133 @@
+"""Which images `prune` looks at when data= does not say: those that the model was trained on, if they are at hand."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import ultralytics
+import yaml
+from ultralytics.data import utils as host_data
+
+import yoloprune
+from yoloprune import calibration, cutting, host
+from yoloprune.config import request
+from yoloprune.errors import ArgumentError
+from yoloprune.shapes import make_shapes
+
+LOOSE = {"round_to": 4, "min_width": 4}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shapes(tmp_path_factory.mktemp("own") / "data", train=12, val=4, imgsz=64)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint as after training on the data."""
+    yolo = ultralytics.YOLO(tiny)
+    yolo.model.names = dict(enumerate(yaml.safe_load(data.read_text())["names"].values()))
+    yolo.ckpt["train_args"] = {"task": "detect", "imgsz": 64, "data": str(data)}
+    file = tmp_path_factory.mktemp("trained") / "best.pt"
+    yolo.save(file)
+    return file
+
+
+def looked_at(model: Any, **told: Any) -> Any:
+    found = request("prune", {"model": "best.pt", **told})
+    return cutting.data_set(model, found.settings, found.passed)
+
+
+def test_prune_repairs_on_the_data_of_the_checkpoint(trained: Path, data: Path, tmp_path: Path) -> None:
+    told = {"flops": 0.6, "project": str(tmp_path), **LOOSE}
+    own = yoloprune.prune(trained, name="own", **told)
+    named = yoloprune.prune(trained, name="named", data=str(data), **told)
+    without = yoloprune.prune(trained, name="without", data=False, **told)
+    assert yaml.safe_load((tmp_path / "own" / "args.yaml").read_text())["data"] == str(data)
+    assert own.model.state_dict().keys() == named.model.state_dict().keys()
+    for value, other in zip(own.model.state_dict().values(), named.model.state_dict().values(), strict=True):
+        assert torch.equal(value, other)
+    assert any(
+        a.shape != b.shape or not torch.equal(a, b)
+        for a, b in zip(own.model.parameters(), without.model.parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "looks"),
+    [
+        ({"flops": 0.5}, True),
+        ({"params": 0.5, "score": "l2"}, True),  # the repair does
+        ({"ratio": 0.5, "recover": "none"}, True),  # the score does
+        ({"score": "taylor"}, True),
+        ({"recover": "bn"}, True),
+        ({}, False),  # takes only what is dead already
+        ({"flops": 0.5, "score": "l2", "recover": "fold"}, False),
+        ({"flops": 0.5, "data": False}, "nothing"),
+        ({"flops": 0.5, "data": "False"}, "nothing"),
+        ({"flops": 0.5, "data": "others.yaml"}, "others.yaml"),
+        ({"data": "others.yaml"}, "others.yaml"),
+    ],
+)
+def test_images_are_looked_at_where_they_are_needed(
+    trained: Path, data: Path, told: dict[str, Any], looks: bool | str
+) -> None:
+    expected = {True: str(data), False: None, "nothing": False}.get(looks, looks)
+    assert looked_at(yoloprune.load(trained), **told) == expected
+
+
+@pytest.mark.parametrize("data", [{"data": False}, {}])
+@pytest.mark.parametrize(("key", "value"), [("recover", "bn"), ("recover", "lsq"), ("score", "taylor")])
+def test_what_needs_images_asks_for_them_where_there_are_none(
+    tiny: Path, key: str, value: str, data: dict[str, bool]
+) -> None:
+    with pytest.raises(ArgumentError, match=rf"^{key}={value}: must come with data="):
+        yoloprune.prune(tiny, flops=0.5, **{key: value}, **data)
+
+
+def test_data_that_is_elsewhere_or_other_is_not_taken(trained: Path, data: Path, tmp_path: Path) -> None:
+    model = yoloprune.load(trained)
+    copied = tmp_path / "data"
+    shutil.copytree(data.parent, copied)
+    told = {**yaml.safe_load(data.read_text()), "path": str(copied)}
+
+    def own(**changed: Any) -> str | None:
+        file = copied / data.name
+        file.write_text(yaml.safe_dump({**told, **changed}))
+        model.overrides["data"] = str(file)
+        return calibration.own(model)
+
+    assert own() == str(copied / data.name)
+    assert own(names=["Circle", "box", "arrow"]) is None
+    assert own(train="images/gone") is None
+    (copied / data.name).unlink()
+    assert calibration.own(model) is None
+
+
+@pytest.mark.parametrize("named", ["https://example.com/a.yaml", "ul://a/b.yaml", "cells.zip", None, ["a.yaml"]])
+def test_nothing_is_downloaded_or_unpacked(trained: Path, named: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("a download")
+
+    for name in ("safe_download", "check_file"):
+        monkeypatch.setattr(host_data, name, refused)
+    model = yoloprune.load(trained)
+    model.overrides["data"] = named
+    assert calibration.own(model) is None
+
+
+def test_the_user_is_told_which_data_it_is_and_why_there_is_none(
+    trained: Path, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(host, "log", lambda _, text: said.append(text))
+    monkeypatch.setattr(host, "warn", said.append)
+    yoloprune.prune(trained, flops=0.6, project=str(tmp_path), **LOOSE)
+    assert f"data={data}, the model's own" in said[0] and not any("costs far more" in text for text in said)
+    said.clear()
+    yoloprune.prune(trained, flops=0.6, project=str(tmp_path), data=False, **LOOSE)
+    assert [text for text in said if text.endswith("which costs far more accuracy")]
