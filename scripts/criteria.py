@@ -2,8 +2,8 @@
 
     python scripts/criteria.py --model best.pt --data bccd/data.yaml --imgsz 320 --flops 0.7 --splits val test
 
-One JSON per cell in --out: finished cells are not run again, so an interrupted run goes on where it was. The trace is
-computed once, each score once for all budgets.
+Widths are those that `yoloprune prune` would choose. One JSON per cell in --out: finished cells are not run again, so
+an interrupted run goes on where it was. The trace is computed once, each score once for all budgets.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune import cutting, handoff, host
+from yoloprune import channels, cutting, handoff, host
 from yoloprune.config import request
-from yoloprune.limits import Budget
+from yoloprune.limits import Budget, Limits
 from yoloprune.report import table, write_text
 
 RANKINGS = [
@@ -83,7 +83,7 @@ def main() -> None:
     out = Path(arguments.out)
     passed = {"data": arguments.data, "imgsz": arguments.imgsz}
     parent = handoff.load(arguments.model)
-    graph = host.trace_yolo(parent.model, imgsz=arguments.imgsz)
+    found = channels.Channels(parent.model, Limits(), arguments.imgsz)
     images = cutting.images(parent, passed)
     cells: dict[tuple[str, str, str], dict[str, Any]] = {}
 
@@ -101,16 +101,16 @@ def main() -> None:
 
                 def make(flops: float = flops, repair: str = repair, told: dict = told) -> ultralytics.YOLO:
                     nonlocal order
-                    order = order or cutting.rank(parent, graph, told, passed, images)
-                    alive = order.select(graph, Budget(flops=flops))
-                    return cutting.cut(parent, graph.plan(alive), repair, images)[0]
+                    order = order or cutting.rank(parent, found.graph, told, passed, images)
+                    choice = found.choose(lambda graph: order.select(graph, Budget(flops=flops)))
+                    return cutting.cut(parent, choice.plan, repair, images)[0]
 
                 cell(str(flops), ranking, repair, make)
     for split in arguments.splits:
         rows: dict[tuple[str, str], dict[str, Any]] = {}
-        for (flops, ranking, repair), found in cells.items():
+        for (flops, ranking, repair), figures in cells.items():
             row = rows.setdefault((flops, ranking), {"ranking": ranking, "FLOPs": flops})
-            row[repair] = f"{next(v for k, v in found[split].items() if k.startswith('mAP50-95')):.3f}"
+            row[repair] = f"{next(v for k, v in figures[split].items() if k.startswith('mAP50-95')):.3f}"
         print(f"\nmAP50-95 on {split}\n{table(list(rows.values()))}")
 
 
