@@ -197,27 +197,34 @@ def _all_but_the_dead(parent: ultralytics.YOLO, told: Mapping[str, Any], passed:
             host.warn("prune: without a budget round_to, min_width and max_ratio are those of the sparse training")
         limits = lived
     found = channels.Channels(parent.model, limits, passed["imgsz"])
-    choice = found.choose(lambda graph: budget.dead_only(graph, scoring.dead(parent.model, graph)))
+    dead = scoring.dead(parent.model, found.graph)
+    choice = found.choose(lambda graph: budget.dead_only(graph, dead))
     if choice.alive.all():
         raise BudgetError(
-            "No channel is dead, so there is nothing to cut. Run 'yoloprune train-sparse' first, or give a budget, "
-            "e.g. flops=0.5."
+            f"{dead.sum()} channels are dead, but coupled channels, keep= or native= hold them all, so there is "
+            "nothing to cut. Give native=False, or a budget, e.g. flops=0.5."
+            if dead.any()
+            else "No channel is dead, so there is nothing to cut. Run 'yoloprune train-sparse' first, or give a "
+            "budget, e.g. flops=0.5."
         )
-    if state is not None:
-        _compare(state, choice.kept())
+    if state is None:  # silenced by another tool
+        reached = channels.Choice(found.graph, budget.dead_only(found.graph, dead)).kept()
+    else:
+        reached = state["reached"]
+        if not state["met"]:
+            target = Budget(**state["config"]["budget"])
+            host.warn(f"prune: sparse training was stopped before it met {target}; the cut goes as far as it got")
+    _compare(reached, choice.kept())
     return choice
 
 
-def _compare(state: Mapping[str, Any], kept: Mapping[str, float]) -> None:
-    """Warn where a cut leaves more than the sparse training was to leave, or says that it left."""
-    if not state["met"]:
-        target = Budget(**state["config"]["budget"])
-        host.warn(f"prune: sparse training was stopped before it met {target}; the cut goes as far as it got")
+def _compare(reached: Mapping[str, float], kept: Mapping[str, float]) -> None:
+    """Warn where a cut leaves more than the dead channels allow."""
     for kind in ("flops", "params"):
-        if kept[kind] > state["reached"].get(kind, 1.0) + 0.01:
+        if kept[kind] > reached.get(kind, 1.0) + 0.01:
             host.warn(
-                f"prune: sparse training left {state['reached'][kind]:.1%} of {kind}, but {kept[kind]:.1%} stay: dead "
-                "channels remain in layers that keep= or native= hold"
+                f"prune: {reached[kind]:.1%} of {kind} are alive, but {kept[kind]:.1%} stay: dead channels remain in "
+                "layers that keep= or native= hold; native=False may take them"
             )
             return
 

@@ -262,6 +262,7 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: dict[str, A
         if not passed.get(key) and not (key == "data" and resume):
             example = {"model": "yolov8n.pt", "data": "coco8.yaml"}[key]
             raise ArgumentError(f"{spec.name} needs '{key}', i.e. {key}={example}")
+    _check_project(passed.get("project"))
     if spec.name in options.EXCLUSIVE:
         names = [o.name for o in options.EXCLUSIVE[spec.name]]
         given = [name for name in names if settings[name] is not None]
@@ -275,6 +276,17 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: dict[str, A
             raise ArgumentError(f"ramp_start={start}: must be below ramp_end={end}. Received: {start}")
     if spec.name == "finetune" and settings["distill"] and passed.get("distill_model"):
         raise ArgumentError("distill=parent: must not be combined with distill_model=, which names another teacher")
+
+
+def _check_project(project: Any) -> None:
+    """Raise where no run folder can be made, before hours of work; where a relative one lies is Ultralytics' to say."""
+    if not project or not Path(project).is_absolute():
+        return
+    home = next(p for p in (Path(project), *Path(project).parents) if p.exists())
+    if not home.is_dir():
+        raise ArgumentError(f"project={project}: {home} is a file, so no folder can be made there")
+    if not os.access(home, os.W_OK):
+        raise ArgumentError(f"project={project}: {home} may not be written to. Choose another folder")
 
 
 # The command line -----------------------------------------------------------------------------------------------------
