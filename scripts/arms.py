@@ -46,6 +46,21 @@ def torch_pruning(importance: str, **own: Any) -> Chain:
     return [Stage("peer", {"importance": importance, "flops": 0.5}), Stage("peertune", {"epochs": H, **own})]
 
 
+def ways(flops: float) -> dict[str, Chain]:
+    """From the same start to the same budget in the same number of epochs."""
+    each = round(flops ** (1 / 3), 3)
+    return {
+        "dense": [train(E)],
+        "(a) train-sparse, prune": [sparse(E, flops=flops), prune()],
+        "(b) train, prune, finetune": [train(H), prune(flops=flops, data=True), finetune(H)],
+        "(c) three rounds of prune and finetune": [
+            train(9),
+            *(stage for _ in range(3) for stage in (prune(flops=each, data=True), finetune(7))),
+        ],
+        "(d) train-sparse, prune, finetune": [sparse(H, flops=flops), prune(), finetune(H)],
+    }
+
+
 E = 30  # epochs of every arm in all, where totals are compared
 H = E // 2
 PLAIN = {"flops": 0.5, "recover": "none"}  # what everybody does: rank, cut, fine-tune
@@ -94,16 +109,8 @@ TABLES: dict[str, dict[str, Chain]] = {
         **{f"select, score={s}": [sparse(E, flops=0.5, score=s), prune()] for s in ("gamma", "gamma-mean")},
         "select, normalize=none": [sparse(E, flops=0.5, normalize="none"), prune()],
     },
-    "ways": {
-        "dense": [train(E)],
-        "(a) train-sparse, prune": [sparse(E, flops=0.5), prune()],
-        "(b) train, prune, finetune": [train(H), prune(flops=0.5, data=True), finetune(H)],
-        "(c) three rounds of prune and finetune": [
-            train(9),
-            *(stage for _ in range(3) for stage in (prune(flops=0.794, data=True), finetune(7))),  # 0.794³ = 0.5
-        ],
-        "(d) train-sparse, prune, finetune": [sparse(H, flops=0.5), prune(), finetune(H)],
-    },
+    "ways": ways(0.5),
+    "ways-0.35": ways(0.35),
     "peers": {
         "dense": [train(E)],
         "yoloprune": [train(H), prune(flops=0.5, data=True), finetune(H)],
