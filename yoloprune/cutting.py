@@ -198,7 +198,8 @@ def _recover(
     if how == "none":
         return
     folded = recover.fold(parent.model, child.model, plan, calibrate)
-    host.log("prune: ", f"what {folded.channels} cut inputs contributed moved into {len(folded.into)} layers")
+    if folded.channels:  # without data only constants move, and a trained network has none
+        host.log("prune: ", f"what {folded.channels} cut inputs contributed moved into {len(folded.into)} layers")
     if how == "bn":
         recover.reestimate(child.model, calibrate)
     elif how == "lsq" or (how == "auto" and calibrate):
