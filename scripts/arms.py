@@ -132,6 +132,10 @@ TABLES: dict[str, dict[str, Chain]] = {
         },
     },
     "rates": {name: [train(H), prune(flops=0.5, data=True), finetune(H, **own)] for name, own in RATES.items()},
+    "mosaic": {  # epochs at the end without it; Ultralytics closes it only where a run has more epochs than that
+        f"close_mosaic={n}": [train(H), prune(flops=0.5, data=True), finetune(H, close_mosaic=n)]
+        for n in (10, 15, 5, 0)
+    },
     "choices": {
         "train 15, prune, finetune 15": [train(H), prune(flops=0.5, data=True), finetune(H)],
         **{

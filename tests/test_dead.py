@@ -8,7 +8,7 @@ import pytest
 import ultralytics
 
 import yoloprune
-from yoloprune import api, host
+from yoloprune import choosing, host
 from yoloprune.errors import BudgetError
 
 
@@ -58,5 +58,5 @@ def test_dead_channels_that_nothing_can_take_are_not_called_alive(tiny: Path, tm
 
 @pytest.mark.parametrize(("kept", "warns"), [(0.5, False), (0.505, False), (0.52, True)])
 def test_a_hundredth_of_the_parent_is_rounding(kept: float, warns: bool, said: list[str]) -> None:
-    api._compare({"flops": 0.5, "params": 0.4}, {"flops": kept, "params": 0.4})
+    choosing._compare({"flops": 0.5, "params": 0.4}, {"flops": kept, "params": 0.4})
     assert [text.startswith(f"prune: 50.0% of flops are alive, but {kept:.1%} stay") for text in said] == [True] * warns

@@ -7,37 +7,41 @@ Ultralytics' arguments side by side as keywords.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import ultralytics
 from torch import Tensor, nn
 
 from yoloprune import (
     budget,
     channels,
+    choosing,
     config,
     cutting,
     handoff,
     host,
+    options,
     overview,
     proof,
     provenance,
     report,
     scoring,
     surgery,
+    timing,
     tracing,
     trainers,
 )
 from yoloprune.cost import Cost
-from yoloprune.errors import ArgumentError, BudgetError
+from yoloprune.errors import ArgumentError
 from yoloprune.fading import STATE_KEY, SparseConfig
 from yoloprune.groups import ChannelGraph, Plan
 from yoloprune.limits import Budget, Limits
 from yoloprune.sparsity import SparseTraining
 from yoloprune.sweeping import sweep
+from yoloprune.watching import placed
 
 __all__ = [
     "compare",
@@ -148,7 +152,7 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     imgsz = passed["imgsz"] = handoff.image_size(parent, passed.get("imgsz"))
     passed["data"] = cutting.data_set(parent, told, passed)
     images = cutting.images(parent, passed)
-    choice = _choose(parent, told, passed, images)
+    choice = choosing.choose(parent, told, passed, images)
     child, error = cutting.cut(parent, choice.plan, told["recover"], images)
 
     folder = host.run_folder(parent.task, "prune", passed)
@@ -163,70 +167,12 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
         {"model": "parent", **report.measure(parent.model, imgsz, origin)},
         {"model": "pruned", **report.measure(child.model, imgsz, target)},
     ]
+    if told["latency"] is not None:
+        _add_times(rows, [parent.model, child.model], imgsz, cutting.place(passed))
     _report_cut(folder, choice, rows, error)
-    unrepaired = images is None and any(told[kind] is not None for kind in ("flops", "params", "ratio"))
+    unrepaired = images is None and any(told[option.name] is not None for option in options.PRUNE_BUDGETS)
     host.log("prune: ", f"saved {target}; next: {_next_step(child, target, choice, unrepaired)}")
     return handoff.load(target)
-
-
-def _choose(
-    parent: ultralytics.YOLO, told: Mapping[str, Any], passed: Mapping[str, Any], images: list[Tensor] | None
-) -> channels.Choice:
-    """Decide which channels stay: under the budgets, or without one all but the dead."""
-    wanted = Budget(flops=told["flops"], params=told["params"], ratio=told["ratio"])
-    if wanted.empty:
-        return _all_but_the_dead(parent, told, passed)
-    found = channels.Channels(parent.model, cutting.limits(told), passed["imgsz"])
-    ranking = cutting.rank(parent, found.graph, told, passed, images)
-    choice = found.choose(lambda graph: ranking.select(graph, wanted))
-    if choice.alive.all():
-        cost = Cost(found.graph)
-        has = ", ".join(f"{cost.parent(kind):,.0f} {kind}" for kind in ("flops", "params"))
-        raise BudgetError(f"The model already meets the budget, so there is nothing to cut: it has {has}.")
-    return choice
-
-
-def _all_but_the_dead(parent: ultralytics.YOLO, told: Mapping[str, Any], passed: Mapping[str, Any]) -> channels.Choice:
-    """Take out what sparse training silenced, under the limits that it silenced them under."""
-    limits, state = cutting.limits(told), parent.model.yaml.get(STATE_KEY)
-    if state is not None:
-        lived = Limits(**state["config"]["limits"])
-        lived = replace(lived, keep=(*lived.keep, *limits.keep))
-        lived = lived if limits.native is None else replace(lived, native=limits.native)
-        if replace(limits, keep=(), native=None) not in (Limits(), replace(lived, keep=(), native=None)):
-            host.warn("prune: without a budget round_to, min_width and max_ratio are those of the sparse training")
-        limits = lived
-    found = channels.Channels(parent.model, limits, passed["imgsz"])
-    dead = scoring.dead(parent.model, found.graph)
-    choice = found.choose(lambda graph: budget.dead_only(graph, dead))
-    if choice.alive.all():
-        raise BudgetError(
-            f"{dead.sum()} channels are dead, but coupled channels, keep= or native= hold them all, so there is "
-            "nothing to cut. Give native=False, or a budget, e.g. flops=0.5."
-            if dead.any()
-            else "No channel is dead, so there is nothing to cut. Run 'yoloprune train-sparse' first, or give a "
-            "budget, e.g. flops=0.5."
-        )
-    if state is None:  # silenced by another tool
-        reached = channels.Choice(found.graph, budget.dead_only(found.graph, dead)).kept()
-    else:
-        reached = state["reached"]
-        if not state["met"]:
-            target = Budget(**state["config"]["budget"])
-            host.warn(f"prune: sparse training was stopped before it met {target}; the cut goes as far as it got")
-    _compare(reached, choice.kept())
-    return choice
-
-
-def _compare(reached: Mapping[str, float], kept: Mapping[str, float]) -> None:
-    """Warn where a cut leaves more than the dead channels allow."""
-    for kind in ("flops", "params"):
-        if kept[kind] > reached.get(kind, 1.0) + 0.01:
-            host.warn(
-                f"prune: {reached[kind]:.1%} of {kind} are alive, but {kept[kind]:.1%} stay: dead channels remain in "
-                "layers that keep= or native= hold; native=False may take them"
-            )
-            return
 
 
 def _next_step(child: ultralytics.YOLO, file: Path, choice: channels.Choice, unrepaired: bool) -> str:
@@ -370,11 +316,17 @@ def compare(models: Mapping[str, Model], *, command: str = "val", **passed: Any)
             yolo, {**passed, "imgsz": imgsz, "project": str(folder.resolve()), "name": name, "exist_ok": True}
         )
         rows.append({"model": name, **host.metrics(yolo), **sizes})
-    for row, ms in zip(rows, report.latency([n.to(device) for n in networks], imgsz), strict=True):
-        row["ms"] = ms
+    _add_times(rows, networks, imgsz, device)
     report.write_report(folder, {"command": command, "device": str(device), "imgsz": imgsz, "arguments": passed}, rows)
     host.log(f"{command}: ", f"imgsz {imgsz}, {device}\n{report.table(rows)}\nsaved {folder}")
     return rows
+
+
+def _add_times(rows: Sequence[dict[str, Any]], models: Sequence[nn.Module], imgsz: int, device: torch.device) -> None:
+    """Put milliseconds per image into the rows of the models, which take turns on the device."""
+    with placed(device, *models):
+        for row, ms in zip(rows, timing.latency(models, imgsz), strict=True):
+            row["ms"] = ms
 
 
 def info(model: Model, **kwargs: Any) -> list[dict[str, Any]]:

@@ -274,6 +274,8 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: dict[str, A
         start, end = settings["ramp_start"], settings["ramp_end"]
         if start >= end:
             raise ArgumentError(f"ramp_start={start}: must be below ramp_end={end}. Received: {start}")
+    if spec.name == "prune" and settings["latency"] is not None and settings["flops"] is not None:
+        raise ArgumentError(f"latency={settings['latency']}: must not be combined with flops, by which it is met")
     if spec.name == "finetune" and settings["distill"] and passed.get("distill_model"):
         raise ArgumentError("distill=parent: must not be combined with distill_model=, which names another teacher")
 

@@ -37,7 +37,7 @@ def data_set(parent: ultralytics.YOLO, told: Mapping[str, Any], passed: Mapping[
     if given:
         return given
     needy = [key for key, values in options.NEED_IMAGES.items() if told[key] in values]
-    budgeted = any(told[kind] is not None for kind in ("flops", "params", "ratio"))
+    budgeted = any(told[option.name] is not None for option in options.PRUNE_BUDGETS)
     looking = given is None and (needy or (budgeted and "auto" in (told["score"], told["recover"])))
     found = calibration.own(parent) if looking else given
     if found:

@@ -11,6 +11,7 @@ from yoloprune.errors import ArgumentError
 from yoloprune.values import (
     AMOUNT,
     FLAG,
+    LATENCY,
     MODULES,
     SHARE,
     Kind,
@@ -154,7 +155,13 @@ CUT_OPTIONS = (
         "weights by least squares instead (both need data=); auto is lsq with data= and fold without",
     ),
 )
-PRUNE_OPTIONS = (FLOPS, PARAMS, RATIO, *CUT_OPTIONS)
+PRUNE_BUDGETS = (
+    FLOPS,
+    PARAMS,
+    RATIO,
+    Option("latency", None, LATENCY, "time per image on device=, measured at batch 1; instead of flops", 0.6),
+)
+PRUNE_OPTIONS = (*PRUNE_BUDGETS, *CUT_OPTIONS)
 SWEPT = tuple(
     Option(o.name, None, Kind(f"{o.kind.allowed}; several separated by commas", several(o.kind)), o.meaning, "0.7,0.5")
     for o in (FLOPS, PARAMS, RATIO)
@@ -259,6 +266,7 @@ _COMMANDS = (
             "prune model=runs/detect/train-sparse/weights/best.pt",
             "prune model=best.pt flops=0.5 keep=backbone",
             "prune model=best.pt params=2.0M score=lamp data=my.yaml",
+            "prune model=best.pt latency=0.6 device=0",
         ),
         notes=(
             "Without a budget exactly the dead channels go; all budgets that are given hold.",

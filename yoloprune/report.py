@@ -8,14 +8,11 @@ import html
 import json
 import os
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from yoloprune import host
@@ -39,36 +36,6 @@ def measure(model: nn.Module, imgsz: int, file: str | Path | None = None) -> dic
     if file is not None and Path(file).is_file():
         sizes["MB"] = round(Path(file).stat().st_size / 1e6, 2)
     return sizes
-
-
-def latency(models: Sequence[nn.Module], imgsz: int, *, seconds: float = 4.0) -> list[float]:
-    """Median time of one forward pass at batch 1, the models taking turns so that a drifting machine hits all alike.
-
-    Args:
-        models (Sequence[nn.Module]): Models on the device where they shall be timed; they are fused copies afterwards.
-        imgsz (int): Side of the square image.
-        seconds (float): About how long to measure in all.
-
-    Returns:
-        (list[float]): Milliseconds per image, in the order of the models.
-    """
-    fused = [host.fused_copy(m) for m in models]
-    devices = [next(m.parameters()).device for m in fused]
-    images = [torch.rand(1, host.channels(m), imgsz, imgsz, device=d) for m, d in zip(fused, devices, strict=True)]
-    times: list[list[float]] = [[] for _ in fused]
-    with torch.inference_mode():
-        for m, x in zip(fused, images, strict=True):
-            for _ in range(3):
-                m(x)
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end or len(times[0]) < 5:
-            for i, (m, x) in enumerate(zip(fused, images, strict=True)):
-                start = time.perf_counter()
-                m(x)
-                if devices[i].type == "cuda":
-                    torch.cuda.synchronize(devices[i])
-                times[i].append(1e3 * (time.perf_counter() - start))
-    return [round(median(t), 3) for t in times]
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -150,6 +150,25 @@ def several(kind: Kind) -> Callable[[Any], tuple[Any, ...]]:
     return convert
 
 
+def _latency(value: Any) -> float | str:
+    """Return a fraction, or milliseconds as text with the unit."""
+    text = value.strip().lower() if isinstance(value, str) else ""
+    parsed = to_number(text.removesuffix("ms") if text else value)
+    if parsed <= 0 or (parsed >= 1 and not text.endswith("ms")):
+        raise ValueError(f"{value} is neither a fraction nor a time")
+    return f"{parsed:g}ms" if text.endswith("ms") else parsed
+
+
+def milliseconds(latency: float | str, now: float) -> float:
+    """Return a wanted time in milliseconds.
+
+    Args:
+        latency (float | str): A fraction of the time that it takes now, or milliseconds such as "12ms".
+        now (float): Milliseconds that it takes now.
+    """
+    return float(latency.removesuffix("ms")) if isinstance(latency, str) else latency * now
+
+
 def path_or_model(value: Any) -> Any:
     """Return a path as text; a live model object passes unchanged."""
     if isinstance(value, (str, os.PathLike)) and (text := os.fspath(value)).strip():
@@ -160,6 +179,7 @@ def path_or_model(value: Any) -> Any:
 
 
 AMOUNT = Kind(AMOUNT_ALLOWED, parse_amount)
+LATENCY = Kind("a fraction of the time that an image takes now (0.6), or milliseconds with the unit (12ms)", _latency)
 SHARE = number("a fraction between 0 and 1 (both excluded)", lambda x: 0 < x < 1)
 FLAG = Kind("True or False", _flag, ("true", "false"))
 MODULES = Kind("dotted module names or shell patterns separated by commas, or backbone, neck", _module_names)

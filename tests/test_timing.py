@@ -1,0 +1,191 @@
+"""A wanted time per image: what it may look like, the search for it, and `prune` against a clock that tells sizes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import yoloprune
+from yoloprune import config, host, options, timing
+from yoloprune.errors import ArgumentError, BudgetError
+from yoloprune.values import milliseconds
+
+OPTION = next(o for o in options.PRUNE_BUDGETS if o.name == "latency")
+
+
+# What it may look like ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("given", "value", "of_20_ms"),
+    [("0.6", 0.6, 12), (0.6, 0.6, 12), ("12ms", "12ms", 12), (" 7.50 MS", "7.5ms", 7.5), ("0.8ms", "0.8ms", 0.8)],
+)
+def test_a_share_or_milliseconds(given: Any, value: float | str, of_20_ms: float) -> None:
+    assert OPTION.check(given) == value == OPTION.check(value)
+    assert milliseconds(value, 20) == pytest.approx(of_20_ms)
+
+
+@pytest.mark.parametrize("given", ["12", 12, 1, 0, -0.5, "-3ms", "0ms", "ms", "fast", "nanms", True])
+def test_a_bare_number_could_be_anything(given: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"^latency=.*: must be a fraction .* or milliseconds"):
+        OPTION.check(given)
+
+
+def test_the_time_is_met_through_the_flops() -> None:
+    with pytest.raises(ArgumentError, match="must not be combined with flops"):
+        config.parse(["prune", "model=a.pt", "latency=0.6", "flops=0.5"])
+    assert config.parse(["prune", "model=a.pt", "latency=0.6", "params=0.5"]).settings["latency"] == 0.6
+
+
+# The search -----------------------------------------------------------------------------------------------------------
+class Machine:
+    """Networks that take a time which depends on their share of the FLOPs; remembers what was tried."""
+
+    def __init__(self, ms: Callable[[float], float], reach: float = 0.0) -> None:
+        self.ms, self.reach, self.tried = ms, reach, []
+
+    def __call__(self, share: float) -> timing.Timed | None:
+        self.tried.append(share)
+        choice: Any = SimpleNamespace(share=share)
+        return None if share < self.reach else timing.Timed(choice, self.ms(1.0), self.ms(share))
+
+
+@pytest.mark.parametrize(
+    "ms",
+    [
+        lambda f: 20 * f,
+        lambda f: 12 + 8 * f,  # 60 % of the time is there whatever the size
+        lambda f: 20 * f**0.5,
+        lambda f: 20 * f**2,
+        lambda f: 8 + 2 * np.ceil(6 * f),  # steps
+        lambda f: 15 + 5 * (f > 0.37),  # a cliff
+    ],
+)
+@pytest.mark.parametrize("wanted", [0.8, "16ms"])
+def test_the_largest_share_that_meets_the_time(ms: Callable[[float], float], wanted: float | str) -> None:
+    machine = Machine(ms)
+    found = timing.search(machine, wanted, now=20.0)
+    assert found.ms <= 16
+    largest = max(f for f in np.linspace(0.001, 1, 1000) if ms(f) <= 16)
+    assert found.ms >= 16 * (1 - timing.SLACK) or found.choice.share >= largest - 0.1
+    assert len(machine.tried) <= timing.TRIALS
+
+
+def test_a_line_is_found_at_once() -> None:
+    machine = Machine(lambda f: 12 + 8 * f)
+    timing.search(machine, 0.8, now=20.0)
+    assert len(machine.tried) == 2  # 0.8, and on the line through it and the parent
+
+
+def test_noise_does_not_lead_astray() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        found = timing.search(Machine(lambda f: (5 + 15 * f) * random.normal(1, 0.02)), 0.5, now=20.0)
+        assert 0.2 < found.choice.share < 0.5  # 1/3 without noise
+        assert found.ms <= 0.5 * found.now
+
+
+def test_out_of_reach_says_how_far_it_went() -> None:
+    with pytest.raises(BudgetError, match=r"latency=0.5 is out of reach: the fastest network .* takes 1[2-5]\.\d\d ms"):
+        timing.search(Machine(lambda f: 10 + 10 * f, reach=0.2), 0.5, now=20.0)
+    with pytest.raises(BudgetError, match=r"latency=3ms is out of reach, the parent 20.00"):
+        timing.search(Machine(lambda f: 20 * f, reach=0.99), "3ms", now=20.0)
+
+
+def test_widths_may_stop_before_the_bracket_does() -> None:
+    """The first share to try is below what widths reach; a larger one is fast enough."""
+    found = timing.search(Machine(lambda f: 20 * f**3, reach=0.45), 0.3, now=20.0)
+    assert found.choice.share >= 0.45 and 0.3 * 20 * (1 - timing.SLACK) <= found.ms <= 0.3 * 20
+
+
+# Prune, and a clock that tells sizes ----------------------------------------------------------------------------------
+def size(model: nn.Module) -> float:
+    return 10.0 + 2e-5 * sum(p.numel() for p in model.parameters())
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
+    read: list[list[float]] = []
+
+    def latency(models: Any, imgsz: int, *, seconds: float = 4.0) -> list[float]:
+        assert imgsz == 64
+        read.append([size(m) for m in models])
+        return read[-1]
+
+    monkeypatch.setattr(timing, "latency", latency)
+    return read
+
+
+@pytest.mark.parametrize("wanted", [0.7, "19ms"])
+def test_prune_meets_a_time(tiny: Path, tmp_path: Path, clock: list[list[float]], wanted: float | str) -> None:
+    told = {"round_to": 1, "min_width": 2, "native": False}
+    child = yoloprune.prune(tiny, latency=wanted, project=str(tmp_path), **told).model
+    parent = yoloprune.load(tiny).model
+    target = milliseconds(wanted, size(parent))
+    assert target * (1 - timing.SLACK) <= size(child) <= target
+    rows = json.loads((tmp_path / "prune" / "report.json").read_text())["table"]
+    assert [r["ms"] for r in rows] == [size(parent), size(child)] == clock[-1]
+    assert all(now == size(parent) for now, *_ in clock)
+
+
+def test_a_model_that_is_fast_enough_is_left_alone(tiny: Path, tmp_path: Path, clock: list[list[float]]) -> None:
+    with pytest.raises(BudgetError, match="latency=500ms: the model already takes no longer"):
+        yoloprune.prune(tiny, latency="500ms", project=str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_luck_is_not_enough(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that meets the time once is timed again, for longer."""
+    said: list[str] = []
+
+    def latency(models: Any, imgsz: int, *, seconds: float = 4.0) -> list[float]:
+        flattered = 0.5 if seconds < 4 and len(models) == 2 else 1.0
+        return [size(models[0]), *(flattered * size(m) for m in models[1:])]
+
+    monkeypatch.setattr(timing, "latency", latency)
+    monkeypatch.setattr(host, "log", lambda _, text: said.append(text))
+    told = {"round_to": 1, "min_width": 2, "native": False}
+    child = yoloprune.prune(tiny, latency=0.7, project=str(tmp_path), **told).model
+    assert size(child) <= 0.7 * size(yoloprune.load(tiny).model)
+
+
+@pytest.mark.parametrize(("swing", "warns"), [(1.4, False), (1.6, True)])
+def test_a_busy_machine_is_noticed(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swing: float, warns: bool
+) -> None:
+    said: list[str] = []
+    calls: list[int] = []
+
+    def latency(models: Any, imgsz: int, *, seconds: float = 4.0) -> list[float]:
+        calls.append(len(models))
+        return [size(m) * (swing if len(calls) == 3 else 1.0) for m in models]
+
+    monkeypatch.setattr(timing, "latency", latency)
+    monkeypatch.setattr(host, "warn", said.append)
+    yoloprune.prune(tiny, latency=0.7, project=str(tmp_path), round_to=1, min_width=2, native=False)
+    assert bool([text for text in said if "something else is running" in text]) == warns
+
+
+def test_time_is_that_of_the_fused_models_taking_turns(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    models = [yoloprune.load(tiny).model for _ in range(2)]
+    ran: list[int] = []
+    fused = host.fused_copy
+
+    def watched(model: nn.Module) -> nn.Module:
+        copied = fused(model)
+        index = models.index(model)
+        copied.register_forward_pre_hook(lambda *_: ran.append(index))
+        return copied
+
+    monkeypatch.setattr(host, "fused_copy", watched)
+    found = timing.latency(models, 64, seconds=0.0)
+    assert len(found) == 2 and all(ms > 0 for ms in found)
+    assert ran == [0, 0, 0, 1, 1, 1, *[0, 1] * 5]
+    assert all(isinstance(m.model[0].bn, nn.BatchNorm2d) for m in models)
+    assert torch.is_grad_enabled()

@@ -1,0 +1,101 @@
+"""Which channels `prune` takes out: the least useful ones under a budget, or exactly the dead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import ultralytics
+from torch import Tensor
+
+from yoloprune import budget, channels, cutting, host, scoring, timing
+from yoloprune.cost import Cost
+from yoloprune.errors import BudgetError
+from yoloprune.fading import STATE_KEY
+from yoloprune.limits import Budget, Limits
+
+
+def choose(
+    parent: ultralytics.YOLO, told: Mapping[str, Any], passed: Mapping[str, Any], images: list[Tensor] | None
+) -> channels.Choice:
+    """Decide which channels stay: under the budgets, or without one all but the dead.
+
+    Args:
+        parent (YOLO): The model before the cut.
+        told (Mapping[str, Any]): Settings of `prune`.
+        passed (Mapping[str, Any]): Its Ultralytics arguments, `imgsz` among them.
+        images (list[Tensor] | None): From `cutting.images`.
+
+    Returns:
+        (Choice): For `cutting.cut`.
+
+    Raises:
+        BudgetError: If the budget is out of reach or met already, or nothing is dead and no budget is given.
+    """
+    wanted = Budget(flops=told["flops"], params=told["params"], ratio=told["ratio"])
+    if wanted.empty and told["latency"] is None:
+        return _all_but_the_dead(parent, told, passed)
+    found = channels.Channels(parent.model, cutting.limits(told), passed["imgsz"])
+    ranking = cutting.rank(parent, found.graph, told, passed, images)
+
+    def under(budgets: Budget) -> channels.Choice:
+        return found.choose(lambda graph: ranking.select(graph, budgets))
+
+    if told["latency"] is not None:
+        return timing.meet(
+            parent.model,
+            told["latency"],
+            lambda share: under(replace(wanted, flops=share)),
+            passed["imgsz"],
+            cutting.place(passed),
+        )
+    choice = under(wanted)
+    if choice.alive.all():
+        cost = Cost(found.graph)
+        has = ", ".join(f"{cost.parent(kind):,.0f} {kind}" for kind in ("flops", "params"))
+        raise BudgetError(f"The model already meets the budget, so there is nothing to cut: it has {has}.")
+    return choice
+
+
+def _all_but_the_dead(parent: ultralytics.YOLO, told: Mapping[str, Any], passed: Mapping[str, Any]) -> channels.Choice:
+    """Take out what sparse training silenced, under the limits that it silenced them under."""
+    limits, state = cutting.limits(told), parent.model.yaml.get(STATE_KEY)
+    if state is not None:
+        lived = Limits(**state["config"]["limits"])
+        lived = replace(lived, keep=(*lived.keep, *limits.keep))
+        lived = lived if limits.native is None else replace(lived, native=limits.native)
+        if replace(limits, keep=(), native=None) not in (Limits(), replace(lived, keep=(), native=None)):
+            host.warn("prune: without a budget round_to, min_width and max_ratio are those of the sparse training")
+        limits = lived
+    found = channels.Channels(parent.model, limits, passed["imgsz"])
+    dead = scoring.dead(parent.model, found.graph)
+    choice = found.choose(lambda graph: budget.dead_only(graph, dead))
+    if choice.alive.all():
+        raise BudgetError(
+            f"{dead.sum()} channels are dead, but coupled channels, keep= or native= hold them all, so there is "
+            "nothing to cut. Give native=False, or a budget, e.g. flops=0.5."
+            if dead.any()
+            else "No channel is dead, so there is nothing to cut. Run 'yoloprune train-sparse' first, or give a "
+            "budget, e.g. flops=0.5."
+        )
+    if state is None:  # silenced by another tool
+        reached = channels.Choice(found.graph, budget.dead_only(found.graph, dead)).kept()
+    else:
+        reached = state["reached"]
+        if not state["met"]:
+            target = Budget(**state["config"]["budget"])
+            host.warn(f"prune: sparse training was stopped before it met {target}; the cut goes as far as it got")
+    _compare(reached, choice.kept())
+    return choice
+
+
+def _compare(reached: Mapping[str, float], kept: Mapping[str, float]) -> None:
+    """Warn where a cut leaves more than the dead channels allow."""
+    for kind in ("flops", "params"):
+        if kept[kind] > reached.get(kind, 1.0) + 0.01:
+            host.warn(
+                f"prune: {reached[kind]:.1%} of {kind} are alive, but {kept[kind]:.1%} stay: dead channels remain in "
+                "layers that keep= or native= hold; native=False may take them"
+            )
+            return
