@@ -1,34 +1,15 @@
-"""The choice of channels: order, ties, limits and budgets, on graphs written by hand and on random ones. No torch."""
+"""The choice of channels: order, ties, limits and budgets, on graphs written by hand. No torch."""
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
-from conftest import hand_graph
+from hand_layers import FREE, layers, widths
 
 from yoloprune.budget import dead_only, select
 from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError
-from yoloprune.groups import ChannelGraph, Term
 from yoloprune.limits import Budget, Limits
-
-FREE = Limits(round_to=1, min_width=1, max_ratio=1.0)
-
-
-def layers(*sizes: int, price: tuple[float, ...] | None = None, **options: object) -> ChannelGraph:
-    """Layers of the given widths, one axis and one group each; a channel of layer i costs `price[i]` FLOPs."""
-    ends = np.cumsum([0, *sizes])
-    axes = {f"l{i}.outputs": list(range(a, b)) for i, (a, b) in enumerate(pairwise(ends))}
-    flops = [Term(p, (i,)) for i, p in enumerate(price or (1.0,) * len(sizes))]
-    params = [Term(1.0, (i,)) for i in range(len(sizes))]
-    return hand_graph(axes, np.repeat(range(len(sizes)), sizes), params=params, flops=flops, **options)  # type: ignore
-
-
-def widths(graph: ChannelGraph, alive: np.ndarray) -> list[int]:
-    """Surviving classes per group."""
-    return np.bincount(graph.group_of[alive], minlength=len(graph.groups)).tolist()
 
 
 # Order ----------------------------------------------------------------------------------------------------------------
@@ -258,111 +239,3 @@ def test_dead_only_never_takes_the_last_of_a_group() -> None:
 def test_dead_only_leaves_frozen_groups() -> None:
     graph = layers(4, 4, frozen={0: "keep"})
     assert widths(graph, dead_only(graph, np.ones(8, dtype=bool))) == [4, 1]
-
-
-# Properties -----------------------------------------------------------------------------------------------------------
-def random_graph(rng: np.random.Generator) -> ChannelGraph:
-    """Groups of random sizes, some frozen, some tied, some read twice by an axis; costs with products of two axes."""
-    sizes = rng.integers(1, 7, size=int(rng.integers(2, 8))) * int(rng.choice([1, 2, 4]))
-    group_of = np.repeat(range(len(sizes)), sizes)
-    members = [np.flatnonzero(group_of == g) for g in range(len(sizes))]
-    frozen = {g: "by lot" for g in range(1, len(sizes)) if rng.random() < 0.2}
-    free = [g for g in rng.permutation(len(sizes)).tolist() if g not in frozen]
-    ties: list[list[int]] = []
-    for g in free:
-        if ties and rng.random() < 0.4:
-            ties[-1].append(g)
-        else:
-            ties.append([g])
-    axes = {f"l{g}.outputs": m for g, m in enumerate(members)}
-    for i in range(len(sizes)):
-        picked = rng.integers(0, len(sizes), size=int(rng.integers(1, 4)))
-        axes[f"l{i}.inputs"] = np.concatenate([members[g] for g in picked])
-    n = len(axes)
-    terms = [
-        [Term(float(rng.integers(1, 50)), tuple(rng.integers(0, n, size=k).tolist())) for k in (0, 1, 1, 2, 2, 2)]
-        for _ in range(2)
-    ]
-    return hand_graph(axes, group_of, ties, frozen, *terms)
-
-
-@pytest.mark.parametrize("seed", range(60))
-def test_every_choice_keeps_every_promise(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    graph = random_graph(rng)
-    cost = Cost(graph)
-    scores = rng.random(graph.n_classes)
-    limits = Limits(
-        round_to=int(rng.choice([1, 2, 4])),
-        min_width=int(rng.choice([1, 2])),
-        max_ratio=float(rng.choice([0.5, 0.8, 1.0])),
-        uniform=bool(rng.random() < 0.2),
-    )
-    budget = Budget(
-        **{k: float(rng.uniform(0.3, 0.99)) for k in rng.choice(["flops", "params"], size=2)},
-        ratio=float(rng.uniform(0.02, 0.4)) if rng.random() < 0.5 else None,
-    )
-    caps = {k: v * cost.parent(k) for k in ("flops", "params") if (v := getattr(budget, k)) is not None}
-    if budget.ratio is not None:
-        caps["channels"] = (1 - budget.ratio) * cost.parent("channels")
-
-    def fits(w: np.ndarray) -> bool:
-        return all(cost.of(k, w) <= cap * (1 + 1e-9) for k, cap in caps.items())
-
-    def allowed(tie_sizes: tuple[int, ...], units: int) -> list[tuple[int, ...]]:
-        steps = [tuple(s * u // units for s in tie_sizes) for u in range(1, units)]
-        return [
-            w
-            for w in steps
-            if all(x % limits.round_to == 0 and x >= limits.min_width for x in w)
-            and all(s - x <= limits.max_ratio * s + 1e-9 for x, s in zip(w, tie_sizes, strict=True))
-        ]
-
-    choices = [[*allowed(t.sizes, int(np.gcd.reduce(t.sizes))), t.sizes] for t in graph.ties]
-    narrowest = cost.full.copy()
-    for tie, choice in zip(graph.ties, choices, strict=True):
-        narrowest[list(tie.groups)] = choice[0]
-    try:
-        alive = select(graph, scores, budget, limits, cost)
-    except BudgetError:
-        assert not fits(narrowest)
-        return
-    got = np.bincount(graph.group_of[alive], minlength=len(graph.groups)).astype(float)
-    assert fits(got)
-    assert alive[~graph.prunable].all()
-    graph.plan(alive)  # ties hold, nothing is empty
-    for tie, choice in zip(graph.ties, choices, strict=True):
-        own = tuple(int(got[g]) for g in tie.groups)
-        assert own in choice
-        if own != tie.sizes:  # tight: no step of any tie can be taken back
-            wider = got.copy()
-            wider[list(tie.groups)] = choice[choice.index(own) + 1]
-            assert not fits(wider)
-    for g in range(len(graph.groups)):  # inside a group the least important go
-        inside = graph.classes(g)
-        kept, gone = scores[inside[alive[inside]]], scores[inside[~alive[inside]]]
-        assert not len(gone) or gone.max() <= kept.min()
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_smaller_budget_never_costs_more(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    graph = random_graph(rng)
-    cost, scores = Cost(graph), rng.random(graph.n_classes)
-    spent = []
-    for share in (0.95, 0.8, 0.65, 0.5):
-        try:
-            spent.append(cost.of("flops", np.array(widths(graph, select(graph, scores, Budget(flops=share), FREE)))))
-        except BudgetError:
-            break
-    assert spent == sorted(spent, reverse=True)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_dead_only_cuts_dead_channels_only_and_the_plan_holds(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    graph = random_graph(rng)
-    dead = rng.random(graph.n_classes) < 0.5
-    alive = dead_only(graph, dead & graph.prunable)
-    assert dead[~alive].all()
-    graph.plan(alive)

@@ -1,0 +1,147 @@
+"""Values of settings: numbers, amounts, names and lists as they are typed, and which ones are refused."""
+
+from __future__ import annotations
+
+import pytest
+from command_lines import SPARSE, error, ok
+
+from yoloprune.config import parse, parse_amount, request, smart_value
+from yoloprune.errors import ArgumentError
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("True", True),
+        ("false", False),
+        ("None", None),
+        ("3", 3),
+        ("-1", -1),
+        ("1e-3", 1e-3),
+        ("[0, 1]", [0, 1]),
+        ("0,1", (0, 1)),
+        ("yolov8n.pt", "yolov8n.pt"),
+        ("cuda:0", "cuda:0"),
+    ],
+)
+def test_smart_value(text: str, value: object) -> None:
+    result = smart_value(text)
+    assert result == value and type(result) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        (0.5, 0.5),
+        ("0.5", 0.5),
+        (".25", 0.25),
+        ("4.2G", 4.2e9),
+        ("2.0M", 2e6),
+        ("500K", 5e5),
+        ("1.5g", 1.5e9),
+        (3e6, 3e6),
+    ],
+)
+def test_parse_amount(text: str | float, amount: float) -> None:
+    assert parse_amount(text) == pytest.approx(amount, rel=1e-12)
+    assert parse_amount(parse_amount(text)) == parse_amount(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [0, 1, 1.0, 1.5, 50, -0.5, "1.5", "abc", "", "G", "0.5G0", "-2M", "nan", "inf", "infG", "0.1K", True, None, [0.5]],
+)
+def test_parse_amount_refuses(text: object) -> None:
+    with pytest.raises(ArgumentError, match="must be a fraction between 0 and 1, or an absolute value with a unit"):
+        parse_amount(text)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("key", "good", "bad"),
+    [
+        ("ratio", ["0.3", 0.3], ["0", "1", "1.0", "x", True]),
+        ("max_ratio", ["1", "1.0", "0.01"], ["0", "1.01", "-1", "[1]"]),
+        ("round_to", ["1", "16", "8.0"], ["0", "-8", "8.5", "a", "True", "None"]),
+        ("min_width", ["1", 32], ["0", 0.5]),
+        ("score", ["bn", "L1", "random"], ["gamma", "none", "5"]),
+        ("reduce", ["max", "SUM", "l2"], ["min"]),
+        ("normalize", ["none", None, "max"], ["l2"]),
+        ("recover", ["none", "auto", "fold"], ["lsk", "True"]),
+        ("uniform", ["True", "false", True], ["1", "yes", 0]),
+        ("keep", ["backbone", "model.2.*,neck", [], None], ["a b", "model.1,,model.2", 3]),
+    ],
+)
+def test_values_of_prune(key: str, good: list, bad: list) -> None:
+    for value in good:
+        first = request("prune", {"model": "a.pt", key: value}).settings
+        assert request("prune", {"model": "a.pt", **first}).settings == first
+    for value in bad:
+        with pytest.raises(ArgumentError, match=rf"^{key}=.*: must be .* Received: "):
+            request("prune", {"model": "a.pt", key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "bad"),
+    [("sparsity", 1), ("penalty_weight", 0), ("ramp_start", 1), ("ramp_end", 0), ("fade", 1), ("score", "bn")],
+)
+def test_values_of_train_sparse(key: str, bad: object) -> None:
+    with pytest.raises(ArgumentError, match=rf"^{key}="):
+        request("train-sparse", {"model": "a", "data": "b", key: bad})
+
+
+@pytest.mark.parametrize(
+    ("value", "points"),
+    [
+        ("0.9,0.5", (0.9, 0.5)),
+        ("[0.9, 0.5]", (0.9, 0.5)),
+        ("0.7", (0.7,)),
+        (0.7, (0.7,)),
+        ([0.9, "4.2G"], (0.9, 4.2e9)),
+        ("4.2G,2g", (4.2e9, 2e9)),
+    ],
+)
+def test_points_of_a_sweep(value: object, points: tuple[float, ...]) -> None:
+    given = {"model": "a.pt", "data": "b.yaml"}
+    settings = request("sweep", {**given, "flops": value}).settings
+    assert settings["flops"] == points
+    assert request("sweep", {**given, **settings}).settings == settings
+
+
+@pytest.mark.parametrize("value", ["0.9,", "0.9,1.5", "0.5,0.5", "abc", [], "[]", True])
+def test_points_that_a_sweep_refuses(value: object) -> None:
+    with pytest.raises(ArgumentError, match=r"^flops=.*several separated by commas. Received: "):
+        request("sweep", {"model": "a.pt", "data": "b.yaml", "flops": value})
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("model.2.10", ("model.2.10",)),  # no float
+        ("22", ("22",)),
+        ("model.0,model.4.*", ("model.0", "model.4.*")),
+        ("[model.0,'neck']", ("model.0", "neck")),
+        ("model.[0-3]", ("model.[0-3]",)),
+        ("None", ()),
+    ],
+)
+def test_keep_stays_text(text: str, names: tuple[str, ...]) -> None:
+    assert parse(["prune", "model=a.pt", f"keep={text}"]).settings["keep"] == names
+
+
+def test_types_of_ultralytics_values() -> None:
+    good = "epochs=1e2 batch=0.7 imgsz=[320,320] lr0=1 amp=bf16 cache=ram scale=(0.5,2) freeze=[0,1] half exist_ok"
+    passed = ok(f"{SPARSE} {good} name=7").passed
+    assert passed["imgsz"] == [320, 320] and passed["half"] is True and passed["exist_ok"] is True
+    assert passed["name"] == "7"  # no number
+    assert parse([*SPARSE.split(), "name=None"]).passed["name"] is None
+    for bad in (
+        "epochs=a",
+        "epochs=1.5",
+        "epochs=None",
+        "epochs=True",
+        "lr0=high",
+        "cos_lr=2",
+        "imgsz=big",
+        "nbs=True",
+    ):
+        assert error(f"{SPARSE} {bad}").startswith(f"{bad}: must be ")

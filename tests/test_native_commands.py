@@ -1,0 +1,163 @@
+"""Native plans through the commands, and that stock Ultralytics needs nothing else to train what they leave."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import ultralytics
+import yaml
+from checkpoints import build
+from conftest import cut_copy, noise, random_alive, settle
+from native_models import BACKBONE, HEAD, restricted
+from ultralytics.models.yolo.world import WorldTrainer
+from ultralytics.models.yolo.yoloe import YOLOETrainer
+
+import yoloprune
+from yoloprune import builder, handoff, host
+from yoloprune.errors import ModelError
+from yoloprune.fading import Fading, SparseConfig
+from yoloprune.limits import Budget, Limits
+
+FAST = {"imgsz": 64, "batch": 4, "epochs": 1, "plots": False, "verbose": False, "workers": 0, "exist_ok": True}
+
+WITHOUT_YOLOPRUNE = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "yoloprune":
+            raise ImportError("yoloprune is not here")
+sys.meta_path.insert(0, Block())
+import torch
+from ultralytics import YOLO
+pruned, described, data, project = sys.argv[1:]
+shapes = lambda m: {k: tuple(v.shape) for k, v in m.state_dict().items() if not k.startswith("model.5.")}
+before = shapes(YOLO(pruned).model)
+fresh = YOLO(described).load(pruned).model.state_dict()
+loaded = YOLO(pruned).model.float().state_dict()
+same = fresh.keys() == loaded.keys() and all(torch.equal(v, loaded[k]) for k, v in fresh.items())
+print("TRANSFERS", same)
+yolo = YOLO(pruned)
+yolo.train(data=data, epochs=2, imgsz=64, batch=4, plots=False, workers=0, project=project, name="stock", exist_ok=True)
+print("KEPT", shapes(yolo.model) == before, yolo.model.nc)
+print("PROVENANCE", yolo.model.yaml["yoloprune"]["provenance"]["arguments"]["native"])
+"""
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("native")
+    yolo = build(folder / "small.yaml", {"nc": 80, "backbone": BACKBONE, "head": [HEAD]})
+    settle(yolo.model, noise(2, 3, 64, 64))
+    yolo.save(str(folder / "parent.pt"))
+    return folder / "parent.pt"
+
+
+def test_stock_ultralytics_trains_it_where_yoloprune_is_not_installed(parent: Path, data: Path, tmp_path: Path) -> None:
+    """With another number of classes as well: the data has three, the parent 80."""
+    yoloprune.prune(parent, ratio=0.3, native=True, imgsz=64, project=str(tmp_path), name="pruned")
+    weights = tmp_path / "pruned" / "weights"
+    script = tmp_path / "stock.py"
+    script.write_text(WITHOUT_YOLOPRUNE)
+    arguments = [str(weights / "pruned.pt"), str(weights / "pruned.yaml"), str(data), str(tmp_path)]
+    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "TRANSFERS True" in done.stdout
+    assert "KEPT True 3" in done.stdout
+    assert "PROVENANCE True" in done.stdout
+
+
+@pytest.mark.parametrize("kind", [WorldTrainer, YOLOETrainer])
+def test_trainers_that_build_from_a_file_name_find_none(kind: Any, parent: Path, tmp_path: Path) -> None:
+    """YOLO-World's and YOLOE's trainers take any model, and would build the parent from the name of its YAML."""
+    yoloprune.prune(parent, ratio=0.3, native=True, imgsz=64, project=str(tmp_path), name="pruned")
+    pruned = ultralytics.YOLO(tmp_path / "pruned" / "weights" / "pruned.pt").model
+    stub = object.__new__(kind)
+    stub.data = {"nc": 3, "channels": 3, "names": {0: "a", 1: "b", 2: "c"}}
+    stub.args = SimpleNamespace(task="detect", cls_remap=True)
+    assert Path(ultralytics.YOLO(parent).model.yaml["yaml_file"]).is_file()  # the parent's can be built
+    with pytest.raises(FileNotFoundError, match="pruned by yoloprune"):
+        stub.get_model(cfg=pruned.yaml, weights=pruned, verbose=False)
+
+
+def test_pruned_yaml_is_plain(parent: Path, tmp_path: Path) -> None:
+    yoloprune.prune(parent, ratio=0.3, native=True, imgsz=64, project=str(tmp_path), name="pruned")
+    described = yaml.safe_load((tmp_path / "pruned" / "weights" / "pruned.yaml").read_text())
+    assert set(described) <= {"nc", "ch", "channels", "backbone", "head"}
+    built = ultralytics.YOLO(str(tmp_path / "pruned" / "weights" / "pruned.yaml")).model
+    pruned = ultralytics.YOLO(str(tmp_path / "pruned" / "weights" / "pruned.pt")).model
+    assert {k: v.shape for k, v in built.state_dict().items()} == {k: v.shape for k, v in pruned.state_dict().items()}
+
+
+def test_sparse_training_dies_along_native_widths(parent: Path, data: Path, tmp_path: Path) -> None:
+    """`prune` without a budget follows the run: what died is said in YAML, and nothing else goes."""
+    run = {**FAST, "epochs": 3, "data": str(data), "project": str(tmp_path), "optimizer": "SGD"}
+    sparse = yoloprune.train_sparse(parent, **run, flops=0.7, native=True, name="sparse")
+    pruned = yoloprune.prune(sparse, imgsz=64, project=str(tmp_path), name="pruned")
+    assert (tmp_path / "pruned" / "weights" / "pruned.yaml").is_file()
+    assert host.gflops(pruned.model, 64) / host.gflops(sparse.model, 64) == pytest.approx(0.7, abs=0.05)
+    fresh = builder.rebuild(pruned.model, pruned.model.yaml)
+    assert all(torch.equal(v, pruned.model.state_dict()[k]) for k, v in fresh.state_dict().items())
+
+
+def test_what_native_widths_cannot_reach_is_free_unless_asked_for(parent: Path, tmp_path: Path) -> None:
+    """A YAML says convolutions in steps of 8, at least 8 wide: 0.83 of the channels can go, but not 0.9."""
+    far = {"ratio": 0.9, "round_to": 1, "min_width": 1, "max_ratio": 0.99, "imgsz": 64, "project": str(tmp_path)}
+    with pytest.raises(yoloprune.PruneError, match="out of reach"):
+        yoloprune.prune(parent, native=True, name="native", **far)
+    assert handoff.pruned_widths(yoloprune.prune(parent, name="free", **far))
+    near = yoloprune.prune(parent, name="near", **{**far, "ratio": 0.5})
+    assert handoff.pruned_widths(near) == {}  # stock Ultralytics builds it
+
+
+def test_sparse_training_remembers_that_widths_were_free(parent: Path, tmp_path: Path) -> None:
+    """Else the cut after it, which has no budget to miss, would hold the dead to native widths and keep them."""
+    limits = Limits(round_to=1, min_width=1, max_ratio=0.99)
+    for ratio, native_widths in ((0.5, None), (0.9, False)):
+        run = SimpleNamespace(model=handoff.load(parent).model, args=SimpleNamespace(imgsz=64), resume=False)
+        fading = Fading(SparseConfig(Budget(ratio=ratio), limits), run)
+        assert fading.config.limits.native is native_widths
+
+
+def test_a_free_plan_leaves_no_native_yaml_of_another_behind(parent: Path, tmp_path: Path) -> None:
+    told = {"ratio": 0.3, "imgsz": 64, "project": str(tmp_path), "name": "run", "exist_ok": True}
+    yoloprune.prune(parent, **told)
+    assert (tmp_path / "run" / "weights" / "pruned.yaml").is_file()
+    yoloprune.prune(parent, native=False, **told)
+    assert not (tmp_path / "run" / "weights" / "pruned.yaml").exists()
+
+
+def test_names_with_a_scale_are_not_given_to_the_yaml(parent: Path, tmp_path: Path) -> None:
+    yolo = handoff.load(parent)
+    graph, stock = restricted(yolo.model)
+    alive = random_alive(graph, 0)
+    plan = graph.plan(alive)
+    child = handoff.with_model(yolo, cut_copy(yolo.model, plan))
+    facts = handoff.make_provenance(None, {})
+    handoff.save(child, tmp_path / "yolo11m-pruned.pt", plan=plan, provenance=facts, native=stock.describe(alive))
+    assert (tmp_path / "pruned.yaml").is_file()
+    assert not (tmp_path / "yolo11m-pruned.yaml").exists()
+    (tmp_path / "mine.yaml").write_text("nc: 3")
+    with pytest.raises(yoloprune.PruneError, match="is not overwritten"):
+        handoff.save(child, tmp_path / "mine.pt", plan=plan, provenance=facts, native=stock.describe(alive))
+    assert (tmp_path / "mine.yaml").read_text() == "nc: 3"
+
+
+def test_native_twice(parent: Path, tmp_path: Path) -> None:
+    once = yoloprune.prune(parent, ratio=0.2, native=True, imgsz=64, project=str(tmp_path), name="once")
+    twice = yoloprune.prune(once, ratio=0.2, native=True, imgsz=64, project=str(tmp_path), name="twice")
+    told = handoff.provenance(twice)
+    assert told is not None
+    assert [t["arguments"]["ratio"] for t in (*told["earlier"], told)] == [0.2, 0.2]
+    assert host.gflops(twice.model, 64) < host.gflops(once.model, 64) < host.gflops(ultralytics.YOLO(parent).model, 64)
+
+
+def test_after_a_free_pruning_it_is_too_late(parent: Path, tmp_path: Path) -> None:
+    free = yoloprune.prune(parent, ratio=0.2, native=False, imgsz=64, project=str(tmp_path), name="free")
+    with pytest.raises(ModelError, match="pruned to free widths before"):
+        yoloprune.prune(free, ratio=0.2, native=True, imgsz=64, project=str(tmp_path), name="native")

@@ -1,0 +1,96 @@
+"""Recipes: the shipped ones, what goes before them, what they may hold, and errors that name the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from command_lines import LEAST, ROOT, SPARSE, error, recipe
+
+from yoloprune import config
+from yoloprune.config import load_recipe, parse
+from yoloprune.limits import Budget
+from yoloprune.options import COMMANDS
+
+
+@pytest.mark.parametrize("name", [n for n, c in COMMANDS.items() if c.options])
+def test_default_recipe_changes_nothing_and_names_everything(name: str) -> None:
+    path = ROOT / "configs" / "default.yaml"
+    assert parse([name, *LEAST[name], f"cfg={path}"]) == parse([name, *LEAST[name]])
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    stated = set(content) | set(content.get(name, {}))
+    assert {o.name for o in COMMANDS[name].options} <= stated
+
+
+@pytest.mark.parametrize("family", ["yolov8", "yolo11", "yolo26"])
+def test_family_recipes(family: str) -> None:
+    cfg = f"cfg={ROOT / 'configs' / family}.yaml"
+    sparse = parse([*SPARSE.split(), cfg])
+    assert sparse.settings["flops"] == 0.5 and sparse.passed["epochs"] == 50 and sparse.passed["nbs"] == 16
+    # a budget in a prune section would cut more than the dead channels, recover=fold would leave data= without effect
+    for data in ([], ["data=b.yaml"]):
+        assert parse(["prune", "model=a", cfg, *data]).settings == parse(["prune", "model=a", *data]).settings
+    assert Budget(**{k: parse(["prune", "model=a", cfg]).settings[k] for k in ("flops", "params", "ratio")}).empty
+    assert parse(["finetune", "model=a", "data=b", cfg]).passed["lr0"] < sparse.passed["lr0"]
+
+
+def test_recipe_precedence(tmp_path: Path) -> None:
+    cfg = recipe(tmp_path, {"round_to": 4, "imgsz": 320, "seed": 1, "train-sparse": {"imgsz": 256, "round_to": 2}})
+    sparse = parse([*SPARSE.split(), cfg])
+    assert (sparse.settings["round_to"], sparse.passed["imgsz"], sparse.passed["seed"]) == (2, 256, 1)
+    sparse = parse([*SPARSE.split(), "imgsz=128", cfg, "round_to=16"])
+    assert (sparse.settings["round_to"], sparse.passed["imgsz"]) == (16, 128)
+    prune = parse(["prune", "model=a.pt", cfg])
+    assert (prune.settings["round_to"], prune.passed) == (4, {"imgsz": 320, "seed": 1, "model": "a.pt"})
+    assert parse(["info", "model=a.pt", cfg]).passed == {"imgsz": 320, "model": "a.pt"}  # knows neither of the others
+
+
+def test_recipe_carries_required_keys_and_other_spelling(tmp_path: Path) -> None:
+    cfg = recipe(tmp_path, {"model": "a.pt", "data": "b.yaml", "lr0": "1e-3", "train_sparse": {"sparsity": 0.3}})
+    result = parse(["train-sparse", cfg])
+    assert result.passed == {"model": "a.pt", "data": "b.yaml", "lr0": 1e-3}  # YAML reads 1e-3 as text
+    assert result.settings["sparsity"] == 0.3 and result.settings["flops"] is None
+
+
+def test_a_nearer_budget_replaces_the_one_of_the_recipe(tmp_path: Path) -> None:
+    cfg = recipe(tmp_path, {"train-sparse": {"flops": 0.4}})
+    assert parse([*SPARSE.split(), cfg]).settings["flops"] == 0.4
+    settings = parse([*SPARSE.split(), cfg, "sparsity=0.3"]).settings
+    assert (settings["flops"], settings["sparsity"]) == (None, 0.3)
+
+
+def test_a_plain_ultralytics_configuration_is_a_recipe(tmp_path: Path) -> None:
+    cfg = recipe(tmp_path, {**config.host_defaults(), "epochs": 7, "val": False})
+    result = parse([*SPARSE.split(), cfg])
+    assert result.passed["epochs"] == 7 and result.passed["val"] is False
+    assert result.passed["model"] == "a.pt" and "freeze" not in result.passed  # empty entries say nothing
+    assert "cfg" not in result.passed
+    assert error(f"finetune model=a {cfg}").startswith("finetune needs 'data'")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"sparsty": 0.5}, "'sparsty' is not a valid argument. Similar arguments are i.e. ['sparsity=0.5'"),
+        ({"prune": {"epochs": 5}}, "'epochs' is not a valid argument of prune"),
+        ({"finetune": {"distil": "parent"}}, "'distil' is not a valid argument of finetune"),
+        ({"prunes": {"flops": 0.5}}, "Did you mean 'prune'?"),
+        ({"train-sparse": {"flops": 1.5}}, "flops=1.5: must be a fraction"),
+        ({"epochs": "many"}, "epochs=many: must be an integer"),
+        ({"cfg": "other.yaml"}, "another recipe"),
+    ],
+)
+def test_errors_in_a_recipe_name_the_file(tmp_path: Path, content: dict, words: str) -> None:
+    message = error(f"{SPARSE} {recipe(tmp_path, content)}")
+    assert message.startswith(f"{tmp_path / 'recipe.yaml'}: ") and words in message
+
+
+def test_unreadable_recipes(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("a: [1,\nb: }", encoding="utf-8")
+    assert "not a readable YAML file" in error(f"{SPARSE} cfg={tmp_path / 'recipe.yaml'}")
+    assert error(f"{SPARSE} cfg={tmp_path / 'recip.yaml'}").endswith(f"Did you mean '{tmp_path / 'recipe.yaml'}'?")
+    (tmp_path / "list.yaml").write_text("- 1", encoding="utf-8")
+    assert "must hold key: value pairs" in error(f"{SPARSE} cfg={tmp_path / 'list.yaml'}")
+    (tmp_path / "empty.yaml").write_text("", encoding="utf-8")
+    assert load_recipe(tmp_path / "empty.yaml", "prune") == ({}, {})

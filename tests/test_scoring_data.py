@@ -1,0 +1,175 @@
+"""Criteria that look at data: gradients and activations worked out by hand, and the labels of every task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import ultralytics
+import yaml
+from conftest import classes, conv, filled
+from PIL import Image
+from torch import Tensor, nn
+
+from yoloprune import host
+from yoloprune.calibration import labelled
+from yoloprune.errors import ArgumentError, DataError
+from yoloprune.scoring import score
+from yoloprune.tracing import trace
+
+
+class Graded(nn.Module):
+    """A layer with two outputs, perhaps a batch-norm, and a reader with weights 3 and 5; the loss is the sum."""
+
+    def __init__(self, layer: nn.Module, *norm: nn.Module) -> None:
+        super().__init__()
+        self.a, self.norm, self.c = layer, nn.Sequential(*norm), filled(conv(2, 1), [3, 5], [0])
+
+    def forward(self, x: Tensor | dict[str, Tensor]) -> Any:
+        if isinstance(x, dict):
+            return self(x["img"]).sum(), {"part": 0.0}
+        x = self.a(x.movedim(1, -1)).movedim(-1, 1) if isinstance(self.a, nn.Linear) else self.a(x)
+        return self.c(self.norm(x))
+
+
+SQUARE = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])  # sum 10, four positions
+BATCHES = [{"img": SQUARE}, {"img": -SQUARE}]
+
+
+def measured(
+    model: nn.Module, criterion: str, batches: Iterable[Any], axis: str = "a.outputs", **how: Any
+) -> list[float]:
+    graph = trace(model.eval(), SQUARE)
+    return score(model, graph, criterion, batches=batches, **how)[classes(graph, axis)].tolist()
+
+
+@pytest.mark.parametrize(
+    "layer", [conv(1, 2), nn.ConvTranspose2d(1, 2, 1), nn.Linear(1, 2)], ids=["conv", "transposed", "linear"]
+)
+def test_taylor_without_batch_norm(layer: nn.Module) -> None:
+    """Weights 1 and -2, biases 0.5 and 0: the outputs sum to 12 and -20, their slopes are 3 and 5."""
+    model = Graded(filled(layer, [1, -2], [0.5, 0]))
+    assert measured(model, "taylor", BATCHES[:1]) == pytest.approx([3 * 12, 5 * 20])
+
+
+def test_taylor_behind_batch_norm_averages_magnitudes_over_batches() -> None:
+    """gamma 2 and 1, beta -1 and 10 make of 12 and -20 in the first batch 20 and 20, of -8 and 20 then -20 and 60."""
+    norm = filled(nn.BatchNorm2d(2, eps=0.0), [2, 1], [-1, 10])
+    model = Graded(filled(conv(1, 2), [1, -2], [0.5, 0]), norm)
+    expected = [3 * (20 + 20) / 2, 5 * (20 + 60) / 2]
+    for reduce in ("sum", "max"):  # the convolution before the batch-norm is no member of its own
+        assert measured(model, "taylor", BATCHES, reduce=reduce) == pytest.approx(expected)
+    assert norm.running_mean.tolist() == [0, 0] and norm.running_var.tolist() == [1, 1]
+
+
+def test_taylor_leaves_gradients_and_modes_as_they_were() -> None:
+    model = Graded(conv(1, 2), nn.BatchNorm2d(2))
+    model.a.requires_grad_(False)
+    model.norm.train()
+    graph = trace(model, SQUARE)
+    modes = [m.training for m in model.modules()]
+    score(model, graph, "taylor", batches=BATCHES)
+    assert [m.training for m in model.modules()] == modes
+    assert [p.requires_grad for p in model.parameters()] == [False, False, True, True, True, True]
+    assert all(p.grad is None for p in model.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_activation_is_measured_where_it_is_read() -> None:
+    """Channel 0 is x = 1, 2, 3, -4 and channel 1 is -x; one reader sees them past a ReLU, the other as they are."""
+
+    class Read(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.c, self.d = filled(conv(1, 2), [1, -1], [0, 0]), conv(2, 1), conv(2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.c(x.relu()) + self.d(x)
+
+    x = torch.tensor([[[[1.0, 2.0], [3.0, -4.0]]]])
+    assert measured(Read(), "activation", [x]) == pytest.approx([(6 / 4 + 10 / 4) / 2, (4 / 4 + 10 / 4) / 2])
+    assert measured(Read(), "activation", [x], reduce="max") == pytest.approx([2.5, 2.5])
+    # positions count alike, batches do not: 1.5 and 2.5 over the first eight, 0 over the last four
+    more = [torch.cat((x, x)), torch.zeros_like(x)]
+    assert measured(Read(), "activation", more)[0] == pytest.approx((6 / 4 + 10 / 4) / 2 * 8 / 12)
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "activation"])
+def test_data_is_needed(criterion: str) -> None:
+    model = Graded(conv(1, 2)).eval()
+    graph = trace(model, SQUARE)
+    with pytest.raises(ArgumentError, match=f"score={criterion}: must come with data"):
+        score(model, graph, criterion)
+    with pytest.raises(DataError, match="There are no"):
+        score(model, graph, criterion, batches=[])
+
+
+LABELS = {
+    "detect": "1 0.5 0.5 0.4 0.6",
+    "segment": "1 0.2 0.2 0.8 0.3 0.7 0.9",
+    "pose": "0 0.5 0.5 0.4 0.6 0.4 0.4 2 0.6 0.7 2",
+    "obb": "1 0.3 0.2 0.8 0.3 0.7 0.8 0.2 0.7",
+}
+
+
+@pytest.mark.parametrize("task", [*LABELS, "classify"])
+def test_taylor_on_labels_of_every_task(task: str, tmp_path: Path) -> None:
+    """Ultralytics' own data set and loss; the model keeps neither gradients nor the criterion."""
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        image = tmp_path / ("train" if task == "classify" else "images") / ("01"[i % 2] if task == "classify" else "")
+        image.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(image / f"{i}.png")
+        if task != "classify":
+            (tmp_path / "labels").mkdir(exist_ok=True)
+            (tmp_path / "labels" / f"{i}.txt").write_text(LABELS[task])
+    told: dict[str, Any] = {"path": str(tmp_path), "train": "images", "val": "images", "names": ["a", "b"]}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump({**told, **({"kpt_shape": [2, 3]} if task == "pose" else {})}))
+    suffix = {"detect": "", "segment": "-seg", "classify": "-cls"}.get(task, f"-{task}")
+    stock = Path(ultralytics.__file__).parent / "cfg" / "models" / "v8" / f"yolov8{suffix}.yaml"
+    shape = {**yaml.safe_load(stock.read_text()), "nc": 2, "scale": "n"}
+    if task == "pose":
+        shape["kpt_shape"] = [2, 3]
+    (tmp_path / f"yolov8n{suffix}.yaml").write_text(yaml.safe_dump(shape))
+    yolo = ultralytics.YOLO(tmp_path / f"yolov8n{suffix}.yaml")
+    if task == "classify":
+        yolo.model.names = {0: "0", 1: "1"}
+    yolo.model.requires_grad_(False)
+    graph = host.trace_yolo(yolo.model, imgsz=64)
+    data = tmp_path if task == "classify" else tmp_path / "data.yaml"
+    got = score(host.with_loss(yolo), graph, "taylor", batches=labelled(yolo, data, 64, batch=2))
+    assert np.isfinite(got[graph.prunable]).all()
+    assert (got[graph.prunable] > 0).mean() > 0.9
+    assert getattr(yolo.model, "criterion", None) is None
+    assert not any(p.requires_grad for p in yolo.model.parameters())
+
+
+def test_taylor_of_an_rtdetr_that_was_never_trained(data: Path, tmp_path: Path) -> None:
+    """Its loss asks the model for the number of classes, which Ultralytics' trainer attaches."""
+    layers = [[-1, 1, "Conv", [16, 3, 4]], *([-1, 1, "Conv", [width, 3, 2]] for width in (32, 32, 64))]
+    decoder = [[1, 2, 3], 1, "RTDETRDecoder", ["nc", 32, 20, 2, 2, 1, 64]]
+    (tmp_path / "rtdetr-small.yaml").write_text(yaml.safe_dump({"nc": 3, "backbone": layers, "head": [decoder]}))
+    yolo = ultralytics.RTDETR(tmp_path / "rtdetr-small.yaml")
+    graph = host.trace_yolo(yolo.model, imgsz=64)
+    got = score(host.with_loss(yolo), graph, "taylor", batches=labelled(yolo, data, 64, batch=2))
+    assert np.isfinite(got[graph.prunable]).all() and got[graph.prunable].max() > 0
+    assert not hasattr(yolo.model, "nc")  # the user's model stays as it was
+
+
+def test_images_without_any_label_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.zeros((48, 64, 3), dtype=np.uint8)).save(tmp_path / "images" / "0.png")
+    told = {"path": str(tmp_path), "train": "images", "val": "images", "names": ["a"]}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(told))
+    with pytest.raises(DataError, match=r"no training image has a label.*score=activation"):
+        next(labelled(ultralytics.YOLO("yolov8n.yaml"), tmp_path / "data.yaml", 64))
+
+
+def test_labelled_images_of_a_missing_data_set(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        next(labelled(ultralytics.YOLO("yolov8n.yaml"), tmp_path / "nowhere.yaml", 64))

@@ -1,0 +1,38 @@
+"""What the tests of the whole line share: its folder, images drawn by code, a short training, and widths of a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ultralytics import YOLO
+
+from yoloprune import host
+from yoloprune.shapes import make_shapes
+
+QUICK = dict(  # noqa: C408
+    imgsz=64,
+    batch=8,
+    nbs=8,
+    optimizer="AdamW",
+    lr0=2e-3,
+    plots=False,
+    workers=0,
+    amp=False,
+    warmup_epochs=0,
+    device="cpu",
+)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("line")
+
+
+@pytest.fixture(scope="module")
+def data(work: Path) -> Path:
+    return make_shapes(work / "data", train=32, val=8, imgsz=64)
+
+
+def widths(file: Path) -> dict[str, tuple[int, ...]]:
+    return host.widths(YOLO(file).model)
