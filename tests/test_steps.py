@@ -15,8 +15,8 @@ from ultralytics import YOLO
 from ultralytics.engine.trainer import BaseTrainer
 
 import yoloprune
-from yoloprune import cli, host, scoring
-from yoloprune.errors import ArgumentError, ModelError, PruneError
+from yoloprune import cli, handoff, host, scoring
+from yoloprune.errors import ArgumentError, ModelError
 
 work, data = tiny_line.work, tiny_line.data  # fixtures, made once a file
 
@@ -169,13 +169,17 @@ def test_wrong_input_is_one_clear_line(
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_read_only_folder(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
-    with pytest.raises(PruneError, match="locked"):
+    with pytest.raises(ArgumentError, match="locked may not be written to"):
         yoloprune.prune(tiny, flops=0.7, round_to=1, min_width=2, project=str(tmp_path / "locked"))
 
 
-def test_output_folder_that_cannot_be_made(tiny: Path, tmp_path: Path) -> None:
-    """A file where the folder should go: refused for every user, root included."""
+@pytest.mark.parametrize("below", ["", "a/b"])
+def test_output_folder_that_cannot_be_made(
+    below: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file where the folder should go: refused for every user, root included, before the model is even read."""
     (tmp_path / "file").write_text("here already")
-    with pytest.raises(PruneError, match="file"):
-        yoloprune.prune(tiny, flops=0.7, round_to=1, min_width=2, project=str(tmp_path / "file"))
+    monkeypatch.setattr(handoff, "load", lambda *_: pytest.fail("work has begun"))
+    with pytest.raises(ArgumentError, match="file is a file"):
+        yoloprune.prune(tiny, flops=0.7, round_to=1, min_width=2, project=str(tmp_path / "file" / below))
     assert (tmp_path / "file").read_text() == "here already"
