@@ -52,6 +52,8 @@ def images(parent: ultralytics.YOLO, passed: Mapping[str, Any]) -> list[Tensor] 
     """Calibration images of `data=`, None without it, at `imgsz=`; 128 at imgsz 320 take 157 MB."""
     if not passed.get("data"):
         return None
+    if passed.get("device") in (None, "") and torch.cuda.is_available():
+        host.log("prune: ", "scores and repairs are computed on the CPU; device=0 is faster")
     return calibration.batches(
         passed["data"],
         passed["imgsz"],

@@ -106,7 +106,7 @@ def meet(
             return None
         if found.ms <= milliseconds(wanted, found.now):
             found = timed(found.choice, 4.0)  # it could have been luck
-        host.log("prune: ", f"{share:.1%} of the FLOPs: {found.ms:.2f} ms, the parent {found.now:.2f}")
+        host.log("prune: ", f"{share:.1%} of the FLOPs: {found.ms:.2f} ms on {device}, the parent {found.now:.2f}")
         return found
 
     with placed(device, parent):
