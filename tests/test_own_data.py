@@ -131,3 +131,15 @@ def test_the_user_is_told_which_data_it_is_and_why_there_is_none(
     said.clear()
     yoloprune.prune(trained, flops=0.6, project=str(tmp_path), data=False, **LOOSE)
     assert [text for text in said if text.endswith("which costs far more accuracy")]
+
+
+@pytest.mark.parametrize(("device", "told"), [({}, True), ({"device": "cpu"}, False)])
+def test_a_gpu_that_lies_idle_is_named(
+    trained: Path, data: Path, monkeypatch: pytest.MonkeyPatch, device: dict[str, str], told: bool
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(host, "log", lambda _, text: said.append(text))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    images = cutting.images(yoloprune.load(trained), {"data": str(data), "imgsz": 64, **device})
+    assert images is not None and images[0].device.type == "cpu"
+    assert [text for text in said if "device=0 is faster" in text] == said and bool(said) == told
