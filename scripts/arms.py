@@ -95,17 +95,11 @@ TABLES: dict[str, dict[str, Chain]] = {
         "dense": [train(2 * E)],
         "train-sparse, prune": [sparse(2 * E, flops=0.5), prune()],
     },
-    "penalties": {
-        **{
-            f"{penalty}, {optimizer}": [sparse(E, flops=0.5, penalty=penalty, optimizer=optimizer, lr0=lr), prune()]
-            for penalty, optimizer, lr in (
-                ("select", "AdamW", 1e-3),
-                ("prox", "AdamW", 1e-3),
-                ("group", "AdamW", 1e-3),
-                ("l1", "AdamW", 1e-3),
-                ("l1", "SGD", 1e-2),
-            )
-        },
+    "penalties": {  # optimizer and learning rate are those of every arm, AdamW at 1e-3, where none is given
+        "dense": [train(E)],
+        "select": [sparse(E, flops=0.5), prune()],
+        **{p: [sparse(E, flops=0.5, penalty=p), prune()] for p in ("prox", "group", "l1")},
+        "l1, SGD": [sparse(E, flops=0.5, penalty="l1", optimizer="SGD", lr0=1e-2), prune()],
         **{f"select, score={s}": [sparse(E, flops=0.5, score=s), prune()] for s in ("gamma", "gamma-mean")},
         "select, normalize=none": [sparse(E, flops=0.5, normalize="none"), prune()],
     },
