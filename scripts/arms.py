@@ -82,6 +82,7 @@ TABLES: dict[str, dict[str, Chain]] = {
     "budgets": {
         "dense": [train(E)],
         **{f"train-sparse {f}, prune": [sparse(E, flops=f), prune()] for f in (0.5, 0.7, 0.35)},
+        "train-sparse 0.5 with native=False, prune": [sparse(E, flops=0.5, native=False), prune()],
     },
     "ramps": {
         name: [sparse(E, flops=0.5, **own), prune()]

@@ -7,6 +7,7 @@ Ultralytics' arguments side by side as keywords.
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from yoloprune import (
     budget,
+    calibration,
     channels,
     choosing,
     config,
@@ -171,16 +173,18 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
         _add_times(rows, [parent.model, child.model], imgsz, cutting.place(passed))
     _report_cut(folder, choice, rows, error)
     unrepaired = images is None and any(told[option.name] is not None for option in options.PRUNE_BUDGETS)
-    host.log("prune: ", f"saved {target}; next: {_next_step(child, target, choice, unrepaired)}")
+    data = passed["data"] or calibration.own(parent) or "..."
+    host.log("prune: ", f"saved {target}; next: {_next_step(child, target, choice, data, unrepaired)}")
     return handoff.load(target)
 
 
-def _next_step(child: ultralytics.YOLO, file: Path, choice: channels.Choice, unrepaired: bool) -> str:
+def _next_step(child: ultralytics.YOLO, file: Path, choice: channels.Choice, data: str | Path, unrepaired: bool) -> str:
+    """What to type now."""
     if (family := trainers.UNTRAINABLE.get(type(child.model).__name__)) is not None:
         return f"yolo val model={file} (pruned {family} models cannot be trained)"
     stock = "" if choice.yaml is None else " (stock 'yolo train' keeps the widths as well)"
     rate = " lr0=0.002" if unrepaired else ""  # weights that nothing was fitted to have further to go
-    return f"yoloprune finetune model={file} data=...{rate}{stock}"
+    return f"yoloprune finetune {shlex.quote(f'model={file}')} {shlex.quote(f'data={data}')}{rate}{stock}"
 
 
 def prune_module(
