@@ -10,10 +10,9 @@ import pytest
 import torch
 import ultralytics
 import yaml
-from ultralytics.data import utils as host_data
 
 import yoloprune
-from yoloprune import calibration, cutting, host
+from yoloprune import cutting, datasets, host
 from yoloprune.config import request
 from yoloprune.errors import ArgumentError
 from yoloprune.shapes import make_shapes
@@ -99,25 +98,14 @@ def test_data_that_is_elsewhere_or_other_is_not_taken(trained: Path, data: Path,
         file = copied / data.name
         file.write_text(yaml.safe_dump({**told, **changed}))
         model.overrides["data"] = str(file)
-        return calibration.own(model)
+        return datasets.own(model)
 
     assert own() == str(copied / data.name)
     assert own(names=["Circle", "box", "arrow"]) is None
     assert own(train="images/gone") is None
+    assert own(train=None) is None
     (copied / data.name).unlink()
-    assert calibration.own(model) is None
-
-
-@pytest.mark.parametrize("named", ["https://example.com/a.yaml", "ul://a/b.yaml", "cells.zip", None, ["a.yaml"]])
-def test_nothing_is_downloaded_or_unpacked(trained: Path, named: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: Any, **__: Any) -> None:
-        raise AssertionError("a download")
-
-    for name in ("safe_download", "check_file"):
-        monkeypatch.setattr(host_data, name, refused)
-    model = yoloprune.load(trained)
-    model.overrides["data"] = named
-    assert calibration.own(model) is None
+    assert datasets.own(model) is None
 
 
 def test_the_user_is_told_which_data_it_is_and_why_there_is_none(

@@ -42,6 +42,7 @@ ORDER = (
     "channels",
     "verify",
     "proof",
+    "datasets",
     "calibration",
     "recover",
     "refit",

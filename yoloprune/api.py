@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from yoloprune import (
     budget,
-    calibration,
     channels,
     choosing,
     config,
     cutting,
+    datasets,
     handoff,
     host,
     options,
@@ -173,7 +173,7 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
         _add_times(rows, [parent.model, child.model], imgsz, cutting.place(passed))
     _report_cut(folder, choice, rows, error)
     unrepaired = images is None and any(told[option.name] is not None for option in options.PRUNE_BUDGETS)
-    data = passed["data"] or calibration.own(parent) or "..."
+    data = passed["data"] or datasets.own(parent) or "..."
     host.log("prune: ", f"saved {target}; next: {_next_step(child, target, choice, data, unrepaired)}")
     return handoff.load(target)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +16,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from ultralytics.data.augment import LetterBox, classify_transforms
 from ultralytics.data.base import BaseDataset
-from ultralytics.data.utils import check_det_dataset
-from ultralytics.utils import DATASETS_DIR, RANK, TQDM, colorstr
+from ultralytics.utils import RANK, TQDM, colorstr
 from ultralytics.utils.patches import imread
 
+from yoloprune import datasets, host
 from yoloprune.errors import DataError
+
+PIXELS = 16 * 320**2
+"""Input pixels of a batch with gradients: backward through yolov8x holds 5 GB for them."""
 
 
 def batches(
@@ -72,43 +75,6 @@ def batches(
     return [torch.stack([loaded[i] for i in part]).to(device) for part in parts]
 
 
-def has_classes_of(yolo: ultralytics.YOLO, data: str | Path) -> bool:
-    """Whether the labels of a data set are about the model's classes: as many of them, and not all of other names.
-
-    Raises:
-        DataError: If the YAML is missing or wrong.
-    """
-    if yolo.overrides.get("single_cls"):
-        return True
-    with _one_line(data):
-        if yolo.task == "classify":
-            labels = sorted(f.name for f in Path(_class_folders(data)).iterdir() if f.is_dir())
-        else:
-            names = check_det_dataset(data, autodownload=False).get("names") or {}
-            labels = list(names.values() if isinstance(names, dict) else names)
-    known = list(yolo.model.names.values() if isinstance(yolo.model.names, dict) else yolo.model.names)
-    if not labels or len(labels) != len(known):
-        return not labels
-    anonymous = known == [str(i) for i in range(len(known))]  # as Ultralytics calls them before any training
-    return anonymous or not set(known).isdisjoint(labels)
-
-
-def own(yolo: ultralytics.YOLO) -> str | None:
-    """The data set that a model was trained on, as its checkpoint names it; None where it is not on this machine.
-
-    Nothing is downloaded or unpacked. A file of that name with other classes is another data set.
-    """
-    known = yolo.overrides.get("data")
-    if not isinstance(known, str) or "://" in known or not (Path(known).is_dir() or known.endswith((".yaml", ".yml"))):
-        return None
-    try:
-        found = _training_images(known, yolo.task)
-        here = all(Path(f).exists() for f in (found if isinstance(found, list) else [found]))
-        return known if here and has_classes_of(yolo, known) else None
-    except DataError:
-        return None
-
-
 def labelled(
     yolo: ultralytics.YOLO,
     data: str | Path,
@@ -121,14 +87,15 @@ def labelled(
 ) -> Iterator[dict[str, Any]]:
     """Load training images with labels as Ultralytics validates on them: its own data set of the task, not augmented.
 
-    Labels are scanned on the way, so Ultralytics leaves its cache file beside them, as training does.
+    Only labels of the images that are drawn are scanned. Ultralytics' cache of labels is neither read, for it is a
+    pickle, nor written.
 
     Args:
         yolo (YOLO): Whose task, class names and stride the images are for.
         data (str | Path): Ultralytics data YAML, or the folder of a classification data set.
         imgsz (int): Side of the square images in pixels.
         n (int): Number of images, drawn at random; all of them if there are fewer.
-        batch (int): Number of images per batch.
+        batch (int): Largest number of images per batch; `PIXELS` may allow fewer.
         device (torch.device | str): Where the batches go.
         seed (int): Seed of the choice.
 
@@ -138,25 +105,29 @@ def labelled(
     Raises:
         DataError: If the YAML is missing or wrong, or there is no labelled image.
     """
+    batch = max(1, min(batch, PIXELS // imgsz**2))
     settings = {"mode": "val", "data": str(data), "imgsz": imgsz, "batch": batch, "split": "train", "workers": 0}
     arguments = {**yolo.overrides, **settings, "rect": False, "plots": False}
+    generator = np.random.default_rng(seed)
     # The validator makes itself a folder for results that never come.
-    with tempfile.TemporaryDirectory() as folder, _one_line(data):
+    with tempfile.TemporaryDirectory() as folder, datasets.one_line(data), datasets.untouched(n, generator):
         validator = yolo.task_map[yolo.task]["validator"](save_dir=Path(folder), args=arguments)
-        if yolo.task == "classify":
-            train = _class_folders(data)
-        else:
-            validator.data = check_det_dataset(data, autodownload=False)
-            train = validator.data["train"]
+        train = datasets.training_images(data, yolo.task)
+        if yolo.task != "classify":
+            validator.data = datasets.check(data)
+            files = _images(data, imgsz, yolo.task, host.channels(yolo.model)).im_files
+            drawn = [os.path.abspath(files[i]) for i in generator.permutation(len(files))[:n]]
+            train = Path(folder) / "drawn.txt"
+            train.write_text("\n".join(drawn), encoding="utf-8")
         validator.device, validator.names = torch.device(device), yolo.model.names
         validator.stride = max(32, int(yolo.model.stride.max()))
-        images = validator.get_dataloader(train, batch).dataset
+        images = validator.get_dataloader(train if yolo.task == "classify" else str(train), batch).dataset
     if not any(len(label.get("cls", " ")) for label in getattr(images, "labels", [{}])):
         raise DataError(
-            f"data={data}: no training image has a label that Ultralytics accepts, and score=taylor needs some. "
-            "Use score=activation."
+            f"data={data}: of {len(images)} training images none has a label that Ultralytics accepts, and "
+            "score=taylor needs some. Use score=activation."
         )
-    order = np.random.default_rng(seed).permutation(len(images))[:n].tolist()
+    order = generator.permutation(len(images)).tolist()
     loader = DataLoader(Subset(images, order), batch, collate_fn=getattr(images, "collate_fn", None))
     for found in TQDM(loader, desc=colorstr("score: ") + "labelled images", disable=RANK not in {-1, 0}):
         yield validator.preprocess(found)
@@ -197,35 +168,9 @@ class _DepthImages(_Images):
 
 def _images(data: str | Path, imgsz: int, task: str, channels: int) -> _Images:
     kind = {"classify": _ClassifyImages, "depth": _DepthImages}.get(task, _Images)
-    train = _training_images(data, task)
-    with _one_line(data):
+    train = datasets.training_images(data, task)
+    with datasets.one_line(data):
         return kind(train, imgsz, augment=False, channels=channels, prefix=colorstr("calibrate: "))
-
-
-def _training_images(data: str | Path, task: str) -> str | list[str]:
-    """Folders or lists of the training images."""
-    with _one_line(data):
-        return _class_folders(data) if task == "classify" else check_det_dataset(data, autodownload=False)["train"]
-
-
-@contextlib.contextmanager
-def _one_line(data: str | Path) -> Iterator[None]:
-    """Whatever Ultralytics finds wrong with a data set is a DataError of one line."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as e:  # Ultralytics raises a dozen types here, with advice below the first line
-        reason = next((line for line in str(e.__cause__ or e).splitlines() if line.strip()), type(e).__name__)
-        raise DataError(f"data={data}: {reason}") from e
-
-
-def _class_folders(data: str | Path) -> str:
-    """Training folder of a classification data set. Ultralytics' own check would download or split what is missing."""
-    root = Path(data) if Path(data).is_dir() else DATASETS_DIR / data
-    if not (root / "train").is_dir():
-        raise DataError(f"data={data}: a classification data set is a folder with train/<class>/ inside.")
-    return str(root / "train")
 
 
 def _readable(images: _Images, order: list[int]) -> Iterator[Tensor]:

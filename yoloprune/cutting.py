@@ -12,7 +12,20 @@ import torch
 import ultralytics
 from torch import Tensor
 
-from yoloprune import budget, calibration, handoff, host, options, proof, recover, refit, scoring, surgery, verify
+from yoloprune import (
+    budget,
+    calibration,
+    datasets,
+    handoff,
+    host,
+    options,
+    proof,
+    recover,
+    refit,
+    scoring,
+    surgery,
+    verify,
+)
 from yoloprune.errors import ArgumentError
 from yoloprune.fading import STATE_KEY
 from yoloprune.groups import ChannelGraph, Plan
@@ -39,7 +52,7 @@ def data_set(parent: ultralytics.YOLO, told: Mapping[str, Any], passed: Mapping[
     needy = [key for key, values in options.NEED_IMAGES.items() if told[key] in values]
     budgeted = any(told[option.name] is not None for option in options.PRUNE_BUDGETS)
     looking = given is None and (needy or (budgeted and "auto" in (told["score"], told["recover"])))
-    found = calibration.own(parent) if looking else given
+    found = datasets.own(parent) if looking else given
     if found:
         host.log("prune: ", f"scores and repairs look at data={found}, the model's own; data=False goes without")
     elif needy:
@@ -145,7 +158,7 @@ def _criterion(
     if calibrate is not None:
         if host.is_prompted(parent.model):
             return "activation"
-        if calibration.has_classes_of(parent, passed["data"]):
+        if datasets.has_classes_of(parent, passed["data"]):
             return "taylor"
         host.warn(
             "prune: the classes of data= are not those of the model, so its labels do not tell what the model needs; "
