@@ -52,7 +52,7 @@ class Loop:
             "resume": False,
         }
         told |= {"patience": 100, "scale": 1.0} | changed
-        self.sparse, self.save_dir = sparse, folder
+        self.sparse, self.save_dir, self.best = sparse, folder, folder / "weights" / "best.pt"
         self.model = tiny() if model is None else model
         self.ema = ModelEMA(self.model)
         self.args = SimpleNamespace(imgsz=32, time=told["time"])

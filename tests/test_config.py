@@ -8,6 +8,7 @@ import pytest
 from command_lines import LEAST, SPARSE, error, ok, recipe
 
 from yoloprune.config import merge_tokens, parse, request
+from yoloprune.errors import ArgumentError
 from yoloprune.options import COMMANDS
 
 
@@ -111,6 +112,13 @@ def test_budget_of_a_sweep(tmp_path: Path) -> None:
     cfg = recipe(tmp_path, {"sweep": {"flops": [0.8, 0.6]}})
     settings = parse(["sweep", "model=a", "data=b", cfg, "ratio=0.2"]).settings
     assert (settings["flops"], settings["ratio"]) == (None, (0.2,))
+
+
+def test_values_that_would_fail_after_hours() -> None:
+    assert error("prune model=a seed=-1") == "seed=-1: must be 0 or more. Received: -1"
+    with pytest.raises(ArgumentError, match=r"train-sparse takes one data set\. Received: 2"):
+        request("train-sparse", {"model": "a.pt", "data": ["a.yaml", "b.yaml"]})
+    assert request("finetune", {"model": "a.pt", "data": ["a.yaml", "b.yaml"]}).passed["data"] == ["a.yaml", "b.yaml"]
 
 
 def test_combinations_that_make_no_sense() -> None:

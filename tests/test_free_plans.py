@@ -143,6 +143,26 @@ def _stop() -> None:
     raise Stopped
 
 
+def test_parent_of_a_live_model_is_found(
+    pruned: Path, parent: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in Python, where `prune` hands it to `finetune`."""
+    started = []
+    monkeypatch.setattr(trainers.YOLO, "train", lambda self, **k: started.append(k) or _stop())
+    with pytest.raises(Stopped):
+        yoloprune.finetune(handoff.load(pruned), data=str(data), distill="parent")
+    assert Path(started[0]["distill_model"]) == parent
+
+
+def test_a_name_without_suffix_stands_for_the_file(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(parent.parent)
+    told = {"ratio": 0.4, "round_to": 1, "min_width": 1, "imgsz": 64, "project": str(tmp_path), "data": False}
+    named = [handoff.provenance(yoloprune.prune(name, **told))["parent"] for name in (parent.stem, parent.name)]
+    assert named[0] == named[1] and len(named[0]["sha256"]) == 64
+
+
 def test_a_parent_that_moved_is_named(pruned: Path, data: Path, tmp_path: Path) -> None:
     moved = tmp_path / "pruned.pt"  # no args.yaml beside it
     moved.write_bytes(pruned.read_bytes())
@@ -194,6 +214,15 @@ def test_list_of_data_sets_trains_nothing_with_stock_ultralytics(pruned: Path, d
     """Ultralytics only logs what goes wrong with one data set of a list."""
     ultralytics.YOLO(str(pruned)).train(trainer=None, data=[str(data)], **run_of(tmp_path))
     assert not list((tmp_path / "runs").rglob("*.pt"))
+
+
+def test_a_list_of_data_sets_is_trained_one_by_one(pruned: Path, data: Path, tmp_path: Path) -> None:
+    told = run_of(tmp_path)
+    before = shapes_of(handoff.load(pruned).model)
+    after = yoloprune.finetune(pruned, data=[str(data), str(data)], **told)
+    trained = sorted((tmp_path / "runs").rglob("last.pt"))
+    assert len(trained) == 2 and [shapes_of(handoff.load(f).model) for f in trained] == [before] * 2
+    assert shapes_of(after.model) == before  # the model is left as it was, as Ultralytics does
 
 
 def test_stock_tuning_trains_nothing(pruned: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

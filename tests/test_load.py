@@ -138,14 +138,27 @@ def test_load_fetches_an_official_name_that_was_asked_for(
     monkeypatch.chdir(tmp_path)
     asked = []
 
-    def download(file: str) -> None:
+    def download(file: str) -> str:
         asked.append(file)
         Path(file).write_bytes(parent.read_bytes())
+        return file
 
     monkeypatch.setattr(host, "attempt_download_asset", download)
     assert handoff.load(name).task == "detect"
     assert handoff.load(name).task == "detect"  # it is there now
     assert asked == ["yolov8n.pt"]
+
+
+def test_an_official_name_may_lie_among_the_weights_of_ultralytics(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None
+) -> None:
+    """Its function for downloads then downloads nothing, and says where."""
+    there = tmp_path / "weights" / "yolov8n.pt"
+    there.parent.mkdir()
+    there.write_bytes(parent.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(host, "attempt_download_asset", lambda name: str(there))
+    assert handoff.load("yolov8n.pt").ckpt_path == str(there)
 
 
 def test_load_official_name_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,3 +215,5 @@ def test_load_foreign_classes_installs_nothing(tmp_path: Path, offline: None) ->
         del sys.modules["a_private_package"]
     with pytest.raises(ModelError, match="a_private_package"):
         handoff.load(tmp_path / "foreign.pt")
+    with pytest.raises(ModelError, match="a_private_package"):
+        handoff.reopen(tmp_path / "foreign.pt")  # to resume

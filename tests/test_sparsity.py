@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ultralytics.utils.torch_utils import ModelEMA
 
 from yoloprune import Budget, SparseConfig, SparseTraining, host, scoring
+from yoloprune.errors import BudgetError
 from yoloprune.progress import Progress
 from yoloprune.report import picture_sparsity
 
@@ -171,6 +172,21 @@ def test_best_is_never_from_before_the_target_was_met(tmp_path: Path) -> None:
     """The fitness falls from epoch to epoch; the target is met at the end of the third of five."""
     loop = Loop(SparseTraining(config()), tmp_path).run(lambda epoch: 0.9 - 0.1 * epoch)
     assert loop.saved_as_best == [2]
+
+
+def test_a_target_that_is_met_already_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match=r"already meets .*, so no channel has to die"):
+        Loop(SparseTraining(config(budget=Budget(params=1e9))), tmp_path)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_best_of_an_earlier_run_in_the_folder_is_set_aside(resume: bool, tmp_path: Path) -> None:
+    """Else it would seem to be the best of this one, with another target, if this one is interrupted."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "best.pt").write_text("earlier")
+    Loop(SparseTraining(config()), tmp_path, resume=resume)
+    left = {f.name: f.read_text() for f in (tmp_path / "weights").iterdir()}
+    assert left == {"best.pt" if resume else "best-earlier.pt": "earlier"}
 
 
 def test_patience_counts_from_when_the_target_is_met(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -63,6 +64,12 @@ def test_interrupted_run_resumes(
     assert before.yaml["yoloprune_sparse"]["met"] == (stop == 4)
     with pytest.raises(ArgumentError, match=r"has the target flops=0\.6, which cannot change"):
         yoloprune.train_sparse(last, flops=0.3, resume=True)
+    for key, was, value in (("fade", 0.6, 0.9), ("round_to", 4, 2), ("penalty", "select", "l1")):
+        with pytest.raises(ArgumentError, match=f"has {key}={was}, which cannot change. Received: {value}"):
+            yoloprune.train_sparse(last, resume=True, **{key: value})
+    with pytest.raises(ArgumentError, match="not cut yet") as caught:
+        yoloprune.finetune(YOLO(last), data=str(data))
+    assert str(last) in str(caught.value) and "\n" not in str(caught.value)  # the file, not the network
     for told in ({"resume": True}, {"data": str(data)}):  # without the callback dead channels come back to life
         with pytest.raises(ArgumentError, match="not cut yet"):
             yoloprune.finetune(last, **told)
@@ -71,6 +78,8 @@ def test_interrupted_run_resumes(
         rows = list(csv.DictReader(f))
     assert [int(r["epoch"]) for r in rows] == [1, 2, 3, 4, 5, 6]
     assert 0.59 <= float(rows[-1]["flops"]) <= 0.6
+    settings = json.loads((work / name / "report.json").read_text())["settings"]
+    assert settings["budget"]["flops"] == 0.6 and settings["limits"]["round_to"] == 4
     after = YOLO(last).model
     if stop == 4:  # what was dead stays dead
         assert (scoring.dead(after, host.trace_yolo(after, imgsz=64)) == dead).all()

@@ -128,6 +128,13 @@ def test_ratio_removes(tiny: Path, common: dict[str, Any]) -> None:
     assert [0.69 <= r["channels"] <= 0.8 for r in rows[1:]] == [True, True]
 
 
+def test_points_come_by_what_they_keep(tiny: Path, common: dict[str, Any]) -> None:
+    """A fraction and a number may be in any order."""
+    more = f"{int(0.8 * sum(p.numel() for p in yoloprune.load(tiny).model.parameters()))}"
+    rows = yoloprune.sweep(tiny, params=[0.6, more], recover="none", score="l2", **LOOSE, **common)
+    assert rows[0]["params"] == 1 and 0.7 < rows[1]["params"] <= 0.8 and 0.5 < rows[2]["params"] <= 0.6
+
+
 def test_a_sweep_reaches_what_prune_reaches(
     tiny: Path, common: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,6 +140,14 @@ def test_a_model_that_is_fast_enough_is_left_alone(tiny: Path, tmp_path: Path, c
     assert not list(tmp_path.iterdir())
 
 
+def test_another_budget_that_is_out_of_reach_is_named_before_anything_is_timed(
+    tiny: Path, tmp_path: Path, clock: list[list[float]]
+) -> None:
+    with pytest.raises(BudgetError, match=r"^params=.* is out of reach"):
+        yoloprune.prune(tiny, latency=0.9, params=0.001, project=str(tmp_path))
+    assert clock == []
+
+
 def test_luck_is_not_enough(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that meets the time once is timed again, for longer."""
     said: list[str] = []
@@ -170,6 +178,15 @@ def test_a_busy_machine_is_noticed(
     monkeypatch.setattr(host, "warn", said.append)
     yoloprune.prune(tiny, latency=0.7, project=str(tmp_path), round_to=1, min_width=2, native=False)
     assert bool([text for text in said if "something else is running" in text]) == warns
+
+
+def test_a_device_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
+    for name in ("cpu", "cuda:1", "mps", "meta"):
+        timing._wait_for(torch.device(name))
+    assert waited == [torch.device("cuda:1"), "mps"]
 
 
 def test_time_is_that_of_the_fused_models_taking_turns(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from yoloprune import (
     proof,
     provenance,
     report,
+    runs,
     scoring,
     surgery,
     timing,
@@ -101,7 +103,7 @@ def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
     if host.is_main_process() and (log := folder / "sparsity.csv").is_file():
         picture = report.picture_sparsity(folder / "sparsity.png", log)
         history, met = report.read_numbers(log), bool(yolo.model.yaml.get(STATE_KEY, {}).get("met"))  # also of workers
-        data = {"command": "train-sparse", "met": met, "settings": request.settings, "history": history}
+        data = {"command": "train-sparse", "met": met, "settings": asdict(sparse.config), "history": history}
         report.write_report(folder, data, history[-1:], [p for p in (picture, folder / "results.png") if p])
         best = Path(yolo.trainer.best if Path(yolo.trainer.best).exists() else yolo.trainer.last)
         host.log("sparse: ", f"{'target met' if met else 'target not met'}; next: yoloprune prune model={best}")
@@ -128,9 +130,17 @@ def _interrupted(yolo: ultralytics.YOLO, told: Mapping[str, Any]) -> SparseConfi
         raise ArgumentError("resume: this checkpoint is not of a sparse run. Use 'yolo train resume' for other runs.")
     saved = dict(state["config"])
     old = SparseConfig(budget=Budget(**saved.pop("budget")), limits=Limits(**saved.pop("limits")), **saved)
-    new = _sparse_config(told).budget
-    if not new.empty and new != old.budget:
-        raise ArgumentError(f"resume: this run has the target {old.budget}, which cannot change. Received: {new}")
+    new = _sparse_config(told)
+    if not new.budget.empty and new.budget != old.budget:
+        raise ArgumentError(
+            f"resume: this run has the target {old.budget}, which cannot change. Received: {new.budget}"
+        )
+    silent = SparseConfig(old.budget)
+    for mine, theirs, default in ((new, old, silent), (new.limits, old.limits, silent.limits)):
+        for key in set(vars(mine)) - {"budget", "limits"}:
+            value, kept = getattr(mine, key), getattr(theirs, key)
+            if value not in (getattr(default, key), kept):
+                raise ArgumentError(f"resume: this run has {key}={kept}, which cannot change. Received: {value}")
     return old
 
 
@@ -157,14 +167,14 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     choice = choosing.choose(parent, told, passed, images)
     child, error = cutting.cut(parent, choice.plan, told["recover"], images)
 
-    folder = host.run_folder(parent.task, "prune", passed)
+    folder = runs.run_folder(parent.task, "prune", passed)
     arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
-    origin = model if isinstance(model, (str, Path)) else None
+    origin = (parent.ckpt_path or model) if isinstance(model, (str, Path)) else None  # "small" stands for small.pt
     facts = handoff.make_provenance(origin, arguments)
     target = handoff.save(
         child, folder / "weights" / "pruned.pt", plan=choice.plan, provenance=facts, native=choice.yaml
     )
-    host.write_args(folder, {"mode": "prune", "model": str(origin or parent.model_name), **arguments})
+    runs.write_args(folder, {"mode": "prune", "model": str(origin or parent.model_name), **arguments})
     rows = [
         {"model": "parent", **report.measure(parent.model, imgsz, origin)},
         {"model": "pruned", **report.measure(child.model, imgsz, target)},
@@ -264,14 +274,14 @@ def finetune(model: Model, **kwargs: Any) -> handoff.YOLO:
         yolo = handoff.load(model)
     if STATE_KEY in yolo.model.yaml:  # its dead channels are still there and would come back to life
         raise ArgumentError(
-            f"model={model}: sparse training left dead channels that are not cut yet. Run 'yoloprune prune' first; an "
-            "interrupted run goes on with 'yoloprune train-sparse ... resume'."
+            f"model={yolo.ckpt_path or yolo.model_name}: sparse training left dead channels that are not cut yet. Run "
+            "'yoloprune prune' first; an interrupted run goes on with 'yoloprune train-sparse ... resume'."
         )
     if request.settings["distill"] == "parent":
-        passed["distill_model"] = str(provenance.parent_file(model, yolo))
+        passed["distill_model"] = str(provenance.parent_file(yolo))
     before = host.widths(yolo.model)
     yolo.train(**passed)
-    if host.is_main_process():
+    if host.is_main_process() and not isinstance(yolo.trainer.args, dict):  # of a list of data sets Ultralytics reports
         folder = Path(yolo.trainer.save_dir)
         after = host.widths(yolo.model)
         data = {"command": "finetune", "widths_kept": before == after, "metrics": host.metrics(yolo)}
@@ -308,7 +318,7 @@ def compare(models: Mapping[str, Model], *, command: str = "val", **passed: Any)
         (list[dict[str, Any]]): One row per model.
     """
     loaded = {name: handoff.load(m, prunable=False) for name, m in models.items()}
-    folder = host.run_folder(next(iter(loaded.values())).task, command, passed)
+    folder = runs.run_folder(next(iter(loaded.values())).task, command, passed)
     device = host.device(passed.get("device"))
     imgsz = handoff.image_size(next(iter(loaded.values())), passed.get("imgsz"))
     rows, networks = [], []

@@ -43,6 +43,8 @@ def choose(
         return found.choose(lambda graph: ranking.select(graph, budgets))
 
     if told["latency"] is not None:
+        if not wanted.empty:
+            under(wanted)  # raises where that alone is out of reach, before anything is timed
         return timing.meet(
             parent.model,
             told["latency"],

@@ -263,6 +263,10 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: dict[str, A
             example = {"model": "yolov8n.pt", "data": "coco8.yaml"}[key]
             raise ArgumentError(f"{spec.name} needs '{key}', i.e. {key}={example}")
     _check_project(passed.get("project"))
+    if (seed := passed.get("seed")) is not None and seed < 0:
+        raise ArgumentError(f"seed={seed}: must be 0 or more. Received: {seed}")
+    if spec.name == "train-sparse" and isinstance(passed.get("data"), (list, tuple)):
+        raise ArgumentError(f"data={passed['data']}: train-sparse takes one data set. Received: {len(passed['data'])}")
     if spec.name in options.EXCLUSIVE:
         names = [o.name for o in options.EXCLUSIVE[spec.name]]
         given = [name for name in names if settings[name] is not None]

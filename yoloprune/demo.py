@@ -8,7 +8,7 @@ from typing import Any
 
 from ultralytics import YOLO
 
-from yoloprune import api, host
+from yoloprune import api, host, runs
 from yoloprune.shapes import make_shapes
 
 DATA = {"train": 320, "val": 80, "imgsz": 128}
@@ -59,7 +59,7 @@ def run(
         (list[dict[str, Any]]): Parent, pruned and fine-tuned: mAP50, mAP50-95, params, GFLOPs, ms, MB.
     """
     start = time.time()
-    folder = host.run_folder("detect", "demo", {"project": project, "name": name, "exist_ok": exist_ok}).resolve()
+    folder = runs.run_folder("detect", "demo", {"project": project, "name": name, "exist_ok": exist_ok}).resolve()
     data = make_shapes(folder / "data", **DATA, seed=seed)
     common = {**TRAIN, "data": str(data), "seed": seed, "device": device, "exist_ok": True}
     common["project"] = str(folder)

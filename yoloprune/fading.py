@@ -14,6 +14,7 @@ from torch import Tensor
 
 from yoloprune import budget, channels, host, scoring
 from yoloprune.cost import Cost
+from yoloprune.errors import BudgetError
 from yoloprune.limits import Budget
 from yoloprune.progress import Progress, SparseConfig
 from yoloprune.scales import Scales
@@ -47,6 +48,8 @@ class Fading:
         found = channels.Channels(self.model, config.limits, trainer.args.imgsz)
         # Raises BudgetError before the first step when the target is out of reach.
         choice = found.choose(lambda g: budget.select(g, np.zeros(g.n_classes), config.budget, config.limits))
+        if choice.alive.all():
+            raise BudgetError(f"The model already meets {config.budget}, so no channel has to die. Use 'yolo train'.")
         self.graph = choice.graph
         if choice.yaml is None:  # the cut that comes later has to know that widths were free
             config = replace(config, limits=replace(config.limits, native=False))
@@ -154,7 +157,7 @@ class Fading:
             value = self.scales.relative()
         else:
             value = self.scales.gamma.abs()
-        scores = self.scales.sums(value.double()).cpu().numpy()
+        scores = self.scales.sums(value.cpu().double()).numpy()
         scores[~self.scales.killable] = np.inf
         eased = _eased(self.config.budget, self.cost, share)
         per_cost = self.config.normalize == "cost"

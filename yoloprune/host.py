@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
-from ultralytics.cfg import get_cfg, get_save_dir
+from ultralytics.cfg import get_cfg
 from ultralytics.nn import tasks
 from ultralytics.nn.tasks import BaseModel, WorldModel
 from ultralytics.utils import LOGGER, RANK, colorstr
@@ -25,7 +24,7 @@ except ImportError:  # before 8.3.212
     from ultralytics.utils.torch_utils import de_parallel as unwrap_model
 
 from yoloprune import tracing
-from yoloprune.errors import ModelError, PruneError
+from yoloprune.errors import ModelError
 from yoloprune.groups import ChannelGraph
 from yoloprune.surgery import has_width_attributes
 
@@ -111,15 +110,18 @@ def official_name(name: str) -> str | None:
     return file if Path(file).name == file and file in GITHUB_ASSETS_NAMES else None
 
 
-def fetch(name: str) -> None:
-    """Let Ultralytics download an official checkpoint into the working directory, because the user named it.
+def fetch(name: str) -> str:
+    """Let Ultralytics find an official checkpoint among its weights, or download it, because the user named it.
+
+    Returns:
+        (str): Where it is.
 
     Raises:
         ModelError: If it cannot be fetched.
     """
-    log("model: ", f"{name} is not here; Ultralytics downloads it")
+    log("model: ", f"{name} is not here; Ultralytics looks among its weights or downloads it")
     try:
-        attempt_download_asset(name)
+        return str(attempt_download_asset(name))
     except Exception as e:  # half a dozen libraries below may raise
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise ModelError(f"{name} is not here and could not be downloaded: {reason}") from e
@@ -214,34 +216,3 @@ def metrics(yolo: Any) -> dict[str, float]:
         if name.startswith(("mAP", "accuracy", "mIoU", "delta")) or "IoU" in name:
             short[name + (f"({branch}" if branch not in {"", "B)"} else "")] = round(float(value), 5)
     return short
-
-
-def run_folder(task: str, name: str, arguments: Mapping[str, Any]) -> Path:
-    """A new folder runs/<task>/<name>, numbered as Ultralytics does unless `exist_ok`.
-
-    Raises:
-        PruneError: If the folder cannot be made.
-    """
-    given = {k: arguments.get(k) for k in ("project", "name", "exist_ok")}
-    given["name"] = given["name"] or name
-    given["exist_ok"] = bool(given["exist_ok"])
-    try:
-        folder = Path(get_save_dir(get_cfg(overrides={"task": task, "mode": "train", **given})))
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise PruneError(f"Cannot write to {e.filename}: {e.strerror}. Choose another project= folder.") from e
-    return folder
-
-
-def write_args(folder: Path, arguments: Mapping[str, Any]) -> None:
-    """Write args.yaml as Ultralytics does."""
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}
-    for key in ("model", "data"):
-        if key in plain and Path(str(plain[key])).exists():
-            plain[key] = str(Path(str(plain[key])).absolute())  # found from any working directory
-    (folder / "args.yaml").write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping."""
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from yoloprune import host
+from yoloprune import runs
 from yoloprune.errors import ArgumentError
 from yoloprune.trainers import entry_of
 
@@ -46,12 +46,11 @@ def provenance(model: Any) -> dict[str, Any] | None:
     return None if entry is None else deepcopy(entry["provenance"])
 
 
-def parent_file(model: Any, pruned: Any) -> Path:
+def parent_file(pruned: Any) -> Path:
     """Find the parent's checkpoint among those that a pruned model was made from, step by step.
 
     Args:
-        model (str | Path | YOLO): What the user named.
-        pruned (YOLO): The model in it.
+        pruned (YOLO): The pruned model; where it was loaded from tells where to look.
 
     Returns:
         (Path): A file whose content is the parent's.
@@ -62,8 +61,8 @@ def parent_file(model: Any, pruned: Any) -> Path:
     told = provenance(pruned)
     if told is None:
         raise ArgumentError("distill=parent: this model was not pruned by yoloprune. Give distill_model=teacher.pt.")
-    if isinstance(model, (str, Path)):
-        for file in _made_from(Path(model)):
+    if pruned.ckpt_path:
+        for file in _made_from(Path(pruned.ckpt_path)):
             if make_provenance(file, {})["parent"] == told["parent"]:
                 return file
     if told["parent"] is None:
@@ -80,7 +79,7 @@ def _made_from(file: Path) -> Iterator[Path]:
     seen = {Path()}  # a resumed run names itself
     while True:
         args = file.resolve().parent.parent / "args.yaml"
-        file = Path(str(host.read_yaml(args).get("model") or "")) if args.is_file() else Path()
+        file = Path(str(runs.read_yaml(args).get("model") or "")) if args.is_file() else Path()
         if file in seen or not file.is_file():
             return
         seen.add(file)

@@ -146,7 +146,7 @@ class _Inputs:
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         x = inputs[0].movedim(-1 if isinstance(module, nn.Linear) else 1, 0)[self.cut].flatten(1).float()
-        self.total += x.mean(1).double().cpu() * x.shape[1]
+        self.total += x.mean(1).cpu().double() * x.shape[1]
         self.count += x.shape[1]
         self.low, self.high = torch.minimum(self.low, x.amin(1).cpu()), torch.maximum(self.high, x.amax(1).cpu())
 
@@ -157,10 +157,10 @@ class _Inputs:
 
 def _kernel_sum(module: nn.Module) -> Tensor:
     """Output per input that is constant, far from the border, shape (outputs, inputs), float64."""
-    weight = module.weight.detach().double().cpu().flatten(2) if module.weight.ndim > 2 else module.weight[..., None]
+    weight = module.weight.detach().cpu().double().flatten(2) if module.weight.ndim > 2 else module.weight[..., None]
     if isinstance(module, _ConvTransposeNd):  # each output position meets one tap in stride²
         return weight.sum(2).T / torch.tensor(module.stride).prod()
-    return weight.double().cpu().sum(2)
+    return weight.cpu().double().sum(2)
 
 
 def kept(values: Tensor, plan: Plan, name: str) -> Tensor:

@@ -198,6 +198,8 @@ def _solve(
         (tuple[float, float]): Shares of the weighted variance of `y` missed before and after.
     """
     groups, count, width = x.shape
+    if x.device.type == "mps":  # which has no float64
+        weight, constant, x, y = (t.cpu() for t in (weight, constant, x, y))
     x, y = x.double(), y.double().reshape(count, groups, -1).transpose(0, 1)
     matters = torch.ones_like(y) if importance is None else importance.to(y).reshape(count, groups, -1).transpose(0, 1)
     mean = (matters * y).sum(1, keepdim=True) / matters.sum(1, keepdim=True)

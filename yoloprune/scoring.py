@@ -115,7 +115,7 @@ def _outputs(model: nn.Module, graph: ChannelGraph, criterion: Callable[[nn.Modu
             with torch.no_grad():
                 value = criterion(modules[axis.module])
             if value is not None:
-                yield i, value.double().cpu().numpy()
+                yield i, value.cpu().double().numpy()
 
 
 def _activation(model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor]) -> Values:
@@ -127,7 +127,7 @@ def _activation(model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor]
 
     def watch(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         x = inputs[0].movedim(-1 if isinstance(module, nn.Linear) else 1, 0).flatten(1)
-        total[module] = total.get(module, 0.0) + x.abs().float().mean(1).double().cpu().numpy() * x.shape[1]
+        total[module] = total.get(module, 0.0) + x.abs().float().mean(1).cpu().double().numpy() * x.shape[1]
         count[module] += x.shape[1]
 
     with running(model), hooked() as hooks:
@@ -170,7 +170,7 @@ def _taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]) -> Va
         raise DataError("There are no labelled images.")
     for name, (i, _) in makers.items():
         if name not in followers:
-            yield i, (total[name] / fed).double().cpu().numpy()
+            yield i, (total[name] / fed).cpu().double().numpy()
 
 
 def _is_gated(module: nn.Module | None) -> bool:

@@ -79,6 +79,8 @@ class SparseTraining:
         if host.is_main_process():
             free, of = int(run.scales.killable.sum()), run.graph.n_classes
             host.log("sparse: ", f"target {_target(self.config)}, {free} of {of} channels may die")
+            if not trainer.resume:
+                _set_aside(Path(trainer.best))
             if not trainer.args.time:
                 _warn_of_few_steps(trainer, run)
 
@@ -147,6 +149,13 @@ def _warn_of_few_steps(trainer: BaseTrainer, run: Fading) -> None:
     host.warn(
         f"sparse: the ramp has only about {steps:.0f} optimizer steps; mAP will suffer. {remedy} or train longer."
     )
+
+
+def _set_aside(best: Path) -> None:
+    """Rename the best.pt of a run that was here before (`exist_ok`): an interrupted one seems to have written it."""
+    if best.is_file():
+        best.replace(earlier := best.with_stem("best-earlier"))
+        host.warn(f"sparse: {best} is of an earlier run and now called {earlier.name}")
 
 
 def _append(path: Path, row: Mapping[str, float], fresh: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import ultralytics
 
-from yoloprune import channels, config, cutting, handoff, host, report
+from yoloprune import channels, config, cutting, handoff, host, report, runs
 from yoloprune.errors import BudgetError
 from yoloprune.limits import Budget
 from yoloprune.options import SWEPT
@@ -46,10 +46,10 @@ def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str,
     ranking = cutting.rank(parent, found.graph, told, passed, images)
     points, unreachable = _points(found, ranking, told)
 
-    folder = host.run_folder(parent.task, "sweep", passed)
+    folder = runs.run_folder(parent.task, "sweep", passed)
     arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
     origin = model if isinstance(model, (str, Path)) else parent.model_name
-    host.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments})
+    runs.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments})
     whole = channels.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool))
     rows = [_evaluate("parent", parent, whole, passed, folder)]
     _append(folder / "sweep.csv", rows)
@@ -80,7 +80,7 @@ def _points(
     kind = next(o.name for o in SWEPT if told[o.name] is not None)
     points: dict[str, channels.Choice] = {}
     unreachable: dict[str, str] = {}
-    for value in sorted(told[kind], reverse=kind != "ratio"):
+    for value in told[kind]:
         wanted = Budget(**{kind: value})
         try:
             choice = found.choose(lambda graph, wanted=wanted: ranking.select(graph, wanted))
@@ -92,7 +92,8 @@ def _points(
             host.warn(f"sweep: left out: {e}")
     if not points:
         raise BudgetError(next(iter(unreachable.values())))
-    return points, unreachable
+    measure = "channels" if kind == "ratio" else kind  # of fractions and absolute numbers alike
+    return dict(sorted(points.items(), key=lambda point: -point[1].kept()[measure])), unreachable
 
 
 def _evaluate(

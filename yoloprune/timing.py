@@ -51,10 +51,18 @@ def latency(models: Sequence[nn.Module], imgsz: int, *, seconds: float = 4.0) ->
             for i, (m, x) in enumerate(zip(fused, images, strict=True)):
                 start = time.perf_counter()
                 m(x)
-                if devices[i].type == "cuda":
-                    torch.cuda.synchronize(devices[i])
+                _wait_for(devices[i])
                 times[i].append(1e3 * (time.perf_counter() - start))
     return [round(median(t), 3) for t in times]
+
+
+def _wait_for(device: torch.device) -> None:
+    """Until all that was launched is done."""
+    backend = getattr(torch, device.type, None)
+    if device.type == "mps":
+        torch.mps.synchronize()
+    elif hasattr(backend, "synchronize"):  # cuda, xpu, npu, and the CPU, where it does nothing
+        backend.synchronize(device)
 
 
 @dataclass(frozen=True)
