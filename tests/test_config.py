@@ -125,6 +125,7 @@ def test_combinations_that_make_no_sense() -> None:
     assert error(f"{SPARSE} ramp_start=0.6").startswith("ramp_start=0.6: must be below ramp_end=0.6")
     assert "distill_model" in error("finetune model=a data=b distill=parent distill_model=c.pt")
     assert ok("finetune model=a resume").passed == {"model": "a", "resume": True}
+    assert ok("train-sparse resume=runs/last.pt").passed == {"model": "runs/last.pt", "resume": "runs/last.pt"}
 
 
 @pytest.mark.parametrize("name", ["train-sparse", "sweep", "finetune", "val"])

@@ -145,3 +145,12 @@ def test_types_of_ultralytics_values() -> None:
         "nbs=True",
     ):
         assert error(f"{SPARSE} {bad}").startswith(f"{bad}: must be ")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("50%", "0.5"), ("50", "0.5"), ("5%", "0.05"), ("1", ""), ("100", ""), ("half", ""), ("0", "")],
+)
+def test_a_fraction_is_proposed_for_percent(written: str, meant: str) -> None:
+    said = error(f"prune model=a flops={written}")
+    assert said.endswith(f"Received: {written}. Did you mean {meant}?" if meant else f"Received: {written}")

@@ -106,6 +106,19 @@ def test_classes_are_compared_in_their_order(
     assert datasets.own(model) == (str(data) if own else None)
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["circle", "Square", "triangle"], "class 1 is Square and not square"),
+        (["square", "circle", "triangle"], "class 0 is square and not circle"),
+        (["a"], "1 and not 3"),
+    ],
+)
+def test_the_first_difference_is_named(model: ultralytics.YOLO, data: Path, names: list[str], told: str) -> None:
+    data.write_text(yaml.safe_dump({**yaml.safe_load(data.read_text()), "names": names}))
+    assert datasets.difference(model, data) == told
+
+
 def test_where_all_classes_are_one_an_absolute_path_tells(
     model: ultralytics.YOLO, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -205,6 +205,15 @@ def test_load_fused_model(folder: Path, tmp_path: Path) -> None:
             handoff.load(model)
 
 
+@pytest.mark.parametrize(("inside", "told"), [("weights/best.pt", True), ("best.pt", True), ("last.pt", False)])
+def test_load_folder_names_the_file_in_it(inside: str, told: bool, tmp_path: Path) -> None:
+    (tmp_path / inside).parent.mkdir(exist_ok=True)
+    (tmp_path / inside).touch()
+    with pytest.raises(ModelError, match="is a folder") as caught:
+        handoff.load(tmp_path)
+    assert (str(tmp_path / inside) in str(caught.value)) == told
+
+
 def test_load_foreign_classes_installs_nothing(tmp_path: Path, offline: None) -> None:
     module = types.ModuleType("a_private_package")
     module.Layer = type("Layer", (nn.Identity,), {"__module__": "a_private_package"})

@@ -12,9 +12,10 @@ import ultralytics
 import yaml
 
 import yoloprune
-from yoloprune import cutting, datasets, host
+from yoloprune import cutting, datasets, host, refit
 from yoloprune.config import request
 from yoloprune.errors import ArgumentError
+from yoloprune.groups import Plan
 from yoloprune.shapes import make_shapes
 
 LOOSE = {"round_to": 4, "min_width": 4}
@@ -120,6 +121,16 @@ def test_the_user_is_told_which_data_it_is_and_why_there_is_none(
     said.clear()
     yoloprune.prune(trained, flops=0.6, project=str(tmp_path), data=False, **LOOSE)
     assert [text for text in said if text.endswith("which costs far more accuracy")]
+
+
+def test_what_was_missed_is_at_most_all(trained: Path, monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
+    """Of an output that hardly varies in an untrained parent, any error is many times its variance."""
+    said: list[str] = []
+    monkeypatch.setattr(host, "log", lambda _, text: said.append(text))
+    monkeypatch.setattr(refit, "refit", lambda *_: {"a": (1e20, 7.0), "b": (0.5, 0.1)})
+    parent = yoloprune.load(trained)
+    cutting.cut(parent, Plan({}), "lsq", cutting.images(parent, {"data": str(data), "imgsz": 64}))
+    assert "75.0% of the layers' variance was missed, 55.0% is now" in said[-1]
 
 
 @pytest.mark.parametrize(("device", "told"), [({}, True), ({"device": "cpu"}, False)])

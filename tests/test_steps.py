@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_line
@@ -16,7 +17,7 @@ from ultralytics import YOLO
 from ultralytics.engine.trainer import BaseTrainer
 
 import yoloprune
-from yoloprune import cli, handoff, host, scoring
+from yoloprune import api, cli, handoff, host, scoring
 from yoloprune.errors import ArgumentError, ModelError
 
 work, data = tiny_line.work, tiny_line.data  # fixtures, made once a file
@@ -70,6 +71,11 @@ def test_interrupted_run_resumes(
     with pytest.raises(ArgumentError, match="not cut yet") as caught:
         yoloprune.finetune(YOLO(last), data=str(data))
     assert str(last) in str(caught.value) and "\n" not in str(caught.value)  # the file, not the network
+    for model, error in ((YOLO(last), KeyError), (yoloprune.YOLO(last), ModelError)):  # dead channels would come back
+        for told in ({"resume": True}, {"data": str(data), "epochs": 1}):
+            with pytest.raises(error, match="yoloprune train-sparse"):
+                model.train(project=str(work), **QUICK, **told)
+    assert YOLO(last).val(data=str(data), imgsz=64, workers=0, plots=False, project=str(work)) is not None
     for told in ({"resume": True}, {"data": str(data)}):  # without the callback dead channels come back to life
         with pytest.raises(ArgumentError, match="not cut yet"):
             yoloprune.finetune(last, **told)
@@ -93,6 +99,31 @@ def test_a_budget_needs_no_sparse_training(work: Path, tiny: Path) -> None:
     small = yoloprune.prune(tiny, params=0.5, round_to=1, min_width=2, recover="none", project=str(work), name="budget")
     share = sum(p.numel() for p in small.model.parameters()) / sum(p.numel() for p in YOLO(tiny).model.parameters())
     assert 0.49 <= share <= 0.5
+
+
+def test_a_model_that_was_not_pruned_is_fine_tuned_with_a_warning(
+    tiny: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(host, "warn", said.append)
+    monkeypatch.setattr(yoloprune.YOLO, "train", lambda *_, **__: pytest.fail("trains"))
+    with pytest.raises(pytest.fail.Exception, match="trains"):
+        yoloprune.finetune(tiny, data=str(data))
+    assert said == ["finetune: yoloprune did not prune this model; it is trained at the widths that it has"]
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_an_interrupted_training_says_how_it_goes_on(
+    saved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(host, "log", lambda _, text: said.append(text))
+    last = tmp_path / "last one.pt"
+    if saved:
+        last.touch()
+    with pytest.raises(KeyboardInterrupt), api._going_on(SimpleNamespace(trainer=SimpleNamespace(last=last)), "x"):
+        raise KeyboardInterrupt
+    assert said == [f"go on with: yoloprune x 'model={last}' resume" if saved else "nothing was saved yet"]
 
 
 def test_keep_patterns(work: Path, tiny: Path) -> None:

@@ -49,6 +49,7 @@ ORDER = (
     "refit",
     "scales",
     "progress",
+    "sealing",
     "fading",
     "sparsity",
     "trainers",

@@ -180,6 +180,23 @@ def test_a_busy_machine_is_noticed(
     assert bool([text for text in said if "something else is running" in text]) == warns
 
 
+@pytest.mark.parametrize(
+    ("wanted", "ms", "fails"),
+    [(0.5, 10.0, False), (0.5, 10.2, False), (0.5, 10.3, True), ("9ms", 9.1, False), ("9ms", 9.2, True)],
+)
+def test_the_saved_network_is_judged(
+    monkeypatch: pytest.MonkeyPatch, wanted: float | str, ms: float, fails: bool
+) -> None:
+    """2 % of the wanted time are forgiven."""
+    logged: list[str] = []
+    warned: list[str] = []
+    monkeypatch.setattr(host, "log", lambda _, text: logged.append(text))
+    monkeypatch.setattr(host, "warn", warned.append)
+    timing.judge(wanted, 20.0, ms)
+    assert (len(warned), len(logged)) == ((1, 0) if fails else (0, 1))
+    assert f"latency={wanted}: {ms:.2f} ms now, {ms / 20:.2f} of the parent's 20.00" in (warned + logged)[0]
+
+
 def test_a_device_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[Any] = []
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)

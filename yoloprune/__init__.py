@@ -30,6 +30,10 @@ _HOME = {
 __all__ = ["__version__", *_HOME]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'yoloprune' has no attribute '{name}'")

@@ -6,9 +6,10 @@ Ultralytics' arguments side by side as keywords.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from yoloprune import (
     report,
     runs,
     scoring,
+    sealing,
     surgery,
     timing,
     tracing,
@@ -40,9 +42,10 @@ from yoloprune import (
 )
 from yoloprune.cost import Cost
 from yoloprune.errors import ArgumentError
-from yoloprune.fading import STATE_KEY, SparseConfig
 from yoloprune.groups import ChannelGraph, Plan
 from yoloprune.limits import Budget, Limits
+from yoloprune.progress import SparseConfig
+from yoloprune.sealing import STATE_KEY
 from yoloprune.sparsity import SparseTraining
 from yoloprune.sweeping import sweep
 from yoloprune.watching import placed
@@ -97,8 +100,9 @@ def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
         passed = {"name": "train-sparse", **passed}
         yolo = handoff.load(model)
         sparse = SparseTraining(_sparse_config(request.settings))
-    with sparse.attached(yolo):
+    with sparse.attached(yolo), _going_on(yolo, "train-sparse"):
         yolo.train(**passed)
+    yolo.model.yaml = sealing.opened(yolo.model.yaml)
     folder = Path(yolo.trainer.save_dir)
     if host.is_main_process() and (log := folder / "sparsity.csv").is_file():
         picture = report.picture_sparsity(folder / "sparsity.png", log)
@@ -108,6 +112,20 @@ def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
         best = Path(yolo.trainer.best if Path(yolo.trainer.best).exists() else yolo.trainer.last)
         host.log("sparse: ", f"{'target met' if met else 'target not met'}; next: yoloprune prune model={best}")
     return yolo
+
+
+@contextlib.contextmanager
+def _going_on(yolo: ultralytics.YOLO, command: str) -> Iterator[None]:
+    """Say what an interrupted training left and how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        last = getattr(yolo.trainer, "last", None)
+        if last is not None and Path(last).is_file():
+            host.log(f"{command}: ", f"go on with: yoloprune {command} {shlex.quote(f'model={last}')} resume")
+        else:
+            host.log(f"{command}: ", "nothing was saved yet")
+        raise
 
 
 def _sparse_config(settings: dict[str, Any]) -> SparseConfig:
@@ -162,6 +180,8 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     parent = handoff.load(model)
     told, passed = request.settings, {**request.passed}
     imgsz = passed["imgsz"] = handoff.image_size(parent, passed.get("imgsz"))
+    if trainers.entry_of(parent) is not None:
+        host.log("prune: ", "the model was pruned before; fractions are of what is left of it")
     passed["data"] = cutting.data_set(parent, told, passed)
     images = cutting.images(parent, passed)
     choice = choosing.choose(parent, told, passed, images)
@@ -181,7 +201,9 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     ]
     if told["latency"] is not None:
         _add_times(rows, [parent.model, child.model], imgsz, cutting.place(passed))
-    _report_cut(folder, choice, rows, error)
+    _report_cut(folder, choice, rows, error, imgsz)
+    if told["latency"] is not None:
+        timing.judge(told["latency"], *(row["ms"] for row in rows))
     unrepaired = images is None and any(told[option.name] is not None for option in options.PRUNE_BUDGETS)
     data = passed["data"] or datasets.own(parent) or "..."
     host.log("prune: ", f"saved {target}; next: {_next_step(child, target, choice, data, unrepaired)}")
@@ -239,7 +261,7 @@ def prune_module(
     return child, plan
 
 
-def _report_cut(folder: Path, choice: channels.Choice, rows: list[dict[str, Any]], error: float) -> None:
+def _report_cut(folder: Path, choice: channels.Choice, rows: list[dict[str, Any]], error: float, imgsz: int) -> None:
     """Write and say what was cut."""
     kept = choice.kept()
     data = {
@@ -252,7 +274,10 @@ def _report_cut(folder: Path, choice: channels.Choice, rows: list[dict[str, Any]
     }
     picture = report.picture_widths(folder / "widths.png", choice.graph, choice.widths)
     report.write_report(folder, data, rows, [picture])
-    host.log("prune: ", f"kept {kept['flops']:.1%} of FLOPs, {kept['params']:.1%} of parameters\n{report.table(rows)}")
+    host.log(
+        "prune: ",
+        f"kept {kept['flops']:.1%} of FLOPs (imgsz {imgsz}), {kept['params']:.1%} of parameters\n{report.table(rows)}",
+    )
 
 
 def finetune(model: Model, **kwargs: Any) -> handoff.YOLO:
@@ -277,10 +302,13 @@ def finetune(model: Model, **kwargs: Any) -> handoff.YOLO:
             f"model={yolo.ckpt_path or yolo.model_name}: sparse training left dead channels that are not cut yet. Run "
             "'yoloprune prune' first; an interrupted run goes on with 'yoloprune train-sparse ... resume'."
         )
+    if trainers.entry_of(yolo) is None:
+        host.warn("finetune: yoloprune did not prune this model; it is trained at the widths that it has")
     if request.settings["distill"] == "parent":
         passed["distill_model"] = str(provenance.parent_file(yolo))
     before = host.widths(yolo.model)
-    yolo.train(**passed)
+    with _going_on(yolo, "finetune"):
+        yolo.train(**passed)
     if host.is_main_process() and not isinstance(yolo.trainer.args, dict):  # of a list of data sets Ultralytics reports
         folder = Path(yolo.trainer.save_dir)
         after = host.widths(yolo.model)

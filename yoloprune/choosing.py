@@ -12,8 +12,8 @@ from torch import Tensor
 from yoloprune import budget, channels, cutting, host, scoring, timing
 from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError
-from yoloprune.fading import STATE_KEY
 from yoloprune.limits import Budget, Limits
+from yoloprune.sealing import STATE_KEY
 
 
 def choose(
@@ -56,7 +56,15 @@ def choose(
     if choice.alive.all():
         cost = Cost(found.graph)
         has = ", ".join(f"{cost.parent(kind):,.0f} {kind}" for kind in ("flops", "params"))
-        raise BudgetError(f"The model already meets the budget, so there is nothing to cut: it has {has}.")
+        raise BudgetError(
+            f"The model already meets the budget, so there is nothing to cut: at imgsz {passed['imgsz']} it has {has}."
+        )
+    dead = scoring.dead(parent.model, found.graph) & choice.alive
+    if dead.any() and STATE_KEY in parent.model.yaml:
+        host.warn(
+            f"prune: {dead.sum()} dead channels stay, because the budget is met without them; without a budget exactly "
+            "the dead go, which costs nothing"
+        )
     return choice
 
 

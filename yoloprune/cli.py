@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             _dispatch(parse(words))
     except KeyboardInterrupt:
-        print("yoloprune: interrupted. The last good checkpoint stays where it is.", file=sys.stderr)
+        print("\nyoloprune: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
         if os.environ.get("YOLOPRUNE_DEBUG") == "1" or not _is_expected(error):

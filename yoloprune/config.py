@@ -249,6 +249,8 @@ def request(command: str, given: Mapping[str, Any]) -> Request:
             values = {k: v for k, v in values.items() if k not in one_of}
         values.update(layer)
     settings = {o.name: values.pop(o.name, o.default) for o in spec.options}
+    if not values.get("model") and isinstance(values.get("resume"), (str, Path)):
+        values["model"] = str(values["resume"])  # as `yolo train resume=last.pt`
     if values.get("optimizer") is None and not values.get("resume"):  # a resumed run brings its own
         values = {**spec.own_defaults, **values}
     _check_together(spec, settings, values)

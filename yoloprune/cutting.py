@@ -27,9 +27,9 @@ from yoloprune import (
     verify,
 )
 from yoloprune.errors import ArgumentError
-from yoloprune.fading import STATE_KEY
 from yoloprune.groups import ChannelGraph, Plan
 from yoloprune.limits import Budget, Limits
+from yoloprune.sealing import STATE_KEY
 from yoloprune.watching import placed
 
 
@@ -160,9 +160,10 @@ def _criterion(
             return "activation"
         if datasets.has_classes_of(parent, passed["data"]):
             return "taylor"
+        differ = datasets.difference(parent, passed["data"])
         host.warn(
-            "prune: the classes of data= are not those of the model, so its labels do not tell what the model needs; "
-            "channels are ranked by activation. Better train the model on this data first"
+            f"prune: the classes of data= are not those of the model, {differ}; so its labels do not tell what the "
+            "model needs, and channels are ranked by activation. Better train the model on this data first"
         )
         return "activation"
     if dead.any():
@@ -219,5 +220,6 @@ def _recover(
         recover.reestimate(child.model, calibrate)
     elif how == "lsq" or (how == "auto" and calibrate):
         missed = refit.refit(parent.model, child.model, plan, calibrate)  # measuring statistics after made mAP worse
-        before, after = (float(np.mean([m[i] for m in missed.values()])) for i in (0, 1))
+        # Where the parent's output hardly varies, as in an untrained network, any error is many times that.
+        before, after = (float(np.mean([min(m[i], 1.0) for m in missed.values()])) for i in (0, 1))
         host.log("prune: ", f"weights refitted: {before:.1%} of the layers' variance was missed, {after:.1%} is now")

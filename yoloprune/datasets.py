@@ -54,6 +54,15 @@ def has_classes_of(yolo: ultralytics.YOLO, data: str | Path) -> bool:
     return anonymous or any(a == b for a, b in zip(known, labels, strict=True))
 
 
+def difference(yolo: ultralytics.YOLO, data: str | Path) -> str:
+    """Where the classes of a data set and of a model differ first, in a few words."""
+    known, labels = _names(yolo.model), _labels(yolo, data)
+    if len(known) != len(labels):
+        return f"{len(labels)} and not {len(known)}"
+    at = next((i for i, (a, b) in enumerate(zip(labels, known, strict=True)) if a != b), 0)
+    return f"class {at} is {labels[at]} and not {known[at]}"
+
+
 def own(yolo: ultralytics.YOLO) -> str | None:
     """The data set that a model was trained on, as its checkpoint names it; None where it is not on this machine.
 

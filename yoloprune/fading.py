@@ -18,11 +18,11 @@ from yoloprune.errors import BudgetError
 from yoloprune.limits import Budget
 from yoloprune.progress import Progress, SparseConfig
 from yoloprune.scales import Scales
+from yoloprune.sealing import STATE_KEY, sealed
 
 if TYPE_CHECKING:
     from ultralytics.engine.trainer import BaseTrainer
 
-STATE_KEY = "yoloprune_sparse"  # in model.yaml, which survives EMA, saving, stripping and resuming
 MEMORY = 0.95  # of the running score, per optimizer step
 VANISHED = 1e-3  # a scale that has faded by this factor may be set to zero
 L1_WEIGHT = 1e-2  # of the sub-gradient when none is given
@@ -135,7 +135,7 @@ class Fading:
                 self.scales.rouse(model, self.scales.killable & ~gone)
         self.reached = self._reached(gone)
         for model in (*ema, self.model):  # the trainer tells the EMA, but not a student in it
-            model.yaml[STATE_KEY] = self._state()
+            model.yaml = sealed(model.yaml, self._state())
 
     # ---- choice ------------------------------------------------------------------------------------------------------
 

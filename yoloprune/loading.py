@@ -13,7 +13,7 @@ import ultralytics
 from torch import nn
 from ultralytics.utils import callbacks, checks
 
-from yoloprune import host
+from yoloprune import host, sealing
 from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.trainers import YOLO
 
@@ -36,12 +36,15 @@ def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> YOLO
             raise ModelError(f"{model.model_name} is an exported model. Use the .pt checkpoint it was exported from.")
         if prunable:
             host.check_prunable(model.model)
-        return with_model(model, deepcopy(model.model).float().eval())
+        copied = deepcopy(model.model).float().eval()
+        copied.yaml = sealing.opened(copied.yaml)
+        return with_model(model, copied)
     yolo = _opened(model)
     yolo.model = host.student(yolo.model)  # an interrupted run with a teacher saved both
     if prunable:
         host.check_prunable(yolo.model)
     yolo.model.float().eval()
+    yolo.model.yaml = sealing.opened(yolo.model.yaml)
     return yolo
 
 
@@ -120,6 +123,9 @@ def _existing(path: str | Path) -> str:
         raise ModelError(
             f"{file} is not there. Give the path of a .pt checkpoint, or an official name such as yolov8n.pt."
         )
+    if Path(file).is_dir():
+        inside = [f for f in (Path(file, "weights", "best.pt"), Path(file, "best.pt")) if f.is_file()]
+        raise ModelError(f"{file} is a folder. Give the .pt checkpoint{f' {inside[0]}' if inside else ''} in it.")
     if suffix != ".pt" or not Path(file).is_file():
         raise ModelError(
             f"{file} is not a .pt checkpoint. Exported models cannot be pruned: use what they came from. Stock "

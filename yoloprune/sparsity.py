@@ -72,6 +72,12 @@ class SparseTraining:
         finally:
             self.detach(yolo)
 
+    @classmethod
+    def drives(cls, trainer: Any) -> bool:
+        """Whether such a callback is attached to a trainer."""
+        calls = getattr(trainer, "callbacks", {}).get("on_train_start", [])
+        return any(isinstance(getattr(f, "__self__", None), cls) for f in calls)
+
     def on_train_start(self, trainer: BaseTrainer) -> None:
         """Trace the model and check that the budget is within reach."""
         self._run = run = Fading(self.config, trainer)

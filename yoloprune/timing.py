@@ -130,6 +130,16 @@ def meet(
     return found.choice
 
 
+def judge(wanted: float | str, now: float, ms: float) -> None:
+    """Say how the saved network fares against the time that was wanted, and warn if it fails."""
+    target = milliseconds(wanted, now)
+    said = f"latency={wanted}: {ms:.2f} ms now, {ms / now:.2f} of the parent's {now:.2f}"
+    if ms <= target * (1 + SLACK):
+        host.log("prune: ", said)
+    else:
+        host.warn(f"prune: {said}, and not what was wanted; on an idle machine times are steadier. Prune again there")
+
+
 def search(attempt: Callable[[float], Timed | None], wanted: float | str, now: float) -> Timed:
     """Find the largest share of the FLOPs that meets a time, by secants inside a bracket.
 

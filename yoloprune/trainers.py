@@ -18,9 +18,10 @@ import ultralytics
 from torch import Tensor, nn
 from ultralytics.models import yolo
 
-from yoloprune import builder, host, surgery, verify
+from yoloprune import builder, host, sealing, surgery, verify
 from yoloprune.errors import ModelError, PlanError, VerifyError
 from yoloprune.groups import Plan
+from yoloprune.sparsity import SparseTraining
 
 KEY = "yoloprune"
 VERSION = 1
@@ -51,7 +52,7 @@ def entry_of(source: Any) -> dict[str, Any] | None:
 
 def true_yaml(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of a model YAML that builds the parent: without our entry, the names we replaced put back."""
-    config = deepcopy(dict(config))
+    config = sealing.opened(config)
     if entry := config.pop(KEY, None):
         config["backbone"][0][2] = entry["yaml"]["module"]
         if "yaml_file" in entry["yaml"]:
@@ -246,6 +247,10 @@ class KeepsWidths:
         Raises:
             PlanError: If anything but the pruned network would be trained.
         """
+        if isinstance(cfg, Mapping) and sealing.STATE_KEY in cfg:
+            if not SparseTraining.drives(self):
+                raise ModelError(sealing.STOP)
+            cfg = sealing.opened(cfg)
         if (entry := entry_of(cfg)) is None:
             model = super().get_model(cfg=cfg, weights=weights, verbose=verbose)
             if entry_of(weights) or (

@@ -65,8 +65,17 @@ def parse_amount(value: str | float) -> float:
     except (TypeError, ValueError, OverflowError):
         parsed = math.nan
     if not (0 < parsed < 1 and not unit) and not SMALLEST_ABSOLUTE <= parsed < math.inf:
-        raise ArgumentError(f"must be {AMOUNT_ALLOWED}. Received: {value}")
+        raise ArgumentError(f"must be {AMOUNT_ALLOWED}. Received: {value}{_fraction_meant(value)}")
     return parsed
+
+
+def _fraction_meant(value: Any) -> str:
+    """Return a question where somebody wrote percent, "50%" or 50."""
+    try:
+        percent = to_number(value.strip().removesuffix("%") if isinstance(value, str) else value)
+    except (TypeError, ValueError):
+        return ""
+    return f". Did you mean {percent / 100:g}?" if 1 < percent < 100 else ""
 
 
 def write_amount(value: float) -> str:
