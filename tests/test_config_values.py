@@ -149,7 +149,17 @@ def test_types_of_ultralytics_values() -> None:
 
 @pytest.mark.parametrize(
     ("written", "meant"),
-    [("50%", "0.5"), ("50", "0.5"), ("5%", "0.05"), ("1", ""), ("100", ""), ("half", ""), ("0", "")],
+    [
+        ("50%", "0.5"),
+        ("50", "0.5"),
+        ("5%", "0.05"),
+        ("1", ""),
+        ("1.5", ""),
+        ("1.5%", "0.015"),
+        ("100", ""),
+        ("half", ""),
+        ("0", ""),
+    ],
 )
 def test_a_fraction_is_proposed_for_percent(written: str, meant: str) -> None:
     said = error(f"prune model=a flops={written}")

@@ -13,8 +13,10 @@ import yaml
 from PIL import Image
 from ultralytics.data import utils as host_data
 
+import yoloprune
 from yoloprune import datasets
 from yoloprune.calibration import labelled
+from yoloprune.errors import DataError
 from yoloprune.shapes import make_shapes
 
 
@@ -117,6 +119,19 @@ def test_classes_are_compared_in_their_order(
 def test_the_first_difference_is_named(model: ultralytics.YOLO, data: Path, names: list[str], told: str) -> None:
     data.write_text(yaml.safe_dump({**yaml.safe_load(data.read_text()), "names": names}))
     assert datasets.difference(model, data) == told
+
+
+@pytest.mark.parametrize("command", [yoloprune.train_sparse, yoloprune.finetune])
+def test_data_that_is_nowhere_leaves_no_folder(command: Any, tiny: Path, tmp_path: Path) -> None:
+    """Else the next run's folder would have another number, and the one that documents name would be empty."""
+    with pytest.raises(DataError, match=r"data=nowhere\.yaml: there is no such file"):
+        command(tiny, data="nowhere.yaml", project=str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("given", ["coco8.yaml", "https://example.com/a.yaml", "ul://a/b", ["a.yaml"], "folder"])
+def test_what_ultralytics_may_find_is_left_to_it(given: Any) -> None:
+    datasets.require(given)
 
 
 def test_where_all_classes_are_one_an_absolute_path_tells(

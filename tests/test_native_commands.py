@@ -94,6 +94,25 @@ def test_pruned_yaml_is_plain(parent: Path, tmp_path: Path) -> None:
     assert {k: v.shape for k, v in built.state_dict().items()} == {k: v.shape for k, v in pruned.state_dict().items()}
 
 
+@pytest.mark.parametrize(
+    ("name", "told", "holds"),
+    [
+        ("yolo11n", {}, "13%"),  # 704 of 5,321, all inside C2PSA
+        ("yolo11n", {"native": True}, ""),
+        ("yolo11n", {"native": False}, ""),
+        ("yolov8n", {}, ""),
+    ],
+)
+def test_what_stock_yamls_hold_is_told(
+    name: str, told: dict[str, Any], holds: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(host, "log", lambda _, text: said.append(text))
+    yoloprune.prune(f"{name}.yaml", ratio=0.2, data=False, imgsz=64, project=str(tmp_path), **told)
+    hints = [text for text in said if "native=False frees them" in text]
+    assert [text.split()[3] for text in hints] == [holds] * bool(holds)
+
+
 def test_sparse_training_dies_along_native_widths(parent: Path, data: Path, tmp_path: Path) -> None:
     """`prune` without a budget follows the run: what died is said in YAML, and nothing else goes."""
     run = {**FAST, "epochs": 3, "data": str(data), "project": str(tmp_path), "optimizer": "SGD"}

@@ -97,6 +97,7 @@ def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
         yolo = handoff.reopen(_resumed(model, passed))
         sparse = SparseTraining(_interrupted(yolo, request.settings))
     else:
+        datasets.require(passed["data"])
         passed = {"name": "train-sparse", **passed}
         yolo = handoff.load(model)
         sparse = SparseTraining(_sparse_config(request.settings))
@@ -204,9 +205,11 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     _report_cut(folder, choice, rows, error, imgsz)
     if told["latency"] is not None:
         timing.judge(told["latency"], *(row["ms"] for row in rows))
-    unrepaired = images is None and any(told[option.name] is not None for option in options.PRUNE_BUDGETS)
+    budgeted = any(told[option.name] is not None for option in options.PRUNE_BUDGETS)
+    if budgeted and told["native"] is None and choice.hint:
+        host.log("prune: ", choice.hint)
     data = passed["data"] or datasets.own(parent) or "..."
-    host.log("prune: ", f"saved {target}; next: {_next_step(child, target, choice, data, unrepaired)}")
+    host.log("prune: ", f"saved {target}; next: {_next_step(child, target, choice, data, budgeted and images is None)}")
     return handoff.load(target)
 
 
@@ -295,6 +298,7 @@ def finetune(model: Model, **kwargs: Any) -> handoff.YOLO:
     if passed.get("resume"):
         yolo = handoff.reopen(_resumed(model, passed))
     else:
+        datasets.require(passed["data"])
         passed = {"name": "finetune", **passed}
         yolo = handoff.load(model)
     if STATE_KEY in yolo.model.yaml:  # its dead channels are still there and would come back to life

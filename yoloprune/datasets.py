@@ -11,7 +11,7 @@ import numpy as np
 import ultralytics
 from ultralytics.data import dataset as host_dataset
 from ultralytics.data import utils as host_utils
-from ultralytics.utils import DATASETS_DIR
+from ultralytics.utils import DATASETS_DIR, checks
 
 from yoloprune.errors import DataError
 
@@ -24,6 +24,19 @@ def check(data: str | Path) -> dict[str, Any]:
     """
     with one_line(data), _replaced(host_utils, check_font=lambda *_: None):  # a font for plots, from the network
         return host_utils.check_det_dataset(data, autodownload=False)
+
+
+def require(data: Any) -> None:
+    """Raise where a data YAML is nowhere, before Ultralytics has made a run folder; other kinds are left to it.
+
+    Raises:
+        DataError: If there is no such file, and none of that name comes with Ultralytics.
+    """
+    if isinstance(data, (str, Path)) and "://" not in str(data) and str(data).endswith((".yaml", ".yml")):
+        with one_line(data):
+            found = checks.check_file(str(data), hard=False)
+        if not found:
+            raise DataError(f"data={data}: there is no such file, and none of that name comes with Ultralytics.")
 
 
 def training_images(data: str | Path, task: str) -> str | list[str]:

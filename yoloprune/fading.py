@@ -45,11 +45,14 @@ class Fading:
     def __init__(self, config: SparseConfig, trainer: BaseTrainer) -> None:
         self.trainer = trainer
         self.model = host.student(trainer.model)
+        host.own_yaml(trainer.model)
         found = channels.Channels(self.model, config.limits, trainer.args.imgsz)
         # Raises BudgetError before the first step when the target is out of reach.
         choice = found.choose(lambda g: budget.select(g, np.zeros(g.n_classes), config.budget, config.limits))
         if choice.alive.all():
             raise BudgetError(f"The model already meets {config.budget}, so no channel has to die. Use 'yolo train'.")
+        if config.limits.native is None and choice.hint and host.is_main_process():
+            host.log("sparse: ", choice.hint)
         self.graph = choice.graph
         if choice.yaml is None:  # the cut that comes later has to know that widths were free
             config = replace(config, limits=replace(config.limits, native=False))
@@ -135,7 +138,7 @@ class Fading:
                 self.scales.rouse(model, self.scales.killable & ~gone)
         self.reached = self._reached(gone)
         for model in (*ema, self.model):  # the trainer tells the EMA, but not a student in it
-            model.yaml = sealed(model.yaml, self._state())
+            model.yaml.update(sealed(model.yaml, self._state()))
 
     # ---- choice ------------------------------------------------------------------------------------------------------
 

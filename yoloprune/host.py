@@ -89,6 +89,15 @@ def student(model: nn.Module) -> nn.Module:
     return getattr(model, "student_model", model)
 
 
+def own_yaml(model: nn.Module) -> None:
+    """Give the network that is trained, and a wrapper with a teacher, a `yaml` that no other model shares.
+
+    A fresh build shares it with the model that it is built for, i.e. the user's.
+    """
+    whole, inner = unwrap_model(model), student(model)
+    whole.yaml = inner.yaml = deepcopy(inner.yaml)
+
+
 def is_main_process() -> bool:
     """Whether this process logs and saves."""
     return RANK in {-1, 0}

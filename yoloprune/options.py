@@ -65,7 +65,8 @@ class Option:
         except (TypeError, ValueError, OverflowError):
             nearest = get_close_matches(str(value).lower(), self.kind.names, n=1)
             allowed = self.kind.allowed + (f" (nearest: {nearest[0]})" if nearest else "")
-            raise ArgumentError(f"{self.name}={value}: must be {allowed}. Received: {value}") from None
+            told = f"{self.name}={value}: must be {allowed}. Received: {value}{self.kind.meant(value)}"
+            raise ArgumentError(told) from None
 
 
 @dataclass(frozen=True)

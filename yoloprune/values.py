@@ -24,11 +24,13 @@ class Kind:
         allowed (str): Completes the sentence "must be ...".
         convert (Callable[[Any], Any]): Returns the value in its final type; raises ValueError or TypeError otherwise.
         names (tuple[str, ...]): The possible values where they can be listed.
+        meant (Callable[[Any], str]): What to add to the message for a value that is not allowed, perhaps nothing.
     """
 
     allowed: str
     convert: Callable[[Any], Any]
     names: tuple[str, ...] = ()
+    meant: Callable[[Any], str] = lambda _: ""
 
 
 def to_number(value: Any) -> float:
@@ -65,7 +67,7 @@ def parse_amount(value: str | float) -> float:
     except (TypeError, ValueError, OverflowError):
         parsed = math.nan
     if not (0 < parsed < 1 and not unit) and not SMALLEST_ABSOLUTE <= parsed < math.inf:
-        raise ArgumentError(f"must be {AMOUNT_ALLOWED}. Received: {value}{_fraction_meant(value)}")
+        raise ArgumentError(f"must be {AMOUNT_ALLOWED}. Received: {value}")
     return parsed
 
 
@@ -75,7 +77,8 @@ def _fraction_meant(value: Any) -> str:
         percent = to_number(value.strip().removesuffix("%") if isinstance(value, str) else value)
     except (TypeError, ValueError):
         return ""
-    return f". Did you mean {percent / 100:g}?" if 1 < percent < 100 else ""
+    marked = isinstance(value, str) and value.strip().endswith("%")
+    return f". Did you mean {percent / 100:g}?" if (0 if marked else 5) <= percent < 100 else ""
 
 
 def write_amount(value: float) -> str:
@@ -187,7 +190,7 @@ def path_or_model(value: Any) -> Any:
     return value
 
 
-AMOUNT = Kind(AMOUNT_ALLOWED, parse_amount)
+AMOUNT = Kind(AMOUNT_ALLOWED, parse_amount, meant=_fraction_meant)
 LATENCY = Kind("a fraction of the time that an image takes now (0.6), or milliseconds with the unit (12ms)", _latency)
 SHARE = number("a fraction between 0 and 1 (both excluded)", lambda x: 0 < x < 1)
 FLAG = Kind("True or False", _flag, ("true", "false"))
