@@ -172,9 +172,15 @@ def test_out_of_reach_says_how_far_it_goes_and_why() -> None:
     assert (
         "max_ratio=0.5 and frozen layers leave at least 0.75" in message
     )  # half of the first layer, all of the second
-    assert "(frozen layers alone 0.562)" in message  # one of the first, all of the second: 9 of 16
+    assert "(without the limits 0.562)" in message  # one of the first, all of the second: 9 of 16
     assert "8 channels: Detect head" in message
     assert "\n" not in message
+
+
+def test_out_of_reach_repeats_a_number_as_it_was_typed() -> None:
+    graph = layers(8, 8, frozen={1: "Detect head"}, price=(1e3, 1e3))  # 16,000 FLOPs
+    with pytest.raises(BudgetError, match=r"^flops=4\.8K, 0\.3 of the parent, is out of reach"):
+        select(graph, np.arange(16.0), Budget(flops=4800), Limits(round_to=1, min_width=1, max_ratio=0.5))
 
 
 def test_out_of_reach_names_the_key_that_was_given() -> None:

@@ -15,6 +15,7 @@ from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError
 from yoloprune.groups import ChannelGraph, Tie
 from yoloprune.limits import Budget, Limits
+from yoloprune.values import write_amount
 
 KINDS = {"flops": "flops", "params": "params", "ratio": "channels"}
 
@@ -77,7 +78,7 @@ def select(
 
     low, high = 0, len(steps.tie)
     if not fits(after(high)):
-        raise _out_of_reach(graph, cost, after(high), caps, limits)
+        raise _out_of_reach(graph, cost, after(high), caps, limits, budget)
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(after(middle)) else (middle + 1, high)
@@ -190,7 +191,7 @@ def _survivors(graph: ChannelGraph, ranked: list[np.ndarray], units: np.ndarray)
 
 
 def _out_of_reach(
-    graph: ChannelGraph, cost: Cost, units: np.ndarray, caps: dict[str, float], limits: Limits
+    graph: ChannelGraph, cost: Cost, units: np.ndarray, caps: dict[str, float], limits: Limits, budget: Budget
 ) -> BudgetError:
     widths = _widths(graph, cost, units)
     kind = next(k for k, cap in caps.items() if cost.of(k, widths) > cap)
@@ -203,8 +204,10 @@ def _out_of_reach(
     narrowest = _widths(graph, cost, np.ones(len(graph.ties)))
     asked, least, alone = (x / cost.parent(kind) for x in (caps[kind], cost.of(kind, widths), cost.of(kind, narrowest)))
     asked, least, alone = (1 - x if key == "ratio" else x for x in (asked, least, alone))
-    bounds = f"{'remove at most' if key == 'ratio' else 'leave at least'} {least:.3g} (frozen layers alone {alone:.3g})"
+    bounds = f"{'remove at most' if key == 'ratio' else 'leave at least'} {least:.3g} (without the limits {alone:.3g})"
+    wanted = getattr(budget, key)
+    asked = f"{asked:.3g} of the parent" if wanted <= 1 else f"{write_amount(wanted)}, {asked:.3g} of the parent,"
     return BudgetError(
-        f"{key}={asked:.3g} of the parent is out of reach: round_to={limits.round_to}, min_width={limits.min_width}, "
+        f"{key}={asked} is out of reach: round_to={limits.round_to}, min_width={limits.min_width}, "
         f"max_ratio={limits.max_ratio:g} and frozen layers {bounds}. Held by: {held or 'the limits alone'}."
     )
