@@ -18,6 +18,11 @@ from yoloprune.errors import ArgumentError
 from yoloprune.groups import Plan
 from yoloprune.shapes import make_shapes
 
+
+class Reached(Exception):
+    """What was to be seen was seen."""
+
+
 LOOSE = {"round_to": 4, "min_width": 4}
 
 
@@ -121,6 +126,37 @@ def test_the_user_is_told_which_data_it_is_and_why_there_is_none(
     said.clear()
     yoloprune.prune(trained, flops=0.6, project=str(tmp_path), data=False, **LOOSE)
     assert [text for text in said if text.endswith("which costs far more accuracy")]
+
+
+COMMANDS = {"sweep": yoloprune.sweep, "finetune": yoloprune.finetune, "val": yoloprune.val}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_data_is_asked_for_before_ultralytics_downloads_what_the_checkpoint_names(
+    name: str, tiny: Path, trained: Path
+) -> None:
+    with pytest.raises(ArgumentError, match=f"^{name} needs 'data', i.e. data=coco8.yaml$"):
+        COMMANDS[name](tiny)
+    with pytest.raises(ArgumentError, match=f"^{name} needs 'data', i.e. data=coco8.yaml$"):
+        COMMANDS[name](trained, data=False)
+    elsewhere = yoloprune.load(trained)
+    elsewhere.overrides["data"] = "coco.yaml"
+    with pytest.raises(ArgumentError, match=f"^{name} needs 'data'.*coco.yaml, which the model was trained on, is not"):
+        COMMANDS[name](elsewhere)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_data_of_the_checkpoint_is_taken(
+    name: str, trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reached(_: Any, given: dict[str, Any]) -> None:
+        assert given["data"] == str(data)
+        raise Reached
+
+    monkeypatch.setattr(host, "validate", reached)
+    monkeypatch.setattr(yoloprune.YOLO, "train", lambda self, **given: reached(self, given))
+    with pytest.raises(Reached):
+        COMMANDS[name](trained, project=str(tmp_path))
 
 
 def test_what_was_missed_is_at_most_all(trained: Path, monkeypatch: pytest.MonkeyPatch, data: Path) -> None:

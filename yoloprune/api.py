@@ -298,7 +298,7 @@ def finetune(model: Model, **kwargs: Any) -> handoff.YOLO:
     if passed.get("resume"):
         yolo = handoff.reopen(_resumed(model, passed))
     else:
-        datasets.require(passed["data"])
+        datasets.require(passed.get("data"))
         passed = {"name": "finetune", **passed}
         yolo = handoff.load(model)
     if STATE_KEY in yolo.model.yaml:  # its dead channels are still there and would come back to life
@@ -306,6 +306,8 @@ def finetune(model: Model, **kwargs: Any) -> handoff.YOLO:
             f"model={yolo.ckpt_path or yolo.model_name}: sparse training left dead channels that are not cut yet. Run "
             "'yoloprune prune' first; an interrupted run goes on with 'yoloprune train-sparse ... resume'."
         )
+    if not passed.get("resume"):
+        passed["data"] = datasets.given_or_own(yolo, passed.get("data"), "finetune")
     if trainers.entry_of(yolo) is None:
         host.warn("finetune: yoloprune did not prune this model; it is trained at the widths that it has")
     if request.settings["distill"] == "parent":
@@ -350,6 +352,7 @@ def compare(models: Mapping[str, Model], *, command: str = "val", **passed: Any)
         (list[dict[str, Any]]): One row per model.
     """
     loaded = {name: handoff.load(m, prunable=False) for name, m in models.items()}
+    passed["data"] = datasets.given_or_own(list(loaded.values())[-1], passed.get("data"), command)
     folder = runs.run_folder(next(iter(loaded.values())).task, command, passed)
     device = host.device(passed.get("device"))
     imgsz = handoff.image_size(next(iter(loaded.values())), passed.get("imgsz"))

@@ -13,7 +13,8 @@ from ultralytics.data import dataset as host_dataset
 from ultralytics.data import utils as host_utils
 from ultralytics.utils import DATASETS_DIR, checks
 
-from yoloprune.errors import DataError
+from yoloprune import host
+from yoloprune.errors import ArgumentError, DataError
 
 
 def check(data: str | Path) -> dict[str, Any]:
@@ -94,6 +95,22 @@ def own(yolo: ultralytics.YOLO) -> str | None:
         return known if same else None
     except DataError:
         return None
+
+
+def given_or_own(yolo: ultralytics.YOLO, data: Any, command: str) -> Any:
+    """`data=`, else the data set that the model was trained on. Ultralytics would download that, e.g. all of COCO.
+
+    Raises:
+        ArgumentError: If neither is there.
+    """
+    if data:
+        return data
+    if data is None and (found := own(yolo)):
+        host.log(f"{command}: ", f"data={found}, the model's own")
+        return found
+    known = yolo.overrides.get("data") if data is None else None
+    elsewhere = f"; data={known}, which the model was trained on, is not at hand" if known else ""
+    raise ArgumentError(f"{command} needs 'data', i.e. data=coco8.yaml{elsewhere}")
 
 
 @contextlib.contextmanager

@@ -243,6 +243,7 @@ AGAINST = Option(
 )
 
 _RUN = ("project", "name", "exist_ok", "seed")
+OWN_DATA = "Without data= the data set that the model was trained on is taken, if it is at hand; nothing is downloaded."
 _COMMANDS = (
     Command(
         "train-sparse",
@@ -280,7 +281,7 @@ _COMMANDS = (
         "show where accuracy falls off: cut and repair at several budgets, evaluate each, no training",
         SWEEP_OPTIONS,
         host=("model", "data", "split", "imgsz", "batch", "device", "workers", *_RUN, "verbose"),
-        required=("model", "data"),
+        required=("model",),
         examples=(
             "sweep model=best.pt data=my.yaml",
             "sweep model=best.pt data=my.yaml flops=0.9,0.7,0.5 score=taylor imgsz=320",
@@ -288,6 +289,7 @@ _COMMANDS = (
         notes=(
             "Exactly one of flops, params and ratio; flops=0.9,0.8,...,0.3 when none is given.",
             "sweep.csv grows row by row, so an interrupted sweep keeps those it has.",
+            OWN_DATA,
         ),
     ),
     Command(
@@ -295,20 +297,22 @@ _COMMANDS = (
         "train a pruned model with Ultralytics; its widths stay",
         (DISTILL,),
         host=None,
-        required=("model", "data"),
+        required=("model",),
         own_defaults=GENTLE,
         examples=(
             "finetune model=runs/detect/prune/weights/pruned.pt data=my.yaml epochs=50",
             "finetune model=runs/detect/prune/weights/pruned.pt data=my.yaml epochs=50 distill=parent",
         ),
+        notes=(OWN_DATA,),
     ),
     Command(
         "val",
         "validate with Ultralytics, side by side with the parent when against= is given",
         (AGAINST,),
         host=None,
-        required=("model", "data"),  # else Ultralytics downloads what the checkpoint was trained on, e.g. all of COCO
+        required=("model",),
         examples=("val model=pruned.pt data=my.yaml against=parent.pt", "val model=pruned.pt data=my.yaml imgsz=320"),
+        notes=(OWN_DATA,),
     ),
     Command(
         "info",

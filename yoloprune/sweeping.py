@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import ultralytics
 
-from yoloprune import channels, config, cutting, handoff, host, report, runs
+from yoloprune import channels, config, cutting, datasets, handoff, host, report, runs
 from yoloprune.errors import BudgetError
 from yoloprune.limits import Budget
 from yoloprune.options import SWEPT
@@ -40,6 +40,7 @@ def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str,
     request = config.request("sweep", {"model": model, **kwargs})
     parent = handoff.load(model)
     told, passed = request.settings, {**request.passed}
+    passed["data"] = datasets.given_or_own(parent, passed.get("data"), "sweep")
     passed["imgsz"] = handoff.image_size(parent, passed.get("imgsz"))
     found = channels.Channels(parent.model, cutting.limits(told), passed["imgsz"])
     images = cutting.images(parent, passed)
