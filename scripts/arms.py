@@ -158,5 +158,10 @@ TABLES: dict[str, dict[str, Chain]] = {
             prune(flops=0.286, data=True),
             finetune(E),
         ],
+        "the same, fine-tuned at the rate of the training": [
+            train(E, model="yolov8s.yaml"),
+            prune(flops=0.286, data=True),
+            finetune(E, lr0=3e-3),
+        ],
     },
 }
