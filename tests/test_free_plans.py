@@ -173,6 +173,27 @@ def test_a_parent_that_moved_is_named(pruned: Path, data: Path, tmp_path: Path) 
     assert "parent.pt" in said and digest in said and "distill_model=" in said and "{" not in said
 
 
+def test_sparse_training_of_a_free_plan_is_sealed_and_opened(
+    pruned: Path, parent: Path, data: Path, tmp_path: Path
+) -> None:
+    """Both leave a sentence where the first module's name was; one after the other goes."""
+    told = run_of(tmp_path, data=str(data), nbs=4, epochs=3)
+    before = trainers.true_yaml(handoff.load(pruned).model.yaml)
+    limits = {"native": False, "round_to": 1, "min_width": 1}
+    sparse = yoloprune.train_sparse(pruned, flops=0.8, name="sparse", **limits, **told)
+    best = tmp_path / "runs" / "sparse" / "weights" / "best.pt"
+    with pytest.raises(KeyError, match="of a sparse training"):
+        ultralytics.YOLO(best).train(**told)
+    for model in (sparse, best):
+        twice = yoloprune.prune(model, imgsz=64, native=False, project=str(tmp_path), name="twice")
+        assert trainers.true_yaml(twice.model.yaml) == {**before, "nc": 3}  # the classes of the data
+        assert len(handoff.provenance(twice)["earlier"]) == 1
+    with pytest.raises(KeyError, match="yoloprune finetune"):
+        ultralytics.YOLO(twice.ckpt_path).train(**told)
+    shapes = shapes_of(twice.model)
+    assert shapes_of(yoloprune.finetune(twice, **told).model) == shapes
+
+
 # ---- trainers that would build something else ------------------------------------------------------------------------
 
 

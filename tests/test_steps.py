@@ -71,7 +71,10 @@ def test_interrupted_run_resumes(
     with pytest.raises(ArgumentError, match="not cut yet") as caught:
         yoloprune.finetune(YOLO(last), data=str(data))
     assert str(last) in str(caught.value) and "\n" not in str(caught.value)  # the file, not the network
-    for model, error in ((YOLO(last), KeyError), (yoloprune.YOLO(last), ModelError)):  # dead channels would come back
+    again = last.with_name("again.pt")
+    yoloprune.load(last).save(again)
+    seals = ((YOLO(last), KeyError), (YOLO(again), KeyError), (yoloprune.YOLO(last), ModelError))
+    for model, error in seals:  # dead channels would come back
         for told in ({"resume": True}, {"data": str(data), "epochs": 1}):
             with pytest.raises(error, match="yoloprune train-sparse"):
                 model.train(project=str(work), **QUICK, **told)

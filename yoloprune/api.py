@@ -34,7 +34,6 @@ from yoloprune import (
     report,
     runs,
     scoring,
-    sealing,
     surgery,
     timing,
     tracing,
@@ -103,7 +102,6 @@ def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
         sparse = SparseTraining(_sparse_config(request.settings))
     with sparse.attached(yolo), _going_on(yolo, "train-sparse"):
         yolo.train(**passed)
-    yolo.model.yaml = sealing.opened(yolo.model.yaml)
     folder = Path(yolo.trainer.save_dir)
     if host.is_main_process() and (log := folder / "sparsity.csv").is_file():
         picture = report.picture_sparsity(folder / "sparsity.png", log)

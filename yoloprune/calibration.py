@@ -23,7 +23,7 @@ from yoloprune import datasets, host
 from yoloprune.errors import DataError
 
 PIXELS = 16 * 320**2
-"""Input pixels of a batch with gradients: backward through yolov8x holds 5 GB for them."""
+"""Input pixels of a batch with gradients: by calculation, backward through yolov8x holds 5 GB for them."""
 
 
 def batches(

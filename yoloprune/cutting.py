@@ -29,7 +29,6 @@ from yoloprune import (
 from yoloprune.errors import ArgumentError
 from yoloprune.groups import ChannelGraph, Plan
 from yoloprune.limits import Budget, Limits
-from yoloprune.sealing import STATE_KEY
 from yoloprune.watching import placed
 
 
@@ -196,7 +195,6 @@ def cut(
         VerifyError: If the cut model does not compute what its masked parent computes.
     """
     child = handoff.with_model(parent, surgery.cut(copy.deepcopy(parent.model), plan))
-    child.model.yaml.pop(STATE_KEY, None)  # the state of the sparse run is the parent's
     error = proof.prove(parent.model, child.model, plan, host.example(parent.model, batch=2))
     host.log(
         "prune: ", f"cut model equals masked parent: relative error {error:.1e} (accepted: {verify.TOLERANCE:.0e})"

@@ -13,7 +13,7 @@ import ultralytics
 from torch import nn
 from ultralytics.utils import callbacks, checks
 
-from yoloprune import host, sealing
+from yoloprune import host
 from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.trainers import YOLO
 
@@ -36,15 +36,12 @@ def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> YOLO
             raise ModelError(f"{model.model_name} is an exported model. Use the .pt checkpoint it was exported from.")
         if prunable:
             host.check_prunable(model.model)
-        copied = deepcopy(model.model).float().eval()
-        copied.yaml = sealing.opened(copied.yaml)
-        return with_model(model, copied)
+        return with_model(model, deepcopy(model.model).float().eval())
     yolo = _opened(model)
     yolo.model = host.student(yolo.model)  # an interrupted run with a teacher saved both
     if prunable:
         host.check_prunable(yolo.model)
     yolo.model.float().eval()
-    yolo.model.yaml = sealing.opened(yolo.model.yaml)
     return yolo
 
 

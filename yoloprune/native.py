@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from yoloprune import budget, builder, dials, grouping, host, rows, surgery
+from yoloprune import budget, builder, dials, grouping, host, rows, sealing, surgery
 from yoloprune.dials import Layer, Shape
 from yoloprune.errors import ModelError, PlanError
 from yoloprune.groups import ChannelGraph, Plan, Tie
@@ -47,7 +47,7 @@ class Stock:
             )
         if model.yaml.get("yoloprune", {}).get("widths"):
             raise ModelError("the model was pruned to free widths before (native=True is possible for its parent only)")
-        self.graph, self.yaml = graph, dict(model.yaml)
+        self.graph, self.yaml = graph, sealing.cleared(model.yaml)
         self.image = host.channels(model)
         self.carried: frozenset[str] = frozenset()  # children of the head that loading takes over from the weights
         bones = deepcopy(model).to("meta")  # shapes without numbers

@@ -42,3 +42,10 @@ def opened(config: Mapping[str, Any]) -> dict[str, Any]:
     if replaced := config.get(STATE_KEY, {}).pop(MODULE, None):
         config["backbone"][0][2] = replaced
     return config
+
+
+def cleared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a model YAML without any trace of a sparse run."""
+    config = opened(config)
+    config.pop(STATE_KEY, None)
+    return config

@@ -162,6 +162,7 @@ def mark_pruned(
     Raises:
         PlanError: If the parent's YAML, cut by the plan, or the native YAML does not give this model.
     """
+    model.yaml = sealing.cleared(model.yaml)  # a sparse run that came before is the parent's
     before = entry_of(model) or {"widths": {}, "provenance": None}
     history = before["provenance"]
     earlier = [] if history is None else [*history["earlier"], {k: v for k, v in history.items() if k != "earlier"}]
