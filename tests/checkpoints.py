@@ -22,7 +22,7 @@ from conftest import random_alive, settle
 from torch import nn
 
 from yoloprune import handoff, host, surgery, trainers
-from yoloprune.groups import Plan
+from yoloprune.plans import Plan
 from yoloprune.shapes import NAMES, make_shapes
 
 CONFIGS = Path(ultralytics.__file__).parent / "cfg" / "models"

@@ -13,7 +13,8 @@ import ultralytics
 from torch import Tensor, nn
 
 from yoloprune import surgery, verify
-from yoloprune.groups import Axis, ChannelGraph, Group, Plan, Term, Tie
+from yoloprune.groups import Axis, ChannelGraph, Group, Term, Tie
+from yoloprune.plans import Plan
 from yoloprune.proof import settle as settle  # the tests' own networks are brought to life in the same way
 
 pytest_plugins = ["checkpoints"]
@@ -106,8 +107,12 @@ def random_alive(graph: ChannelGraph, seed: int) -> np.ndarray:
     alive = np.ones(graph.n_classes, dtype=bool)
     for tie in graph.ties:
         units = range(1, tie.units + 1) if tie.allowed is None else [*tie.allowed, tie.units]
-        for g, width in zip(tie.groups, tie.widths(int(rng.choice(list(units)))), strict=True):
-            alive[rng.permutation(graph.classes(g))[width:]] = False
+        unit = int(rng.choice(list(units)))
+        for g, size in tie.shrinking.items():
+            alive[rng.permutation(graph.classes(g))[size * unit // tie.units :]] = False
+        for heads in tie.heads:
+            for h in rng.permutation(len(heads))[len(heads) * unit // tie.units :]:
+                alive[np.concatenate([graph.classes(g) for g in heads[h]])] = False
     return alive
 
 

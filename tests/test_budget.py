@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hand_layers import FREE, layers, widths
@@ -9,6 +11,7 @@ from hand_layers import FREE, layers, widths
 from yoloprune.budget import dead_only, select
 from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError
+from yoloprune.groups import ChannelGraph
 from yoloprune.limits import Budget, Limits
 
 
@@ -245,3 +248,41 @@ def test_dead_only_never_takes_the_last_of_a_group() -> None:
 def test_dead_only_leaves_frozen_groups() -> None:
     graph = layers(4, 4, frozen={0: "keep"})
     assert widths(graph, dead_only(graph, np.ones(8, dtype=bool))) == [4, 1]
+
+
+# Attention heads ------------------------------------------------------------------------------------------------------
+def headed(keys: int = 1) -> ChannelGraph:
+    """Three heads of two values and some keys, and a map of six channels that keeps their proportion."""
+    graph = layers(2, 2, 2, *[keys] * 3, 6, ties=[(0, 1, 2, 3, 4, 5, 6)])
+    return replace(graph, ties=[replace(graph.ties[0], heads=(((0, 3), (1, 4), (2, 5)),))])
+
+
+def test_the_head_with_the_least_score_goes_first() -> None:
+    graph = headed()
+    #                  values              keys       map
+    scores = np.array([5.0, 5, 1, 9, 4, 4, 1, 0.1, 3, 6, 1, 5, 2, 4, 3])  # sums 11, 10.1, 11
+    alive = select(graph, scores, Budget(ratio=0.1), FREE)  # a third, as it is the smallest step
+    assert widths(graph, alive) == [2, 0, 2, 1, 0, 1, 4]
+    assert alive[9:].tolist() == [1, 0, 1, 0, 1, 1]
+    assert widths(graph, select(graph, scores, Budget(ratio=0.4), FREE)) == [0, 0, 2, 0, 0, 1, 2]  # equal: in order
+
+
+def test_heads_that_stay_need_no_rounding() -> None:
+    """Rounding and the least width hold for the map: its 4 of 6 are no multiple of 3, its 2 are too narrow."""
+    graph, scores = headed(), np.ones(15)
+    for limits in (Limits(round_to=3, min_width=1, max_ratio=1.0), Limits(round_to=1, min_width=6, max_ratio=1.0)):
+        with pytest.raises(BudgetError):
+            select(graph, scores, Budget(ratio=0.1), limits)
+    limits = Limits(round_to=2, min_width=4, max_ratio=1.0)
+    assert widths(graph, select(graph, scores, Budget(ratio=0.1), limits)) == [0, 2, 2, 0, 1, 1, 4]
+
+
+def test_dead_only_takes_heads_that_are_dead_as_a_whole() -> None:
+    graph = headed()
+    dead = np.zeros(15, dtype=bool)
+    dead[[2, 3, 9, 10, 11, 12]] = True  # both values of the second head, but not its key
+    assert dead_only(graph, dead).all()
+    dead[7] = True
+    assert widths(graph, dead_only(graph, dead)) == [2, 0, 2, 1, 0, 1, 4]
+    dead[[10, 11, 12]] = False  # only one of the six channels of the map: not a third of them
+    assert dead_only(graph, dead).all()

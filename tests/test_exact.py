@@ -19,8 +19,9 @@ from yoloprune import host, scoring, surgery
 from yoloprune.budget import select
 from yoloprune.cost import Cost
 from yoloprune.errors import VerifyError
-from yoloprune.groups import ChannelGraph, Plan
+from yoloprune.groups import ChannelGraph
 from yoloprune.limits import Budget, Limits
+from yoloprune.plans import Plan
 from yoloprune.verify import TOLERANCE, verify
 
 NAMES = shipped("yolov8n", "yolo11n", "yolo26n", "yolov5n")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from yoloprune import budget, host, recover, scoring
 from yoloprune.errors import DataError
-from yoloprune.groups import Keep, Plan
+from yoloprune.plans import Keep, Plan
 from yoloprune.surgery import cut
 from yoloprune.verify import verify
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import hand_graph, random_alive
 
 from yoloprune.errors import PlanError
-from yoloprune.groups import Axis, ChannelGraph, Keep, Plan, Tie
+from yoloprune.groups import Axis, ChannelGraph, Tie
+from yoloprune.plans import Keep, Plan
 
 
 def c2f() -> ChannelGraph:
@@ -103,6 +105,48 @@ def test_tie_units_are_the_greatest_common_divisor() -> None:
     tie = Tie((0, 1, 2), (4, 6, 10))
     assert tie.units == 2
     assert [tie.widths(u) for u in range(3)] == [(0, 0, 0), (2, 3, 5), (4, 6, 10)]
+
+
+def attention() -> ChannelGraph:
+    """Two heads of one key (class 4, 5) and two values; a map of four channels is what the values add to."""
+    graph = hand_graph(
+        {"qkv.outputs": [4, 0, 1, 5, 2, 3], "proj.inputs": [0, 1, 2, 3], "map.outputs": [6, 7, 8, 9]},
+        group_of=[0, 0, 1, 1, 2, 3, 4, 4, 4, 4],
+    )
+    tie = Tie((0, 1, 2, 3, 4), (2, 2, 1, 1, 4), heads=(((0, 2), (1, 3)),))
+    return replace(graph, ties=[tie], heads={0: 2})
+
+
+def test_a_head_goes_as_a_whole() -> None:
+    graph = attention()
+    (tie,) = graph.ties
+    assert tie.units == 2  # gcd of four channels and two heads
+    assert [tie.widths(u) for u in range(3)] == [(0, 0, 0, 0, 0), (2, 0, 1, 0, 2), (2, 2, 1, 1, 4)]
+    plan = graph.plan(alive(0, 1, 4, 6, 9, n=10))  # the first head, and two of the four channels
+    assert plan.keep["qkv"] == Keep(outputs=(3, 4, 5), of=(6, None), heads=1)
+    assert plan.keep["proj"] == Keep(inputs=(2, 3), of=(None, 4))
+    assert plan.keep["map"] == Keep(outputs=(1, 2), of=(4, None))
+    written = json.loads(json.dumps(plan.to_dict()))
+    assert written["qkv"] == {"outputs": [3, 4, 5], "of": [6, None], "heads": 1}
+    assert Plan.from_dict(written) == plan
+    assert plan.widths()["qkv"] == {"outputs": 3, "of": [6, None], "heads": 1}
+    assert Plan.from_widths(plan.widths()).keep["qkv"] == Keep(outputs=(0, 1, 2), of=(6, None), heads=1)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        (0, 2, 6, 7),  # half of the values of each head
+        (0, 1, 6, 7),  # a head without its key
+        (0, 1, 5, 6, 7),  # the values of one head, the key of the other
+        (0, 1, 4),  # a head, and all four channels
+        (0, 1, 4, 6),  # a head, and a quarter of the channels
+        (6, 7),  # no head, and half of the channels
+    ],
+)
+def test_plan_refuses_what_leaves_a_part_of_a_head(cut: tuple[int, ...]) -> None:
+    with pytest.raises(PlanError, match="proportion"):
+        attention().plan(alive(*cut, n=10))
 
 
 def test_plan_survives_json() -> None:

@@ -102,16 +102,47 @@ def test_a_class_branch_that_loading_takes_over_holds_nothing() -> None:
     assert all(torch.equal(v, small.state_dict()[k]) for k, v in fresh.state_dict().items())
 
 
-def test_widths_without_an_argument_are_held() -> None:
-    """Two heads of a C2PSA: 64 hidden channels are one head, so its hidden width is the only one with two."""
+def test_whole_attention_heads_go() -> None:
+    """A C2PSA makes one head of every 64 hidden channels; its 128 may become 64 if one of the two heads goes whole."""
     model = model_of(
         [*BACKBONE[:4], [-1, 1, "Conv", [256, 3, 2]], [-1, 1, "C2PSA", [256]]], [[2, 5], 1, "Detect", ["nc"]]
     )
-    graph, _ = restricted(model, Limits())
-    names = {name for names, _ in tied(graph).values() for name in names}
-    assert not any(name.startswith(("model.5.cv1", "model.5.m.")) for name in names)
+    graph, stock = restricted(model, Limits())
     # As many outputs as inputs, so both change together.
     assert ("model.4.conv", "model.5.cv2.conv") in [names for names, _ in tied(graph).values()]
+    tie = next(t for t in graph.ties if t.heads)
+    halves = ["model.5.cv1.conv[0:128]", "model.5.cv1.conv[128:256]", "model.5.m.0.ffn.0.conv"]
+    assert [graph.groups[g].name for g in tie.shrinking] == halves
+    ((first, second),) = tie.heads
+    qkv = "model.5.m.0.attn.qkv.conv"  # per head 32 queries, 32 keys, 64 values
+    assert [graph.groups[g].name for g in (*first, *second)] == [
+        *(f"{qkv}[0:64]", f"{qkv}[64:128]", f"{qkv}[128:192]", f"{qkv}[192:256]")
+    ]
+    assert (tie.units, tie.allowed) == (2, (1,))
+    scores = np.ones(graph.n_classes)
+    scores[graph.classes(first[0])[0]] = 9.0  # the best channel of all lies in the head that is worth less
+    scores[graph.classes(first[1])] = 0.5
+    alive = budget.select(graph, scores, Budget(ratio=0.5), Limits())
+    assert not alive[np.concatenate([graph.classes(g) for g in first])].any()
+    assert alive[np.concatenate([graph.classes(g) for g in second])].all()
+    plan = graph.plan(alive)
+    assert plan.keep[qkv].outputs == tuple(range(128, 256)) and plan.keep[qkv].heads == 1
+    small = cut_copy(model, plan)
+    attention = small.model[5].m[0].attn
+    assert (attention.num_heads, attention.key_dim, attention.head_dim, attention.scale) == (1, 32, 64, 32**-0.5)
+    assert torch.equal(attention.qkv.bn.weight, model.model[5].m[0].attn.qkv.bn.weight[128:])
+    assert verify.verify(model, small, plan, noise(2, 3, 64, 64)) <= 1e-4
+    width, share = stock.describe(alive)["backbone"][5][3]
+    assert width == small.model[5].cv2.conv.out_channels and int(width * share) == 64
+
+
+def test_a_single_head_shrinks_with_its_layer() -> None:
+    """64 hidden channels are one head: 48 are one of 48 values and 24 keys."""
+    model = model_of(
+        [*BACKBONE[:4], [-1, 1, "Conv", [128, 3, 2]], [-1, 1, "C2PSA", [128]]], [[2, 5], 1, "Detect", ["nc"]]
+    )
+    graph, _ = restricted(model, Limits())
+    assert tied(graph)["model.5.cv1.conv[0:64]"][1] == (48, 32, 16)  # of which queries and keys have a half
 
 
 def test_widths_out_of_step_with_ultralytics_rounding_are_tried_one_by_one() -> None:

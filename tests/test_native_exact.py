@@ -16,8 +16,8 @@ from ultralytics.nn.modules import Conv
 
 from yoloprune import budget, builder, trainers, verify
 from yoloprune.errors import PlanError
-from yoloprune.groups import Plan
 from yoloprune.limits import Budget, Limits
+from yoloprune.plans import Plan
 
 BLOCKS = {
     "C3": [64, True],

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrizations
 
 from yoloprune import verify
 from yoloprune.errors import VerifyError
-from yoloprune.groups import Plan
+from yoloprune.plans import Plan
 from yoloprune.tracing import trace
 
 SIDE, WIDTH = 6, 8

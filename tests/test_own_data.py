@@ -15,7 +15,7 @@ import yoloprune
 from yoloprune import cutting, datasets, host, refit
 from yoloprune.config import request
 from yoloprune.errors import ArgumentError
-from yoloprune.groups import Plan
+from yoloprune.plans import Plan
 from yoloprune.shapes import make_shapes
 
 

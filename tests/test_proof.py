@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import yoloprune
 from yoloprune import Budget, Limits, budget, cutting, host, proof, scoring, surgery
 from yoloprune.errors import VerifyError
-from yoloprune.groups import Plan
+from yoloprune.plans import Plan
 from yoloprune.proof import prove
 from yoloprune.tracing import trace
 from yoloprune.verify import TOLERANCE, verify

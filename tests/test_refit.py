@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from yoloprune import host, recover, refit, watching
 from yoloprune.errors import DataError
-from yoloprune.groups import Keep, Plan
+from yoloprune.plans import Keep, Plan
 from yoloprune.surgery import cut
 
 

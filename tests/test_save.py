@@ -22,7 +22,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 
 from yoloprune import handoff, trainers
 from yoloprune.errors import PlanError, PruneError
-from yoloprune.groups import Plan
+from yoloprune.plans import Plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

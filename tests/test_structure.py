@@ -14,6 +14,7 @@ ORDER = (
     "options",
     "limits",
     "config",
+    "plans",
     "groups",
     "overview",
     "labels",
@@ -33,6 +34,7 @@ ORDER = (
     "tracer",
     "tracing",
     "surgery",
+    "heads",
     "filters",
     "scoring",
     "host",
@@ -162,7 +164,7 @@ def test_imports_run_downward(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["errors", "values", "options", "limits", "config", "groups", "overview", "cost", "budget"]
+    "module", ["errors", "values", "options", "limits", "config", "plans", "groups", "overview", "cost", "budget"]
 )
 def test_deciding_needs_no_torch(module: str) -> None:
     """What torch-free modules import is torch-free as well."""

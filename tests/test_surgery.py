@@ -15,7 +15,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from yoloprune import host
 from yoloprune.errors import PlanError
-from yoloprune.groups import Keep, Plan
+from yoloprune.plans import Keep, Plan
 from yoloprune.surgery import cut, has_width_attributes
 from yoloprune.tracing import trace
 from yoloprune.verify import verify
@@ -245,6 +245,30 @@ def test_attention_compensates_its_scale_in_the_queries() -> None:
     torch.testing.assert_close(queries, block.qkv.bn.weight.reshape(2, 16)[:, [0, 1, 3]] * (3 / 4) ** 0.5)
     assert small[1].qkv.conv.out_channels == 2 * (3 + 3 + 6)
     assert verify(model, small, plan, noise(2, 3, 4, 4)) <= 1e-4
+
+
+def test_a_whole_head_of_attention() -> None:
+    """The same widths as half of each head, told apart by the number of heads in the plan."""
+    block = Attention(16, num_heads=2, attn_ratio=0.5)  # per head 4 queries, 4 keys, 8 values
+    second = Keep(outputs=tuple(range(16, 32)), of=(32, None), heads=1)
+    small = cut(nn.Sequential(copy.deepcopy(block)), Plan({"0.qkv.conv": second}))[0]
+    assert (small.num_heads, small.key_dim, small.head_dim, small.scale) == (1, 4, 8, block.scale)
+    halves = Keep(outputs=(0, 1, 4, 5, *range(8, 12), 16, 17, 20, 21, *range(24, 28)), of=(32, None))
+    small = cut(nn.Sequential(copy.deepcopy(block)), Plan({"0.qkv.conv": halves}))[0]
+    assert (small.num_heads, small.key_dim, small.head_dim, small.scale) == (2, 2, 4, 2**-0.5)
+
+
+@needs_area_attention
+def test_a_whole_head_of_area_attention() -> None:
+    block = blocks.AAttn(32, num_heads=4)  # per head 8 queries, 8 keys, 8 values
+    kept = Keep(outputs=(*range(24), *range(72, 96)), of=(96, None), heads=2)
+    small = cut(nn.Sequential(copy.deepcopy(block)), Plan({"0.qkv.conv": kept}))[0]
+    assert (small.num_heads, small.head_dim) == (2, 8)
+    assert getattr(small, "all_head_dim", 16) == 16
+    halved = cut(
+        nn.Sequential(copy.deepcopy(block)), Plan({"0.qkv.conv": Keep(outputs=tuple(range(0, 96, 2)), of=(96, None))})
+    )[0]
+    assert (halved.num_heads, halved.head_dim) == (4, 4)
 
 
 @needs_area_attention

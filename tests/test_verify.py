@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from yoloprune import verify as verification
 from yoloprune.errors import VerifyError
-from yoloprune.groups import ChannelGraph, Keep, Plan
+from yoloprune.groups import ChannelGraph
+from yoloprune.plans import Keep, Plan
 from yoloprune.tracing import trace
 from yoloprune.verify import masked, verify
 

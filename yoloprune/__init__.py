@@ -24,7 +24,7 @@ _HOME = {
     "SparseConfig": "fading",
     "Budget": "limits",
     "Limits": "limits",
-    "Plan": "groups",
+    "Plan": "plans",
     "PruneError": "errors",
 }
 __all__ = ["__version__", *_HOME]

@@ -41,8 +41,9 @@ from yoloprune import (
 )
 from yoloprune.cost import Cost
 from yoloprune.errors import ArgumentError
-from yoloprune.groups import ChannelGraph, Plan
+from yoloprune.groups import ChannelGraph
 from yoloprune.limits import Budget, Limits
+from yoloprune.plans import Plan
 from yoloprune.progress import SparseConfig
 from yoloprune.sealing import STATE_KEY
 from yoloprune.sparsity import SparseTraining

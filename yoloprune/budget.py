@@ -61,10 +61,10 @@ def select(
         BudgetError: If the budget is out of reach; the message says how far it can go and what holds it.
     """
     cost = cost or Cost(graph)
-    ranked = _ranked(graph, scores)
+    queues = [_queues(graph, tie, scores) for tie in graph.ties]
     caps = _caps(cost, budget)
     price = cost.slope(next(iter(caps), "channels")) if per_cost else np.ones(len(graph.groups))
-    steps = _steps(graph, ranked, scores, limits, price)
+    steps = _steps(graph, queues, scores, limits, price)
     full = np.array([t.units for t in graph.ties])
 
     def fits(units: np.ndarray) -> bool:
@@ -83,7 +83,7 @@ def select(
         middle = (low + high) // 2
         low, high = (low, middle) if fits(after(middle)) else (middle + 1, high)
     units = _refill(after(low), steps, low, full, fits)
-    return _survivors(graph, ranked, units)
+    return _survivors(graph, queues, units)
 
 
 def dead_only(graph: ChannelGraph, dead: np.ndarray) -> np.ndarray:
@@ -96,36 +96,37 @@ def dead_only(graph: ChannelGraph, dead: np.ndarray) -> np.ndarray:
     Returns:
         (np.ndarray): Mask of the surviving classes, shape (classes,).
     """
-    ranked = [c[np.argsort(~dead[c], kind="stable")] for c in map(graph.classes, range(len(graph.groups)))]
+    queues = [_queues(graph, tie, (~dead).astype(float)) for tie in graph.ties]
     units = []
-    for tie in graph.ties:
-        free = min(
-            int(dead[graph.classes(g)].sum()) * tie.units // s for g, s in zip(tie.groups, tie.sizes, strict=True)
-        )
+    for tie, parts in zip(graph.ties, queues, strict=True):
+        free = min(int(np.logical_and.accumulate(dead[part]).sum()) * tie.units // len(part) for part in parts)
         least = tie.units - min(free, tie.units - 1)
         units.append(least if tie.allowed is None else min((u for u in tie.allowed if u >= least), default=tie.units))
-    return _survivors(graph, ranked, np.array(units, dtype=int))
+    return _survivors(graph, queues, np.array(units, dtype=int))
 
 
-def _ranked(graph: ChannelGraph, scores: np.ndarray) -> list[np.ndarray]:
-    """Classes of each group, least important first."""
-    return [c[np.argsort(scores[c], kind="stable")] for c in map(graph.classes, range(len(graph.groups)))]
+def _queues(graph: ChannelGraph, tie: Tie, scores: np.ndarray) -> list[np.ndarray]:
+    """Classes of a tie in the order in which they go, least important first, of each group and each attention."""
+    groups = [(c := graph.classes(g))[np.argsort(scores[c], kind="stable")] for g in tie.shrinking]
+    for heads in tie.heads:  # which go as a whole
+        classes = [np.concatenate([graph.classes(g) for g in head]) for head in heads]
+        groups.append(np.concatenate(sorted(classes, key=lambda c: scores[c].sum())))
+    return groups
 
 
 def _steps(
-    graph: ChannelGraph, ranked: list[np.ndarray], scores: np.ndarray, limits: Limits, price: np.ndarray
+    graph: ChannelGraph, queues: list[list[np.ndarray]], scores: np.ndarray, limits: Limits, price: np.ndarray
 ) -> Steps:
     """All steps; `price` is the cost of one channel of each group, shape (groups,)."""
     found: list[tuple[float, int, int]] = []
-    for t, tie in enumerate(graph.ties):
+    for t, (tie, parts) in enumerate(zip(graph.ties, queues, strict=True)):
         previous, highest = tie.units, -np.inf
         for unit in allowed(tie, limits):
-            gone = [
-                ranked[g][s // tie.units * (tie.units - previous) : s // tie.units * (tie.units - unit)]
-                for g, s in zip(tie.groups, tie.sizes, strict=True)
-            ]
-            saved = sum(price[g] * len(c) for g, c in zip(tie.groups, gone, strict=True))
-            lost = float(scores[np.concatenate(gone)].sum()) / max(saved, 1e-12)
+            each = [len(part) // tie.units for part in parts]
+            gone = np.concatenate(
+                [p[n * (tie.units - previous) : n * (tie.units - unit)] for p, n in zip(parts, each, strict=True)]
+            )
+            lost = float(scores[gone].sum()) / max(price[graph.group_of[gone]].sum(), 1e-12)
             if not np.isfinite(lost):
                 break  # these channels have no score and stay, and no later step can do without this one
             # A step can only follow the ones before it, so it never comes cheaper than they did. The same share of all
@@ -141,10 +142,10 @@ def allowed(tie: Tie, limits: Limits) -> list[int]:
     """Units that a tie may shrink to, widest first, without the full one."""
     units = []
     for unit in range(tie.units - 1, 0, -1) if tie.allowed is None else sorted(tie.allowed, reverse=True):
-        widths = tie.widths(unit)
+        widths = [size // tie.units * unit for size in tie.shrinking.values()]  # a head that stays keeps its widths
         if (
             all(w % limits.round_to == 0 for w in widths)
-            and min(widths) >= limits.min_width
+            and all(w >= limits.min_width for w in widths)
             and unit >= (1 - limits.max_ratio) * tie.units - 1e-9
         ):
             units.append(unit)
@@ -182,11 +183,11 @@ def _refill(units: np.ndarray, steps: Steps, taken: int, full: np.ndarray, fits)
     return units
 
 
-def _survivors(graph: ChannelGraph, ranked: list[np.ndarray], units: np.ndarray) -> np.ndarray:
+def _survivors(graph: ChannelGraph, queues: list[list[np.ndarray]], units: np.ndarray) -> np.ndarray:
     alive = np.ones(graph.n_classes, dtype=bool)
-    for tie, unit in zip(graph.ties, units, strict=True):
-        for g, size, width in zip(tie.groups, tie.sizes, tie.widths(int(unit)), strict=True):
-            alive[ranked[g][: size - width]] = False
+    for tie, parts, unit in zip(graph.ties, queues, units, strict=True):
+        for part in parts:
+            alive[part[: len(part) // tie.units * (tie.units - unit)]] = False
     return alive
 
 

@@ -12,9 +12,10 @@ from torch import nn
 from yoloprune import host
 from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError, ModelError, PlanError
-from yoloprune.groups import ChannelGraph, Plan
+from yoloprune.groups import ChannelGraph
 from yoloprune.limits import Limits
 from yoloprune.native import Stock
+from yoloprune.plans import Plan
 
 NOTABLE = 0.05  # share of the channels: models with attention hold 13 to 29 %
 

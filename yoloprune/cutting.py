@@ -27,8 +27,9 @@ from yoloprune import (
     verify,
 )
 from yoloprune.errors import ArgumentError
-from yoloprune.groups import ChannelGraph, Plan
+from yoloprune.groups import ChannelGraph
 from yoloprune.limits import Budget, Limits
+from yoloprune.plans import Plan
 from yoloprune.watching import placed
 
 

@@ -1,4 +1,4 @@
-"""The nouns of pruning: axes, channel groups, ties and plans. Pure data, no torch.
+"""The nouns of pruning: axes, channel groups and ties. Pure data, no torch.
 
 Worked example, a C2f block with one bottleneck whose `cv1` is 32 wide:
 
@@ -11,15 +11,16 @@ Worked example, a C2f block with one bottleneck whose `cv1` is 32 wide:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cached_property
 from math import gcd
-from typing import Any
 
 import numpy as np
 
 from yoloprune.errors import PlanError
+from yoloprune.plans import Keep, Plan
 
 
 @dataclass(frozen=True)
@@ -69,20 +70,45 @@ class Tie:
         groups (tuple[int, ...]): Indices of the tied groups; a single untied group is a tie of one.
         sizes (tuple[int, ...]): Full width of each group.
         allowed (tuple[int, ...] | None): Units below the full one that may be chosen, None for all.
+        heads (tuple[tuple[tuple[int, ...], ...], ...]): Per attention operation its heads, each as the groups that run
+            through it, where whole heads go and the others stay as they are; empty where all heads shrink alike.
     """
 
     groups: tuple[int, ...]
     sizes: tuple[int, ...]
     allowed: tuple[int, ...] | None = None
+    heads: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
-    @property
+    @cached_property
+    def shrinking(self) -> dict[int, int]:
+        """Full width of every group that does not go or stay with a whole head."""
+        headed = {g for attention in self.heads for head in attention for g in head}
+        return {g: size for g, size in zip(self.groups, self.sizes, strict=True) if g not in headed}
+
+    @cached_property
     def units(self) -> int:
-        """Number of equal steps from nothing to full width: the greatest common divisor of the sizes."""
-        return gcd(*self.sizes)
+        """Number of equal steps from nothing to full width: the greatest common divisor of sizes and head counts."""
+        return gcd(*self.shrinking.values(), *map(len, self.heads))
 
     def widths(self, unit: int) -> tuple[int, ...]:
-        """Width of each group at `unit` of `units` steps."""
-        return tuple(size // self.units * unit for size in self.sizes)
+        """Width of each group at `unit` of `units` steps. Which heads stay is open: here it is the first ones."""
+        stay = {g for heads in self.heads for head in heads[: len(heads) // self.units * unit] for g in head}
+        return tuple(
+            size // self.units * unit if g in self.shrinking else size * (g in stay)
+            for g, size in zip(self.groups, self.sizes, strict=True)
+        )
+
+    def unit_of(self, widths: Sequence[int]) -> int | None:
+        """The unit at which the groups have these widths, None where they are out of proportion."""
+        share = {g: Fraction(int(w), size) for g, w, size in zip(self.groups, widths, self.sizes, strict=True)}
+        found = {share[g] for g in self.shrinking}
+        for heads in self.heads:
+            whole = [{share[g] for g in head} for head in heads]
+            if any(s not in ({0}, {1}) for s in whole):
+                return None
+            found.add(Fraction(whole.count({Fraction(1)}), len(heads)))
+        unit = found.pop() * self.units
+        return None if found or unit.denominator > 1 else int(unit)
 
 
 @dataclass(frozen=True)
@@ -111,6 +137,7 @@ class ChannelGraph:
         params (list[Term]): Parameter count as a sum of terms.
         flops (list[Term]): FLOPs of one forward pass at the traced image size, counted as Ultralytics prints them.
         unknown (dict[str, str]): Operations without a rule that froze channels, with the module that ran them.
+        heads (Mapping[int, int]): Axes whose positions divide into so many attention heads, of which whole ones may go.
         bare (np.ndarray | None): Mask of the classes that something reads before a batch-norm scale, shape (classes,).
     """
 
@@ -123,6 +150,7 @@ class ChannelGraph:
     flops: list[Term]
     unknown: dict[str, str] = field(default_factory=dict)
     bare: np.ndarray | None = None
+    heads: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def n_classes(self) -> int:
@@ -163,12 +191,9 @@ class ChannelGraph:
         widths = np.bincount(self.group_of[alive], minlength=len(self.groups))
         for tie in self.ties:
             got = tuple(int(widths[g]) for g in tie.groups)
-            if got[0] * tie.sizes[-1] % tie.sizes[0] or any(
-                w * tie.sizes[0] != got[0] * s for w, s in zip(got, tie.sizes, strict=True)
-            ):
+            if (unit := tie.unit_of(got)) is None:
                 names = ", ".join(self.groups[g].name for g in tie.groups)
                 raise PlanError(f"The widths of {names} must keep the proportion {tie.sizes}. Received: {got}.")
-            unit = got[0] * tie.units // tie.sizes[0]
             if tie.allowed is not None and unit not in {*tie.allowed, tie.units}:
                 raise PlanError(f"{self.groups[tie.groups[0]].name} may not be {got[0]} wide.")
         return Plan(self.kept(alive, range(len(self.axes))))
@@ -176,7 +201,8 @@ class ChannelGraph:
     def kept(self, alive: np.ndarray, axes: Iterable[int]) -> dict[str, Keep]:
         """Kept positions, by module, of some axes; `plan` checks what is chosen, this only that no axis loses all."""
         keep: dict[str, Keep] = {}
-        for axis, classes in ((self.axes[i], self.class_of[i]) for i in axes):
+        for i in axes:
+            axis, classes = self.axes[i], self.class_of[i]
             if axis.side == "count":
                 continue
             kept = np.flatnonzero(alive[classes])
@@ -185,62 +211,6 @@ class ChannelGraph:
             if len(kept) < axis.width:
                 old = keep.get(axis.module, Keep())
                 of = (axis.width, old.of[1]) if axis.side == "outputs" else (old.of[0], axis.width)
-                keep[axis.module] = replace(old, **{axis.side: tuple(kept.tolist()), "of": of})
+                heads = len(np.unique(kept * self.heads[i] // axis.width)) if i in self.heads else old.heads
+                keep[axis.module] = replace(old, **{axis.side: tuple(kept.tolist())}, of=of, heads=heads)
         return keep
-
-
-@dataclass(frozen=True)
-class Keep:
-    """Kept positions of one module.
-
-    Attributes:
-        outputs (tuple[int, ...] | None): Kept output positions, None for all.
-        inputs (tuple[int, ...] | None): Kept input positions, None for all.
-        of (tuple[int | None, int | None]): Widths (outputs, inputs) in the parent where they change.
-    """
-
-    outputs: tuple[int, ...] | None = None
-    inputs: tuple[int, ...] | None = None
-    of: tuple[int | None, int | None] = (None, None)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The decision: for each module that changes, the kept output and input positions. Plain data, replayable.
-
-    Attributes:
-        keep (Mapping[str, Keep]): By module name, or name of a loose parameter.
-    """
-
-    keep: Mapping[str, Keep]
-
-    def __len__(self) -> int:
-        return len(self.keep)
-
-    def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Plain lists for YAML, JSON or a checkpoint: {module: {"outputs": […], "inputs": […], "of": [o, i]}}."""
-        return {name: {k: list(v) for k, v in vars(keep).items() if v is not None} for name, keep in self.keep.items()}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Mapping[str, Any]]) -> Plan:
-        """Inverse of `to_dict`.
-
-        Raises:
-            PlanError: If the data is not a plan.
-        """
-        try:
-            return cls({str(n): Keep(**{k: tuple(v) for k, v in entry.items()}) for n, entry in data.items()})
-        except (AttributeError, TypeError) as e:
-            raise PlanError(f"Not a plan: {e}.") from e
-
-    def widths(self) -> dict[str, dict[str, Any]]:
-        """Widths alone, enough to rebuild the shape without weights: {module: {"outputs": n, "inputs": n, "of": …}}."""
-        return {
-            name: {k: list(v) if k == "of" else len(v) for k, v in vars(keep).items() if v is not None}
-            for name, keep in self.keep.items()
-        }
-
-    @classmethod
-    def from_widths(cls, widths: Mapping[str, Mapping[str, Any]]) -> Plan:
-        """A plan that keeps the first so many positions: the same shape as the plan the widths came from."""
-        return cls.from_dict({n: {k: v if k == "of" else range(v) for k, v in w.items()} for n, w in widths.items()})

@@ -16,8 +16,8 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 
 from yoloprune import builder, rows
 from yoloprune.errors import PruneError
-from yoloprune.groups import Plan
 from yoloprune.loading import image_size, load, reopen, with_model
+from yoloprune.plans import Plan
 from yoloprune.provenance import make_provenance, plain, provenance, pruned_widths
 from yoloprune.trainers import KEY, YOLO, mark_pruned
 

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from yoloprune import budget, builder, dials, grouping, host, rows, sealing, surgery
+from yoloprune import budget, builder, dials, grouping, heads, host, rows, sealing, surgery
 from yoloprune.dials import Layer, Shape
 from yoloprune.errors import ModelError, PlanError
-from yoloprune.groups import ChannelGraph, Plan, Tie
+from yoloprune.groups import ChannelGraph, Tie
 from yoloprune.limits import Limits
+from yoloprune.plans import Plan
 from yoloprune.rows import Row
 from yoloprune.waiting import Wait
 
@@ -51,6 +52,8 @@ class Stock:
         self.image = host.channels(model)
         self.carried: frozenset[str] = frozenset()  # children of the head that loading takes over from the weights
         bones = deepcopy(model).to("meta")  # shapes without numbers
+        self._heads = heads.find(bones, graph)
+        self.graph = replace(graph, heads={i: len(found) for i, found in self._heads.items()})
         self._bones = {f"model.{i}": pickle.dumps(layer) for i, layer in enumerate(bones.model)}
         self.full = np.array([g.size for g in graph.groups], dtype=np.float64)
         self._read = {
@@ -75,7 +78,7 @@ class Stock:
         """
         merged, reasons = self._couplings()
         groups, ties = list(self.graph.groups), []
-        whole = [Tie(tuple(members), tuple(groups[g].size for g in members)) for members in merged]
+        whole = [self._tie(members) for members in merged]
         whys = [next((reasons[g] for g in tie.groups if g in reasons), None) for tie in whole]
         tried = [[] if why else budget.allowed(tie, limits) for tie, why in zip(whole, whys, strict=True)]
         with Wait(sum(map(len, tried)), "finding native widths") as wait:
@@ -88,6 +91,11 @@ class Stock:
             for g in tie.groups if why else ():
                 groups[g] = replace(groups[g], frozen=groups[g].frozen or why)
         return replace(self.graph, groups=groups, ties=ties)
+
+    def _tie(self, members: list[int]) -> Tie:
+        """A tie of groups, of which whole heads go where there are several: a YAML cannot say anything between."""
+        several = tuple(found for found in self._heads.values() if {*members}.issuperset(found[0]))
+        return Tie(tuple(members), tuple(self.graph.groups[g].size for g in members), heads=several)
 
     def _couplings(self) -> tuple[list[list[int]], dict[int, str]]:
         """Groups that one argument sets together, a partition, and why some cannot be set at all."""
@@ -143,7 +151,6 @@ class Stock:
         Raises:
             PlanError: If a layer cannot be said; plans made under `restrict` can.
         """
-        self.graph.plan(alive)  # refuses what is not one
         widths = np.bincount(self.graph.group_of[alive], minlength=len(self.full)).astype(np.float64)
         said = []
         for layer in self.layers:

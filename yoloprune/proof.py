@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from yoloprune import surgery
 from yoloprune.errors import VerifyError
-from yoloprune.groups import Plan
+from yoloprune.plans import Plan
 from yoloprune.verify import verify, vocal
 from yoloprune.watching import hooked, preserved, running, trains_without_targets
 

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from yoloprune import host
-from yoloprune.groups import Keep, Plan
+from yoloprune.plans import Keep, Plan
 from yoloprune.watching import feed, follow, hooked, running
 
 CONSTANT = 1e-5

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ultralytics.utils import RANK, TQDM
 
 from yoloprune.errors import DataError
-from yoloprune.groups import Keep, Plan
+from yoloprune.plans import Keep, Plan
 from yoloprune.recover import add_constant, kept
 from yoloprune.watching import feed, follow, hooked, running
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.errors import PlanError
-from yoloprune.groups import Keep, Plan
+from yoloprune.plans import Keep, Plan
 
 
 def cut(model: nn.Module, plan: Plan) -> nn.Module:
@@ -40,6 +40,11 @@ def cut(model: nn.Module, plan: Plan) -> nn.Module:
         else:
             _slice(modules[name], keep)
     return model
+
+
+def heads(module: nn.Module) -> int:
+    """Number of attention heads whose channels follow each other in `qkv` and of which `cut` may remove whole ones."""
+    return module.num_heads if _rule(module) in (_attention, _area_attention) else 0
 
 
 def has_width_attributes(module: nn.Module) -> bool:
@@ -128,6 +133,7 @@ def _attention(module: nn.Module, keep: KeepOf) -> None:
     kept = keep("qkv.conv").outputs
     if kept is not None:
         old, per_head = module.key_dim, 2 * module.key_dim + module.head_dim
+        module.num_heads = keep("qkv.conv").heads or module.num_heads
         new = sum(p % per_head < old for p in kept) // module.num_heads
         # From whatever scale it has (one that was cut by an earlier release kept its parent's) to the constructor's.
         _scale_queries(module.qkv, per_head, old, module.scale * new**0.5)
@@ -138,7 +144,9 @@ def _area_attention(module: nn.Module, keep: KeepOf) -> None:
     """Queries, keys and values share `head_dim`, from which `forward` computes the softmax scale: compensated in q."""
     kept = keep("qkv.conv").outputs
     if kept is not None:
-        old, new = module.head_dim, len(kept) // (3 * module.num_heads)
+        old = module.head_dim
+        module.num_heads = keep("qkv.conv").heads or module.num_heads
+        new = len(kept) // (3 * module.num_heads)
         _scale_queries(module.qkv, 3 * old, old, (new / old) ** 0.5)
         module.head_dim = new
         if hasattr(module, "all_head_dim"):  # newer releases of Ultralytics

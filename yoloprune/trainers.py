@@ -20,7 +20,7 @@ from ultralytics.models import yolo
 
 from yoloprune import builder, host, sealing, surgery, verify
 from yoloprune.errors import ModelError, PlanError, VerifyError
-from yoloprune.groups import Plan
+from yoloprune.plans import Plan
 from yoloprune.sparsity import SparseTraining
 
 KEY = "yoloprune"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from yoloprune.errors import VerifyError
-from yoloprune.groups import Plan
+from yoloprune.plans import Plan
 from yoloprune.watching import preserved, running, trains_without_targets
 
 TOLERANCE = 1e-4
