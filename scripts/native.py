@@ -44,10 +44,12 @@ stock Ultralytics trains, resumes, tunes and distils the pruned model, nothing e
 
 Ultralytics {version}, smallest scale unless named otherwise. Each model was pruned to *FLOPs kept* by random scores;
 Ultralytics then built `pruned.yaml` and loaded `pruned.pt`: *transferred* tensors of all, outputs equal to the bit.
-*free* and *native* are the shares of channel classes outside the head that may be cut at all.
+*free* and *native* are the shares of channel classes outside the head that may be cut at all. Stock YAMLs give an
+attention one head for every 64 channels (YOLOv10, YOLO11, YOLO26) or 32 (YOLO12), so native plans remove whole heads,
+where free ones make all heads narrower; *heads* is how many of how many the native plan kept.
 
-| model | free | native | FLOPs kept | error | transferred | s | what a YAML cannot say |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |
+| model | free | native | FLOPs kept | heads | error | transferred | s | what a YAML cannot say |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |
 """
 
 
@@ -97,6 +99,7 @@ def examine(name: str) -> dict[str, Any]:
         "free": body[1] / body[0],
         "native": int(restricted.prunable.sum()) / body[0],
         "flops": flops,
+        "heads": "/".join(str(sum(map(surgery.heads, m.modules()))) for m in (child.model, parent)),
         "error": error,
         "transferred": f"{same}/{len(mine)}",
         "seconds": seconds,
@@ -123,10 +126,11 @@ def main() -> None:
         row = examine(name.removesuffix(".yaml"))
         print(table([row]), flush=True)
         if "native" in row:
-            cells = [f"{row['free']:.1%}", f"{row['native']:.1%}", f"{row['flops']:.2f}", f"{row['error']:.0e}"]
+            cells = [f"{row['free']:.1%}", f"{row['native']:.1%}", f"{row['flops']:.2f}"]
+            cells += ["—" if row["heads"] == "0/0" else row["heads"], f"{row['error']:.0e}"]
             cells += [row["transferred"], f"{row['seconds']:.1f}", row["reason"] or "—"]
         else:
-            cells = [f"{row['free']:.1%}", "none", "", "", "", "", row["reason"]]
+            cells = [f"{row['free']:.1%}", "none", *[""] * 6, row["reason"]]
         lines.append(f"| {' | '.join([row['model'], *cells])} |")
     if arguments.out != "-":
         Path(arguments.out).write_text(HEAD.format(version=ultralytics.__version__) + "\n".join([*lines, ""]))

@@ -205,8 +205,6 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     if told["latency"] is not None:
         timing.judge(told["latency"], *(row["ms"] for row in rows))
     budgeted = any(told[option.name] is not None for option in options.PRUNE_BUDGETS)
-    if budgeted and told["native"] is None and choice.hint:
-        host.log("prune: ", choice.hint)
     data = passed["data"] or datasets.own(parent) or "..."
     host.log("prune: ", f"saved {target}; next: {_next_step(child, target, choice, data, budgeted and images is None)}")
     return handoff.load(target)

@@ -17,8 +17,6 @@ from yoloprune.limits import Limits
 from yoloprune.native import Stock
 from yoloprune.plans import Plan
 
-NOTABLE = 0.05  # share of the channels: models with attention hold 13 to 29 %
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -28,23 +26,11 @@ class Choice:
         graph (ChannelGraph): What was chosen from.
         alive (np.ndarray): Mask of the surviving channel classes, shape (classes,).
         yaml (dict[str, Any] | None): The model YAML that says these widths, None where they are free.
-        held (float): Share of the prunable channels that no YAML can say otherwise, 0 where widths are free.
     """
 
     graph: ChannelGraph
     alive: np.ndarray
     yaml: dict[str, Any] | None = None
-    held: float = 0.0
-
-    @property
-    def hint(self) -> str:
-        """What the user may gain by free widths, empty where that is little."""
-        if self.held < NOTABLE:
-            return ""
-        return (
-            f"stock YAMLs hold {self.held:.0%} of the channels of this model; native=False frees them, which may "
-            "be worth a point of mAP, but then only 'yoloprune finetune' trains the model"
-        )
 
     @property
     def plan(self) -> Plan:
@@ -112,8 +98,7 @@ class Channels:
             return Choice(self.graph, select(self.graph))
         try:
             alive = select(self.native)
-            held = 1 - self.native.prunable.sum() / max(self.graph.prunable.sum(), 1)
-            return Choice(self.native, alive, self.stock.describe(alive), float(held))
+            return Choice(self.native, alive, self.stock.describe(alive))
         except (BudgetError, PlanError) as e:
             if self._insists:
                 raise

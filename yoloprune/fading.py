@@ -51,8 +51,6 @@ class Fading:
         choice = found.choose(lambda g: budget.select(g, np.zeros(g.n_classes), config.budget, config.limits))
         if choice.alive.all():
             raise BudgetError(f"The model already meets {config.budget}, so no channel has to die. Use 'yolo train'.")
-        if config.limits.native is None and choice.hint and host.is_main_process():
-            host.log("sparse: ", choice.hint)
         self.graph = choice.graph
         if choice.yaml is None:  # the cut that comes later has to know that widths were free
             config = replace(config, limits=replace(config.limits, native=False))
