@@ -267,6 +267,13 @@ def test_the_head_with_the_least_score_goes_first() -> None:
     assert widths(graph, select(graph, scores, Budget(ratio=0.4), FREE)) == [0, 0, 2, 0, 0, 1, 2]  # equal: in order
 
 
+@pytest.mark.parametrize("none", [np.inf, np.nan])
+def test_a_head_without_a_score_stays(none: float) -> None:
+    graph, scores = headed(), np.arange(15.0)
+    scores[0] = none  # the first head, which would go first
+    assert widths(graph, select(graph, scores, Budget(ratio=0.1), FREE)) == [2, 0, 2, 1, 0, 1, 4]
+
+
 def test_heads_that_stay_need_no_rounding() -> None:
     """Rounding and the least width hold for the map: its 4 of 6 are no multiple of 3, its 2 are too narrow."""
     graph, scores = headed(), np.ones(15)

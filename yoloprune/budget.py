@@ -110,7 +110,8 @@ def _queues(graph: ChannelGraph, tie: Tie, scores: np.ndarray) -> list[np.ndarra
     groups = [(c := graph.classes(g))[np.argsort(scores[c], kind="stable")] for g in tie.shrinking]
     for heads in tie.heads:  # which go as a whole
         classes = [np.concatenate([graph.classes(g) for g in head]) for head in heads]
-        groups.append(np.concatenate(sorted(classes, key=lambda c: scores[c].sum())))
+        order = np.argsort([scores[c].sum() for c in classes], kind="stable")
+        groups.append(np.concatenate([classes[h] for h in order]))
     return groups
 
 

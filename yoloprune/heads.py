@@ -30,6 +30,7 @@ def find(model: nn.Module, graph: ChannelGraph) -> dict[int, Heads]:
             continue
         rows = graph.group_of[graph.class_of[i]].reshape(n, -1)
         heads = tuple(tuple(np.unique(row).tolist()) for row in rows)
-        if len(set().union(*heads)) == sum(map(len, heads)):  # no group runs through two
+        alike = len({sum(graph.groups[g].size for g in head) for head in heads}) == 1
+        if alike and len(set().union(*heads)) == sum(map(len, heads)):  # no group runs through two
             found[i] = heads
     return found

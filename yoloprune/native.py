@@ -94,7 +94,7 @@ class Stock:
 
     def _tie(self, members: list[int]) -> Tie:
         """A tie of groups, of which whole heads go where there are several: a YAML cannot say anything between."""
-        several = tuple(found for found in self._heads.values() if {*members}.issuperset(found[0]))
+        several = tuple(found for found in self._heads.values() if {*members}.issuperset(itertools.chain(*found)))
         return Tie(tuple(members), tuple(self.graph.groups[g].size for g in members), heads=several)
 
     def _couplings(self) -> tuple[list[list[int]], dict[int, str]]:
