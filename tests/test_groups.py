@@ -176,7 +176,15 @@ def test_random_plans_survive_being_written(seed: int) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [[1, 2], {"a": 3}, {"a": {"outputs": 3}}, {"a": {"rows": [1]}}, {"a": {"outputs": [0], "of": 4}}, "plan"],
+    [
+        [1, 2],
+        {"a": 3},
+        {"a": {"outputs": 3}},
+        {"a": {"rows": [1]}},
+        {"a": {"outputs": [0], "of": [2, None], "heads": "1"}},
+        {"a": {"outputs": [0], "of": 4}},
+        "plan",
+    ],
     ids=str,
 )
 def test_what_is_no_plan_is_refused(data: object) -> None:

@@ -258,6 +258,14 @@ def test_a_whole_head_of_attention() -> None:
     assert (small.num_heads, small.key_dim, small.head_dim, small.scale) == (2, 2, 4, 2**-0.5)
 
 
+@pytest.mark.parametrize("heads", [0, 3])
+def test_outputs_that_do_not_divide_into_heads_are_refused(heads: int) -> None:
+    block = nn.Sequential(Attention(16, num_heads=2, attn_ratio=0.5))
+    with pytest.raises(PlanError, match=f"16 outputs of 0.qkv.conv for {heads} heads"):
+        cut(block, Plan({"0.qkv.conv": Keep(outputs=tuple(range(16, 32)), of=(32, None), heads=heads)}))
+    assert (block[0].num_heads, block[0].qkv.conv.out_channels) == (2, 32)
+
+
 @needs_area_attention
 def test_a_whole_head_of_area_attention() -> None:
     block = blocks.AAttn(32, num_heads=4)  # per head 8 queries, 8 keys, 8 values

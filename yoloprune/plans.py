@@ -33,6 +33,8 @@ class Keep:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Keep:
         """Inverse of `to_dict`; raises AttributeError or TypeError where the data is none."""
+        if not isinstance(data.get("heads", 1), int):
+            raise TypeError(f"heads is {data['heads']!r}")
         return cls(**{k: v if k == "heads" else tuple(v) for k, v in data.items()})
 
 

@@ -107,6 +107,9 @@ def _check(name: str, module: nn.Module | None, parameter: Tensor | None, keep: 
         widths = (max(parameter.shape), None)
     else:
         raise PlanError(f"The plan does not fit this model: there is no convolution, linear or batch-norm '{name}'.")
+    if keep.heads is not None and (keep.heads < 1 or len(keep.outputs or ()) % keep.heads):
+        kept = len(keep.outputs or ())
+        raise PlanError(f"The plan does not fit this model: {kept} outputs of {name} for {keep.heads} heads.")
     for side, kept, of, width in zip(("outputs", "inputs"), (keep.outputs, keep.inputs), keep.of, widths, strict=True):
         rising = kept is None or all(a < b for a, b in pairwise(kept))
         if kept is not None and (of != width or not kept or not rising or not 0 <= kept[0] <= kept[-1] < width):
