@@ -18,6 +18,7 @@ from ultralytics.nn import tasks
 
 import yoloprune
 from yoloprune import handoff, host, scoring
+from yoloprune.errors import BudgetError
 from yoloprune.shapes import make_shapes
 
 QUICK: dict[str, Any] = {
@@ -269,3 +270,11 @@ def test_best_is_the_best_of_those_that_met_the_target(data: Path, tiny: Path, t
     states = [saved(tmp_path, name).yaml[KEY] for name in ("best", "last")]
     assert [s["met"] for s in states] == [True, True]
     assert [s["progress"] for s in states] == pytest.approx([0.6, 1.0])
+
+
+@pytest.mark.parametrize("target", [{"flops": 0.01}, {"flops": None, "params": "1k"}])
+def test_a_budget_out_of_reach_is_refused_before_labels_are_read(target: dict[str, Any], tmp_path: Path) -> None:
+    data = make_shapes(tmp_path / "data", train=4, val=4, imgsz=32)
+    with pytest.raises(BudgetError, match="out of reach"):
+        train(untrained(tmp_path, TINY, 32), data, tmp_path, **target)
+    assert not list((tmp_path / "data").rglob("*.cache"))  # which Ultralytics leaves beside the labels it has read

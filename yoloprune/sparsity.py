@@ -18,11 +18,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yoloprune import host
+from yoloprune import channels, host
 from yoloprune.fading import Fading
 from yoloprune.progress import SparseConfig
 
 if TYPE_CHECKING:
+    from torch import nn
     from ultralytics import YOLO
     from ultralytics.engine.trainer import BaseTrainer
 
@@ -73,10 +74,14 @@ class SparseTraining:
             self.detach(yolo)
 
     @classmethod
-    def drives(cls, trainer: Any) -> bool:
-        """Whether such a callback is attached to a trainer."""
-        calls = getattr(trainer, "callbacks", {}).get("on_train_start", [])
-        return any(isinstance(getattr(f, "__self__", None), cls) for f in calls)
+    def driving(cls, trainer: Any) -> SparseTraining | None:
+        """The callback of this class that is attached to a trainer."""
+        owners = [getattr(f, "__self__", None) for f in getattr(trainer, "callbacks", {}).get("on_train_start", [])]
+        return next((owner for owner in owners if isinstance(owner, cls)), None)
+
+    def require_reach(self, model: nn.Module, imgsz: int) -> None:
+        """Raise BudgetError if the target is out of any reach; asked before labels are read, native widths later."""
+        channels.require_reach(model, self.config.budget, self.config.limits, imgsz)
 
     def on_train_start(self, trainer: BaseTrainer) -> None:
         """Trace the model and check that the budget is within reach."""

@@ -246,12 +246,20 @@ class KeepsWidths:
             (nn.Module): The network, all of it trainable.
 
         Raises:
+            BudgetError: If this is a sparse training whose target is out of any reach.
             PlanError: If anything but the pruned network would be trained.
         """
+        sparse = SparseTraining.driving(self)
         if isinstance(cfg, Mapping) and sealing.STATE_KEY in cfg:
-            if not SparseTraining.drives(self):
+            if sparse is None:
                 raise ModelError(sealing.STOP)
             cfg = sealing.opened(cfg)
+        model = self._build(cfg, weights, verbose)
+        if sparse is not None:
+            sparse.require_reach(model, self.args.imgsz)
+        return model
+
+    def _build(self, cfg: Any, weights: nn.Module | None, verbose: bool) -> nn.Module:
         if (entry := entry_of(cfg)) is None:
             model = super().get_model(cfg=cfg, weights=weights, verbose=verbose)
             if entry_of(weights) or (
