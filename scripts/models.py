@@ -27,7 +27,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 from ultralytics.utils.torch_utils import get_flops
 
-from yoloprune import budget, handoff, host, proof, scoring, surgery, verify
+from yoloprune import budget, handoff, host, proof, scoring, surgery
 from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError, PlanError
 from yoloprune.limits import Budget, Limits
@@ -94,7 +94,7 @@ def examine(name: str, flops: float = 0.5) -> dict[str, Any]:
             reached, why = round(reached + 0.05, 2), str(e)
     plan = graph.plan(alive)
     child = surgery.cut(copy.deepcopy(parent), plan)
-    error = verify.verify(parent, child, plan, host.example(parent, 2))
+    error = proof.prove(parent, child, plan, host.example(parent, 2))
     kept = get_flops(child) / get_flops(parent)
     predicted = cost.of("flops", np.bincount(graph.group_of[alive], minlength=len(graph.groups))) / cost.parent("flops")
     assert abs(kept - predicted) < 0.005 and kept <= reached + 0.005, f"{name}: FLOPs {kept:.4f}, asked for {reached}"
@@ -184,7 +184,8 @@ def write(rows: Iterable[dict[str, Any]], failures: dict[str, str], out: Path) -
         "one thread.",
         "",
         "* *prunable*: share of the channel classes outside the head that may be cut.",
-        "* *error*: largest difference between the cut model and its masked parent, relative to the largest output",
+        "* *error*: largest difference between the cut model and its masked parent, relative to the largest output,",
+        "  in the model itself or in the copy with lively batch-norms that `prune` looks at as well",
         "  (accepted: 1e-4).",
         "* *trace*: processor time, which a busy machine does not lengthen.",
         "* All plans are free ones here. What a stock model YAML can say, and why it can say nothing of YOLO-World,",
