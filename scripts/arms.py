@@ -61,8 +61,14 @@ def ways(flops: float) -> dict[str, Chain]:
     }
 
 
+def longest(flops: float) -> Chain:
+    """Way (d) in twice the epochs."""
+    return [sparse(E, flops=flops), prune(), finetune(E)]
+
+
 E = 30  # epochs of every arm in all, where totals are compared
 H = E // 2
+GENTLE = {"lr0": 5e-4, "warmup_epochs": 1.0}  # sparse training of a network that is trained already
 PLAIN = {"flops": 0.5, "recover": "none"}  # what everybody does: rank, cut, fine-tune
 STOCK = {"optimizer": "AdamW", "warmup_epochs": 3.0, "warmup_bias_lr": 0.1}
 RATES: dict[str, dict[str, Any]] = {
@@ -94,7 +100,13 @@ TABLES: dict[str, dict[str, Chain]] = {
     },
     "longer": {
         "dense": [train(2 * E)],
-        "train-sparse, prune": [sparse(2 * E, flops=0.5), prune()],
+        **{f"(d) train-sparse, prune, finetune at {f}": longest(f) for f in (0.7, 0.5, 0.35)},
+        "(a) train-sparse, prune at 0.35": [sparse(2 * E, flops=0.35), prune()],
+    },
+    "trained": {  # what to do with a model that is trained already
+        "prune, finetune": [train(E), prune(flops=0.5, data=True), finetune(H)],
+        "train-sparse, prune": [train(E), sparse(H, flops=0.5, **GENTLE), prune()],
+        "train-sparse 8, prune, finetune 7": [train(E), sparse(8, flops=0.5, **GENTLE), prune(), finetune(7)],
     },
     "penalties": {  # optimizer and learning rate are those of every arm, AdamW at 1e-3, where none is given
         "dense": [train(E)],

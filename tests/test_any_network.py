@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from conftest import settle
 from torch import nn
 
 from yoloprune import Budget, Limits, prune_module
-from yoloprune.errors import ArgumentError
+from yoloprune.errors import ArgumentError, BudgetError
 
 torchvision = pytest.importorskip("torchvision")
 FREE = Limits(round_to=1, min_width=1, max_ratio=0.9)
@@ -65,3 +67,28 @@ def test_keep_that_names_nothing_is_an_error() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1))
     with pytest.raises(ArgumentError, match="keep=nowhere"):
         prune_module(model, torch.rand(1, 3, 4, 4), Budget(ratio=0.5), Limits(keep=("nowhere",)))
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"wanted": 0.5}, "wanted: must be a Budget. Received: 0.5"),
+        ({"example": "x"}, "example: must be a Tensor or a tuple. Received: 'x'"),
+    ],
+)
+def test_arguments_of_another_type(told: dict[str, Any], why: str) -> None:
+    whole = {"example": torch.rand(1, 3, 8, 8), "wanted": Budget(ratio=0.5)}
+    with pytest.raises(ArgumentError, match=re.escape(why)):
+        prune_module(nn.Conv2d(3, 8, 1), **(whole | told))
+
+
+def test_without_a_budget_exactly_the_dead_go() -> None:
+    net = settle(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))).eval()
+    x = torch.rand(2, 3, 8, 8)
+    with pytest.raises(BudgetError, match="nothing to cut: no channel is dead"):
+        prune_module(net, x, Budget(), FREE)
+    with pytest.raises(BudgetError, match="nothing to cut: the network already meets params=1K"):
+        prune_module(net, x, Budget(params=1000), FREE)
+    net[1].weight.data[[2, 5, 6]] = 0.0
+    pruned, _ = prune_module(net, x, Budget(), FREE)
+    assert pruned[0].weight.equal(net[0].weight[[0, 1, 3, 4, 7]])

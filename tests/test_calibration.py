@@ -73,3 +73,17 @@ def test_missing_or_empty_data_is_an_error_of_one_line(data: Path, tmp_path: Pat
     (data.parent / "images" / "broken.png").unlink()
     with pytest.raises(DataError, match="No images found"):
         load(data, 32)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("path: .\ntrain: images\nval: images\n", "key missing .*names.* are required"),
+        ("train: [images,\nval: }\n", "while parsing a flow node .* line 2"),
+    ],
+)
+def test_all_of_what_ultralytics_says_in_one_line(text: str, why: str, data: Path) -> None:
+    data.write_text(text)
+    with pytest.raises(DataError, match=why) as e:
+        load(data, 32)
+    assert "\n" not in str(e.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,11 +18,12 @@ import numpy as np
 import pytest
 import torch
 import ultralytics
-from checkpoints import NC, network
+from checkpoints import NC, network, untrained
+from sparse_loop import TINY
 from torch import nn
 
 from yoloprune import handoff, host
-from yoloprune.errors import ModelError
+from yoloprune.errors import ArgumentError, ModelError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -226,3 +228,36 @@ def test_load_foreign_classes_installs_nothing(tmp_path: Path, offline: None) ->
         handoff.load(tmp_path / "foreign.pt")
     with pytest.raises(ModelError, match="a_private_package"):
         handoff.reopen(tmp_path / "foreign.pt")  # to resume
+
+
+@pytest.mark.parametrize("model", [nn.Linear(3, 3), 5, None], ids=["network", "number", "nothing"])
+def test_what_is_neither_path_nor_yolo(model: Any) -> None:
+    with pytest.raises(ModelError, match=f"A {type(model).__name__} is no model that can be opened.*prune_module"):
+        handoff.load(model)
+
+
+def interrupted(folder: Path, home: Path | None) -> Path:
+    """A last.pt in `folder`, of a run that was in `home`."""
+    (folder / "weights").mkdir()
+    file = untrained(folder, TINY, 32).rename(folder / "weights" / "last.pt")
+    checkpoint = torch.load(file, weights_only=False) | {"optimizer": {}}
+    checkpoint["train_args"] = {"save_dir": str(home)} if home else {}
+    torch.save(checkpoint, file)
+    return file
+
+
+def test_a_copy_of_a_run_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ultralytics would write into the run that it was copied from; where that is gone it is made again."""
+    said: list[str] = []
+    monkeypatch.setattr(host, "warn", said.append)
+    for name in ("run", "copy", "old"):
+        (tmp_path / name).mkdir()
+    handoff.reopen(interrupted(tmp_path / "run", tmp_path / "run"))
+    handoff.reopen(interrupted(tmp_path / "old", None))
+    assert not said
+    copy = interrupted(tmp_path / "copy", tmp_path / "run")
+    with pytest.raises(ArgumentError, match=r"copy of the run in .*run, into which .* Resume .*run.weights.last\.pt"):
+        handoff.reopen(copy)
+    shutil.rmtree(tmp_path / "run")
+    handoff.reopen(copy)
+    assert len(said) == 1 and "its results are written there again" in said[0]

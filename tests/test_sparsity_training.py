@@ -18,7 +18,7 @@ from ultralytics.nn import tasks
 
 import yoloprune
 from yoloprune import handoff, host, scoring
-from yoloprune.errors import BudgetError
+from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.shapes import make_shapes
 
 QUICK: dict[str, Any] = {
@@ -278,3 +278,15 @@ def test_a_budget_out_of_reach_is_refused_before_labels_are_read(target: dict[st
     with pytest.raises(BudgetError, match="out of reach"):
         train(untrained(tmp_path, TINY, 32), data, tmp_path, **target)
     assert not list((tmp_path / "data").rglob("*.cache"))  # which Ultralytics leaves beside the labels it has read
+
+
+@pytest.mark.parametrize("freeze", [5, 8], ids=["the backbone", "all but the head"])
+def test_frozen_layers_count_before_the_first_epoch(freeze: int, data: Path, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match=f"flops=0.8 .* out of reach.* freeze={freeze} holds cannot die"):
+        train(tiny, data, tmp_path, freeze=freeze)
+    assert not (tmp_path / "run" / "results.csv").exists()
+
+
+def test_sparse_training_needs_a_target() -> None:
+    with pytest.raises(ArgumentError, match=r"needs a target, e.g. SparseConfig\(Budget\(flops=0.5\)\)"):
+        yoloprune.SparseTraining(yoloprune.SparseConfig(yoloprune.Budget()))

@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tiny_line
@@ -226,3 +227,9 @@ def test_output_folder_that_cannot_be_made(
     with pytest.raises(ArgumentError, match="file is a file"):
         yoloprune.prune(tiny, flops=0.7, round_to=1, min_width=2, project=str(tmp_path / "file" / below))
     assert (tmp_path / "file").read_text() == "here already"
+
+
+@pytest.mark.parametrize("command", [yoloprune.train_sparse, yoloprune.finetune])
+def test_a_teacher_for_a_model_without_detection_head(command: Any, data: Path, tiny: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"distill: .* a detection head only, not classify models"):
+        command("yolov8n-cls.yaml", data=str(data), distill_model=str(tiny))

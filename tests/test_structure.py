@@ -61,6 +61,7 @@ ORDER = (
     "report",
     "timing",
     "shapes",
+    "any_network",
     "cutting",
     "choosing",
     "sweeping",

@@ -148,7 +148,9 @@ def test_a_point_that_the_parent_meets_is_left_out(
     tiny: Path, common: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
+    logged: list[str] = []
     monkeypatch.setattr(host, "warn", said.append)
+    monkeypatch.setattr(host, "log", lambda *words: logged.append(" ".join(words)))
     rows = yoloprune.sweep(tiny, params=["5M", 0.9], recover="none", score="l2", **LOOSE, **common)
     assert [r["model"] for r in rows] == ["parent", "params=0.9"]
     assert said[0] == "sweep: left out: params=5M: the model already meets it."
@@ -156,6 +158,7 @@ def test_a_point_that_the_parent_meets_is_left_out(
         "sweep: the parent itself has mAP50-95=0.0000, so no point can lose within=3 points; train it first, or check "
         "that data= is what it was trained on"
     ]
+    assert "stays within" not in logged[-1]  # of nothing
 
 
 def test_an_interrupted_sweep_keeps_its_rows(

@@ -15,7 +15,7 @@ _HOME = {
     "finetune": "api",
     "val": "api",
     "info": "api",
-    "prune_module": "api",
+    "prune_module": "any_network",
     "trace": "api",
     "load": "handoff",
     "save": "handoff",

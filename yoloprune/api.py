@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 import ultralytics
-from torch import Tensor, nn
+from torch import nn
 
 from yoloprune import (
-    budget,
     channels,
     choosing,
     config,
@@ -29,21 +28,17 @@ from yoloprune import (
     host,
     options,
     overview,
-    proof,
     provenance,
     report,
     runs,
     scoring,
-    surgery,
     timing,
-    tracing,
     trainers,
 )
 from yoloprune.cost import Cost
 from yoloprune.errors import ArgumentError
 from yoloprune.groups import ChannelGraph
 from yoloprune.limits import Budget, Limits
-from yoloprune.plans import Plan
 from yoloprune.progress import SparseConfig
 from yoloprune.sealing import STATE_KEY
 from yoloprune.sparsity import SparseTraining
@@ -55,7 +50,6 @@ __all__ = [
     "finetune",
     "info",
     "prune",
-    "prune_module",
     "sweep",
     "trace",
     "train_sparse",
@@ -63,7 +57,6 @@ __all__ = [
 ]
 
 Model = str | Path | ultralytics.YOLO
-DEFAULT_LIMITS = Limits()
 
 
 def trace(model: Model, *, imgsz: int | None = None, keep: tuple[str, ...] = ()) -> ChannelGraph:
@@ -101,6 +94,7 @@ def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
         passed = {"name": "train-sparse", **passed}
         yolo = handoff.load(model)
         sparse = SparseTraining(_sparse_config(request.settings))
+    _require_teachable(yolo, passed)
     with sparse.attached(yolo), _going_on(yolo, "train-sparse"):
         yolo.train(**passed)
     folder = Path(yolo.trainer.save_dir)
@@ -112,6 +106,12 @@ def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
         best = Path(yolo.trainer.best if Path(yolo.trainer.best).exists() else yolo.trainer.last)
         host.log("sparse: ", f"{'target met' if met else 'target not met'}; next: yoloprune prune model={best}")
     return yolo
+
+
+def _require_teachable(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> None:
+    """Raise ArgumentError if a teacher is given to a model that Ultralytics cannot teach."""
+    if passed.get("distill_model") and not host.can_be_taught(yolo.model):
+        raise ArgumentError(f"distill: Ultralytics teaches models with a detection head only, not {yolo.task} models.")
 
 
 @contextlib.contextmanager
@@ -145,7 +145,10 @@ def _interrupted(yolo: ultralytics.YOLO, told: Mapping[str, Any]) -> SparseConfi
     """What the interrupted run was to reach, and how."""
     state = yolo.model.yaml.get(STATE_KEY)
     if state is None:
-        raise ArgumentError("resume: this checkpoint is not of a sparse run. Use 'yolo train resume' for other runs.")
+        raise ArgumentError(
+            "resume: this checkpoint is not of a sparse run. A fine-tuning goes on with "
+            "'yoloprune finetune model=... resume', a stock training with 'yolo train resume model=...'."
+        )
     saved = dict(state["config"])
     old = SparseConfig(budget=Budget(**saved.pop("budget")), limits=Limits(**saved.pop("limits")), **saved)
     new = _sparse_config(told)
@@ -219,48 +222,6 @@ def _next_step(child: ultralytics.YOLO, file: Path, choice: channels.Choice, dat
     return f"yoloprune finetune {shlex.quote(f'model={file}')} {shlex.quote(f'data={data}')}{rate}{stock}"
 
 
-def prune_module(
-    model: nn.Module,
-    example: Tensor | tuple[Any, ...],
-    wanted: Budget,
-    limits: Limits = DEFAULT_LIMITS,
-    *,
-    score: str = "l1",
-    normalize: str = "mean",
-    outputs: bool = False,
-) -> tuple[nn.Module, Plan]:
-    """Prune any network, not only Ultralytics' own.
-
-    Args:
-        model (nn.Module): The parent, stays untouched.
-        example (Tensor | tuple): Input, e.g. shape (1, 3, 224, 224); FLOPs are those at this size.
-        wanted (Budget): What may remain.
-        limits (Limits): Rounding, floors, ceilings, and `keep`.
-        score (str): Criterion, see `scoring.score`.
-        normalize (str): "none", "mean" or "max" of the group, or "cost".
-        outputs (bool): Whether the network's outputs may lose channels.
-
-    Returns:
-        (tuple[nn.Module, Plan]): The smaller network and what was cut.
-
-    Raises:
-        ArgumentError: If the limits ask for native widths.
-        BudgetError: If the budget is out of reach.
-        VerifyError: If the cut model does not compute what its masked parent computes.
-    """
-    if limits.native:
-        raise ArgumentError("native=True: only models built from a model YAML have one. Use prune().")
-    graph = tracing.trace(model, example, keep=tracing.match(model, limits.keep), outputs=outputs)
-    per_cost = normalize == "cost"
-    scores = scoring.score(model, graph, score, normalize="none" if per_cost else normalize)
-    plan = graph.plan(budget.select(graph, scores, wanted, limits, per_cost=per_cost))
-    child = surgery.cut(copy.deepcopy(model), plan)
-    proof.prove(model, child, plan, example)
-    if isinstance(child, host.BaseModel):  # Ultralytics would train the network of its YAML in silence
-        handoff.mark_pruned(child, plan, handoff.make_provenance(None, {"score": score, "normalize": normalize}))
-    return child, plan
-
-
 def _report_cut(folder: Path, choice: channels.Choice, rows: list[dict[str, Any]], error: float, imgsz: int) -> None:
     """Write and say what was cut."""
     kept = choice.kept()
@@ -309,6 +270,7 @@ def finetune(model: Model, **kwargs: Any) -> handoff.YOLO:
         host.warn("finetune: yoloprune did not prune this model; it is trained at the widths that it has")
     if request.settings["distill"] == "parent":
         passed["distill_model"] = str(provenance.parent_file(yolo))
+    _require_teachable(yolo, passed)
     before = host.widths(yolo.model)
     with _going_on(yolo, "finetune"):
         yolo.train(**passed)

@@ -59,10 +59,13 @@ def choose(
         raise BudgetError(
             f"The model already meets the budget, so there is nothing to cut: at imgsz {passed['imgsz']} it has {has}."
         )
-    dead = scoring.dead(parent.model, found.graph) & choice.alive
-    if dead.any() and STATE_KEY in parent.model.yaml:
+    dead = scoring.dead(parent.model, found.graph)
+    if dead.any() and images is None and told["score"] == "auto" and (~choice.alive & ~dead).any():
+        cutting.warn_of_no_data(parent, passed, "channels beyond the dead go by the size of their batch-norm scales")
+    stay = dead & choice.alive
+    if stay.any() and STATE_KEY in parent.model.yaml:
         host.warn(
-            f"prune: {dead.sum()} dead channels stay, because the budget is met without them; without a budget exactly "
+            f"prune: {stay.sum()} dead channels stay, because the budget is met without them; without a budget exactly "
             "the dead go, which costs nothing"
         )
     return choice

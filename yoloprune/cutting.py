@@ -168,13 +168,17 @@ def _criterion(
         return "activation"
     if dead.any():
         return "bn"
+    warn_of_no_data(parent, passed, "every layer gives the same share, its smallest filters")
+    return "l2"
+
+
+def warn_of_no_data(parent: ultralytics.YOLO, passed: Mapping[str, Any], instead: str) -> None:
+    """Say what a cut without data does `instead`, and which data set it could have looked at."""
     known = parent.overrides.get("data") if passed.get("data") is None else None  # Ultralytics keeps it in checkpoints
     host.warn(
-        "prune: without data= every layer gives the same share, its smallest filters, and nothing is refitted, which "
-        "costs far more accuracy"
+        f"prune: without data= {instead}, and nothing is refitted, which costs far more accuracy"
         + (f"; data={known}, which this model was trained on, is not at hand" if known else "")
     )
-    return "l2"
 
 
 def cut(

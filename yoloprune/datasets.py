@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -120,8 +121,8 @@ def one_line(data: str | Path) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except Exception as e:  # Ultralytics raises a dozen types here, with advice below the first line
-        reason = next((line for line in str(e.__cause__ or e).splitlines() if line.strip()), type(e).__name__)
+    except Exception as e:  # Ultralytics raises a dozen types here, with advice on several lines
+        reason = shorten(str(e.__cause__ or e), 400, placeholder=" …") or type(e).__name__
         raise DataError(f"data={data}: {reason}") from e
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from yoloprune import budget, channels, host, scoring
 from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError
-from yoloprune.limits import Budget
 from yoloprune.progress import Progress, SparseConfig
 from yoloprune.scales import Scales
 from yoloprune.sealing import STATE_KEY, sealed
@@ -48,7 +47,7 @@ class Fading:
         host.own_yaml(trainer.model)
         found = channels.Channels(self.model, config.limits, trainer.args.imgsz)
         # Raises BudgetError before the first step when the target is out of reach.
-        choice = found.choose(lambda g: budget.select(g, np.zeros(g.n_classes), config.budget, config.limits))
+        choice = self._within_reach(found, config)
         if choice.alive.all():
             raise BudgetError(f"The model already meets {config.budget}, so no channel has to die. Use 'yolo train'.")
         self.graph = choice.graph
@@ -138,6 +137,16 @@ class Fading:
         for model in (*ema, self.model):  # the trainer tells the EMA, but not a student in it
             model.yaml.update(sealed(model.yaml, self._state()))
 
+    def _within_reach(self, found: channels.Channels, config: SparseConfig) -> channels.Choice:
+        """Some choice that meets the target without a channel that cannot die, as in a layer that `freeze=` holds."""
+        scores = np.where(Scales(self.model, found.graph).killable, 0.0, np.inf)
+        try:
+            return found.choose(lambda g: budget.select(g, scores, config.budget, config.limits))
+        except BudgetError as e:
+            freeze = self.trainer.args.freeze
+            why = f" The channels of layers that freeze={freeze} holds cannot die." if freeze else ""
+            raise BudgetError(f"{e}{why}") from None
+
     # ---- choice ------------------------------------------------------------------------------------------------------
 
     @property
@@ -160,7 +169,7 @@ class Fading:
             value = self.scales.gamma.abs()
         scores = self.scales.sums(value.cpu().double()).numpy()
         scores[~self.scales.killable] = np.inf
-        eased = _eased(self.config.budget, self.cost, share)
+        eased = self.config.budget.eased(share, self.cost.parent)
         per_cost = self.config.normalize == "cost"
         return ~budget.select(self.graph, scores, eased, self.config.limits, self.cost, per_cost=per_cost)
 
@@ -232,16 +241,3 @@ class Fading:
         self._choose(victims, 0.0 if self.met else self.config.fade)
         if state["scores"]:
             self.score.copy_(torch.tensor(state["scores"]))
-
-
-def _eased(target: Budget, cost: Cost, share: float) -> Budget:
-    """The budget that holds when `share` of the way from the parent to the target is done."""
-
-    def ease(value: float | None, kind: str) -> float | None:
-        if value is None:
-            return None
-        fraction = value if value <= 1 else value / cost.parent(kind)
-        return min(1 - (1 - fraction) * share, 1 - 1e-9)
-
-    ratio = None if target.ratio is None else max(target.ratio * share, 1e-9)
-    return Budget(flops=ease(target.flops, "flops"), params=ease(target.params, "params"), ratio=ratio)

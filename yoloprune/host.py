@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from ultralytics.cfg import get_cfg
 from ultralytics.nn import tasks
+from ultralytics.nn.modules import Detect
 from ultralytics.nn.tasks import BaseModel, WorldModel
 from ultralytics.utils import LOGGER, RANK, colorstr
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
@@ -155,6 +156,11 @@ def with_loss(yolo: Any) -> nn.Module:
 def is_prompted(model: nn.Module) -> bool:
     """Whether the model is trained on prompts: YOLO-World and YOLOE."""
     return isinstance(model, (WorldModel, getattr(tasks, "YOLOEModel", WorldModel)))  # early 8.3 has no YOLOE
+
+
+def can_be_taught(model: nn.Module) -> bool:
+    """Whether Ultralytics' distillation takes a model: it compares the inputs of a detection head."""
+    return any(isinstance(m, Detect) for m in model.modules())
 
 
 def head_name(model: nn.Module) -> str:

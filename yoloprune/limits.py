@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 from yoloprune import options
@@ -38,6 +38,23 @@ class Budget:
         """Return the values that are set as a user writes them."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         return " ".join(f"{name}={write_amount(value)}" for name, value in given.items() if value is not None)
+
+    def eased(self, share: float, parent: Callable[[str], float]) -> Budget:
+        """The budget that holds when `share` of the way from the parent to this one is done.
+
+        Args:
+            share (float): 0..1.
+            parent (Callable): From "flops" or "params" to what the parent has.
+        """
+
+        def ease(value: float | None, kind: str) -> float | None:
+            if value is None:
+                return None
+            fraction = value if value <= 1 else value / parent(kind)
+            return min(1 - (1 - fraction) * share, 1 - 1e-9)
+
+        ratio = None if self.ratio is None else max(self.ratio * share, 1e-9)
+        return Budget(flops=ease(self.flops, "flops"), params=ease(self.params, "params"), ratio=ratio)
 
     @property
     def empty(self) -> bool:

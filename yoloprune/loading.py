@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -57,7 +57,23 @@ def reopen(model: Any) -> YOLO:
     yolo = _opened(model)
     if not yolo.ckpt or yolo.ckpt.get("optimizer") is None:
         raise ArgumentError(f"resume: the run of {model} is finished, or this is not its last.pt.")
+    _require_home(Path(yolo.ckpt_path).resolve(), yolo.ckpt)
     return yolo
+
+
+def _require_home(file: Path, ckpt: Mapping[str, Any]) -> None:
+    """Refuse a copy: Ultralytics would write into the folder of the run that it was copied from."""
+    told = (ckpt.get("train_args") or {}).get("save_dir")
+    if not told:
+        return
+    home = Path(told)
+    if home.exists() and not file.parent.samefile(home / "weights" if (home / "weights").exists() else home):
+        raise ArgumentError(
+            f"resume: {file} is a copy of the run in {home}, into which it would be written. Resume "
+            f"{home / 'weights' / 'last.pt'}, or move that folder away."
+        )
+    if not home.exists():
+        host.warn(f"resume: the run was in {home}, and its results are written there again")
 
 
 def image_size(yolo: ultralytics.YOLO, given: Any) -> int:
@@ -91,7 +107,12 @@ def with_model(yolo: ultralytics.YOLO, model: nn.Module) -> YOLO:
     return new
 
 
-def _opened(model: str | Path) -> YOLO:
+def _opened(model: Any) -> YOLO:
+    if not isinstance(model, (str, os.PathLike)):
+        raise ModelError(
+            f"A {type(model).__name__} is no model that can be opened. Give a path or the YOLO object; any other "
+            "network goes to yoloprune.prune_module."
+        )
     file = _existing(model)
     try:
         with _installing_nothing():

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yoloprune import channels, host
+from yoloprune.errors import ArgumentError
 from yoloprune.fading import Fading
 from yoloprune.progress import SparseConfig
 
@@ -47,6 +48,9 @@ class SparseTraining:
     """
 
     def __init__(self, config: SparseConfig) -> None:
+        """Raise ArgumentError if there is no target."""
+        if config.budget.empty:
+            raise ArgumentError("Sparse training needs a target, e.g. SparseConfig(Budget(flops=0.5)).")
         self.config = config
         self.met = False
         self.history: list[dict[str, float]] = []

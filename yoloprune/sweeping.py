@@ -55,7 +55,7 @@ def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str,
     rows = [_evaluate("parent", parent, whole, passed, folder)]
     _append(folder / "sweep.csv", rows)
     key = headline(rows[0])
-    if 100 * rows[0][key] <= told["within"]:
+    if blind := 100 * rows[0][key] <= told["within"]:
         host.warn(
             f"sweep: the parent itself has {key}={rows[0][key]:.4f}, so no point can lose within={told['within']:g} "
             "points; train it first, or check that data= is what it was trained on"
@@ -70,7 +70,8 @@ def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str,
     picture = report.picture_sweep(folder / "sweep.png", rows, key, told["within"])
     data = {"command": "sweep", "metric": key, **cliff, "out_of_reach": unreachable, "arguments": arguments}
     report.write_report(folder, data, rows, [picture])
-    host.log("sweep: ", f"\n{report.table(rows)}\n{describe(cliff, key, told['within'])}\nsaved {folder}")
+    said = "" if blind else f"{describe(cliff, key, told['within'])}\n"
+    host.log("sweep: ", f"\n{report.table(rows)}\n{said}saved {folder}")
     return rows
 
 
