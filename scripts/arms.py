@@ -98,6 +98,11 @@ TABLES: dict[str, dict[str, Chain]] = {
             ("fade 0.9", {"fade": 0.9}),
         )
     },
+    "deep": {
+        "default": [sparse(E, flops=0.35), prune()],
+        "ramp 0.05-0.4": [sparse(E, flops=0.35, ramp_start=0.05, ramp_end=0.4), prune()],
+        "free widths": [sparse(E, flops=0.35, native=False), prune()],
+    },
     "longer": {
         "dense": [train(2 * E)],
         **{f"(d) train-sparse, prune, finetune at {f}": longest(f) for f in (0.7, 0.5, 0.35)},

@@ -296,7 +296,8 @@ def val(model: Model, against: Model | None = None, **kwargs: Any) -> list[dict[
     """
     request = config.request("val", {"model": model, "against": against, **kwargs})
     passed = {k: v for k, v in request.passed.items() if k != "model"}
-    return compare({"parent": against, "pruned": model} if against is not None else {"model": model}, **passed)
+    alone = Path(model).stem if isinstance(model, (str, Path)) else "network"  # Ultralytics renames a run called "model"
+    return compare({alone: model} if against is None else {"parent": against, "pruned": model}, **passed)
 
 
 def compare(models: Mapping[str, Model], *, command: str = "val", **passed: Any) -> list[dict[str, Any]]:
