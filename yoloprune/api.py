@@ -296,7 +296,7 @@ def val(model: Model, against: Model | None = None, **kwargs: Any) -> list[dict[
     """
     request = config.request("val", {"model": model, "against": against, **kwargs})
     passed = {k: v for k, v in request.passed.items() if k != "model"}
-    alone = Path(model).stem if isinstance(model, (str, Path)) else "network"  # Ultralytics renames a run called "model"
+    alone = Path(model).stem if isinstance(model, (str, Path)) else "network"  # "model" would be renamed, and warned of
     return compare({alone: model} if against is None else {"parent": against, "pruned": model}, **passed)
 
 
