@@ -187,7 +187,7 @@ def write(rows: Iterable[dict[str, Any]], failures: dict[str, str], out: Path) -
         "* *error*: largest difference between the cut model and its masked parent, relative to the largest output,",
         "  in the model itself or in the copy with lively batch-norms that `prune` looks at as well",
         "  (accepted: 1e-4).",
-        "* *trace*: processor time, which a busy machine does not lengthen.",
+        "* *trace*: processor time, which a busy machine lengthens less than the clock.",
         "* All plans are free ones here. What a stock model YAML can say, and why it can say nothing of YOLO-World,",
         "  YOLOE and RT-DETR, is in [native.md](native.md).",
         "* Each row also passed: FLOPs as predicted from the trace, stock classes only, head widths untouched, a",

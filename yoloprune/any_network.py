@@ -51,11 +51,11 @@ def prune_module(
             allowed = " or a ".join(kind.__name__ for kind in kinds)
             raise ArgumentError(f"{name}: must be a {allowed}. Received: {value!r}")
     graph = tracing.trace(model, example, keep=tracing.match(model, limits.keep), outputs=outputs)
-    per_cost = normalize == "cost"
-    scores = scoring.score(model, graph, score, normalize="none" if per_cost else normalize)
     if wanted.empty:
         alive = budget.dead_only(graph, scoring.dead(model, graph))
     else:
+        per_cost = normalize == "cost"
+        scores = scoring.score(model, graph, score, normalize="none" if per_cost else normalize)
         alive = budget.select(graph, scores, wanted, limits, per_cost=per_cost)
     if alive.all():
         why = "no channel is dead" if wanted.empty else f"the network already meets {wanted}"

@@ -46,7 +46,6 @@ class Fading:
         self.model = host.student(trainer.model)
         host.own_yaml(trainer.model)
         found = channels.Channels(self.model, config.limits, trainer.args.imgsz)
-        # Raises BudgetError before the first step when the target is out of reach.
         choice = self._within_reach(found, config)
         if choice.alive.all():
             raise BudgetError(f"The model already meets {config.budget}, so no channel has to die. Use 'yolo train'.")
@@ -137,6 +136,8 @@ class Fading:
         for model in (*ema, self.model):  # the trainer tells the EMA, but not a student in it
             model.yaml.update(sealed(model.yaml, self._state()))
 
+    # ---- choice ------------------------------------------------------------------------------------------------------
+
     def _within_reach(self, found: channels.Channels, config: SparseConfig) -> channels.Choice:
         """Some choice that meets the target without a channel that cannot die, as in a layer that `freeze=` holds."""
         scores = np.where(Scales(self.model, found.graph).killable, 0.0, np.inf)
@@ -146,8 +147,6 @@ class Fading:
             freeze = self.trainer.args.freeze
             why = f" The channels of layers that freeze={freeze} holds cannot die." if freeze else ""
             raise BudgetError(f"{e}{why}") from None
-
-    # ---- choice ------------------------------------------------------------------------------------------------------
 
     @property
     def phase(self) -> str:
