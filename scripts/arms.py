@@ -106,7 +106,7 @@ TABLES: dict[str, dict[str, Chain]] = {
     "longer": {
         "dense": [train(2 * E)],
         **{f"(d) train-sparse, prune, finetune at {f}": longest(f) for f in (0.7, 0.5, 0.35)},
-        "(a) train-sparse, prune at 0.35": [sparse(2 * E, flops=0.35), prune()],
+        **{f"(a) train-sparse, prune at {f}": [sparse(2 * E, flops=f), prune()] for f in (0.7, 0.5, 0.35)},
     },
     "trained": {  # what to do with a model that is trained already
         "prune, finetune": [train(E), prune(flops=0.5, data=True), finetune(H)],

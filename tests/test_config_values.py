@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from command_lines import SPARSE, error, ok
 
+from yoloprune import config
 from yoloprune.config import parse, parse_amount, request, smart_value
 from yoloprune.errors import ArgumentError
 
@@ -164,3 +167,12 @@ def test_types_of_ultralytics_values() -> None:
 def test_a_fraction_is_proposed_for_percent(written: str, meant: str) -> None:
     said = error(f"prune model=a flops={written}")
     assert said.endswith(f"Received: {written}. Did you mean {meant}?" if meant else f"Received: {written}")
+
+
+def test_a_project_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    assert parse(["prune", "model=a.pt", f"project={tmp_path / 'new' / 'deep'}"]).passed["project"]
+    assert f"{tmp_path / 'file'} is a file" in error(f"prune model=a.pt project={tmp_path / 'file' / 'runs'}")
+    monkeypatch.setattr(config.os, "access", lambda *_: False)  # root may write everywhere
+    assert f"{tmp_path} cannot be written to" in error(f"prune model=a.pt project={tmp_path / 'new'}")
+    assert not (tmp_path / "new").exists()

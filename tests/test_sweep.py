@@ -99,6 +99,8 @@ def test_a_sweep_evaluates_every_point_with_one_trace_and_one_ranking(
     for module, name in ((host, "trace_yolo"), (scoring, "score"), (calibration, "batches")):
         whole = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, _w=whole, _n=name, **k: (calls.append(_n), _w(*a, **k))[1])
+    figures = iter([0.5, 0.49, 0.4])  # what validation says of the parent and of the two points
+    monkeypatch.setattr(host, "metrics", lambda yolo: {"mAP50": 0.6, "mAP50-95": next(figures)})
     before = tiny.read_bytes()
     rows = yoloprune.sweep(tiny, flops=[0.6, 0.8, 0.001], recover="fold", **LOOSE, **common)
     assert calls == ["trace_yolo", "batches", "score"]
@@ -110,11 +112,12 @@ def test_a_sweep_evaluates_every_point_with_one_trace_and_one_ranking(
     assert rows[0]["flops"] == rows[0]["params"] == 1
     for row, share in zip(rows[1:], (0.8, 0.6), strict=True):
         assert share - 0.01 <= row["flops"] <= share
-    assert all(0 <= r["mAP50-95"] <= 1 for r in rows)
+    assert [r["mAP50-95"] for r in rows] == [0.5, 0.49, 0.4]
     folder = tmp_path / "run"
     assert [(r["model"], float(r["flops"])) for r in rows_of(folder)] == [(r["model"], r["flops"]) for r in rows]
     told = json.loads((folder / "report.json").read_text())
-    assert told["metric"] == "mAP50-95" and told["safe"] in {r["model"] for r in rows}
+    assert told["metric"] == "mAP50-95"
+    assert told["cliff"] == {"safe": "flops=0.8", "lost": 1.0, "steepest": ["flops=0.8", "flops=0.6"]}
     assert "out of reach" in told["out_of_reach"]["flops=0.001"]
     assert "<img" in (folder / "report.html").read_text()
     assert (folder / "sweep.png").stat().st_size > 1000
@@ -145,7 +148,7 @@ def test_a_sweep_reaches_what_prune_reaches(
 
 
 def test_a_point_that_the_parent_meets_is_left_out(
-    tiny: Path, common: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tiny: Path, common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     logged: list[str] = []
@@ -159,6 +162,7 @@ def test_a_point_that_the_parent_meets_is_left_out(
         "that data= is what it was trained on"
     ]
     assert "stays within" not in logged[-1]  # of nothing
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["cliff"] is None
 
 
 def test_an_interrupted_sweep_keeps_its_rows(

@@ -66,11 +66,11 @@ def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str,
         _append(folder / "sweep.csv", rows)
         host.log("sweep: ", f"{i}/{len(points)}\n{report.table(rows[-1:])}")
 
-    cliff = falls_off(rows, key, told["within"])
+    cliff = None if blind else falls_off(rows, key, told["within"])
     picture = report.picture_sweep(folder / "sweep.png", rows, key, told["within"])
-    data = {"command": "sweep", "metric": key, **cliff, "out_of_reach": unreachable, "arguments": arguments}
+    data = {"command": "sweep", "metric": key, "cliff": cliff, "out_of_reach": unreachable, "arguments": arguments}
     report.write_report(folder, data, rows, [picture])
-    said = "" if blind else f"{describe(cliff, key, told['within'])}\n"
+    said = f"{describe(cliff, key, told['within'])}\n" if cliff else ""
     host.log("sweep: ", f"\n{report.table(rows)}\n{said}saved {folder}")
     return rows
 
