@@ -10,6 +10,8 @@ import yaml
 
 import yoloprune
 from yoloprune import runs
+from yoloprune.errors import BudgetError
+from yoloprune.shapes import make_shapes
 
 
 def test_args_are_plain_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,3 +44,27 @@ def test_prune_takes_paths_and_devices(tiny: Path, tmp_path: Path) -> None:
     told = {"project": tmp_path, "name": Path("mine"), "device": torch.device("cpu"), "data": False}
     yoloprune.prune(tiny, flops=0.7, round_to=1, min_width=2, **told)
     assert {f.name for f in (tmp_path / "mine").iterdir()} >= {"args.yaml", "report.json", "weights"}
+
+
+@pytest.mark.parametrize("kept", ["results.csv", "weights/last.pt", "notes"])
+def test_only_the_folder_of_a_training_that_never_began_goes(kept: str, tmp_path: Path) -> None:
+    for folder in ("unused", "used"):
+        (tmp_path / folder / "weights").mkdir(parents=True)
+        (tmp_path / folder / "args.yaml").write_text("mode: train")
+        (tmp_path / folder / "labels.jpg").write_text("picture")
+    (tmp_path / "used" / kept).write_text("mine")
+    for folder in ("unused", "used"):
+        runs.drop_unused(tmp_path / folder)
+    assert not (tmp_path / "unused").exists()
+    assert (tmp_path / "used" / kept).read_text() == "mine" and (tmp_path / "used" / "args.yaml").exists()
+
+
+def test_a_refused_training_leaves_no_folder(tiny: Path, tmp_path: Path) -> None:
+    data = make_shapes(tmp_path / "data", train=4, val=4, imgsz=32)
+    # refused before and after the labels are read
+    for target, why in (({"flops": 0.01}, "Held by"), ({"flops": 0.5, "freeze": 8}, "freeze=8 holds cannot die")):
+        with pytest.raises(BudgetError, match=why):
+            yoloprune.train_sparse(
+                tiny, data=str(data), epochs=1, imgsz=32, batch=4, workers=0, device="cpu", project=tmp_path, **target
+            )
+    assert {f.name for f in tmp_path.iterdir()} == {"data"}

@@ -36,7 +36,7 @@ from yoloprune import (
     trainers,
 )
 from yoloprune.cost import Cost
-from yoloprune.errors import ArgumentError
+from yoloprune.errors import ArgumentError, PruneError
 from yoloprune.groups import ChannelGraph
 from yoloprune.limits import Budget, Limits
 from yoloprune.progress import SparseConfig
@@ -116,9 +116,13 @@ def _require_teachable(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> Non
 
 @contextlib.contextmanager
 def _going_on(yolo: ultralytics.YOLO, command: str) -> Iterator[None]:
-    """Say what an interrupted training left and how it goes on."""
+    """Say what an interrupted training left and how it goes on; leave nothing of one that was refused."""
     try:
         yield
+    except PruneError:
+        if yolo.trainer is not None and host.is_main_process():
+            runs.drop_unused(Path(yolo.trainer.save_dir))
+        raise
     except KeyboardInterrupt:
         last = getattr(yolo.trainer, "last", None)
         if last is not None and Path(last).is_file():

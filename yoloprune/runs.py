@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,13 @@ def run_folder(task: str, name: str, arguments: Mapping[str, Any]) -> Path:
     except OSError as e:
         raise PruneError(f"Cannot write to {e.filename}: {e.strerror}. Choose another project= folder.") from e
     return folder
+
+
+def drop_unused(folder: Path) -> None:
+    """Remove the folder of a training that was refused before it began, so that the next one gets its name."""
+    begun = {f.name for f in folder.iterdir()} - {"args.yaml", "labels.jpg", "weights"}
+    if not begun and not any((folder / "weights").iterdir()):
+        shutil.rmtree(folder)
 
 
 def write_args(folder: Path, arguments: Mapping[str, Any]) -> None:
