@@ -180,5 +180,10 @@ TABLES: dict[str, dict[str, Chain]] = {
             prune(flops=0.286, data=True),
             finetune(E, lr0=3e-3),
         ],
+        "large, train-sparse to the small one's FLOPs, pruned, fine-tuned at that rate": [
+            sparse(E, model="yolov8s.yaml", flops=0.286),
+            prune(),
+            finetune(E, lr0=3e-3),
+        ],
     },
 }

@@ -49,6 +49,7 @@ def run_stage(stage: Stage, source: Path, folder: Path, common: dict[str, Any], 
     if stage.verb in {"finetune", "peertune"}:  # at the defaults of `yoloprune finetune`
         common = {k: v for k, v in common.items() if k not in {"optimizer", "lr0"}}
     settings = {**common, **own, **place}
+    source = settings.pop("model", source)
     if stage.verb == "sparse":
         yoloprune.train_sparse(source, **settings)
     elif stage.verb == "finetune":
@@ -60,7 +61,7 @@ def run_stage(stage: Stage, source: Path, folder: Path, common: dict[str, Any], 
     elif stage.verb == "fresh":
         YOLO(forgotten(source, folder / "weights" / "fresh.pt")).train(**settings)
     else:
-        YOLO(settings.pop("model", source)).train(**settings)
+        YOLO(source).train(**settings)
     return folder / "weights" / "best.pt"
 
 
