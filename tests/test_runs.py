@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
 import yoloprune
-from yoloprune import runs
-from yoloprune.errors import BudgetError
+from yoloprune import api, runs
+from yoloprune.errors import BudgetError, PruneError
 from yoloprune.shapes import make_shapes
 
 
@@ -53,7 +54,7 @@ def test_only_the_folder_of_a_training_that_never_began_goes(kept: str, tmp_path
         (tmp_path / folder / "args.yaml").write_text("mode: train")
         (tmp_path / folder / "labels.jpg").write_text("picture")
     (tmp_path / "used" / kept).write_text("mine")
-    for folder in ("unused", "used"):
+    for folder in ("unused", "used", "never made"):
         runs.drop_unused(tmp_path / folder)
     assert not (tmp_path / "unused").exists()
     assert (tmp_path / "used" / kept).read_text() == "mine" and (tmp_path / "used" / "args.yaml").exists()
@@ -68,3 +69,9 @@ def test_a_refused_training_leaves_no_folder(tiny: Path, tmp_path: Path) -> None
                 tiny, data=str(data), epochs=1, imgsz=32, batch=4, workers=0, device="cpu", project=tmp_path, **target
             )
     assert {f.name for f in tmp_path.iterdir()} == {"data"}
+
+
+@pytest.mark.parametrize("trainer", [None, SimpleNamespace(save_dir=None)], ids=["none", "of several data sets"])
+def test_the_error_of_a_training_without_a_folder_is_told(trainer: SimpleNamespace | None) -> None:
+    with pytest.raises(PruneError, match="why"), api._going_on(SimpleNamespace(trainer=trainer), "x"):
+        raise PruneError("why")

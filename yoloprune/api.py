@@ -120,8 +120,9 @@ def _going_on(yolo: ultralytics.YOLO, command: str) -> Iterator[None]:
     try:
         yield
     except PruneError:
-        if yolo.trainer is not None and host.is_main_process():
-            runs.drop_unused(Path(yolo.trainer.save_dir))
+        folder = getattr(yolo.trainer, "save_dir", None)  # None as well for a list of data sets, before the first
+        if folder is not None and host.is_main_process():
+            runs.drop_unused(Path(folder))
         raise
     except KeyboardInterrupt:
         last = getattr(yolo.trainer, "last", None)

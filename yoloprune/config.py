@@ -293,8 +293,6 @@ def _check_project(project: Any) -> None:
     home = next(p for p in (Path(project), *Path(project).parents) if p.exists())
     if not home.is_dir():
         raise ArgumentError(f"project={project}: {home} is a file, so no folder can be made there")
-    if not os.access(home, os.W_OK | os.X_OK):
-        raise ArgumentError(f"project={project}: {home} cannot be written to")
     if not os.access(home, os.W_OK):
         raise ArgumentError(f"project={project}: {home} may not be written to. Choose another folder")
 

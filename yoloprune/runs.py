@@ -32,8 +32,8 @@ def run_folder(task: str, name: str, arguments: Mapping[str, Any]) -> Path:
 
 def drop_unused(folder: Path) -> None:
     """Remove the folder of a training that was refused before it began, so that the next one gets its name."""
-    begun = {f.name for f in folder.iterdir()} - {"args.yaml", "labels.jpg", "weights"}
-    if not begun and not any((folder / "weights").iterdir()):
+    begun = {f.name for f in folder.glob("*")} - {"args.yaml", "labels.jpg", "weights"}
+    if folder.is_dir() and not begun and not any(folder.glob("weights/*")):
         shutil.rmtree(folder)
 
 
