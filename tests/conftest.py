@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from yoloprune import surgery, verify
 from yoloprune.groups import Axis, ChannelGraph, Group, Term, Tie
+from yoloprune.lively import settle as settle  # the tests' own networks are brought to life in the same way
 from yoloprune.plans import Plan
-from yoloprune.proof import settle as settle  # the tests' own networks are brought to life in the same way
 
 pytest_plugins = ["checkpoints"]
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from yoloprune import budget, host, recover, scoring
 from yoloprune.errors import DataError
+from yoloprune.examples import Example
 from yoloprune.plans import Keep, Plan
 from yoloprune.surgery import cut
 from yoloprune.verify import verify
@@ -48,7 +49,7 @@ def plan(inputs: tuple[int, ...] = (0,), width: int = 2, **more: Keep) -> Plan:
 
 
 def fold(parent: nn.Module, model: nn.Module, the_plan: Plan) -> recover.Folded:
-    return recover.fold(parent, model, the_plan, noise=noise(2, 3, 16, 16, seed=9))
+    return recover.fold(parent, model, the_plan, noise=[Example.of(noise(2, 3, 16, 16, seed=9))])
 
 
 # ---- fold ------------------------------------------------------------------------------------------------------------
@@ -59,7 +60,7 @@ def test_dead_channel_moves_into_batch_norm_and_interior_is_exact():
     model = cut(copy.deepcopy(parent), plan())
     before = model.rest[0].running_mean.clone()
     report = fold(parent, model, plan())
-    assert report == recover.Folded({"consumer": "rest.0.running_mean"}, channels=1, dropped=0, skipped={})
+    assert report == recover.Folded({"consumer": "rest.0.running_mean"}, 1, 0, {}, bordered=("consumer",))
     shift = parent.consumer.weight[:, 1].sum((1, 2)).detach() * CONSTANT
     torch.testing.assert_close(model.rest[0].running_mean, before - shift)
     a, b = outputs(parent, model)
@@ -227,7 +228,7 @@ def test_yolo_equals_its_unmasked_parent(yolo: tuple[nn.Module, nn.Module, Plan]
     verify(parent, model, the_plan, host.example(parent))
     x = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(3))
     folded = copy.deepcopy(model)
-    report = recover.fold(parent, folded, the_plan)
+    report = recover.fold(parent, folded, the_plan, noise=[Example.of(host.example(parent, 2))])
     assert not report.skipped and not report.dropped and len(report.into) > 40
     # No position of a YOLO's output is out of reach of a border, so take the border away: replicated, constants go on.
     for m in (parent, model, folded):
@@ -241,7 +242,7 @@ def test_yolo_equals_its_unmasked_parent(yolo: tuple[nn.Module, nn.Module, Plan]
 def test_yolo_with_data_finds_the_same_constants(yolo: tuple[nn.Module, nn.Module, Plan]):
     parent, model, the_plan = copy.deepcopy(yolo)
     by_noise, by_data = copy.deepcopy(model), model
-    recover.fold(parent, by_noise, the_plan)
+    recover.fold(parent, by_noise, the_plan, noise=[Example.of(host.example(parent, 2))])
     recover.fold(parent, by_data, the_plan, [noise(1, 3, 64, 64)])
     for (name, a), (_, b) in zip(by_noise.state_dict().items(), by_data.state_dict().items(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, msg=name)

@@ -14,7 +14,7 @@ from ultralytics.nn.tasks import ClassificationModel, DetectionModel
 from yoloprune import host, tracing
 from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.groups import ChannelGraph
-from yoloprune.verify import masked
+from yoloprune.masked_parent import masked
 
 
 @pytest.fixture(scope="module")

@@ -273,10 +273,10 @@ def test_the_child_is_cut_by_the_plan_and_the_parent_untouched(parent: Any) -> N
     graph = host.trace_yolo(parent.model)
     before = {k: v.clone() for k, v in parent.model.state_dict().items()}
     plan = graph.plan(ranked(parent, None, round_to=1, min_width=2).select(graph, Budget(flops=0.7)))
-    child, error = cutting.cut(parent, plan, "none", None)
+    child, proof, _ = cutting.cut(parent, plan, "none", None)
     expected = cut(yoloprune.load(parent).model, plan).state_dict()
     assert all(torch.equal(v, expected[k]) for k, v in child.model.state_dict().items())
-    assert 0 <= error < 1e-4
+    assert 0 <= proof.error < 1e-4
     assert all(torch.equal(v, before[k]) for k, v in parent.model.state_dict().items())
 
 

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from yoloprune import verify as verification
 from yoloprune.errors import VerifyError
 from yoloprune.groups import ChannelGraph
+from yoloprune.masked_parent import masked
 from yoloprune.plans import Keep, Plan
 from yoloprune.tracing import trace
-from yoloprune.verify import masked, verify
+from yoloprune.verify import verify
 
 IMAGE = noise(2, 3, 6, 6)
 
@@ -218,8 +219,8 @@ def test_models_with_two_faces(targets: bool) -> None:
         verify(parent, small, plan, IMAGE)
 
 
-def test_nothing_to_compare_is_no_proof() -> None:
-    class Silent(nn.Module):
+def test_class_numbers_are_compared_exactly() -> None:
+    class Numbers(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.a, self.b = conv(3, 4), conv(4, 2)
@@ -227,11 +228,15 @@ def test_nothing_to_compare_is_no_proof() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.b(self.a(x)).argmax(1)
 
-    parent = Silent()
+    torch.manual_seed(0)
+    parent = Numbers()
     graph = trace(parent, noise(1, 3, 6, 6))
     plan = graph.plan(without(graph, "a.outputs", [1]))
-    with pytest.raises(VerifyError):
-        verify(parent, cut_copy(parent, plan), plan, IMAGE)
+    small = cut_copy(parent, plan)
+    assert verify(parent, small, plan, IMAGE) == 0
+    small.b.weight.data, small.b.bias.data = small.b.weight.data.flip(0), small.b.bias.data.flip(0)
+    with pytest.raises(VerifyError, match="relative error inf"):
+        verify(parent, small, plan, IMAGE)
 
 
 def test_branches_of_training_are_compared_too() -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-from yoloprune import budget, handoff, host, proof, scoring, surgery, tracing
+from yoloprune import budget, handoff, host, proof, recover, scoring, surgery, tracing, verify
 from yoloprune.errors import ArgumentError, BudgetError
+from yoloprune.examples import Example, Probe
+from yoloprune.groups import ChannelGraph
 from yoloprune.limits import Budget, Limits
 from yoloprune.plans import Plan
+from yoloprune.survey import survey_around
 
 DEFAULT_LIMITS = Limits()
 
@@ -24,17 +30,20 @@ def prune_module(
     score: str = "l1",
     normalize: str = "mean",
     outputs: bool = False,
+    examples: Sequence[Any] = (),
 ) -> tuple[nn.Module, Plan]:
     """Prune any network, not only Ultralytics' own.
 
     Args:
         model (nn.Module): The parent, stays untouched.
-        example (Tensor | tuple): Input, e.g. shape (1, 3, 224, 224); FLOPs are those at this size.
+        example (Tensor | tuple): Input, e.g. shape (1, 3, 224, 224), or all arguments of `forward` as a tuple; FLOPs
+            are those at this size.
         wanted (Budget): What may remain; an empty one stands for all but the dead channels.
         limits (Limits): Rounding, floors, ceilings, and `keep`.
         score (str): Criterion, see `scoring.score`.
         normalize (str): "none", "mean" or "max" of the group, or "cost".
         outputs (bool): Whether the network's outputs may lose channels.
+        examples (Sequence): Further inputs, on which the network takes other branches.
 
     Returns:
         (tuple[nn.Module, Plan]): The smaller network and what was cut.
@@ -50,19 +59,52 @@ def prune_module(
         if not isinstance(value, kinds):
             allowed = " or a ".join(kind.__name__ for kind in kinds)
             raise ArgumentError(f"{name}: must be a {allowed}. Received: {value!r}")
-    graph = tracing.trace(model, example, keep=tracing.match(model, limits.keep), outputs=outputs)
+    probe = survey_around(model, tuple(Example.of(one) for one in (example, *examples)))
+    graph = tracing.trace(model, probe, keep=tracing.match(model, limits.keep), outputs=outputs)
     if wanted.empty:
-        alive = budget.dead_only(graph, scoring.dead(model, graph))
+        alive = _all_but_the_dead(model, graph, probe)
     else:
         per_cost = normalize == "cost"
         scores = scoring.score(model, graph, score, normalize="none" if per_cost else normalize)
         alive = budget.select(graph, scores, wanted, limits, per_cost=per_cost)
     if alive.all():
-        why = "no channel is dead" if wanted.empty else f"the network already meets {wanted}"
-        raise BudgetError(f"There is nothing to cut: {why}.")
+        raise BudgetError(f"There is nothing to cut: {_why_not(graph, wanted)}.")
     plan = graph.plan(alive)
     child = surgery.cut(copy.deepcopy(model), plan)
-    proof.prove(model, child, plan, example)
+    proof.prove(model, child, plan, probe, outputs=outputs)
+    if wanted.empty:
+        folded = recover.fold(model, child, plan, noise=_noise(probe))
+        if not folded.bordered:
+            verify.verify(model, child, Plan({}), probe, outputs=outputs)
     if isinstance(child, host.BaseModel):  # Ultralytics would train the network of its YAML in silence
         handoff.mark_pruned(child, plan, handoff.make_provenance(None, {"score": score, "normalize": normalize}))
     return child, plan
+
+
+def _all_but_the_dead(model: nn.Module, graph: ChannelGraph, probe: Probe) -> np.ndarray:
+    """Survivors when all goes that is dead and whose constants something can take over, shape (classes,)."""
+    dead = scoring.dead(model, graph)
+    while not (alive := budget.dead_only(graph, dead)).all():
+        held = recover.held_back(graph, recover.stranded(model, graph.plan(alive), _noise(probe)))
+        if not held.any():
+            break
+        dead = dead & ~held
+    return alive
+
+
+def _noise(probe: Probe) -> list[Example]:
+    """The examples, and others like them: what is constant in all of these is constant."""
+    generator = torch.Generator().manual_seed(0)
+
+    def other(x: Tensor) -> Tensor:
+        drawn = torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x)
+        return x + drawn * (x.std(correction=0) + 1e-3)
+
+    return [*probe.proving, *(one.cast(other) for one in probe.proving for _ in range(2))]
+
+
+def _why_not(graph: ChannelGraph, wanted: Budget) -> str:
+    """Why all channels stay, in words."""
+    if not graph.prunable.any():
+        return f"every channel is held. {budget.held(graph)}"
+    return "no channel is dead whose constant could be moved" if wanted.empty else f"the network already meets {wanted}"

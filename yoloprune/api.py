@@ -34,11 +34,13 @@ from yoloprune import (
     scoring,
     timing,
     trainers,
+    verify,
 )
 from yoloprune.cost import Cost
-from yoloprune.errors import ArgumentError, PruneError
+from yoloprune.errors import ArgumentError, PruneError, VerifyError
 from yoloprune.groups import ChannelGraph
 from yoloprune.limits import Budget, Limits
+from yoloprune.plans import Plan
 from yoloprune.progress import SparseConfig
 from yoloprune.sealing import STATE_KEY
 from yoloprune.sparsity import SparseTraining
@@ -193,7 +195,9 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     passed["data"] = cutting.data_set(parent, told, passed)
     images = cutting.images(parent, passed)
     choice = choosing.choose(parent, told, passed, images)
-    child, error = cutting.cut(parent, choice.plan, told["recover"], images)
+    budgeted = any(told[option.name] is not None for option in options.PRUNE_BUDGETS)
+    done = cutting.cut(parent, choice.plan, told["recover"], images, choice.probe, dead=not budgeted)
+    child = done.child
 
     folder = runs.run_folder(parent.task, "prune", passed)
     arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
@@ -202,6 +206,8 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     target = handoff.save(
         child, folder / "weights" / "pruned.pt", plan=choice.plan, provenance=facts, native=choice.yaml
     )
+    saved = handoff.load(target)
+    _require_saved(child, saved, choice)
     runs.write_args(folder, {"mode": "prune", "model": str(origin or parent.model_name), **arguments})
     rows = [
         {"model": "parent", **report.measure(parent.model, imgsz, origin)},
@@ -209,13 +215,23 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     ]
     if told["latency"] is not None:
         _add_times(rows, [parent.model, child.model], imgsz, cutting.place(passed))
-    _report_cut(folder, choice, rows, error, imgsz)
+    _report_cut(folder, choice, rows, done, imgsz)
     if told["latency"] is not None:
         timing.judge(told["latency"], *(row["ms"] for row in rows))
-    budgeted = any(told[option.name] is not None for option in options.PRUNE_BUDGETS)
     data = passed["data"] or datasets.own(parent) or "..."
     host.log("prune: ", f"saved {target}; next: {_next_step(child, target, choice, data, budgeted and images is None)}")
-    return handoff.load(target)
+    return saved
+
+
+def _require_saved(child: ultralytics.YOLO, saved: ultralytics.YOLO, choice: channels.Choice) -> None:
+    """Raise VerifyError unless a checkpoint, loaded again, is the model that was saved, at half precision."""
+    meant = handoff.half(child.model)
+    theirs = saved.model.state_dict()
+    wrong = [k for k, v in meant.state_dict().items() if k not in theirs or not v.float().equal(theirs[k].float())]
+    if wrong:
+        raise VerifyError(f"The checkpoint does not hold what was proved: {wrong[0]} differs.")
+    one = choice.probe.proving[0]
+    verify.compare(meant.float().eval(), copy.deepcopy(saved.model).float().eval(), Plan({}), one, training=False)
 
 
 def _next_step(child: ultralytics.YOLO, file: Path, choice: channels.Choice, data: str | Path, unrepaired: bool) -> str:
@@ -227,13 +243,17 @@ def _next_step(child: ultralytics.YOLO, file: Path, choice: channels.Choice, dat
     return f"yoloprune finetune {shlex.quote(f'model={file}')} {shlex.quote(f'data={data}')}{rate}{stock}"
 
 
-def _report_cut(folder: Path, choice: channels.Choice, rows: list[dict[str, Any]], error: float, imgsz: int) -> None:
+def _report_cut(
+    folder: Path, choice: channels.Choice, rows: list[dict[str, Any]], done: cutting.Cut, imgsz: int
+) -> None:
     """Write and say what was cut."""
     kept = choice.kept()
     data = {
         "command": "prune",
         "kept": kept,
-        "relative_error": error,
+        "relative_error": done.proof.error,
+        "proof": asdict(done.proof),
+        "outputs_moved": done.moved,
         "layers": overview.layer_rows(choice.graph, choice.widths),
         "unknown_operations": choice.graph.unknown,
         "plan": choice.plan.to_dict(),

@@ -192,17 +192,21 @@ def _survivors(graph: ChannelGraph, queues: list[list[np.ndarray]], units: np.nd
     return alive
 
 
+def held(graph: ChannelGraph) -> str:
+    """The three reasons that hold most channels, in words; empty where none is held."""
+    frozen: dict[str, int] = {}
+    for g in graph.groups:
+        if g.frozen:
+            frozen[g.frozen] = frozen.get(g.frozen, 0) + g.size
+    return "; ".join(f"{n} channels: {why}" for why, n in sorted(frozen.items(), key=lambda kv: -kv[1])[:3])
+
+
 def _out_of_reach(
     graph: ChannelGraph, cost: Cost, units: np.ndarray, caps: dict[str, float], limits: Limits, budget: Budget
 ) -> BudgetError:
     widths = _widths(graph, cost, units)
     kind = next(k for k, cap in caps.items() if cost.of(k, widths) > cap)
     key = next(name for name, k in KINDS.items() if k == kind)
-    frozen: dict[str, int] = {}
-    for g in graph.groups:
-        if g.frozen:
-            frozen[g.frozen] = frozen.get(g.frozen, 0) + g.size
-    held = "; ".join(f"{n} channels: {why}" for why, n in sorted(frozen.items(), key=lambda kv: -kv[1])[:3])
     narrowest = _widths(graph, cost, np.ones(len(graph.ties)))
     asked, least, alone = (x / cost.parent(kind) for x in (caps[kind], cost.of(kind, widths), cost.of(kind, narrowest)))
     asked, least, alone = (1 - x if key == "ratio" else x for x in (asked, least, alone))
@@ -211,5 +215,5 @@ def _out_of_reach(
     asked = f"{asked:.3g} of the parent" if wanted <= 1 else f"{write_amount(wanted)}, {asked:.3g} of the parent,"
     return BudgetError(
         f"{key}={asked} is out of reach: round_to={limits.round_to}, min_width={limits.min_width}, "
-        f"max_ratio={limits.max_ratio:g} and frozen layers {bounds}. Held by: {held or 'the limits alone'}."
+        f"max_ratio={limits.max_ratio:g} and frozen layers {bounds}. Held by: {held(graph) or 'the limits alone'}."
     )

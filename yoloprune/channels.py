@@ -12,6 +12,7 @@ from torch import nn
 from yoloprune import budget, host
 from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError, ModelError, PlanError
+from yoloprune.examples import Probe
 from yoloprune.groups import ChannelGraph
 from yoloprune.limits import Budget, Limits
 from yoloprune.native import Stock
@@ -25,11 +26,13 @@ class Choice:
     Attributes:
         graph (ChannelGraph): What was chosen from.
         alive (np.ndarray): Mask of the surviving channel classes, shape (classes,).
+        probe (Probe): What the graph was traced on, and a cut is proved on.
         yaml (dict[str, Any] | None): The model YAML that says these widths, None where they are free.
     """
 
     graph: ChannelGraph
     alive: np.ndarray
+    probe: Probe
     yaml: dict[str, Any] | None = None
 
     @property
@@ -58,6 +61,7 @@ class Channels:
     """The channels of one model under limits.
 
     Attributes:
+        probe (Probe): What the model is traced on, and a cut of it proved.
         graph (ChannelGraph): All that the trace allows.
         native (ChannelGraph | None): The same classes, held to what a YAML can say; None with `native=False`, or where
             that is not possible.
@@ -76,7 +80,8 @@ class Channels:
             ModelError: If the model cannot be traced, or its layers are not those of its YAML and native widths are
                 asked for.
         """
-        self.graph = host.trace_yolo(model, imgsz=imgsz, keep=limits.keep)
+        self.probe = host.probe(model, imgsz)
+        self.graph = host.trace_yolo(model, imgsz=imgsz, keep=limits.keep, probe=self.probe)
         self.native: ChannelGraph | None = None
         self.stock: Stock | None = None
         self._insists = bool(limits.native)
@@ -101,14 +106,14 @@ class Channels:
             PlanError: If a YAML cannot say the choice although it was asked for.
         """
         if self.native is None or self.stock is None:
-            return Choice(self.graph, select(self.graph))
+            return Choice(self.graph, select(self.graph), self.probe)
         try:
             alive = select(self.native)
-            return Choice(self.native, alive, self.stock.describe(alive))
+            return Choice(self.native, alive, self.probe, self.stock.describe(alive))
         except (BudgetError, PlanError) as e:
             if self._insists:
                 raise
-            free = Choice(self.graph, select(self.graph))  # raises where the budget is out of any reach
+            free = Choice(self.graph, select(self.graph), self.probe)  # raises where the budget is out of any reach
             self._warn(e)
             return free
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import ultralytics
 from torch import Tensor
 
-from yoloprune import budget, channels, cutting, host, scoring, timing
+from yoloprune import budget, channels, cutting, host, recover, scoring, timing
 from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError
 from yoloprune.limits import Budget, Limits
@@ -83,17 +85,22 @@ def _all_but_the_dead(parent: ultralytics.YOLO, told: Mapping[str, Any], passed:
         limits = lived
     found = channels.Channels(parent.model, limits, passed["imgsz"])
     dead = scoring.dead(parent.model, found.graph)
-    choice = found.choose(lambda graph: budget.dead_only(graph, dead))
+    choice, held = _without(found, parent, dead)
+    if held.any():
+        host.warn(
+            f"prune: {held.sum()} dead channels stay: they emit what neither a bias nor a batch-norm behind them can "
+            "take over, so the network would change without them"
+        )
     if choice.alive.all():
         raise BudgetError(
-            f"{dead.sum()} channels are dead, but coupled channels, keep= or native= hold them all, so there is "
-            "nothing to cut. Give native=False, or a budget, e.g. flops=0.5."
+            f"{dead.sum()} channels are dead, but coupled channels, constants that cannot be moved, keep= or native= "
+            "hold them all, so there is nothing to cut. Give native=False, or a budget, e.g. flops=0.5."
             if dead.any()
             else "No channel is dead, so there is nothing to cut. Run 'yoloprune train-sparse' first, or give a "
             "budget, e.g. flops=0.5."
         )
     if state is None:  # silenced by another tool
-        reached = channels.Choice(found.graph, budget.dead_only(found.graph, dead)).kept()
+        reached = channels.Choice(found.graph, budget.dead_only(found.graph, dead), found.probe).kept()
     else:
         reached = state["reached"]
         if not state["met"]:
@@ -101,6 +108,20 @@ def _all_but_the_dead(parent: ultralytics.YOLO, told: Mapping[str, Any], passed:
             host.warn(f"prune: sparse training was stopped before it met {target}; the cut goes as far as it got")
     _compare(reached, choice.kept())
     return choice
+
+
+def _without(
+    found: channels.Channels, parent: ultralytics.YOLO, dead: np.ndarray
+) -> tuple[channels.Choice, np.ndarray]:
+    """All but the dead, and which of these have to stay because nothing could take over what they emit."""
+    held = np.zeros_like(dead)
+    while True:
+        going = dead & ~held
+        choice = found.choose(partial(budget.dead_only, dead=going))
+        lost = {} if choice.alive.all() else recover.stranded(parent.model, choice.plan, choice.probe.proving)
+        if not lost:
+            return choice, held
+        held |= recover.held_back(choice.graph, lost)
 
 
 def _compare(reached: Mapping[str, float], kept: Mapping[str, float]) -> None:

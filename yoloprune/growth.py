@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from yoloprune.examples import Example
 from yoloprune.layers import COSTED, PRODUCTS
 
 
@@ -33,20 +34,20 @@ class Growth(TorchDispatchMode):
         return out
 
 
-def growths(model: nn.Module, inputs: tuple[Any, ...], area: float) -> list[float]:
+def growths(model: nn.Module, example: Example, area: float) -> list[float]:
     """Factor from the example's size to the asked one for each costed operation.
 
     Measured, not assumed: convolutions grow with the area, products of positions with its square, pooled maps and text
     not at all. Two plain passes, the second on an image of twice the side, tell which.
     """
     if area == 1.0:
-        model(*inputs)  # a model that does not run is found here
+        example(model)  # a model that does not run is found here
         return []
-    twice = tuple(x.repeat(1, 1, 2, 2) if isinstance(x, Tensor) and x.ndim == 4 else x for x in inputs)
+    twice = example.cast(lambda x: x.repeat(1, 1, 2, 2) if x.ndim == 4 else x)
     passes = []
-    for x in (inputs, twice):
+    for one in (example, twice):
         with Growth() as counted:
-            model(*x)
+            one(model)
         passes.append(counted.work)
     small, large = passes
     if len(small) != len(large):

@@ -119,6 +119,13 @@ def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             part.unlink()
 
 
+def half(model: nn.Module) -> nn.Module:
+    """A copy with the numbers that a checkpoint of it holds."""
+    copy = deepcopy(model).float()
+    _to_half(copy)
+    return copy
+
+
 def _to_half(model: nn.Module) -> None:
     limit = torch.finfo(torch.half).max
     for tensor in model.state_dict().values():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
-from functools import partial
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,22 @@ except ImportError:  # before 8.3.212
 
 from yoloprune import tracing
 from yoloprune.errors import ModelError
+from yoloprune.examples import Example, Probe
 from yoloprune.groups import ChannelGraph
 from yoloprune.surgery import has_width_attributes
+from yoloprune.survey import survey
 
 
-def trace_yolo(model: nn.Module, *, imgsz: int = 640, keep: Iterable[str] = ()) -> ChannelGraph:
+def trace_yolo(
+    model: nn.Module, *, imgsz: int = 640, keep: Iterable[str] = (), probe: Probe | None = None
+) -> ChannelGraph:
     """Trace an Ultralytics model: probe size from its stride, head frozen, FLOPs counted at `imgsz`.
 
     Args:
         model (nn.Module): An Ultralytics model (`YOLO(...).model`), unfused.
         imgsz (int): Image size for which FLOPs are counted.
         keep (Iterable[str]): Module names or shell patterns whose output channels stay; also "backbone" and "neck".
+        probe (Probe | None): From `probe`, where there is one already.
 
     Returns:
         (ChannelGraph): See `tracing.trace`.
@@ -46,23 +51,53 @@ def trace_yolo(model: nn.Module, *, imgsz: int = 640, keep: Iterable[str] = ()) 
         ArgumentError: If a `keep` pattern matches nothing.
     """
     check_prunable(model)
-    noise = example(model)
-    remembered = vars(model.model[-1]).pop("shape", None)  # of the last image seen: comparing with it would count
-    try:
+    with _forgetting_the_last_size(model):
+        found = _survey(model, imgsz) if probe is None else probe
+        size = found.examples[0].inputs[0].shape[-1]
         return tracing.trace(
             model,
-            noise,
+            found,
             frozen={head_name(model): f"{type(model.model[-1]).__name__} head"},
             keep=tracing.match(model, keep, parts(model)),
             sized=has_width_attributes,
             outputs=True,  # the neck's features are among the outputs, and follow the head's input side
-            area=(imgsz / noise.shape[-1]) ** 2,
+            area=(imgsz / size) ** 2,
             handing_on=[f"model.{i}" for i in range(len(model.model))],
-            also=[partial(visual_prompts, model, noise)] if hasattr(model.model[-1], "savpe") else [],
         )
+
+
+def probe(model: nn.Module, imgsz: int = 640) -> Probe:
+    """Examples that stand for an Ultralytics model at an image size, for one image and for two: see `survey`.
+
+    Raises:
+        ModelError: If the model is not an Ultralytics model, is fused, or does not run.
+    """
+    check_prunable(model)
+    with _forgetting_the_last_size(model):
+        return _survey(model, imgsz)
+
+
+def _survey(model: nn.Module, imgsz: int) -> Probe:
+    def images(size: int, batch: int) -> Example:
+        title = f"{'an image' if batch == 1 else f'{batch} images'} of {size} pixels"
+        return Example((example(model, batch, size),), title)
+
+    smallest = example(model).shape[-1]
+    asked = max(smallest, ceil(imgsz / stride(model)) * stride(model))  # Ultralytics makes it a multiple as well
+    prompts = Example(images(smallest, 2).inputs, "a visual prompt", visual_prompts)
+    return survey(model, images, smallest, asked, (prompts,) if hasattr(model.model[-1], "savpe") else ())
+
+
+@contextlib.contextmanager
+def _forgetting_the_last_size(model: nn.Module) -> Iterator[None]:
+    """Without the size of the last image that a head has seen: comparing with it would count as a use of widths."""
+    head = model.model[-1]
+    remembered = vars(head).pop("shape", None)
+    try:
+        yield
     finally:
         if remembered is not None:
-            model.model[-1].shape = remembered
+            head.shape = remembered
 
 
 def visual_prompts(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
@@ -168,18 +203,24 @@ def head_name(model: nn.Module) -> str:
     return f"model.{len(model.model) - 1}"
 
 
-def example(model: nn.Module, batch: int = 1) -> torch.Tensor:
-    """Seeded noise, a small square image on which everything in the model is at work, shape (batch, C, S, S).
+def example(model: nn.Module, batch: int = 1, size: int | None = None) -> torch.Tensor:
+    """Seeded noise, square images of a size, shape (batch, C, S, S).
 
-    The coarsest feature map has at least 2x2 cells, and a decoder that selects queries has enough to select from.
+    Without a size it is a small one, on which most models do what they do on any: the coarsest feature map has at least
+    2x2 cells, and a decoder that selects queries has enough to select from.
     """
-    stride, weight = getattr(model, "stride", None), next(model.parameters())
-    coarsest = max(32, int(stride.max())) if isinstance(stride, torch.Tensor) else 32
+    coarsest, weight = stride(model), next(model.parameters())
     queries = getattr(model.model[-1], "num_queries", 0)
     per_cell = sum(4**level for level in range(getattr(model.model[-1], "nl", 1)))
-    size = coarsest * max(2, ceil(sqrt(queries / per_cell)))
+    size = size or coarsest * max(2, ceil(sqrt(queries / per_cell)))
     noise = torch.rand(batch, channels(model), size, size, generator=torch.Generator().manual_seed(0))
     return noise.to(weight.device, weight.dtype)
+
+
+def stride(model: nn.Module) -> int:
+    """Pixels per cell of the coarsest feature map, 32 at least."""
+    told = getattr(model, "stride", None)
+    return max(32, int(told.max())) if isinstance(told, torch.Tensor) else 32
 
 
 def channels(model: nn.Module) -> int:

@@ -5,18 +5,20 @@ Both see a model through its plan and forward hooks only, and know no block. `re
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from yoloprune import host
+from yoloprune.examples import Example
+from yoloprune.groups import ChannelGraph
 from yoloprune.plans import Keep, Plan
-from yoloprune.watching import feed, follow, hooked, running
+from yoloprune.watching import Readers, feed, follow, hooked, preserved, running
 
 CONSTANT = 1e-5
 """A channel is constant if its spread is at most this share of its largest absolute value: float32 rounding."""
@@ -31,12 +33,14 @@ class Folded:
         channels (int): Cut inputs whose mean was moved, summed over the consumers in `into`.
         dropped (int): Cut inputs of these that are not constant and simply went; 0 with data.
         skipped (dict[str, str]): By consumer, why nothing was moved.
+        bordered (tuple[str, ...]): Consumers that pad with zeros, where the parent sees less of what was moved.
     """
 
     into: dict[str, str]
     channels: int
     dropped: int
     skipped: dict[str, str]
+    bordered: tuple[str, ...] = ()
 
 
 def fold(
@@ -45,7 +49,7 @@ def fold(
     plan: Plan,
     batches: Iterable[Tensor] | None = None,
     *,
-    noise: Tensor | None = None,
+    noise: Sequence[Example] = (),
 ) -> Folded:
     """Move what the cut inputs of a layer contribute on average into its bias, or the batch-norm that follows it.
 
@@ -60,8 +64,7 @@ def fold(
 
     This is exact for constant channels where the kernel lies inside the image. At a zero-padded border the parent sees
     less of the constant, and the cut model gets too much. A transposed convolution gets the average over the positions
-    of its stride. A convolution whose raw output feeds another layer beside the batch-norm would be corrected for the
-    batch-norm only; no Ultralytics model has one.
+    of its stride. A batch-norm takes a correction only where it alone reads what the consumer puts out.
 
     Args:
         parent (nn.Module): The model before the cut.
@@ -69,7 +72,7 @@ def fold(
         plan (Plan): The plan that was cut.
         batches (Iterable[Tensor] | None): Images of shape (B, C, H, W). Without them, noise finds the channels that are
             the same at all positions of all its images, and only those are moved.
-        noise (Tensor | None): That noise, two images at least; not needed for an Ultralytics model.
+        noise (Sequence[Example]): That noise, two images at least.
 
     Returns:
         (Folded): What went where.
@@ -77,32 +80,77 @@ def fold(
     Raises:
         DataError: If `batches` is empty.
     """
-    modules = dict(parent.named_modules())
-    # A loose parameter has no inputs, and what a depthwise convolution loses its consumers lose: it has outputs only.
-    lost = {name: _Inputs(keep) for name, keep in plan.keep.items() if keep.inputs is not None and name in modules}
-    with running(parent), hooked() as hooks:
-        hooks += [modules[name].register_forward_pre_hook(inputs) for name, inputs in lost.items()]
-        followers = follow(parent, lost, _BatchNorm, hooks)
-        if batches is None:
-            feed(parent, [host.example(parent, 2) if noise is None else noise])
-        else:
-            feed(parent, batches)
+    lost, followers = _lost(parent, plan, batches, noise)
     into: dict[str, str] = {}
     skipped: dict[str, str] = {}
+    bordered: list[str] = []
     moved = dropped = 0
     for name, inputs in lost.items():
         if not inputs.count:
             skipped[name] = "does not run"
             continue
         known = inputs.constant() if batches is None else torch.ones(len(inputs.cut), dtype=torch.bool)
-        shift = _kernel_sum(modules[name])[:, inputs.cut] @ torch.where(known, inputs.total / inputs.count, 0)
+        module = parent.get_submodule(name)
+        shift = _kernel_sum(module)[:, inputs.cut] @ torch.where(known, inputs.mean, 0)
         place = add_constant(model, name, kept(shift, plan, name), followers.get(name))
         if place is None:
             skipped[name] = "has no bias, and no batch-norm takes its output"
             continue
         into[name] = place
         moved, dropped = moved + int(known.sum()), dropped + int((~known).sum())
-    return Folded(into, moved, dropped, skipped)
+        if _pads_with_zeros(module) and inputs.contributes(module)[known].any():
+            bordered.append(name)
+    return Folded(into, moved, dropped, skipped, tuple(bordered))
+
+
+def stranded(parent: nn.Module, plan: Plan, noise: Sequence[Example]) -> dict[str, list[int]]:
+    """What a cut of dead channels would lose, because nothing can take its place.
+
+    Args:
+        parent (nn.Module): The model before the cut.
+        plan (Plan): What is to be cut.
+        noise (Sequence[Example]): Two images at least.
+
+    Returns:
+        (dict[str, list[int]]): By consumer, the cut inputs that are no constant, or whose constant neither a bias nor a
+            batch-norm takes; inputs that are zero, or that no weight reads, lose nothing.
+    """
+    lost, followers = _lost(parent, plan, None, noise)
+    found = {}
+    for name, inputs in lost.items():
+        module = parent.get_submodule(name)
+        if inputs.count:
+            movable = inputs.constant() & (module.bias is not None or name in followers)
+            kept_fast = (~movable & inputs.contributes(module)).tolist()
+            found[name] = [i for i, held in zip(inputs.cut, kept_fast, strict=True) if held]
+    return {name: positions for name, positions in found.items() if positions}
+
+
+def held_back(graph: ChannelGraph, lost: Mapping[str, Sequence[int]]) -> np.ndarray:
+    """Mask of the classes at some input positions, by consumer, shape (classes,)."""
+    held = np.zeros(graph.n_classes, dtype=bool)
+    for axis, classes in zip(graph.axes, graph.class_of, strict=True):
+        if axis.side == "inputs":
+            held[classes[list(lost.get(axis.module, ()))]] = True
+    return held
+
+
+def _lost(
+    parent: nn.Module, plan: Plan, batches: Iterable[Tensor] | None, noise: Sequence[Example]
+) -> tuple[dict[str, _Inputs], dict[str, str]]:
+    """What arrives at the cut inputs of every consumer, and which batch-norm follows it and alone reads its output."""
+    modules = dict(parent.named_modules())
+    # A loose parameter has no inputs, and what a depthwise convolution loses its consumers lose: it has outputs only.
+    lost = {name: _Inputs(keep) for name, keep in plan.keep.items() if keep.inputs is not None and name in modules}
+    with running(parent), hooked() as hooks, Readers() as readers:
+        hooks += [modules[name].register_forward_pre_hook(inputs, with_kwargs=True) for name, inputs in lost.items()]
+        followers = follow(parent, lost, _BatchNorm, hooks)
+        if batches is not None:
+            feed(parent, batches)
+        for example in noise if batches is None else ():
+            with preserved(parent):
+                example(parent)
+    return lost, {name: norm for name, norm in followers.items() if name not in readers.others}
 
 
 def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -144,15 +192,33 @@ class _Inputs:
         self.total, self.count = torch.zeros(len(self.cut), dtype=torch.float64), 0
         self.low, self.high = torch.full((2, len(self.cut)), torch.inf) * torch.tensor([[1], [-1]])
 
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        x = inputs[0].movedim(-1 if isinstance(module, nn.Linear) else 1, 0)[self.cut].flatten(1).float()
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = next(iter((*args, *kwargs.values())))
+        x = x.movedim(-1 if isinstance(module, nn.Linear) else 1, 0)[self.cut].flatten(1).float()
         self.total += x.mean(1).cpu().double() * x.shape[1]
         self.count += x.shape[1]
         self.low, self.high = torch.minimum(self.low, x.amin(1).cpu()), torch.maximum(self.high, x.amax(1).cpu())
 
+    @property
+    def mean(self) -> Tensor:
+        """Mean of each cut input, shape (cut,)."""
+        return self.total / self.count
+
+    def contributes(self, module: nn.Module) -> Tensor:
+        """Mask of the cut inputs that are not zero throughout and that some weight reads, shape (cut,)."""
+        weight = module.weight.detach().cpu().movedim(0 if isinstance(module, _ConvTransposeNd) else 1, 0).flatten(1)
+        return ((self.low != 0) | (self.high != 0)) & (weight[self.cut] != 0).any(1)
+
     def constant(self) -> Tensor:
         """Mask of the cut inputs that never changed, shape (cut,)."""
         return self.high - self.low <= CONSTANT * torch.maximum(self.low.abs(), self.high.abs())
+
+
+def _pads_with_zeros(module: nn.Module) -> bool:
+    if isinstance(module, nn.Linear):
+        return False
+    padded = module.padding == "same" or (module.padding != "valid" and any(module.padding))
+    return isinstance(module, _ConvTransposeNd) or (padded and module.padding_mode == "zeros")
 
 
 def _kernel_sum(module: nn.Module) -> Tensor:

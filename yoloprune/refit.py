@@ -15,7 +15,7 @@ from ultralytics.utils import RANK, TQDM
 from yoloprune.errors import DataError
 from yoloprune.plans import Keep, Plan
 from yoloprune.recover import add_constant, kept
-from yoloprune.watching import feed, follow, hooked, running
+from yoloprune.watching import Readers, feed, follow, hooked, running
 
 PIXELS = 128 * 320**2
 """Input pixels that `refit` holds at once, 128 images at 320 or 32 at 640: what bounds its memory."""
@@ -67,12 +67,13 @@ def refit(
         for seed, (name, module) in enumerate(parent.named_modules())
         if isinstance(module, (nn.Conv2d, nn.Linear))
     }
-    with running(parent), hooked() as hooks:
+    with running(parent), hooked() as hooks, Readers() as readers:
         hooks += [parent.get_submodule(name).register_forward_hook(target) for name, target in targets.items()]
         followers = follow(parent, targets, _BatchNorm, hooks)
         norms = [name for name, module in parent.named_modules() if isinstance(module, _BatchNorm)]
         activations = follow(parent, [*targets, *norms], ACTIVATIONS, hooks)
         feed(parent, [images])
+    followers = {name: norm for name, norm in followers.items() if name not in readers.others}
     targets = {name: target for name, target in targets.items() if target.calls == 1}
     missed: dict[str, tuple[float, float]] = {}
     bar = TQDM(total=len(targets), desc="refitting layers", disable=RANK not in {-1, 0})

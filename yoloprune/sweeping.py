@@ -51,7 +51,7 @@ def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str,
     arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
     origin = model if isinstance(model, (str, Path)) else parent.model_name
     runs.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments})
-    whole = channels.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool))
+    whole = channels.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool), found.probe)
     rows = [_evaluate("parent", parent, whole, passed, folder)]
     _append(folder / "sweep.csv", rows)
     key = headline(rows[0])
@@ -61,7 +61,7 @@ def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str,
             "points; train it first, or check that data= is what it was trained on"
         )
     for i, (name, choice) in enumerate(points.items(), start=1):
-        child, _ = cutting.cut(parent, choice.plan, told["recover"], images)
+        child = cutting.cut(parent, choice.plan, told["recover"], images, choice.probe).child
         rows.append(_evaluate(name, child, choice, passed, folder))
         _append(folder / "sweep.csv", rows)
         host.log("sweep: ", f"{i}/{len(points)}\n{report.table(rows[-1:])}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,7 +16,9 @@ from yoloprune.call import Call
 from yoloprune.errors import ModelError
 from yoloprune.labels import LabelBook, Tag
 from yoloprune.layers import COSTED, batch_norm
+from yoloprune.outputs import tensors
 from yoloprune.rules import rule_of
+from yoloprune.unreached import holders
 
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
 SLICED = frozenset({"weight", "bias", "running_mean", "running_var"})
@@ -33,6 +35,7 @@ class Tracer(TorchDispatchMode):
         unknown (dict[str, str]): Operations without a rule that met channels, with the module that ran them first.
         misused (set[str]): Layers whose weights something else reads as well.
         where (str): Dotted name of the innermost running module.
+        entered (set[str]): Modules that ran.
         counting (bool): Whether FLOPs are recorded in this pass.
         worked (int): Number of costed operations so far, which finds the growth of each.
     """
@@ -47,6 +50,9 @@ class Tracer(TorchDispatchMode):
         self.unknown: dict[str, str] = {}
         self.misused: set[str] = set()
         self.where, self.counting = "", True
+        self.entered: set[str] = set()
+        self._seen: set[int] = set()  # parameters by identity
+        self._overheard: dict[str, str] = {}  # modules in whose own code all channels stay, and why
         self.handing_on: frozenset[str] = frozenset()  # modules whose output channels get an axis of their own
         self._frozen, self._growth, self.worked = frozen, growth, 0
         self._names = {module: name for name, module in self.modules.items()}
@@ -71,6 +77,7 @@ class Tracer(TorchDispatchMode):
         out = func(*args, **kwargs)
         self.worked += func._schema.name in COSTED
         call, rule = Call(self, func, args, kwargs, out), rule_of(func)
+        self._seen.update(id(t) for t in call.tensors() if isinstance(t, nn.Parameter))
         if rule is not batch_norm:
             for tensor in call.tensors():
                 if (tag := self._tags.get(tensor)) is not None and tag.bare:
@@ -79,6 +86,8 @@ class Tracer(TorchDispatchMode):
             rule(call)
         except Exception as e:
             raise ModelError(f"The trace cannot follow {call.name.removeprefix('aten::')} in {self.where}: {e}") from e
+        if self.where in self._overheard:
+            self._hold(self.where, (args, kwargs, out))
         return out
 
     @contextlib.contextmanager
@@ -87,9 +96,13 @@ class Tracer(TorchDispatchMode):
         stack: list[str] = []
         self.where = ""
 
-        def enter(module: nn.Module, _: Any) -> None:
-            stack.append(self._names.get(module, type(module).__name__))
-            self.where = stack[-1]
+        def enter(module: nn.Module, args: Any) -> None:
+            name = self._names.get(module, type(module).__name__)
+            self.entered.add(name)
+            for one in (name, self.where):
+                self._hold(one, args)
+            stack.append(name)
+            self.where = name
 
         def leave(module: nn.Module, _: Any, output: Any) -> None:
             name = stack.pop()
@@ -97,6 +110,7 @@ class Tracer(TorchDispatchMode):
             if tag is not None and (labels := tag.vector(1)) is not None:
                 self.attach(self.axis(name, "count", len(labels)), labels)
             self.where = stack[-1] if stack else ""
+            self._hold(self.where, output)
 
         handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
         try:
@@ -104,6 +118,29 @@ class Tracer(TorchDispatchMode):
         finally:
             for handle in handles:
                 handle.remove()
+
+    def unreached(self) -> list[str]:
+        """Modules with weights that no pass ran, and whose weights nothing else read."""
+        return [
+            name
+            for name, module in self.modules.items()
+            if name not in self.entered
+            and not isinstance(module, (nn.Embedding, nn.ParameterList, nn.ParameterDict))  # not fed with channels
+            and (own := list(module.parameters(recurse=False)))
+            and self._seen.isdisjoint(map(id, own))
+        ]
+
+    def overhear(self, unreached: Iterable[str]) -> bool:
+        """Hold, from now on, all channels that the modules see which might run these; False if there are none."""
+        for holder, name in holders(self.model, unreached, self.entered).items():
+            self._overheard[holder] = f"{name} was not run on the example and might read this"
+        return bool(self._overheard)
+
+    def _hold(self, module: str, values: Any) -> None:
+        if (why := self._overheard.get(module)) is not None:
+            for tensor in tensors(values):
+                if (tag := self.tag(tensor)) is not None:
+                    self.book.freeze(tag.labels, why)
 
     def tag(self, tensor: Tensor) -> Tag | None:
         """Labels of a tensor. One-dimensional parameters have those of their layer, or get their own at first use."""

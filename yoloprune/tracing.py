@@ -7,46 +7,48 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from yoloprune import grouping
 from yoloprune.errors import ArgumentError, ModelError
+from yoloprune.examples import Example, Probe, modes
 from yoloprune.groups import ChannelGraph
 from yoloprune.growth import growths
-from yoloprune.sizes import Sizes
+from yoloprune.outputs import Leaf, leaves
+from yoloprune.sizes import Sizes, Width
 from yoloprune.tracer import Tracer
-from yoloprune.watching import preserved, running, trains_without_targets
+from yoloprune.watching import preserved, running
 
 
 def trace(
     model: nn.Module,
-    example: Tensor | tuple[Any, ...],
+    example: Any,
     *,
     frozen: Mapping[str, str] | None = None,
     keep: Mapping[str, str] | None = None,
     sized: Callable[[nn.Module], bool] = lambda module: False,
     outputs: bool = False,
     area: float = 1.0,
-    also: Iterable[Callable[[], Any]] = (),
     handing_on: Iterable[str] = (),
 ) -> ChannelGraph:
     """Find out which channels of a model belong together and what each costs.
 
-    The model is run twice without gradients, in evaluation and in training mode (batch-norm and dropout stay in
-    evaluation), because heads may use different layers in each. All module state is put back afterwards. A layer that
-    no pass reaches stays as it is, and what it would read is not known.
+    The model is run on every example without gradients, in evaluation and in training mode (batch-norm and dropout stay
+    in evaluation), because heads may use different layers in each. All module state is put back afterwards. A layer
+    that no pass reaches stays as it is, and so do the channels that it might read: all that the module which holds it
+    gets to see.
 
     Args:
         model (nn.Module): Any network; an Ultralytics model goes through `host.trace_yolo`, which fills in the rest.
-        example (Tensor | tuple): Input of the forward pass, e.g. shape (1, 3, 64, 64).
+        example (Tensor | tuple | Example | Probe): Input of the forward pass, e.g. shape (1, 3, 64, 64); FLOPs are
+            those of the first one of a probe.
         frozen (Mapping[str, str]): Module-name prefix to reason: channels *made* inside (by convolution or linear
             layers) keep their number; channels that pass through may still be cut.
         keep (Mapping[str, str]): Module name to reason: all its output channels stay.
@@ -55,7 +57,6 @@ def trace(
         outputs (bool): Whether the network's own outputs may lose channels.
         area (float): Image area to count FLOPs for, relative to the example's.
         handing_on (Iterable[str]): Modules whose output channels get an axis of their own, with side "count".
-        also (Iterable[Callable]): Further ways in which the model is run, for layers that a plain pass does not reach.
 
     Returns:
         (ChannelGraph): Axes, groups, ties and costs.
@@ -63,22 +64,24 @@ def trace(
     Raises:
         ModelError: If the model cannot be run on the example.
     """
-    inputs = example if isinstance(example, tuple) else (example,)
+    probe = Probe.of(example)
+    first = probe.examples[0]
     with _one_thread():
         try:
             with preserved(model), running(model, training=False):
-                tracer = Tracer(model, frozen or {}, growths(model, inputs, area))
+                tracer = Tracer(model, frozen or {}, growths(model, first, area))
                 tracer.handing_on = frozenset(handing_on)
         except Exception as e:  # whatever a network may raise
-            raise ModelError(f"The model does not run on an input of shape {tuple(inputs[0].shape)}: {e}") from e
-        plain = partial(model, *inputs)
-        results = [_follow(tracer, sized, plain, training=False)]
-        tracer.counting = False  # FLOPs are those of plain inference
-        if trains_without_targets(model, inputs):
-            results.append(_follow(tracer, sized, plain, training=True))
-        results += [_follow(tracer, sized, run, training=False) for run in also]
-    for leaf in tree_leaves(results):
-        if not outputs and isinstance(leaf, Tensor) and (tag := tracer.tag(leaf)) is not None:
+            raise ModelError(f"The model does not run on an input of shape {first.shapes}: {e}") from e
+        ways = [(one, training) for one in probe.examples for training in modes(model, one)]
+        results = [_follow(tracer, sized, one, training, probe.frames) for one, training in ways]
+        if tracer.overhear(tracer.unreached()):
+            for one, training in ways:
+                _follow(tracer, sized, one, training, probe.frames)
+    for leaf in itertools.chain.from_iterable(results):
+        if isinstance(leaf.value, Width):
+            leaf.value.number()
+        elif not outputs and isinstance(leaf.value, Tensor) and (tag := tracer.tag(leaf.value)) is not None:
             tracer.book.freeze(tag.labels, "network output")
     tracer.keep(keep or {})
     return grouping.build(model, tracer.book, tracer.axes, tracer.costs, tracer.unknown)
@@ -120,9 +123,16 @@ def _hint(pattern: str, names: list[str], parts: list[str]) -> str:
     return f"no layer of this model has that name. {like}{whole}"
 
 
-def _follow(tracer: Tracer, sized: Callable[[nn.Module], bool], run: Callable[[], Any], *, training: bool) -> Any:
+def _follow(
+    tracer: Tracer, sized: Callable[[nn.Module], bool], example: Example, training: bool, frames: int
+) -> list[Leaf]:
+    """One pass, or as many in a row as there are frames; what came out of all."""
+    found: list[Leaf] = []
     with preserved(tracer.model), running(tracer.model, training), tracer.following(), tracer, Sizes(tracer, sized):
-        return run()
+        for _ in range(frames):
+            found += leaves(example(tracer.model))
+            tracer.counting = False  # FLOPs are those of plain inference, the first pass
+    return found
 
 
 @contextlib.contextmanager

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
 from yoloprune.errors import DataError
@@ -25,26 +30,101 @@ def running(model: nn.Module, training: bool = True) -> Iterator[None]:
         for m in model.modules():
             if isinstance(m, (_BatchNorm, _DropoutNd)):
                 m.eval()
-        with torch.no_grad():
+        with torch.no_grad(), _NoDropout():
             yield
     finally:
         for m, training in modes:
             m.training = training
 
 
+class _NoDropout(TorchFunctionMode):
+    """Dropout by function lets everything pass, as the layers do in evaluation mode."""
+
+    FUNCTIONS = frozenset(
+        f
+        for name in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+        for f in (getattr(functional, name), getattr(torch, name, None), getattr(torch, f"{name}_", None))
+        if f is not None
+    ) | {torch.feature_dropout, torch.feature_dropout_}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self.FUNCTIONS:
+            return args[0] if args else kwargs["input"]
+        if func is functional.scaled_dot_product_attention:
+            named = {"dropout_p": 0.0} if len(args) < 5 else {}
+            args, kwargs = (*args[:4], *(0.0 for _ in args[4:5]), *args[5:]), {**kwargs, **named}
+        return func(*args, **kwargs)
+
+
+CONTAINERS = dict | list | set | deque  # a module's attributes are a dict as well
+
+
 @contextlib.contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Put back every attribute that a forward pass changes, e.g. the anchors that a head remembers."""
-    saved = [(m, {k: dict(v) if k == "_buffers" else v for k, v in vars(m).items()}) for m in model.modules()]
-    buffers = [(b, b.clone()) for b in model.buffers()]
+    """Put back whatever a forward pass changes: attributes, the lists and dicts among them, tensors, generators.
+
+    A head remembers its anchors, a network for video its last frame.
+    """
+    found = _found(model)
+    containers = [(v, copy.copy(v)) for v in found if isinstance(v, CONTAINERS)]
+    tensors = [v for v in found if isinstance(v, Tensor) and not v.is_inference()]  # which nothing can change
+    values = [(v, v._version, v.detach().clone()) for v in tensors]
+    generators = [(v, v.get_state()) for v in found if isinstance(v, torch.Generator)]
     try:
         yield
     finally:
-        for module, state in saved:
-            vars(module).clear()
-            vars(module).update(state)
-        for buffer, value in buffers:
-            buffer.copy_(value)
+        for container, content in containers:
+            _refill(container, content)
+        for tensor, version, value in values:
+            if tensor._version != version:
+                tensor.detach().copy_(value)
+        for generator, state in generators:
+            generator.set_state(state)
+
+
+def state_of(model: nn.Module) -> list[tuple[Any, ...]]:
+    """What a network holds, to tell whether it holds the same later; only while the objects in it live."""
+    return [
+        (id(v), v._version) if isinstance(v, Tensor) else (id(v), *map(id, _items(v)))
+        for v in _found(model)
+        if isinstance(v, CONTAINERS) or (isinstance(v, Tensor) and not v.is_inference())
+    ]
+
+
+def _items(container: Any) -> Iterable[Any]:
+    return container.values() if isinstance(container, dict) else container
+
+
+def _found(model: nn.Module) -> list[Any]:
+    """All that a forward pass could change: the attributes of every module, and what these hold."""
+    found: dict[int, Any] = {}
+    for module in model.modules():
+        _collect(vars(module), found)
+    return list(found.values())
+
+
+def _collect(value: Any, found: dict[int, Any]) -> None:
+    """Every container, tensor that is no parameter, and generator below a value, by identity."""
+    if id(value) in found or isinstance(value, nn.Module | nn.Parameter):
+        return
+    if isinstance(value, CONTAINERS | Tensor | torch.Generator):
+        found[id(value)] = value
+    if isinstance(value, dict | list | tuple | deque):
+        for inner in _items(value):
+            _collect(inner, found)
+
+
+def _refill(container: Any, content: Any) -> None:
+    """Give a container back what it held, if that is not what it holds."""
+    if isinstance(container, list | deque):
+        same = len(container) == len(content) and all(a is b for a, b in zip(container, content, strict=True))
+    else:
+        same = container.keys() == content.keys() if isinstance(container, dict) else container == content
+        same = same and (not isinstance(container, dict) or all(container[k] is v for k, v in content.items()))
+    if not same:
+        container.clear()
+        container.extend(content) if isinstance(container, list | deque) else container.update(content)
 
 
 @contextlib.contextmanager
@@ -83,14 +163,19 @@ def feed(model: nn.Module, batches: Iterable[Tensor]) -> None:
 def follow(
     parent: nn.Module, names: Iterable[str], kinds: type | tuple[type, ...], hooks: list[RemovableHandle]
 ) -> dict[str, str]:
-    """From modules to the one of these kinds whose input is their output itself; filled when the parent runs."""
+    """From modules to the one of these kinds whose input is their output itself; filled when the parent runs.
+
+    A tensor that was changed in place in between is another one: a batch-norm behind an in-place activation does not
+    follow the layer before that.
+    """
     found: dict[str, str] = {}
 
     def mark(name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        output.made_by = name  # type: ignore[attr-defined]  # on the tensor itself: it lives and dies with it
+        output.made_by = (name, output._version)  # type: ignore[attr-defined]  # it lives and dies with the tensor
 
     def look(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if (source := getattr(inputs[0], "made_by", None)) is not None:
+        source, version = getattr(inputs[0], "made_by", (None, None))
+        if source is not None and version == inputs[0]._version:
             found[source] = name
 
     for name, module in parent.named_modules():
@@ -100,11 +185,23 @@ def follow(
     return found
 
 
-def trains_without_targets(model: nn.Module, inputs: tuple[Any, ...]) -> bool:
-    """Whether a plain forward pass works in training mode; some networks want targets there."""
-    try:
-        with preserved(model), running(model):
-            model(*inputs)
-    except Exception:  # whatever a network may raise; it is asked as it is, so no error of ours can hide here
-        return False
-    return True
+class Readers(TorchDispatchMode):
+    """Which of the modules that `follow` marks have outputs that something else reads than a batch-norm.
+
+    Attributes:
+        others (set[str]): Names of these modules.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.others: set[str] = set()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or the first use of a mode imports the compiler: seconds
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "batch_norm" not in func._schema.name:
+            read = [a for arg in args for a in (arg if isinstance(arg, list | tuple) else [arg])]
+            self.others.update(a.made_by[0] for a in read if isinstance(a, Tensor) and hasattr(a, "made_by"))
+        return func(*args, **(kwargs or {}))
