@@ -27,7 +27,7 @@ def build(
         model (nn.Module): The traced model, for parameter counts.
         book (LabelBook): Labels, unions, frozen labels and tied blocks.
         axes (Mapping): Labels of each (module, side), shape (width,).
-        costs (Mapping): FLOPs by the axes they are proportional to, see `Tracer.flops`.
+        costs (Mapping): FLOPs by the axes they are proportional to, see `TraceState.flops`.
         unknown (dict[str, str]): Operations without a rule.
 
     Returns:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from yoloprune.layers import COSTED, PRODUCTS
+from yoloprune.call import COSTED, PRODUCTS
 
 
 class Growth(TorchDispatchMode):
