@@ -20,6 +20,7 @@ ORDER = (
     "plans",
     "groups",
     "overview",
+    "disjoint_sets",
     "labels",
     "cost",
     "budget",
@@ -164,7 +165,20 @@ def test_imports_run_downward(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["errors", "values", "options", "limits", "config", "plans", "groups", "overview", "cost", "budget"]
+    "module",
+    [
+        "errors",
+        "values",
+        "options",
+        "limits",
+        "config",
+        "plans",
+        "groups",
+        "overview",
+        "disjoint_sets",
+        "cost",
+        "budget",
+    ],
 )
 def test_deciding_needs_no_torch(module: str) -> None:
     """What torch-free modules import is torch-free as well."""
