@@ -39,8 +39,8 @@ from yoloprune.cost import Cost
 from yoloprune.errors import ArgumentError, PruneError
 from yoloprune.groups import ChannelGraph
 from yoloprune.limits import Budget, Limits
-from yoloprune.progress import SparseConfig
 from yoloprune.sealing import STATE_KEY
+from yoloprune.sparse_config import SparseConfig
 from yoloprune.sparsity import SparseTraining
 from yoloprune.sweeping import sweep
 from yoloprune.watching import placed

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from yoloprune import channels, host
 from yoloprune.errors import ArgumentError
 from yoloprune.fading import Fading
-from yoloprune.progress import SparseConfig
+from yoloprune.sparse_config import SparseConfig
 
 if TYPE_CHECKING:
     from torch import nn
