@@ -24,6 +24,7 @@ from yoloprune import (
     config,
     cutting,
     datasets,
+    evaluation,
     handoff,
     host,
     options,
@@ -204,8 +205,8 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     )
     runs.write_args(folder, {"mode": "prune", "model": str(origin or parent.model_name), **arguments})
     rows = [
-        {"model": "parent", **report.measure(parent.model, imgsz, origin)},
-        {"model": "pruned", **report.measure(child.model, imgsz, target)},
+        {"model": "parent", **evaluation.measure(parent.model, imgsz, origin)},
+        {"model": "pruned", **evaluation.measure(child.model, imgsz, target)},
     ]
     if told["latency"] is not None:
         _add_times(rows, [parent.model, child.model], imgsz, cutting.place(passed))
@@ -283,7 +284,7 @@ def finetune(model: Model, **kwargs: Any) -> handoff.YOLO:
         folder = Path(yolo.trainer.save_dir)
         after = host.widths(yolo.model)
         data = {"command": "finetune", "widths_kept": before == after, "metrics": host.metrics(yolo)}
-        rows = [{"model": "fine-tuned", **data["metrics"], **report.measure(yolo.model, yolo.trainer.args.imgsz)}]
+        rows = [{"model": "fine-tuned", **data["metrics"], **evaluation.measure(yolo.model, yolo.trainer.args.imgsz)}]
         report.write_report(folder, data, rows, [folder / "results.png"])
     return yolo
 
@@ -325,7 +326,7 @@ def compare(models: Mapping[str, Model], *, command: str = "val", **passed: Any)
     for name, yolo in loaded.items():
         networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
         file = models[name] if isinstance(models[name], (str, Path)) else None
-        sizes = report.measure(yolo.model, imgsz, file)
+        sizes = evaluation.measure(yolo.model, imgsz, file)
         host.validate(
             yolo, {**passed, "imgsz": imgsz, "project": str(folder.resolve()), "name": name, "exist_ok": True}
         )

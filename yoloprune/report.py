@@ -1,4 +1,4 @@
-"""What came out: numbers, tables, pictures and one self-contained page per run."""
+"""What came out: tables, pictures and one self-contained page per run."""
 
 from __future__ import annotations
 
@@ -13,29 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from yoloprune import host
 from yoloprune.groups import ChannelGraph
 
 Row = Mapping[str, Any]
-
-
-def measure(model: nn.Module, imgsz: int, file: str | Path | None = None) -> dict[str, float]:
-    """Size of a model.
-
-    Args:
-        model (nn.Module): An Ultralytics model.
-        imgsz (int): Image size for which FLOPs are counted.
-        file (str | Path | None): Its checkpoint.
-
-    Returns:
-        (dict[str, float]): "params", "GFLOPs" as Ultralytics prints them, and "MB" of the file when there is one.
-    """
-    sizes = {"params": sum(p.numel() for p in model.parameters()), "GFLOPs": round(host.gflops(model, imgsz), 4)}
-    if file is not None and Path(file).is_file():
-        sizes["MB"] = round(Path(file).stat().st_size / 1e6, 2)
-    return sizes
 
 
 def table(rows: Sequence[Row]) -> str:
