@@ -13,6 +13,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "yoloprune"
 ORDER = (
     "errors",
+    "files",
     "values",
     "options",
     "limits",
@@ -170,6 +171,7 @@ def test_imports_run_downward(module: str) -> None:
     "module",
     [
         "errors",
+        "files",
         "values",
         "options",
         "limits",

@@ -25,6 +25,7 @@ from yoloprune import (
     cutting,
     datasets,
     evaluation,
+    files,
     handoff,
     host,
     options,
@@ -101,7 +102,7 @@ def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
     folder = Path(yolo.trainer.save_dir)
     if host.is_main_process() and (log := folder / "sparsity.csv").is_file():
         picture = report.picture_sparsity(folder / "sparsity.png", log)
-        history, met = report.read_numbers(log), bool(yolo.model.yaml.get(STATE_KEY, {}).get("met"))  # also of workers
+        history, met = files.read_numbers(log), bool(yolo.model.yaml.get(STATE_KEY, {}).get("met"))  # also of workers
         data = {"command": "train-sparse", "met": met, "settings": asdict(sparse.config), "history": history}
         report.write_report(folder, data, history[-1:], [p for p in (picture, folder / "results.png") if p])
         best = Path(yolo.trainer.best if Path(yolo.trainer.best).exists() else yolo.trainer.last)

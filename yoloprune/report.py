@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import html
 import json
 import os
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from yoloprune.files import read_numbers
 from yoloprune.groups import ChannelGraph
 
 Row = Mapping[str, Any]
@@ -161,14 +161,6 @@ def picture_sweep(path: Path, rows: Sequence[Row], key: str, within: float) -> P
     right.set(ylabel="parameters, share of the parent", ylim=(0, 1.05))
     left.legend(handles=[*left.get_lines(), *right.get_lines()], frameon=False, fontsize=8, loc="lower left")
     return _save(figure, path)
-
-
-def read_numbers(file: Path) -> list[dict[str, float]]:
-    """Rows of a CSV of numbers, none when there is no such file; names without spaces around them."""
-    if not file.is_file():
-        return []
-    with file.open(encoding="utf-8") as f:
-        return [{k.strip(): float(v) for k, v in row.items()} for row in csv.DictReader(f)]
 
 
 def _metric(results: list[dict[str, float]]) -> str | None:

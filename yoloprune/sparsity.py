@@ -13,12 +13,11 @@ update. A run has three phases, as shares of its epochs:
 from __future__ import annotations
 
 import contextlib
-import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yoloprune import channels, host
+from yoloprune import channels, files, host
 from yoloprune.errors import ArgumentError
 from yoloprune.fading import Fading
 from yoloprune.sparse_config import SparseConfig
@@ -129,8 +128,8 @@ class SparseTraining:
         row, folder = run.row(), Path(trainer.save_dir)
         fresh = not self.history and not trainer.resume
         self.history.append(row)
-        _append(folder / LOG, row, fresh)
-        _append(folder / LAYERS, {"epoch": row["epoch"], **run.dead_per_group()}, fresh)
+        files.append_row(folder / LOG, _digits(row), fresh=fresh)
+        files.append_row(folder / LAYERS, _digits({"epoch": row["epoch"], **run.dead_per_group()}), fresh=fresh)
         host.log(
             "sparse: ",
             f"{row['dead']:.1%} of channels dead; once cut, {row['flops']:.3f} of FLOPs and {row['params']:.3f} "
@@ -173,10 +172,6 @@ def _set_aside(best: Path) -> None:
         host.warn(f"sparse: {best} is of an earlier run and now called {earlier.name}")
 
 
-def _append(path: Path, row: Mapping[str, float], fresh: bool) -> None:
-    new = fresh or not path.exists()
-    with path.open("w" if new else "a", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow({k: f"{v:.6g}" for k, v in row.items()})
+def _digits(row: Mapping[str, float]) -> dict[str, str]:
+    """Six digits are enough for a log."""
+    return {k: f"{v:.6g}" for k, v in row.items()}
