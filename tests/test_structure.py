@@ -201,6 +201,7 @@ def test_deciding_and_cutting_do_not_know_each_other() -> None:
     assert not own(imports("surgery")) & {"scoring", "budget", "cost"}
     assert not own(imports("verify")) & {*TRACE, "surgery", "budget", "scoring"}
     assert not own(imports("cost")) & {*TRACE, "surgery"}
+    assert not own(imports("trainers")) & {"sparsity", "fading", "scales", "progress", "sparse_config"}
 
 
 @pytest.mark.parametrize("module", [*TRACE, "surgery", "scoring", "verify", "cost"])

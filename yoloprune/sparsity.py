@@ -76,15 +76,14 @@ class SparseTraining:
         finally:
             self.detach(yolo)
 
-    @classmethod
-    def driving(cls, trainer: Any) -> SparseTraining | None:
-        """The callback of this class that is attached to a trainer."""
-        owners = [getattr(f, "__self__", None) for f in getattr(trainer, "callbacks", {}).get("on_train_start", [])]
-        return next((owner for owner in owners if isinstance(owner, cls)), None)
+    def admit(self, network: nn.Module, imgsz: int) -> None:
+        """Raise BudgetError if the target is out of any reach; asked before labels are read, native widths later.
 
-    def require_reach(self, model: nn.Module, imgsz: int) -> None:
-        """Raise BudgetError if the target is out of any reach; asked before labels are read, native widths later."""
-        channels.require_reach(model, self.config.budget, self.config.limits, imgsz)
+        Args:
+            network (nn.Module): What is to be trained.
+            imgsz (int): Image size for which FLOPs are counted.
+        """
+        channels.require_reach(network, self.config.budget, self.config.limits, imgsz)
 
     def on_train_start(self, trainer: BaseTrainer) -> None:
         """Trace the model and check that the budget is within reach."""
