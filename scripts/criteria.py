@@ -17,7 +17,7 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune import channels, cutting, handoff, host
+from yoloprune import channels, cut_and_repair, cutting, handoff, host
 from yoloprune.config import request
 from yoloprune.limits import Budget, Limits
 from yoloprune.report import table, write_text
@@ -103,7 +103,7 @@ def main() -> None:
                     nonlocal order
                     order = order or cutting.rank(parent, found.graph, told, passed, images)
                     choice = found.choose(lambda graph: order.select(graph, Budget(flops=flops)))
-                    return cutting.cut(parent, choice.plan, repair, images)[0]
+                    return cut_and_repair.cut(parent, choice.plan, repair, images)[0]
 
                 cell(str(flops), ranking, repair, make)
     for split in arguments.splits:

@@ -85,7 +85,7 @@ def measure(file: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """MAP on the validation and test split, size and work of a checkpoint."""
     from ultralytics import YOLO
 
-    from yoloprune import host, report
+    from yoloprune import evaluation, host
 
     row: dict[str, float] = {}
     for split in arguments.splits:
@@ -105,7 +105,7 @@ def measure(file: Path, arguments: argparse.Namespace) -> dict[str, float]:
         )
         metrics = host.metrics(yolo)
         row |= {f"{k} {split}": v for k, v in metrics.items() if k.startswith("mAP50")}
-    return {**row, **report.measure(YOLO(file).model, arguments.imgsz, file)}
+    return {**row, **evaluation.measure(YOLO(file).model, arguments.imgsz, file)}
 
 
 def each(event: str, callback: Callable[[Any], Any]) -> None:

@@ -21,8 +21,9 @@ from ultralytics.models.yolo.yoloe import YOLOETrainer
 import yoloprune
 from yoloprune import builder, handoff, host
 from yoloprune.errors import ModelError
-from yoloprune.fading import Fading, SparseConfig
+from yoloprune.fading import Fading
 from yoloprune.limits import Budget, Limits
+from yoloprune.sparse_config import SparseConfig
 
 FAST = {"imgsz": 64, "batch": 4, "epochs": 1, "plots": False, "verbose": False, "workers": 0, "exist_ok": True}
 

@@ -12,7 +12,7 @@ import ultralytics
 import yaml
 
 import yoloprune
-from yoloprune import cutting, datasets, host, refit
+from yoloprune import cut_and_repair, cutting, datasets, host, refit
 from yoloprune.config import request
 from yoloprune.errors import ArgumentError
 from yoloprune.plans import Plan
@@ -165,7 +165,7 @@ def test_what_was_missed_is_at_most_all(trained: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(host, "log", lambda _, text: said.append(text))
     monkeypatch.setattr(refit, "refit", lambda *_: {"a": (1e20, 7.0), "b": (0.5, 0.1)})
     parent = yoloprune.load(trained)
-    cutting.cut(parent, Plan({}), "lsq", cutting.images(parent, {"data": str(data), "imgsz": 64}))
+    cut_and_repair.cut(parent, Plan({}), "lsq", cutting.images(parent, {"data": str(data), "imgsz": 64}))
     assert "75.0% of the layers' variance was missed, 55.0% is now" in said[-1]
 
 

@@ -14,7 +14,7 @@ from conftest import conv, cut_copy, noise, random_alive, settle, shipped
 from torch import Tensor, nn
 
 import yoloprune
-from yoloprune import Budget, Limits, budget, cutting, host, lively, proof, scoring, surgery
+from yoloprune import Budget, Limits, budget, cut_and_repair, host, lively, proof, scoring, surgery
 from yoloprune.errors import VerifyError
 from yoloprune.plans import Plan
 from yoloprune.proof import prove
@@ -76,7 +76,7 @@ def test_wrong_surgery_on_a_fresh_model_is_refused(wrong_inputs: Callable[[str],
     child, x = surgery.cut(copy.deepcopy(yolo.model), plan), host.example(yolo.model, 2)
     assert verify(yolo.model, child, plan, x) <= TOLERANCE  # the check with the true weights sees nothing
     with pytest.raises(VerifyError, match="differs from its masked parent"):
-        cutting.cut(yolo, plan, "none", None)
+        cut_and_repair.cut(yolo, plan, "none", None)
 
 
 def test_wrong_surgery_on_any_network_is_refused(wrong_inputs: Callable[[str], None]) -> None:
@@ -89,7 +89,7 @@ def test_wrong_surgery_on_any_network_is_refused(wrong_inputs: Callable[[str], N
 def test_right_cuts_of_fresh_models_pass(name: str) -> None:
     yolo = fresh(name)
     for seed in range(2):
-        proof = cutting.cut(yolo, plan_for(yolo.model, seed), "none", None).proof
+        proof = cut_and_repair.cut(yolo, plan_for(yolo.model, seed), "none", None).proof
         assert 0 < proof.error <= TOLERANCE and not proof.not_compared
 
 

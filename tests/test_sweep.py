@@ -15,7 +15,7 @@ from torch import nn
 from ultralytics import YOLO
 
 import yoloprune
-from yoloprune import calibration, cutting, host, scoring, sweeping
+from yoloprune import calibration, cut_and_repair, cutting, host, scoring, sweeping
 from yoloprune.config import request
 from yoloprune.errors import BudgetError, ModelError
 from yoloprune.limits import Budget
@@ -168,7 +168,7 @@ def test_a_point_that_the_parent_meets_is_left_out(
 def test_an_interrupted_sweep_keeps_its_rows(
     tiny: Path, common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, seen = cutting.cut, []
+    whole, seen = cut_and_repair.cut, []
 
     def interrupted(*args: Any) -> Any:
         seen.append(args)
@@ -176,7 +176,7 @@ def test_an_interrupted_sweep_keeps_its_rows(
             raise KeyboardInterrupt
         return whole(*args)
 
-    monkeypatch.setattr(cutting, "cut", interrupted)
+    monkeypatch.setattr(cut_and_repair, "cut", interrupted)
     with pytest.raises(KeyboardInterrupt):
         yoloprune.sweep(tiny, flops=[0.8, 0.6], recover="none", score="l2", **LOOSE, **common)
     assert [r["model"] for r in rows_of(tmp_path / "run")] == ["parent", "flops=0.8"]
@@ -273,7 +273,7 @@ def test_the_child_is_cut_by_the_plan_and_the_parent_untouched(parent: Any) -> N
     graph = host.trace_yolo(parent.model)
     before = {k: v.clone() for k, v in parent.model.state_dict().items()}
     plan = graph.plan(ranked(parent, None, round_to=1, min_width=2).select(graph, Budget(flops=0.7)))
-    child, proof, _ = cutting.cut(parent, plan, "none", None)
+    child, proof, _ = cut_and_repair.cut(parent, plan, "none", None)
     expected = cut(yoloprune.load(parent).model, plan).state_dict()
     assert all(torch.equal(v, expected[k]) for k, v in child.model.state_dict().items())
     assert 0 <= proof.error < 1e-4

@@ -21,7 +21,7 @@ _HOME = {
     "save": "handoff",
     "YOLO": "handoff",
     "SparseTraining": "sparsity",
-    "SparseConfig": "fading",
+    "SparseConfig": "sparse_config",
     "Budget": "limits",
     "Limits": "limits",
     "Plan": "plans",

@@ -22,8 +22,11 @@ from yoloprune import (
     channels,
     choosing,
     config,
+    cut_and_repair,
     cutting,
     datasets,
+    evaluation,
+    files,
     handoff,
     host,
     options,
@@ -41,8 +44,8 @@ from yoloprune.errors import ArgumentError, PruneError, VerifyError
 from yoloprune.groups import ChannelGraph
 from yoloprune.limits import Budget, Limits
 from yoloprune.plans import Plan
-from yoloprune.progress import SparseConfig
 from yoloprune.sealing import STATE_KEY
+from yoloprune.sparse_config import SparseConfig
 from yoloprune.sparsity import SparseTraining
 from yoloprune.sweeping import sweep
 from yoloprune.watching import placed
@@ -102,7 +105,7 @@ def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
     folder = Path(yolo.trainer.save_dir)
     if host.is_main_process() and (log := folder / "sparsity.csv").is_file():
         picture = report.picture_sparsity(folder / "sparsity.png", log)
-        history, met = report.read_numbers(log), bool(yolo.model.yaml.get(STATE_KEY, {}).get("met"))  # also of workers
+        history, met = files.read_numbers(log), bool(yolo.model.yaml.get(STATE_KEY, {}).get("met"))  # also of workers
         data = {"command": "train-sparse", "met": met, "settings": asdict(sparse.config), "history": history}
         report.write_report(folder, data, history[-1:], [p for p in (picture, folder / "results.png") if p])
         best = Path(yolo.trainer.best if Path(yolo.trainer.best).exists() else yolo.trainer.last)
@@ -196,7 +199,7 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     images = cutting.images(parent, passed)
     choice = choosing.choose(parent, told, passed, images)
     budgeted = any(told[option.name] is not None for option in options.PRUNE_BUDGETS)
-    done = cutting.cut(parent, choice.plan, told["recover"], images, choice.probe, dead=not budgeted)
+    done = cut_and_repair.cut(parent, choice.plan, told["recover"], images, choice.probe, dead=not budgeted)
     child = done.child
 
     folder = runs.run_folder(parent.task, "prune", passed)
@@ -210,8 +213,8 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     _require_saved(child, saved, choice)
     runs.write_args(folder, {"mode": "prune", "model": str(origin or parent.model_name), **arguments})
     rows = [
-        {"model": "parent", **report.measure(parent.model, imgsz, origin)},
-        {"model": "pruned", **report.measure(child.model, imgsz, target)},
+        {"model": "parent", **evaluation.measure(parent.model, imgsz, origin)},
+        {"model": "pruned", **evaluation.measure(child.model, imgsz, target)},
     ]
     if told["latency"] is not None:
         _add_times(rows, [parent.model, child.model], imgsz, cutting.place(passed))
@@ -244,7 +247,7 @@ def _next_step(child: ultralytics.YOLO, file: Path, choice: channels.Choice, dat
 
 
 def _report_cut(
-    folder: Path, choice: channels.Choice, rows: list[dict[str, Any]], done: cutting.Cut, imgsz: int
+    folder: Path, choice: channels.Choice, rows: list[dict[str, Any]], done: cut_and_repair.Cut, imgsz: int
 ) -> None:
     """Write and say what was cut."""
     kept = choice.kept()
@@ -303,7 +306,7 @@ def finetune(model: Model, **kwargs: Any) -> handoff.YOLO:
         folder = Path(yolo.trainer.save_dir)
         after = host.widths(yolo.model)
         data = {"command": "finetune", "widths_kept": before == after, "metrics": host.metrics(yolo)}
-        rows = [{"model": "fine-tuned", **data["metrics"], **report.measure(yolo.model, yolo.trainer.args.imgsz)}]
+        rows = [{"model": "fine-tuned", **data["metrics"], **evaluation.measure(yolo.model, yolo.trainer.args.imgsz)}]
         report.write_report(folder, data, rows, [folder / "results.png"])
     return yolo
 
@@ -345,7 +348,7 @@ def compare(models: Mapping[str, Model], *, command: str = "val", **passed: Any)
     for name, yolo in loaded.items():
         networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
         file = models[name] if isinstance(models[name], (str, Path)) else None
-        sizes = report.measure(yolo.model, imgsz, file)
+        sizes = evaluation.measure(yolo.model, imgsz, file)
         host.validate(
             yolo, {**passed, "imgsz": imgsz, "project": str(folder.resolve()), "name": name, "exist_ok": True}
         )

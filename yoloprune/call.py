@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-if TYPE_CHECKING:  # the tracer makes calls; here it is only a name
-    from yoloprune.tracer import Tracer
+from yoloprune.trace_state import TraceState
+
+PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm"})
+COSTED = PRODUCTS | {"aten::convolution", "aten::_convolution", "aten::native_batch_norm", "aten::cudnn_batch_norm"}
+"""Operations whose rules count FLOPs."""
 
 
 @dataclass
 class Call:
     """One executed operation."""
 
-    tracer: Tracer
+    tracer: TraceState
     func: Any
     args: Sequence[Any]
     kwargs: dict[str, Any]

@@ -15,9 +15,10 @@ from torch import Tensor
 from yoloprune import budget, channels, host, scoring
 from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError
-from yoloprune.progress import Progress, SparseConfig
+from yoloprune.progress import Progress
 from yoloprune.scales import Scales
 from yoloprune.sealing import STATE_KEY, sealed
+from yoloprune.sparse_config import SparseConfig
 
 if TYPE_CHECKING:
     from ultralytics.engine.trainer import BaseTrainer

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from torch import Tensor, nn
 
+from yoloprune.disjoint_sets import DisjointSets
 from yoloprune.groups import Axis, ChannelGraph, Group, Term, Tie
 from yoloprune.labels import LabelBook
 
@@ -27,7 +28,7 @@ def build(
         model (nn.Module): The traced model, for parameter counts.
         book (LabelBook): Labels, unions, frozen labels and tied blocks.
         axes (Mapping): Labels of each (module, side), shape (width,).
-        costs (Mapping): FLOPs by the axes they are proportional to, see `Tracer.flops`.
+        costs (Mapping): FLOPs by the axes they are proportional to, see `TraceState.flops`.
         unknown (dict[str, str]): Operations without a rule.
 
     Returns:
@@ -101,7 +102,7 @@ def _describe(
 
 def _ties(blocks: list[list[np.ndarray]], group_of: np.ndarray, groups: list[Group]) -> tuple[list[Tie], list[Group]]:
     """Tie groups whose proportion must hold; constraints that finer ones imply add nothing."""
-    together = _Sets(len(groups))
+    together = DisjointSets(len(groups))
     counted = [[Counter(group_of[c].tolist()) for c in block if len(c)] for block in blocks]
     for block in sorted(counted, key=lambda b: len(set().union(*b))):
         shares = []
@@ -133,37 +134,3 @@ def _params(model: nn.Module, index: Mapping[AxisKey, int], axes: list[Axis]) ->
             along = (index[loose],) if loose in index else tuple(sides) if p.ndim > 1 else tuple(sides[:1])
             terms[along] += p.numel() / np.prod([axes[i].width for i in along])
     return [Term(factor, along) for along, factor in terms.items()]
-
-
-def united(n: int, sets: Iterable[set[int]]) -> list[list[int]]:
-    """Numbers below n, those that share a set together, in rising order."""
-    together = _Sets(n)
-    for members in sets:
-        together.unite(members)
-    return together.listed()
-
-
-class _Sets:
-    """Disjoint sets of the numbers below n; the smallest of a set leads it."""
-
-    def __init__(self, n: int) -> None:
-        self.lead = list(range(n))
-
-    def find(self, g: int) -> int:
-        """The number that leads the set of this one."""
-        while self.lead[g] != g:
-            g = self.lead[g]
-        return g
-
-    def unite(self, members: set[int]) -> None:
-        """Make the sets of these numbers one."""
-        leads = {self.find(g) for g in members}
-        for g in leads:
-            self.lead[g] = min(leads)
-
-    def listed(self) -> list[list[int]]:
-        """All sets, each in rising order."""
-        found: dict[int, list[int]] = {}
-        for g in range(len(self.lead)):
-            found.setdefault(self.find(g), []).append(g)
-        return list(found.values())

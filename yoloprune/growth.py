@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from yoloprune.call import COSTED, PRODUCTS
 from yoloprune.examples import Example
-from yoloprune.layers import COSTED, PRODUCTS
 
 
 class Growth(TorchDispatchMode):

@@ -8,10 +8,6 @@ from yoloprune.call import Call
 from yoloprune.labels import Tag
 from yoloprune.movement import move
 
-PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm"})
-COSTED = PRODUCTS | {"aten::convolution", "aten::_convolution", "aten::native_batch_norm", "aten::cudnn_batch_norm"}
-"""Operations whose rules count FLOPs."""
-
 
 def convolution(call: Call) -> None:
     """Dense: consume channels, make new ones. Depthwise: pass them on. Any other grouping freezes both sides."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from yoloprune import budget, builder, dials, grouping, heads, host, rows, sealing, surgery
+from yoloprune import budget, builder, dials, disjoint_sets, heads, host, rows, sealing, surgery
 from yoloprune.dials import Layer, Shape
 from yoloprune.errors import ModelError, PlanError
 from yoloprune.groups import ChannelGraph, Tie
@@ -111,7 +111,7 @@ class Stock:
             said = layer.reaching.union(following, *governed)
             for g in set(itertools.chain(*layer.own.values())) - said:
                 reasons.setdefault(g, f"{layer.row.name} has no argument for it in a model YAML; native=False frees it")
-        return grouping.united(len(self.graph.groups), sets), reasons
+        return disjoint_sets.united(len(self.graph.groups), sets), reasons
 
     def _allowed(self, tie: Tie, candidates: list[int], wait: Wait, limits: Limits) -> list[int]:
         """Those units that can be said.

@@ -1,52 +1,18 @@
-"""What a sparse training run shall reach and when, and how far it is."""
+"""How far a sparse training run is: which phase, how much of the ramp."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from torch import distributed
 
-from yoloprune.limits import Budget, Limits
+from yoloprune.sparse_config import SparseConfig
 
 if TYPE_CHECKING:
     from ultralytics.engine.trainer import BaseTrainer
 
 CHOICES = 100  # of victims in a ramp
-
-
-@dataclass(frozen=True)
-class SparseConfig:
-    """What to reach and how; see `yoloprune train-sparse help` for every field.
-
-    Attributes:
-        budget (Budget): What the later cut must leave; `ratio` is the share of channels driven to zero.
-        limits (Limits): Rounding, floors and ceilings that the later cut obeys.
-        penalty (str): "select" shrinks victims only; "prox" (every scale on its own), "group" (the scales of a channel
-            class together) and "l1" (sub-gradient) push on all scales until the ramp ends.
-        penalty_weight (float | None): Strength of "prox" and "group" (threshold per unit of learning rate) and of "l1"
-            (gradient).
-        penalty_decay (bool): Whether the weight of "l1" decays to nothing over the ramp, instead of staying what it is.
-        score (str): What "select" ranks by: "taylor", the running |gamma * dL/dgamma + beta * dL/dbeta| (Molchanov et
-            al. 2019, arXiv 1906.10771, section 3.1), "gamma", or "gamma-mean", |gamma| as a multiple of the present
-            mean of its layer; the other penalties rank by |gamma|. Members of a class add up.
-        normalize (str): "cost" ranks by score per FLOP (or parameter) saved, "none" by score.
-        ramp_start (float): Share of the run after which channels start to fade.
-        ramp_end (float): Share of the run after which the budget is met.
-        fade (float): Factor per optimizer step on the scales of victims.
-    """
-
-    budget: Budget
-    limits: Limits = field(default_factory=Limits)
-    penalty: str = "select"
-    penalty_weight: float | None = None
-    penalty_decay: bool = True
-    score: str = "taylor"
-    normalize: str = "cost"
-    ramp_start: float = 0.1
-    ramp_end: float = 0.6
-    fade: float = 0.6
 
 
 class Progress:

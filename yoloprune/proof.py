@@ -12,10 +12,11 @@ from yoloprune import surgery
 from yoloprune.errors import VerifyError
 from yoloprune.examples import Example, Probe, modes
 from yoloprune.lively import lively_copy, lively_example, sharing_copy
+from yoloprune.operations import listing
 from yoloprune.outputs import leaves
+from yoloprune.pair import ADVICE, mode_name
 from yoloprune.plans import Plan
-from yoloprune.survey import listing
-from yoloprune.verify import ADVICE, TOLERANCE, Look, compare
+from yoloprune.verify import TOLERANCE, Look, compare
 from yoloprune.watching import preserved, running
 
 COARSE = 1e-3
@@ -76,7 +77,7 @@ def prove(parent: nn.Module, model: nn.Module, plan: Plan, example: Any, *, outp
         how = {"frames": probe.frames, "outputs": outputs, "tolerance": tolerance}
         found = compare(pair.parent, pair.model, plan, given, training, **how)
         looks.setdefault((one, training), []).append(found)
-        told.append(f"{one.title}, {'training' if training else 'evaluation'} mode, {pair.title}")
+        told.append(f"{one.title}, {mode_name(training)} mode, {pair.title}")
 
     for one in probe.proving:
         for training in modes(parent, one):
@@ -124,7 +125,7 @@ def _silent(parent: nn.Module, plan: Plan, example: Example, training: bool, loo
     mute = frozenset.intersection(*(look.mute | look.random for look in looks))
     if not mute:
         return []
-    where = f"in {'training' if training else 'evaluation'} mode on {example.title}"
+    where = f"in {mode_name(training)} mode on {example.title}"
     reached = _reached(parent, plan, example, training)
     lines = []
     for path in sorted(mute):

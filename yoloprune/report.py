@@ -1,9 +1,8 @@
-"""What came out: numbers, tables, pictures and one self-contained page per run."""
+"""What came out: tables, pictures and one self-contained page per run."""
 
 from __future__ import annotations
 
 import base64
-import csv
 import html
 import json
 import os
@@ -13,29 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from yoloprune import host
+from yoloprune.files import read_numbers
 from yoloprune.groups import ChannelGraph
 
 Row = Mapping[str, Any]
-
-
-def measure(model: nn.Module, imgsz: int, file: str | Path | None = None) -> dict[str, float]:
-    """Size of a model.
-
-    Args:
-        model (nn.Module): An Ultralytics model.
-        imgsz (int): Image size for which FLOPs are counted.
-        file (str | Path | None): Its checkpoint.
-
-    Returns:
-        (dict[str, float]): "params", "GFLOPs" as Ultralytics prints them, and "MB" of the file when there is one.
-    """
-    sizes = {"params": sum(p.numel() for p in model.parameters()), "GFLOPs": round(host.gflops(model, imgsz), 4)}
-    if file is not None and Path(file).is_file():
-        sizes["MB"] = round(Path(file).stat().st_size / 1e6, 2)
-    return sizes
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -180,14 +161,6 @@ def picture_sweep(path: Path, rows: Sequence[Row], key: str, within: float) -> P
     right.set(ylabel="parameters, share of the parent", ylim=(0, 1.05))
     left.legend(handles=[*left.get_lines(), *right.get_lines()], frameon=False, fontsize=8, loc="lower left")
     return _save(figure, path)
-
-
-def read_numbers(file: Path) -> list[dict[str, float]]:
-    """Rows of a CSV of numbers, none when there is no such file; names without spaces around them."""
-    if not file.is_file():
-        return []
-    with file.open(encoding="utf-8") as f:
-        return [{k.strip(): float(v) for k, v in row.items()} for row in csv.DictReader(f)]
 
 
 def _metric(results: list[dict[str, float]]) -> str | None:

@@ -7,7 +7,7 @@ channels, and looks where that number goes. What happens below, to the tensors t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from yoloprune.labels import LabelBook, Tag
-
-if TYPE_CHECKING:  # it is handed in
-    from yoloprune.tracer import Tracer
+from yoloprune.trace_state import TraceState
 
 
 class Width(int):
@@ -113,9 +111,9 @@ class Sizes(TorchFunctionMode):
     COUNTED = frozenset({Tensor.numel, torch.numel, Tensor.nelement})
     LEFT = frozenset({Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.__deepcopy__})
 
-    def __init__(self, tracer: Tracer, sized: Callable[[nn.Module], bool]) -> None:
+    def __init__(self, state: TraceState, sized: Callable[[nn.Module], bool]) -> None:
         super().__init__()
-        self.tracer, self.sized = tracer, sized
+        self.state, self.sized = state, sized
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -139,8 +137,8 @@ class Sizes(TorchFunctionMode):
         elif func in self.COUNTED or (func is Tensor.__len__ and self._axis(args[0]) == 0):
             self._as_numbers(self._sizes(args[0], args[0].shape))
         elif func in self.LEFT:
-            if (tag := self.tracer.tag(args[0])) is not None:  # what comes back, if anything, has no labels
-                self.tracer.book.freeze(tag.labels, f"values leave PyTorch by {func.__name__} in {self.tracer.where}")
+            if (tag := self.state.tag(args[0])) is not None:  # what comes back, if anything, has no labels
+                self.state.book.freeze(tag.labels, f"values leave PyTorch by {func.__name__} in {self.state.where}")
         elif func is F.scaled_dot_product_attention:
             if kwargs.get("scale") is None:  # then it divides by the root of the queries' width
                 self._as_numbers(self._sizes(args[0], args[0].shape))
@@ -157,41 +155,41 @@ class Sizes(TorchFunctionMode):
                 value.number()
 
     def _axis(self, tensor: Tensor) -> int | None:
-        tag = self.tracer.tag(tensor)
+        tag = self.state.tag(tensor)
         return None if tag is None else tag.axis
 
     def _sizes(self, tensor: Tensor, shape: torch.Size) -> torch.Size:
-        tag = self.tracer.tag(tensor)
+        tag = self.state.tag(tensor)
         if tag is None:
             return shape
-        return torch.Size([Width.of(n, tag, self.tracer.book) if d == tag.axis else n for d, n in enumerate(shape)])
+        return torch.Size([Width.of(n, tag, self.state.book) if d == tag.axis else n for d, n in enumerate(shape)])
 
     def _check(self, out: Tensor, sizes: Any) -> None:
         """The sizes that a tensor was given: along its channels a width follows them, a literal holds them fast."""
-        tag, missing = self.tracer.tag(out), out.ndim - len(sizes)
+        tag, missing = self.state.tag(out), out.ndim - len(sizes)
         for dim, size in enumerate(sizes, missing):
             if tag is None or dim != tag.axis:
                 self._as_numbers(size)
             elif isinstance(size, Width):
-                self.tracer.book.tie([size.tag.labels, tag.labels])
+                self.state.book.tie([size.tag.labels, tag.labels])
             elif size != -1:
                 self._literal(tag.labels)
 
     def _check_split(self, args: Any, kwargs: Any, pieces: Any) -> None:
         sizes = args[1] if len(args) > 1 else next((kwargs[k] for k in kwargs if k.startswith("split_size")), None)
         dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % args[0].ndim
-        if (tag := self.tracer.tag(args[0])) is None or dim != tag.axis:
+        if (tag := self.state.tag(args[0])) is None or dim != tag.axis:
             return self._as_numbers(sizes)
         listed = sizes if isinstance(sizes, (list, tuple)) else [sizes] * len(pieces)
         for size, piece in zip(listed, pieces, strict=True):
             if not isinstance(size, Width):
                 self._literal(tag.labels)
-            elif (part := self.tracer.tag(piece)) is not None:
-                self.tracer.book.tie([size.tag.labels, part.labels])
+            elif (part := self.state.tag(piece)) is not None:
+                self.state.book.tie([size.tag.labels, part.labels])
         return None
 
     def _literal(self, labels: Tensor) -> None:
-        where = self.tracer.where
-        module = self.tracer.modules.get(where)
+        where = self.state.where
+        module = self.state.modules.get(where)
         if module is None or not self.sized(module):
-            self.tracer.book.freeze(labels, f"width written as a number in {type(module).__name__} {where}")
+            self.state.book.freeze(labels, f"width written as a number in {type(module).__name__} {where}")

@@ -13,15 +13,14 @@ update. A run has three phases, as shares of its epochs:
 from __future__ import annotations
 
 import contextlib
-import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yoloprune import channels, host
+from yoloprune import channels, files, host
 from yoloprune.errors import ArgumentError
 from yoloprune.fading import Fading
-from yoloprune.progress import SparseConfig
+from yoloprune.sparse_config import SparseConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,15 +76,14 @@ class SparseTraining:
         finally:
             self.detach(yolo)
 
-    @classmethod
-    def driving(cls, trainer: Any) -> SparseTraining | None:
-        """The callback of this class that is attached to a trainer."""
-        owners = [getattr(f, "__self__", None) for f in getattr(trainer, "callbacks", {}).get("on_train_start", [])]
-        return next((owner for owner in owners if isinstance(owner, cls)), None)
+    def admit(self, network: nn.Module, imgsz: int) -> None:
+        """Raise BudgetError if the target is out of any reach; asked before labels are read, native widths later.
 
-    def require_reach(self, model: nn.Module, imgsz: int) -> None:
-        """Raise BudgetError if the target is out of any reach; asked before labels are read, native widths later."""
-        channels.require_reach(model, self.config.budget, self.config.limits, imgsz)
+        Args:
+            network (nn.Module): What is to be trained.
+            imgsz (int): Image size for which FLOPs are counted.
+        """
+        channels.require_reach(network, self.config.budget, self.config.limits, imgsz)
 
     def on_train_start(self, trainer: BaseTrainer) -> None:
         """Trace the model and check that the budget is within reach."""
@@ -129,8 +127,8 @@ class SparseTraining:
         row, folder = run.row(), Path(trainer.save_dir)
         fresh = not self.history and not trainer.resume
         self.history.append(row)
-        _append(folder / LOG, row, fresh)
-        _append(folder / LAYERS, {"epoch": row["epoch"], **run.dead_per_group()}, fresh)
+        files.append_row(folder / LOG, _digits(row), fresh=fresh)
+        files.append_row(folder / LAYERS, _digits({"epoch": row["epoch"], **run.dead_per_group()}), fresh=fresh)
         host.log(
             "sparse: ",
             f"{row['dead']:.1%} of channels dead; once cut, {row['flops']:.3f} of FLOPs and {row['params']:.3f} "
@@ -173,10 +171,6 @@ def _set_aside(best: Path) -> None:
         host.warn(f"sparse: {best} is of an earlier run and now called {earlier.name}")
 
 
-def _append(path: Path, row: Mapping[str, float], fresh: bool) -> None:
-    new = fresh or not path.exists()
-    with path.open("w" if new else "a", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow({k: f"{v:.6g}" for k, v in row.items()})
+def _digits(row: Mapping[str, float]) -> dict[str, str]:
+    """Six digits are enough for a log."""
+    return {k: f"{v:.6g}" for k, v in row.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import ultralytics
 
-from yoloprune import channels, config, cutting, datasets, handoff, host, report, runs
+from yoloprune import channels, config, cut_and_repair, cutting, datasets, files, handoff, host, report, runs
 from yoloprune.errors import BudgetError
 from yoloprune.limits import Budget
 from yoloprune.options import SWEPT
@@ -53,7 +52,7 @@ def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str,
     runs.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments})
     whole = channels.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool), found.probe)
     rows = [_evaluate("parent", parent, whole, passed, folder)]
-    _append(folder / "sweep.csv", rows)
+    files.append_row(folder / "sweep.csv", rows[0], fresh=True)
     key = headline(rows[0])
     if blind := 100 * rows[0][key] <= told["within"]:
         host.warn(
@@ -61,9 +60,9 @@ def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str,
             "points; train it first, or check that data= is what it was trained on"
         )
     for i, (name, choice) in enumerate(points.items(), start=1):
-        child = cutting.cut(parent, choice.plan, told["recover"], images, choice.probe).child
+        child = cut_and_repair.cut(parent, choice.plan, told["recover"], images, choice.probe).child
         rows.append(_evaluate(name, child, choice, passed, folder))
-        _append(folder / "sweep.csv", rows)
+        files.append_row(folder / "sweep.csv", rows[-1])
         host.log("sweep: ", f"{i}/{len(points)}\n{report.table(rows[-1:])}")
 
     cliff = None if blind else falls_off(rows, key, told["within"])
@@ -106,15 +105,6 @@ def _evaluate(
     given = {k: v for k, v in passed.items() if k not in {"model", "seed"}}
     host.validate(probe, {**given, "project": str(folder.resolve()), "name": "val", "exist_ok": True})
     return {"model": name, **kept, **host.metrics(probe)}
-
-
-def _append(path: Path, rows: Sequence[Row]) -> None:
-    """Write the last of the rows, the first one below a header into a new file."""
-    with path.open("w" if len(rows) == 1 else "a", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, list(rows[0]))
-        if len(rows) == 1:
-            writer.writeheader()
-        writer.writerow(rows[-1])
 
 
 def headline(row: Row) -> str:

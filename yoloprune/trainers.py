@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import ultralytics
 from torch import Tensor, nn
@@ -21,7 +21,6 @@ from ultralytics.models import yolo
 from yoloprune import builder, host, sealing, surgery, verify
 from yoloprune.errors import ModelError, PlanError, VerifyError
 from yoloprune.plans import Plan
-from yoloprune.sparsity import SparseTraining
 
 KEY = "yoloprune"
 VERSION = 1
@@ -231,6 +230,20 @@ def require_stock_build(model: nn.Module, config: Mapping[str, Any]) -> None:
 # ---- trainers --------------------------------------------------------------------------------------------------------
 
 
+@runtime_checkable
+class SparseDriver(Protocol):
+    """What drives a sparse training from a trainer's callbacks, as far as building the network must know it."""
+
+    def admit(self, network: nn.Module, imgsz: int) -> None:
+        """Raise BudgetError if no training can bring this network to the target; asked before labels are read."""
+
+
+def driver_of(trainer: Any) -> SparseDriver | None:
+    """The sparse training that a trainer is driven by, None if it is driven by none."""
+    owners = [getattr(f, "__self__", None) for f in getattr(trainer, "callbacks", {}).get("on_train_start", [])]
+    return next((owner for owner in owners if isinstance(owner, SparseDriver)), None)
+
+
 class KeepsWidths:
     """Mixin for Ultralytics trainers: the network that is built has the widths that `model.yaml` promises."""
 
@@ -249,14 +262,14 @@ class KeepsWidths:
             BudgetError: If this is a sparse training whose target is out of any reach.
             PlanError: If anything but the pruned network would be trained.
         """
-        sparse = SparseTraining.driving(self)
+        sparse = driver_of(self)
         if isinstance(cfg, Mapping) and sealing.STATE_KEY in cfg:
             if sparse is None:
                 raise ModelError(sealing.STOP)
             cfg = sealing.opened(cfg)
         model = self._build(cfg, weights, verbose)
         if sparse is not None:
-            sparse.require_reach(model, self.args.imgsz)
+            sparse.admit(model, self.args.imgsz)
         return model
 
     def _build(self, cfg: Any, weights: nn.Module | None, verbose: bool) -> nn.Module:
