@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "yoloprune"
 ORDER = (
     "errors",
+    "files",
     "values",
     "options",
     "limits",
@@ -19,6 +20,7 @@ ORDER = (
     "overview",
     "labels",
     "cost",
+    "steps",
     "budget",
     "sealing",
     "call",
@@ -52,8 +54,10 @@ ORDER = (
     "refit",
     "scales",
     "progress",
+    "reach",
     "fading",
     "sparsity",
+    "trainer_files",
     "trainers",
     "provenance",
     "loading",
@@ -165,7 +169,8 @@ def test_imports_run_downward(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["errors", "values", "options", "limits", "config", "plans", "groups", "overview", "cost", "budget"]
+    "module",
+    ["errors", "values", "options", "limits", "config", "plans", "groups", "overview", "cost", "steps", "budget"],
 )
 def test_deciding_needs_no_torch(module: str) -> None:
     """What torch-free modules import is torch-free as well."""
