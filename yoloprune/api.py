@@ -24,11 +24,13 @@ from yoloprune import (
     config,
     cutting,
     datasets,
+    files,
     handoff,
     host,
     options,
     overview,
     provenance,
+    reach,
     report,
     runs,
     scoring,
@@ -36,7 +38,7 @@ from yoloprune import (
     trainers,
 )
 from yoloprune.cost import Cost
-from yoloprune.errors import ArgumentError, PruneError
+from yoloprune.errors import ArgumentError, PruneError, WriteError
 from yoloprune.groups import ChannelGraph
 from yoloprune.limits import Budget, Limits
 from yoloprune.progress import SparseConfig
@@ -93,7 +95,10 @@ def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
         datasets.require(passed["data"])
         passed = {"name": "train-sparse", **passed}
         yolo = handoff.load(model)
+        if SparseTraining.driving(yolo) is not None:
+            raise ArgumentError("model: it has a SparseTraining attached. Detach that, or train with model.train(...).")
         sparse = SparseTraining(_sparse_config(request.settings))
+        _require_reach(yolo, sparse.config, passed)
     _require_teachable(yolo, passed)
     with sparse.attached(yolo), _going_on(yolo, "train-sparse"):
         yolo.train(**passed)
@@ -108,6 +113,14 @@ def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
     return yolo
 
 
+def _require_reach(yolo: ultralytics.YOLO, sparse: SparseConfig, passed: Mapping[str, Any]) -> None:
+    """Raise BudgetError if the target is out of reach, before there is a folder."""
+    nc = 1 if passed.get("single_cls") else datasets.class_count(yolo, passed["data"])
+    imgsz = handoff.image_size(yolo, passed.get("imgsz"))
+    network = trainers.network(yolo, nc, passed.get("pretrained", True))
+    reach.require(network, sparse, imgsz, passed.get("freeze"))
+
+
 def _require_teachable(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> None:
     """Raise ArgumentError if a teacher is given to a model that Ultralytics cannot teach."""
     if passed.get("distill_model") and not host.can_be_taught(yolo.model):
@@ -119,18 +132,27 @@ def _going_on(yolo: ultralytics.YOLO, command: str) -> Iterator[None]:
     """Say what an interrupted training left and how it goes on; leave nothing of one that was refused."""
     try:
         yield
-    except PruneError:
-        folder = getattr(yolo.trainer, "save_dir", None)  # None as well for a list of data sets, before the first
-        if folder is not None and host.is_main_process():
-            runs.drop_unused(Path(folder))
+    except PruneError as e:
+        run = getattr(yolo.trainer, "run", None)  # a list of data sets has a trainer that is not ours
+        if run is not None:
+            run.drop_unused()
+        if isinstance(e, WriteError):
+            _tell_what_is_left(yolo, command)
         raise
     except KeyboardInterrupt:
-        last = getattr(yolo.trainer, "last", None)
-        if last is not None and Path(last).is_file():
-            host.log(f"{command}: ", f"go on with: yoloprune {command} {shlex.quote(f'model={last}')} resume")
-        else:
-            host.log(f"{command}: ", "nothing was saved yet")
+        _tell_what_is_left(yolo, command)
         raise
+
+
+def _tell_what_is_left(yolo: ultralytics.YOLO, command: str) -> None:
+    """Say how a training goes on, or which model it left where it was over already."""
+    last, best = (getattr(yolo.trainer, name, None) for name in ("last", "best"))
+    if last is None or not Path(last).is_file():
+        host.log(f"{command}: ", "nothing was saved yet")
+    elif handoff.goes_on(Path(last)):
+        host.log(f"{command}: ", f"go on with: yoloprune {command} {shlex.quote(f'model={last}')} resume")
+    else:
+        host.log(f"{command}: ", f"the training was over; its model is {best if Path(best).is_file() else last}")
 
 
 def _sparse_config(settings: dict[str, Any]) -> SparseConfig:
@@ -195,21 +217,24 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     choice = choosing.choose(parent, told, passed, images)
     child, error = cutting.cut(parent, choice.plan, told["recover"], images)
 
-    folder = runs.run_folder(parent.task, "prune", passed)
     arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
     origin = (parent.ckpt_path or model) if isinstance(model, (str, Path)) else None  # "small" stands for small.pt
     facts = handoff.make_provenance(origin, arguments)
-    target = handoff.save(
-        child, folder / "weights" / "pruned.pt", plan=choice.plan, provenance=facts, native=choice.yaml
-    )
-    runs.write_args(folder, {"mode": "prune", "model": str(origin or parent.model_name), **arguments})
-    rows = [
-        {"model": "parent", **report.measure(parent.model, imgsz, origin)},
-        {"model": "pruned", **report.measure(child.model, imgsz, target)},
-    ]
-    if told["latency"] is not None:
-        _add_times(rows, [parent.model, child.model], imgsz, cutting.place(passed))
-    _report_cut(folder, choice, rows, error, imgsz)
+    checkpoint = handoff.pack(child, plan=choice.plan, provenance=facts, native=choice.yaml)
+    rows = [{"model": "parent", **report.measure(parent.model, imgsz, origin)}]
+    with runs.new_run(parent.task, "prune", passed) as folder:
+        target = folder / "weights" / "pruned.pt"
+        checkpoint.require_room(target)
+        with files.staged(folder) as part:
+            file = part / target.relative_to(folder)
+            checkpoint.write(file)
+            origin_name = str(origin or parent.model_name)
+            runs.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
+            rows.append({"model": "pruned", **report.measure(child.model, imgsz, file)})
+            if told["latency"] is not None:
+                _add_times(rows, [parent.model, child.model], imgsz, cutting.place(passed))
+            _report_cut(part, choice, rows, error, imgsz)
+    checkpoint.tidy(target)
     if told["latency"] is not None:
         timing.judge(told["latency"], *(row["ms"] for row in rows))
     budgeted = any(told[option.name] is not None for option in options.PRUNE_BUDGETS)

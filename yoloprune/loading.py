@@ -61,6 +61,13 @@ def reopen(model: Any) -> YOLO:
     return yolo
 
 
+def goes_on(file: Path) -> bool:
+    """Whether a checkpoint is of a run that has epochs left, so that resuming it goes on with it."""
+    checkpoint = _opened(file).ckpt
+    epochs = (checkpoint.get("train_args") or {}).get("epochs", 0)
+    return checkpoint.get("optimizer") is not None and checkpoint["epoch"] + 1 < epochs
+
+
 def _require_home(file: Path, ckpt: Mapping[str, Any]) -> None:
     """Refuse a copy: Ultralytics would write into the folder of the run that it was copied from."""
     told = (ckpt.get("train_args") or {}).get("save_dir")
