@@ -36,7 +36,10 @@ def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> YOLO
             raise ModelError(f"{model.model_name} is an exported model. Use the .pt checkpoint it was exported from.")
         if prunable:
             host.check_prunable(model.model)
-        return with_model(model, deepcopy(model.model).float().eval())
+        yolo = with_model(model, deepcopy(model.model).float().eval())
+        for event, functions in model.callbacks.items():
+            yolo.callbacks[event] = list(functions)  # the user's; what is added to this object stays off the other
+        return yolo
     yolo = _opened(model)
     yolo.model = host.student(yolo.model)  # an interrupted run with a teacher saved both
     if prunable:
