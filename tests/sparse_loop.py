@@ -55,7 +55,7 @@ class Loop:
         self.sparse, self.save_dir, self.best = sparse, folder, folder / "weights" / "best.pt"
         self.model = tiny() if model is None else model
         self.ema = ModelEMA(self.model)
-        self.args = SimpleNamespace(imgsz=32, time=told["time"])
+        self.args = SimpleNamespace(imgsz=32, time=told["time"], freeze=None)
         self.train_loader = range(told["batches"])
         self.epochs, self.accumulate, self.batch_size = told["epochs"], told["accumulate"], 4
         self.epoch, self.resume, self.best_fitness = 0, told["resume"], None

@@ -226,6 +226,29 @@ def test_per_cost_uses_the_price_of_the_budget_that_is_set() -> None:
     assert widths(graph, alive) == [1, 4]
 
 
+def test_of_several_budgets_the_one_that_binds_sets_the_price() -> None:
+    """The other is met by what the first leaves, so the choice is that of the first alone."""
+    graph = layers(4, 4, price=(1.0, 3.0))
+    scores = np.array([1.0] * 4 + [1.5] * 4)
+    by_params, by_flops = Budget(flops=0.99, params=5 / 8), Budget(flops=13 / 16, params=0.99)
+    assert widths(graph, select(graph, scores, by_params, FREE, per_cost=True)) == [1, 4]  # loses 3, and not 4.5
+    assert widths(graph, select(graph, scores, by_flops, FREE, per_cost=True)) == [4, 3]  # loses 1.5, and not 3
+
+
+def test_where_several_budgets_bind_a_channel_is_worth_what_it_saves_of_each() -> None:
+    """6 of 16 FLOPs have to go and 3 of 8 parameters; what is cheapest for one of them alone misses the other."""
+    graph = layers(4, 4, price=(1.0, 3.0))
+    budget = Budget(flops=10 / 16, params=5 / 8)
+    for first, kept in ((1.0, [1, 3]), (2.0, [4, 1])):
+        # A channel of the first saves 1 of 6 FLOPs and 1 of 3 parameters: a half; one of the second 5/6.
+        scores = np.array([first] * 4 + [2.5] * 4)
+        alive = select(graph, scores, budget, FREE, per_cost=True)
+        assert widths(graph, alive) == kept
+        for kind, share in (("flops", 10 / 16), ("params", 5 / 8)):
+            cost = Cost(graph)
+            assert cost.of(kind, np.array(kept, dtype=float)) <= share * cost.parent(kind)
+
+
 # Dead channels --------------------------------------------------------------------------------------------------------
 def test_dead_only_cuts_exactly_the_dead() -> None:
     dead = np.array([1, 0, 1, 0, 0, 0, 0, 1], dtype=bool)

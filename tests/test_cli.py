@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -237,3 +240,52 @@ def test_an_interrupt_is_no_failure_and_begins_a_line(api: ModuleType, capsys: p
     fail(api, KeyboardInterrupt())
     assert main(["prune", "model=a.pt"]) == 130
     assert capsys.readouterr().err == "\nyoloprune: interrupted\n"
+
+
+class Dies:
+    """Whatever somebody holds a weak reference to, as the locks of imports are."""
+
+
+def lose_an_interrupt() -> None:
+    """Let Python raise KeyboardInterrupt where nothing can be raised: it is ignored."""
+    thing = Dies()
+
+    def callback(_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    watched = weakref.ref(thing, callback)
+    del thing
+    assert watched() is None
+
+
+@pytest.mark.parametrize("seconds", [30, 0], ids=["long work", "none"])
+def test_an_interrupt_that_python_ignores_comes_again(
+    seconds: int, api: ModuleType, capsys: pytest.CaptureFixture
+) -> None:
+    finished: list[bool] = []
+
+    def prune(*args: object, **kwargs: object) -> None:
+        lose_an_interrupt()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(0.01)
+        finished.append(True)
+
+    api.prune = prune  # type: ignore[attr-defined]
+    before = sys.unraisablehook
+    assert main(["prune", "model=a.pt"]) == 130
+    assert finished == [True] * (seconds == 0)
+    assert capsys.readouterr().err == "\nyoloprune: interrupted\n"
+    assert sys.unraisablehook is before
+
+
+def test_what_else_python_ignores_is_still_told(api: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fails:
+        def __del__(self) -> None:
+            raise ValueError("told")
+
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_value))
+    api.prune = lambda *args, **kwargs: Fails() and None  # type: ignore[attr-defined]
+    assert main(["prune", "model=a.pt"]) == 0
+    assert [str(e) for e in told] == ["told"]

@@ -34,6 +34,20 @@ def test_wrong_value_says_what_is_allowed() -> None:
     assert "one of taylor, gamma, gamma-mean (nearest: taylor)" in error(f"{SPARSE} score=tailor")
 
 
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    assert error("info model=a.pt imgsz=64 imgsz=128") == "imgsz=128: 'imgsz' is given twice. Received: imgsz=64 before"
+    for line in ("uniform uniform=False", "flops=0.5 --flops=0.5", "model=b.pt"):
+        assert "is given twice" in error(f"prune model=a.pt {line}")
+    twice = tmp_path / "twice.yaml"
+    for text in ("flops: 0.5\nflops: 0.6\n", "prune: {flops: 0.5, flops: 0.6}\n"):
+        twice.write_text(text)
+        assert "'flops' is given twice" in error(f"prune model=a.pt cfg={twice}")
+    twice.write_text("train-sparse: {flops: 0.5}\ntrain_sparse: {flops: 0.6}\n")
+    assert "a command is given twice" in error(f"{SPARSE} cfg={twice}")
+    twice.write_text("prune: &base {score: l1}\nsweep: {<<: *base, score: l2}\n")
+    assert ok(f"sweep model=a.pt data=b cfg={twice}").settings["score"] == "l2"  # an anchor is there to be overridden
+
+
 def test_wrong_command_names_the_nearest() -> None:
     assert error("prun model=a.pt") == "'prun' is not a command. Did you mean 'prune'?"
     assert error("flops=0.5 fine-tune").endswith("Did you mean 'finetune'?")

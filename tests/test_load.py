@@ -78,7 +78,9 @@ def test_load_live_object_copies(folder: Path) -> None:
     assert live.model.model[0].conv.weight.abs().sum() > 0
     assert live.model.yaml["nc"] == NC and "imgsz" not in live.overrides
     assert live.model.training and next(live.model.parameters()).dtype == torch.float16
-    assert print not in yolo.callbacks["on_train_start"]
+    assert print in yolo.callbacks["on_train_start"]  # the user's are called as in stock Ultralytics
+    yolo.add_callback("on_train_start", repr)
+    assert repr not in live.callbacks["on_train_start"]  # and what is added here stays off the user's object
 
 
 def test_with_model_does_not_share(folder: Path) -> None:

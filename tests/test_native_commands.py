@@ -143,7 +143,9 @@ def test_sparse_training_remembers_that_widths_were_free(parent: Path, tmp_path:
     """Else the cut after it, which has no budget to miss, would hold the dead to native widths and keep them."""
     limits = Limits(round_to=1, min_width=1, max_ratio=0.99)
     for ratio, native_widths in ((0.5, None), (0.9, False)):
-        run = SimpleNamespace(model=handoff.load(parent).model, args=SimpleNamespace(imgsz=64), resume=False)
+        run = SimpleNamespace(
+            model=handoff.load(parent).model, args=SimpleNamespace(imgsz=64, freeze=None), resume=False
+        )
         fading = Fading(SparseConfig(Budget(ratio=ratio), limits), run)
         assert fading.config.limits.native is native_widths
 

@@ -11,7 +11,7 @@ import yaml
 
 import yoloprune
 from yoloprune import api, runs
-from yoloprune.errors import BudgetError, PruneError
+from yoloprune.errors import ArgumentError, BudgetError, PruneError
 from yoloprune.shapes import make_shapes
 
 
@@ -49,15 +49,59 @@ def test_prune_takes_paths_and_devices(tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", ["results.csv", "weights/last.pt", "notes"])
 def test_only_the_folder_of_a_training_that_never_began_goes(kept: str, tmp_path: Path) -> None:
-    for folder in ("unused", "used"):
+    for folder in ("unused", "used", "somebody's"):
         (tmp_path / folder / "weights").mkdir(parents=True)
         (tmp_path / folder / "args.yaml").write_text("mode: train")
         (tmp_path / folder / "labels.jpg").write_text("picture")
     (tmp_path / "used" / kept).write_text("mine")
     for folder in ("unused", "used", "never made"):
-        runs.drop_unused(tmp_path / folder)
+        runs.Run(tmp_path / folder, made=True).drop_unused()
+    runs.Run(tmp_path / "somebody's", made=False).drop_unused()
     assert not (tmp_path / "unused").exists()
     assert (tmp_path / "used" / kept).read_text() == "mine" and (tmp_path / "used" / "args.yaml").exists()
+    assert (tmp_path / "somebody's" / "args.yaml").exists()
+
+
+def asked(folder: Path, **more: object) -> SimpleNamespace:
+    told = {"task": "detect", "mode": "train", "project": str(folder), "name": "x", "exist_ok": False, "save_dir": None}
+    return SimpleNamespace(**told | more)
+
+
+def test_a_name_that_another_process_takes_first_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = runs.get_save_dir
+
+    def slow(arguments: SimpleNamespace) -> Path:
+        folder = choose(arguments)
+        if folder.name == "x":
+            folder.mkdir()  # by somebody else, between the choice and the making
+        return folder
+
+    monkeypatch.setattr(runs, "get_save_dir", slow)
+    assert runs.claim(asked(tmp_path)) == runs.Run(tmp_path / "x-2", made=True)
+
+
+def test_a_folder_that_is_there_is_taken_only_when_told(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    assert runs.claim(asked(tmp_path)) == runs.Run(tmp_path / "x-2", made=True)
+    assert runs.claim(asked(tmp_path, exist_ok=True)) == runs.Run(tmp_path / "x", made=False)
+    assert runs.claim(asked(tmp_path, save_dir=str(tmp_path / "x"))) == runs.Run(tmp_path / "x", made=False)
+    assert runs.claim(asked(tmp_path, save_dir=str(tmp_path / "y"))) == runs.Run(tmp_path / "y", made=True)
+    (tmp_path / "z").write_text("a file")
+    with pytest.raises(PruneError, match=r"Cannot write to .*z: something else is there"):
+        runs.claim(asked(tmp_path, name="z", exist_ok=True))
+
+
+def test_a_run_does_not_write_over_what_it_starts_from(tmp_path: Path) -> None:
+    (tmp_path / "x" / "weights").mkdir(parents=True)
+    best, link, other = tmp_path / "x" / "weights" / "best.pt", tmp_path / "link.pt", tmp_path / "other.pt"
+    for file in (best, other):
+        file.write_text("weights")
+    link.symlink_to(best)
+    for file in (best, str(best), link):
+        with pytest.raises(ArgumentError, match="what this run starts from, and would be written over"):
+            runs.claim(asked(tmp_path, exist_ok=True), [None, True, other, file])
+    assert runs.claim(asked(tmp_path, exist_ok=True), [None, True, other, "yolov8n.yaml"]).made is False
+    assert runs.claim(asked(tmp_path), [best]).folder.name == "x-2"
 
 
 def test_a_refused_training_leaves_no_folder(tiny: Path, tmp_path: Path) -> None:

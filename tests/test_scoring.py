@@ -137,6 +137,13 @@ def test_an_unknown_criterion(model: Net, graph: ChannelGraph) -> None:
         score(model, graph, "l3")
 
 
+@pytest.mark.parametrize("wrong", [{"normalize": "sum"}, {"normalize": "bogus"}, {"reduce": "min"}])
+def test_an_unknown_word_is_not_taken_for_another(wrong: dict[str, str], model: Net, graph: ChannelGraph) -> None:
+    [(name, word)] = wrong.items()
+    with pytest.raises(ArgumentError, match=f"{name}={word}: must be one of .*mean"):
+        score(model, graph, "bn", **wrong)  # type: ignore[arg-type]
+
+
 def test_scoring_leaves_the_model_alone(model: Net, graph: ChannelGraph) -> None:
     before = {k: v.clone() for k, v in model.state_dict().items()}
     for criterion in ("bn", "l1", "l2", "lamp", "fpgm"):

@@ -14,8 +14,9 @@ from sparse_loop import FREE, Loop, norms, tiny, zeros
 from torch import Tensor, nn
 from ultralytics.utils.torch_utils import ModelEMA
 
-from yoloprune import Budget, SparseConfig, SparseTraining, host, scoring
-from yoloprune.errors import BudgetError
+from yoloprune import Budget, Limits, SparseConfig, SparseTraining, host, scoring
+from yoloprune.config import parse
+from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.progress import Progress
 from yoloprune.report import picture_sparsity
 
@@ -332,3 +333,36 @@ def test_picture_of_a_run(tmp_path: Path) -> None:
     assert len(rows) == 5
     assert len(rows[0]) == 1 + 16
     assert 0 < max(float(v) for k, v in rows[-1].items() if k != "epoch") <= 0.8
+
+
+# ---- settings in Python ----------------------------------------------------------------------------------------------
+
+WRONG: tuple[dict[str, Any], ...] = (
+    {"normalize": "bogus"},
+    {"penalty": "foo"},
+    {"score": "foo"},
+    {"ramp_start": 0.7, "ramp_end": 0.2},
+    {"ramp_start": 0.6},
+    {"ramp_start": -1.0},
+    {"ramp_end": float("nan")},
+    {"fade": 2.0},
+    {"fade": float("nan")},
+    {"penalty_weight": -1.0},
+    {"penalty_decay": 1},
+    {"budget": 0.5},
+    {"limits": {"round_to": 8}},
+)
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: " ".join(f"{k}={v}" for k, v in wrong.items()))
+def test_what_the_command_line_refuses_python_refuses(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ArgumentError, match=next(iter(wrong))):
+        config(**wrong)
+
+
+def test_settings_are_the_keys_of_the_command_that_say_the_same() -> None:
+    told = config(budget=Budget(ratio=0.4), limits=Limits(keep=("model.0",), native=False), fade=0.5)
+    given = {**told.settings(), "keep": "model.0"}
+    settings = parse(["train-sparse", "model=a", "data=b", *(f"{k}={v}" for k, v in given.items())]).settings
+    assert settings["sparsity"] == 0.4 and settings["keep"] == ("model.0",) and settings["fade"] == 0.5
+    assert {k: v for k, v in settings.items() if v is not None} == told.settings()

@@ -20,6 +20,7 @@ from ultralytics.engine.trainer import BaseTrainer
 import yoloprune
 from yoloprune import api, cli, handoff, host, scoring
 from yoloprune.errors import ArgumentError, ModelError
+from yoloprune.sparsity import EVENTS
 
 work, data = tiny_line.work, tiny_line.data  # fixtures, made once a file
 
@@ -36,7 +37,7 @@ def test_callback_is_gone_afterwards(work: Path, data: Path, tiny: Path) -> None
     sparse = yoloprune.SparseTraining(yoloprune.SparseConfig(yoloprune.Budget(flops=0.6)))
     before = {event: list(calls) for event, calls in model.callbacks.items()}
     sparse.attach(model)
-    assert sum(map(len, model.callbacks.values())) == sum(map(len, before.values())) + 5
+    assert sum(map(len, model.callbacks.values())) == sum(map(len, before.values())) + len(EVENTS)
     sparse.detach(model)
     assert {event: list(calls) for event, calls in model.callbacks.items()} == before
 
@@ -123,11 +124,23 @@ def test_an_interrupted_training_says_how_it_goes_on(
     said: list[str] = []
     monkeypatch.setattr(host, "log", lambda _, text: said.append(text))
     last = tmp_path / "last one.pt"
+    monkeypatch.setattr(handoff, "goes_on", lambda _: True)
     if saved:
         last.touch()
     with pytest.raises(KeyboardInterrupt), api._going_on(SimpleNamespace(trainer=SimpleNamespace(last=last)), "x"):
         raise KeyboardInterrupt
     assert said == [f"go on with: yoloprune x 'model={last}' resume" if saved else "nothing was saved yet"]
+
+
+def test_an_interrupt_stays_one_where_the_checkpoint_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(host, "log", lambda _, text: said.append(text))
+    (last := tmp_path / "last.pt").touch()
+    with pytest.raises(KeyboardInterrupt), api._going_on(SimpleNamespace(trainer=SimpleNamespace(last=last)), "x"):
+        raise KeyboardInterrupt
+    assert len(said) == 1 and f"{last} is not a YOLO model" in said[0]
 
 
 def test_keep_patterns(work: Path, tiny: Path) -> None:

@@ -32,6 +32,7 @@ from yoloprune import (
     options,
     overview,
     provenance,
+    reach,
     report,
     runs,
     scoring,
@@ -40,7 +41,7 @@ from yoloprune import (
     verify,
 )
 from yoloprune.cost import Cost
-from yoloprune.errors import ArgumentError, PruneError, VerifyError
+from yoloprune.errors import ArgumentError, ModelError, PruneError, VerifyError, WriteError
 from yoloprune.groups import ChannelGraph
 from yoloprune.limits import Budget, Limits
 from yoloprune.plans import Plan
@@ -98,7 +99,10 @@ def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
         datasets.require(passed["data"])
         passed = {"name": "train-sparse", **passed}
         yolo = handoff.load(model)
+        if trainers.driver_of(yolo) is not None:
+            raise ArgumentError("model: it has a SparseTraining attached. Detach that, or train with model.train(...).")
         sparse = SparseTraining(_sparse_config(request.settings))
+        _require_reach(yolo, sparse.config, passed)
     _require_teachable(yolo, passed)
     with sparse.attached(yolo), _going_on(yolo, "train-sparse"):
         yolo.train(**passed)
@@ -113,6 +117,14 @@ def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
     return yolo
 
 
+def _require_reach(yolo: ultralytics.YOLO, sparse: SparseConfig, passed: Mapping[str, Any]) -> None:
+    """Raise BudgetError if the target is out of reach, before there is a folder."""
+    nc = 1 if passed.get("single_cls") else datasets.class_count(yolo, passed["data"])
+    imgsz = handoff.image_size(yolo, passed.get("imgsz"))
+    network = trainers.network(yolo, nc, passed.get("pretrained", True))
+    reach.require(network, sparse, imgsz, passed.get("freeze"))
+
+
 def _require_teachable(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> None:
     """Raise ArgumentError if a teacher is given to a model that Ultralytics cannot teach."""
     if passed.get("distill_model") and not host.can_be_taught(yolo.model):
@@ -124,18 +136,31 @@ def _going_on(yolo: ultralytics.YOLO, command: str) -> Iterator[None]:
     """Say what an interrupted training left and how it goes on; leave nothing of one that was refused."""
     try:
         yield
-    except PruneError:
-        folder = getattr(yolo.trainer, "save_dir", None)  # None as well for a list of data sets, before the first
-        if folder is not None and host.is_main_process():
-            runs.drop_unused(Path(folder))
+    except PruneError as e:
+        run = getattr(yolo.trainer, "run", None)  # a list of data sets has a trainer that is not ours
+        if run is not None:
+            run.drop_unused()
+        if isinstance(e, WriteError):
+            _tell_what_is_left(yolo, command)
         raise
     except KeyboardInterrupt:
-        last = getattr(yolo.trainer, "last", None)
-        if last is not None and Path(last).is_file():
-            host.log(f"{command}: ", f"go on with: yoloprune {command} {shlex.quote(f'model={last}')} resume")
-        else:
-            host.log(f"{command}: ", "nothing was saved yet")
+        _tell_what_is_left(yolo, command)
         raise
+
+
+def _tell_what_is_left(yolo: ultralytics.YOLO, command: str) -> None:
+    """Say how a training goes on, or which model it left where it was over already."""
+    last, best = (getattr(yolo.trainer, name, None) for name in ("last", "best"))
+    if last is None or not Path(last).is_file():
+        left = "nothing was saved yet"
+    else:
+        try:
+            goes_on = handoff.goes_on(Path(last))
+            over = f"the training was over; its model is {best if best and Path(best).is_file() else last}"
+            left = f"go on with: yoloprune {command} {shlex.quote(f'model={last}')} resume" if goes_on else over
+        except ModelError as e:  # what is to be told is why the training ended
+            left = str(e)
+    host.log(f"{command}: ", left)
 
 
 def _sparse_config(settings: dict[str, Any]) -> SparseConfig:
@@ -202,28 +227,30 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     done = cut_and_repair.cut(parent, choice.plan, told["recover"], images, choice.probe, dead=not budgeted)
     child = done.child
 
-    folder = runs.run_folder(parent.task, "prune", passed)
     arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
     origin = (parent.ckpt_path or model) if isinstance(model, (str, Path)) else None  # "small" stands for small.pt
     facts = handoff.make_provenance(origin, arguments)
-    target = handoff.save(
-        child, folder / "weights" / "pruned.pt", plan=choice.plan, provenance=facts, native=choice.yaml
-    )
-    saved = handoff.load(target)
-    _require_saved(child, saved, choice)
-    runs.write_args(folder, {"mode": "prune", "model": str(origin or parent.model_name), **arguments})
-    rows = [
-        {"model": "parent", **evaluation.measure(parent.model, imgsz, origin)},
-        {"model": "pruned", **evaluation.measure(child.model, imgsz, target)},
-    ]
-    if told["latency"] is not None:
-        _add_times(rows, [parent.model, child.model], imgsz, cutting.place(passed))
-    _report_cut(folder, choice, rows, done, imgsz)
+    checkpoint = handoff.pack(child, plan=choice.plan, provenance=facts, native=choice.yaml)
+    rows = [{"model": "parent", **evaluation.measure(parent.model, imgsz, origin)}]
+    with runs.new_run(parent.task, "prune", passed) as folder:
+        target = folder / "weights" / "pruned.pt"
+        checkpoint.require_room(target)
+        with files.staged(folder) as part:
+            file = part / target.relative_to(folder)
+            checkpoint.write(file)
+            _require_saved(child, handoff.load(file), choice)
+            origin_name = str(origin or parent.model_name)
+            runs.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
+            rows.append({"model": "pruned", **evaluation.measure(child.model, imgsz, file)})
+            if told["latency"] is not None:
+                _add_times(rows, [parent.model, child.model], imgsz, cutting.place(passed))
+            _report_cut(part, choice, rows, done, imgsz)
+    checkpoint.tidy(target)
     if told["latency"] is not None:
         timing.judge(told["latency"], *(row["ms"] for row in rows))
     data = passed["data"] or datasets.own(parent) or "..."
     host.log("prune: ", f"saved {target}; next: {_next_step(child, target, choice, data, budgeted and images is None)}")
-    return saved
+    return handoff.load(target)
 
 
 def _require_saved(child: ultralytics.YOLO, saved: ultralytics.YOLO, choice: channels.Choice) -> None:

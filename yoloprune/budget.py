@@ -11,26 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from yoloprune import steps
 from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError
-from yoloprune.groups import ChannelGraph, Tie
+from yoloprune.groups import ChannelGraph
 from yoloprune.limits import Budget, Limits
 from yoloprune.values import write_amount
 
 KINDS = {"flops": "flops", "params": "params", "ratio": "channels"}
-
-
-@dataclass(frozen=True)
-class Steps:
-    """All allowed steps of all ties in the order in which they are taken, each array of shape (steps,).
-
-    Attributes:
-        tie (np.ndarray): Which tie shrinks.
-        unit (np.ndarray): To which unit.
-    """
-
-    tie: np.ndarray
-    unit: np.ndarray
 
 
 def select(
@@ -52,7 +40,7 @@ def select(
         cost (Cost): Cost functions of the graph, built when not given.
         per_cost (bool): Rank by score per unit of cost saved instead of by score: the greedy answer to the knapsack
             "lose as little as possible for this budget", right when scores add up, as first-order Taylor scores do.
-            Without effect where all groups give the same share.
+            Of several budgets the one that binds sets the cost. Without effect where all groups give the same share.
 
     Returns:
         (np.ndarray): Mask of the surviving classes, shape (classes,).
@@ -61,29 +49,82 @@ def select(
         BudgetError: If the budget is out of reach; the message says how far it can go and what holds it.
     """
     cost = cost or Cost(graph)
-    queues = [_queues(graph, tie, scores) for tie in graph.ties]
+    search = _Search(graph, cost, steps.queues(graph, scores), scores, limits, budget)
     caps = _caps(cost, budget)
-    price = cost.slope(next(iter(caps), "channels")) if per_cost else np.ones(len(graph.groups))
-    steps = _steps(graph, queues, scores, limits, price)
-    full = np.array([t.units for t in graph.ties])
+    if not per_cost:
+        return search.run(caps, np.ones(len(graph.groups)))
+    if len(caps) < 2:
+        return search.run(caps, cost.slope(next(iter(caps), "channels")))
+    return _of_several(search, caps)
 
-    def fits(units: np.ndarray) -> bool:
-        widths = _widths(graph, cost, units)
-        return all(cost.of(kind, widths) <= cap * (1 + 1e-9) for kind, cap in caps.items())
 
-    def after(n: int) -> np.ndarray:
-        units = full.copy()
-        np.minimum.at(units, steps.tie[:n], steps.unit[:n])
-        return units
+def _of_several(search: _Search, caps: dict[str, float]) -> np.ndarray:
+    """Choose per cost under several budgets, which price a channel differently.
 
-    low, high = 0, len(steps.tie)
-    if not fits(after(high)):
-        raise _out_of_reach(graph, cost, after(high), caps, limits, budget)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(after(middle)) else (middle + 1, high)
-    units = _refill(after(low), steps, low, full, fits)
-    return _survivors(graph, queues, units)
+    Where the choice for one of them alone meets the others as well, that one sets the price: the others cost nothing.
+    Where none does, several hold things back, and a channel is worth what it saves of each, as a share of what has to
+    be saved of it (the surrogate multipliers of the knapsack with several constraints).
+    """
+    cost = search.cost
+    alone = [search.run({kind: cap}, cost.slope(kind)) for kind, cap in caps.items()]
+    enough = [alive for alive in alone if search.fits(_counts(search.graph, alive), caps)]
+    if enough:
+        return min(enough, key=lambda alive: search.scores[~alive].sum())
+    needed = {kind: cost.parent(kind) - cap for kind, cap in caps.items()}
+    price = sum(cost.slope(kind) / need for kind, need in needed.items() if need > 0)
+    return search.run(caps, np.asarray(price))
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The search for the prefix of all steps that meets some budgets.
+
+    Attributes:
+        graph (ChannelGraph): The traced channels.
+        cost (Cost): Cost functions of the graph.
+        waiting (list[list[np.ndarray]]): From `steps.queues`.
+        scores (np.ndarray): Importance of each channel class, shape (classes,).
+        limits (Limits): Rounding, floors and ceilings per group.
+        budget (Budget): What an error names.
+    """
+
+    graph: ChannelGraph
+    cost: Cost
+    waiting: list[list[np.ndarray]]
+    scores: np.ndarray
+    limits: Limits
+    budget: Budget
+
+    def run(self, caps: dict[str, float], price: np.ndarray) -> np.ndarray:
+        """Mask of the surviving classes, shape (classes,); `price` is the cost of a channel, shape (groups,)."""
+        graph, cost = self.graph, self.cost
+        listed = steps.in_order(graph, self.waiting, self.scores, self.limits, price)
+        full = np.array([t.units for t in graph.ties])
+
+        def fits(units: np.ndarray) -> bool:
+            return self.fits(_widths(graph, cost, units), caps)
+
+        def after(n: int) -> np.ndarray:
+            units = full.copy()
+            np.minimum.at(units, listed.tie[:n], listed.unit[:n])
+            return units
+
+        low, high = 0, len(listed.tie)
+        if not fits(after(high)):
+            raise _out_of_reach(graph, cost, after(high), caps, self.limits, self.budget)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if fits(after(middle)) else (middle + 1, high)
+        return steps.survivors(graph, self.waiting, steps.refill(after(low), listed, low, full, fits))
+
+    def fits(self, widths: np.ndarray, caps: dict[str, float]) -> bool:
+        """Whether widths, shape (groups,), meet the budgets."""
+        return all(self.cost.of(kind, widths) <= cap * (1 + 1e-9) for kind, cap in caps.items())
+
+
+def _counts(graph: ChannelGraph, alive: np.ndarray) -> np.ndarray:
+    """Widths of the groups when some classes stay, shape (groups,)."""
+    return np.bincount(graph.group_of[alive], minlength=len(graph.groups)).astype(float)
 
 
 def dead_only(graph: ChannelGraph, dead: np.ndarray) -> np.ndarray:
@@ -96,61 +137,13 @@ def dead_only(graph: ChannelGraph, dead: np.ndarray) -> np.ndarray:
     Returns:
         (np.ndarray): Mask of the surviving classes, shape (classes,).
     """
-    queues = [_queues(graph, tie, (~dead).astype(float)) for tie in graph.ties]
+    waiting = steps.queues(graph, (~dead).astype(float))
     units = []
-    for tie, parts in zip(graph.ties, queues, strict=True):
+    for tie, parts in zip(graph.ties, waiting, strict=True):
         free = min(int(np.logical_and.accumulate(dead[part]).sum()) * tie.units // len(part) for part in parts)
         least = tie.units - min(free, tie.units - 1)
         units.append(least if tie.allowed is None else min((u for u in tie.allowed if u >= least), default=tie.units))
-    return _survivors(graph, queues, np.array(units, dtype=int))
-
-
-def _queues(graph: ChannelGraph, tie: Tie, scores: np.ndarray) -> list[np.ndarray]:
-    """Classes of a tie in the order in which they go, least important first, of each group and each attention."""
-    groups = [(c := graph.classes(g))[np.argsort(scores[c], kind="stable")] for g in tie.shrinking]
-    for heads in tie.heads:  # which go as a whole
-        classes = [np.concatenate([graph.classes(g) for g in head]) for head in heads]
-        order = np.argsort([scores[c].sum() for c in classes], kind="stable")
-        groups.append(np.concatenate([classes[h] for h in order]))
-    return groups
-
-
-def _steps(
-    graph: ChannelGraph, queues: list[list[np.ndarray]], scores: np.ndarray, limits: Limits, price: np.ndarray
-) -> Steps:
-    """All steps; `price` is the cost of one channel of each group, shape (groups,)."""
-    found: list[tuple[float, int, int]] = []
-    for t, (tie, parts) in enumerate(zip(graph.ties, queues, strict=True)):
-        previous, highest = tie.units, -np.inf
-        for unit in allowed(tie, limits):
-            each = [len(part) // tie.units for part in parts]
-            gone = np.concatenate(
-                [p[n * (tie.units - previous) : n * (tie.units - unit)] for p, n in zip(parts, each, strict=True)]
-            )
-            lost = float(scores[gone].sum()) / max(price[graph.group_of[gone]].sum(), 1e-12)
-            if not np.isfinite(lost):
-                break  # these channels have no score and stay, and no later step can do without this one
-            # A step can only follow the ones before it, so it never comes cheaper than they did. The same share of all
-            # is what is gone after a step, so that a width which has to be rounded is rounded up.
-            highest = 1 - unit / tie.units if limits.uniform else max(highest, lost)
-            found.append((highest, t, unit))
-            previous = unit
-    found.sort(key=lambda step: step[0])  # stable: steps of one tie stay in order
-    return Steps(np.array([s[1] for s in found], dtype=int), np.array([s[2] for s in found], dtype=int))
-
-
-def allowed(tie: Tie, limits: Limits) -> list[int]:
-    """Units that a tie may shrink to, widest first, without the full one."""
-    units = []
-    for unit in range(tie.units - 1, 0, -1) if tie.allowed is None else sorted(tie.allowed, reverse=True):
-        widths = [size // tie.units * unit for size in tie.shrinking.values()]  # a head that stays keeps its widths
-        if (
-            all(w % limits.round_to == 0 for w in widths)
-            and all(w >= limits.min_width for w in widths)
-            and unit >= (1 - limits.max_ratio) * tie.units - 1e-9
-        ):
-            units.append(unit)
-    return units
+    return steps.survivors(graph, waiting, np.array(units, dtype=int))
 
 
 def _caps(cost: Cost, budget: Budget) -> dict[str, float]:
@@ -168,28 +161,6 @@ def _widths(graph: ChannelGraph, cost: Cost, units: np.ndarray) -> np.ndarray:
     for tie, unit in zip(graph.ties, units, strict=True):
         widths[list(tie.groups)] = tie.widths(int(unit))
     return widths
-
-
-def _refill(units: np.ndarray, steps: Steps, taken: int, full: np.ndarray, fits) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """Take back single steps, most important first, while the budget still holds: the last step overshoots."""
-    for i in range(taken - 1, -1, -1):
-        t = steps.tie[i]
-        if units[t] != steps.unit[i]:
-            continue
-        before = steps.unit[:i][steps.tie[:i] == t]
-        trial = units.copy()
-        trial[t] = before[-1] if len(before) else full[t]
-        if fits(trial):
-            units = trial
-    return units
-
-
-def _survivors(graph: ChannelGraph, queues: list[list[np.ndarray]], units: np.ndarray) -> np.ndarray:
-    alive = np.ones(graph.n_classes, dtype=bool)
-    for tie, parts, unit in zip(graph.ties, queues, units, strict=True):
-        for part in parts:
-            alive[part[: len(part) // tie.units * (tie.units - unit)]] = False
-    return alive
 
 
 def held(graph: ChannelGraph) -> str:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from yoloprune import budget, host
+from yoloprune import host
 from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError, ModelError, PlanError
 from yoloprune.examples import Probe
 from yoloprune.groups import ChannelGraph
-from yoloprune.limits import Budget, Limits
+from yoloprune.limits import Limits
 from yoloprune.native import Stock
 from yoloprune.plans import Plan
 
@@ -49,12 +49,6 @@ class Choice:
         """Shares of FLOPs, parameters and prunable channels that stay."""
         cost, widths = Cost(self.graph), self.widths.astype(float)
         return {kind: cost.of(kind, widths) / cost.parent(kind) for kind in ("flops", "params", "channels")}
-
-
-def require_reach(model: nn.Module, wanted: Budget, limits: Limits, imgsz: int) -> None:
-    """Raise BudgetError if no choice of channels meets a budget, be the widths native or free; a trace, no more."""
-    graph = host.trace_yolo(model, imgsz=imgsz, keep=limits.keep)
-    budget.select(graph, np.zeros(graph.n_classes), wanted, limits)
 
 
 class Channels:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import os
 import sys
+import threading
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
@@ -19,6 +23,7 @@ from yoloprune.options import COMMANDS, Command
 HELP_WORDS = frozenset({"help", "-h", "-help", "--help"})
 VERSION_WORDS = frozenset({"version", "-v", "-version", "--version"})
 HELP_WIDTH = 110  # characters
+AGAIN = 0.05  # seconds until an interrupt that was lost comes once more
 LONGEST_MESSAGE = 600  # characters; Ultralytics appends whole manuals to some messages
 # What Ultralytics, or a library that it calls, raises for an argument that only it can judge
 WRONG_ARGUMENT = (SyntaxError, TypeError, ValueError, AssertionError, NotImplementedError, yaml.YAMLError)
@@ -40,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
         elif words[0] in VERSION_WORDS:
             print(f"yoloprune {_version('yoloprune')} (ultralytics {_version('ultralytics')})")
         else:
-            _dispatch(parse(words))
+            with _no_interrupt_lost():
+                _dispatch(parse(words))
     except KeyboardInterrupt:
         print("\nyoloprune: interrupted", file=sys.stderr)
         return 130
@@ -60,6 +66,34 @@ def _dispatch(request: Request) -> None:
     else:
         function = getattr(import_module("yoloprune.api"), request.command.replace("-", "_"))
         function(request.model, **request.kwargs())
+
+
+@contextlib.contextmanager
+def _no_interrupt_lost() -> Iterator[None]:
+    """Bring a KeyboardInterrupt once more that Python raised where nothing can be raised, and therefore ignored.
+
+    Callbacks of weak references and finalizers are such places, and imports are full of them.
+    """
+    told = sys.unraisablehook
+    again: list[threading.Timer] = []
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            told(unraisable)
+            return
+        again.append(threading.Timer(AGAIN, _thread.interrupt_main))  # at once it would be raised, and lost, right here
+        again[-1].daemon = True
+        again[-1].start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+        if any(timer.is_alive() for timer in again):
+            raise KeyboardInterrupt  # the command was over first
+    finally:
+        for timer in again:
+            timer.cancel()
+        sys.unraisablehook = told
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------

@@ -184,16 +184,20 @@ def load_recipe(path: str | Path, command: str) -> tuple[dict[str, Any], dict[st
             f"cfg={path}: no such file." + (f" Did you mean '{path.with_name(near[0])}'?" if near else "")
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader) or {}  # a safe loader
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ArgumentError(f"cfg={path}: not a readable YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ArgumentError(f"cfg={path}: must hold key: value pairs. Received: {type(content).__name__}")
 
+    if {"mode", "save_dir"} <= set(content):
+        content = _without_its_run(content)
     # `val` is a command and an Ultralytics switch: a mapping is the section, anything else the switch
     sections = {str(k).replace("_", "-"): v for k, v in content.items() if isinstance(v, dict)}
     general = {str(k): v for k, v in content.items() if not isinstance(v, dict)}
     try:
+        if len(sections) + len(general) < len(content):
+            raise ArgumentError("a command is given twice, once with '-' and once with '_'")
         for name in sections:
             if name not in COMMANDS:
                 raise ArgumentError(_unknown_command(name).replace("a command", "a command or argument"))
@@ -211,6 +215,26 @@ def load_recipe(path: str | Path, command: str) -> tuple[dict[str, Any], dict[st
         return _check_keys(layers[0], COMMANDS[command]), _check_keys(layers[1], COMMANDS[command])
     except ArgumentError as error:
         raise ArgumentError(f"{path}: {error}") from None
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """YAML's safe loader, for which a key that is given twice is an error and not the last one's."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Check the keys as they are written, before anchors are merged in."""
+        names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"'{twice}' is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _without_its_run(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The args.yaml of a run without what ties it to that run's folder: done again, it gets a folder of its own.
+
+    A resumed run names its own last.pt as the model; what it began with has to be given.
+    """
+    tied = {"save_dir", "exist_ok", "resume", *(["model"] if content.get("resume") else [])}
+    return {k: v for k, v in content.items() if k not in tied}
 
 
 def _given(layer: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,9 +301,7 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: dict[str, A
         if not given and not resume:  # a resumed run brings its own
             settings.update(options.DEFAULT_BUDGET[spec.name])
     if spec.name == "train-sparse":
-        start, end = settings["ramp_start"], settings["ramp_end"]
-        if start >= end:
-            raise ArgumentError(f"ramp_start={start}: must be below ramp_end={end}. Received: {start}")
+        options.check_ramp(settings["ramp_start"], settings["ramp_end"])
     if spec.name == "prune" and settings["latency"] is not None and settings["flops"] is not None:
         raise ArgumentError(f"latency={settings['latency']}: must not be combined with flops, by which it is met")
     if spec.name == "finetune" and settings["distill"] and passed.get("distill_model"):
@@ -370,6 +392,8 @@ def parse(argv: Sequence[str]) -> Request:
             value = _bare_word(key, spec)
         elif not value:
             raise ArgumentError(f"'{key}=' is missing a value")
+        if key in given:
+            raise ArgumentError(f"{key}={value}: '{key}' is given twice. Received: {key}={given[key]} before")
         given[key] = None if key in VERBATIM and str(value).lower() == "none" else value
     return request(name, given)
 

@@ -69,6 +69,16 @@ def has_classes_of(yolo: ultralytics.YOLO, data: str | Path) -> bool:
     return anonymous or any(a == b for a, b in zip(known, labels, strict=True))
 
 
+def class_count(yolo: ultralytics.YOLO, data: Any) -> int | None:
+    """Number of classes of a data set, None where that is not told without fetching or unpacking it."""
+    if not isinstance(data, (str, Path)) or not (Path(data).is_dir() or str(data).endswith((".yaml", ".yml"))):
+        return None
+    try:
+        return len(_labels(yolo, data)) or None
+    except DataError:  # the trainer will say
+        return None
+
+
 def difference(yolo: ultralytics.YOLO, data: str | Path) -> str:
     """Where the classes of a data set and of a model differ first, in a few words."""
     known, labels = _names(yolo.model), _labels(yolo, data)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class PruneError(ValueError):
     """Base of every error that yoloprune raises on purpose.
@@ -37,3 +39,16 @@ class VerifyError(PruneError):
 
 class DataError(PruneError):
     """The data set is missing or empty, or the demo folder holds files that yoloprune did not write."""
+
+
+class WriteError(PruneError):
+    """A file cannot be written: the disk is full, or the folder is somebody else's. What was there before stays.
+
+    Attributes:
+        path (Path): The file.
+        reason (str): What the operating system says.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"Cannot write {path}: {reason}. Make room, or choose another project= folder.")
+        self.path, self.reason = path, reason

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yoloprune import budget, channels, host, scoring
+from yoloprune import budget, channels, host, reach, scoring
 from yoloprune.cost import Cost
-from yoloprune.errors import BudgetError
 from yoloprune.progress import Progress
 from yoloprune.scales import Scales
 from yoloprune.sealing import STATE_KEY, sealed
@@ -47,9 +46,7 @@ class Fading:
         self.model = host.student(trainer.model)
         host.own_yaml(trainer.model)
         found = channels.Channels(self.model, config.limits, trainer.args.imgsz)
-        choice = self._within_reach(found, config)
-        if choice.alive.all():
-            raise BudgetError(f"The model already meets {config.budget}, so no channel has to die. Use 'yolo train'.")
+        choice = reach.choose(self.model, found, config, trainer.args.freeze)
         self.graph = choice.graph
         if choice.yaml is None:  # the cut that comes later has to know that widths were free
             config = replace(config, limits=replace(config.limits, native=False))
@@ -138,16 +135,6 @@ class Fading:
             model.yaml.update(sealed(model.yaml, self._state()))
 
     # ---- choice ------------------------------------------------------------------------------------------------------
-
-    def _within_reach(self, found: channels.Channels, config: SparseConfig) -> channels.Choice:
-        """Some choice that meets the target without a channel that cannot die, as in a layer that `freeze=` holds."""
-        scores = np.where(Scales(self.model, found.graph).killable, 0.0, np.inf)
-        try:
-            return found.choose(lambda g: budget.select(g, scores, config.budget, config.limits))
-        except BudgetError as e:
-            freeze = self.trainer.args.freeze
-            why = f" The channels of layers that freeze={freeze} holds cannot die." if freeze else ""
-            raise BudgetError(f"{e}{why}") from None
 
     @property
     def phase(self) -> str:

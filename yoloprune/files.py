@@ -1,11 +1,83 @@
-"""Files that grow by a row at a time, and what they hold."""
+"""Files that are whole or not there, written beside and renamed, one alone or several together; tables by the row."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
-from collections.abc import Mapping
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from yoloprune.errors import WriteError
+
+
+def write_at_once(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file in one step: a reader meets the old one or the new one, and an interrupted run leaves the old one.
+
+    Args:
+        path (Path): The file.
+        write (Callable): Writes the content into an open binary file.
+
+    Raises:
+        WriteError: If it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(part, "wb") as file:
+                write(file)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as e:
+        raise WriteError(path, e.strerror or str(e)) from e
+
+
+@contextlib.contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A folder for files that belong together: they are renamed into `folder` at the end of the block, or none is.
+
+    They are renamed in the order of their names, once all of them are written and nothing is seen in their way.
+
+    Args:
+        folder (Path): Where they go; made if it is not there.
+
+    Yields:
+        (Path): Where to write them, a folder that only this process knows.
+
+    Raises:
+        WriteError: If one cannot be written.
+    """
+    part: Path | None = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
+        yield part
+        places = {file: folder / file.relative_to(part) for file in sorted(part.rglob("*")) if file.is_file()}
+        for place in places.values():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if place.is_dir() or not os.access(place.parent, os.W_OK):
+                raise WriteError(place, "it is a folder" if place.is_dir() else "permission denied")
+        for file, place in places.items():
+            os.replace(file, place)
+    except WriteError as e:
+        inside = part is not None and part in e.path.parents
+        raise WriteError(folder / e.path.relative_to(part) if inside else e.path, e.reason) from e
+    except OSError as e:
+        raise WriteError(_last_written(folder, part), e.strerror or str(e)) from e
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _last_written(folder: Path, part: Path | None) -> Path:
+    """The file that a failure belongs to: some errors, as that of a full disk, do not name it."""
+    found = [f for f in part.rglob("*") if f.is_file()] if part is not None else []
+    return folder / max(found, key=lambda f: f.stat().st_mtime_ns).relative_to(part) if found else folder
 
 
 def append_row(path: Path, row: Mapping[str, Any], *, fresh: bool = False) -> None:

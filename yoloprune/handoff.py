@@ -2,37 +2,77 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 import ultralytics
 from torch import nn
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from yoloprune import builder, rows
+from yoloprune import builder, files, rows
 from yoloprune.errors import PruneError
-from yoloprune.loading import image_size, load, reopen, with_model
+from yoloprune.loading import goes_on, image_size, load, reopen, with_model
 from yoloprune.plans import Plan
 from yoloprune.provenance import make_provenance, plain, provenance, pruned_widths
 from yoloprune.trainers import KEY, YOLO, mark_pruned
 
 __all__ = [
     "YOLO",
+    "Checkpoint",
+    "goes_on",
     "image_size",
     "load",
     "make_provenance",
     "mark_pruned",
+    "pack",
     "provenance",
     "pruned_widths",
     "reopen",
     "save",
     "with_model",
 ]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A pruned model that is ready to be written.
+
+    Attributes:
+        content (dict[str, Any]): What Ultralytics' loader reads.
+        yaml (dict[str, Any] | None): A stock YAML of the model, which goes into a file of its own.
+        sources (frozenset[str]): Files that the model came from.
+    """
+
+    content: dict[str, Any]
+    yaml: dict[str, Any] | None
+    sources: frozenset[str]
+
+    def require_room(self, path: Path) -> None:
+        """Raise PruneError if a file would be overwritten that is not this model's to overwrite."""
+        for source in self.sources:
+            if path.exists() and Path(source).exists() and path.samefile(source):
+                raise PruneError(
+                    f"{path} is the file that the model came from and is not overwritten. Choose another name."
+                )
+        beside = _beside(path)
+        if self.yaml is not None and beside.exists() and not _is_ours(beside):
+            raise PruneError(f"{beside} is not a file of yoloprune and is not overwritten. Choose another folder.")
+
+    def write(self, path: Path) -> None:
+        """Write the checkpoint, and the YAML beside it."""
+        if (said := self.yaml) is not None:
+            files.write_at_once(_beside(path), lambda f: f.write(rows.text(said).encode()))
+        files.write_at_once(path, lambda f: torch.save(self.content, f))
+
+    def tidy(self, path: Path) -> None:
+        """Remove the YAML of another model that was saved in this place before."""
+        if self.yaml is None and _is_ours(beside := _beside(path)):
+            beside.unlink()
 
 
 def save(
@@ -50,7 +90,7 @@ def save(
         path (str | Path): File to write; it is replaced in one step, so an interrupted run leaves the old one.
         plan (Plan): What was cut from the parent.
         provenance (Mapping): From `make_provenance`.
-        native (Mapping | None): A stock YAML of the cut model; written beside the checkpoint as well.
+        native (Mapping | None): A stock YAML of the cut model; written together with the checkpoint, beside it.
 
     Returns:
         (Path): The file written.
@@ -60,11 +100,18 @@ def save(
         PruneError: If the file is the one that the model came from, or cannot be written.
     """
     path = Path(path)
-    for source in {yolo.ckpt_path, getattr(yolo.model, "pt_path", None)} - {None}:
-        if path.exists() and Path(source).exists() and path.samefile(source):
-            raise PruneError(
-                f"{path} is the file that the model came from and is not overwritten. Choose another name."
-            )
+    checkpoint = pack(yolo, plan=plan, provenance=provenance, native=native)
+    checkpoint.require_room(path)
+    with files.staged(path.parent) as part:
+        checkpoint.write(part / path.name)
+    checkpoint.tidy(path)
+    return path
+
+
+def pack(
+    yolo: ultralytics.YOLO, *, plan: Plan, provenance: Mapping[str, Any], native: Mapping[str, Any] | None = None
+) -> Checkpoint:
+    """Do all of `save` but the writing; raises PlanError as it does."""
     model = deepcopy(yolo.model).float()
     mark_pruned(model, plan, plain(provenance), native)
     stored = (yolo.ckpt or {}).get("train_args") or {}
@@ -72,7 +119,7 @@ def save(
     model.args, model.criterion = dict(arguments), None
     vars(model).pop("pt_path", None)  # the loader sets it; this one names a place on the machine of the parent
     _to_half(model)
-    checkpoint = {
+    content = {
         **dict.fromkeys(("best_fitness", "ema", "updates", "optimizer", "scaler", "train_metrics", "train_results")),
         "epoch": -1,
         "model": model,
@@ -82,41 +129,22 @@ def save(
         "license": "AGPL-3.0 License (https://ultralytics.com/license)",
         "docs": "https://docs.ultralytics.com",
     }
-    # Ultralytics takes a scale from names such as yolo11m-pruned.yaml and adds to the rows what goes with it.
-    beside = path.with_suffix(".yaml") if not builder.scale_in(path.name) else path.with_name("pruned.yaml")
-    if native is not None:
-        said = {k: v for k, v in model.yaml.items() if k not in {KEY, "yaml_file"}}
-        if beside.exists() and not _is_ours(beside):
-            raise PruneError(f"{beside} is not a file of yoloprune and is not overwritten. Choose another folder.")
-        _replace(beside, lambda f: f.write(rows.text(said).encode()))
-    elif _is_ours(beside):  # of another model that was saved here before
-        beside.unlink()
-    _replace(path, lambda f: torch.save(checkpoint, f))
-    return path
+    said = None if native is None else {k: v for k, v in model.yaml.items() if k not in {KEY, "yaml_file"}}
+    sources = {yolo.ckpt_path, getattr(yolo.model, "pt_path", None)} - {None}
+    return Checkpoint(content, said, frozenset(map(str, sources)))
+
+
+def _beside(path: Path) -> Path:
+    """Where the YAML of a checkpoint lies.
+
+    Ultralytics takes a scale from names such as yolo11m-pruned.yaml and adds to the rows what goes with it.
+    """
+    return path.with_name("pruned.yaml") if builder.scale_in(path.name) else path.with_suffix(".yaml")
 
 
 def _is_ours(file: Path) -> bool:
     """Whether yoloprune wrote a model YAML."""
     return file.is_file() and file.read_text(encoding="utf-8", errors="replace").startswith(rows.HEADER)
-
-
-def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file in one step, so that an interrupted run leaves the old one.
-
-    Raises:
-        PruneError: If it cannot be written.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            write(file)
-        os.replace(part, path)
-    except OSError as e:
-        raise PruneError(f"Cannot write {path}: {e.strerror or e}. Choose another folder.") from e
-    finally:
-        if part.is_file():
-            part.unlink()
 
 
 def half(model: nn.Module) -> nn.Module:

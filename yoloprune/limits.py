@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from yoloprune import options
 from yoloprune.values import write_amount
@@ -25,7 +26,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Check and convert every value; raises ArgumentError."""
-        _check_fields(self, (options.FLOPS, options.PARAMS, options.RATIO))
+        check_fields(self, (options.FLOPS, options.PARAMS, options.RATIO))
 
     @classmethod
     def parse(
@@ -84,10 +85,10 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Check and convert every value; raises ArgumentError."""
-        _check_fields(self, (*options.SELECTION, options.UNIFORM))
+        check_fields(self, (*options.SELECTION, options.UNIFORM))
 
 
-def _check_fields(instance: Budget | Limits, table: Sequence[options.Option]) -> None:
-    """Replace the fields of a frozen instance by their checked values."""
+def check_fields(instance: Any, table: Sequence[options.Option]) -> None:
+    """Replace the fields of a frozen instance by their checked values; raises ArgumentError."""
     for option in table:
         object.__setattr__(instance, option.name, option.check(getattr(instance, option.name)))

@@ -36,7 +36,10 @@ def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> YOLO
             raise ModelError(f"{model.model_name} is an exported model. Use the .pt checkpoint it was exported from.")
         if prunable:
             host.check_prunable(model.model)
-        return with_model(model, deepcopy(model.model).float().eval())
+        yolo = with_model(model, deepcopy(model.model).float().eval())
+        for event, functions in model.callbacks.items():
+            yolo.callbacks[event] = list(functions)  # the user's; what is added to this object stays off the other
+        return yolo
     yolo = _opened(model)
     yolo.model = host.student(yolo.model)  # an interrupted run with a teacher saved both
     if prunable:
@@ -59,6 +62,13 @@ def reopen(model: Any) -> YOLO:
         raise ArgumentError(f"resume: the run of {model} is finished, or this is not its last.pt.")
     _require_home(Path(yolo.ckpt_path).resolve(), yolo.ckpt)
     return yolo
+
+
+def goes_on(file: Path) -> bool:
+    """Whether a checkpoint is of a run that has epochs left, so that resuming it goes on with it."""
+    checkpoint = _opened(file).ckpt
+    epochs = (checkpoint.get("train_args") or {}).get("epochs", 0)
+    return checkpoint.get("optimizer") is not None and checkpoint["epoch"] + 1 < epochs
 
 
 def _require_home(file: Path, ckpt: Mapping[str, Any]) -> None:

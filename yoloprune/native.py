@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from yoloprune import budget, builder, dials, disjoint_sets, heads, host, rows, sealing, surgery
+from yoloprune import builder, dials, disjoint_sets, heads, host, rows, sealing, steps, surgery
 from yoloprune.dials import Layer, Shape
 from yoloprune.errors import ModelError, PlanError
 from yoloprune.groups import ChannelGraph, Tie
@@ -80,7 +80,7 @@ class Stock:
         groups, ties = list(self.graph.groups), []
         whole = [self._tie(members) for members in merged]
         whys = [next((reasons[g] for g in tie.groups if g in reasons), None) for tie in whole]
-        tried = [[] if why else budget.allowed(tie, limits) for tie, why in zip(whole, whys, strict=True)]
+        tried = [[] if why else steps.allowed(tie, limits) for tie, why in zip(whole, whys, strict=True)]
         with Wait(sum(map(len, tried)), "finding native widths") as wait:
             found = [self._allowed(tie, units, wait, limits) for tie, units in zip(whole, tried, strict=True)]
         for tie, why, candidates, allowed in zip(whole, whys, tried, found, strict=True):

@@ -220,6 +220,14 @@ SPARSE_OPTIONS = (
     Option("fade", 0.6, SHARE, "factor per optimizer step on the gammas that go"),
     *SELECTION,
 )
+
+
+def check_ramp(start: float, end: float) -> None:
+    """Raise ArgumentError unless a ramp starts before it ends."""
+    if start >= end:
+        raise ArgumentError(f"ramp_start={start}: must be below ramp_end={end}. Received: {start}")
+
+
 DISTILL = Option(
     "distill",
     None,

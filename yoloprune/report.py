@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import html
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from yoloprune import files
 from yoloprune.files import read_numbers
 from yoloprune.groups import ChannelGraph
 
@@ -40,17 +39,8 @@ def _cell(value: Any) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write to a temporary file and rename, so that a reader never meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as f:
-            f.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write a text in one step, so that a reader never meets half a file."""
+    files.write_at_once(path, lambda f: f.write(text.encode()))
 
 
 def write_report(folder: Path, data: Mapping[str, Any], rows: Sequence[Row], pictures: Sequence[Path] = ()) -> None:
@@ -176,6 +166,5 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    files.write_at_once(path, lambda f: figure.savefig(f, format="png", dpi=150))
     return path

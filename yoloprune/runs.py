@@ -3,18 +3,99 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from ultralytics.cfg import get_cfg, get_save_dir
 
-from yoloprune.errors import PruneError
+from yoloprune import files
+from yoloprune.errors import ArgumentError, PruneError
+
+ARGS = "args.yaml"
 
 
-def run_folder(task: str, name: str, arguments: Mapping[str, Any]) -> Path:
-    """A new folder runs/<task>/<name>, numbered as Ultralytics does unless `exist_ok`.
+@dataclass(frozen=True)
+class Run:
+    """The folder of a run; as a context, gone again if the block fails before anything is in it.
+
+    Attributes:
+        folder (Path): Where it writes.
+        made (bool): Whether this process made it, so that it may remove it.
+    """
+
+    folder: Path
+    made: bool
+
+    def drop_unused(self) -> None:
+        """Remove the folder of a run that was refused before it began, so that the next one gets its name."""
+        begun = {f.name for f in self.folder.glob("*")} - {ARGS, "labels.jpg", "weights"}
+        if self.made and self.folder.is_dir() and not begun and not any(self.folder.glob("weights/*")):
+            shutil.rmtree(self.folder)
+
+    def __enter__(self) -> Path:
+        return self.folder
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.drop_unused()
+
+
+def claim(arguments: Any, reads: Iterable[Any] = ()) -> Run:
+    """Make the folder that Ultralytics chooses, or take the one that `exist_ok` and `save_dir` point at.
+
+    Two runs that choose the same name at the same time get one each: the second one finds it taken and asks again.
+
+    Args:
+        arguments (SimpleNamespace): Ultralytics' arguments: `task`, `mode`, `project`, `name`, `exist_ok`, `save_dir`.
+        reads (Iterable): Files that the run starts from; what is not the path of a file is passed over.
+
+    Returns:
+        (Run): The folder.
+
+    Raises:
+        ArgumentError: If one of these files lies in a folder that was there before.
+        PruneError: If the folder cannot be made.
+    """
+    shared = bool(arguments.exist_ok or getattr(arguments, "save_dir", None))
+    taken: Path | None = None
+    while True:
+        folder = Path(get_save_dir(arguments))
+        try:
+            folder.mkdir(parents=True)
+            return Run(folder, made=True)
+        except FileExistsError:
+            if shared and folder.is_dir():
+                _require_elsewhere(folder, reads)
+                return Run(folder, made=False)
+            if folder == taken:  # nothing that Ultralytics sees as taken, e.g. a link that leads nowhere
+                raise PruneError(f"Cannot write to {folder}: something else is there. Choose another name=.") from None
+            taken = folder
+        except OSError as e:
+            raise PruneError(f"Cannot write to {e.filename}: {e.strerror}. Choose another project= folder.") from e
+
+
+def _require_elsewhere(folder: Path, reads: Iterable[Any]) -> None:
+    for file in reads:
+        if isinstance(file, (str, Path)) and Path(file).is_file() and folder in Path(file).resolve().parents:
+            raise ArgumentError(
+                f"{file} is what this run starts from, and would be written over: it lies in {folder}, the folder of "
+                "the run. Choose another name=, or leave exist_ok out."
+            )
+
+
+def new_run(task: str, name: str, arguments: Mapping[str, Any]) -> Run:
+    """A folder runs/<task>/<name>, numbered as Ultralytics does unless `exist_ok`.
+
+    Args:
+        task (str): Task of the model.
+        name (str): Name of the folder unless `name` is among the arguments.
+        arguments (Mapping): `project`, `name` and `exist_ok` count.
+
+    Returns:
+        (Run): The folder.
 
     Raises:
         PruneError: If the folder cannot be made.
@@ -22,34 +103,37 @@ def run_folder(task: str, name: str, arguments: Mapping[str, Any]) -> Path:
     given = {k: arguments.get(k) for k in ("project", "name", "exist_ok")}
     given["name"] = given["name"] or name
     given["exist_ok"] = bool(given["exist_ok"])
-    try:
-        folder = Path(get_save_dir(get_cfg(overrides={"task": task, "mode": "train", **given})))
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise PruneError(f"Cannot write to {e.filename}: {e.strerror}. Choose another project= folder.") from e
-    return folder
+    return claim(get_cfg(overrides={"task": task, "mode": "train", **given}))
 
 
-def drop_unused(folder: Path) -> None:
-    """Remove the folder of a training that was refused before it began, so that the next one gets its name."""
-    begun = {f.name for f in folder.glob("*")} - {"args.yaml", "labels.jpg", "weights"}
-    if folder.is_dir() and not begun and not any(folder.glob("weights/*")):
-        shutil.rmtree(folder)
+def run_folder(task: str, name: str, arguments: Mapping[str, Any]) -> Path:
+    """The folder of `new_run`, for runs that keep what they have when they fail."""
+    return new_run(task, name, arguments).folder
 
 
 def write_args(folder: Path, arguments: Mapping[str, Any]) -> None:
     """Write args.yaml as Ultralytics does; paths and devices, which YAML knows nothing of, as text."""
+    told = plain(arguments)
+    for key in ("model", "data"):
+        if key in told and Path(str(told[key])).exists():
+            told[key] = str(Path(str(told[key])).absolute())  # found from any working directory
+    write_yaml(folder / ARGS, told)
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that YAML knows, the others as text."""
 
     def told(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
             return [told(v) for v in value]
         return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
-    plain = {k: told(v) for k, v in arguments.items()}
-    for key in ("model", "data"):
-        if key in plain and Path(str(plain[key])).exists():
-            plain[key] = str(Path(str(plain[key])).absolute())  # found from any working directory
-    (folder / "args.yaml").write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+    return {k: told(v) for k, v in values.items()}
+
+
+def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a YAML mapping in one step."""
+    files.write_at_once(path, lambda f: f.write(yaml.safe_dump(dict(content), sort_keys=False).encode()))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

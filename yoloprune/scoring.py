@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -49,9 +49,12 @@ def score(
         (np.ndarray): Scores, shape (classes,); infinite for classes without a member that the criterion looks at.
 
     Raises:
-        ArgumentError: If the criterion is unknown, or looks at data and gets none.
+        ArgumentError: If a word is unknown, or the criterion looks at data and gets none.
         DataError: If `batches` is empty.
     """
+    for name, value, known in (("reduce", reduce, Reduce), ("normalize", normalize, Normalize)):
+        if value not in get_args(known):
+            raise ArgumentError(f"{name}={value}: must be one of {', '.join(get_args(known))}. Received: {value}")
     if criterion == "random":
         return np.random.default_rng(seed).random(graph.n_classes)
     if criterion in ON_DATA and batches is not None:

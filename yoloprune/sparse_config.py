@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from yoloprune.limits import Budget, Limits
+from yoloprune import options
+from yoloprune.errors import ArgumentError
+from yoloprune.limits import Budget, Limits, check_fields
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,19 @@ class SparseConfig:
     ramp_start: float = 0.1
     ramp_end: float = 0.6
     fade: float = 0.6
+
+    def __post_init__(self) -> None:
+        """Check and convert every value as the command line does; raises ArgumentError."""
+        for name, kind in (("budget", Budget), ("limits", Limits)):
+            if not isinstance(value := getattr(self, name), kind):
+                raise ArgumentError(f"{name}: must be a {kind.__name__}. Received: {value!r}")
+        known = set(self.__dataclass_fields__)
+        check_fields(self, [option for option in options.SPARSE_OPTIONS if option.name in known])
+        options.check_ramp(self.ramp_start, self.ramp_end)
+
+    def settings(self) -> dict[str, Any]:
+        """What is told here, in the keys of `train-sparse`; what is not set is left out."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in {"budget", "limits"}}
+        budget = {"flops": self.budget.flops, "params": self.budget.params, "sparsity": self.budget.ratio}
+        limits = {k: v for k, v in vars(self.limits).items() if k != "uniform"}  # sparse training has no such key
+        return {k: v for k, v in {**budget, **own, **limits}.items() if v is not None}

@@ -17,17 +17,25 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yoloprune import channels, files, host
+from ultralytics.utils.files import increment_path
+
+from yoloprune import files, host, runs
 from yoloprune.errors import ArgumentError
 from yoloprune.fading import Fading
 from yoloprune.sparse_config import SparseConfig
 
 if TYPE_CHECKING:
-    from torch import nn
     from ultralytics import YOLO
     from ultralytics.engine.trainer import BaseTrainer
 
-EVENTS = ("on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_train_epoch_end", "on_fit_epoch_end")
+EVENTS = (
+    "on_pretrain_routine_start",
+    "on_train_start",
+    "on_train_epoch_start",
+    "on_train_batch_start",
+    "on_train_epoch_end",
+    "on_fit_epoch_end",
+)
 FEW_STEPS = 100  # a ramp in fewer optimizer steps leaves the survivors no time to take over
 LOG, LAYERS = "sparsity.csv", "sparsity_layers.csv"  # in the folder of the run
 NOT_YET = float("inf")  # best fitness until the target is met: nothing equals it, so best.pt is not written
@@ -76,14 +84,15 @@ class SparseTraining:
         finally:
             self.detach(yolo)
 
-    def admit(self, network: nn.Module, imgsz: int) -> None:
-        """Raise BudgetError if the target is out of any reach; asked before labels are read, native widths later.
+    def keeps_the_dead(self) -> bool:
+        """Channels that died stay dead while this drives a training."""
+        return True
 
-        Args:
-            network (nn.Module): What is to be trained.
-            imgsz (int): Image size for which FLOPs are counted.
-        """
-        channels.require_reach(network, self.config.budget, self.config.limits, imgsz)
+    def on_pretrain_routine_start(self, trainer: BaseTrainer) -> None:
+        """Put the own settings into the args.yaml that the trainer has just written, so that it tells the whole run."""
+        args = Path(trainer.save_dir) / runs.ARGS
+        if host.is_main_process() and args.is_file():
+            runs.write_yaml(args, {**runs.read_yaml(args), "train-sparse": runs.plain(self.config.settings())})
 
     def on_train_start(self, trainer: BaseTrainer) -> None:
         """Trace the model and check that the budget is within reach."""
@@ -148,9 +157,8 @@ class SparseTraining:
 
 def _target(config: SparseConfig) -> str:
     """The budget in words of the command line."""
-    b = config.budget
-    named = {"flops": b.flops, "params": b.params, "sparsity": b.ratio}
-    return ", ".join(f"{name}={value:g}" for name, value in named.items() if value is not None)
+    named = {k: v for k, v in config.settings().items() if k in {"flops", "params", "sparsity"}}
+    return ", ".join(f"{name}={value:g}" for name, value in named.items())
 
 
 def _warn_of_few_steps(trainer: BaseTrainer, run: Fading) -> None:
@@ -167,7 +175,7 @@ def _warn_of_few_steps(trainer: BaseTrainer, run: Fading) -> None:
 def _set_aside(best: Path) -> None:
     """Rename the best.pt of a run that was here before (`exist_ok`): an interrupted one seems to have written it."""
     if best.is_file():
-        best.replace(earlier := best.with_stem("best-earlier"))
+        best.replace(earlier := Path(increment_path(best.with_stem("best-earlier"))))
         host.warn(f"sparse: {best} is of an earlier run and now called {earlier.name}")
 
 

@@ -49,7 +49,7 @@ def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str,
     folder = runs.run_folder(parent.task, "sweep", passed)
     arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
     origin = model if isinstance(model, (str, Path)) else parent.model_name
-    runs.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments})
+    runs.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments, "save_dir": folder})
     whole = channels.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool), found.probe)
     rows = [_evaluate("parent", parent, whole, passed, folder)]
     files.append_row(folder / "sweep.csv", rows[0], fresh=True)

@@ -21,6 +21,7 @@ from ultralytics.models import yolo
 from yoloprune import builder, host, sealing, surgery, verify
 from yoloprune.errors import ModelError, PlanError, VerifyError
 from yoloprune.plans import Plan
+from yoloprune.trainer_files import WholeFiles
 
 KEY = "yoloprune"
 VERSION = 1
@@ -234,8 +235,8 @@ def require_stock_build(model: nn.Module, config: Mapping[str, Any]) -> None:
 class SparseDriver(Protocol):
     """What drives a sparse training from a trainer's callbacks, as far as building the network must know it."""
 
-    def admit(self, network: nn.Module, imgsz: int) -> None:
-        """Raise BudgetError if no training can bring this network to the target; asked before labels are read."""
+    def keeps_the_dead(self) -> bool:
+        """Whether channels that died stay dead in the training that it drives."""
 
 
 def driver_of(trainer: Any) -> SparseDriver | None:
@@ -244,7 +245,7 @@ def driver_of(trainer: Any) -> SparseDriver | None:
     return next((owner for owner in owners if isinstance(owner, SparseDriver)), None)
 
 
-class KeepsWidths:
+class KeepsWidths(WholeFiles):
     """Mixin for Ultralytics trainers: the network that is built has the widths that `model.yaml` promises."""
 
     def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> nn.Module:
@@ -259,20 +260,13 @@ class KeepsWidths:
             (nn.Module): The network, all of it trainable.
 
         Raises:
-            BudgetError: If this is a sparse training whose target is out of any reach.
+            ModelError: If sparse training left dead channels that are not cut yet, and this is another training.
             PlanError: If anything but the pruned network would be trained.
         """
-        sparse = driver_of(self)
         if isinstance(cfg, Mapping) and sealing.STATE_KEY in cfg:
-            if sparse is None:
+            if driver_of(self) is None:
                 raise ModelError(sealing.STOP)
             cfg = sealing.opened(cfg)
-        model = self._build(cfg, weights, verbose)
-        if sparse is not None:
-            sparse.admit(model, self.args.imgsz)
-        return model
-
-    def _build(self, cfg: Any, weights: nn.Module | None, verbose: bool) -> nn.Module:
         if (entry := entry_of(cfg)) is None:
             model = super().get_model(cfg=cfg, weights=weights, verbose=verbose)
             if entry_of(weights) or (
@@ -284,9 +278,8 @@ class KeepsWidths:
         reshape(model, entry)
         mark(model, entry)
         if weights is not None:
+            require_same_shape(model, weights)
             model.load(weights)
-            if entry_of(weights) is not None:
-                require_same_shape(model, weights)
         if host.is_main_process():
             how = f"{len(entry['widths'])} layers" if entry["widths"] else "its YAML says them"
             host.log("prune: ", f"rebuilt at the pruned widths ({how})")
@@ -339,6 +332,28 @@ if hasattr(yolo, "depth"):  # Ultralytics 8.4
     TRAINERS["depth"] = DepthTrainer
 
 
+def network(yolo: ultralytics.YOLO, nc: int | None, pretrained: Any = True) -> nn.Module:
+    """The network that `YOLO.train` builds for a model, built before there is a trainer.
+
+    Args:
+        yolo (YOLO): The model, pruned or not.
+        nc (int | None): Number of classes of the data set; None stands for the model's own.
+        pretrained (bool | str | Path): Ultralytics' argument: whether weights are taken over, or whose.
+
+    Returns:
+        (nn.Module): With the weights it starts from, because a head may be taken over at the widths that it has.
+    """
+    config = true_yaml(sealing.cleared(yolo.model.yaml))
+    built = builder.build(type(yolo.model), {**config, "nc": nc or config.get("nc")}, host.channels(yolo.model))
+    if (entry := entry_of(yolo)) is not None:
+        reshape(built, entry)
+    if isinstance(pretrained, (str, Path)):
+        built.load(ultralytics.YOLO(pretrained).model, verbose=False)
+    elif pretrained is not False and yolo.ckpt:
+        built.load(deepcopy(yolo.model).cpu(), verbose=False)
+    return built
+
+
 class YOLO(ultralytics.YOLO):
     """`ultralytics.YOLO` whose training keeps the widths of a pruned model; all else is Ultralytics'.
 
@@ -351,7 +366,16 @@ class YOLO(ultralytics.YOLO):
         return {t: {**s, "trainer": TRAINERS.get(t, s["trainer"])} for t, s in super().task_map.items()}
 
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:
-        """Train as Ultralytics does, at the pruned widths if the model was pruned; see `ultralytics.YOLO.train`."""
+        """Train as Ultralytics does, at the pruned widths if the model was pruned; see `ultralytics.YOLO.train`.
+
+        Raises:
+            ModelError: If sparse training left dead channels that are not cut yet, and this is another training.
+            PlanError: If other widths would be trained, or weights of other widths be mixed in.
+        """
+        if sealing.STATE_KEY in getattr(self.model, "yaml", {}) and driver_of(self) is None:
+            raise ModelError(sealing.STOP)
+        if isinstance(kwargs.get("pretrained"), (str, Path)) and not kwargs.get("resume"):
+            self._require_fitting(kwargs["pretrained"])  # before there is a folder
         if entry_of(self) is not None:
             # Naming the trainer keeps a list of data sets in this process, else each is left to a stock command line;
             # without a checkpoint Ultralytics would build anew from the YAML file that the model came from.
@@ -372,9 +396,13 @@ class YOLO(ultralytics.YOLO):
         return super().tune(*args, **kwargs)
 
     def load(self, weights: str | Path | dict[str, Any] | nn.Module = "yolo26n.pt") -> YOLO:
-        """Load weights as Ultralytics does; those of a pruned model only into a model of the same widths."""
+        """Load weights as Ultralytics does; into a pruned model, and those of one, only where the widths are equal."""
+        self._require_fitting(weights)
+        return super().load(weights)
+
+    def _require_fitting(self, weights: str | Path | dict[str, Any] | nn.Module) -> None:
+        """Raise PlanError where Ultralytics would mix a pruned model with weights of other widths."""
         source = ultralytics.YOLO(weights).model if isinstance(weights, (str, Path)) else weights
         source = (source.get("ema") or source["model"]) if isinstance(source, dict) else source
-        if (entry := entry_of(source)) and entry["widths"]:
+        if entry_of(self) is not None or entry_of(source) is not None:
             require_same_shape(self.model, source)
-        return super().load(weights)
