@@ -32,8 +32,11 @@ def one(name: str) -> dict[str, float]:
     import torch
     from ultralytics import YOLO
 
-    from yoloprune import budget, host, proof, scoring, surgery
-    from yoloprune.limits import Budget, Limits
+    from yoloprune.backend import yolo_tracing
+    from yoloprune.cutting import proof, surgery
+    from yoloprune.importance import criteria
+    from yoloprune.planning import greedy_selection
+    from yoloprune.settings.budget import Budget, Limits
 
     torch.set_num_threads(1)
     start = peak_mb()
@@ -42,14 +45,14 @@ def one(name: str) -> dict[str, float]:
     times: dict[str, list[float]] = {"trace": [], "select": [], "cut": [], "verify": []}
     for _ in range(3):
         clock = [time.perf_counter()]
-        graph = host.trace_yolo(model)
+        graph = yolo_tracing.trace_yolo(model)
         clock.append(time.perf_counter())
-        alive = budget.select(graph, scoring.score(model, graph, "bn"), Budget(flops=0.5), Limits())
+        alive = greedy_selection.select(graph, criteria.score(model, graph, "bn"), Budget(flops=0.5), Limits())
         clock.append(time.perf_counter())
         plan = graph.plan(alive)
         child = surgery.cut(copy.deepcopy(model), plan)
         clock.append(time.perf_counter())
-        proof.prove(model, child, plan, host.example(model, 2))
+        proof.prove(model, child, plan, yolo_tracing.example(model, 2))
         clock.append(time.perf_counter())
         for stage, a, b in zip(times, clock, clock[1:], strict=False):
             times[stage].append(b - a)
@@ -67,7 +70,7 @@ def main() -> None:
     if arguments.one:
         print("ROW", json.dumps(one(arguments.one)))
         return
-    from yoloprune.report import table
+    from yoloprune.reporting.run_report import table
 
     rows = []
     for name in arguments.names:

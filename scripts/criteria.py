@@ -17,10 +17,14 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune import channels, cut_and_repair, cutting, handoff, host
-from yoloprune.config import request
-from yoloprune.limits import Budget, Limits
-from yoloprune.report import table, write_text
+from yoloprune.backend import evaluation
+from yoloprune.checkpoint import saving
+from yoloprune.commands import cut_and_repair
+from yoloprune.native import candidates
+from yoloprune.reporting.run_report import table, write_text
+from yoloprune.selection import ranking
+from yoloprune.settings.budget import Budget, Limits
+from yoloprune.settings.checking import request
 
 RANKINGS = [
     "score=l2",
@@ -60,10 +64,10 @@ def evaluate(model: ultralytics.YOLO, arguments: argparse.Namespace) -> dict[str
     found = {}
     for split in arguments.splits:
         with tempfile.TemporaryDirectory() as folder:
-            probe = handoff.with_model(model, copy.deepcopy(model.model))  # validation may fuse the one it runs
+            probe = saving.with_model(model, copy.deepcopy(model.model))  # validation may fuse the one it runs
             told = {"data": arguments.data, "imgsz": arguments.imgsz, "device": arguments.device, "split": split}
-            host.validate(probe, {**told, "project": folder, "name": "val", "workers": 0, "verbose": False})
-        found[split] = host.metrics(probe)
+            evaluation.validate(probe, {**told, "project": folder, "name": "val", "workers": 0, "verbose": False})
+        found[split] = evaluation.metrics(probe)
     return found
 
 
@@ -82,34 +86,34 @@ def main() -> None:
     arguments = parser.parse_args()
     out = Path(arguments.out)
     passed = {"data": arguments.data, "imgsz": arguments.imgsz}
-    parent = handoff.load(arguments.model)
-    found = channels.Channels(parent.model, Limits(), arguments.imgsz)
-    images = cutting.images(parent, passed)
+    parent = saving.load(arguments.model)
+    found = candidates.Channels(parent.model, Limits(), arguments.imgsz)
+    images = ranking.images(parent, passed)
     cells: dict[tuple[str, str, str], dict[str, Any]] = {}
 
-    def cell(flops: str, ranking: str, repair: str, make: Any) -> None:
-        file = out / f"{flops} {ranking} {repair}.json"
+    def cell(flops: str, how: str, repair: str, make: Any) -> None:
+        file = out / f"{flops} {how} {repair}.json"
         if not file.is_file() or not set(arguments.splits) <= set(json.loads(file.read_text())):
             write_text(file, json.dumps(evaluate(make(), arguments), indent=1))
-        cells[flops, ranking, repair] = json.loads(file.read_text())
+        cells[flops, how, repair] = json.loads(file.read_text())
 
     cell("1", "parent", "none", lambda: parent)
-    for ranking in arguments.rankings:
-        told, order = settings(ranking, arguments), None
+    for how in arguments.rankings:
+        told, order = settings(how, arguments), None
         for flops in arguments.flops:
             for repair in arguments.repairs:
 
                 def make(flops: float = flops, repair: str = repair, told: dict = told) -> ultralytics.YOLO:
                     nonlocal order
-                    order = order or cutting.rank(parent, found.graph, told, passed, images)
+                    order = order or ranking.rank(parent, found.graph, told, passed, images)
                     choice = found.choose(lambda graph: order.select(graph, Budget(flops=flops)))
                     return cut_and_repair.cut(parent, choice.plan, repair, images)[0]
 
-                cell(str(flops), ranking, repair, make)
+                cell(str(flops), how, repair, make)
     for split in arguments.splits:
         rows: dict[tuple[str, str], dict[str, Any]] = {}
-        for (flops, ranking, repair), figures in cells.items():
-            row = rows.setdefault((flops, ranking), {"ranking": ranking, "FLOPs": flops})
+        for (flops, how, repair), figures in cells.items():
+            row = rows.setdefault((flops, how), {"ranking": how, "FLOPs": flops})
             row[repair] = f"{next(v for k, v in figures[split].items() if k.startswith('mAP50-95')):.3f}"
         print(f"\nmAP50-95 on {split}\n{table(list(rows.values()))}")
 

@@ -33,7 +33,7 @@ def run_stage(stage: Stage, source: Path, folder: Path, common: dict[str, Any], 
     from ultralytics import YOLO
 
     import yoloprune
-    from yoloprune.options import COMMANDS
+    from yoloprune.settings.options import COMMANDS
 
     place = {"project": str(folder.parent), "name": folder.name, "exist_ok": True}
     own, target = dict(stage.arguments), folder / "weights" / "pruned.pt"
@@ -85,12 +85,12 @@ def measure(file: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """MAP on the validation and test split, size and work of a checkpoint."""
     from ultralytics import YOLO
 
-    from yoloprune import evaluation, host
+    from yoloprune.backend import evaluation
 
     row: dict[str, float] = {}
     for split in arguments.splits:
         yolo = YOLO(file)
-        host.validate(
+        evaluation.validate(
             yolo,
             {
                 "data": arguments.data,
@@ -103,7 +103,7 @@ def measure(file: Path, arguments: argparse.Namespace) -> dict[str, float]:
                 "exist_ok": True,
             },
         )
-        metrics = host.metrics(yolo)
+        metrics = evaluation.metrics(yolo)
         row |= {f"{k} {split}": v for k, v in metrics.items() if k.startswith("mAP50")}
     return {**row, **evaluation.measure(YOLO(file).model, arguments.imgsz, file)}
 
@@ -212,7 +212,7 @@ def main() -> None:
     if arguments.one:
         run_chain(arms[0], arguments.seeds[0], arguments)
         return
-    from yoloprune.report import table
+    from yoloprune.reporting.run_report import table
 
     def start(job: tuple[int, str]) -> None:
         seed, arm = job

@@ -29,8 +29,8 @@ from ultralytics.engine.exporter import export_formats
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils.nms import non_max_suppression
 
-from yoloprune import host
-from yoloprune.report import table
+from yoloprune.backend import evaluation, model_facts
+from yoloprune.reporting.run_report import table
 
 PACKAGES = {
     "torchscript": (),
@@ -163,7 +163,7 @@ def times(runs: list[Callable[[Tensor], Any]], image: Tensor, seconds: float) ->
 def compare(files: dict[str, Path], arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """One row per format and setting: error, size and time of every model."""
     models = {name: YOLO(str(file)).model.float().eval() for name, file in files.items()}
-    size, channels = arguments.imgsz, host.channels(next(iter(models.values())))
+    size, channels = arguments.imgsz, model_facts.channels(next(iter(models.values())))
     shapes = {"dynamic=True": [(size, size), (size * 3 // 4 // 32 * 32, size)]}
     rows = []
     for form, setting in offered(next(iter(models.values()))):
@@ -212,7 +212,7 @@ def accuracy(files: dict[str, Path], arguments: argparse.Namespace) -> list[dict
                 file = next((arguments.out / name / f"{form}-plain").glob(f"model*{form}*"))
             yolo = YOLO(str(file))
             yolo.val(**common, project=str(arguments.out / "val"), name="run", verbose=False)
-            row |= {f"{k}, {name}": v for k, v in host.metrics(yolo).items()}
+            row |= {f"{k}, {name}": v for k, v in evaluation.metrics(yolo).items()}
             row[f"MB, {name}"] = megabytes(file)
         rows.append(row)
         print(row, flush=True)

@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import goldens
 
-from yoloprune.shapes import make_shapes
+from yoloprune.commands.demo_images import make_shapes
 
 
 def write(name: str, told: Mapping[str, Any]) -> None:

@@ -27,10 +27,14 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 from ultralytics.utils.torch_utils import get_flops
 
-from yoloprune import budget, handoff, host, proof, scoring, surgery
-from yoloprune.cost import Cost
+from yoloprune.backend import model_facts, yolo_tracing
+from yoloprune.checkpoint import saving
+from yoloprune.cutting import proof, surgery
 from yoloprune.errors import BudgetError, PlanError
-from yoloprune.limits import Budget, Limits
+from yoloprune.importance import criteria
+from yoloprune.planning import greedy_selection
+from yoloprune.planning.cost import Cost
+from yoloprune.settings.budget import Budget, Limits
 
 LARGE = (
     *("yolov3", "yolov5l", "yolov6l", "yolov8x", "yolov9e", "yolov10x", "yolo11x", "yolo12x", "yolo26x"),
@@ -66,7 +70,7 @@ def build(name: str) -> Any:
     torch.manual_seed(0)
     kind = ultralytics.RTDETR if "rtdetr" in name else ultralytics.YOLOE if "yoloe" in name else ultralytics.YOLO
     yolo = kind(name)
-    proof.settle(yolo.model, host.example(yolo.model, 8))  # else no check could see a wrong cut deep inside
+    proof.settle(yolo.model, yolo_tracing.example(yolo.model, 8))  # else no check could see a wrong cut deep inside
     return yolo
 
 
@@ -83,18 +87,18 @@ def examine(name: str, flops: float = 0.5) -> dict[str, Any]:
     yolo = build(name)
     parent = yolo.model
     start = time.process_time()
-    graph = host.trace_yolo(parent)
+    graph = yolo_tracing.trace_yolo(parent)
     traced = time.process_time() - start
-    cost, scores = Cost(graph), scoring.score(parent, graph, "random")
+    cost, scores = Cost(graph), criteria.score(parent, graph, "random")
     alive, reached, why = None, flops, ""
     while alive is None:
         try:
-            alive = budget.select(graph, scores, Budget(flops=reached), Limits(), cost)
+            alive = greedy_selection.select(graph, scores, Budget(flops=reached), Limits(), cost)
         except BudgetError as e:
             reached, why = round(reached + 0.05, 2), str(e)
     plan = graph.plan(alive)
     child = surgery.cut(copy.deepcopy(parent), plan)
-    error = proof.prove(parent, child, plan, host.example(parent, 2))
+    error = proof.prove(parent, child, plan, yolo_tracing.example(parent, 2))
     kept = get_flops(child) / get_flops(parent)
     predicted = cost.of("flops", np.bincount(graph.group_of[alive], minlength=len(graph.groups))) / cost.parent("flops")
     assert abs(kept - predicted) < 0.005 and kept <= reached + 0.005, f"{name}: FLOPs {kept:.4f}, asked for {reached}"
@@ -120,7 +124,7 @@ def examine(name: str, flops: float = 0.5) -> dict[str, Any]:
 
 def _check_head(parent: nn.Module, child: nn.Module) -> None:
     """Only the input side of the head may have changed, and depthwise layers at its entrance."""
-    head = host.head_name(parent)
+    head = model_facts.head_name(parent)
     before, after = (dict(m.get_submodule(head).named_modules()) for m in (parent, child))
     for name, module in before.items():
         if isinstance(module, nn.Conv2d) and module.groups == 1:
@@ -129,7 +133,9 @@ def _check_head(parent: nn.Module, child: nn.Module) -> None:
 
 def _check_gradients(child: nn.Module) -> None:
     model = copy.deepcopy(child).train().requires_grad_(True)
-    outputs = [t for t in tree_leaves(model(host.example(model, 2))) if isinstance(t, torch.Tensor) and t.requires_grad]
+    outputs = [
+        t for t in tree_leaves(model(yolo_tracing.example(model, 2))) if isinstance(t, torch.Tensor) and t.requires_grad
+    ]
     sum(t.float().square().mean() for t in outputs).backward()
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     assert grads and all(torch.isfinite(g).all() for g in grads), "gradients are not finite"
@@ -138,14 +144,14 @@ def _check_gradients(child: nn.Module) -> None:
 def _check_saving(yolo: Any, child: nn.Module, plan: Any) -> str:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            pruned = handoff.with_model(yolo, child)
-            file = handoff.save(
-                pruned, Path(folder) / "pruned.pt", plan=plan, provenance=handoff.make_provenance(None, {})
+            pruned = saving.with_model(yolo, child)
+            file = saving.save(
+                pruned, Path(folder) / "pruned.pt", plan=plan, provenance=saving.make_provenance(None, {})
             )
         except PlanError as e:
             return str(e)
-        loaded = handoff.load(file).model
-        x = host.example(child)
+        loaded = saving.load(file).model
+        x = yolo_tracing.example(child)
         before, after = (copy.deepcopy(child).half().float().eval(), loaded.eval())
         with torch.no_grad():
             pairs = zip(tree_leaves(before(x)), tree_leaves(after(x)), strict=True)
@@ -155,14 +161,14 @@ def _check_saving(yolo: Any, child: nn.Module, plan: Any) -> str:
 
 def _shares(parent: nn.Module, graph: Any) -> tuple[int, int]:
     """Channel classes outside the head, and how many of them may be cut."""
-    head = f"{host.head_name(parent)}."
+    head = f"{model_facts.head_name(parent)}."
     inside = [bool(g.frozen) and all(a.startswith(head) for a in g.axes) for g in graph.groups]
     body = sum(g.size for g, i in zip(graph.groups, inside, strict=True) if not i)
     return body, int(graph.prunable.sum())
 
 
 def _reasons(parent: nn.Module, graph: Any) -> str:
-    head = f"{host.head_name(parent)}."
+    head = f"{model_facts.head_name(parent)}."
     count: Counter[str] = Counter()
     for g in graph.groups:
         if g.frozen and not all(a.startswith(head) for a in g.axes):
@@ -222,7 +228,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs" / "models.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    host.trace_yolo(build("yolov8n.yaml").model)  # the first trace of a process is slower: do not charge it to a model
+    yolo_tracing.trace_yolo(
+        build("yolov8n.yaml").model
+    )  # the first trace of a process is slower: do not charge it to a model
     rows, failures = [], {}
     for name in arguments.names or [*shipped(), *(f"{n}.yaml" for n in LARGE)]:
         try:

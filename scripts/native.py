@@ -23,10 +23,15 @@ import torch
 import ultralytics
 from torch.utils._pytree import tree_leaves
 
-from yoloprune import budget, handoff, host, native, scoring, surgery, verify
+from yoloprune.backend import model_facts, yolo_tracing
+from yoloprune.checkpoint import saving
+from yoloprune.cutting import comparison, surgery
 from yoloprune.errors import BudgetError, PruneError
-from yoloprune.limits import Budget, Limits
-from yoloprune.report import table
+from yoloprune.importance import criteria
+from yoloprune.native import stock_yaml
+from yoloprune.planning import greedy_selection
+from yoloprune.reporting.run_report import table
+from yoloprune.settings.budget import Budget, Limits
 
 FAMILIES = [
     *("yolov5n", "yolov6n", "yolov8n", "yolov8n-p2", "yolov8n-ghost", "yolov9t", "yolov9s", "yolov9m", "yolov9c"),
@@ -57,11 +62,11 @@ def examine(name: str) -> dict[str, Any]:
     """One row; raises where a native plan is not rebuilt exactly."""
     yolo = models.build(f"{name}.yaml")
     parent = yolo.model.float().eval()
-    graph, limits = host.trace_yolo(parent), Limits(native=True)
+    graph, limits = yolo_tracing.trace_yolo(parent), Limits(native=True)
     body = _shares(parent, graph)
     start = time.perf_counter()
     try:
-        stock = native.Stock(parent, graph)
+        stock = stock_yaml.Stock(parent, graph)
         restricted = stock.restrict(limits)
     except PruneError as e:
         return {"model": name, "free": body[1] / body[0], "reason": str(e)}
@@ -69,22 +74,22 @@ def examine(name: str) -> dict[str, Any]:
     alive, flops = None, 0.5
     while alive is None:
         try:
-            alive = budget.select(restricted, scoring.score(parent, restricted, "random"), Budget(flops=flops), limits)
+            alive = greedy_selection.select(
+                restricted, criteria.score(parent, restricted, "random"), Budget(flops=flops), limits
+            )
         except BudgetError:
             flops = round(flops + 0.05, 2)
     plan = restricted.plan(alive)
-    child = handoff.with_model(yolo, surgery.cut(copy.deepcopy(parent), plan))
-    error = verify.verify(parent, child.model, plan, host.example(parent, 2))
+    child = saving.with_model(yolo, surgery.cut(copy.deepcopy(parent), plan))
+    error = comparison.verify(parent, child.model, plan, yolo_tracing.example(parent, 2))
     with tempfile.TemporaryDirectory() as folder:
-        facts = handoff.make_provenance(None, {})
-        file = handoff.save(
-            child, Path(folder) / "pruned.pt", plan=plan, provenance=facts, native=stock.describe(alive)
-        )
+        facts = saving.make_provenance(None, {})
+        file = saving.save(child, Path(folder) / "pruned.pt", plan=plan, provenance=facts, native=stock.describe(alive))
         saved = type(yolo)(file).model.float().eval()
         fresh = type(yolo)(str(file.with_suffix(".yaml")), task=yolo.task).load(file).model.eval()
     mine, theirs = saved.state_dict(), fresh.state_dict()
     same = sum(k in theirs and v.equal(theirs[k]) for k, v in mine.items())
-    x = host.example(saved)
+    x = yolo_tracing.example(saved)
     with torch.no_grad():
         pairs = zip(tree_leaves(saved(x)), tree_leaves(fresh(x)), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs if isinstance(a, torch.Tensor)), f"{name}: outputs differ"
@@ -109,7 +114,7 @@ def examine(name: str) -> dict[str, Any]:
 
 def _shares(parent: torch.nn.Module, graph: Any) -> tuple[int, int]:
     """Channel classes outside the head, and how many of them may be cut."""
-    head = f"{host.head_name(parent)}."
+    head = f"{model_facts.head_name(parent)}."
     inside = np.array([bool(g.frozen) and all(a.startswith(head) for a in g.axes) for g in graph.groups])
     sizes = np.array([g.size for g in graph.groups])
     return int(sizes[~inside].sum()), int(graph.prunable.sum())

@@ -27,7 +27,8 @@ from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.utils.torch_utils import EarlyStopping, ModelEMA
 
-from yoloprune import Budget, SparseConfig, SparseTraining, host
+from yoloprune import Budget, SparseConfig, SparseTraining
+from yoloprune.backend import evaluation, model_facts
 
 
 def made_up_batch(model: nn.Module, batch: int, imgsz: int, device: torch.device) -> dict[str, torch.Tensor]:
@@ -35,7 +36,7 @@ def made_up_batch(model: nn.Module, batch: int, imgsz: int, device: torch.device
     generator = torch.Generator().manual_seed(0)
     boxes = torch.rand(5 * batch, 4, generator=generator) * 0.4 + 0.3
     told = {
-        "img": torch.rand(batch, host.channels(model), imgsz, imgsz, generator=generator),
+        "img": torch.rand(batch, model_facts.channels(model), imgsz, imgsz, generator=generator),
         "cls": torch.randint(len(model.names), (5 * batch, 1), generator=generator).float(),
         "bboxes": boxes,
         "batch_idx": torch.arange(batch).repeat_interleave(5).float(),
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--penalty", default="select", choices=["select", "prox", "group", "l1"])
     told = parser.parse_args()
-    device = host.device(told.device)
+    device = evaluation.device(told.device)
 
     def wait() -> None:
         if device.type == "cuda":

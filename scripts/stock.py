@@ -108,7 +108,7 @@ def main() -> None:
     pruned, parent, data = out / "prune" / "weights" / "pruned.pt", out / "parent.pt", out / "data" / "data.yaml"
     if not arguments.blocked:
         import yoloprune
-        from yoloprune.shapes import make_shapes
+        from yoloprune.commands.demo_images import make_shapes
 
         make_shapes(data.parent, train=32, val=8, imgsz=64)
         checkpoint = Path(f"{arguments.family}.pt")

@@ -21,9 +21,11 @@ import yaml
 from conftest import random_alive, settle
 from torch import nn
 
-from yoloprune import handoff, host, surgery, trainers
-from yoloprune.plans import Plan
-from yoloprune.shapes import NAMES, make_shapes
+from yoloprune.backend import yolo_tracing
+from yoloprune.checkpoint import saving, trainers
+from yoloprune.commands.demo_images import NAMES, make_shapes
+from yoloprune.cutting import surgery
+from yoloprune.planning.plan import Plan
 
 CONFIGS = Path(ultralytics.__file__).parent / "cfg" / "models"
 
@@ -86,13 +88,13 @@ def network(folder: Path, task: str = "detect") -> ultralytics.YOLO:
 
 def plan_of(model: nn.Module, seed: int = 0) -> Plan:
     """A random plan."""
-    graph = host.trace_yolo(model)
+    graph = yolo_tracing.trace_yolo(model)
     return graph.plan(random_alive(graph, seed))
 
 
-def cut(yolo: ultralytics.YOLO, plan: Plan) -> handoff.YOLO:
+def cut(yolo: ultralytics.YOLO, plan: Plan) -> saving.YOLO:
     """A cut copy."""
-    return handoff.with_model(yolo, surgery.cut(copy.deepcopy(yolo.model), plan))
+    return saving.with_model(yolo, surgery.cut(copy.deepcopy(yolo.model), plan))
 
 
 def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -174,10 +176,10 @@ def parent(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def pruned(folder: Path, parent: Path) -> Path:
     """The parent after a random plan, with provenance."""
-    yolo = handoff.load(parent)
+    yolo = saving.load(parent)
     plan = plan_of(yolo.model)
-    facts = handoff.make_provenance(parent, {"flops": 0.5, "data": "/home/someone/my.yaml"})
-    return handoff.save(cut(yolo, plan), folder / "out" / "pruned.pt", plan=plan, provenance=facts)
+    facts = saving.make_provenance(parent, {"flops": 0.5, "data": "/home/someone/my.yaml"})
+    return saving.save(cut(yolo, plan), folder / "out" / "pruned.pt", plan=plan, provenance=facts)
 
 
 @pytest.fixture(scope="module")

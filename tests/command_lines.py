@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from yoloprune import config
-from yoloprune.config import parse
 from yoloprune.errors import ArgumentError
-from yoloprune.options import COMMANDS
+from yoloprune.settings import checking
+from yoloprune.settings.checking import parse
+from yoloprune.settings.options import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 SPARSE = "train-sparse model=a.pt data=b.yaml"
 LEAST = {name: "".join(f"{key}=x " for key in command.required).split() for name, command in COMMANDS.items()}
 
 
-def ok(line: str) -> config.Request:
+def ok(line: str) -> checking.Request:
     """Return the request that the line parses to."""
     return parse(line.split())
 

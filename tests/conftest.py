@@ -12,10 +12,12 @@ import torch
 import ultralytics
 from torch import Tensor, nn
 
-from yoloprune import surgery, verify
-from yoloprune.groups import Axis, ChannelGraph, Group, Term, Tie
-from yoloprune.lively import settle as settle  # the tests' own networks are brought to life in the same way
-from yoloprune.plans import Plan
+from yoloprune.cutting import comparison, surgery
+from yoloprune.cutting.lively_copy import (
+    settle as settle,  # the tests' own networks are brought to life in the same way
+)
+from yoloprune.planning.channel_graph import Axis, ChannelGraph, Group, Term, Tie
+from yoloprune.planning.plan import Plan
 
 pytest_plugins = ["checkpoints"]
 
@@ -125,4 +127,4 @@ def assert_exact(model: nn.Module, graph: ChannelGraph, example: Tensor, seeds: 
     """Random plans of the graph can be cut, and each cut model equals its masked parent; `verify` raises otherwise."""
     for seed in seeds:
         plan = graph.plan(random_alive(graph, seed))
-        verify.verify(model, cut_copy(model, plan), plan, example)
+        comparison.verify(model, cut_copy(model, plan), plan, example)

@@ -20,10 +20,12 @@ from torch import nn
 from ultralytics.utils.torch_utils import unwrap_model
 
 import yoloprune
-from yoloprune import budget, channels, scoring
-from yoloprune.cost import Cost
-from yoloprune.groups import Term, Tie
-from yoloprune.limits import Budget, Limits
+from yoloprune.importance import criteria
+from yoloprune.native import candidates
+from yoloprune.planning import greedy_selection
+from yoloprune.planning.channel_graph import Term, Tie
+from yoloprune.planning.cost import Cost
+from yoloprune.settings.budget import Budget, Limits
 
 FOLDER = Path(__file__).parent / "golden"
 ATTENTION = "attention"
@@ -95,13 +97,15 @@ def graph_facts(name: str, folder: Path) -> dict[str, Any]:
     limits = FINE if name == ATTENTION else Limits()
     model = model_of(name, folder)
     shapes = {k: list(v.shape) for k, v in model.state_dict().items()}
-    found = channels.Channels(model, limits, 640)
+    found = candidates.Channels(model, limits, 640)
     assert found.native is not None
     graph, native = found.graph, found.native
     cost = Cost(graph)
-    scores = scoring.score(nn.Module(), graph, "random")
+    scores = criteria.score(nn.Module(), graph, "random")
     chosen = {
-        kind: channels.Choice(g, alive := budget.select(g, scores, Budget(flops=0.5), limits), found.probe, said(alive))
+        kind: candidates.Choice(
+            g, alive := greedy_selection.select(g, scores, Budget(flops=0.5), limits), found.probe, said(alive)
+        )
         for kind, g, said in (("free", graph, lambda alive: None), ("native", native, found.stock.describe))
     }
     return {
@@ -154,7 +158,7 @@ def _tie(tie: Tie) -> list[Any]:
     return [list(tie.groups), list(tie.sizes), allowed, [[list(head) for head in heads] for heads in tie.heads]]
 
 
-def _plan(choice: channels.Choice) -> dict[str, Any]:
+def _plan(choice: candidates.Choice) -> dict[str, Any]:
     narrower = {g.name: int(w) for g, w in zip(choice.graph.groups, choice.widths, strict=True) if w < g.size}
     config = choice.yaml or {}
     return {

@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 from conftest import hand_graph
 
-from yoloprune.groups import ChannelGraph, Term
-from yoloprune.limits import Limits
+from yoloprune.planning.channel_graph import ChannelGraph, Term
+from yoloprune.settings.budget import Limits
 
 FREE = Limits(round_to=1, min_width=1, max_ratio=1.0)
 

@@ -9,9 +9,9 @@ import torch
 import ultralytics
 from conftest import noise, settle
 
-from yoloprune import channels, native
-from yoloprune.groups import ChannelGraph
-from yoloprune.limits import Limits
+from yoloprune.native import candidates, stock_yaml
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.settings.budget import Limits
 
 FINE = Limits(round_to=4, min_width=4, max_ratio=1.0)
 BACKBONE: list[list[Any]] = [
@@ -31,7 +31,7 @@ def model_of(backbone: list[list[Any]], head: list[Any] = HEAD, nc: int = 80) ->
     return settle(model, noise(2, 3, 64, 64)).eval()
 
 
-def restricted(model: torch.nn.Module, limits: Limits = FINE) -> tuple[ChannelGraph, native.Stock]:
-    found = channels.Channels(model, Limits(**{**vars(limits), "native": True}), 64)
+def restricted(model: torch.nn.Module, limits: Limits = FINE) -> tuple[ChannelGraph, stock_yaml.Stock]:
+    found = candidates.Channels(model, Limits(**{**vars(limits), "native": True}), 64)
     assert found.native is not None and found.stock is not None
     return found.native, found.stock

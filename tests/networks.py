@@ -8,8 +8,8 @@ import torch
 from conftest import assert_exact, conv, noise, settle
 from torch import Tensor, nn
 
-from yoloprune.groups import ChannelGraph
-from yoloprune.tracing import trace
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.tracing.trace_network import trace
 
 IMAGE = noise(1, 3, 6, 6)
 OUTPUT, INPUT = {"network output"}, {"fixed input"}

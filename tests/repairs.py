@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.tasks import DetectionModel
 
-from yoloprune import host
-from yoloprune.groups import ChannelGraph
+from yoloprune.backend import yolo_tracing
+from yoloprune.planning.channel_graph import ChannelGraph
 
 
 def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -38,7 +38,7 @@ def quarter_dead() -> tuple[nn.Module, ChannelGraph, np.ndarray]:
     """A YOLO with a quarter of all prunable channels dead, its graph, and which classes are dead."""
     torch.manual_seed(0)
     parent = randomize(DetectionModel("yolov8n.yaml", verbose=False))
-    graph = host.trace_yolo(parent)
+    graph = yolo_tracing.trace_yolo(parent)
     dead = np.zeros(graph.n_classes, dtype=bool)
     for g, group in enumerate(graph.groups):
         if group.frozen is None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.torch_utils import EarlyStopping, ModelEMA
 
-from yoloprune import Limits, SparseTraining, host
+from yoloprune import Limits, SparseTraining
+from yoloprune.backend import model_facts
 
 TINY = {
     "nc": 3,
@@ -117,7 +118,7 @@ def tiny() -> DetectionModel:
 
 
 def norms(model: nn.Module) -> Norms:
-    return {n: m for n, m in host.student(model).named_modules() if isinstance(m, nn.BatchNorm2d)}
+    return {n: m for n, m in model_facts.student(model).named_modules() if isinstance(m, nn.BatchNorm2d)}
 
 
 def zeros(model: nn.Module) -> dict[str, list[int]]:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hand_layers import FREE, layers, widths
 
-from yoloprune.budget import dead_only, select
-from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError
-from yoloprune.groups import ChannelGraph
-from yoloprune.limits import Budget, Limits
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.cost import Cost
+from yoloprune.planning.greedy_selection import dead_only, select
+from yoloprune.settings.budget import Budget, Limits
 
 
 # Order ----------------------------------------------------------------------------------------------------------------

@@ -7,11 +7,11 @@ import pytest
 from conftest import hand_graph
 from hand_layers import FREE, widths
 
-from yoloprune.budget import dead_only, select
-from yoloprune.cost import Cost
 from yoloprune.errors import BudgetError
-from yoloprune.groups import ChannelGraph, Term
-from yoloprune.limits import Budget, Limits
+from yoloprune.planning.channel_graph import ChannelGraph, Term
+from yoloprune.planning.cost import Cost
+from yoloprune.planning.greedy_selection import dead_only, select
+from yoloprune.settings.budget import Budget, Limits
 
 
 def random_graph(rng: np.random.Generator) -> ChannelGraph:

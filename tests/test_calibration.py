@@ -10,7 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
-from yoloprune.calibration import batches as load
+from yoloprune.backend.calibration_images import batches as load
 from yoloprune.errors import DataError
 
 

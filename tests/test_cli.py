@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from yoloprune.cli import main
-from yoloprune.config import parse
 from yoloprune.errors import BudgetError, ModelError
-from yoloprune.options import COMMANDS
+from yoloprune.settings.checking import parse
+from yoloprune.settings.options import COMMANDS
 
 CALLS: list[tuple[str, tuple, dict]] = []
 
@@ -30,12 +30,12 @@ def api(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     def recorder(name: str) -> Callable[..., None]:
         return lambda *args, **kwargs: CALLS.append((name, args, kwargs))
 
-    module, demo = ModuleType("yoloprune.api"), ModuleType("yoloprune.demo")
+    module, demo = ModuleType("yoloprune.api"), ModuleType("yoloprune.commands.demo")
     for name in ("train_sparse", "prune", "sweep", "finetune", "val", "info"):
         setattr(module, name, recorder(name))
     demo.run = recorder("demo")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "yoloprune.api", module)
-    monkeypatch.setitem(sys.modules, "yoloprune.demo", demo)
+    monkeypatch.setitem(sys.modules, "yoloprune.commands.demo", demo)
     monkeypatch.delenv("YOLOPRUNE_DEBUG", raising=False)
     return module
 
@@ -208,7 +208,7 @@ def test_expected_failures_are_one_line(
 @pytest.mark.parametrize(
     ("error", "where"),
     [
-        (TypeError("unsupported operand"), "yoloprune.budget"),  # ours
+        (TypeError("unsupported operand"), "yoloprune.planning.greedy_selection"),  # ours
         (RuntimeError("CUDA error"), "ultralytics.engine.trainer"),
         (KeyError("model.2"), "ultralytics.engine.trainer"),
         (ValueError("no frame of either"), "somewhere.else"),  # nearest that counts is the command line's own

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from command_lines import LEAST, SPARSE, error, ok, recipe
 
-from yoloprune.config import merge_tokens, parse, request
 from yoloprune.errors import ArgumentError
-from yoloprune.options import COMMANDS
+from yoloprune.settings.checking import merge_tokens, parse, request
+from yoloprune.settings.options import COMMANDS
 
 
 # Keys -----------------------------------------------------------------------------------------------------------------

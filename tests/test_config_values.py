@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from command_lines import SPARSE, error, ok
 
-from yoloprune import config
-from yoloprune.config import parse, parse_amount, request, smart_value
 from yoloprune.errors import ArgumentError
+from yoloprune.settings import checking
+from yoloprune.settings.checking import parse, parse_amount, request, smart_value
 
 
 @pytest.mark.parametrize(
@@ -173,6 +173,6 @@ def test_a_project_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.M
     """Told by what the system says of the folder, as root may write everywhere."""
     line = f"prune model=a.pt project={tmp_path / 'new' / 'deep'}"
     assert ok(line).passed["project"]
-    monkeypatch.setattr(config.os, "access", lambda *_: False)
+    monkeypatch.setattr(checking.os, "access", lambda *_: False)
     assert f"{tmp_path} may not be written to" in error(line)
     assert not (tmp_path / "new").exists()

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.torch_utils import get_flops
 
-from yoloprune import host
-from yoloprune.cost import Cost
-from yoloprune.groups import ChannelGraph, Term
-from yoloprune.tracing import trace
+from yoloprune.backend import yolo_tracing
+from yoloprune.planning.channel_graph import ChannelGraph, Term
+from yoloprune.planning.cost import Cost
+from yoloprune.tracing.trace_network import trace
 
 
 class Net(nn.Module):
@@ -146,7 +146,7 @@ def test_flops_at_another_image_size() -> None:
 @pytest.mark.parametrize("name", ["yolov8n", "yolo12n", "yolov9t"])
 def test_costs_are_those_of_the_built_model_before_and_after(name: str) -> None:
     model = settle(DetectionModel(f"{name}.yaml", verbose=False), noise(4, 3, 128, 128))
-    graph = host.trace_yolo(model)
+    graph = yolo_tracing.trace_yolo(model)
     cost = Cost(graph)
     assert cost.parent("params") == pytest.approx(sum(p.numel() for p in model.parameters()), abs=1e-3)
     assert cost.parent("flops") == pytest.approx(get_flops(model) * 1e9, rel=1e-6)
@@ -159,13 +159,13 @@ def test_costs_are_those_of_the_built_model_before_and_after(name: str) -> None:
 
 def test_image_size_scales_as_ultralytics_counts() -> None:
     model = DetectionModel("yolo11n.yaml", verbose=False)
-    flops = Cost(host.trace_yolo(model, imgsz=320)).parent("flops")
+    flops = Cost(yolo_tracing.trace_yolo(model, imgsz=320)).parent("flops")
     assert flops == pytest.approx(get_flops(model, 320) * 1e9, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["params", "flops", "channels"])
 def test_slope_is_the_difference_quotient(kind: str) -> None:
-    graph = host.trace_yolo(DetectionModel("yolov8n.yaml", verbose=False))
+    graph = yolo_tracing.trace_yolo(DetectionModel("yolov8n.yaml", verbose=False))
     cost = Cost(graph)
     slope = cost.slope(kind)
     for g, group in enumerate(graph.groups):

@@ -14,10 +14,10 @@ from PIL import Image
 from ultralytics.data import utils as host_data
 
 import yoloprune
-from yoloprune import datasets
-from yoloprune.calibration import labelled
+from yoloprune.backend import datasets
+from yoloprune.backend.calibration_images import labelled
+from yoloprune.commands.demo_images import make_shapes
 from yoloprune.errors import DataError
-from yoloprune.shapes import make_shapes
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import pytest
 import ultralytics
 
 import yoloprune
-from yoloprune import choosing, host
+from yoloprune.backend import console
 from yoloprune.errors import BudgetError
+from yoloprune.selection import decision
 
 
 def silenced(tiny: Path, file: Path, channels: dict[int, int]) -> Path:
@@ -26,7 +27,7 @@ def silenced(tiny: Path, file: Path, channels: dict[int, int]) -> Path:
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     warnings: list[str] = []
-    monkeypatch.setattr(host, "warn", warnings.append)
+    monkeypatch.setattr(console, "warn", warnings.append)
     return warnings
 
 
@@ -58,5 +59,5 @@ def test_dead_channels_that_nothing_can_take_are_not_called_alive(tiny: Path, tm
 
 @pytest.mark.parametrize(("kept", "warns"), [(0.5, False), (0.505, False), (0.52, True)])
 def test_a_hundredth_of_the_parent_is_rounding(kept: float, warns: bool, said: list[str]) -> None:
-    choosing._compare({"flops": 0.5, "params": 0.4}, {"flops": kept, "params": 0.4})
+    decision._compare({"flops": 0.5, "params": 0.4}, {"flops": kept, "params": 0.4})
     assert [text.startswith(f"prune: 50.0% of flops are alive, but {kept:.1%} stay") for text in said] == [True] * warns

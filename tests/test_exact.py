@@ -15,14 +15,16 @@ from ultralytics.nn.modules.block import C2f
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.torch_utils import get_flops
 
-from yoloprune import host, scoring, surgery
-from yoloprune.budget import select
-from yoloprune.cost import Cost
+from yoloprune.backend import evaluation, model_facts, yolo_tracing
+from yoloprune.cutting import surgery
+from yoloprune.cutting.comparison import TOLERANCE, verify
 from yoloprune.errors import VerifyError
-from yoloprune.groups import ChannelGraph
-from yoloprune.limits import Budget, Limits
-from yoloprune.plans import Plan
-from yoloprune.verify import TOLERANCE, verify
+from yoloprune.importance import criteria
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.cost import Cost
+from yoloprune.planning.greedy_selection import select
+from yoloprune.planning.plan import Plan
+from yoloprune.settings.budget import Budget, Limits
 
 NAMES = shipped("yolov8n", "yolo11n", "yolo26n", "yolov5n")
 SHARES = (0.7, 0.5, 0.35)
@@ -34,14 +36,14 @@ def parent(name: str) -> tuple[DetectionModel, ChannelGraph]:
     """A model that is alive in all its depth, and its channels; nobody may change it."""
     torch.manual_seed(0)
     model = settle(DetectionModel(f"{name}.yaml", verbose=False), noise(4, 3, 128, 128))
-    return model, host.trace_yolo(model)
+    return model, yolo_tracing.trace_yolo(model)
 
 
 @cache
 def cut(name: str, share: float) -> tuple[DetectionModel, Plan]:
     """A random plan for that share of the FLOPs, cut; nobody may change it."""
     model, graph = parent(name)
-    scores = scoring.score(model, graph, "random", seed=SHARES.index(share))
+    scores = criteria.score(model, graph, "random", seed=SHARES.index(share))
     plan = graph.plan(select(graph, scores, Budget(flops=share), Limits()))
     return cut_copy(model, plan), plan
 
@@ -51,7 +53,7 @@ def test_the_cut_model_equals_its_masked_parent(name: str, share: float) -> None
     model, _ = parent(name)
     small, plan = cut(name, share)
     assert len(plan) > 50
-    assert verify(model, small, plan, host.example(model, 2)) <= 1e-4
+    assert verify(model, small, plan, yolo_tracing.example(model, 2)) <= 1e-4
     assert TOLERANCE <= 1e-4
 
 
@@ -66,9 +68,9 @@ def test_the_check_would_notice(name: str) -> None:
         right = layer.weight.data
         layer.weight.data = right[:, [1, 0, *range(2, right.shape[1])]]
         with pytest.raises(VerifyError, match="differs from its masked parent"):
-            verify(model, wrong, plan, host.example(model))
+            verify(model, wrong, plan, yolo_tracing.example(model))
         layer.weight.data = right
-    assert verify(model, wrong, plan, host.example(model)) <= 1e-4
+    assert verify(model, wrong, plan, yolo_tracing.example(model)) <= 1e-4
 
 
 @pytest.mark.parametrize("name, share", PLANS)
@@ -108,7 +110,7 @@ def test_head_widths_are_untouched(name: str, share: float) -> None:
 def test_all_branches_read_the_same_channels(name: str) -> None:
     """One-to-many and one-to-one branches, boxes and classes: whatever reads a level of the neck keeps the same."""
     _, plan = cut(name, 0.5)
-    head = host.head_name(parent(name)[0])
+    head = model_facts.head_name(parent(name)[0])
     for level in range(3):
         readers = set()
         for key, keep in plan.keep.items():
@@ -165,7 +167,7 @@ def test_half_precision(name: str) -> None:
     a = surgery.cut(copy.deepcopy(rounded).float(), plan).half()
     b = surgery.cut(rounded, plan)
     assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
-    x = host.example(model)
+    x = yolo_tracing.example(model)
     with torch.no_grad():
         got, expected = a.float().eval()(x)[0], small.eval()(x)[0]
     assert got.shape == expected.shape
@@ -175,18 +177,18 @@ def test_half_precision(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_fused_for_deployment_it_computes_the_same(name: str) -> None:
     small = copy.deepcopy(cut(name, 0.5)[0]).eval()
-    x = host.example(small)
+    x = yolo_tracing.example(small)
     with torch.no_grad():
         expected = small(x)[0]
-        got = host.fused_copy(small)(x)[0]
+        got = evaluation.fused_copy(small)(x)[0]
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_cut_twice() -> None:
     """A pruned model is a model: it can be traced and cut again."""
     small, _ = cut("yolo11n", 0.7)
-    graph = host.trace_yolo(small)
+    graph = yolo_tracing.trace_yolo(small)
     cost = Cost(graph)
     assert cost.parent("params") == pytest.approx(sum(p.numel() for p in small.parameters()))
-    plan = graph.plan(select(graph, scoring.score(small, graph, "l1"), Budget(flops=0.7), Limits(), cost))
-    assert verify(small, cut_copy(small, plan), plan, host.example(small, 2)) <= 1e-4
+    plan = graph.plan(select(graph, criteria.score(small, graph, "l1"), Budget(flops=0.7), Limits(), cost))
+    assert verify(small, cut_copy(small, plan), plan, yolo_tracing.example(small, 2)) <= 1e-4

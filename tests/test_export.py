@@ -17,7 +17,9 @@ from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils.nms import non_max_suppression
 
 import yoloprune
-from yoloprune import cli, handoff, host
+from yoloprune import cli
+from yoloprune.backend import model_facts, yolo_tracing
+from yoloprune.checkpoint import saving
 
 CONF = 0.25
 
@@ -73,7 +75,7 @@ def checkpoint(folder: Path, config: str, channels: int = 3, **change: Any) -> P
     if channels != 3:  # a training on such images builds it like this
         model = type(yolo.model)(str(file), ch=channels, verbose=False)
         yolo.model, model.args, model.task = model, yolo.model.args, yolo.model.task
-    settle(yolo.model, host.example(yolo.model, 4))
+    settle(yolo.model, yolo_tracing.example(yolo.model, 4))
     yolo.save(str(folder / "parent.pt"))
     return folder / "parent.pt"
 
@@ -100,11 +102,11 @@ def test_pruned_from_the_command_line(case: str, tmp_path: Path) -> None:
     before, after = (ultralytics.YOLO(str(p)).model for p in (parent, out))
     assert sum(p.numel() for p in after.parameters()) < 0.9 * sum(p.numel() for p in before.parameters())
     channels = change.get("channels", 3)
-    assert after.model[0].conv.in_channels == host.channels(after) == channels
+    assert after.model[0].conv.in_channels == model_facts.channels(after) == channels
     assert after.stride.tolist() == before.stride.tolist()
     assert len(after.stride) == {"p2": 4, "p6": 4}.get(case, 3)
     if "end2end" in case:
-        assert bool(handoff.load(out).model.yaml.get("end2end")) is change["end2end"]
+        assert bool(saving.load(out).model.yaml.get("end2end")) is change["end2end"]
         assert hasattr(after.model[-1], "one2one_cv2") is hasattr(before.model[-1], "one2one_cv2") is change["end2end"]
     with torch.no_grad():
         a, b = (tree_leaves(m.float().eval()(torch.rand(1, channels, 128, 128))) for m in (before, after))

@@ -11,12 +11,15 @@ import torch
 from repairs import missed, noise, outputs, quarter_dead, randomize
 from torch import Tensor, nn
 
-from yoloprune import budget, host, recover, scoring
+from yoloprune.backend import yolo_tracing
+from yoloprune.cutting.comparison import verify
+from yoloprune.cutting.surgery import cut
 from yoloprune.errors import DataError
-from yoloprune.examples import Example
-from yoloprune.plans import Keep, Plan
-from yoloprune.surgery import cut
-from yoloprune.verify import verify
+from yoloprune.importance import criteria
+from yoloprune.planning import greedy_selection
+from yoloprune.planning.plan import Keep, Plan
+from yoloprune.probing.examples import Example
+from yoloprune.repair import constant_folding
 
 BETA = 0.7
 CONSTANT = BETA / (1 + np.exp(-BETA))
@@ -48,8 +51,8 @@ def plan(inputs: tuple[int, ...] = (0,), width: int = 2, **more: Keep) -> Plan:
     return Plan({"producer": gone, "bn": gone, "consumer": Keep(inputs=inputs, of=(None, width)), **more})
 
 
-def fold(parent: nn.Module, model: nn.Module, the_plan: Plan) -> recover.Folded:
-    return recover.fold(parent, model, the_plan, noise=[Example.of(noise(2, 3, 16, 16, seed=9))])
+def fold(parent: nn.Module, model: nn.Module, the_plan: Plan) -> constant_folding.Folded:
+    return constant_folding.fold(parent, model, the_plan, noise=[Example.of(noise(2, 3, 16, 16, seed=9))])
 
 
 # ---- fold ------------------------------------------------------------------------------------------------------------
@@ -60,7 +63,7 @@ def test_dead_channel_moves_into_batch_norm_and_interior_is_exact():
     model = cut(copy.deepcopy(parent), plan())
     before = model.rest[0].running_mean.clone()
     report = fold(parent, model, plan())
-    assert report == recover.Folded({"consumer": "rest.0.running_mean"}, 1, 0, {}, bordered=("consumer",))
+    assert report == constant_folding.Folded({"consumer": "rest.0.running_mean"}, 1, 0, {}, bordered=("consumer",))
     shift = parent.consumer.weight[:, 1].sum((1, 2)).detach() * CONSTANT
     torch.testing.assert_close(model.rest[0].running_mean, before - shift)
     a, b = outputs(parent, model)
@@ -175,7 +178,7 @@ def test_without_data_living_channels_are_dropped_and_with_data_their_mean_is_mo
     torch.testing.assert_close(model.consumer.bias, parent.consumer.bias)
 
     images = [noise(3, 3, 8, 8), noise(1, 3, 8, 8, seed=2) + 1]  # positions count alike, batches do not
-    report = recover.fold(parent, model, plan(), images)
+    report = constant_folding.fold(parent, model, plan(), images)
     assert (report.channels, report.dropped) == (1, 0)
     with torch.no_grad():
         mean = nn.functional.silu(parent.bn(parent.producer(torch.cat(images))))[:, 1].mean()
@@ -205,30 +208,30 @@ def test_fold_leaves_the_parent_as_it_was():
     parent.rest.train()
     state, modes = copy.deepcopy(parent.state_dict()), [m.training for m in parent.modules()]
     model = cut(copy.deepcopy(parent), plan())
-    recover.fold(parent, model, plan(), [noise(2, 3, 8, 8)])
+    constant_folding.fold(parent, model, plan(), [noise(2, 3, 8, 8)])
     assert all(torch.equal(v, state[k]) for k, v in parent.state_dict().items())
     assert [m.training for m in parent.modules()] == modes
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in parent.modules())
     with pytest.raises(DataError, match="no calibration images"):
-        recover.fold(parent, model, plan(), [])
+        constant_folding.fold(parent, model, plan(), [])
 
 
 @pytest.fixture(scope="module")
 def yolo() -> tuple[nn.Module, nn.Module, Plan]:
     """Parent with a quarter of all prunable channels dead, the cut of exactly these, and the plan."""
     parent, graph, dead = quarter_dead()
-    found = scoring.dead(parent, graph)
+    found = criteria.dead(parent, graph)
     assert np.array_equal(found, dead)
-    the_plan = graph.plan(budget.dead_only(graph, found))
+    the_plan = graph.plan(greedy_selection.dead_only(graph, found))
     return parent, cut(copy.deepcopy(parent), the_plan), the_plan
 
 
 def test_yolo_equals_its_unmasked_parent(yolo: tuple[nn.Module, nn.Module, Plan]):
     parent, model, the_plan = copy.deepcopy(yolo)
-    verify(parent, model, the_plan, host.example(parent))
+    verify(parent, model, the_plan, yolo_tracing.example(parent))
     x = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(3))
     folded = copy.deepcopy(model)
-    report = recover.fold(parent, folded, the_plan, noise=[Example.of(host.example(parent, 2))])
+    report = constant_folding.fold(parent, folded, the_plan, noise=[Example.of(yolo_tracing.example(parent, 2))])
     assert not report.skipped and not report.dropped and len(report.into) > 40
     # No position of a YOLO's output is out of reach of a border, so take the border away: replicated, constants go on.
     for m in (parent, model, folded):
@@ -242,8 +245,8 @@ def test_yolo_equals_its_unmasked_parent(yolo: tuple[nn.Module, nn.Module, Plan]
 def test_yolo_with_data_finds_the_same_constants(yolo: tuple[nn.Module, nn.Module, Plan]):
     parent, model, the_plan = copy.deepcopy(yolo)
     by_noise, by_data = copy.deepcopy(model), model
-    recover.fold(parent, by_noise, the_plan, noise=[Example.of(host.example(parent, 2))])
-    recover.fold(parent, by_data, the_plan, [noise(1, 3, 64, 64)])
+    constant_folding.fold(parent, by_noise, the_plan, noise=[Example.of(yolo_tracing.example(parent, 2))])
+    constant_folding.fold(parent, by_data, the_plan, [noise(1, 3, 64, 64)])
     for (name, a), (_, b) in zip(by_noise.state_dict().items(), by_data.state_dict().items(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, msg=name)
 
@@ -258,7 +261,7 @@ def test_statistics_are_those_numpy_computes_and_all_flags_return():
     model[1].num_batches_tracked += 7
     weights = {k: v.clone() for k, v in model.named_parameters()}
     images = [noise(4, 3, 5, 5), 2 * noise(4, 3, 5, 5, seed=2) + 1]
-    recover.reestimate(model, images)
+    constant_folding.reestimate(model, images)
     for got, statistic in ((model[1].running_mean, np.mean), (model[1].running_var, partial_var)):
         expected = np.mean([statistic(x.numpy(), axis=(0, 2, 3)) for x in images], axis=0)
         np.testing.assert_allclose(got.numpy(), expected, rtol=1e-5, atol=1e-6)
@@ -285,6 +288,6 @@ def test_reestimate_restores_after_an_error(images: list[Tensor]):
     model = randomize(nn.Sequential(nn.BatchNorm2d(3, momentum=0.03)))
     mean = model[0].running_mean.clone()
     with pytest.raises((DataError, RuntimeError)):
-        recover.reestimate(model, images)
+        constant_folding.reestimate(model, images)
     assert model[0].momentum == 0.03 and not model[0].training
     assert torch.equal(model[0].running_mean, mean)

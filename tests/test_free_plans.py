@@ -18,9 +18,10 @@ from ultralytics.models.yolo.world import WorldTrainer
 from ultralytics.models.yolo.yoloe import YOLOEPETrainer, YOLOETrainer
 
 import yoloprune
-from yoloprune import handoff, host, trainers
+from yoloprune.backend import console, model_facts, yolo_tracing
+from yoloprune.checkpoint import saving, trainers
+from yoloprune.commands.demo_images import NAMES, make_shapes
 from yoloprune.errors import ArgumentError
-from yoloprune.shapes import NAMES, make_shapes
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +54,9 @@ def _pixel_labels(root: Path, task: str) -> Path:
 
 @pytest.mark.parametrize("task", [t for t in ("semantic", "depth") if t in trainers.TRAINERS])
 def test_pixel_tasks_train_at_the_pruned_widths(task: str, folder: Path, tmp_path: Path) -> None:
-    yolo = handoff.load(network(folder, task))
+    yolo = saving.load(network(folder, task))
     plan = plan_of(yolo.model)
-    out = handoff.save(cut(yolo, plan), tmp_path / "p.pt", plan=plan, provenance={})
+    out = saving.save(cut(yolo, plan), tmp_path / "p.pt", plan=plan, provenance={})
     model = trainers.YOLO(str(out))
     shapes = shapes_of(model.model)
     model.train(data=str(_pixel_labels(tmp_path / "data", task)), **run_of(tmp_path))
@@ -77,13 +78,13 @@ def test_pruned_and_tuned_and_pruned_again_and_tuned(pruned: Path, data: Path, t
     )
     first, second = shapes_of(tuned.model), shapes_of(again.model)
     assert sum(np.prod(s) for s in second.values()) < 0.9 * sum(np.prod(s) for s in first.values())
-    told = handoff.provenance(again)
+    told = saving.provenance(again)
     assert [told["parent"]["name"], *(p["parent"]["name"] for p in told["earlier"])] == ["best.pt", "parent.pt"]
     before = body(again.model)
     again.train(data=str(data), **run_of(tmp_path, name="second", **STILL))
     assert shapes_of(again.model) == second
     assert all(torch.equal(before[n], p) for n, p in body(again.model).items() if n.endswith("weight"))
-    assert handoff.provenance(again) == told
+    assert saving.provenance(again) == told
 
 
 # ---- the parent as teacher -------------------------------------------------------------------------------------------
@@ -103,7 +104,7 @@ def test_taught_run_resumes_in_the_middle(pruned: Path, parent: Path, data: Path
     again.train(resume=True)
     assert again.trainer.start_epoch == 1
     assert shapes_of(again.model) == shapes
-    assert handoff.provenance(again)["parent"]["name"] == "parent.pt"
+    assert saving.provenance(again)["parent"]["name"] == "parent.pt"
 
 
 def test_parent_is_found_from_any_folder(
@@ -150,7 +151,7 @@ def test_parent_of_a_live_model_is_found(
     started = []
     monkeypatch.setattr(trainers.YOLO, "train", lambda self, **k: started.append(k) or _stop())
     with pytest.raises(Stopped):
-        yoloprune.finetune(handoff.load(pruned), data=str(data), distill="parent")
+        yoloprune.finetune(saving.load(pruned), data=str(data), distill="parent")
     assert Path(started[0]["distill_model"]) == parent
 
 
@@ -159,14 +160,14 @@ def test_a_name_without_suffix_stands_for_the_file(
 ) -> None:
     monkeypatch.chdir(parent.parent)
     told = {"ratio": 0.4, "round_to": 1, "min_width": 1, "imgsz": 64, "project": str(tmp_path), "data": False}
-    named = [handoff.provenance(yoloprune.prune(name, **told))["parent"] for name in (parent.stem, parent.name)]
+    named = [saving.provenance(yoloprune.prune(name, **told))["parent"] for name in (parent.stem, parent.name)]
     assert named[0] == named[1] and len(named[0]["sha256"]) == 64
 
 
 def test_a_parent_that_moved_is_named(pruned: Path, data: Path, tmp_path: Path) -> None:
     moved = tmp_path / "pruned.pt"  # no args.yaml beside it
     moved.write_bytes(pruned.read_bytes())
-    digest = handoff.provenance(handoff.load(pruned))["parent"]["sha256"][:12]
+    digest = saving.provenance(saving.load(pruned))["parent"]["sha256"][:12]
     with pytest.raises(ArgumentError) as caught:
         yoloprune.finetune(moved, data=str(data), distill="parent")
     said = str(caught.value)
@@ -178,7 +179,7 @@ def test_sparse_training_of_a_free_plan_is_sealed_and_opened(
 ) -> None:
     """Both leave a sentence where the first module's name was; one after the other goes."""
     told = run_of(tmp_path, data=str(data), nbs=4, epochs=3)
-    before = trainers.true_yaml(handoff.load(pruned).model.yaml)
+    before = trainers.true_yaml(saving.load(pruned).model.yaml)
     limits = {"native": False, "round_to": 1, "min_width": 1}
     sparse = yoloprune.train_sparse(pruned, flops=0.8, name="sparse", **limits, **told)
     best = tmp_path / "runs" / "sparse" / "weights" / "best.pt"
@@ -187,7 +188,7 @@ def test_sparse_training_of_a_free_plan_is_sealed_and_opened(
     for model in (sparse, best):
         twice = yoloprune.prune(model, imgsz=64, native=False, project=str(tmp_path), name="twice")
         assert trainers.true_yaml(twice.model.yaml) == {**before, "nc": 3}  # the classes of the data
-        assert len(handoff.provenance(twice)["earlier"]) == 1
+        assert len(saving.provenance(twice)["earlier"]) == 1
     with pytest.raises(KeyError, match="yoloprune finetune"):
         ultralytics.YOLO(twice.ckpt_path).train(**told)
     shapes = shapes_of(twice.model)
@@ -200,10 +201,10 @@ def test_sparse_training_of_a_free_plan_is_sealed_and_opened(
 @pytest.mark.parametrize("kind", [WorldTrainer, YOLOETrainer, YOLOEPETrainer])
 def test_trainers_that_build_by_file_name_find_no_file(kind: type, folder: Path) -> None:
     """They take a checkpoint of any family, and do not look at the network's YAML, only at the name of its file."""
-    yolo = handoff.load("yolov8n.yaml")
+    yolo = saving.load("yolov8n.yaml")
     plan = yolo_plan(yolo)
     child = cut(yolo, plan)
-    handoff.mark_pruned(child.model, plan, {})
+    saving.mark_pruned(child.model, plan, {})
     trainer: Any = object.__new__(kind)
     trainer.data = {"nc": 3, "channels": 3, "names": dict(enumerate(NAMES))}
     trainer.args = types.SimpleNamespace(task="detect", cls_remap=True)
@@ -214,18 +215,18 @@ def test_trainers_that_build_by_file_name_find_no_file(kind: type, folder: Path)
 
 
 def yolo_plan(yolo: ultralytics.YOLO) -> Any:
-    graph = host.trace_yolo(yolo.model)
+    graph = yolo_tracing.trace_yolo(yolo.model)
     return graph.plan(random_alive(graph, 0))
 
 
 def test_network_from_prune_module_does_not_grow_back(parent: Path, data: Path, tmp_path: Path) -> None:
     """Put into a stock object, it would be built anew from a YAML that knows nothing of the cut."""
     stock = ultralytics.YOLO(str(parent))
-    example, limits = torch.rand(1, 3, 64, 64), yoloprune.Limits(keep=(f"{host.head_name(stock.model)}.*",))
+    example, limits = torch.rand(1, 3, 64, 64), yoloprune.Limits(keep=(f"{model_facts.head_name(stock.model)}.*",))
     stock.model, _ = yoloprune.prune_module(stock.model.float(), example, yoloprune.Budget(ratio=0.4), limits)
     with pytest.raises(KeyError, match="yoloprune finetune"):
         stock.train(data=str(data), **run_of(tmp_path))
-    ours = handoff.load(stock)
+    ours = saving.load(stock)
     shapes = shapes_of(ours.model)
     ours.train(data=str(data), **run_of(tmp_path))
     assert shapes_of(ours.model) == shapes
@@ -239,10 +240,10 @@ def test_list_of_data_sets_trains_nothing_with_stock_ultralytics(pruned: Path, d
 
 def test_a_list_of_data_sets_is_trained_one_by_one(pruned: Path, data: Path, tmp_path: Path) -> None:
     told = run_of(tmp_path)
-    before = shapes_of(handoff.load(pruned).model)
+    before = shapes_of(saving.load(pruned).model)
     after = yoloprune.finetune(pruned, data=[str(data), str(data)], **told)
     trained = sorted((tmp_path / "runs").rglob("last.pt"))
-    assert len(trained) == 2 and [shapes_of(handoff.load(f).model) for f in trained] == [before] * 2
+    assert len(trained) == 2 and [shapes_of(saving.load(f).model) for f in trained] == [before] * 2
     assert shapes_of(after.model) == before  # the model is left as it was, as Ultralytics does
 
 
@@ -260,9 +261,9 @@ def test_stock_tuning_trains_nothing(pruned: Path, data: Path, tmp_path: Path, m
 
 def test_info_tells_where_a_model_comes_from(pruned: Path, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(host, "log", lambda prefix, message: said.append(message))
+    monkeypatch.setattr(console, "log", lambda prefix, message: said.append(message))
     yoloprune.info(pruned, imgsz=64)
-    told = handoff.provenance(handoff.load(pruned))
+    told = saving.provenance(saving.load(pruned))
     last = said[-1].splitlines()[-4:]
     assert last[0] == f"pruned by yoloprune from parent.pt, {told['date']}"
     assert last[1].split() == ["parent's", "sha256", told["parent"]["sha256"]]
@@ -277,4 +278,4 @@ def test_saved_by_stock_ultralytics_it_is_the_same(pruned: Path, tmp_path: Path)
     yolo.save(str(tmp_path / "saved.pt"))
     saved = ultralytics.YOLO(str(tmp_path / "saved.pt"))
     assert all(torch.equal(v, saved.model.state_dict()[k]) for k, v in yolo.model.state_dict().items())
-    assert handoff.provenance(saved) == handoff.provenance(yolo)
+    assert saving.provenance(saved) == saving.provenance(yolo)

@@ -20,9 +20,12 @@ from conftest import shipped
 from ultralytics.nn.tasks import torch_safe_load
 
 import yoloprune
-from yoloprune import handoff, host, scoring, surgery
-from yoloprune.plans import Plan
-from yoloprune.shapes import make_shapes
+from yoloprune.backend import evaluation, model_facts, yolo_tracing
+from yoloprune.checkpoint import saving
+from yoloprune.commands.demo_images import make_shapes
+from yoloprune.cutting import surgery
+from yoloprune.importance import criteria
+from yoloprune.planning.plan import Plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PRUNED = ("free", "native", "twice")
@@ -107,7 +110,7 @@ def test_interrupted_files_say_today_what_they_said(data: Path, tmp_path: Path) 
 def test_old_files_load_with_stock_classes_alone(name: str) -> None:
     checkpoint, _ = torch_safe_load(goldens.FOLDER / f"{name}.pt", safe_only=True)
     assert type(checkpoint["ema"] or checkpoint["model"]).__module__ == "ultralytics.nn.tasks"
-    yolo = handoff.load(goldens.FOLDER / f"{name}.pt")
+    yolo = saving.load(goldens.FOLDER / f"{name}.pt")
     assert torch.isfinite(yolo.model(torch.rand(1, 3, 32, 32))[0]).all()
 
 
@@ -115,46 +118,46 @@ def test_old_files_load_with_stock_classes_alone(name: str) -> None:
 def test_old_files_can_be_pruned(name: str, tmp_path: Path) -> None:
     """The interrupted one without a budget: as far as it got."""
     file = golden(name, tmp_path)
-    before = handoff.load(file)
+    before = saving.load(file)
     told: dict[str, Any] = {} if name == "interrupted" else {**goldens.CUT, "flops": 0.8, "native": False}
     child = yoloprune.prune(file, project=str(tmp_path), name="again", **told)
-    kept = host.gflops(child.model, 32) / host.gflops(before.model, 32)
+    kept = evaluation.gflops(child.model, 32) / evaluation.gflops(before.model, 32)
     state = before.model.yaml.get("yoloprune_sparse")
     assert kept == pytest.approx(state["reached"]["flops"] if state else 0.79, abs=0.015)
     assert "yoloprune_sparse" not in child.model.yaml
-    before_it = [e["arguments"]["name"] for e in handoff.provenance(child)["earlier"]]
+    before_it = [e["arguments"]["name"] for e in saving.provenance(child)["earlier"]]
     assert before_it == {"twice": ["free", "twice"], "interrupted": []}.get(name, [name])
 
 
 @pytest.mark.parametrize("name", PRUNED)
 def test_old_files_train_at_their_widths(name: str, data: Path, tmp_path: Path) -> None:
     file = golden(name, tmp_path)
-    before = host.widths(handoff.load(file).model)
+    before = model_facts.widths(saving.load(file).model)
     told = {**goldens.TRAINING, "data": str(data), "project": str(tmp_path), "name": "tune", "epochs": 1}
     yoloprune.finetune(file, **told)
-    after = handoff.load(tmp_path / "tune" / "weights" / "last.pt")
-    assert host.widths(after.model) == before
-    assert handoff.provenance(after) == handoff.provenance(handoff.load(file))
+    after = saving.load(tmp_path / "tune" / "weights" / "last.pt")
+    assert model_facts.widths(after.model) == before
+    assert saving.provenance(after) == saving.provenance(saving.load(file))
 
 
 def test_widths_of_an_old_entry_cut_its_network_as_they_did() -> None:
     """Channels by channels, the entry is enough to get from the YAML to the shapes of the file."""
     for name in ("free", "twice"):
-        pruned = handoff.load(goldens.FOLDER / f"{name}.pt")
+        pruned = saving.load(goldens.FOLDER / f"{name}.pt")
         entry = pruned.model.yaml["yoloprune"]
         config = copy.deepcopy(goldens.TINY)
         parent = ultralytics.nn.tasks.DetectionModel(config, verbose=False)
-        assert host.widths(parent) != host.widths(pruned.model)
+        assert model_facts.widths(parent) != model_facts.widths(pruned.model)
         surgery.cut(parent, Plan.from_widths(entry["widths"]))
-        assert host.widths(parent) == host.widths(pruned.model)
+        assert model_facts.widths(parent) == model_facts.widths(pruned.model)
 
 
 def test_the_victims_of_an_old_run_are_the_dead_of_its_average() -> None:
     """Positions in the order of the trace: another order would go on with other channels in silence."""
-    model = handoff.load(goldens.FOLDER / "interrupted.pt").model
+    model = saving.load(goldens.FOLDER / "interrupted.pt").model
     victims = model.yaml["yoloprune_sparse"]["victims"]
-    graph = host.trace_yolo(model, imgsz=32)
-    assert np.flatnonzero(scoring.dead(model, graph)).tolist() == victims != []
+    graph = yolo_tracing.trace_yolo(model, imgsz=32)
+    assert np.flatnonzero(criteria.dead(model, graph)).tolist() == victims != []
 
 
 def test_an_old_interrupted_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,5 +175,5 @@ def test_an_old_interrupted_run_goes_on(data: Path, tmp_path: Path, monkeypatch:
     done = yoloprune.train_sparse(last, resume=True)
     assert begun == [goldens.read("interrupted")["yoloprune_sparse"]["victims"]]
     assert done.trainer.epoch + 1 == goldens.SPARSE["epochs"]
-    state = handoff.load(last).model.yaml["yoloprune_sparse"]
+    state = saving.load(last).model.yaml["yoloprune_sparse"]
     assert state["met"] and state["reached"]["flops"] == pytest.approx(goldens.SPARSE["flops"], abs=0.02)

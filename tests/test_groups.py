@@ -10,8 +10,8 @@ import pytest
 from conftest import hand_graph, random_alive
 
 from yoloprune.errors import PlanError
-from yoloprune.groups import Axis, ChannelGraph, Tie
-from yoloprune.plans import Keep, Plan
+from yoloprune.planning.channel_graph import Axis, ChannelGraph, Tie
+from yoloprune.planning.plan import Keep, Plan
 
 
 def c2f() -> ChannelGraph:

@@ -16,8 +16,8 @@ import ultralytics
 import yaml
 from checkpoints import STILL, Stopped, body, crash, cut, network, plan_of, run_of, run_python, shapes_of
 
-from yoloprune import handoff, trainers
-from yoloprune.shapes import NAMES, make_shapes
+from yoloprune.checkpoint import saving, trainers
+from yoloprune.commands.demo_images import NAMES, make_shapes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,8 +32,8 @@ def test_training_keeps_widths_weights_and_provenance(pruned: Path, data: Path, 
     for path in (yolo.trainer.last, yolo.trainer.best):
         model = ultralytics.YOLO(str(path)).model  # stripped by Ultralytics
         assert shapes_of(model) == shapes_of(before)
-        assert handoff.provenance(model) == handoff.provenance(before)
-        assert handoff.pruned_widths(model) == handoff.pruned_widths(before)
+        assert saving.provenance(model) == saving.provenance(before)
+        assert saving.pruned_widths(model) == saving.pruned_widths(before)
         weights = body(model)
         for name, p in before.named_parameters():
             if name in weights:
@@ -48,7 +48,7 @@ def test_stock_object_trains_with_our_trainer(pruned: Path, data: Path, tmp_path
     shapes = shapes_of(yolo.model)
     yolo.train(trainer=trainers.DetectionTrainer, data=str(data), freeze=2, **run_of(tmp_path))
     assert shapes_of(yolo.model) == shapes
-    before, after = body(handoff.load(pruned).model), body(yolo.model)
+    before, after = body(saving.load(pruned).model), body(yolo.model)
     assert torch.equal(before["model.1.conv.weight"], after["model.1.conv.weight"])
     assert not torch.equal(before["model.3.conv.weight"], after["model.3.conv.weight"])
 
@@ -66,14 +66,14 @@ def test_interrupted_run_resumes_at_the_pruned_widths(pruned: Path, data: Path, 
     again.train(resume=True)
     assert again.trainer.start_epoch == 1 and again.trainer.epoch == 1
     assert shapes_of(again.model) == shapes
-    assert handoff.provenance(again)["parent"]["name"] == "parent.pt"
+    assert saving.provenance(again)["parent"]["name"] == "parent.pt"
 
 
 def test_model_marked_in_memory_trains_at_its_widths(folder: Path, data: Path, tmp_path: Path) -> None:
-    yolo = handoff.load(network(folder))  # from a YAML: there is no checkpoint that Ultralytics could go back to
+    yolo = saving.load(network(folder))  # from a YAML: there is no checkpoint that Ultralytics could go back to
     plan = plan_of(yolo.model)
     child = cut(yolo, plan)
-    handoff.mark_pruned(child.model, plan, {})
+    saving.mark_pruned(child.model, plan, {})
     before = child.model
     child.train(data=[str(data)], **run_of(tmp_path, **STILL))  # a list of data sets, each in a run of its own
     model = ultralytics.YOLO(str(next((tmp_path / "runs").rglob("best.pt")))).model
@@ -121,9 +121,9 @@ def test_other_tasks_train_at_the_pruned_widths(task: str, folder: Path, tmp_pat
         source = _pictures(tmp_path / "pictures")
     else:
         source = _labels(make_shapes(tmp_path / "data", train=4, val=2, imgsz=64).parent, task)
-    yolo = handoff.load(network(folder, task))
+    yolo = saving.load(network(folder, task))
     plan = plan_of(yolo.model)
-    out = handoff.save(cut(yolo, plan), tmp_path / "p.pt", plan=plan, provenance={})
+    out = saving.save(cut(yolo, plan), tmp_path / "p.pt", plan=plan, provenance={})
     pruned = trainers.YOLO(str(out))
     shapes = shapes_of(pruned.model)
     pruned.train(data=str(source), **run_of(tmp_path))
@@ -155,7 +155,7 @@ def test_multi_gpu_worker_rebuilds_the_trainer(
     said = run_python("\n".join(file.read_text() + report for file in (worker, path_worker)))
     for line in said.split("TRAINED ")[1:]:
         module, width, last = line.split()[:3]
-        assert module == "yoloprune.trainers"
+        assert module == "yoloprune.checkpoint.trainers"
         assert int(width) == yolo.model.model[0].conv.out_channels
         assert shapes_of(ultralytics.YOLO(last).model) == shapes_of(yolo.model)
     assert said.count("TRAINED ") == 2
@@ -210,7 +210,7 @@ def test_without_yoloprune(pruned: Path, parent: Path, data: Path, tmp_path: Pat
     said = json.loads(out.rpartition("SAID")[2])
     assert said.pop("safe") is True
     assert said.pop("import") == "ImportError: yoloprune is blocked"
-    parameters = sum(p.numel() for p in handoff.load(pruned).model.parameters())
+    parameters = sum(p.numel() for p in saving.load(pruned).model.parameters())
     assert said.pop("parameters") == said.pop("info") == parameters
     if (exported := said.pop("export")) != "skipped":
         assert exported.endswith("pruned.onnx")

@@ -7,7 +7,7 @@ from conftest import hand_graph
 from torch import nn
 from ultralytics.nn.modules.block import Attention
 
-from yoloprune import heads
+from yoloprune.native import attention_heads
 
 QKV = "0.qkv.conv.outputs"
 
@@ -19,7 +19,7 @@ def attention(n: int = 2) -> nn.Module:
 
 def test_groups_of_each_head() -> None:
     graph = hand_graph({QKV: [0, 0, 1, 2, 3, 3, 4, 5]}, group_of=[0, 1, 1, 2, 3, 3])
-    assert heads.find(attention(), graph) == {0: ((0, 1), (2, 3))}
+    assert attention_heads.find(attention(), graph) == {0: ((0, 1), (2, 3))}
 
 
 @pytest.mark.parametrize(
@@ -31,9 +31,9 @@ def test_groups_of_each_head() -> None:
     ],
 )
 def test_heads_that_cannot_go_alone(classes: list[int], group_of: list[int]) -> None:
-    assert heads.find(attention(), hand_graph({QKV: classes}, group_of=group_of)) == {}
+    assert attention_heads.find(attention(), hand_graph({QKV: classes}, group_of=group_of)) == {}
 
 
 def test_a_single_head_is_none() -> None:
     graph = hand_graph({QKV: [0, 0, 1, 2]}, group_of=[0, 1, 1])
-    assert heads.find(attention(1), graph) == {}
+    assert attention_heads.find(attention(1), graph) == {}

@@ -11,10 +11,11 @@ from conftest import classes, cut_copy, random_alive, reasons, settle, shipped
 from torch import nn
 from ultralytics.nn.tasks import ClassificationModel, DetectionModel
 
-from yoloprune import host, tracing
+from yoloprune.backend import evaluation, model_facts, yolo_tracing
+from yoloprune.cutting.masked_parent import masked
 from yoloprune.errors import ArgumentError, ModelError
-from yoloprune.groups import ChannelGraph
-from yoloprune.masked_parent import masked
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.tracing import trace_network
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +25,12 @@ def model() -> Iterator[DetectionModel]:
 
 @pytest.fixture(scope="module")
 def graph(model: DetectionModel) -> ChannelGraph:
-    return host.trace_yolo(model)
+    return yolo_tracing.trace_yolo(model)
 
 
 def frozen(model: nn.Module, *keep: str) -> set[int]:
     """Layers with an output axis that a keep pattern itself has frozen."""
-    traced = host.trace_yolo(model, keep=keep)
+    traced = yolo_tracing.trace_yolo(model, keep=keep)
     found = set()
     for axis in traced.axes:
         if axis.side == "outputs" and any((r or "").startswith("keep=") for r in reasons(traced, str(axis))):
@@ -63,7 +64,7 @@ def test_only_image_and_head_are_frozen(graph: ChannelGraph) -> None:
 @pytest.mark.parametrize("name", shipped("yolo11n", "yolo12n"))
 def test_attention_blocks_are_prunable(name: str) -> None:
     """Widths that these blocks keep as numbers are corrected by the cut, so that they need not be frozen."""
-    graph = host.trace_yolo(DetectionModel(f"{name}.yaml", verbose=False))
+    graph = yolo_tracing.trace_yolo(DetectionModel(f"{name}.yaml", verbose=False))
     qkv = [str(a) for a in graph.axes if ".qkv.conv" in a.module and a.side == "outputs"]
     assert qkv
     for axis in qkv:
@@ -89,7 +90,7 @@ def test_keep_patterns(model: DetectionModel, pattern: str, layers: set[int]) ->
 
 
 def test_keep_tells_which_pattern_it_was(model: DetectionModel) -> None:
-    graph = host.trace_yolo(model, keep=("model.4.cv2", "model.0"))
+    graph = yolo_tracing.trace_yolo(model, keep=("model.4.cv2", "model.0"))
     assert reasons(graph, "model.4.cv2.conv.outputs") == {"keep=model.4.cv2"}
     assert reasons(graph, "model.0.conv.outputs") == {"keep=model.0"}
     assert reasons(graph, "model.4.cv1.conv.outputs") == {None}
@@ -97,43 +98,43 @@ def test_keep_tells_which_pattern_it_was(model: DetectionModel) -> None:
 
 def test_keep_that_names_nothing(model: DetectionModel) -> None:
     with pytest.raises(ArgumentError, match=r"keep=model\.4\.cv9.*model\.4\.cv"):
-        host.trace_yolo(model, keep=("model.4.cv9",))
+        yolo_tracing.trace_yolo(model, keep=("model.4.cv9",))
     with pytest.raises(ArgumentError, match=r"keep=model\.4x"):
-        host.trace_yolo(model, keep=("model.4x",))
+        yolo_tracing.trace_yolo(model, keep=("model.4x",))
 
 
 @pytest.mark.parametrize("pattern", ["head", "Head", "model.4x"])
 def test_keep_that_names_nothing_hears_of_the_parts(model: DetectionModel, pattern: str) -> None:
     with pytest.raises(ArgumentError, match=r"backbone and neck; the head stays in any case\.$") as caught:
-        host.trace_yolo(model, keep=(pattern,))
+        yolo_tracing.trace_yolo(model, keep=(pattern,))
     assert "like 'model'" not in str(caught.value)  # which says nothing
 
 
 def test_keep_that_names_nothing_hears_of_no_part_that_is_not_there() -> None:
     with pytest.raises(ArgumentError, match=r"Whole parts are backbone; the head"):
-        host.trace_yolo(ClassificationModel("yolov8n-cls.yaml", verbose=False), keep=("neck",))
+        yolo_tracing.trace_yolo(ClassificationModel("yolov8n-cls.yaml", verbose=False), keep=("neck",))
     with pytest.raises(ArgumentError, match=r"like '0\.weight'\.$"):  # any network: no parts, no head
-        tracing.match(nn.Sequential(nn.Conv2d(3, 4, 1)), ("head",))
+        trace_network.match(nn.Sequential(nn.Conv2d(3, 4, 1)), ("head",))
     with pytest.raises(ArgumentError, match=r"like 'weight'\.$"):
-        tracing.match(nn.Conv2d(3, 4, 1), ("head",))
+        trace_network.match(nn.Conv2d(3, 4, 1), ("head",))
 
 
 def test_a_fused_model_is_refused(model: DetectionModel) -> None:
     with pytest.raises(ModelError, match="fused"):
-        host.trace_yolo(host.fused_copy(model))
-    host.check_prunable(model)  # the copy was fused, not the model
+        yolo_tracing.trace_yolo(evaluation.fused_copy(model))
+    model_facts.check_prunable(model)  # the copy was fused, not the model
 
 
 def test_what_is_no_yolo_is_refused() -> None:
     with pytest.raises(ModelError, match="Received: Sequential"):
-        host.trace_yolo(nn.Sequential(nn.Conv2d(3, 4, 1)))
+        yolo_tracing.trace_yolo(nn.Sequential(nn.Conv2d(3, 4, 1)))
 
 
 def test_the_probe_is_small_seeded_and_fits_the_stride(model: DetectionModel) -> None:
-    probe = host.example(model)
+    probe = yolo_tracing.example(model)
     assert probe.shape == (1, 3, 64, 64)
-    assert torch.equal(probe, host.example(model))
-    assert host.example(model, 2).shape == (2, 3, 64, 64)
+    assert torch.equal(probe, yolo_tracing.example(model))
+    assert yolo_tracing.example(model, 2).shape == (2, 3, 64, 64)
 
 
 def test_a_trace_leaves_the_detection_head_as_it_was() -> None:
@@ -142,7 +143,7 @@ def test_a_trace_leaves_the_detection_head_as_it_was() -> None:
     model(torch.zeros(1, 3, 96, 96))
     anchors, strides, shape = head.anchors, head.strides, head.shape
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    host.trace_yolo(model)
+    yolo_tracing.trace_yolo(model)
     assert head.anchors is anchors
     assert head.strides is strides
     assert head.shape == shape
@@ -153,23 +154,23 @@ def test_a_trace_leaves_the_detection_head_as_it_was() -> None:
 def test_a_model_that_has_seen_an_image_is_traced_as_a_new_one() -> None:
     """The head compares an image's shape with that of the last one, which must not count as reading a width."""
     model = DetectionModel("yolov8n.yaml", verbose=False).eval()
-    new = host.trace_yolo(model)
-    model(host.example(model))
-    assert [g.frozen for g in host.trace_yolo(model).groups] == [g.frozen for g in new.groups]
+    new = yolo_tracing.trace_yolo(model)
+    model(yolo_tracing.example(model))
+    assert [g.frozen for g in yolo_tracing.trace_yolo(model).groups] == [g.frozen for g in new.groups]
 
 
 @pytest.mark.parametrize("name", shipped("yoloe-v8n", "yoloe-26n-seg"))
 def test_visual_prompts_of_a_pruned_yoloe(name: str) -> None:
     """Their encoder reads the neck, but no plain forward pass reaches it."""
     parent = ultralytics.YOLOE(f"{name}.yaml").model
-    image = host.example(parent, 8)
+    image = yolo_tracing.example(parent, 8)
     settle(parent, image)
-    graph = host.trace_yolo(parent)
+    graph = yolo_tracing.trace_yolo(parent)
     plan = graph.plan(random_alive(graph, 0))
     child = cut_copy(parent, plan)
     with torch.no_grad():
-        whole, got = (host.visual_prompts(m.eval(), image) for m in (parent, child))
+        whole, got = (yolo_tracing.visual_prompts(m.eval(), image) for m in (parent, child))
         with masked(parent, plan):
-            expected = host.visual_prompts(parent, image)
+            expected = yolo_tracing.visual_prompts(parent, image)
     assert (got - expected).abs().max() <= 1e-6
     assert (whole - expected).abs().max() >= 1e-3  # so the channels that were cut do matter

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from yoloprune.labels import LabelBook, Tag
+from yoloprune.tracing.labels import LabelBook, Tag
 
 
 def components(n: int, edges: list[tuple[int, int]]) -> list[int]:

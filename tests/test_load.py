@@ -22,7 +22,8 @@ from checkpoints import NC, network, untrained
 from sparse_loop import TINY
 from torch import nn
 
-from yoloprune import handoff, host
+from yoloprune.backend import console, official_weights
+from yoloprune.checkpoint import saving
 from yoloprune.errors import ArgumentError, ModelError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -47,7 +48,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_load_path(parent: Path, offline: None) -> None:
-    yolo = handoff.load(parent)
+    yolo = saving.load(parent)
     assert isinstance(yolo, ultralytics.YOLO)
     assert {p.dtype for p in yolo.model.parameters()} == {torch.float32}
     assert not yolo.model.training
@@ -58,18 +59,18 @@ def test_load_path(parent: Path, offline: None) -> None:
 def test_load_bare_name_in_working_directory(parent: Path, monkeypatch: pytest.MonkeyPatch, offline: None) -> None:
     monkeypatch.chdir(parent.parent)
     for name in ("parent.pt", "parent"):
-        assert handoff.load(name).task == "detect"
+        assert saving.load(name).task == "detect"
 
 
 def test_load_model_yaml(offline: None) -> None:
-    assert handoff.load("yolov8n.yaml").model.yaml["scale"] == "n"
+    assert saving.load("yolov8n.yaml").model.yaml["scale"] == "n"
 
 
 def test_load_live_object_copies(folder: Path) -> None:
     live = network(folder)
     live.model.half().train()
     live.add_callback("on_train_start", print)
-    yolo = handoff.load(live)
+    yolo = saving.load(live)
     assert {p.dtype for p in yolo.model.parameters()} == {torch.float32}
     assert not yolo.model.training
     yolo.model.model[0].conv.weight.data.zero_()
@@ -86,7 +87,7 @@ def test_load_live_object_copies(folder: Path) -> None:
 def test_with_model_does_not_share(folder: Path) -> None:
     yolo = network(folder)
     before = yolo.model
-    other = handoff.with_model(yolo, copy.deepcopy(before))
+    other = saving.with_model(yolo, copy.deepcopy(before))
     assert yolo.model is before and other.model is not before
 
 
@@ -112,7 +113,7 @@ def test_load_refuses(kind: str, tmp_path: Path, parent: Path, offline: None) ->
     file = tmp_path / "bad.pt"
     BAD[kind](file, parent)
     with pytest.raises(ModelError) as caught:
-        handoff.load(file)
+        saving.load(file)
     assert "\n" not in str(caught.value) and len(str(caught.value)) > 30
 
 
@@ -131,7 +132,7 @@ def test_load_missing_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match=said) as caught:
-        handoff.load(name)
+        saving.load(name)
     assert name in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -147,9 +148,9 @@ def test_load_fetches_an_official_name_that_was_asked_for(
         Path(file).write_bytes(parent.read_bytes())
         return file
 
-    monkeypatch.setattr(host, "attempt_download_asset", download)
-    assert handoff.load(name).task == "detect"
-    assert handoff.load(name).task == "detect"  # it is there now
+    monkeypatch.setattr(official_weights, "attempt_download_asset", download)
+    assert saving.load(name).task == "detect"
+    assert saving.load(name).task == "detect"  # it is there now
     assert asked == ["yolov8n.pt"]
 
 
@@ -161,8 +162,8 @@ def test_an_official_name_may_lie_among_the_weights_of_ultralytics(
     there.parent.mkdir()
     there.write_bytes(parent.read_bytes())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(host, "attempt_download_asset", lambda name: str(there))
-    assert handoff.load("yolov8n.pt").ckpt_path == str(there)
+    monkeypatch.setattr(official_weights, "attempt_download_asset", lambda name: str(there))
+    assert saving.load("yolov8n.pt").ckpt_path == str(there)
 
 
 def test_load_official_name_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,16 +171,16 @@ def test_load_official_name_without_network(tmp_path: Path, monkeypatch: pytest.
         raise ConnectionError("no route\nand more lines")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(host, "attempt_download_asset", unreachable)
+    monkeypatch.setattr(official_weights, "attempt_download_asset", unreachable)
     with pytest.raises(ModelError, match=r"yolov8n\.pt is not here and could not be downloaded: no route$"):
-        handoff.load("yolov8n.pt")
+        saving.load("yolov8n.pt")
 
 
 def test_load_damaged_file_with_official_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None) -> None:
     monkeypatch.chdir(tmp_path)
     Path("yolov8n.pt").write_bytes(b"not a model")
     with pytest.raises(ModelError):
-        handoff.load("yolov8n.pt")
+        saving.load("yolov8n.pt")
     assert Path("yolov8n.pt").read_bytes() == b"not a model"
 
 
@@ -190,14 +191,14 @@ def test_load_name_that_ultralytics_rewrites(tmp_path: Path, parent: Path, offli
     file = tmp_path / "yolov5n.pt"
     file.write_bytes(parent.read_bytes())
     with pytest.raises(ModelError, match=r"yolov5nu\.pt"):
-        handoff.load(file)
+        saving.load(file)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.torchscript", "model_openvino_model"])
 def test_load_exported_model(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ModelError, match="Exported models cannot be pruned"):
-        handoff.load(tmp_path / name)
+        saving.load(tmp_path / name)
 
 
 def test_load_fused_model(folder: Path, tmp_path: Path) -> None:
@@ -206,7 +207,7 @@ def test_load_fused_model(folder: Path, tmp_path: Path) -> None:
     yolo.save(str(tmp_path / "fused.pt"))
     for model in (yolo, tmp_path / "fused.pt"):
         with pytest.raises(ModelError, match="fused"):
-            handoff.load(model)
+            saving.load(model)
 
 
 @pytest.mark.parametrize(("inside", "told"), [("weights/best.pt", True), ("best.pt", True), ("last.pt", False)])
@@ -214,7 +215,7 @@ def test_load_folder_names_the_file_in_it(inside: str, told: bool, tmp_path: Pat
     (tmp_path / inside).parent.mkdir(exist_ok=True)
     (tmp_path / inside).touch()
     with pytest.raises(ModelError, match="is a folder") as caught:
-        handoff.load(tmp_path)
+        saving.load(tmp_path)
     assert (str(tmp_path / inside) in str(caught.value)) == told
 
 
@@ -227,15 +228,15 @@ def test_load_foreign_classes_installs_nothing(tmp_path: Path, offline: None) ->
     finally:
         del sys.modules["a_private_package"]
     with pytest.raises(ModelError, match="a_private_package"):
-        handoff.load(tmp_path / "foreign.pt")
+        saving.load(tmp_path / "foreign.pt")
     with pytest.raises(ModelError, match="a_private_package"):
-        handoff.reopen(tmp_path / "foreign.pt")  # to resume
+        saving.reopen(tmp_path / "foreign.pt")  # to resume
 
 
 @pytest.mark.parametrize("model", [nn.Linear(3, 3), 5, None], ids=["network", "number", "nothing"])
 def test_what_is_neither_path_nor_yolo(model: Any) -> None:
     with pytest.raises(ModelError, match=f"A {type(model).__name__} is no model that can be opened.*prune_module"):
-        handoff.load(model)
+        saving.load(model)
 
 
 def interrupted(folder: Path, home: Path | None) -> Path:
@@ -251,15 +252,15 @@ def interrupted(folder: Path, home: Path | None) -> Path:
 def test_a_copy_of_a_run_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ultralytics would write into the run that it was copied from; where that is gone it is made again."""
     said: list[str] = []
-    monkeypatch.setattr(host, "warn", said.append)
+    monkeypatch.setattr(console, "warn", said.append)
     for name in ("run", "copy", "old"):
         (tmp_path / name).mkdir()
-    handoff.reopen(interrupted(tmp_path / "run", tmp_path / "run"))
-    handoff.reopen(interrupted(tmp_path / "old", None))
+    saving.reopen(interrupted(tmp_path / "run", tmp_path / "run"))
+    saving.reopen(interrupted(tmp_path / "old", None))
     assert not said
     copy = interrupted(tmp_path / "copy", tmp_path / "run")
     with pytest.raises(ArgumentError, match=r"copy of the run in .*run, into which .* Resume .*run.weights.last\.pt"):
-        handoff.reopen(copy)
+        saving.reopen(copy)
     shutil.rmtree(tmp_path / "run")
-    handoff.reopen(copy)
+    saving.reopen(copy)
     assert len(said) == 1 and "its results are written there again" in said[0]

@@ -10,10 +10,13 @@ from conftest import cut_copy, noise, random_alive, settle
 from native_models import BACKBONE, HEAD, model_of, restricted
 
 import yoloprune
-from yoloprune import budget, builder, channels, host, verify
+from yoloprune.backend import model_builder, yolo_tracing
+from yoloprune.cutting import comparison
 from yoloprune.errors import ArgumentError, ModelError, PlanError
-from yoloprune.groups import ChannelGraph
-from yoloprune.limits import Budget, Limits
+from yoloprune.native import candidates
+from yoloprune.planning import greedy_selection
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.settings.budget import Budget, Limits
 
 
 def tied(graph: ChannelGraph) -> dict[str, tuple[tuple[str, ...], tuple[int, ...] | None]]:
@@ -63,8 +66,8 @@ def test_a_yaml_worked_out_by_hand() -> None:
     assert said["head"] == [HEAD]
     plan = graph.plan(alive)
     small = cut_copy(model, plan)
-    assert verify.verify(model, small, plan, noise(2, 3, 64, 64)) <= 1e-4
-    fresh = builder.rebuild(small, said)
+    assert comparison.verify(model, small, plan, noise(2, 3, 64, 64)) <= 1e-4
+    fresh = model_builder.rebuild(small, said)
     assert {k: v.shape for k, v in fresh.state_dict().items()} == {k: v.shape for k, v in small.state_dict().items()}
 
 
@@ -98,7 +101,7 @@ def test_a_class_branch_that_loading_takes_over_holds_nothing() -> None:
     assert tied(graph)["model.2.cv2.conv"][1] == (24, 16, 8)
     alive = random_alive(graph, 0)
     small = cut_copy(model, graph.plan(alive))
-    fresh = builder.rebuild(small, stock.describe(alive))
+    fresh = model_builder.rebuild(small, stock.describe(alive))
     assert all(torch.equal(v, small.state_dict()[k]) for k, v in fresh.state_dict().items())
 
 
@@ -122,7 +125,7 @@ def test_whole_attention_heads_go() -> None:
     scores = np.ones(graph.n_classes)
     scores[graph.classes(first[0])[0]] = 9.0  # the best channel of all lies in the head that is worth less
     scores[graph.classes(first[1])] = 0.5
-    alive = budget.select(graph, scores, Budget(ratio=0.5), Limits())
+    alive = greedy_selection.select(graph, scores, Budget(ratio=0.5), Limits())
     assert not alive[np.concatenate([graph.classes(g) for g in first])].any()
     assert alive[np.concatenate([graph.classes(g) for g in second])].all()
     plan = graph.plan(alive)
@@ -131,7 +134,7 @@ def test_whole_attention_heads_go() -> None:
     attention = small.model[5].m[0].attn
     assert (attention.num_heads, attention.key_dim, attention.head_dim, attention.scale) == (1, 32, 64, 32**-0.5)
     assert torch.equal(attention.qkv.bn.weight, model.model[5].m[0].attn.qkv.bn.weight[128:])
-    assert verify.verify(model, small, plan, noise(2, 3, 64, 64)) <= 1e-4
+    assert comparison.verify(model, small, plan, noise(2, 3, 64, 64)) <= 1e-4
     width, share = stock.describe(alive)["backbone"][5][3]
     assert width == small.model[5].cv2.conv.out_channels and int(width * share) == 64
 
@@ -156,7 +159,7 @@ def test_widths_out_of_step_with_ultralytics_rounding_are_tried_one_by_one() -> 
 def test_free_plans_cannot_be_said() -> None:
     model = model_of(BACKBONE)
     _, stock = restricted(model)
-    free = host.trace_yolo(model)
+    free = yolo_tracing.trace_yolo(model)
     alive = np.ones(free.n_classes, dtype=bool)
     alive[free.classes(next(i for i, g in enumerate(free.groups) if g.name == "model.2.m.0.cv1.conv"))[8:]] = False
     with pytest.raises(PlanError, match=r"model\.2 \(C2f\) has widths that no model YAML can say"):
@@ -176,23 +179,23 @@ def test_the_dead_go_as_far_as_the_yaml_allows() -> None:
     conv = next(i for i, g in enumerate(graph.groups) if g.name == "model.1.conv")  # 32 wide, steps of 8
     dead = np.zeros(graph.n_classes, dtype=bool)
     dead[graph.classes(conv)[:13]] = True  # 19 live: the next width is 24
-    alive = budget.dead_only(graph, dead)
+    alive = greedy_selection.dead_only(graph, dead)
     assert (~alive).sum() == 8
     assert not alive[graph.classes(conv)[:13]].all()
 
 
 def test_models_that_are_not_their_yaml_are_refused() -> None:
     model = model_of(BACKBONE)
-    graph = host.trace_yolo(model)
+    graph = yolo_tracing.trace_yolo(model)
     free = cut_copy(model, graph.plan(random_alive(graph, 0)))
     with pytest.raises(ModelError, match="is not what its row in the model YAML builds"):
-        channels.Channels(free, Limits(native=True), 64)
+        candidates.Channels(free, Limits(native=True), 64)
 
 
 def test_text_prompted_models_are_refused() -> None:
     model = ultralytics.YOLO("yolov8s-worldv2.yaml").model
     with pytest.raises(ModelError, match="YOLO-World and YOLOE"):
-        channels.Channels(model, Limits(native=True), 64)
+        candidates.Channels(model, Limits(native=True), 64)
 
 
 def test_networks_without_yaml_are_refused() -> None:

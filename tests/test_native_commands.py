@@ -19,11 +19,12 @@ from ultralytics.models.yolo.world import WorldTrainer
 from ultralytics.models.yolo.yoloe import YOLOETrainer
 
 import yoloprune
-from yoloprune import builder, handoff, host
+from yoloprune.backend import evaluation, model_builder
+from yoloprune.checkpoint import saving
 from yoloprune.errors import ModelError
-from yoloprune.fading import Fading
-from yoloprune.limits import Budget, Limits
-from yoloprune.sparse_config import SparseConfig
+from yoloprune.settings.budget import Budget, Limits
+from yoloprune.settings.sparse_config import SparseConfig
+from yoloprune.sparse.sparse_run import Fading
 
 FAST = {"imgsz": 64, "batch": 4, "epochs": 1, "plots": False, "verbose": False, "workers": 0, "exist_ok": True}
 
@@ -124,8 +125,8 @@ def test_sparse_training_dies_along_native_widths(parent: Path, data: Path, tmp_
     sparse = yoloprune.train_sparse(parent, **run, flops=0.7, native=True, name="sparse")
     pruned = yoloprune.prune(sparse, imgsz=64, project=str(tmp_path), name="pruned")
     assert (tmp_path / "pruned" / "weights" / "pruned.yaml").is_file()
-    assert host.gflops(pruned.model, 64) / host.gflops(sparse.model, 64) == pytest.approx(0.7, abs=0.05)
-    fresh = builder.rebuild(pruned.model, pruned.model.yaml)
+    assert evaluation.gflops(pruned.model, 64) / evaluation.gflops(sparse.model, 64) == pytest.approx(0.7, abs=0.05)
+    fresh = model_builder.rebuild(pruned.model, pruned.model.yaml)
     assert all(torch.equal(v, pruned.model.state_dict()[k]) for k, v in fresh.state_dict().items())
 
 
@@ -134,9 +135,9 @@ def test_what_native_widths_cannot_reach_is_free_unless_asked_for(parent: Path, 
     far = {"ratio": 0.9, "round_to": 1, "min_width": 1, "max_ratio": 0.99, "imgsz": 64, "project": str(tmp_path)}
     with pytest.raises(yoloprune.PruneError, match="out of reach"):
         yoloprune.prune(parent, native=True, name="native", **far)
-    assert handoff.pruned_widths(yoloprune.prune(parent, name="free", **far))
+    assert saving.pruned_widths(yoloprune.prune(parent, name="free", **far))
     near = yoloprune.prune(parent, name="near", **{**far, "ratio": 0.5})
-    assert handoff.pruned_widths(near) == {}  # stock Ultralytics builds it
+    assert saving.pruned_widths(near) == {}  # stock Ultralytics builds it
 
 
 def test_sparse_training_remembers_that_widths_were_free(parent: Path, tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_sparse_training_remembers_that_widths_were_free(parent: Path, tmp_path:
     limits = Limits(round_to=1, min_width=1, max_ratio=0.99)
     for ratio, native_widths in ((0.5, None), (0.9, False)):
         run = SimpleNamespace(
-            model=handoff.load(parent).model, args=SimpleNamespace(imgsz=64, freeze=None), resume=False
+            model=saving.load(parent).model, args=SimpleNamespace(imgsz=64, freeze=None), resume=False
         )
         fading = Fading(SparseConfig(Budget(ratio=ratio), limits), run)
         assert fading.config.limits.native is native_widths
@@ -159,28 +160,32 @@ def test_a_free_plan_leaves_no_native_yaml_of_another_behind(parent: Path, tmp_p
 
 
 def test_names_with_a_scale_are_not_given_to_the_yaml(parent: Path, tmp_path: Path) -> None:
-    yolo = handoff.load(parent)
+    yolo = saving.load(parent)
     graph, stock = restricted(yolo.model)
     alive = random_alive(graph, 0)
     plan = graph.plan(alive)
-    child = handoff.with_model(yolo, cut_copy(yolo.model, plan))
-    facts = handoff.make_provenance(None, {})
-    handoff.save(child, tmp_path / "yolo11m-pruned.pt", plan=plan, provenance=facts, native=stock.describe(alive))
+    child = saving.with_model(yolo, cut_copy(yolo.model, plan))
+    facts = saving.make_provenance(None, {})
+    saving.save(child, tmp_path / "yolo11m-pruned.pt", plan=plan, provenance=facts, native=stock.describe(alive))
     assert (tmp_path / "pruned.yaml").is_file()
     assert not (tmp_path / "yolo11m-pruned.yaml").exists()
     (tmp_path / "mine.yaml").write_text("nc: 3")
     with pytest.raises(yoloprune.PruneError, match="is not overwritten"):
-        handoff.save(child, tmp_path / "mine.pt", plan=plan, provenance=facts, native=stock.describe(alive))
+        saving.save(child, tmp_path / "mine.pt", plan=plan, provenance=facts, native=stock.describe(alive))
     assert (tmp_path / "mine.yaml").read_text() == "nc: 3"
 
 
 def test_native_twice(parent: Path, tmp_path: Path) -> None:
     once = yoloprune.prune(parent, ratio=0.2, native=True, imgsz=64, project=str(tmp_path), name="once")
     twice = yoloprune.prune(once, ratio=0.2, native=True, imgsz=64, project=str(tmp_path), name="twice")
-    told = handoff.provenance(twice)
+    told = saving.provenance(twice)
     assert told is not None
     assert [t["arguments"]["ratio"] for t in (*told["earlier"], told)] == [0.2, 0.2]
-    assert host.gflops(twice.model, 64) < host.gflops(once.model, 64) < host.gflops(ultralytics.YOLO(parent).model, 64)
+    assert (
+        evaluation.gflops(twice.model, 64)
+        < evaluation.gflops(once.model, 64)
+        < evaluation.gflops(ultralytics.YOLO(parent).model, 64)
+    )
 
 
 def test_after_a_free_pruning_it_is_too_late(parent: Path, tmp_path: Path) -> None:

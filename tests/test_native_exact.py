@@ -14,10 +14,13 @@ from native_models import BACKBONE, HEAD, model_of, restricted
 from torch.utils._pytree import tree_leaves
 from ultralytics.nn.modules import Conv
 
-from yoloprune import budget, builder, trainers, verify
+from yoloprune.backend import model_builder
+from yoloprune.checkpoint import trainers
+from yoloprune.cutting import comparison
 from yoloprune.errors import PlanError
-from yoloprune.limits import Budget, Limits
-from yoloprune.plans import Plan
+from yoloprune.planning import greedy_selection
+from yoloprune.planning.plan import Plan
+from yoloprune.settings.budget import Budget, Limits
 
 BLOCKS = {
     "C3": [64, True],
@@ -50,8 +53,8 @@ def test_random_native_plans_are_exact_and_said(block: str, seed: int) -> None:
     alive = random_alive(graph, seed)
     plan = graph.plan(alive)
     small = cut_copy(model, plan)
-    assert verify.verify(model, small, plan, noise(2, 3, 64, 64)) <= 1e-4
-    fresh = builder.rebuild(small, stock.describe(alive)).eval()
+    assert comparison.verify(model, small, plan, noise(2, 3, 64, 64)) <= 1e-4
+    fresh = model_builder.rebuild(small, stock.describe(alive)).eval()
     x = noise(1, 3, 64, 64)
     with torch.no_grad():
         pairs = zip(tree_leaves(small.eval()(x)), tree_leaves(fresh(x)), strict=True)
@@ -64,11 +67,11 @@ def test_random_native_plans_are_exact_and_said(block: str, seed: int) -> None:
 def test_families(name: str) -> None:
     model = settle(ultralytics.YOLO(f"{name}.yaml").model, noise(2, 3, 64, 64)).eval()
     graph, stock = restricted(model, Limits(round_to=16, min_width=8))
-    alive = budget.select(
+    alive = greedy_selection.select(
         graph, np.random.default_rng(0).random(graph.n_classes), Budget(flops=0.7), Limits(round_to=16)
     )
     small = cut_copy(model, graph.plan(alive))
-    fresh = builder.rebuild(small, stock.describe(alive))
+    fresh = model_builder.rebuild(small, stock.describe(alive))
     assert all(torch.equal(v, small.state_dict()[k]) for k, v in fresh.state_dict().items())
 
 
@@ -88,9 +91,9 @@ def test_odd_rows_are_exact(odd: str, seed: int) -> None:
     alive = random_alive(graph, seed)
     plan = graph.plan(alive)
     small = cut_copy(model, plan)
-    fresh = builder.rebuild(small, stock.describe(alive)).eval()
-    assert verify.verify(model, small, plan, noise(2, 3, 64, 64)) <= 1e-4
-    assert verify.verify(small, fresh, Plan({}), noise(2, 3, 64, 64)) <= 1e-4
+    fresh = model_builder.rebuild(small, stock.describe(alive)).eval()
+    assert comparison.verify(model, small, plan, noise(2, 3, 64, 64)) <= 1e-4
+    assert comparison.verify(small, fresh, Plan({}), noise(2, 3, 64, 64)) <= 1e-4
 
 
 def test_a_shortcut_that_was_off_stays_off() -> None:
@@ -103,9 +106,9 @@ def test_a_shortcut_that_was_off_stays_off() -> None:
     said = stock.describe(alive)
     assert said["backbone"][2][3][:2] == [24, False]
     small = cut_copy(model, graph.plan(alive))
-    fresh = builder.rebuild(small, said)
+    fresh = model_builder.rebuild(small, said)
     assert fresh.model[2].add is False
-    assert verify.verify(small, fresh.eval(), Plan({}), noise(2, 3, 64, 64)) <= 1e-4
+    assert comparison.verify(small, fresh.eval(), Plan({}), noise(2, 3, 64, 64)) <= 1e-4
 
 
 def test_what_computes_something_else_is_refused() -> None:
@@ -126,5 +129,5 @@ def test_other_activations() -> None:
     assert isinstance(Conv.default_act, torch.nn.SiLU)  # as before, though rows were built that fail
     alive = random_alive(graph, 0)
     small = cut_copy(model, graph.plan(alive))
-    fresh = builder.rebuild(small, stock.describe(alive)).eval()
-    assert verify.verify(small, fresh, Plan({}), noise(2, 3, 64, 64)) <= 1e-4
+    fresh = model_builder.rebuild(small, stock.describe(alive)).eval()
+    assert comparison.verify(small, fresh, Plan({}), noise(2, 3, 64, 64)) <= 1e-4

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from yoloprune import verify
+from yoloprune.cutting import comparison
 from yoloprune.errors import VerifyError
-from yoloprune.plans import Plan
-from yoloprune.tracing import trace
+from yoloprune.planning.plan import Plan
+from yoloprune.tracing.trace_network import trace
 
 SIDE, WIDTH = 6, 8
 IMAGE = noise(2, 3, SIDE, SIDE)
@@ -252,7 +252,7 @@ def check(names: Sequence[str], seeds: Sequence[int]) -> None:
         plan = graph.plan(random_alive(graph, seed))
         child = cut_copy(model, plan)
         for x in (IMAGE, torch.cat([IMAGE, IMAGE.flip(-1) * 1.5])):
-            verify.verify(model, child, plan, x)
+            comparison.verify(model, child, plan, x)
         with torch.no_grad():
             expected, got = dead(model, plan)(IMAGE), child(IMAGE)
         assert (expected - got).abs().max() <= 1e-4 * expected.abs().max()

@@ -7,11 +7,11 @@ import ast
 import pytest
 from command_lines import ROOT
 
-from yoloprune import config, options
-from yoloprune.config import parse
 from yoloprune.errors import ArgumentError, PruneError
-from yoloprune.limits import Budget, Limits
-from yoloprune.options import COMMANDS
+from yoloprune.settings import checking, options
+from yoloprune.settings.budget import Budget, Limits
+from yoloprune.settings.checking import parse
+from yoloprune.settings.options import COMMANDS
 
 OWN = {option.name for command in COMMANDS.values() for option in command.options}
 
@@ -21,21 +21,21 @@ def test_own_keys_are_disjoint_from_ultralytics() -> None:
     from ultralytics.utils import DEFAULT_CFG_DICT
 
     assert not OWN & set(DEFAULT_CFG_DICT)
-    assert not OWN & config.UNLISTED_HOST_KEYS
+    assert not OWN & checking.UNLISTED_HOST_KEYS
     assert len(OWN) == 24
 
 
 def test_host_defaults_are_those_of_ultralytics() -> None:
     from ultralytics.utils import DEFAULT_CFG_DICT
 
-    assert config.host_defaults() == DEFAULT_CFG_DICT
-    config.host_defaults()["epochs"] = -1
-    assert config.host_defaults()["epochs"] == DEFAULT_CFG_DICT["epochs"]  # callers get a copy
+    assert checking.host_defaults() == DEFAULT_CFG_DICT
+    checking.host_defaults()["epochs"] = -1
+    assert checking.host_defaults()["epochs"] == DEFAULT_CFG_DICT["epochs"]  # callers get a copy
 
 
 def test_host_keys_of_commands_exist() -> None:
     for command in COMMANDS.values():
-        assert set(command.host or ()) <= set(config.host_defaults()), command.name
+        assert set(command.host or ()) <= set(checking.host_defaults()), command.name
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS.values() if c.options], ids=lambda c: c.name)

@@ -7,10 +7,10 @@ import pytest
 from conftest import hand_graph, shipped
 from ultralytics import YOLO
 
-from yoloprune import host
-from yoloprune.groups import ChannelGraph
-from yoloprune.overview import brief, layer_name, layer_rows, summary
-from yoloprune.report import table
+from yoloprune.backend import yolo_tracing
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.reporting.layer_table import brief, layer_name, layer_rows, summary
+from yoloprune.reporting.run_report import table
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_long_lists_tell_how_many_are_left_out() -> None:
 @pytest.mark.parametrize("name", shipped("yolov8n", "yolo11n", "yolo12n", "yolov8n-worldv2"))
 def test_real_tables_fit_a_terminal_and_name_layers_that_can_be_kept(name: str) -> None:
     model = YOLO(f"{name}.yaml").model
-    rows = layer_rows(host.trace_yolo(model))
+    rows = layer_rows(yolo_tracing.trace_yolo(model))
     assert max(map(len, table(brief(rows)).splitlines())) <= 120
     names = {n for n, _ in model.named_modules()}
     assert {r["layer"] for r in rows} <= names

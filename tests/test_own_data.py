@@ -12,11 +12,14 @@ import ultralytics
 import yaml
 
 import yoloprune
-from yoloprune import cut_and_repair, cutting, datasets, host, refit
-from yoloprune.config import request
+from yoloprune.backend import console, datasets, evaluation
+from yoloprune.commands import cut_and_repair
+from yoloprune.commands.demo_images import make_shapes
 from yoloprune.errors import ArgumentError
-from yoloprune.plans import Plan
-from yoloprune.shapes import make_shapes
+from yoloprune.planning.plan import Plan
+from yoloprune.repair import least_squares
+from yoloprune.selection import ranking
+from yoloprune.settings.checking import request
 
 
 class Reached(Exception):
@@ -44,7 +47,7 @@ def trained(tiny: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def looked_at(model: Any, **told: Any) -> Any:
     found = request("prune", {"model": "best.pt", **told})
-    return cutting.data_set(model, found.settings, found.passed)
+    return ranking.data_set(model, found.settings, found.passed)
 
 
 def test_prune_repairs_on_the_data_of_the_checkpoint(trained: Path, data: Path, tmp_path: Path) -> None:
@@ -118,8 +121,8 @@ def test_the_user_is_told_which_data_it_is_and_why_there_is_none(
     trained: Path, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(host, "log", lambda _, text: said.append(text))
-    monkeypatch.setattr(host, "warn", said.append)
+    monkeypatch.setattr(console, "log", lambda _, text: said.append(text))
+    monkeypatch.setattr(console, "warn", said.append)
     yoloprune.prune(trained, flops=0.6, project=str(tmp_path), **LOOSE)
     assert f"data={data}, the model's own" in said[0] and not any("costs far more" in text for text in said)
     assert f" data={data}" in said[-1]  # what to type next
@@ -153,7 +156,7 @@ def test_the_data_of_the_checkpoint_is_taken(
         assert given["data"] == str(data)
         raise Reached
 
-    monkeypatch.setattr(host, "validate", reached)
+    monkeypatch.setattr(evaluation, "validate", reached)
     monkeypatch.setattr(yoloprune.YOLO, "train", lambda self, **given: reached(self, given))
     with pytest.raises(Reached):
         COMMANDS[name](trained, project=str(tmp_path))
@@ -162,10 +165,10 @@ def test_the_data_of_the_checkpoint_is_taken(
 def test_what_was_missed_is_at_most_all(trained: Path, monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
     """Of an output that hardly varies in an untrained parent, any error is many times its variance."""
     said: list[str] = []
-    monkeypatch.setattr(host, "log", lambda _, text: said.append(text))
-    monkeypatch.setattr(refit, "refit", lambda *_: {"a": (1e20, 7.0), "b": (0.5, 0.1)})
+    monkeypatch.setattr(console, "log", lambda _, text: said.append(text))
+    monkeypatch.setattr(least_squares, "refit", lambda *_: {"a": (1e20, 7.0), "b": (0.5, 0.1)})
     parent = yoloprune.load(trained)
-    cut_and_repair.cut(parent, Plan({}), "lsq", cutting.images(parent, {"data": str(data), "imgsz": 64}))
+    cut_and_repair.cut(parent, Plan({}), "lsq", ranking.images(parent, {"data": str(data), "imgsz": 64}))
     assert "75.0% of the layers' variance was missed, 55.0% is now" in said[-1]
 
 
@@ -174,8 +177,8 @@ def test_a_gpu_that_lies_idle_is_named(
     trained: Path, data: Path, monkeypatch: pytest.MonkeyPatch, device: dict[str, str], told: bool
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(host, "log", lambda _, text: said.append(text))
+    monkeypatch.setattr(console, "log", lambda _, text: said.append(text))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    images = cutting.images(yoloprune.load(trained), {"data": str(data), "imgsz": 64, **device})
+    images = ranking.images(yoloprune.load(trained), {"data": str(data), "imgsz": 64, **device})
     assert images is not None and images[0].device.type == "cpu"
     assert [text for text in said if "device=0 is faster" in text] == said and bool(said) == told

@@ -18,9 +18,13 @@ from torch import nn
 from ultralytics import YOLO
 
 import yoloprune
-from yoloprune import budget, config, handoff, host, scoring
-from yoloprune.cost import Cost
+from yoloprune.backend import console, model_facts, yolo_tracing
+from yoloprune.checkpoint import saving
 from yoloprune.errors import ArgumentError, ModelError
+from yoloprune.importance import criteria
+from yoloprune.planning import greedy_selection
+from yoloprune.planning.cost import Cost
+from yoloprune.settings import checking
 
 work, data = tiny_line.work, tiny_line.data  # fixtures, made once a file
 
@@ -55,8 +59,8 @@ def pruned(work: Path, sparse_run: Path) -> Path:
 
 def test_dead_channels_meet_the_budget_once_cut(sparse_run: Path) -> None:
     model = YOLO(sparse_run / "weights" / "last.pt").model
-    graph = host.trace_yolo(model, imgsz=64)
-    alive = budget.dead_only(graph, scoring.dead(model, graph))
+    graph = yolo_tracing.trace_yolo(model, imgsz=64)
+    alive = greedy_selection.dead_only(graph, criteria.dead(model, graph))
     cost = Cost(graph)
     kept = [alive[graph.classes(g)].sum() for g in range(len(graph.groups))]
     assert 0.59 <= cost.of("flops", torch.tensor(kept).double().numpy()) / cost.parent("flops") <= 0.6
@@ -121,7 +125,7 @@ def test_a_budget_that_takes_less_or_more_than_the_dead_is_told_of(
     sparse_run: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(host, "warn", said.append)
+    monkeypatch.setattr(console, "warn", said.append)
     told = {"round_to": 4, "min_width": 4, "project": str(work), "data": False}
     for flops, why in ((0.9, "dead channels stay"), (0.5, "channels beyond the dead go by the size of their")):
         said.clear()  # at 0.6 all dead are gone
@@ -152,7 +156,7 @@ def test_a_cut_that_leaves_more_than_sparse_training_says_so(
     sparse_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(host, "warn", said.append)
+    monkeypatch.setattr(console, "warn", said.append)
     last = sparse_run / "weights" / "last.pt"
     place = {"project": str(tmp_path)}
     yoloprune.prune(last, **place)
@@ -170,14 +174,14 @@ def test_a_cut_that_leaves_more_than_sparse_training_says_so(
 def test_image_size_is_the_checkpoints_own(sparse_run: Path, tiny: Path) -> None:
     """64 in training; absolute FLOPs would mean something else at 640, and ranks as well."""
     yolo = yoloprune.load(sparse_run / "weights" / "last.pt")
-    assert handoff.image_size(yolo, None) == 64
-    assert handoff.image_size(yolo, 70) == 96  # a multiple of the stride, as Ultralytics makes it
-    assert handoff.image_size(yolo, [64, 128]) == 128
+    assert saving.image_size(yolo, None) == 64
+    assert saving.image_size(yolo, 70) == 96  # a multiple of the stride, as Ultralytics makes it
+    assert saving.image_size(yolo, [64, 128]) == 128
     yolo.overrides.pop("imgsz")
-    assert handoff.image_size(yolo, None) == 640
+    assert saving.image_size(yolo, None) == 640
     for wrong in (0, -64, [64, 0]):
         with pytest.raises(ArgumentError, match="must be a positive number"):
-            handoff.image_size(yolo, wrong)
+            saving.image_size(yolo, wrong)
 
 
 def test_report_says_what_was_cut(pruned: Path) -> None:
@@ -192,7 +196,7 @@ def test_the_next_step_suits_the_repair(
     work: Path, sparse_run: Path, tiny: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(host, "log", lambda _, message: said.append(message))
+    monkeypatch.setattr(console, "log", lambda _, message: said.append(message))
     place = {"imgsz": 64, "project": str(work), "name": "next"}
     for told in ({"flops": 0.7}, {"flops": 0.7, "data": str(data)}, {}):
         yoloprune.prune(tiny if told else sparse_run / "weights" / "last.pt", **told, **place)
@@ -209,7 +213,7 @@ def test_finetune_keeps_every_width(work: Path, data: Path, pruned: Path) -> Non
     assert widths(work / "tuned" / "weights" / "last.pt") == widths(pruned)
 
 
-@pytest.mark.skipif("distill_model" not in config.host_defaults(), reason="this Ultralytics does not distil")
+@pytest.mark.skipif("distill_model" not in checking.host_defaults(), reason="this Ultralytics does not distil")
 def test_finetune_with_the_parent_as_teacher(work: Path, data: Path, pruned: Path, sparse_run: Path) -> None:
     yoloprune.finetune(pruned, data=str(data), epochs=1, distill="parent", project=str(work), name="taught", **QUICK)
     told = yaml.safe_load((work / "taught" / "args.yaml").read_text())
@@ -234,7 +238,7 @@ def test_finetune_with_other_classes_keeps_every_width(work: Path, data: Path, p
     other.write_text(yaml.safe_dump(told))
     yoloprune.finetune(pruned, data=str(other), epochs=1, project=str(work), name="other", **QUICK)
     tuned = YOLO(work / "other" / "weights" / "last.pt").model
-    assert host.widths(tuned) == widths(pruned)
+    assert model_facts.widths(tuned) == widths(pruned)
     assert tuned.nc == 5
 
 

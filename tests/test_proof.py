@@ -14,12 +14,17 @@ from conftest import conv, cut_copy, noise, random_alive, settle, shipped
 from torch import Tensor, nn
 
 import yoloprune
-from yoloprune import Budget, Limits, budget, cut_and_repair, host, lively, proof, scoring, surgery
+from yoloprune import Budget, Limits
+from yoloprune.backend import yolo_tracing
+from yoloprune.commands import cut_and_repair
+from yoloprune.cutting import lively_copy, proof, surgery
+from yoloprune.cutting.comparison import TOLERANCE, Look, verify
+from yoloprune.cutting.proof import prove
 from yoloprune.errors import VerifyError
-from yoloprune.plans import Plan
-from yoloprune.proof import prove
-from yoloprune.tracing import trace
-from yoloprune.verify import TOLERANCE, Look, verify
+from yoloprune.importance import criteria
+from yoloprune.planning import greedy_selection
+from yoloprune.planning.plan import Plan
+from yoloprune.tracing.trace_network import trace
 
 IMAGE = noise(2, 3, 6, 6)
 HALF = Limits(round_to=1, min_width=1)
@@ -33,9 +38,9 @@ def fresh(name: str) -> ultralytics.YOLO:
 
 def plan_for(model: nn.Module, seed: int = 0) -> Plan:
     """A plan of an Ultralytics model for 60 % of its FLOPs, by random scores."""
-    graph = host.trace_yolo(model)
-    scores = scoring.score(model, graph, "random", seed=seed)
-    return graph.plan(budget.select(graph, scores, Budget(flops=0.6), Limits()))
+    graph = yolo_tracing.trace_yolo(model)
+    scores = criteria.score(model, graph, "random", seed=seed)
+    return graph.plan(greedy_selection.select(graph, scores, Budget(flops=0.6), Limits()))
 
 
 def fading(gamma: float = 1e-4) -> nn.Sequential:
@@ -73,7 +78,7 @@ def test_wrong_surgery_on_a_fresh_model_is_refused(wrong_inputs: Callable[[str],
     yolo = fresh("yolov8n-cls")
     plan = plan_for(yolo.model)
     wrong_inputs(layer)
-    child, x = surgery.cut(copy.deepcopy(yolo.model), plan), host.example(yolo.model, 2)
+    child, x = surgery.cut(copy.deepcopy(yolo.model), plan), yolo_tracing.example(yolo.model, 2)
     assert verify(yolo.model, child, plan, x) <= TOLERANCE  # the check with the true weights sees nothing
     with pytest.raises(VerifyError, match="differs from its masked parent"):
         cut_and_repair.cut(yolo, plan, "none", None)
@@ -145,7 +150,7 @@ def test_scales_of_zero_as_after_sparse_training() -> None:
 
 
 def test_without_batch_norm_there_is_the_first_check_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lively, "settle", lambda *_, **__: pytest.fail("nothing to settle"))
+    monkeypatch.setattr(lively_copy, "settle", lambda *_, **__: pytest.fail("nothing to settle"))
     torch.manual_seed(0)
     assert proved(nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 2)), IMAGE) <= TOLERANCE
 
@@ -199,7 +204,7 @@ def test_the_parent_is_left_as_it_was() -> None:
     parameters, modes = [id(p) for p in model.parameters()], [m.training for m in model.modules()]
     kept = {k: v for k, v in vars(model.model[-1]).items() if not k.startswith("_")}
     states = random.getstate(), torch.get_rng_state()
-    assert prove(model, cut_copy(model, plan), plan, host.example(model, 2)).error <= TOLERANCE
+    assert prove(model, cut_copy(model, plan), plan, yolo_tracing.example(model, 2)).error <= TOLERANCE
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert [id(p) for p in model.parameters()] == parameters
     assert [m.training for m in model.modules()] == modes

@@ -14,19 +14,20 @@ from checkpoints import NC, TASKS, cut, network, plan_of, run_of, shapes_of, stu
 from torch import nn
 from ultralytics.nn import tasks as nets
 
-from yoloprune import handoff, host, sealing, trainers
+from yoloprune.backend import model_facts, yaml_markers
+from yoloprune.checkpoint import saving, trainers
+from yoloprune.commands.demo_images import NAMES
 from yoloprune.errors import ModelError, PlanError
-from yoloprune.shapes import NAMES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_rebuilt_model_computes_the_same(task: str, folder: Path, tmp_path: Path) -> None:
-    yolo = handoff.load(network(folder, task))
+    yolo = saving.load(network(folder, task))
     plan = plan_of(yolo.model, 1)
-    out = handoff.save(cut(yolo, plan), tmp_path / "p.pt", plan=plan, provenance={})
-    model = handoff.load(out).model
+    out = saving.save(cut(yolo, plan), tmp_path / "p.pt", plan=plan, provenance={})
+    model = saving.load(out).model
     rebuilt = stub(task).get_model(cfg=model.yaml, weights=model, verbose=False)
     x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     for network_ in (rebuilt, model):
@@ -37,19 +38,19 @@ def test_rebuilt_model_computes_the_same(task: str, folder: Path, tmp_path: Path
     assert rebuilt.yaml == model.yaml
     assert type(rebuilt) is type(model)
     assert {n for n, p in rebuilt.named_parameters() if not p.requires_grad} <= {
-        f"{host.head_name(model)}.dfl.conv.weight"
+        f"{model_facts.head_name(model)}.dfl.conv.weight"
     }
     scratch = stub(task, nc=2, pretrained=False).get_model(cfg=model.yaml, weights=None, verbose=False)
     assert shapes_of(scratch) == shapes_of(model)
 
 
 def test_attention_widths_need_more_than_their_sum(pruned: Path) -> None:
-    entry = handoff.load(pruned).model.yaml["yoloprune"]
+    entry = saving.load(pruned).model.yaml["yoloprune"]
     assert set(entry["numbers"]) == {"model.6.m.0.attn"}  # else this file tests nothing of it
 
 
 def test_class_branch_keeps_its_source_width_for_other_classes(pruned: Path) -> None:
-    model = handoff.load(pruned).model
+    model = saving.load(pruned).model
     names = {0: "star", 1: NAMES[2], 2: NAMES[0], 3: "cross", 4: "ring"}
     rebuilt = stub("detect", 5, names).get_model(cfg=model.yaml, weights=model, verbose=False)
     for old, new in zip(model.model[-1].cv3, rebuilt.model[-1].cv3, strict=True):
@@ -60,29 +61,29 @@ def test_class_branch_keeps_its_source_width_for_other_classes(pruned: Path) -> 
 
 
 def test_models_that_were_not_pruned_are_built_as_ever(parent: Path) -> None:
-    model = handoff.load(parent).model
+    model = saving.load(parent).model
     rebuilt = stub("detect").get_model(cfg=model.yaml, weights=model, verbose=False)
     assert rebuilt.yaml == model.yaml and shapes_of(rebuilt) == shapes_of(model)
     assert stub("detect").get_model(cfg="yolov8n.yaml", weights=model, verbose=False).model[0].conv.out_channels == 16
 
 
 def test_weights_of_a_pruned_model_never_go_into_another(pruned: Path, parent: Path, folder: Path) -> None:
-    full, model = handoff.load(parent).model, handoff.load(pruned).model
+    full, model = saving.load(parent).model, saving.load(pruned).model
     with pytest.raises(PlanError, match="own checkpoint"):
         stub("detect").get_model(cfg=full.yaml, weights=model, verbose=False)
-    yolo = handoff.load(network(folder))
+    yolo = saving.load(network(folder))
     before = copy.deepcopy(yolo.model.state_dict())
     for weights in (pruned, model, {"model": model}):
         with pytest.raises(PlanError, match="own checkpoint"):
             trainers.YOLO.load(yolo, weights)
     assert all(torch.equal(v, before[k]) for k, v in yolo.model.state_dict().items())
-    handoff.load(pruned).load(pruned)
+    saving.load(pruned).load(pruned)
     with pytest.raises(PlanError, match="do not have the shape"):
-        handoff.load(pruned).load(parent)  # a mixture of both would be trained
+        saving.load(pruned).load(parent)  # a mixture of both would be trained
 
 
 def test_fused_weights_are_refused(pruned: Path) -> None:
-    yolo = handoff.load(pruned)
+    yolo = saving.load(pruned)
     config = yolo.model.yaml
     with pytest.raises(PlanError, match="fused"):
         stub("detect").get_model(cfg=config, weights=yolo.model.fuse(), verbose=False)
@@ -92,7 +93,7 @@ def test_fused_weights_are_refused(pruned: Path) -> None:
 def test_model_cut_in_memory_is_not_trained_full_size(
     source: str, parent: Path, folder: Path, data: Path, tmp_path: Path
 ) -> None:
-    yolo = handoff.load(parent if source == "checkpoint" else network(folder))
+    yolo = saving.load(parent if source == "checkpoint" else network(folder))
     child = cut(yolo, plan_of(yolo.model))
     with pytest.raises(PlanError, match="own checkpoint"):
         child.train(data=str(data), **run_of(tmp_path))
@@ -100,7 +101,7 @@ def test_model_cut_in_memory_is_not_trained_full_size(
 
 def test_tune_refuses(pruned: Path) -> None:
     with pytest.raises(ModelError, match="Tune the parent"):
-        handoff.load(pruned).tune(iterations=1)
+        saving.load(pruned).tune(iterations=1)
 
 
 @pytest.mark.parametrize("kind", ["WorldModel", "YOLOEModel", "RTDETRDetectionModel"])
@@ -145,8 +146,8 @@ def driven(*callbacks: Callable[..., object]) -> Any:
 
 def test_networks_of_a_sparse_run_are_built_for_another_alone(parent: Path) -> None:
     """Callbacks of other objects do not count, whatever they are of."""
-    model, driver = handoff.load(parent).model, Driver()
-    sealed = sealing.sealed(model.yaml, {"met": True})
+    model, driver = saving.load(parent).model, Driver()
+    sealed = yaml_markers.sealed(model.yaml, {"met": True})
     for callbacks in ([], [[].append, "text".encode]):
         with pytest.raises(ModelError, match="sparse training by yoloprune"):
             driven(*callbacks).get_model(cfg=sealed, weights=model, verbose=False)

@@ -8,10 +8,10 @@ import pytest
 import yaml
 from command_lines import LEAST, ROOT, SPARSE, error, recipe
 
-from yoloprune import config
-from yoloprune.config import load_recipe, parse
-from yoloprune.limits import Budget
-from yoloprune.options import COMMANDS
+from yoloprune.settings import checking
+from yoloprune.settings.budget import Budget
+from yoloprune.settings.checking import load_recipe, parse
+from yoloprune.settings.options import COMMANDS
 
 
 @pytest.mark.parametrize("name", [n for n, c in COMMANDS.items() if c.options])
@@ -61,7 +61,7 @@ def test_a_nearer_budget_replaces_the_one_of_the_recipe(tmp_path: Path) -> None:
 
 
 def test_a_plain_ultralytics_configuration_is_a_recipe(tmp_path: Path) -> None:
-    cfg = recipe(tmp_path, {**config.host_defaults(), "epochs": 7, "val": False})
+    cfg = recipe(tmp_path, {**checking.host_defaults(), "epochs": 7, "val": False})
     result = parse([*SPARSE.split(), cfg])
     assert result.passed["epochs"] == 7 and result.passed["val"] is False
     assert result.passed["model"] == "a.pt" and "freeze" not in result.passed  # empty entries say nothing

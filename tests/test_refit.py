@@ -10,10 +10,12 @@ import torch
 from repairs import missed, noise, outputs, quarter_dead, randomize
 from torch import Tensor, nn
 
-from yoloprune import host, recover, refit, watching
+from yoloprune.backend import yolo_tracing
+from yoloprune.cutting.surgery import cut
 from yoloprune.errors import DataError
-from yoloprune.plans import Keep, Plan
-from yoloprune.surgery import cut
+from yoloprune.planning.plan import Keep, Plan
+from yoloprune.probing.forward import follow, hooked, running
+from yoloprune.repair import constant_folding, least_squares
 
 
 class Dependent(nn.Module):
@@ -56,7 +58,7 @@ IMAGES = [noise(2, 3, 12, 12), noise(2, 3, 12, 12, seed=2)]
 def test_a_dependent_channel_is_replaced_by_those_it_depends_on(consumer: nn.Module, offset: float):
     parent = Dependent(copy.deepcopy(consumer), offset).eval()
     model = cut(copy.deepcopy(parent), Dependent.plan)
-    missed = refit.refit(parent, model, Dependent.plan, IMAGES, ridge=1e-10)
+    missed = least_squares.refit(parent, model, Dependent.plan, IMAGES, ridge=1e-10)
     w = parent.consumer.weight.detach()
     torch.testing.assert_close(model.consumer.weight.data[:, 0], w[:, 0] + w[:, 2], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(model.consumer.weight.data[:, 1], w[:, 1] + 2 * w[:, 2], rtol=1e-4, atol=1e-5)
@@ -71,9 +73,9 @@ def test_mean_goes_into_the_batch_norm_whether_or_not_it_was_folded_before():
     parent = randomize(Dependent(nn.Conv2d(3, 4, 1, bias=False), 0.5, nn.BatchNorm2d(4)))
     model = cut(copy.deepcopy(parent), Dependent.plan)
     folded = copy.deepcopy(model)
-    recover.fold(parent, folded, Dependent.plan, IMAGES)
+    constant_folding.fold(parent, folded, Dependent.plan, IMAGES)
     for m in (model, folded):
-        refit.refit(parent, m, Dependent.plan, IMAGES, ridge=1e-10)
+        least_squares.refit(parent, m, Dependent.plan, IMAGES, ridge=1e-10)
         shift = 0.5 * parent.consumer.weight.detach()[:, 2, 0, 0]
         torch.testing.assert_close(m.rest[0].running_mean, parent.rest[0].running_mean - shift, rtol=1e-4, atol=1e-5)
         a, b = outputs(parent, m)
@@ -83,7 +85,7 @@ def test_mean_goes_into_the_batch_norm_whether_or_not_it_was_folded_before():
 def test_without_bias_and_batch_norm_the_weights_make_the_mean_as_well():
     parent = Dependent(nn.Conv2d(3, 4, 1, bias=False), 0.5, nn.Softmax(1)).eval()
     model = cut(copy.deepcopy(parent), Dependent.plan)
-    refit.refit(parent, model, Dependent.plan, IMAGES, ridge=1e-10)
+    least_squares.refit(parent, model, Dependent.plan, IMAGES, ridge=1e-10)
     with torch.no_grad():
         x = parent.producer(torch.cat(IMAGES)).movedim(1, -1).reshape(-1, 3).double().numpy()
     expected = np.linalg.lstsq(x[:, :2], x @ parent.consumer.weight[:, :, 0, 0].T.double().detach().numpy(), rcond=None)
@@ -93,7 +95,7 @@ def test_without_bias_and_batch_norm_the_weights_make_the_mean_as_well():
 def test_layers_are_fitted_in_network_order_to_inputs_already_repaired():
     parent = Dependent(nn.Conv2d(3, 4, 1), 0.5, nn.SiLU(), nn.Conv2d(4, 2, 1)).eval()
     model = cut(copy.deepcopy(parent), Dependent.plan)
-    missed = refit.refit(parent, model, Dependent.plan, IMAGES, ridge=1e-10)
+    missed = least_squares.refit(parent, model, Dependent.plan, IMAGES, ridge=1e-10)
     assert missed["rest.1"][0] < 1e-8  # what the repaired consumer sends on needs no repair
     torch.testing.assert_close(model.rest[1].weight, parent.rest[1].weight)
 
@@ -102,8 +104,8 @@ def test_a_large_ridge_keeps_the_weights_and_corrects_means_as_fold_does():
     parent = Dependent(nn.Conv2d(3, 4, 1), 0.5).eval()
     model = cut(copy.deepcopy(parent), Dependent.plan)
     folded = copy.deepcopy(model)
-    recover.fold(parent, folded, Dependent.plan, IMAGES)
-    refit.refit(parent, model, Dependent.plan, IMAGES, ridge=1e12)
+    constant_folding.fold(parent, folded, Dependent.plan, IMAGES)
+    least_squares.refit(parent, model, Dependent.plan, IMAGES, ridge=1e12)
     torch.testing.assert_close(model.consumer.weight, folded.consumer.weight)
     torch.testing.assert_close(model.consumer.bias, folded.consumer.bias, rtol=1e-4, atol=1e-5)
 
@@ -111,7 +113,7 @@ def test_a_large_ridge_keeps_the_weights_and_corrects_means_as_fold_does():
 def test_ridge_in_one_dimension():
     x, y = torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([1.0, 4.0, 7.0])  # y = 4 + 3 x
     # From weight 1: |y - 4 - (1 + d) x|² + λ d² with λ = 0.5 · Σx² = 1 is least where 2 (2 - d) = d, at d = 4/3.
-    change, mean, (before, after) = refit._solve(
+    change, mean, (before, after) = least_squares._solve(
         torch.ones(1, 1), torch.zeros(1), x.reshape(1, 3, 1), y.reshape(3, 1), 0.5
     )
     assert float(change) == pytest.approx(4 / 3)
@@ -121,10 +123,10 @@ def test_ridge_in_one_dimension():
 
 
 def test_every_output_has_its_own_weights(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(refit, "STEPS", 300)
+    monkeypatch.setattr(least_squares, "STEPS", 300)
     x, y = noise(1, 60, 3), noise(60, 2, seed=2) + 1
     importance = torch.rand(60, 2, generator=torch.Generator().manual_seed(3)).clamp_min(0.2)
-    change, shift, (before, after) = refit._solve(torch.zeros(2, 3), torch.zeros(2), x, y, 1e-9, importance)
+    change, shift, (before, after) = least_squares._solve(torch.zeros(2, 3), torch.zeros(2), x, y, 1e-9, importance)
     missed = total = 0
     for o in range(2):
         root = importance[:, o].sqrt().numpy()
@@ -142,7 +144,7 @@ def test_importance_is_the_squared_slope_of_the_activation(norm: bool):
     parent = randomize(nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.SiLU(inplace=True)))
     the_plan = Plan({"1": Keep(outputs=(0, 2), of=(3, None))})
     y, follower = (noise(40, 2), "1") if norm else (noise(40, 3), None)
-    got = refit._importance(parent, the_plan, y.clone(), follower, "2").numpy()
+    got = least_squares._importance(parent, the_plan, y.clone(), follower, "2").numpy()
     z = y.numpy()
     if norm:
         gamma, beta, mean, var = (
@@ -152,8 +154,8 @@ def test_importance_is_the_squared_slope_of_the_activation(norm: bool):
         z = (z - mean) / np.sqrt(var + 1e-5) * gamma + beta
     sigmoid = 1 / (1 + np.exp(-z))
     slope = (sigmoid * (1 + z * (1 - sigmoid))) ** 2
-    np.testing.assert_allclose(got, np.maximum(slope / slope.max(), refit.FLOOR), rtol=1e-4)
-    assert refit._importance(parent, the_plan, y, follower, None) is None
+    np.testing.assert_allclose(got, np.maximum(slope / slope.max(), least_squares.FLOOR), rtol=1e-4)
+    assert least_squares._importance(parent, the_plan, y, follower, None) is None
 
 
 def test_batch_norm_and_activation_are_found_by_what_they_take():
@@ -162,9 +164,9 @@ def test_batch_norm_and_activation_are_found_by_what_they_take():
         nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), shared, nn.Conv2d(2, 2, 1), shared, nn.Conv2d(2, 2, 1)
     )
     names = ("0", "1", "3", "5")
-    with watching.running(parent), watching.hooked() as hooks:
-        norms = watching.follow(parent, names, nn.BatchNorm2d, hooks)
-        activations = watching.follow(parent, names, refit.ACTIVATIONS, hooks)
+    with running(parent), hooked() as hooks:
+        norms = follow(parent, names, nn.BatchNorm2d, hooks)
+        activations = follow(parent, names, least_squares.ACTIVATIONS, hooks)
         parent(noise(1, 3, 4, 4))
     assert norms == {"0": "1"}
     assert {k: parent.get_submodule(v) for k, v in activations.items()} == {"1": shared, "3": shared}
@@ -174,7 +176,7 @@ def test_depthwise_layers_are_fitted_channel_by_channel():
     parent = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, groups=3))
     model = copy.deepcopy(parent)
     model[0].weight.data[1] = 0
-    refit.refit(parent, model, Plan({}), IMAGES, ridge=1e-10)
+    least_squares.refit(parent, model, Plan({}), IMAGES, ridge=1e-10)
     torch.testing.assert_close(model[0].weight, parent[0].weight, rtol=1e-4, atol=1e-5)
 
 
@@ -184,32 +186,32 @@ def test_layers_that_run_twice_are_left_alone():
     model = copy.deepcopy(parent)
     model[0].weight.data += 1
     state = copy.deepcopy(model.state_dict())
-    assert refit.refit(parent, model, Plan({}), IMAGES) == {}
+    assert least_squares.refit(parent, model, Plan({}), IMAGES) == {}
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     with pytest.raises(DataError, match="no calibration images"):
-        refit.refit(parent, model, Plan({}), [])
+        least_squares.refit(parent, model, Plan({}), [])
 
 
 def test_rare_positions_are_drawn_with_preference(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(refit, "ROWS", 20)
+    monkeypatch.setattr(least_squares, "ROWS", 20)
     output = 0.1 * noise(1, 4, 32, 32)
     output[0, :, 3, :10] += 5  # an object of ten positions among 1024
-    target = refit._Target(Keep(outputs=(0, 2), of=(4, None)), seed=0)
+    target = least_squares._Target(Keep(outputs=(0, 2), of=(4, None)), seed=0)
     target(nn.Conv2d(1, 4, 1), None, output)
     assert int((target.positions[1] == 3).sum()) == 10
     torch.testing.assert_close(target.rows, output.movedim(1, -1)[target.positions][:, [0, 2]])
 
 
 def test_images_beyond_the_memory_bound_are_left_out(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(refit, "PIXELS", 3 * 12 * 12 + 1)
-    assert refit._together(IMAGES).shape == (3, 3, 12, 12)
-    monkeypatch.setattr(refit, "PIXELS", 1)
-    assert refit._together(IMAGES).shape == (1, 3, 12, 12)
+    monkeypatch.setattr(least_squares, "PIXELS", 3 * 12 * 12 + 1)
+    assert least_squares._together(IMAGES).shape == (3, 3, 12, 12)
+    monkeypatch.setattr(least_squares, "PIXELS", 1)
+    assert least_squares._together(IMAGES).shape == (1, 3, 12, 12)
 
 
 def test_yolo_is_closer_to_its_parent_after_each_repair():
     parent, *_ = quarter_dead()
-    graph = host.trace_yolo(parent)
+    graph = yolo_tracing.trace_yolo(parent)
     alive = np.ones(graph.n_classes, dtype=bool)
     for g, group in enumerate(graph.groups):
         if group.frozen is None:
@@ -218,8 +220,8 @@ def test_yolo_is_closer_to_its_parent_after_each_repair():
     model = cut(copy.deepcopy(parent), the_plan)
     images = [torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(5))]
     errors = [missed(parent, model, images[0])]
-    recover.fold(parent, model, the_plan, images)
+    constant_folding.fold(parent, model, the_plan, images)
     errors.append(missed(parent, model, images[0]))
-    refit.refit(parent, model, the_plan, images)
+    least_squares.refit(parent, model, the_plan, images)
     errors.append(missed(parent, model, images[0]))
     assert errors[0] > errors[1] > 5 * errors[2], errors

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from torch import nn
 
-from yoloprune import rows
 from yoloprune.errors import ModelError
-from yoloprune.rows import Row
+from yoloprune.native import yaml_rows
+from yoloprune.native.yaml_rows import Row
 
 CONFIG: dict[str, Any] = {
     "nc": 3,
@@ -26,7 +26,7 @@ def row(name: str, *arguments: Any, at: int = 1, repeats: int = 1) -> Row:
 
 
 def test_sources_become_indices_and_repeats_follow_the_depth() -> None:
-    found = rows.read(CONFIG)
+    found = yaml_rows.read(CONFIG)
     assert [r.sources for r in found] == [(-1,), (0,), (1,), (1, 2), (1, 3)]
     assert [r.repeats for r in found] == [1, 3, 1, 1, 1]  # 6 x 0.5
     assert [r.listed for r in found] == [False, False, False, True, True]
@@ -37,16 +37,16 @@ def test_a_row_that_names_no_layer_is_refused() -> None:
     with pytest.raises(
         ModelError, match="row 0 of the model YAML names no layer of Ultralytics: This model was pruned"
     ):
-        rows.read(broken)
+        yaml_rows.read(broken)
 
 
 def test_reading_and_writing_says_the_same_without_scales() -> None:
-    written = rows.write(CONFIG, rows.read(CONFIG))
+    written = yaml_rows.write(CONFIG, yaml_rows.read(CONFIG))
     assert not {"scale", "scales"} & set(written)
     assert written["backbone"][0] == [-1, 1, "Conv", [64, 3, 2]]
     assert written["head"][0][0] == [1, 2]
-    assert [r.sources for r in rows.read(written)] == [r.sources for r in rows.read(CONFIG)]
-    assert yaml.safe_load(rows.text(written)) == written
+    assert [r.sources for r in yaml_rows.read(written)] == [r.sources for r in yaml_rows.read(CONFIG)]
+    assert yaml.safe_load(yaml_rows.text(written)) == written
 
 
 def test_arguments_left_silent_are_those_of_the_constructor() -> None:
@@ -71,24 +71,24 @@ def test_arguments_left_silent_are_those_of_the_constructor() -> None:
     ],
 )
 def test_spellings_include_what_ultralytics_makes_of_a_scale(given: Row, meant: tuple[Any, ...]) -> None:
-    assert meant in [s.arguments for s in rows.spellings(given, CONFIG)]
+    assert meant in [s.arguments for s in yaml_rows.spellings(given, CONFIG)]
 
 
 def test_a_row_alone() -> None:
-    layer = rows.build(row("C2f", 32, True, repeats=2), [16], CONFIG)
+    layer = yaml_rows.build(row("C2f", 32, True, repeats=2), [16], CONFIG)
     assert layer.cv1.conv.in_channels == 16
     assert layer.cv2.conv.out_channels == 32
     assert len(layer.m) == 2
     assert all(p.is_meta for p in layer.parameters())
-    assert isinstance(rows.build(row("Conv", 16, 3, repeats=2), [16], CONFIG), nn.Sequential)
+    assert isinstance(yaml_rows.build(row("Conv", 16, 3, repeats=2), [16], CONFIG), nn.Sequential)
 
 
 def test_heads_read_several_layers() -> None:
-    head = rows.build(Row(4, (1, 3), True, 1, "Detect", ("nc",)), [32, 64], CONFIG)
+    head = yaml_rows.build(Row(4, (1, 3), True, 1, "Detect", ("nc",)), [32, 64], CONFIG)
     assert [branch[0].conv.in_channels for branch in head.cv2] == [32, 64]
     assert head.nc == 3
 
 
 def test_what_a_constructor_refuses_is_nothing() -> None:
-    assert rows.build(row("C2PSA", 64), [32], CONFIG) is None  # as many outputs as inputs
-    assert rows.build(row("Conv", 16), [0], CONFIG) is None  # not one tensor
+    assert yaml_rows.build(row("C2PSA", 64), [32], CONFIG) is None  # as many outputs as inputs
+    assert yaml_rows.build(row("Conv", 16), [0], CONFIG) is None  # not one tensor

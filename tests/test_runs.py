@@ -10,9 +10,10 @@ import torch
 import yaml
 
 import yoloprune
-from yoloprune import api, runs
+from yoloprune import api
+from yoloprune.backend import run_folders
+from yoloprune.commands.demo_images import make_shapes
 from yoloprune.errors import ArgumentError, BudgetError, PruneError
-from yoloprune.shapes import make_shapes
 
 
 def test_args_are_plain_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +29,7 @@ def test_args_are_plain_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "name": None,
         "native": True,
     }
-    runs.write_args(tmp_path, given)
+    run_folders.write_args(tmp_path, given)
     assert yaml.safe_load((tmp_path / "args.yaml").read_text()) == {
         "model": "gone.pt",
         "data": str(tmp_path / "here.yaml"),
@@ -55,8 +56,8 @@ def test_only_the_folder_of_a_training_that_never_began_goes(kept: str, tmp_path
         (tmp_path / folder / "labels.jpg").write_text("picture")
     (tmp_path / "used" / kept).write_text("mine")
     for folder in ("unused", "used", "never made"):
-        runs.Run(tmp_path / folder, made=True).drop_unused()
-    runs.Run(tmp_path / "somebody's", made=False).drop_unused()
+        run_folders.Run(tmp_path / folder, made=True).drop_unused()
+    run_folders.Run(tmp_path / "somebody's", made=False).drop_unused()
     assert not (tmp_path / "unused").exists()
     assert (tmp_path / "used" / kept).read_text() == "mine" and (tmp_path / "used" / "args.yaml").exists()
     assert (tmp_path / "somebody's" / "args.yaml").exists()
@@ -68,7 +69,7 @@ def asked(folder: Path, **more: object) -> SimpleNamespace:
 
 
 def test_a_name_that_another_process_takes_first_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    choose = runs.get_save_dir
+    choose = run_folders.get_save_dir
 
     def slow(arguments: SimpleNamespace) -> Path:
         folder = choose(arguments)
@@ -76,19 +77,23 @@ def test_a_name_that_another_process_takes_first_is_left_to_it(tmp_path: Path, m
             folder.mkdir()  # by somebody else, between the choice and the making
         return folder
 
-    monkeypatch.setattr(runs, "get_save_dir", slow)
-    assert runs.claim(asked(tmp_path)) == runs.Run(tmp_path / "x-2", made=True)
+    monkeypatch.setattr(run_folders, "get_save_dir", slow)
+    assert run_folders.claim(asked(tmp_path)) == run_folders.Run(tmp_path / "x-2", made=True)
 
 
 def test_a_folder_that_is_there_is_taken_only_when_told(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
-    assert runs.claim(asked(tmp_path)) == runs.Run(tmp_path / "x-2", made=True)
-    assert runs.claim(asked(tmp_path, exist_ok=True)) == runs.Run(tmp_path / "x", made=False)
-    assert runs.claim(asked(tmp_path, save_dir=str(tmp_path / "x"))) == runs.Run(tmp_path / "x", made=False)
-    assert runs.claim(asked(tmp_path, save_dir=str(tmp_path / "y"))) == runs.Run(tmp_path / "y", made=True)
+    assert run_folders.claim(asked(tmp_path)) == run_folders.Run(tmp_path / "x-2", made=True)
+    assert run_folders.claim(asked(tmp_path, exist_ok=True)) == run_folders.Run(tmp_path / "x", made=False)
+    assert run_folders.claim(asked(tmp_path, save_dir=str(tmp_path / "x"))) == run_folders.Run(
+        tmp_path / "x", made=False
+    )
+    assert run_folders.claim(asked(tmp_path, save_dir=str(tmp_path / "y"))) == run_folders.Run(
+        tmp_path / "y", made=True
+    )
     (tmp_path / "z").write_text("a file")
     with pytest.raises(PruneError, match=r"Cannot write to .*z: something else is there"):
-        runs.claim(asked(tmp_path, name="z", exist_ok=True))
+        run_folders.claim(asked(tmp_path, name="z", exist_ok=True))
 
 
 def test_a_run_does_not_write_over_what_it_starts_from(tmp_path: Path) -> None:
@@ -99,9 +104,9 @@ def test_a_run_does_not_write_over_what_it_starts_from(tmp_path: Path) -> None:
     link.symlink_to(best)
     for file in (best, str(best), link):
         with pytest.raises(ArgumentError, match="what this run starts from, and would be written over"):
-            runs.claim(asked(tmp_path, exist_ok=True), [None, True, other, file])
-    assert runs.claim(asked(tmp_path, exist_ok=True), [None, True, other, "yolov8n.yaml"]).made is False
-    assert runs.claim(asked(tmp_path), [best]).folder.name == "x-2"
+            run_folders.claim(asked(tmp_path, exist_ok=True), [None, True, other, file])
+    assert run_folders.claim(asked(tmp_path, exist_ok=True), [None, True, other, "yolov8n.yaml"]).made is False
+    assert run_folders.claim(asked(tmp_path), [best]).folder.name == "x-2"
 
 
 def test_a_refused_training_leaves_no_folder(tiny: Path, tmp_path: Path) -> None:

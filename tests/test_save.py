@@ -20,9 +20,9 @@ from torch import nn
 from ultralytics.nn import tasks as nets
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from yoloprune import handoff, trainers
+from yoloprune.checkpoint import saving, trainers
 from yoloprune.errors import PlanError, PruneError
-from yoloprune.plans import Plan
+from yoloprune.planning.plan import Plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,27 +47,27 @@ def test_checkpoint_holds_no_private_class(pruned: Path) -> None:
 
 
 def test_save_keeps_training_arguments_but_only_stock_keys(folder: Path, parent: Path, tmp_path: Path) -> None:
-    yolo = handoff.load(parent)
+    yolo = saving.load(parent)
     yolo.ckpt["train_args"] = {"imgsz": 96, "sparsity": 0.5}
-    out = handoff.save(yolo, tmp_path / "p.pt", plan=Plan({}), provenance=handoff.make_provenance(None, {}))
+    out = saving.save(yolo, tmp_path / "p.pt", plan=Plan({}), provenance=saving.make_provenance(None, {}))
     assert torch.load(out, weights_only=False)["train_args"] == {"task": "detect", "imgsz": 96}
 
 
 def test_save_leaves_the_object_alone(parent: Path, tmp_path: Path) -> None:
-    yolo = handoff.load(parent)
+    yolo = saving.load(parent)
     plan = plan_of(yolo.model)
     child = cut(yolo, plan)
-    handoff.save(child, tmp_path / "p.pt", plan=plan, provenance={})
-    assert handoff.pruned_widths(child) is None
+    saving.save(child, tmp_path / "p.pt", plan=plan, provenance={})
+    assert saving.pruned_widths(child) is None
     assert child.model.yaml["backbone"][0][2] == "Conv"
     assert {p.dtype for p in child.model.parameters()} == {torch.float32}
 
 
 def test_save_survives_half_precision(parent: Path, tmp_path: Path) -> None:
-    yolo = handoff.load(parent)
+    yolo = saving.load(parent)
     yolo.model.model[0].bn.running_var[0] = 1e6
-    out = handoff.save(yolo, tmp_path / "p.pt", plan=Plan({}), provenance={})
-    assert handoff.load(out).model.model[0].bn.running_var[0] == 65504
+    out = saving.save(yolo, tmp_path / "p.pt", plan=Plan({}), provenance={})
+    assert saving.load(out).model.model[0].bn.running_var[0] == 65504
 
 
 def test_save_refuses_the_source(parent: Path, tmp_path: Path) -> None:
@@ -75,10 +75,10 @@ def test_save_refuses_the_source(parent: Path, tmp_path: Path) -> None:
     source.write_bytes(parent.read_bytes())
     link = tmp_path / "link.pt"
     link.symlink_to(source)
-    yolo = handoff.load(source)
+    yolo = saving.load(source)
     for path in (source, link, tmp_path / "." / "mine.pt"):
         with pytest.raises(PruneError, match="not overwritten"):
-            handoff.save(yolo, path, plan=Plan({}), provenance={})
+            saving.save(yolo, path, plan=Plan({}), provenance={})
     assert source.read_bytes() == parent.read_bytes() and link.is_symlink()
 
 
@@ -90,7 +90,7 @@ def test_save_into_a_place_that_cannot_be_written(parent: Path, tmp_path: Path) 
         places.append(tmp_path / "locked" / "p.pt")
     for place in places:
         with pytest.raises(PruneError, match="Cannot write") as caught:
-            handoff.save(handoff.load(parent), place, plan=Plan({}), provenance={})
+            saving.save(saving.load(parent), place, plan=Plan({}), provenance={})
         assert "\n" not in str(caught.value)
 
 
@@ -104,7 +104,7 @@ def test_interrupted_save_keeps_the_old_file(parent: Path, tmp_path: Path, monke
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(PruneError, match="No space left on device"):
-        handoff.save(handoff.load(parent), old, plan=Plan({}), provenance={})
+        saving.save(saving.load(parent), old, plan=Plan({}), provenance={})
     assert [(f.name, f.read_bytes()) for f in tmp_path.iterdir()] == [("p.pt", b"old")]
 
 
@@ -112,26 +112,26 @@ def test_save_replaces_in_one_step(parent: Path, tmp_path: Path) -> None:
     old, seen = tmp_path / "p.pt", tmp_path / "open elsewhere"
     old.write_bytes(b"old")
     os.link(old, seen)
-    handoff.save(handoff.load(parent), old, plan=Plan({}), provenance={})
-    assert handoff.load(old).task == "detect"
+    saving.save(saving.load(parent), old, plan=Plan({}), provenance={})
+    assert saving.load(old).task == "detect"
     assert seen.read_bytes() == b"old"  # the old file was not written into
     assert sorted(f.name for f in tmp_path.iterdir()) == ["open elsewhere", "p.pt"]
 
 
 def test_save_refuses_a_plan_that_does_not_describe_the_model(parent: Path, tmp_path: Path) -> None:
-    yolo = handoff.load(parent)
+    yolo = saving.load(parent)
     child = cut(yolo, plan_of(yolo.model, 0))
     for plan in (Plan({}), plan_of(yolo.model, 1)):
         with pytest.raises(PlanError):
-            handoff.save(child, tmp_path / "p.pt", plan=plan, provenance={})
+            saving.save(child, tmp_path / "p.pt", plan=plan, provenance={})
     assert not list(tmp_path.iterdir())
 
 
 def test_uncut_model_stays_trainable_by_stock_ultralytics(parent: Path, tmp_path: Path) -> None:
-    out = handoff.save(handoff.load(parent), tmp_path / "p.pt", plan=Plan({}), provenance={"a": 1})
+    out = saving.save(saving.load(parent), tmp_path / "p.pt", plan=Plan({}), provenance={"a": 1})
     model = ultralytics.YOLO(str(out)).model
     assert nets.DetectionModel(model.yaml, verbose=False).yaml["backbone"][0][2] == "Conv"
-    assert handoff.provenance(model) == {"a": 1, "earlier": []}
+    assert saving.provenance(model) == {"a": 1, "earlier": []}
 
 
 # ---- the entry -------------------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def test_stop_sentence_names_both_ways_out() -> None:
 
 
 def test_provenance(pruned: Path, parent: Path) -> None:
-    told = handoff.provenance(handoff.load(pruned))
+    told = saving.provenance(saving.load(pruned))
     assert told["parent"] == {"name": "parent.pt", "sha256": hashlib.sha256(parent.read_bytes()).hexdigest()}
     assert told["arguments"] == {"flops": 0.5, "data": "my.yaml"}
     assert told["versions"]["ultralytics"] == ultralytics.__version__ and told["versions"]["torch"] in torch.__version__
@@ -160,23 +160,21 @@ def test_provenance(pruned: Path, parent: Path) -> None:
 
 
 def test_provenance_of_live_objects_and_odd_values() -> None:
-    told = handoff.make_provenance(
-        None, {"a": Path("x/y.pt"), "b": np.float32(0.5), "c": ("k", None), "d": {"e": True}}
-    )
+    told = saving.make_provenance(None, {"a": Path("x/y.pt"), "b": np.float32(0.5), "c": ("k", None), "d": {"e": True}})
     assert told["parent"] is None
     assert told["arguments"] == {"a": "y.pt", "b": 0.5, "c": ["k", None], "d": {"e": True}}
 
 
 def test_unpruned_models_tell_nothing(parent: Path) -> None:
-    yolo = handoff.load(parent)
-    assert handoff.provenance(yolo) is None and handoff.pruned_widths(yolo) is None
+    yolo = saving.load(parent)
+    assert saving.provenance(yolo) is None and saving.pruned_widths(yolo) is None
 
 
 def test_second_pruning_is_relative_to_the_true_yaml(pruned: Path, parent: Path, tmp_path: Path) -> None:
-    first = handoff.load(pruned)
+    first = saving.load(pruned)
     plan = plan_of(first.model, 3)
-    out = handoff.save(cut(first, plan), tmp_path / "twice.pt", plan=plan, provenance={"second": True})
-    twice, widths = handoff.load(out), handoff.pruned_widths(handoff.load(out))
+    out = saving.save(cut(first, plan), tmp_path / "twice.pt", plan=plan, provenance={"second": True})
+    twice, widths = saving.load(out), saving.pruned_widths(saving.load(out))
     full = dict(ultralytics.YOLO(str(parent)).model.named_modules())
     for name, module in twice.model.named_modules():
         if not isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
@@ -191,7 +189,7 @@ def test_second_pruning_is_relative_to_the_true_yaml(pruned: Path, parent: Path,
             else:
                 assert (widths[name][side], widths[name]["of"][i]) == (now, was), (name, side)
     assert shapes_of(twice.model) != shapes_of(first.model)
-    told = handoff.provenance(twice)
+    told = saving.provenance(twice)
     assert told["second"] and [p["parent"]["name"] for p in told["earlier"]] == ["parent.pt"]
 
 
@@ -205,7 +203,7 @@ def test_second_pruning_is_relative_to_the_true_yaml(pruned: Path, parent: Path,
     ],
 )
 def test_damaged_entry_never_trains(change: Any, said: str, pruned: Path) -> None:
-    model = handoff.load(pruned).model
+    model = saving.load(pruned).model
     change(model.yaml["yoloprune"])
     with pytest.raises((PlanError, RuntimeError), match=said):
         stub("detect").get_model(cfg=model.yaml, weights=model, verbose=False)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from yoloprune import tracing
-from yoloprune.scales import Scales
+from yoloprune.sparse.batch_norm_scales import Scales
+from yoloprune.tracing import trace_network
 
 
 class Residual(nn.Module):
@@ -32,7 +32,7 @@ def residual(na: list[float], nb: list[float], nc: list[float], frozen: str = ""
         norm.weight.data = torch.tensor(values)
     if frozen:
         model.get_submodule(frozen).weight.requires_grad = False
-    return model, Scales(model, tracing.trace(model, torch.rand(1, 3, 4, 4)))
+    return model, Scales(model, trace_network.trace(model, torch.rand(1, 3, 4, 4)))
 
 
 def test_group_shrinks_coupled_scales_by_their_common_norm() -> None:

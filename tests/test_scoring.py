@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from two_norms import IMAGE, Net, hidden
 
 from yoloprune.errors import ArgumentError
-from yoloprune.groups import ChannelGraph
-from yoloprune.scoring import score
-from yoloprune.tracing import trace
+from yoloprune.importance.criteria import score
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.tracing.trace_network import trace
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ from conftest import classes, conv, filled
 from PIL import Image
 from torch import Tensor, nn
 
-from yoloprune import host
-from yoloprune.calibration import labelled
+from yoloprune.backend import model_facts, yolo_tracing
+from yoloprune.backend.calibration_images import labelled
 from yoloprune.errors import ArgumentError, DataError
-from yoloprune.scoring import score
-from yoloprune.tracing import trace
+from yoloprune.importance.criteria import score
+from yoloprune.tracing.trace_network import trace
 
 
 class Graded(nn.Module):
@@ -140,9 +140,9 @@ def test_taylor_on_labels_of_every_task(task: str, tmp_path: Path) -> None:
     if task == "classify":
         yolo.model.names = {0: "0", 1: "1"}
     yolo.model.requires_grad_(False)
-    graph = host.trace_yolo(yolo.model, imgsz=64)
+    graph = yolo_tracing.trace_yolo(yolo.model, imgsz=64)
     data = tmp_path if task == "classify" else tmp_path / "data.yaml"
-    got = score(host.with_loss(yolo), graph, "taylor", batches=labelled(yolo, data, 64, batch=2))
+    got = score(model_facts.with_loss(yolo), graph, "taylor", batches=labelled(yolo, data, 64, batch=2))
     assert np.isfinite(got[graph.prunable]).all()
     assert (got[graph.prunable] > 0).mean() > 0.9
     assert getattr(yolo.model, "criterion", None) is None
@@ -155,8 +155,8 @@ def test_taylor_of_an_rtdetr_that_was_never_trained(data: Path, tmp_path: Path) 
     decoder = [[1, 2, 3], 1, "RTDETRDecoder", ["nc", 32, 20, 2, 2, 1, 64]]
     (tmp_path / "rtdetr-small.yaml").write_text(yaml.safe_dump({"nc": 3, "backbone": layers, "head": [decoder]}))
     yolo = ultralytics.RTDETR(tmp_path / "rtdetr-small.yaml")
-    graph = host.trace_yolo(yolo.model, imgsz=64)
-    got = score(host.with_loss(yolo), graph, "taylor", batches=labelled(yolo, data, 64, batch=2))
+    graph = yolo_tracing.trace_yolo(yolo.model, imgsz=64)
+    got = score(model_facts.with_loss(yolo), graph, "taylor", batches=labelled(yolo, data, 64, batch=2))
     assert np.isfinite(got[graph.prunable]).all() and got[graph.prunable].max() > 0
     assert not hasattr(yolo.model, "nc")  # the user's model stays as it was
 

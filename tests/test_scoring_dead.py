@@ -10,9 +10,9 @@ from conftest import classes, conv, filled
 from torch import Tensor, nn
 from two_norms import IMAGE, Net, hidden
 
-from yoloprune.groups import ChannelGraph
-from yoloprune.scoring import dead, silenced_by_gamma
-from yoloprune.tracing import trace
+from yoloprune.importance.criteria import dead, silenced_by_gamma
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.tracing.trace_network import trace
 
 
 def with_gammas(bn: Sequence[float], bn2: Sequence[float]) -> tuple[Net, ChannelGraph]:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from yoloprune import shapes
+from yoloprune.commands import demo_images
+from yoloprune.commands.demo_images import make_shapes
 from yoloprune.errors import DataError
-from yoloprune.shapes import make_shapes
 
 SMALL = {"train": 6, "val": 4, "imgsz": 64}
 
@@ -70,12 +70,12 @@ def test_labels_are_normalised_and_all_classes_occur(tmp_path):
     assert np.isclose(edges, 0, atol=1e-6).any() and np.isclose(edges, 1, atol=1e-6).any()  # some leave the picture
 
 
-@pytest.mark.parametrize("corners", shapes._CORNERS)
+@pytest.mark.parametrize("corners", demo_images._CORNERS)
 def test_box_is_the_extent_of_the_shape(corners):
     rng = np.random.default_rng(0)
     for _ in range(20):
         centre, radius, angle = rng.uniform(0, 96, 2), rng.uniform(8, 30), rng.uniform(0, 2 * math.pi)
-        alpha, box = shapes._shape(corners, centre, radius, angle, 96)
+        alpha, box = demo_images._shape(corners, centre, radius, angle, 96)
         ys, xs = np.nonzero(alpha >= 0.25)
         extent = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
         assert np.abs(extent - box).max() <= 1
@@ -83,31 +83,31 @@ def test_box_is_the_extent_of_the_shape(corners):
 
 def test_box_and_area_by_hand():
     # A square of circumradius 10√2 with a corner at 45° has sides of 20: from 20 to 40 around the centre (30, 30).
-    alpha, box = shapes._shape(4, np.array([30.0, 30.0]), 10 * math.sqrt(2), math.pi / 4, 64)
+    alpha, box = demo_images._shape(4, np.array([30.0, 30.0]), 10 * math.sqrt(2), math.pi / 4, 64)
     assert np.allclose(box, [20, 20, 40, 40])
     assert alpha.sum() == pytest.approx(20 * 20)
     # A disc of radius 10 around the corner (0, 0): a quarter of it is in the picture.
-    alpha, box = shapes._shape(0, np.zeros(2), 10, 0.0, 64)
+    alpha, box = demo_images._shape(0, np.zeros(2), 10, 0.0, 64)
     assert np.allclose(box, [0, 0, 10, 10])
     assert alpha.sum() == pytest.approx(math.pi * 10**2 / 4, rel=0.02)
     # A triangle of circumradius 12 with a tip on top: height 18, side 12√3, and the box is as wide as the side.
-    alpha, box = shapes._shape(3, np.array([32.0, 32.0]), 12, -math.pi / 2, 64)
+    alpha, box = demo_images._shape(3, np.array([32.0, 32.0]), 12, -math.pi / 2, 64)
     assert np.allclose(box, [32 - 6 * math.sqrt(3), 20, 32 + 6 * math.sqrt(3), 38])
     assert alpha.sum() == pytest.approx(12 * math.sqrt(3) * 18 / 2, rel=0.02)
 
 
 def test_pixels_of_a_lone_shape_fill_its_label(tmp_path, monkeypatch):
     data = make_shapes(tmp_path / "set", train=60, val=1, imgsz=96)
-    draw, lone = shapes._shape, 0
+    draw, lone = demo_images._shape, 0
     for i, rows in enumerate(_labels(data.parent, "train")):
         if len(rows) != 1:
             continue
         lone += 1
         # The same picture without its shape, noise included: what differs are the pixels of the shape.
         with monkeypatch.context() as patch:
-            patch.setattr(shapes, "_shape", lambda *args: (np.zeros((96, 96)), draw(*args)[1]))
-            bare, _, _ = shapes._scene(np.random.default_rng([0, 0, i]), 96)
-        full, _, _ = shapes._scene(np.random.default_rng([0, 0, i]), 96)
+            patch.setattr(demo_images, "_shape", lambda *args: (np.zeros((96, 96)), draw(*args)[1]))
+            bare, _, _ = demo_images._scene(np.random.default_rng([0, 0, i]), 96)
+        full, _, _ = demo_images._scene(np.random.default_rng([0, 0, i]), 96)
         change = np.abs(full.astype(int) - bare).max(2)
         ys, xs = np.nonzero(change > 0.25 * np.median(change[change > 0]))
         x, y, w, h = rows[0, 1:] * 96
@@ -171,8 +171,8 @@ def test_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return scene(*args)
 
-    scene = shapes._scene
-    monkeypatch.setattr(shapes, "_scene", interrupted)
+    scene = demo_images._scene
+    monkeypatch.setattr(demo_images, "_scene", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_shapes(tmp_path / "set", **SMALL)
     assert list(tmp_path.iterdir()) == []
@@ -183,7 +183,7 @@ def test_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_two_processes_at_once(tmp_path, monkeypatch, seed):
     """The set of the faster process stays; the slower one reuses it if it is the same set and stops otherwise."""
-    write = shapes._write_split
+    write = demo_images._write_split
 
     def overtaken(root, split, *args):
         write(root, split, *args)
@@ -191,7 +191,7 @@ def test_two_processes_at_once(tmp_path, monkeypatch, seed):
             monkeypatch.undo()
             make_shapes(tmp_path / "set", **SMALL, seed=seed)
 
-    monkeypatch.setattr(shapes, "_write_split", overtaken)
+    monkeypatch.setattr(demo_images, "_write_split", overtaken)
     if seed == 0:
         assert make_shapes(tmp_path / "set", **SMALL).is_file()
     else:

@@ -14,11 +14,13 @@ from sparse_loop import FREE, Loop, norms, tiny, zeros
 from torch import Tensor, nn
 from ultralytics.utils.torch_utils import ModelEMA
 
-from yoloprune import Budget, Limits, SparseConfig, SparseTraining, host, scoring
-from yoloprune.config import parse
+from yoloprune import Budget, Limits, SparseConfig, SparseTraining
+from yoloprune.backend import console, yolo_tracing
 from yoloprune.errors import ArgumentError, BudgetError
-from yoloprune.progress import Progress
-from yoloprune.report import picture_sparsity
+from yoloprune.importance import criteria
+from yoloprune.reporting.run_report import picture_sparsity
+from yoloprune.settings.checking import parse
+from yoloprune.sparse.schedule import Progress
 
 
 def config(**changed: Any) -> SparseConfig:
@@ -85,15 +87,15 @@ def test_every_penalty_ends_at_the_budget(penalty: str, budget: Budget, tmp_path
     """Live model and EMA agree on what is dead, to the last scale; the rest of the network does not read as dead."""
     loop = Loop(SparseTraining(config(penalty=penalty, budget=budget)), tmp_path, batches=8).run()
     assert loop.sparse.met
-    graph = host.trace_yolo(loop.model, imgsz=32)
+    graph = yolo_tracing.trace_yolo(loop.model, imgsz=32)
     for model in (loop.model, loop.ema.ema):
-        dead = scoring.dead(model.half().float(), graph)
+        dead = criteria.dead(model.half().float(), graph)
         if budget.ratio:
             assert abs(dead.sum() / graph.prunable.sum() - 0.4) <= 0.01
         else:
             assert abs(loop.sparse.history[-1]["flops"] - 0.8) <= 0.01
     assert zeros(loop.model) == zeros(loop.ema.ema)
-    assert (scoring.dead(loop.model, graph) == scoring.dead(loop.ema.ema, graph)).all()
+    assert (criteria.dead(loop.model, graph) == criteria.dead(loop.ema.ema, graph)).all()
 
 
 @pytest.mark.parametrize("penalty", ["prox", "group"])
@@ -243,7 +245,7 @@ def test_checkpoint_of_the_ramp_says_how_far_it_is(tmp_path: Path) -> None:
     assert state["met"] is False
     assert state["progress"] == 0.4
     assert 0.8 < state["reached"]["flops"] < 0.95
-    dead = scoring.dead(loop.ema.ema, host.trace_yolo(loop.model, imgsz=32))
+    dead = criteria.dead(loop.ema.ema, yolo_tracing.trace_yolo(loop.model, imgsz=32))
     assert np.flatnonzero(dead).tolist() == state["victims"]
     assert zeros(loop.ema.ema)
     assert not zeros(loop.model)  # here they may still come back
@@ -290,7 +292,7 @@ def test_time_is_the_progress_when_the_trainer_goes_by_the_clock(
 ) -> None:
     """One hour; 1000 epochs were asked for. A resumed run starts where the other stopped and has an hour again."""
     now = [1000.0]
-    monkeypatch.setattr("yoloprune.progress.time.time", lambda: now[0])
+    monkeypatch.setattr("yoloprune.sparse.schedule.time.time", lambda: now[0])
     trainer: Any = SimpleNamespace(args=SimpleNamespace(time=1.0), train_time_start=1000.0, epochs=1000, epoch=0)
     progress = Progress(trainer, config())
     for minutes, share in ((0, 0.0), (15, 0.25), (60, 1.0), (61, 1.0)):
@@ -312,7 +314,7 @@ def test_few_steps_are_told_with_the_remedy(
 ) -> None:
     """4 batches per epoch, half of the epochs are ramp: 20 / 4 * 4 * 0.5 = 10, 40 and 120 steps."""
     said: list[str] = []
-    monkeypatch.setattr(host, "warn", said.append)
+    monkeypatch.setattr(console, "warn", said.append)
     Loop(SparseTraining(config()), tmp_path, accumulate=accumulate, epochs=epochs)
     assert len(said) == (told is not None)
     assert told is None or told in said[0]

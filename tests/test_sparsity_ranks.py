@@ -18,8 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import dist
 
-from yoloprune import YOLO, Budget, SparseConfig, SparseTraining, host
-from yoloprune.trainers import DetectionTrainer
+from yoloprune import YOLO, Budget, SparseConfig, SparseTraining
+from yoloprune.backend import model_facts
+from yoloprune.checkpoint.trainers import DetectionTrainer
 
 CONFIG = SparseConfig(Budget(flops=0.8), FREE)
 
@@ -58,7 +59,7 @@ def test_the_callback_travels_to_the_workers(started: bool, tmp_path: Path, monk
     trainer.args = SimpleNamespace(imgsz=32, model="yolov8n.pt")
     trainer.model, trainer.callbacks = tiny(), yolo.callbacks
     file = Path(dist.generate_ddp_file(trainer))
-    code = WORKER.format(path=[str(Path(__file__).parent), str(Path(host.__file__).parents[1])])
+    code = WORKER.format(path=[str(Path(__file__).parent), str(Path(model_facts.__file__).parents[1])])
     command = [sys.executable, "-c", code, str(file.with_suffix(".pt")), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -81,9 +82,9 @@ def _work(rank: int, folder: Path, clock: bool) -> None:
     loop = Rank(rank, folder / str(rank), epochs=4, time=1.0 if clock else None)
     if clock:  # rank 1 is always ten minutes late, so the shares of the two clocks differ by a sixth of the run
         now = [0.0]
-        from yoloprune import progress
+        from yoloprune.sparse import schedule
 
-        progress.time = SimpleNamespace(time=lambda: now[0])
+        schedule.time = SimpleNamespace(time=lambda: now[0])
         loop.train_time_start = 0.0
         hook = loop.sparse.on_train_batch_start
 
@@ -93,7 +94,7 @@ def _work(rank: int, folder: Path, clock: bool) -> None:
 
         loop.sparse.on_train_batch_start = tick  # type: ignore[method-assign]
     loop.run()
-    torch.save({"model": host.student(loop.model).state_dict(), "image": loop.image}, folder / f"{rank}.pt")
+    torch.save({"model": model_facts.student(loop.model).state_dict(), "image": loop.image}, folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
 

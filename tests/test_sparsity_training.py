@@ -17,9 +17,11 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.nn import tasks
 
 import yoloprune
-from yoloprune import handoff, host, scoring
+from yoloprune.backend import evaluation, yolo_tracing
+from yoloprune.checkpoint import saving
+from yoloprune.commands.demo_images import make_shapes
 from yoloprune.errors import ArgumentError, BudgetError
-from yoloprune.shapes import make_shapes
+from yoloprune.importance import criteria
 
 QUICK: dict[str, Any] = {
     "epochs": 3,
@@ -56,7 +58,7 @@ def train(model: Any, data: Path, folder: Path, hooks: dict[str, Hook] | None = 
     for event, hook in (hooks or {}).items():
         yolo.add_callback(event, hook)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(handoff, "load", lambda _: yolo)  # the callbacks stay on this object
+        patch.setattr(saving, "load", lambda _: yolo)  # the callbacks stay on this object
         told = {**QUICK, "data": str(data), "project": str(folder), "name": "run", "native": False} | changed
         return yoloprune.train_sparse(model, **{k: v for k, v in told.items() if v is not None}).trainer
 
@@ -93,12 +95,12 @@ def test_every_optimizer_reaches_the_target_exactly(optimizer: str, data: Path, 
     assert found
     assert found == zeros(trainer.ema.ema) == zeros(saved(tmp_path)) == zeros(saved(tmp_path, "best"))
     parent = YOLO(tmp_path / "run" / "weights" / "best.pt")
-    graph = host.trace_yolo(parent.model, imgsz=32)
-    assert scoring.dead(parent.model, graph).any()
+    graph = yolo_tracing.trace_yolo(parent.model, imgsz=32)
+    assert criteria.dead(parent.model, graph).any()
     small = yoloprune.prune(parent, project=str(tmp_path), name="prune", imgsz=32)
     kept = json.loads((tmp_path / "prune" / "report.json").read_text())["kept"]["flops"]
     assert abs(kept - 0.8) <= 0.01
-    assert abs(host.gflops(small.model, 32) / host.gflops(parent.model, 32) - 0.8) <= 0.01
+    assert abs(evaluation.gflops(small.model, 32) / evaluation.gflops(parent.model, 32) - 0.8) <= 0.01
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,12 @@ from ultralytics import YOLO
 from ultralytics.engine.trainer import BaseTrainer
 
 import yoloprune
-from yoloprune import api, cli, handoff, host, scoring
+from yoloprune import api, cli
+from yoloprune.backend import console, model_facts, yolo_tracing
+from yoloprune.checkpoint import saving
 from yoloprune.errors import ArgumentError, ModelError
-from yoloprune.sparsity import EVENTS
+from yoloprune.importance import criteria
+from yoloprune.sparse.callback import EVENTS
 
 work, data = tiny_line.work, tiny_line.data  # fixtures, made once a file
 
@@ -62,7 +65,7 @@ def test_interrupted_run_resumes(
         )
     last = work / name / "weights" / "last.pt"
     before = YOLO(last).model
-    dead = scoring.dead(before, host.trace_yolo(before, imgsz=64))
+    dead = criteria.dead(before, yolo_tracing.trace_yolo(before, imgsz=64))
     assert dead.any()  # what had faded so far is zero in the checkpoint, also before the target is met
     assert before.yaml["yoloprune_sparse"]["met"] == (stop == 4)
     with pytest.raises(ArgumentError, match=r"has the target flops=0\.6, which cannot change"):
@@ -93,7 +96,7 @@ def test_interrupted_run_resumes(
     assert settings["budget"]["flops"] == 0.6 and settings["limits"]["round_to"] == 4
     after = YOLO(last).model
     if stop == 4:  # what was dead stays dead
-        assert (scoring.dead(after, host.trace_yolo(after, imgsz=64)) == dead).all()
+        assert (criteria.dead(after, yolo_tracing.trace_yolo(after, imgsz=64)) == dead).all()
     assert YOLO(work / name / "weights" / "best.pt").model.yaml["yoloprune_sparse"]["met"] is True
 
 
@@ -110,7 +113,7 @@ def test_a_model_that_was_not_pruned_is_fine_tuned_with_a_warning(
     tiny: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(host, "warn", said.append)
+    monkeypatch.setattr(console, "warn", said.append)
     monkeypatch.setattr(yoloprune.YOLO, "train", lambda *_, **__: pytest.fail("trains"))
     with pytest.raises(pytest.fail.Exception, match="trains"):
         yoloprune.finetune(tiny, data=str(data))
@@ -122,9 +125,9 @@ def test_an_interrupted_training_says_how_it_goes_on(
     saved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(host, "log", lambda _, text: said.append(text))
+    monkeypatch.setattr(console, "log", lambda _, text: said.append(text))
     last = tmp_path / "last one.pt"
-    monkeypatch.setattr(handoff, "goes_on", lambda _: True)
+    monkeypatch.setattr(saving, "goes_on", lambda _: True)
     if saved:
         last.touch()
     with pytest.raises(KeyboardInterrupt), api._going_on(SimpleNamespace(trainer=SimpleNamespace(last=last)), "x"):
@@ -136,7 +139,7 @@ def test_an_interrupt_stays_one_where_the_checkpoint_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(host, "log", lambda _, text: said.append(text))
+    monkeypatch.setattr(console, "log", lambda _, text: said.append(text))
     (last := tmp_path / "last.pt").touch()
     with pytest.raises(KeyboardInterrupt), api._going_on(SimpleNamespace(trainer=SimpleNamespace(last=last)), "x"):
         raise KeyboardInterrupt
@@ -147,7 +150,7 @@ def test_keep_patterns(work: Path, tiny: Path) -> None:
     small = yoloprune.prune(
         tiny, flops=0.8, round_to=1, min_width=2, keep="model.2,model.4.cv1*", project=str(work), name="keep"
     )
-    before, after = widths(tiny), host.widths(small.model)
+    before, after = widths(tiny), model_facts.widths(small.model)
     for name in before:
         if name.startswith("model.2.") or name == "model.4.cv1.conv.weight":
             assert after[name][0] == before[name][0], name
@@ -237,7 +240,7 @@ def test_output_folder_that_cannot_be_made(
 ) -> None:
     """A file where the folder should go: refused for every user, root included, before the model is even read."""
     (tmp_path / "file").write_text("here already")
-    monkeypatch.setattr(handoff, "load", lambda *_: pytest.fail("work has begun"))
+    monkeypatch.setattr(saving, "load", lambda *_: pytest.fail("work has begun"))
     with pytest.raises(ArgumentError, match="file is a file"):
         yoloprune.prune(tiny, flops=0.7, round_to=1, min_width=2, project=str(tmp_path / "file" / below))
     assert (tmp_path / "file").read_text() == "here already"

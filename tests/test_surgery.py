@@ -13,12 +13,12 @@ from ultralytics.nn.modules import block as blocks
 from ultralytics.nn.modules.block import Attention, C2f, C3k2, CBFuse, CBLinear, RepNCSPELAN4
 from ultralytics.nn.tasks import DetectionModel
 
-from yoloprune import host
+from yoloprune.backend import yolo_tracing
+from yoloprune.cutting.comparison import verify
+from yoloprune.cutting.surgery import cut, has_width_attributes
 from yoloprune.errors import PlanError
-from yoloprune.plans import Keep, Plan
-from yoloprune.surgery import cut, has_width_attributes
-from yoloprune.tracing import trace
-from yoloprune.verify import verify
+from yoloprune.planning.plan import Keep, Plan
+from yoloprune.tracing.trace_network import trace
 
 needs_area_attention = pytest.mark.skipif(not shipped("yolo12n"), reason="this Ultralytics has no area attention")
 
@@ -346,7 +346,7 @@ def test_width_attributes_follow_subclasses() -> None:
 def test_only_stock_classes_come_out(name: str) -> None:
     model = DetectionModel(f"{name}.yaml", verbose=False)
     model.requires_grad_(False)
-    plan = (graph := host.trace_yolo(model)).plan(random_alive(graph, 0))
+    plan = (graph := yolo_tracing.trace_yolo(model)).plan(random_alive(graph, 0))
     small = cut_copy(model, plan)
     assert [type(m) for m in small.modules()] == [type(m) for m in model.modules()]
     assert [n for n, _ in small.named_parameters()] == [n for n, _ in model.named_parameters()]
@@ -359,7 +359,7 @@ def test_only_stock_classes_come_out(name: str) -> None:
 
 def test_the_same_shape_from_widths_alone() -> None:
     model = DetectionModel("yolov8n.yaml", verbose=False)
-    plan = (graph := host.trace_yolo(model)).plan(random_alive(graph, 0))
+    plan = (graph := yolo_tracing.trace_yolo(model)).plan(random_alive(graph, 0))
     a, b = cut_copy(model, plan), cut(copy.deepcopy(model), Plan.from_widths(plan.widths()))
     assert {k: v.shape for k, v in a.state_dict().items()} == {k: v.shape for k, v in b.state_dict().items()}
     b.load_state_dict(a.state_dict())

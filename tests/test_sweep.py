@@ -15,13 +15,16 @@ from torch import nn
 from ultralytics import YOLO
 
 import yoloprune
-from yoloprune import calibration, cut_and_repair, cutting, host, scoring, sweeping
-from yoloprune.config import request
+from yoloprune.backend import calibration_images, console, evaluation, model_facts, yolo_tracing
+from yoloprune.commands import cut_and_repair, sweep
+from yoloprune.commands.demo_images import make_shapes
+from yoloprune.cutting.surgery import cut
 from yoloprune.errors import BudgetError, ModelError
-from yoloprune.limits import Budget
-from yoloprune.shapes import make_shapes
-from yoloprune.surgery import cut
-from yoloprune.watching import placed
+from yoloprune.importance import criteria
+from yoloprune.probing.forward import placed
+from yoloprune.selection import ranking
+from yoloprune.settings.budget import Budget
+from yoloprune.settings.checking import request
 
 LOOSE = {"round_to": 1, "min_width": 2}
 
@@ -41,18 +44,18 @@ def points(*figures: tuple[float, float]) -> list[dict[str, Any]]:
 )
 def test_safe_is_the_smallest_point_before_the_first_that_loses_too_much(within: float, safe: str, lost: float) -> None:
     rows = points((1, 0.6), (0.9, 0.59), (0.8, 0.57), (0.7, 0.5), (0.6, 0.58), (0.5, 0.51))
-    found = sweeping.falls_off(rows, "mAP50-95", within)
+    found = sweep.falls_off(rows, "mAP50-95", within)
     assert (found["safe"], found["lost"]) == (safe, pytest.approx(lost))
 
 
 def test_steepest_is_per_flop() -> None:
     rows = points((1, 0.6), (0.9, 0.58), (0.5, 0.51), (0.4, 0.48), (0.2, 0.43))  # 20, 17.5, 30 and 25 points per FLOP
-    assert sweeping.falls_off(rows, "mAP50-95", 3)["steepest"] == ["flops=0.5", "flops=0.4"]
+    assert sweep.falls_off(rows, "mAP50-95", 3)["steepest"] == ["flops=0.5", "flops=0.4"]
 
 
 def test_description_names_the_points() -> None:
     rows = points((1, 0.6), (0.9, 0.59), (0.8, 0.4))
-    said = [sweeping.describe(sweeping.falls_off(rows, "mAP50-95", w), "mAP50-95", w) for w in (3, 0.5)]
+    said = [sweep.describe(sweep.falls_off(rows, "mAP50-95", w), "mAP50-95", w) for w in (3, 0.5)]
     assert said[0].startswith("down to flops=0.9, mAP50-95 stays within 3 points of the parent's (1.0 lost);")
     assert said[0].endswith("from flops=0.9 to flops=0.8")
     assert said[1].startswith("no point is within 0.5 points")
@@ -68,7 +71,7 @@ def test_description_names_the_points() -> None:
 )
 def test_the_figure_that_counts(figures: list[str], expected: str) -> None:
     row = {"model": "parent", "flops": 1, "params": 1, "channels": 1, **dict.fromkeys(figures, 0.5)}
-    assert sweeping.headline(row) == expected
+    assert sweep.headline(row) == expected
 
 
 # The command ----------------------------------------------------------------------------------------------------------
@@ -96,11 +99,11 @@ def test_a_sweep_evaluates_every_point_with_one_trace_and_one_ranking(
     tiny: Path, common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    for module, name in ((host, "trace_yolo"), (scoring, "score"), (calibration, "batches")):
+    for module, name in ((yolo_tracing, "trace_yolo"), (criteria, "score"), (calibration_images, "batches")):
         whole = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, _w=whole, _n=name, **k: (calls.append(_n), _w(*a, **k))[1])
     figures = iter([0.5, 0.49, 0.4])  # what validation says of the parent and of the two points
-    monkeypatch.setattr(host, "metrics", lambda yolo: {"mAP50": 0.6, "mAP50-95": next(figures)})
+    monkeypatch.setattr(evaluation, "metrics", lambda yolo: {"mAP50": 0.6, "mAP50-95": next(figures)})
     before = tiny.read_bytes()
     rows = yoloprune.sweep(tiny, flops=[0.6, 0.8, 0.001], recover="fold", **LOOSE, **common)
     assert calls == ["trace_yolo", "batches", "score"]
@@ -152,8 +155,8 @@ def test_a_point_that_the_parent_meets_is_left_out(
 ) -> None:
     said: list[str] = []
     logged: list[str] = []
-    monkeypatch.setattr(host, "warn", said.append)
-    monkeypatch.setattr(host, "log", lambda *words: logged.append(" ".join(words)))
+    monkeypatch.setattr(console, "warn", said.append)
+    monkeypatch.setattr(console, "log", lambda *words: logged.append(" ".join(words)))
     rows = yoloprune.sweep(tiny, params=["5M", 0.9], recover="none", score="l2", **LOOSE, **common)
     assert [r["model"] for r in rows] == ["parent", "params=0.9"]
     assert said[0] == "sweep: left out: params=5M: the model already meets it."
@@ -194,10 +197,10 @@ def parent(tiny: Path) -> yoloprune.YOLO:
     return yoloprune.load(tiny)
 
 
-def ranked(parent: Any, data: Path | None, **told: Any) -> cutting.Ranking:
+def ranked(parent: Any, data: Path | None, **told: Any) -> ranking.Ranking:
     passed = {"imgsz": 64, **({"data": str(data)} if data else {})}
     settings = request("prune", {"model": "a.pt", **passed, **told}).settings
-    return cutting.rank(parent, host.trace_yolo(parent.model), settings, passed, cutting.images(parent, passed))
+    return ranking.rank(parent, yolo_tracing.trace_yolo(parent.model), settings, passed, ranking.images(parent, passed))
 
 
 def test_automatic_score_is_taylor_per_cost_with_data_and_l2_without(parent: Any, data: Path) -> None:
@@ -213,7 +216,7 @@ def test_without_data_the_user_is_told_what_it_costs_and_which_data_it_was(
     tiny: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(host, "warn", said.append)
+    monkeypatch.setattr(console, "warn", said.append)
     model = yoloprune.load(tiny)
     model.overrides["data"] = "cells.yaml"
     ranked(model, data)
@@ -237,9 +240,9 @@ def test_labels_of_other_classes_do_not_rank(
     names: list[str], score: str, tiny: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(host, "warn", said.append)
-    monkeypatch.setattr(scoring, "score", lambda model, graph, how, **_: said.append(how) or np.ones(graph.n_classes))
-    monkeypatch.setattr(host, "with_loss", lambda yolo: yolo.model)
+    monkeypatch.setattr(console, "warn", said.append)
+    monkeypatch.setattr(criteria, "score", lambda model, graph, how, **_: said.append(how) or np.ones(graph.n_classes))
+    monkeypatch.setattr(model_facts, "with_loss", lambda yolo: yolo.model)
     model = yoloprune.load(tiny)
     model.model.names = dict(enumerate(names))
     ranked(model, data)
@@ -251,10 +254,10 @@ def test_labels_of_other_classes_do_not_rank(
 def test_automatic_score_takes_the_dead_first(parent: Any, data: Path, labelled: bool) -> None:
     """Their beta may still reach the loss, but that constant is moved into the next layer."""
     model = yoloprune.load(parent)
-    graph = host.trace_yolo(model.model)
+    graph = yolo_tracing.trace_yolo(model.model)
     norm = model.model.model[4].cv2.bn
     norm.weight.data[::2], norm.bias.data[::2] = 0.0, 5.0
-    dead = scoring.dead(model.model, graph)
+    dead = criteria.dead(model.model, graph)
     assert dead.any()
     auto = ranked(model, data if labelled else None)
     assert auto.scores[dead].max() == 0
@@ -264,13 +267,13 @@ def test_automatic_score_takes_the_dead_first(parent: Any, data: Path, labelled:
 
 def test_models_that_learn_from_prompts_have_no_taylor_score(data: Path) -> None:
     world = YOLO("yolov8s-world.yaml")
-    assert host.is_prompted(world.model) and not host.is_prompted(YOLO("yolov8n.yaml").model)
+    assert model_facts.is_prompted(world.model) and not model_facts.is_prompted(YOLO("yolov8n.yaml").model)
     with pytest.raises(ModelError, match="score=activation"):
-        host.with_loss(world)
+        model_facts.with_loss(world)
 
 
 def test_the_child_is_cut_by_the_plan_and_the_parent_untouched(parent: Any) -> None:
-    graph = host.trace_yolo(parent.model)
+    graph = yolo_tracing.trace_yolo(parent.model)
     before = {k: v.clone() for k, v in parent.model.state_dict().items()}
     plan = graph.plan(ranked(parent, None, round_to=1, min_width=2).select(graph, Budget(flops=0.7)))
     child, proof, _ = cut_and_repair.cut(parent, plan, "none", None)
@@ -285,19 +288,21 @@ def test_device_is_where_scores_and_repairs_are_measured(
 ) -> None:
     """Another name of the CPU stands for a GPU: models, images and labelled batches go there, models come back."""
     there, moved = torch.device("cpu", 0), []
-    monkeypatch.setattr(host, "device", lambda name: there if name == "7" else None)
-    monkeypatch.setattr(cutting, "placed", lambda target, *models: moved.append(target) or placed(target, *models))
+    monkeypatch.setattr(evaluation, "device", lambda name: there if name == "7" else None)
+    monkeypatch.setattr(ranking, "placed", lambda target, *models: moved.append(target) or placed(target, *models))
     for name in ("batches", "labelled"):
-        whole = getattr(calibration, name)
-        monkeypatch.setattr(calibration, name, lambda *a, whole=whole, **k: moved.append(k["device"]) or whole(*a, **k))
+        whole = getattr(calibration_images, name)
+        monkeypatch.setattr(
+            calibration_images, name, lambda *a, whole=whole, **k: moved.append(k["device"]) or whole(*a, **k)
+        )
     given = {"data": common["data"], "imgsz": 64}
     told = request("prune", {"model": "a.pt", **given}).settings
     model = yoloprune.load(tiny)
     passed = {**given, "device": "7"}
-    images = cutting.images(model, passed)
-    cutting.rank(model, host.trace_yolo(model.model), told, passed, images)
+    images = ranking.images(model, passed)
+    ranking.rank(model, yolo_tracing.trace_yolo(model.model), told, passed, images)
     assert moved == [there, there, there]
-    cutting.rank(model, host.trace_yolo(model.model), told, given, images)
+    ranking.rank(model, yolo_tracing.trace_yolo(model.model), told, given, images)
     assert moved[3:] == [torch.device("cpu")] * 2
 
 
@@ -305,15 +310,15 @@ def test_seed_chooses_the_calibration_images(
     tiny: Path, common: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("batches", "labelled"):  # four of the 16 images, so that there is something to choose
-        whole = getattr(calibration, name)
-        monkeypatch.setattr(calibration, name, lambda *a, whole=whole, **k: whole(*a, **k, n=4))
+        whole = getattr(calibration_images, name)
+        monkeypatch.setattr(calibration_images, name, lambda *a, whole=whole, **k: whole(*a, **k, n=4))
     given = {"data": common["data"], "imgsz": 64}
     told = request("prune", {"model": "a.pt", **given, "score": "taylor"}).settings
     model = yoloprune.load(tiny)
-    graph = host.trace_yolo(model.model)
+    graph = yolo_tracing.trace_yolo(model.model)
     first, again, other = ({**given, "seed": seed} for seed in (1, 1, 2))
-    images = [cutting.images(model, passed) for passed in (first, again, other)]
-    scores = [cutting.rank(model, graph, told, passed, images[0]).scores for passed in (first, again, other)]
+    images = [ranking.images(model, passed) for passed in (first, again, other)]
+    scores = [ranking.rank(model, graph, told, passed, images[0]).scores for passed in (first, again, other)]
     assert torch.equal(images[0][0], images[1][0]) and not torch.equal(images[0][0], images[2][0])
     assert np.array_equal(scores[0], scores[1]) and not np.array_equal(scores[0], scores[2])
 

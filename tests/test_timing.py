@@ -14,9 +14,11 @@ import torch
 from torch import nn
 
 import yoloprune
-from yoloprune import config, host, options, timing
+from yoloprune.backend import console, evaluation
 from yoloprune.errors import ArgumentError, BudgetError
-from yoloprune.values import milliseconds
+from yoloprune.selection import latency_search
+from yoloprune.settings import checking, options
+from yoloprune.settings.value_kinds import milliseconds
 
 OPTION = next(o for o in options.PRUNE_BUDGETS if o.name == "latency")
 
@@ -39,8 +41,8 @@ def test_a_bare_number_could_be_anything(given: Any) -> None:
 
 def test_the_time_is_met_through_the_flops() -> None:
     with pytest.raises(ArgumentError, match="must not be combined with flops"):
-        config.parse(["prune", "model=a.pt", "latency=0.6", "flops=0.5"])
-    assert config.parse(["prune", "model=a.pt", "latency=0.6", "params=0.5"]).settings["latency"] == 0.6
+        checking.parse(["prune", "model=a.pt", "latency=0.6", "flops=0.5"])
+    assert checking.parse(["prune", "model=a.pt", "latency=0.6", "params=0.5"]).settings["latency"] == 0.6
 
 
 # The search -----------------------------------------------------------------------------------------------------------
@@ -50,10 +52,10 @@ class Machine:
     def __init__(self, ms: Callable[[float], float], reach: float = 0.0) -> None:
         self.ms, self.reach, self.tried = ms, reach, []
 
-    def __call__(self, share: float) -> timing.Timed | None:
+    def __call__(self, share: float) -> latency_search.Timed | None:
         self.tried.append(share)
         choice: Any = SimpleNamespace(share=share)
-        return None if share < self.reach else timing.Timed(choice, self.ms(1.0), self.ms(share))
+        return None if share < self.reach else latency_search.Timed(choice, self.ms(1.0), self.ms(share))
 
 
 @pytest.mark.parametrize(
@@ -70,38 +72,38 @@ class Machine:
 @pytest.mark.parametrize("wanted", [0.8, "16ms"])
 def test_the_largest_share_that_meets_the_time(ms: Callable[[float], float], wanted: float | str) -> None:
     machine = Machine(ms)
-    found = timing.search(machine, wanted, now=20.0)
+    found = latency_search.search(machine, wanted, now=20.0)
     assert found.ms <= 16
     largest = max(f for f in np.linspace(0.001, 1, 1000) if ms(f) <= 16)
-    assert found.ms >= 16 * (1 - timing.SLACK) or found.choice.share >= largest - 0.1
-    assert len(machine.tried) <= timing.TRIALS
+    assert found.ms >= 16 * (1 - latency_search.SLACK) or found.choice.share >= largest - 0.1
+    assert len(machine.tried) <= latency_search.TRIALS
 
 
 def test_a_line_is_found_at_once() -> None:
     machine = Machine(lambda f: 12 + 8 * f)
-    timing.search(machine, 0.8, now=20.0)
+    latency_search.search(machine, 0.8, now=20.0)
     assert len(machine.tried) == 2  # 0.8, and on the line through it and the parent
 
 
 def test_noise_does_not_lead_astray() -> None:
     random = np.random.default_rng(0)
     for _ in range(50):
-        found = timing.search(Machine(lambda f: (5 + 15 * f) * random.normal(1, 0.02)), 0.5, now=20.0)
+        found = latency_search.search(Machine(lambda f: (5 + 15 * f) * random.normal(1, 0.02)), 0.5, now=20.0)
         assert 0.2 < found.choice.share < 0.5  # 1/3 without noise
         assert found.ms <= 0.5 * found.now
 
 
 def test_out_of_reach_says_how_far_it_went() -> None:
     with pytest.raises(BudgetError, match=r"latency=0.5 is out of reach: the fastest network .* takes 1[2-5]\.\d\d ms"):
-        timing.search(Machine(lambda f: 10 + 10 * f, reach=0.2), 0.5, now=20.0)
+        latency_search.search(Machine(lambda f: 10 + 10 * f, reach=0.2), 0.5, now=20.0)
     with pytest.raises(BudgetError, match=r"latency=3ms is out of reach, the parent 20.00"):
-        timing.search(Machine(lambda f: 20 * f, reach=0.99), "3ms", now=20.0)
+        latency_search.search(Machine(lambda f: 20 * f, reach=0.99), "3ms", now=20.0)
 
 
 def test_widths_may_stop_before_the_bracket_does() -> None:
     """The first share to try is below what widths reach; a larger one is fast enough."""
-    found = timing.search(Machine(lambda f: 20 * f**3, reach=0.45), 0.3, now=20.0)
-    assert found.choice.share >= 0.45 and 0.3 * 20 * (1 - timing.SLACK) <= found.ms <= 0.3 * 20
+    found = latency_search.search(Machine(lambda f: 20 * f**3, reach=0.45), 0.3, now=20.0)
+    assert found.choice.share >= 0.45 and 0.3 * 20 * (1 - latency_search.SLACK) <= found.ms <= 0.3 * 20
 
 
 # Prune, and a clock that tells sizes ----------------------------------------------------------------------------------
@@ -118,7 +120,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
         read.append([size(m) for m in models])
         return read[-1]
 
-    monkeypatch.setattr(timing, "latency", latency)
+    monkeypatch.setattr(latency_search, "latency", latency)
     return read
 
 
@@ -128,7 +130,7 @@ def test_prune_meets_a_time(tiny: Path, tmp_path: Path, clock: list[list[float]]
     child = yoloprune.prune(tiny, latency=wanted, project=str(tmp_path), **told).model
     parent = yoloprune.load(tiny).model
     target = milliseconds(wanted, size(parent))
-    assert target * (1 - timing.SLACK) <= size(child) <= target
+    assert target * (1 - latency_search.SLACK) <= size(child) <= target
     rows = json.loads((tmp_path / "prune" / "report.json").read_text())["table"]
     assert [r["ms"] for r in rows] == [size(parent), size(child)] == clock[-1]
     assert all(now == size(parent) for now, *_ in clock)
@@ -156,8 +158,8 @@ def test_luck_is_not_enough(tiny: Path, tmp_path: Path, monkeypatch: pytest.Monk
         flattered = 0.5 if seconds < 4 and len(models) == 2 else 1.0
         return [size(models[0]), *(flattered * size(m) for m in models[1:])]
 
-    monkeypatch.setattr(timing, "latency", latency)
-    monkeypatch.setattr(host, "log", lambda _, text: said.append(text))
+    monkeypatch.setattr(latency_search, "latency", latency)
+    monkeypatch.setattr(console, "log", lambda _, text: said.append(text))
     told = {"round_to": 1, "min_width": 2, "native": False}
     child = yoloprune.prune(tiny, latency=0.7, project=str(tmp_path), **told).model
     assert size(child) <= 0.7 * size(yoloprune.load(tiny).model)
@@ -174,8 +176,8 @@ def test_a_busy_machine_is_noticed(
         calls.append(len(models))
         return [size(m) * (swing if len(calls) == 3 else 1.0) for m in models]
 
-    monkeypatch.setattr(timing, "latency", latency)
-    monkeypatch.setattr(host, "warn", said.append)
+    monkeypatch.setattr(latency_search, "latency", latency)
+    monkeypatch.setattr(console, "warn", said.append)
     yoloprune.prune(tiny, latency=0.7, project=str(tmp_path), round_to=1, min_width=2, native=False)
     assert bool([text for text in said if "something else is running" in text]) == warns
 
@@ -190,9 +192,9 @@ def test_the_saved_network_is_judged(
     """2 % of the wanted time are forgiven."""
     logged: list[str] = []
     warned: list[str] = []
-    monkeypatch.setattr(host, "log", lambda _, text: logged.append(text))
-    monkeypatch.setattr(host, "warn", warned.append)
-    timing.judge(wanted, 20.0, ms)
+    monkeypatch.setattr(console, "log", lambda _, text: logged.append(text))
+    monkeypatch.setattr(console, "warn", warned.append)
+    latency_search.judge(wanted, 20.0, ms)
     assert (len(warned), len(logged)) == ((1, 0) if fails else (0, 1))
     assert f"latency={wanted}: {ms:.2f} ms now, {ms / 20:.2f} of the parent's 20.00" in (warned + logged)[0]
 
@@ -202,14 +204,14 @@ def test_a_device_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
     monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
     for name in ("cpu", "cuda:1", "mps", "meta"):
-        timing._wait_for(torch.device(name))
+        latency_search._wait_for(torch.device(name))
     assert waited == [torch.device("cuda:1"), "mps"]
 
 
 def test_time_is_that_of_the_fused_models_taking_turns(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
     models = [yoloprune.load(tiny).model for _ in range(2)]
     ran: list[int] = []
-    fused = host.fused_copy
+    fused = evaluation.fused_copy
 
     def watched(model: nn.Module) -> nn.Module:
         copied = fused(model)
@@ -217,8 +219,8 @@ def test_time_is_that_of_the_fused_models_taking_turns(monkeypatch: pytest.Monke
         copied.register_forward_pre_hook(lambda *_: ran.append(index))
         return copied
 
-    monkeypatch.setattr(host, "fused_copy", watched)
-    found = timing.latency(models, 64, seconds=0.0)
+    monkeypatch.setattr(evaluation, "fused_copy", watched)
+    found = latency_search.latency(models, 64, seconds=0.0)
     assert len(found) == 2 and all(ms > 0 for ms in found)
     assert ran == [0, 0, 0, 1, 1, 1, *[0, 1] * 5]
     assert all(isinstance(m.model[0].bn, nn.BatchNorm2d) for m in models)

@@ -11,8 +11,8 @@ from networks import FREE, IMAGE, OUTPUT, Net, chain, exact, halves, net
 from torch import Tensor, nn
 
 from yoloprune.errors import ModelError
-from yoloprune.rules import RULES
-from yoloprune.tracing import trace
+from yoloprune.tracing.rule_table import RULES
+from yoloprune.tracing.trace_network import trace
 
 
 # What the caller says -------------------------------------------------------------------------------------------------

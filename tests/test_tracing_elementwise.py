@@ -11,7 +11,7 @@ from networks import FREE, IMAGE, Net, exact, net
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from yoloprune import verify
+from yoloprune.cutting import comparison
 
 
 @pytest.mark.parametrize("gate", [F.hardsigmoid, torch.sigmoid, F.hardswish, torch.tanh], ids=lambda f: f.__name__)
@@ -60,7 +60,7 @@ def test_a_parameter_of_a_layer_used_by_hand() -> None:
     model = net(body, a=(3, 4), b=(4, 2))
     graph = exact(model)
     plan = graph.plan(without(graph, "a.outputs", [0, 1]))
-    verify.verify(model, cut_copy(model, plan), plan, IMAGE)
+    comparison.verify(model, cut_copy(model, plan), plan, IMAGE)
 
 
 def test_a_constant_of_the_same_width_freezes() -> None:

@@ -12,7 +12,7 @@ from networks import FREE, IMAGE, Net, exact, net
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from yoloprune.tracing import trace
+from yoloprune.tracing.trace_network import trace
 
 # Widths and norms ----------------------------------------------------------------------------------------------------
 SIDE = IMAGE.shape[-1]

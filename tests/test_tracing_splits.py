@@ -11,9 +11,9 @@ from networks import FREE, IMAGE, Net, exact, halves, net
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from yoloprune import verify
+from yoloprune.cutting import comparison
 from yoloprune.errors import PlanError
-from yoloprune.tracing import trace
+from yoloprune.tracing.trace_network import trace
 
 
 def test_chunk_halves_stay_equal() -> None:
@@ -157,7 +157,7 @@ def test_interleaved_halves_that_lose_different_channels(how: str) -> None:
         plan = graph.plan(without(graph, "a.outputs", [0, 3, 5, 6]))
     except PlanError:
         return  # refused is as good as right
-    verify.verify(model, cut_copy(model, plan), plan, IMAGE)
+    comparison.verify(model, cut_copy(model, plan), plan, IMAGE)
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,12 @@ from sparse_loop import TINY
 from ultralytics.engine.trainer import BaseTrainer
 
 import yoloprune
-from yoloprune import files, host, trainers
-from yoloprune.config import parse
+from yoloprune import files
+from yoloprune.backend import console
+from yoloprune.checkpoint import trainers
+from yoloprune.commands.demo_images import make_shapes
 from yoloprune.errors import ArgumentError, BudgetError, ModelError, PlanError, WriteError
-from yoloprune.shapes import make_shapes
+from yoloprune.settings.checking import parse
 
 SMALL = {"round_to": 1, "min_width": 1}
 QUICK: dict[str, Any] = {
@@ -337,7 +339,7 @@ def test_a_training_that_is_over_is_not_to_be_resumed(
         raise KeyboardInterrupt
 
     advice: list[str] = []
-    monkeypatch.setattr(host, "log", lambda prefix, message: advice.append(message))
+    monkeypatch.setattr(console, "log", lambda prefix, message: advice.append(message))
     events = {"one": ("on_model_save", 2), "all": ("on_model_save", 1), "stripped": ("on_train_end", 1)}
     for name, (event, epochs) in events.items():
         yolo = yoloprune.YOLO(tiny if command == "train_sparse" else small)

@@ -11,13 +11,13 @@ from conftest import assert_exact, conv, cut_copy, filled, noise, random_alive, 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from yoloprune import verify as verification
+from yoloprune.cutting import comparison
+from yoloprune.cutting.comparison import verify
+from yoloprune.cutting.masked_parent import masked
 from yoloprune.errors import VerifyError
-from yoloprune.groups import ChannelGraph
-from yoloprune.masked_parent import masked
-from yoloprune.plans import Keep, Plan
-from yoloprune.tracing import trace
-from yoloprune.verify import verify
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.plan import Keep, Plan
+from yoloprune.tracing.trace_network import trace
 
 IMAGE = noise(2, 3, 6, 6)
 
@@ -52,10 +52,10 @@ Cut = tuple[nn.Module, nn.Module, Plan, ChannelGraph]
 
 def test_a_right_cut_passes(cut: Cut) -> None:
     parent, small, plan, graph = cut
-    assert verify(parent, small, plan, IMAGE) <= verification.TOLERANCE
+    assert verify(parent, small, plan, IMAGE) <= comparison.TOLERANCE
     for seed in range(5):
         plan = graph.plan(random_alive(graph, seed))
-        assert verify(parent, cut_copy(parent, plan), plan, IMAGE) <= verification.TOLERANCE
+        assert verify(parent, cut_copy(parent, plan), plan, IMAGE) <= comparison.TOLERANCE
 
 
 def test_the_error_is_relative_to_the_largest_value() -> None:

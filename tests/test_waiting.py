@@ -7,10 +7,10 @@ from checkpoints import narrow
 from conftest import settle
 from ultralytics.nn.tasks import DetectionModel
 
-from yoloprune import host, waiting
-from yoloprune.limits import Limits
-from yoloprune.native import Stock
-from yoloprune.waiting import Wait
+from yoloprune.backend import progress_bar, yolo_tracing
+from yoloprune.backend.progress_bar import Wait
+from yoloprune.native.stock_yaml import Stock
+from yoloprune.settings.budget import Limits
 
 
 def said(capsys: pytest.CaptureFixture) -> str:
@@ -29,7 +29,7 @@ def test_long_work_has_a_bar_and_short_work_none(
 ) -> None:
     assert loops() == [1, 2, 3, 4, 5]
     assert said(capsys) == ""
-    monkeypatch.setattr(waiting, "PATIENCE", -1.0)
+    monkeypatch.setattr(progress_bar, "PATIENCE", -1.0)
     assert loops() == [1, 2, 3, 4, 5]
     shown = said(capsys)
     assert "counting" in shown and "5/5" in shown
@@ -37,8 +37,8 @@ def test_long_work_has_a_bar_and_short_work_none(
 
 
 def test_only_the_main_process_has_a_bar(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "PATIENCE", -1.0)
-    monkeypatch.setattr(waiting, "RANK", 1)
+    monkeypatch.setattr(progress_bar, "PATIENCE", -1.0)
+    monkeypatch.setattr(progress_bar, "RANK", 1)
     assert loops() == [1, 2, 3, 4, 5]
     assert said(capsys) == ""
 
@@ -48,11 +48,11 @@ def test_finding_native_widths_has_one_that_ends_full(
     round_to: int, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = settle(DetectionModel(narrow(), verbose=False))
-    monkeypatch.setattr(waiting, "PATIENCE", -1.0)
+    monkeypatch.setattr(progress_bar, "PATIENCE", -1.0)
     closed: list[Wait] = []
     leave = Wait.__exit__
     monkeypatch.setattr(Wait, "__exit__", lambda wait, *raised: (closed.append(wait), leave(wait, *raised))[1])
-    Stock(model, host.trace_yolo(model)).restrict(Limits(round_to=round_to, min_width=4))
+    Stock(model, yolo_tracing.trace_yolo(model)).restrict(Limits(round_to=round_to, min_width=4))
     assert "finding native widths" in said(capsys)
     [wait] = closed
     assert wait.done == wait.total > 10

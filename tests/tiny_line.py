@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from ultralytics import YOLO
 
-from yoloprune import host
-from yoloprune.shapes import make_shapes
+from yoloprune.backend import model_facts
+from yoloprune.commands.demo_images import make_shapes
 
 QUICK = dict(  # noqa: C408
     imgsz=64,
@@ -35,4 +35,4 @@ def data(work: Path) -> Path:
 
 
 def widths(file: Path) -> dict[str, tuple[int, ...]]:
-    return host.widths(YOLO(file).model)
+    return model_facts.widths(YOLO(file).model)

@@ -6,7 +6,7 @@ import numpy as np
 from conftest import classes, conv, filled, noise
 from torch import Tensor, nn
 
-from yoloprune.groups import ChannelGraph
+from yoloprune.planning.channel_graph import ChannelGraph
 
 
 class Net(nn.Module):

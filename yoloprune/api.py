@@ -18,38 +18,27 @@ import torch
 import ultralytics
 from torch import nn
 
-from yoloprune import (
-    channels,
-    choosing,
-    config,
-    cut_and_repair,
-    cutting,
-    datasets,
-    evaluation,
-    files,
-    handoff,
-    host,
-    options,
-    overview,
-    provenance,
-    reach,
-    report,
-    runs,
-    scoring,
-    timing,
-    trainers,
-    verify,
-)
-from yoloprune.cost import Cost
+from yoloprune import files
+from yoloprune.backend import console, datasets, evaluation, model_facts, run_folders, yolo_tracing
+from yoloprune.backend.yaml_markers import STATE_KEY
+from yoloprune.checkpoint import provenance, saving, trainers
+from yoloprune.commands import cut_and_repair
+from yoloprune.commands.sweep import sweep
+from yoloprune.cutting import comparison
 from yoloprune.errors import ArgumentError, ModelError, PruneError, VerifyError, WriteError
-from yoloprune.groups import ChannelGraph
-from yoloprune.limits import Budget, Limits
-from yoloprune.plans import Plan
-from yoloprune.sealing import STATE_KEY
-from yoloprune.sparse_config import SparseConfig
-from yoloprune.sparsity import SparseTraining
-from yoloprune.sweeping import sweep
-from yoloprune.watching import placed
+from yoloprune.importance import criteria
+from yoloprune.native import candidates
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.cost import Cost
+from yoloprune.planning.plan import Plan
+from yoloprune.probing.forward import placed
+from yoloprune.reporting import layer_table, run_report
+from yoloprune.selection import decision, latency_search, ranking
+from yoloprune.settings import checking, options
+from yoloprune.settings.budget import Budget, Limits
+from yoloprune.settings.sparse_config import SparseConfig
+from yoloprune.sparse import reach
+from yoloprune.sparse.callback import SparseTraining
 
 __all__ = [
     "compare",
@@ -76,11 +65,11 @@ def trace(model: Model, *, imgsz: int | None = None, keep: tuple[str, ...] = ())
     Returns:
         (ChannelGraph): Axes, groups, ties and costs.
     """
-    yolo = handoff.load(model)
-    return host.trace_yolo(yolo.model, imgsz=handoff.image_size(yolo, imgsz), keep=keep)
+    yolo = saving.load(model)
+    return yolo_tracing.trace_yolo(yolo.model, imgsz=saving.image_size(yolo, imgsz), keep=keep)
 
 
-def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
+def train_sparse(model: Model, **kwargs: Any) -> saving.YOLO:
     """Train with Ultralytics while the least useful channels fade to exactly zero, until the budget is met.
 
     Args:
@@ -90,15 +79,15 @@ def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
     Returns:
         (YOLO): The best model that met the budget; its dead channels are exactly zero, ready for `prune`.
     """
-    request = config.request("train-sparse", {"model": model, **kwargs})
+    request = checking.request("train-sparse", {"model": model, **kwargs})
     passed = {k: v for k, v in request.passed.items() if k != "model"}
     if passed.get("resume"):
-        yolo = handoff.reopen(_resumed(model, passed))
+        yolo = saving.reopen(_resumed(model, passed))
         sparse = SparseTraining(_interrupted(yolo, request.settings))
     else:
         datasets.require(passed["data"])
         passed = {"name": "train-sparse", **passed}
-        yolo = handoff.load(model)
+        yolo = saving.load(model)
         if trainers.driver_of(yolo) is not None:
             raise ArgumentError("model: it has a SparseTraining attached. Detach that, or train with model.train(...).")
         sparse = SparseTraining(_sparse_config(request.settings))
@@ -107,27 +96,27 @@ def train_sparse(model: Model, **kwargs: Any) -> handoff.YOLO:
     with sparse.attached(yolo), _going_on(yolo, "train-sparse"):
         yolo.train(**passed)
     folder = Path(yolo.trainer.save_dir)
-    if host.is_main_process() and (log := folder / "sparsity.csv").is_file():
-        picture = report.picture_sparsity(folder / "sparsity.png", log)
+    if console.is_main_process() and (log := folder / "sparsity.csv").is_file():
+        picture = run_report.picture_sparsity(folder / "sparsity.png", log)
         history, met = files.read_numbers(log), bool(yolo.model.yaml.get(STATE_KEY, {}).get("met"))  # also of workers
         data = {"command": "train-sparse", "met": met, "settings": asdict(sparse.config), "history": history}
-        report.write_report(folder, data, history[-1:], [p for p in (picture, folder / "results.png") if p])
+        run_report.write_report(folder, data, history[-1:], [p for p in (picture, folder / "results.png") if p])
         best = Path(yolo.trainer.best if Path(yolo.trainer.best).exists() else yolo.trainer.last)
-        host.log("sparse: ", f"{'target met' if met else 'target not met'}; next: yoloprune prune model={best}")
+        console.log("sparse: ", f"{'target met' if met else 'target not met'}; next: yoloprune prune model={best}")
     return yolo
 
 
 def _require_reach(yolo: ultralytics.YOLO, sparse: SparseConfig, passed: Mapping[str, Any]) -> None:
     """Raise BudgetError if the target is out of reach, before there is a folder."""
     nc = 1 if passed.get("single_cls") else datasets.class_count(yolo, passed["data"])
-    imgsz = handoff.image_size(yolo, passed.get("imgsz"))
+    imgsz = saving.image_size(yolo, passed.get("imgsz"))
     network = trainers.network(yolo, nc, passed.get("pretrained", True))
     reach.require(network, sparse, imgsz, passed.get("freeze"))
 
 
 def _require_teachable(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> None:
     """Raise ArgumentError if a teacher is given to a model that Ultralytics cannot teach."""
-    if passed.get("distill_model") and not host.can_be_taught(yolo.model):
+    if passed.get("distill_model") and not model_facts.can_be_taught(yolo.model):
         raise ArgumentError(f"distill: Ultralytics teaches models with a detection head only, not {yolo.task} models.")
 
 
@@ -155,18 +144,18 @@ def _tell_what_is_left(yolo: ultralytics.YOLO, command: str) -> None:
         left = "nothing was saved yet"
     else:
         try:
-            goes_on = handoff.goes_on(Path(last))
+            goes_on = saving.goes_on(Path(last))
             over = f"the training was over; its model is {best if best and Path(best).is_file() else last}"
             left = f"go on with: yoloprune {command} {shlex.quote(f'model={last}')} resume" if goes_on else over
         except ModelError as e:  # what is to be told is why the training ended
             left = str(e)
-    host.log(f"{command}: ", left)
+    console.log(f"{command}: ", left)
 
 
 def _sparse_config(settings: dict[str, Any]) -> SparseConfig:
     return SparseConfig(
         budget=Budget(flops=settings["flops"], params=settings["params"], ratio=settings["sparsity"]),
-        limits=cutting.limits(settings),
+        limits=ranking.limits(settings),
         **{k: settings[k] for k in SparseConfig.__dataclass_fields__ if k in settings},
     )
 
@@ -214,57 +203,61 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
         BudgetError: If the budget is out of reach, or nothing is dead and no budget is given.
         VerifyError: If the cut model does not compute what its masked parent computes.
     """
-    request = config.request("prune", {"model": model, **kwargs})
-    parent = handoff.load(model)
+    request = checking.request("prune", {"model": model, **kwargs})
+    parent = saving.load(model)
     told, passed = request.settings, {**request.passed}
-    imgsz = passed["imgsz"] = handoff.image_size(parent, passed.get("imgsz"))
+    imgsz = passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
     if trainers.entry_of(parent) is not None:
-        host.log("prune: ", "the model was pruned before; fractions are of what is left of it")
-    passed["data"] = cutting.data_set(parent, told, passed)
-    images = cutting.images(parent, passed)
-    choice = choosing.choose(parent, told, passed, images)
+        console.log("prune: ", "the model was pruned before; fractions are of what is left of it")
+    passed["data"] = ranking.data_set(parent, told, passed)
+    images = ranking.images(parent, passed)
+    choice = decision.choose(parent, told, passed, images)
     budgeted = any(told[option.name] is not None for option in options.PRUNE_BUDGETS)
     done = cut_and_repair.cut(parent, choice.plan, told["recover"], images, choice.probe, dead=not budgeted)
     child = done.child
 
     arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
     origin = (parent.ckpt_path or model) if isinstance(model, (str, Path)) else None  # "small" stands for small.pt
-    facts = handoff.make_provenance(origin, arguments)
-    checkpoint = handoff.pack(child, plan=choice.plan, provenance=facts, native=choice.yaml)
+    facts = saving.make_provenance(origin, arguments)
+    checkpoint = saving.pack(child, plan=choice.plan, provenance=facts, native=choice.yaml)
     rows = [{"model": "parent", **evaluation.measure(parent.model, imgsz, origin)}]
-    with runs.new_run(parent.task, "prune", passed) as folder:
+    with run_folders.new_run(parent.task, "prune", passed) as folder:
         target = folder / "weights" / "pruned.pt"
         checkpoint.require_room(target)
         with files.staged(folder) as part:
             file = part / target.relative_to(folder)
             checkpoint.write(file)
-            _require_saved(child, handoff.load(file), choice)
+            _require_saved(child, saving.load(file), choice)
             origin_name = str(origin or parent.model_name)
-            runs.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
+            run_folders.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
             rows.append({"model": "pruned", **evaluation.measure(child.model, imgsz, file)})
             if told["latency"] is not None:
-                _add_times(rows, [parent.model, child.model], imgsz, cutting.place(passed))
+                _add_times(rows, [parent.model, child.model], imgsz, ranking.place(passed))
             _report_cut(part, choice, rows, done, imgsz)
     checkpoint.tidy(target)
     if told["latency"] is not None:
-        timing.judge(told["latency"], *(row["ms"] for row in rows))
+        latency_search.judge(told["latency"], *(row["ms"] for row in rows))
     data = passed["data"] or datasets.own(parent) or "..."
-    host.log("prune: ", f"saved {target}; next: {_next_step(child, target, choice, data, budgeted and images is None)}")
-    return handoff.load(target)
+    console.log(
+        "prune: ", f"saved {target}; next: {_next_step(child, target, choice, data, budgeted and images is None)}"
+    )
+    return saving.load(target)
 
 
-def _require_saved(child: ultralytics.YOLO, saved: ultralytics.YOLO, choice: channels.Choice) -> None:
+def _require_saved(child: ultralytics.YOLO, saved: ultralytics.YOLO, choice: candidates.Choice) -> None:
     """Raise VerifyError unless a checkpoint, loaded again, is the model that was saved, at half precision."""
-    meant = handoff.half(child.model)
+    meant = saving.half(child.model)
     theirs = saved.model.state_dict()
     wrong = [k for k, v in meant.state_dict().items() if k not in theirs or not v.float().equal(theirs[k].float())]
     if wrong:
         raise VerifyError(f"The checkpoint does not hold what was proved: {wrong[0]} differs.")
     one = choice.probe.proving[0]
-    verify.compare(meant.float().eval(), copy.deepcopy(saved.model).float().eval(), Plan({}), one, training=False)
+    comparison.compare(meant.float().eval(), copy.deepcopy(saved.model).float().eval(), Plan({}), one, training=False)
 
 
-def _next_step(child: ultralytics.YOLO, file: Path, choice: channels.Choice, data: str | Path, unrepaired: bool) -> str:
+def _next_step(
+    child: ultralytics.YOLO, file: Path, choice: candidates.Choice, data: str | Path, unrepaired: bool
+) -> str:
     """What to type now."""
     if (family := trainers.UNTRAINABLE.get(type(child.model).__name__)) is not None:
         return f"yolo val model={file} (pruned {family} models cannot be trained)"
@@ -274,7 +267,7 @@ def _next_step(child: ultralytics.YOLO, file: Path, choice: channels.Choice, dat
 
 
 def _report_cut(
-    folder: Path, choice: channels.Choice, rows: list[dict[str, Any]], done: cut_and_repair.Cut, imgsz: int
+    folder: Path, choice: candidates.Choice, rows: list[dict[str, Any]], done: cut_and_repair.Cut, imgsz: int
 ) -> None:
     """Write and say what was cut."""
     kept = choice.kept()
@@ -284,19 +277,20 @@ def _report_cut(
         "relative_error": done.proof.error,
         "proof": asdict(done.proof),
         "outputs_moved": done.moved,
-        "layers": overview.layer_rows(choice.graph, choice.widths),
+        "layers": layer_table.layer_rows(choice.graph, choice.widths),
         "unknown_operations": choice.graph.unknown,
         "plan": choice.plan.to_dict(),
     }
-    picture = report.picture_widths(folder / "widths.png", choice.graph, choice.widths)
-    report.write_report(folder, data, rows, [picture])
-    host.log(
+    picture = run_report.picture_widths(folder / "widths.png", choice.graph, choice.widths)
+    run_report.write_report(folder, data, rows, [picture])
+    console.log(
         "prune: ",
-        f"kept {kept['flops']:.1%} of FLOPs (imgsz {imgsz}), {kept['params']:.1%} of parameters\n{report.table(rows)}",
+        f"kept {kept['flops']:.1%} of FLOPs (imgsz {imgsz}), {kept['params']:.1%} of parameters\n"
+        f"{run_report.table(rows)}",
     )
 
 
-def finetune(model: Model, **kwargs: Any) -> handoff.YOLO:
+def finetune(model: Model, **kwargs: Any) -> saving.YOLO:
     """Train a pruned model with Ultralytics; every width stays.
 
     Args:
@@ -306,14 +300,14 @@ def finetune(model: Model, **kwargs: Any) -> handoff.YOLO:
     Returns:
         (YOLO): The fine-tuned model.
     """
-    request = config.request("finetune", {"model": model, **kwargs})
+    request = checking.request("finetune", {"model": model, **kwargs})
     passed = {k: v for k, v in request.passed.items() if k != "model"}
     if passed.get("resume"):
-        yolo = handoff.reopen(_resumed(model, passed))
+        yolo = saving.reopen(_resumed(model, passed))
     else:
         datasets.require(passed.get("data"))
         passed = {"name": "finetune", **passed}
-        yolo = handoff.load(model)
+        yolo = saving.load(model)
     if STATE_KEY in yolo.model.yaml:  # its dead channels are still there and would come back to life
         raise ArgumentError(
             f"model={yolo.ckpt_path or yolo.model_name}: sparse training left dead channels that are not cut yet. Run "
@@ -322,19 +316,21 @@ def finetune(model: Model, **kwargs: Any) -> handoff.YOLO:
     if not passed.get("resume"):
         passed["data"] = datasets.given_or_own(yolo, passed.get("data"), "finetune")
     if trainers.entry_of(yolo) is None:
-        host.warn("finetune: yoloprune did not prune this model; it is trained at the widths that it has")
+        console.warn("finetune: yoloprune did not prune this model; it is trained at the widths that it has")
     if request.settings["distill"] == "parent":
         passed["distill_model"] = str(provenance.parent_file(yolo))
     _require_teachable(yolo, passed)
-    before = host.widths(yolo.model)
+    before = model_facts.widths(yolo.model)
     with _going_on(yolo, "finetune"):
         yolo.train(**passed)
-    if host.is_main_process() and not isinstance(yolo.trainer.args, dict):  # of a list of data sets Ultralytics reports
+    if console.is_main_process() and not isinstance(
+        yolo.trainer.args, dict
+    ):  # of a list of data sets Ultralytics reports
         folder = Path(yolo.trainer.save_dir)
-        after = host.widths(yolo.model)
-        data = {"command": "finetune", "widths_kept": before == after, "metrics": host.metrics(yolo)}
+        after = model_facts.widths(yolo.model)
+        data = {"command": "finetune", "widths_kept": before == after, "metrics": evaluation.metrics(yolo)}
         rows = [{"model": "fine-tuned", **data["metrics"], **evaluation.measure(yolo.model, yolo.trainer.args.imgsz)}]
-        report.write_report(folder, data, rows, [folder / "results.png"])
+        run_report.write_report(folder, data, rows, [folder / "results.png"])
     return yolo
 
 
@@ -349,7 +345,7 @@ def val(model: Model, against: Model | None = None, **kwargs: Any) -> list[dict[
     Returns:
         (list[dict[str, Any]]): One row per model: mAP50, mAP50-95 (or the task's figures), params, GFLOPs, ms, MB.
     """
-    request = config.request("val", {"model": model, "against": against, **kwargs})
+    request = checking.request("val", {"model": model, "against": against, **kwargs})
     passed = {k: v for k, v in request.passed.items() if k != "model"}
     alone = Path(model).stem if isinstance(model, (str, Path)) else "network"  # "model" would be renamed, and warned of
     return compare({alone: model} if against is None else {"parent": against, "pruned": model}, **passed)
@@ -366,30 +362,32 @@ def compare(models: Mapping[str, Model], *, command: str = "val", **passed: Any)
     Returns:
         (list[dict[str, Any]]): One row per model.
     """
-    loaded = {name: handoff.load(m, prunable=False) for name, m in models.items()}
+    loaded = {name: saving.load(m, prunable=False) for name, m in models.items()}
     passed["data"] = datasets.given_or_own(list(loaded.values())[-1], passed.get("data"), command)
-    folder = runs.run_folder(next(iter(loaded.values())).task, command, passed)
-    device = host.device(passed.get("device"))
-    imgsz = handoff.image_size(next(iter(loaded.values())), passed.get("imgsz"))
+    folder = run_folders.run_folder(next(iter(loaded.values())).task, command, passed)
+    device = evaluation.device(passed.get("device"))
+    imgsz = saving.image_size(next(iter(loaded.values())), passed.get("imgsz"))
     rows, networks = [], []
     for name, yolo in loaded.items():
         networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
         file = models[name] if isinstance(models[name], (str, Path)) else None
         sizes = evaluation.measure(yolo.model, imgsz, file)
-        host.validate(
+        evaluation.validate(
             yolo, {**passed, "imgsz": imgsz, "project": str(folder.resolve()), "name": name, "exist_ok": True}
         )
-        rows.append({"model": name, **host.metrics(yolo), **sizes})
+        rows.append({"model": name, **evaluation.metrics(yolo), **sizes})
     _add_times(rows, networks, imgsz, device)
-    report.write_report(folder, {"command": command, "device": str(device), "imgsz": imgsz, "arguments": passed}, rows)
-    host.log(f"{command}: ", f"imgsz {imgsz}, {device}\n{report.table(rows)}\nsaved {folder}")
+    run_report.write_report(
+        folder, {"command": command, "device": str(device), "imgsz": imgsz, "arguments": passed}, rows
+    )
+    console.log(f"{command}: ", f"imgsz {imgsz}, {device}\n{run_report.table(rows)}\nsaved {folder}")
     return rows
 
 
 def _add_times(rows: Sequence[dict[str, Any]], models: Sequence[nn.Module], imgsz: int, device: torch.device) -> None:
     """Put milliseconds per image into the rows of the models, which take turns on the device."""
     with placed(device, *models):
-        for row, ms in zip(rows, timing.latency(models, imgsz), strict=True):
+        for row, ms in zip(rows, latency_search.latency(models, imgsz), strict=True):
             row["ms"] = ms
 
 
@@ -403,24 +401,24 @@ def info(model: Model, **kwargs: Any) -> list[dict[str, Any]]:
     Returns:
         (list[dict[str, Any]]): One row per layer, see `overview.layer_rows`.
     """
-    request = config.request("info", {"model": model, **kwargs})
-    yolo = handoff.load(model)
-    imgsz = handoff.image_size(yolo, request.passed.get("imgsz"))
-    graph = host.trace_yolo(yolo.model, imgsz=imgsz, keep=request.settings["keep"])
-    rows = overview.layer_rows(graph)
+    request = checking.request("info", {"model": model, **kwargs})
+    yolo = saving.load(model)
+    imgsz = saving.image_size(yolo, request.passed.get("imgsz"))
+    graph = yolo_tracing.trace_yolo(yolo.model, imgsz=imgsz, keep=request.settings["keep"])
+    rows = layer_table.layer_rows(graph)
     cost = Cost(graph)
-    free, dead = int(graph.prunable.sum()), int(scoring.dead(yolo.model, graph).sum())
+    free, dead = int(graph.prunable.sum()), int(criteria.dead(yolo.model, graph).sum())
     lines = [
-        report.table(overview.brief(rows)),
-        overview.LEGEND,
-        *overview.summary(graph),
+        run_report.table(layer_table.brief(rows)),
+        layer_table.LEGEND,
+        *layer_table.summary(graph),
         f"{cost.parent('params'):,.0f} parameters, {cost.parent('flops') / 1e9:.2f} GFLOPs at imgsz {imgsz}; "
         f"{free:,} of {graph.n_classes:,} channels prunable in {len(graph.ties)} widths, {dead:,} dead",
         *(f"no rule for operation {op} in {where}" for op, where in graph.unknown.items()),
     ]
-    if (told := handoff.provenance(yolo)) is not None:
+    if (told := saving.provenance(yolo)) is not None:
         lines += ["", *_history(told)]
-    host.log("info: ", "\n".join(["", *lines]))
+    console.log("info: ", "\n".join(["", *lines]))
     return rows
 
 

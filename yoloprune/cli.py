@@ -16,9 +16,9 @@ from types import TracebackType
 
 import yaml
 
-from yoloprune.config import Request, find_command, merge_tokens, parse
 from yoloprune.errors import PruneError
-from yoloprune.options import COMMANDS, Command
+from yoloprune.settings.checking import Request, find_command, merge_tokens, parse
+from yoloprune.settings.options import COMMANDS, Command
 
 HELP_WORDS = frozenset({"help", "-h", "-help", "--help"})
 VERSION_WORDS = frozenset({"version", "-v", "-version", "--version"})
@@ -62,7 +62,7 @@ def _dispatch(request: Request) -> None:
     """Call the function that does what is asked."""
     # Late, and by name: importing torch takes seconds, which help and wrong arguments should not cost
     if request.command == "demo":
-        import_module("yoloprune.demo").run(**request.kwargs())
+        import_module("yoloprune.commands.demo").run(**request.kwargs())
     else:
         function = getattr(import_module("yoloprune.api"), request.command.replace("-", "_"))
         function(request.model, **request.kwargs())

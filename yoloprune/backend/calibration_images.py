@@ -1,0 +1,181 @@
+"""A few training images as a network sees them without augmentation, with labels for scores, without for repairs."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import ultralytics
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from ultralytics.data.augment import LetterBox, classify_transforms
+from ultralytics.data.base import BaseDataset
+from ultralytics.utils import RANK, TQDM, colorstr
+from ultralytics.utils.patches import imread
+
+from yoloprune.backend import datasets, model_facts
+from yoloprune.errors import DataError
+
+PIXELS = 16 * 320**2
+"""Input pixels of a batch with gradients: by calculation, backward through yolov8x holds 5 GB for them."""
+
+
+def batches(
+    data: str | Path,
+    imgsz: int,
+    *,
+    n: int = 128,
+    batch: int = 16,
+    task: str = "detect",
+    channels: int = 3,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> list[Tensor]:
+    """Load training images as Ultralytics feeds them in validation: resized, letterboxed, RGB, not augmented.
+
+    Nothing is written: labels are not scanned, so no cache file appears beside them, and the folder may be read-only.
+    128 images at imgsz 320 take 157 MB.
+
+    Args:
+        data (str | Path): Ultralytics data YAML, or the folder of a classification data set.
+        imgsz (int): Side of the square images in pixels.
+        n (int): Number of images, drawn at random; all of them if there are fewer. Unreadable ones are passed over.
+        batch (int): Largest number of images per batch. Batches are as equal as possible, because statistics that
+            are averaged over batches give each the same weight.
+        task (str): Task of the model; classification crops instead of letterboxing, depth stretches.
+        channels (int): Number of image channels of the model.
+        device (torch.device | str): Where the batches go.
+        seed (int): Seed of the choice.
+
+    Returns:
+        (list[Tensor]): Batches of shape (B, channels, imgsz, imgsz), float32 in 0..1.
+
+    Raises:
+        DataError: If the YAML is missing or wrong, or there is no readable image.
+    """
+    images = _images(data, imgsz, task, channels)
+    order = np.random.default_rng(seed).permutation(len(images)).tolist()
+    bar = TQDM(total=min(n, len(order)), desc=images.prefix + "loading images", disable=RANK not in {-1, 0})
+    loaded: list[Tensor] = []
+    for image in _readable(images, order):
+        loaded.append(image)
+        bar.update(1)
+        if len(loaded) == n:
+            break
+    bar.close()
+    if not loaded:
+        raise DataError(f"data={data}: none of its {len(order)} training images can be read.")
+    parts = np.array_split(np.arange(len(loaded)), -(-len(loaded) // batch))
+    return [torch.stack([loaded[i] for i in part]).to(device) for part in parts]
+
+
+def labelled(
+    yolo: ultralytics.YOLO,
+    data: str | Path,
+    imgsz: int,
+    *,
+    n: int = 128,
+    batch: int = 16,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """Load training images with labels as Ultralytics validates on them: its own data set of the task, not augmented.
+
+    Only labels of the images that are drawn are scanned. Ultralytics' cache of labels is neither read, for it is a
+    pickle, nor written.
+
+    Args:
+        yolo (YOLO): Whose task, class names and stride the images are for.
+        data (str | Path): Ultralytics data YAML, or the folder of a classification data set.
+        imgsz (int): Side of the square images in pixels.
+        n (int): Number of images, drawn at random; all of them if there are fewer.
+        batch (int): Largest number of images per batch; `PIXELS` may allow fewer.
+        device (torch.device | str): Where the batches go.
+        seed (int): Seed of the choice.
+
+    Yields:
+        (dict[str, Any]): What the model's `loss` takes.
+
+    Raises:
+        DataError: If the YAML is missing or wrong, or there is no labelled image.
+    """
+    batch = max(1, min(batch, PIXELS // imgsz**2))
+    settings = {"mode": "val", "data": str(data), "imgsz": imgsz, "batch": batch, "split": "train", "workers": 0}
+    arguments = {**yolo.overrides, **settings, "rect": False, "plots": False}
+    generator = np.random.default_rng(seed)
+    # The validator makes itself a folder for results that never come.
+    with tempfile.TemporaryDirectory() as folder, datasets.one_line(data), datasets.untouched(n, generator):
+        validator = yolo.task_map[yolo.task]["validator"](save_dir=Path(folder), args=arguments)
+        train = datasets.training_images(data, yolo.task)
+        if yolo.task != "classify":
+            validator.data = datasets.check(data)
+            files = _images(data, imgsz, yolo.task, model_facts.channels(yolo.model)).im_files
+            drawn = [os.path.abspath(files[i]) for i in generator.permutation(len(files))[:n]]
+            train = Path(folder) / "drawn.txt"
+            train.write_text("\n".join(drawn), encoding="utf-8")
+        validator.device, validator.names = torch.device(device), yolo.model.names
+        validator.stride = max(32, int(yolo.model.stride.max()))
+        images = validator.get_dataloader(train if yolo.task == "classify" else str(train), batch).dataset
+    if not any(len(label.get("cls", " ")) for label in getattr(images, "labels", [{}])):
+        raise DataError(
+            f"data={data}: of {len(images)} training images none has a label that Ultralytics accepts, and "
+            "score=taylor needs some. Use score=activation."
+        )
+    order = generator.permutation(len(images)).tolist()
+    loader = DataLoader(Subset(images, order), batch, collate_fn=getattr(images, "collate_fn", None))
+    for found in TQDM(loader, desc=colorstr("score: ") + "labelled images", disable=RANK not in {-1, 0}):
+        yield validator.preprocess(found)
+
+
+class _Images(BaseDataset):
+    """Images alone, through the two methods that Ultralytics leaves to subclasses."""
+
+    task = "detect"
+
+    def get_labels(self) -> list[dict[str, Any]]:
+        return [{"im_file": f} for f in self.im_files]
+
+    def build_transforms(self, hyp: Any) -> LetterBox:
+        return LetterBox((self.imgsz, self.imgsz), scaleup=False, scale_fill=self.task == "depth")
+
+    def __getitem__(self, index: int) -> Tensor:
+        """One image, shape (C, imgsz, imgsz), float32 in 0..1."""
+        if self.task == "classify":
+            image = imread(self.im_files[index])  # not PIL's open, which Ultralytics lets install packages
+            return classify_transforms(self.imgsz)(Image.fromarray(image[..., ::-1]))
+        image = self.transforms(image=self.load_image(index)[0])
+        image = image.reshape(self.imgsz, self.imgsz, -1)  # OpenCV drops the dimension of a single channel
+        if image.shape[2] != self.channels:
+            raise ValueError(f"{self.im_files[index]} has {image.shape[2]} channels, the model takes {self.channels}")
+        if self.channels == 3:
+            image = image[..., ::-1]  # BGR to RGB
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
+
+
+class _ClassifyImages(_Images):
+    task = "classify"
+
+
+class _DepthImages(_Images):
+    task = "depth"
+
+
+def _images(data: str | Path, imgsz: int, task: str, channels: int) -> _Images:
+    kind = {"classify": _ClassifyImages, "depth": _DepthImages}.get(task, _Images)
+    train = datasets.training_images(data, task)
+    with datasets.one_line(data):
+        return kind(train, imgsz, augment=False, channels=channels, prefix=colorstr("calibrate: "))
+
+
+def _readable(images: _Images, order: list[int]) -> Iterator[Tensor]:
+    for i in order:
+        try:
+            yield images[i]
+        except (OSError, ValueError, TypeError):  # missing, corrupt, or with another number of channels
+            continue

@@ -1,0 +1,20 @@
+"""Messages in the way of Ultralytics; called through the module, so that tests can replace them."""
+
+from __future__ import annotations
+
+from ultralytics.utils import LOGGER, RANK, colorstr
+
+
+def is_main_process() -> bool:
+    """Whether this process logs and saves."""
+    return RANK in {-1, 0}
+
+
+def log(prefix: str, message: str) -> None:
+    """Log as Ultralytics does, with a coloured prefix."""
+    LOGGER.info(f"{colorstr(prefix)}{message}")
+
+
+def warn(message: str) -> None:
+    """Warn as Ultralytics does."""
+    LOGGER.warning(message)

@@ -1,0 +1,194 @@
+"""Data sets as Ultralytics describes them, looked at without network, installations, or its caches of labels."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import numpy as np
+import ultralytics
+from ultralytics.data import dataset as host_dataset
+from ultralytics.data import utils as host_utils
+from ultralytics.utils import DATASETS_DIR, checks
+
+from yoloprune.backend import console
+from yoloprune.errors import ArgumentError, DataError
+
+
+def check(data: str | Path) -> dict[str, Any]:
+    """What a data YAML says, paths resolved by Ultralytics; nothing is downloaded.
+
+    Raises:
+        DataError: If it is missing or wrong.
+    """
+    with one_line(data), _replaced(host_utils, check_font=lambda *_: None):  # a font for plots, from the network
+        return host_utils.check_det_dataset(data, autodownload=False)
+
+
+def require(data: Any) -> None:
+    """Raise where a data YAML is nowhere, before Ultralytics has made a run folder; other kinds are left to it.
+
+    Raises:
+        DataError: If there is no such file, and none of that name comes with Ultralytics.
+    """
+    if isinstance(data, (str, Path)) and "://" not in str(data) and str(data).endswith((".yaml", ".yml")):
+        with one_line(data):
+            found = checks.check_file(str(data), hard=False)
+        if not found:
+            raise DataError(f"data={data}: there is no such file, and none of that name comes with Ultralytics.")
+
+
+def training_images(data: str | Path, task: str) -> str | list[str]:
+    """Folders or lists of the training images.
+
+    Raises:
+        DataError: If the data set is missing or wrong.
+    """
+    return _class_folders(data) if task == "classify" else check(data)["train"]
+
+
+def has_classes_of(yolo: ultralytics.YOLO, data: str | Path) -> bool:
+    """Whether the labels of a data set are about the model's classes: as many, and one at least of the same name.
+
+    The same names in another order are other labels.
+
+    Raises:
+        DataError: If the YAML is missing or wrong.
+    """
+    if yolo.overrides.get("single_cls"):
+        return True
+    known, labels = _names(yolo.model), _labels(yolo, data)
+    if not labels or len(labels) != len(known):
+        return not labels
+    if set(labels) == set(known):
+        return labels == known
+    anonymous = known == [str(i) for i in range(len(known))]  # as Ultralytics calls them before any training
+    return anonymous or any(a == b for a, b in zip(known, labels, strict=True))
+
+
+def class_count(yolo: ultralytics.YOLO, data: Any) -> int | None:
+    """Number of classes of a data set, None where that is not told without fetching or unpacking it."""
+    if not isinstance(data, (str, Path)) or not (Path(data).is_dir() or str(data).endswith((".yaml", ".yml"))):
+        return None
+    try:
+        return len(_labels(yolo, data)) or None
+    except DataError:  # the trainer will say
+        return None
+
+
+def difference(yolo: ultralytics.YOLO, data: str | Path) -> str:
+    """Where the classes of a data set and of a model differ first, in a few words."""
+    known, labels = _names(yolo.model), _labels(yolo, data)
+    if len(known) != len(labels):
+        return f"{len(labels)} and not {len(known)}"
+    at = next((i for i, (a, b) in enumerate(zip(labels, known, strict=True)) if a != b), 0)
+    return f"class {at} is {labels[at]} and not {known[at]}"
+
+
+def own(yolo: ultralytics.YOLO) -> str | None:
+    """The data set that a model was trained on, as its checkpoint names it; None where it is not on this machine.
+
+    Nothing is downloaded or unpacked. A file of that name with other classes is another data set; where all classes
+    were trained as one, only an absolute path tells.
+    """
+    known = yolo.overrides.get("data")
+    if not isinstance(known, str) or "://" in known or not (Path(known).is_dir() or known.endswith((".yaml", ".yml"))):
+        return None
+    try:
+        found = training_images(known, yolo.task)
+        if not found or not all(Path(f).exists() for f in (found if isinstance(found, list) else [found])):
+            return None
+        one = yolo.overrides.get("single_cls")
+        same = Path(known).is_absolute() if one else _labels(yolo, known) == _names(yolo.model)
+        return known if same else None
+    except DataError:
+        return None
+
+
+def given_or_own(yolo: ultralytics.YOLO, data: Any, command: str) -> Any:
+    """`data=`, else the data set that the model was trained on. Ultralytics would download that, e.g. all of COCO.
+
+    Raises:
+        ArgumentError: If neither is there.
+    """
+    if data:
+        return data
+    if data is None and (found := own(yolo)):
+        console.log(f"{command}: ", f"data={found}, the model's own")
+        return found
+    known = yolo.overrides.get("data") if data is None else None
+    elsewhere = f"; data={known}, which the model was trained on, is not at hand" if known else ""
+    raise ArgumentError(f"{command} needs 'data', i.e. data=coco8.yaml{elsewhere}")
+
+
+@contextlib.contextmanager
+def one_line(data: str | Path) -> Iterator[None]:
+    """Whatever Ultralytics finds wrong with a data set is a DataError of one line."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as e:  # Ultralytics raises a dozen types here, with advice on several lines
+        reason = shorten(str(e.__cause__ or e), 400, placeholder=" …") or type(e).__name__
+        raise DataError(f"data={data}: {reason}") from e
+
+
+@contextlib.contextmanager
+def untouched(n: int, generator: np.random.Generator) -> Iterator[None]:
+    """Ultralytics' data sets neither read caches of labels, which are pickles, nor write any.
+
+    A data set for classification scans all its images first; here only `n`, drawn at random.
+    """
+    scan = host_dataset.ClassificationDataset.verify_images
+
+    def scan_some(self: Any) -> Any:
+        self.samples = [self.samples[i] for i in generator.permutation(len(self.samples))[:n]]
+        return scan(self)
+
+    def missing(path: Path) -> dict[str, Any]:
+        raise FileNotFoundError(path)
+
+    def kept(prefix: str, path: Path, cache: dict[str, Any], version: str) -> None:
+        cache["version"] = version  # as saving it does
+
+    with (
+        _replaced(host_dataset, load_dataset_cache_file=missing, save_dataset_cache_file=kept),
+        _replaced(host_dataset.ClassificationDataset, verify_images=scan_some),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, **values: Any) -> Iterator[None]:
+    before = {name: getattr(owner, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(owner, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(owner, name, value)
+
+
+def _names(model: Any) -> list[str]:
+    """Class names of a model, in the order of its outputs."""
+    return list(model.names.values() if isinstance(model.names, dict) else model.names)
+
+
+def _labels(yolo: ultralytics.YOLO, data: str | Path) -> list[str]:
+    """Class names of a data set, in the order of their numbers; empty where it has none."""
+    if yolo.task == "classify":
+        return sorted(f.name for f in Path(_class_folders(data)).iterdir() if f.is_dir())
+    names = check(data).get("names") or {}
+    return list(names.values() if isinstance(names, dict) else names)
+
+
+def _class_folders(data: str | Path) -> str:
+    """Training folder of a classification data set. Ultralytics' own check would download or split what is missing."""
+    root = Path(data) if Path(data).is_dir() else DATASETS_DIR / data
+    if not (root / "train").is_dir():
+        raise DataError(f"data={data}: a classification data set is a folder with train/<class>/ inside.")
+    return str(root / "train")

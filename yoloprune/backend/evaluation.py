@@ -1,0 +1,60 @@
+"""How large and how good a model is, in the figures that Ultralytics prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.utils.torch_utils import get_flops, select_device
+
+
+def measure(model: nn.Module, imgsz: int, file: str | Path | None = None) -> dict[str, float]:
+    """Size of a model.
+
+    Args:
+        model (nn.Module): An Ultralytics model.
+        imgsz (int): Image size for which FLOPs are counted.
+        file (str | Path | None): Its checkpoint.
+
+    Returns:
+        (dict[str, float]): "params", "GFLOPs" as Ultralytics prints them, and "MB" of the file when there is one.
+    """
+    sizes = {"params": sum(p.numel() for p in model.parameters()), "GFLOPs": round(gflops(model, imgsz), 4)}
+    if file is not None and Path(file).is_file():
+        sizes["MB"] = round(Path(file).stat().st_size / 1e6, 2)
+    return sizes
+
+
+def gflops(model: nn.Module, imgsz: int) -> float:
+    """GFLOPs as Ultralytics prints them."""
+    return float(get_flops(model, imgsz))
+
+
+def fused_copy(model: nn.Module) -> nn.Module:
+    """The model as it runs in deployment, batch-norm folded; the original stays."""
+    return deepcopy(model).float().eval().fuse(verbose=False)
+
+
+def device(name: Any) -> torch.device:
+    """Device from Ultralytics' `device=` argument."""
+    return select_device("" if name is None else name, verbose=False)
+
+
+def validate(yolo: Any, arguments: Mapping[str, Any]) -> None:
+    """Run Ultralytics' validation with its own defaults for what is not given."""
+    yolo.val(**{"plots": False, **arguments})
+
+
+def metrics(yolo: Any) -> dict[str, float]:
+    """Figures of the last validation, named as the field does: mAP50, mAP50-95, with the branch where there are two."""
+    results = getattr(yolo.metrics, "results_dict", yolo.metrics) or {}
+    short = {}
+    for key, value in results.items():
+        name, _, branch = key.removeprefix("metrics/").partition("(")
+        if name.startswith(("mAP", "accuracy", "mIoU", "delta")) or "IoU" in name:
+            short[name + (f"({branch}" if branch not in {"", "B)"} else "")] = round(float(value), 5)
+    return short

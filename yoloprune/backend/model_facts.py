@@ -1,0 +1,103 @@
+"""What an Ultralytics model is: its parts, its widths, what it needs to be trained."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.cfg import get_cfg
+from ultralytics.nn import tasks
+from ultralytics.nn.modules import Detect
+from ultralytics.nn.tasks import BaseModel, WorldModel
+
+try:
+    from ultralytics.utils.torch_utils import unwrap_model
+except ImportError:  # before 8.3.212
+    from ultralytics.utils.torch_utils import de_parallel as unwrap_model
+
+from yoloprune.errors import ModelError
+
+
+def check_prunable(model: Any) -> None:
+    """Raise ModelError unless this is an unfused Ultralytics model."""
+    if not isinstance(model, BaseModel) or not isinstance(getattr(model, "model", None), nn.Sequential):
+        raise ModelError(f"Not an Ultralytics YOLO model. Received: {type(model).__name__}.")
+    if not any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
+        raise ModelError(
+            "The model is fused: its batch-norm layers are folded into the convolutions and there is no gamma left. "
+            "Use the checkpoint from before fuse()."
+        )
+
+
+def student(model: nn.Module) -> nn.Module:
+    """The network that is trained, out of the wrappers for several GPUs, compilation and distillation."""
+    model = unwrap_model(model)
+    return getattr(model, "student_model", model)
+
+
+def own_yaml(model: nn.Module) -> None:
+    """Give the network that is trained, and a wrapper with a teacher, a `yaml` that no other model shares.
+
+    A fresh build shares it with the model that it is built for, i.e. the user's.
+    """
+    whole, inner = unwrap_model(model), student(model)
+    whole.yaml = inner.yaml = deepcopy(inner.yaml)
+
+
+def with_loss(yolo: Any) -> nn.Module:
+    """A copy of the model on which `model(batch)` is Ultralytics' training loss, with its default weights.
+
+    A copy, because the model keeps the criterion that it makes, and a checkpoint's arguments lack the weights.
+
+    Raises:
+        ModelError: If the loss needs prompts beside labels.
+    """
+    if is_prompted(yolo.model):
+        raise ModelError("score=taylor: the loss of this model needs prompts beside labels. Use score=activation.")
+    model = deepcopy(yolo.model)
+    model.args, model.criterion = get_cfg(overrides={"task": yolo.task}), None
+    model.nc = model.yaml.get("nc")  # which RT-DETR's loss asks for, and only Ultralytics' trainer attaches
+    return model
+
+
+def is_prompted(model: nn.Module) -> bool:
+    """Whether the model is trained on prompts: YOLO-World and YOLOE."""
+    return isinstance(model, (WorldModel, getattr(tasks, "YOLOEModel", WorldModel)))  # early 8.3 has no YOLOE
+
+
+def can_be_taught(model: nn.Module) -> bool:
+    """Whether Ultralytics' distillation takes a model: it compares the inputs of a detection head."""
+    return any(isinstance(m, Detect) for m in model.modules())
+
+
+def head_name(model: nn.Module) -> str:
+    """Dotted name of the head, the last layer."""
+    return f"model.{len(model.model) - 1}"
+
+
+def stride(model: nn.Module) -> int:
+    """Pixels per cell of the coarsest feature map, 32 at least."""
+    told = getattr(model, "stride", None)
+    return max(32, int(told.max())) if isinstance(told, torch.Tensor) else 32
+
+
+def channels(model: nn.Module) -> int:
+    """Number of input channels, 3 unless the model YAML says otherwise."""
+    return int(getattr(model, "yaml", {}).get("channels", 3))
+
+
+def parts(model: nn.Module) -> dict[str, list[str]]:
+    """What `keep=backbone` and `keep=neck` stand for: names of layers."""
+    n = len(model.yaml["backbone"])
+    return {
+        "backbone": [f"model.{i}" for i in range(n)],
+        "neck": [f"model.{i}" for i in range(n, len(model.model) - 1)],
+    }
+
+
+def widths(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of all weights outside the head, by name."""
+    head = head_name(model)
+    return {n: tuple(p.shape) for n, p in model.named_parameters() if not n.startswith(f"{head}.")}

@@ -1,0 +1,33 @@
+"""Official checkpoints by their names, found or downloaded by Ultralytics because the user named them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
+
+from yoloprune.backend import console
+from yoloprune.errors import ModelError
+
+
+def official_name(name: str) -> str | None:
+    """File of the official checkpoint that a bare name stands for ("yolov8n", "yolo11s.pt"), None for any other."""
+    file = name if name.endswith(".pt") else f"{name}.pt"
+    return file if Path(file).name == file and file in GITHUB_ASSETS_NAMES else None
+
+
+def fetch(name: str) -> str:
+    """Let Ultralytics find an official checkpoint among its weights, or download it, because the user named it.
+
+    Returns:
+        (str): Where it is.
+
+    Raises:
+        ModelError: If it cannot be fetched.
+    """
+    console.log("model: ", f"{name} is not here; Ultralytics looks among its weights or downloads it")
+    try:
+        return str(attempt_download_asset(name))
+    except Exception as e:  # half a dozen libraries below may raise
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+        raise ModelError(f"{name} is not here and could not be downloaded: {reason}") from e

@@ -1,0 +1,107 @@
+"""Tracing of Ultralytics models: on what, what is frozen, and what `keep=` may call by name."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from math import ceil, sqrt
+
+import torch
+from torch import nn
+
+from yoloprune.backend.model_facts import channels, check_prunable, head_name, parts, stride
+from yoloprune.cutting.surgery import has_width_attributes
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.probing.examples import Example, Probe
+from yoloprune.probing.survey import survey
+from yoloprune.tracing import trace_network
+
+
+def trace_yolo(
+    model: nn.Module, *, imgsz: int = 640, keep: Iterable[str] = (), probe: Probe | None = None
+) -> ChannelGraph:
+    """Trace an Ultralytics model: probe size from its stride, head frozen, FLOPs counted at `imgsz`.
+
+    Args:
+        model (nn.Module): An Ultralytics model (`YOLO(...).model`), unfused.
+        imgsz (int): Image size for which FLOPs are counted.
+        keep (Iterable[str]): Module names or shell patterns whose output channels stay; also "backbone" and "neck".
+        probe (Probe | None): From `probe`, where there is one already.
+
+    Returns:
+        (ChannelGraph): See `tracing.trace`.
+
+    Raises:
+        ModelError: If the model is not an Ultralytics model, is fused, or does not run.
+        ArgumentError: If a `keep` pattern matches nothing.
+    """
+    check_prunable(model)
+    with _forgetting_the_last_size(model):
+        found = _survey(model, imgsz) if probe is None else probe
+        size = found.examples[0].inputs[0].shape[-1]
+        return trace_network.trace(
+            model,
+            found,
+            frozen={head_name(model): f"{type(model.model[-1]).__name__} head"},
+            keep=trace_network.match(model, keep, parts(model)),
+            sized=has_width_attributes,
+            outputs=True,  # the neck's features are among the outputs, and follow the head's input side
+            area=(imgsz / size) ** 2,
+            handing_on=[f"model.{i}" for i in range(len(model.model))],
+        )
+
+
+def probe(model: nn.Module, imgsz: int = 640) -> Probe:
+    """Examples that stand for an Ultralytics model at an image size, for one image and for two: see `survey`.
+
+    Raises:
+        ModelError: If the model is not an Ultralytics model, is fused, or does not run.
+    """
+    check_prunable(model)
+    with _forgetting_the_last_size(model):
+        return _survey(model, imgsz)
+
+
+def _survey(model: nn.Module, imgsz: int) -> Probe:
+    def images(size: int, batch: int) -> Example:
+        title = f"{'an image' if batch == 1 else f'{batch} images'} of {size} pixels"
+        return Example((example(model, batch, size),), title)
+
+    smallest = example(model).shape[-1]
+    asked = max(smallest, ceil(imgsz / stride(model)) * stride(model))  # Ultralytics makes it a multiple as well
+    prompts = Example(images(smallest, 2).inputs, "a visual prompt", visual_prompts)
+    return survey(model, images, smallest, asked, (prompts,) if hasattr(model.model[-1], "savpe") else ())
+
+
+@contextlib.contextmanager
+def _forgetting_the_last_size(model: nn.Module) -> Iterator[None]:
+    """Without the size of the last image that a head has seen: comparing with it would count as a use of widths."""
+    head = model.model[-1]
+    remembered = vars(head).pop("shape", None)
+    try:
+        yield
+    finally:
+        if remembered is not None:
+            head.shape = remembered
+
+
+def visual_prompts(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    """Embedding of one visual prompt, the middle of the image, by YOLOE: shape (B, 1, D)."""
+    side = image.shape[-1] // 8  # the prompt is a mask on the finest feature map
+    mask = image.new_zeros(len(image), 1, side, side)
+    mask[..., side // 4 : -side // 4, side // 4 : -side // 4] = 1
+    return model(image, vpe=mask, return_vpe=True)  # `get_visual_pe` without its inference mode
+
+
+def example(model: nn.Module, batch: int = 1, size: int | None = None) -> torch.Tensor:
+    """Seeded noise, square images of a size, shape (batch, C, S, S).
+
+    Without a size it is a small one, on which most models do what they do on any: the coarsest feature map has at least
+    2x2 cells, and a decoder that selects queries has enough to select from.
+    """
+    coarsest, weight = stride(model), next(model.parameters())
+    queries = getattr(model.model[-1], "num_queries", 0)
+    per_cell = sum(4**level for level in range(getattr(model.model[-1], "nl", 1)))
+    size = size or coarsest * max(2, ceil(sqrt(queries / per_cell)))
+    noise = torch.rand(batch, channels(model), size, size, generator=torch.Generator().manual_seed(0))
+    return noise.to(weight.device, weight.dtype)

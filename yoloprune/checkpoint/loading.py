@@ -1,0 +1,177 @@
+"""Open what Ultralytics can open: checkpoints, model YAMLs, official names; nothing is installed on the way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import ultralytics
+from torch import nn
+from ultralytics.utils import callbacks, checks
+
+from yoloprune.backend import console, model_facts, official_weights
+from yoloprune.checkpoint.trainers import YOLO
+from yoloprune.errors import ArgumentError, ModelError
+
+
+def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> YOLO:
+    """Load a model in float32 and evaluation mode, through Ultralytics' own loader and without any download.
+
+    Args:
+        model (str | Path | YOLO): Checkpoint (.pt), model YAML, or a live object, which stays untouched.
+        prunable (bool): Whether a fused model is refused.
+
+    Returns:
+        (YOLO): A new object; a subclass of `ultralytics.YOLO` whose training keeps pruned widths.
+
+    Raises:
+        ModelError: If the file is missing, is not a YOLO checkpoint, or the model is fused or exported.
+    """
+    if isinstance(model, ultralytics.engine.model.Model):
+        if not isinstance(model.model, nn.Module):
+            raise ModelError(f"{model.model_name} is an exported model. Use the .pt checkpoint it was exported from.")
+        if prunable:
+            model_facts.check_prunable(model.model)
+        yolo = with_model(model, deepcopy(model.model).float().eval())
+        for event, functions in model.callbacks.items():
+            yolo.callbacks[event] = list(functions)  # the user's; what is added to this object stays off the other
+        return yolo
+    yolo = _opened(model)
+    yolo.model = model_facts.student(yolo.model)  # an interrupted run with a teacher saved both
+    if prunable:
+        model_facts.check_prunable(yolo.model)
+    yolo.model.float().eval()
+    return yolo
+
+
+def reopen(model: Any) -> YOLO:
+    """Load the `last.pt` of an interrupted run.
+
+    Raises:
+        ModelError: If the file is missing or no checkpoint.
+        ArgumentError: If the run is finished: Ultralytics would start another, with other data, in silence.
+    """
+    if not isinstance(model, (str, Path)):
+        raise ArgumentError("resume: needs the path of the last.pt of the interrupted run as model=.")
+    yolo = _opened(model)
+    if not yolo.ckpt or yolo.ckpt.get("optimizer") is None:
+        raise ArgumentError(f"resume: the run of {model} is finished, or this is not its last.pt.")
+    _require_home(Path(yolo.ckpt_path).resolve(), yolo.ckpt)
+    return yolo
+
+
+def goes_on(file: Path) -> bool:
+    """Whether a checkpoint is of a run that has epochs left, so that resuming it goes on with it."""
+    checkpoint = _opened(file).ckpt
+    epochs = (checkpoint.get("train_args") or {}).get("epochs", 0)
+    return checkpoint.get("optimizer") is not None and checkpoint["epoch"] + 1 < epochs
+
+
+def _require_home(file: Path, ckpt: Mapping[str, Any]) -> None:
+    """Refuse a copy: Ultralytics would write into the folder of the run that it was copied from."""
+    told = (ckpt.get("train_args") or {}).get("save_dir")
+    if not told:
+        return
+    home = Path(told)
+    if home.exists() and not file.parent.samefile(home / "weights" if (home / "weights").exists() else home):
+        raise ArgumentError(
+            f"resume: {file} is a copy of the run in {home}, into which it would be written. Resume "
+            f"{home / 'weights' / 'last.pt'}, or move that folder away."
+        )
+    if not home.exists():
+        console.warn(f"resume: the run was in {home}, and its results are written there again")
+
+
+def image_size(yolo: ultralytics.YOLO, given: Any) -> int:
+    """Side of the images for which FLOPs are counted and channels ranked, a multiple of the model's stride: `imgsz=`,
+    else the size that the checkpoint was trained at, else 640; raises ArgumentError if it is not positive.
+    """
+    size = (yolo.overrides.get("imgsz") or 640) if given is None else given
+    if min(size if isinstance(size, (list, tuple)) else [size]) < 1:
+        raise ArgumentError(f"imgsz={size}: must be a positive number. Received: {size}")
+    stride = getattr(yolo.model, "stride", None)
+    size = int(size) if isinstance(size, float) else size
+    return checks.check_imgsz(size, stride=32 if stride is None else stride, max_dim=1)
+
+
+def with_model(yolo: ultralytics.YOLO, model: nn.Module) -> YOLO:
+    """Return a new `YOLO` object like another one but around another module; `copy.copy` would share the module.
+
+    Args:
+        yolo (YOLO): Where task, checkpoint data and overrides come from; stays untouched.
+        model (nn.Module): Ultralytics model to put in.
+
+    Returns:
+        (YOLO): Without trainer, predictor, metrics and callbacks of the other.
+    """
+    kind = YOLO if type(yolo) is ultralytics.YOLO else type(yolo)
+    new = kind.__new__(kind)
+    new.__dict__.update(vars(yolo), _modules={}, overrides=dict(yolo.overrides))
+    new.callbacks = callbacks.get_default_callbacks()
+    new.trainer = new.predictor = new.metrics = None
+    new.model = model
+    return new
+
+
+def _opened(model: Any) -> YOLO:
+    if not isinstance(model, (str, os.PathLike)):
+        raise ModelError(
+            f"A {type(model).__name__} is no model that can be opened. Give a path or the YOLO object; any other "
+            "network goes to yoloprune.prune_module."
+        )
+    file = _existing(model)
+    try:
+        with _installing_nothing():
+            return YOLO(file)
+    except Exception as e:  # unpickling a file that is not a checkpoint can raise anything
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0].removeprefix("ERROR ❌️ ")
+        raise ModelError(f"{model} is not a YOLO model that Ultralytics can load: {reason}") from e
+
+
+def _existing(path: str | Path) -> str:
+    """Name of a model file that Ultralytics' loader can open without going to the network.
+
+    One exception: an official name such as yolov8n.pt, given without a folder, is fetched as Ultralytics does it.
+    """
+    file, suffix = str(path).strip(), Path(str(path).strip()).suffix.lower()
+    if "://" in file:
+        raise ModelError(f"{file} is not a local file, and yoloprune does not download. Give a path.")
+    if suffix in {".yaml", ".yml"}:
+        return file  # may also be one of those that come with Ultralytics
+    if not suffix and Path(f"{file}.pt").is_file():
+        file, suffix = f"{file}.pt", ".pt"  # "yolov8n" stands for the file, as in Ultralytics
+    if not Path(file).exists() and (official := official_weights.official_name(file)) is not None:
+        file = official_weights.fetch(official)
+        suffix = ".pt"
+    if not Path(file).exists():
+        raise ModelError(
+            f"{file} is not there. Give the path of a .pt checkpoint, or an official name such as yolov8n.pt."
+        )
+    if Path(file).is_dir():
+        inside = [f for f in (Path(file, "weights", "best.pt"), Path(file, "best.pt")) if f.is_file()]
+        raise ModelError(f"{file} is a folder. Give the .pt checkpoint{f' {inside[0]}' if inside else ''} in it.")
+    if suffix != ".pt" or not Path(file).is_file():
+        raise ModelError(
+            f"{file} is not a .pt checkpoint. Exported models cannot be pruned: use what they came from. Stock "
+            "commands such as 'yolo val' take them."
+        )
+    file = os.path.abspath(file)  # a damaged file with the bare name of an official one would be fetched again
+    if not Path(seen := checks.check_yolov5u_filename(file, verbose=False).replace("'", "")).is_file():
+        raise ModelError(
+            f"Ultralytics reads the name {path} as '{Path(seen).name}', which is not there. Rename the file."
+        )
+    return file
+
+
+@contextmanager
+def _installing_nothing() -> Iterator[None]:
+    """Ultralytics pip-installs packages that a checkpoint names; opening a file must not."""
+    before, checks.AUTOINSTALL = checks.AUTOINSTALL, False
+    try:
+        yield
+    finally:
+        checks.AUTOINSTALL = before

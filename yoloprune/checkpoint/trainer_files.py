@@ -1,0 +1,102 @@
+"""What our trainers do about files: a folder of their own, checkpoints that are whole, and nothing lost on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ultralytics.utils import RANK
+
+from yoloprune import files
+from yoloprune.backend import run_folders
+from yoloprune.errors import ArgumentError
+
+FILLED_IN = frozenset({"model", "mode", "resume", "task"})  # by `YOLO.train`, whatever the user asks for
+
+
+class WholeFiles:
+    """Mixin for Ultralytics trainers.
+
+    Attributes:
+        run (Run | None): The folder that this process claimed; None in workers and in a resumed run.
+    """
+
+    run: run_folders.Run | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Build the trainer; a folder that was made for one that is refused goes again."""
+        try:
+            super().__init__(*args, **kwargs)
+        except BaseException:
+            if self.run is not None:
+                self.run.drop_unused()
+            raise
+
+    def check_resume(self, overrides: Mapping[str, Any]) -> None:
+        """Settle the arguments, the first thing that a trainer does and the last before it writes.
+
+        Args:
+            overrides (Mapping): Arguments that differ from Ultralytics' defaults.
+
+        Raises:
+            ArgumentError: If a resumed run would drop an argument, or a new one write over what it starts from.
+            PruneError: If the folder cannot be made.
+        """
+        super().check_resume(overrides)  # type: ignore[misc]
+        if RANK != -1:
+            return  # a worker: arguments and folder were settled where it was started
+        if self.resume:  # type: ignore[attr-defined]
+            self._require_kept(overrides)
+            return
+        reads = [self.args.model, self.args.pretrained, getattr(self.args, "distill_model", None)]
+        self.run = run_folders.claim(self.args, reads)
+        self.args.save_dir = str(self.run.folder)
+
+    def _require_kept(self, overrides: Mapping[str, Any]) -> None:
+        """Raise ArgumentError where Ultralytics keeps what the interrupted run had and drops what is given."""
+        for key, value in overrides.items():
+            kept = getattr(self.args, key, None)
+            filler = key in FILLED_IN or (key == "pretrained" and value is True)
+            if not filler and value is not None and value != kept:
+                raise ArgumentError(f"resume: this run has {key}={kept}, which cannot change. Received: {value}")
+
+    def save_model(self) -> Any:
+        """Write last.pt, best.pt and the checkpoint of an epoch as Ultralytics does, all of them or none.
+
+        Raises:
+            WriteError: If they cannot be written; those of the epoch before stay.
+        """
+        places = self.wdir, self.last, self.best
+        try:
+            with files.staged(self.wdir) as part:
+                self.wdir, self.last, self.best = part, part / self.last.name, part / self.best.name
+                return super().save_model()  # type: ignore[misc]
+        finally:
+            self.wdir, self.last, self.best = places
+
+    def final_eval(self) -> None:
+        """Strip and validate as Ultralytics does; a stripped checkpoint replaces the other in one step."""
+        with saving_at_once():
+            super().final_eval()  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def saving_at_once() -> Iterator[None]:
+    """`torch.save` replaces a file in one step: Ultralytics strips checkpoints in place."""
+    plain = torch.save
+
+    def save(content: Any, file: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(file, (str, os.PathLike)):
+            files.write_at_once(Path(file), lambda f: plain(content, f, *args, **kwargs))
+        else:
+            plain(content, file, *args, **kwargs)
+
+    torch.save = save
+    try:
+        yield
+    finally:
+        torch.save = plain

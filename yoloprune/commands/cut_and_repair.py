@@ -1,0 +1,125 @@
+"""From a plan to the repaired child: cut, prove, repair, and say how far the outputs moved."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import numpy as np
+import ultralytics
+from torch import Tensor
+
+from yoloprune.backend import console, yolo_tracing
+from yoloprune.checkpoint import saving
+from yoloprune.cutting import comparison, proof, surgery
+from yoloprune.planning.plan import Plan
+from yoloprune.probing.examples import Example, Probe
+from yoloprune.probing.forward import placed
+from yoloprune.repair import constant_folding, least_squares
+
+
+class Cut(NamedTuple):
+    """A child and what is known of it.
+
+    Attributes:
+        child (YOLO): The smaller model, repaired.
+        proof (Proof): How well it stood before the repair.
+        moved (dict[str, float]): How far the outputs are from the parent's, right after the cut and repaired: root mean
+            square of the difference over that of the outputs, of the one that is furthest.
+    """
+
+    child: ultralytics.YOLO
+    proof: proof.Proof
+    moved: dict[str, float]
+
+
+def cut(
+    parent: ultralytics.YOLO,
+    plan: Plan,
+    how: str,
+    calibrate: list[Tensor] | None,
+    probe: Probe | None = None,
+    *,
+    dead: bool = False,
+) -> Cut:
+    """Cut, prove and repair.
+
+    Args:
+        parent (YOLO): The model before the cut, stays untouched.
+        plan (Plan): What is kept.
+        how (str): `recover=`.
+        calibrate (list[Tensor] | None): From `images`.
+        probe (Probe | None): From `host.probe`, where there is one already.
+        dead (bool): Whether nothing but dead channels go: then the repaired child has to compute what the parent does.
+
+    Returns:
+        (Cut): The child, its proof, and what the repair did.
+
+    Raises:
+        VerifyError: If the cut model does not compute what its masked parent computes.
+    """
+    probe = probe or yolo_tracing.probe(parent.model)
+    child = saving.with_model(parent, surgery.cut(copy.deepcopy(parent.model), plan))
+    proved = proof.prove(parent.model, child.model, plan, probe)
+    console.log(
+        "prune: ",
+        f"cut model equals masked parent: error {proved.error:.1e} (accepted: {comparison.TOLERANCE:.0e}), "
+        f"{len(proved.looks)} comparisons",
+    )
+    for line in proved.not_compared:
+        console.log("prune: ", f"not compared: {line}")
+    sample = Example((calibrate[0][:2],)) if calibrate else probe.proving[0]
+    home = next(parent.model.parameters()).device
+    with placed(calibrate[0].device if calibrate else home, parent.model, child.model):
+        moved = {"cut": comparison.distance(parent.model, child.model, sample)}
+        _recover(parent, child, plan, how, calibrate, probe, dead=dead)
+        moved["repaired"] = comparison.distance(parent.model, child.model, sample)
+    return Cut(child, proved, moved)
+
+
+def _recover(
+    parent: ultralytics.YOLO,
+    child: ultralytics.YOLO,
+    plan: Plan,
+    how: str,
+    calibrate: list[Tensor] | None,
+    probe: Probe,
+    *,
+    dead: bool,
+) -> None:
+    """Repair the cut model in place, in the way that `recover=` names."""
+    if how == "none":
+        return
+    folded = constant_folding.fold(parent.model, child.model, plan, calibrate, noise=probe.proving)
+    if folded.channels:  # without data only constants move, and a trained network has none
+        console.log("prune: ", f"what {folded.channels} cut inputs contributed moved into {len(folded.into)} layers")
+    if dead:
+        _require_same(parent, child, folded, probe)
+    if how == "bn":
+        constant_folding.reestimate(child.model, calibrate)
+    elif how == "lsq" or (how == "auto" and calibrate):
+        missed = least_squares.refit(
+            parent.model, child.model, plan, calibrate
+        )  # measuring statistics after made mAP worse
+        # Where the parent's output hardly varies, as in an untrained network, any error is many times that.
+        before, after = (float(np.mean([min(m[i], 1.0) for m in missed.values()])) for i in (0, 1))
+        console.log("prune: ", f"weights refitted: {before:.1%} of the layers' variance was missed, {after:.1%} is now")
+
+
+def _require_same(
+    parent: ultralytics.YOLO, child: ultralytics.YOLO, folded: constant_folding.Folded, probe: Probe
+) -> None:
+    """A cut of the dead changes nothing: prove it, or say what keeps it from being so.
+
+    Raises:
+        VerifyError: If what the child computes is not what the parent computes.
+    """
+    if folded.bordered or folded.skipped or folded.dropped:
+        away = comparison.distance(parent.model, child.model, probe.proving[0])
+        console.warn(
+            f"prune: dead channels emit constants, and {len(folded.bordered)} layers that read them pad with zeros: "
+            f"near the border these constants cannot be moved exactly, and the outputs move by {away:.1%}"
+        )
+        return
+    error = comparison.verify(parent.model, child.model, Plan({}), probe)
+    console.log("prune: ", f"nothing changes: the pruned model computes what its parent computes, error {error:.1e}")

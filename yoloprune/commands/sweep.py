@@ -1,0 +1,160 @@
+"""Where accuracy falls off: cut and repair at several budgets, evaluate each, train nothing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ultralytics
+
+from yoloprune import files
+from yoloprune.backend import console, datasets, evaluation, run_folders
+from yoloprune.checkpoint import saving
+from yoloprune.commands import cut_and_repair
+from yoloprune.errors import BudgetError
+from yoloprune.native import candidates
+from yoloprune.reporting import run_report
+from yoloprune.selection import ranking
+from yoloprune.settings import checking
+from yoloprune.settings.budget import Budget
+from yoloprune.settings.options import SWEPT
+
+Row = Mapping[str, Any]
+
+
+def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str, Any]]:
+    """Evaluate a model at several budgets directly after the cut and its repair.
+
+    The trace, the scores and the calibration images are the same for all points. Rows go to `sweep.csv` one by one, so
+    an interrupted sweep keeps those it has. Points out of reach are left out with a warning.
+
+    Args:
+        model (str | Path | YOLO): Trained, unfused model.
+        **kwargs (Any): `yoloprune sweep help`; a budget may be a list, e.g. `flops=[0.8, 0.6]`.
+
+    Returns:
+        (list[dict[str, Any]]): One row for the parent and one per point, largest first: what is kept, and the figures
+            of Ultralytics' validation.
+
+    Raises:
+        BudgetError: If all points are out of reach.
+    """
+    request = checking.request("sweep", {"model": model, **kwargs})
+    parent = saving.load(model)
+    told, passed = request.settings, {**request.passed}
+    passed["data"] = datasets.given_or_own(parent, passed.get("data"), "sweep")
+    passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
+    found = candidates.Channels(parent.model, ranking.limits(told), passed["imgsz"])
+    images = ranking.images(parent, passed)
+    order = ranking.rank(parent, found.graph, told, passed, images)
+    points, unreachable = _points(found, order, told)
+
+    folder = run_folders.run_folder(parent.task, "sweep", passed)
+    arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
+    origin = model if isinstance(model, (str, Path)) else parent.model_name
+    run_folders.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments, "save_dir": folder})
+    whole = candidates.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool), found.probe)
+    rows = [_evaluate("parent", parent, whole, passed, folder)]
+    files.append_row(folder / "sweep.csv", rows[0], fresh=True)
+    key = headline(rows[0])
+    if blind := 100 * rows[0][key] <= told["within"]:
+        console.warn(
+            f"sweep: the parent itself has {key}={rows[0][key]:.4f}, so no point can lose within={told['within']:g} "
+            "points; train it first, or check that data= is what it was trained on"
+        )
+    for i, (name, choice) in enumerate(points.items(), start=1):
+        child = cut_and_repair.cut(parent, choice.plan, told["recover"], images, choice.probe).child
+        rows.append(_evaluate(name, child, choice, passed, folder))
+        files.append_row(folder / "sweep.csv", rows[-1])
+        console.log("sweep: ", f"{i}/{len(points)}\n{run_report.table(rows[-1:])}")
+
+    cliff = None if blind else falls_off(rows, key, told["within"])
+    picture = run_report.picture_sweep(folder / "sweep.png", rows, key, told["within"])
+    data = {"command": "sweep", "metric": key, "cliff": cliff, "out_of_reach": unreachable, "arguments": arguments}
+    run_report.write_report(folder, data, rows, [picture])
+    said = f"{describe(cliff, key, told['within'])}\n" if cliff else ""
+    console.log("sweep: ", f"\n{run_report.table(rows)}\n{said}saved {folder}")
+    return rows
+
+
+def _points(
+    found: candidates.Channels, order: ranking.Ranking, told: Mapping[str, Any]
+) -> tuple[dict[str, candidates.Choice], dict[str, str]]:
+    """What stays, by name of the point, those that keep most first, and why other points are out of reach."""
+    kind = next(o.name for o in SWEPT if told[o.name] is not None)
+    points: dict[str, candidates.Choice] = {}
+    unreachable: dict[str, str] = {}
+    for value in told[kind]:
+        wanted = Budget(**{kind: value})
+        try:
+            choice = found.choose(lambda graph, wanted=wanted: order.select(graph, wanted))
+            if choice.alive.all():
+                raise BudgetError(f"{wanted}: the model already meets it.")
+            points[str(wanted)] = choice
+        except BudgetError as e:
+            unreachable[str(wanted)] = str(e)
+            console.warn(f"sweep: left out: {e}")
+    if not points:
+        raise BudgetError(next(iter(unreachable.values())))
+    measure = "channels" if kind == "ratio" else kind  # of fractions and absolute numbers alike
+    return dict(sorted(points.items(), key=lambda point: -point[1].kept()[measure])), unreachable
+
+
+def _evaluate(
+    name: str, yolo: ultralytics.YOLO, choice: candidates.Choice, passed: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    kept = {kind: round(share, 4) for kind, share in choice.kept().items()}
+    probe = saving.with_model(yolo, copy.deepcopy(yolo.model))  # validation may fuse the one it runs
+    given = {k: v for k, v in passed.items() if k not in {"model", "seed"}}
+    evaluation.validate(probe, {**given, "project": str(folder.resolve()), "name": "val", "exist_ok": True})
+    return {"model": name, **kept, **evaluation.metrics(probe)}
+
+
+def headline(row: Row) -> str:
+    """The figure that a sweep is judged by: mAP50-95, of masks or keypoints where there are such, or the task's first.
+
+    Args:
+        row (Mapping): Row of a sweep.
+    """
+    figures = [k for k in row if k not in {"model", "flops", "params", "channels"}]
+    return next((k for k in reversed(figures) if k.startswith("mAP50-95")), figures[0])
+
+
+def falls_off(rows: Sequence[Row], key: str, within: float) -> dict[str, Any]:
+    """Where accuracy falls off.
+
+    Args:
+        rows (Sequence[Mapping]): The parent first, then points from large to small.
+        key (str): The figure to look at, a fraction of 1.
+        within (float): Points (hundredths) that may be lost.
+
+    Returns:
+        (dict[str, Any]): "safe", the smallest point such that neither it nor any larger one loses more than `within`
+            points (the parent when the first does); "lost", the points that it loses; "steepest", the two neighbours
+            between which most is lost per FLOP: the drop begins at the first.
+    """
+    safe = rows[0]
+    for row in rows[1:]:
+        if 100 * (rows[0][key] - row[key]) > within + 1e-9:
+            break
+        safe = row
+    above, below = max(
+        pairwise(rows), key=lambda two: (two[0][key] - two[1][key]) / max(two[0]["flops"] - two[1]["flops"], 1e-9)
+    )
+    lost = round(100 * (rows[0][key] - safe[key]), 2)
+    return {"safe": safe["model"], "lost": lost, "steepest": [above["model"], below["model"]]}
+
+
+def describe(cliff: Mapping[str, Any], key: str, within: float) -> str:
+    """The two sentences that a sweep ends with."""
+    first, second = cliff["steepest"]
+    safe = (
+        f"no point is within {within:g} points of the parent's {key}"
+        if cliff["safe"] == "parent"
+        else f"down to {cliff['safe']}, {key} stays within {within:g} points of the parent's ({cliff['lost']:.1f} lost)"
+    )
+    return f"{safe}; it falls most steeply from {first} to {second}"

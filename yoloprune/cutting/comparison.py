@@ -1,0 +1,177 @@
+"""Proof by running: the cut model computes what its masked parent computes, in each mode, on each example."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from yoloprune.cutting.equivalence import apart, errors, says_something
+from yoloprune.cutting.pair import ADVICE, Pair, mode_name
+from yoloprune.errors import VerifyError
+from yoloprune.planning.plan import Plan
+from yoloprune.probing.examples import Example, Probe, Run, modes, run
+
+TOLERANCE = 1e-4
+"""Largest accepted error of an output, see `apart`."""
+
+PLAUSIBLE = 1e-3
+"""Error up to which float64 may find that it was rounding; a larger one has to be explained first."""
+
+EXPLAINED = 100.0
+"""How many times the error of such noise a larger error may be to be put down to rounding; float64 then decides."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one comparison found.
+
+    Attributes:
+        error (float): Largest error of the outputs that were compared.
+        told (frozenset[str]): Outputs that were compared and say something, by path.
+        mute (frozenset[str]): Outputs that are equal but say nothing: all zero, empty, or not a number.
+        random (frozenset[str]): Outputs left out because the parent's own are random.
+    """
+
+    error: float
+    told: frozenset[str]
+    mute: frozenset[str]
+    random: frozenset[str]
+
+
+def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Any, *, outputs: bool = True) -> float:
+    """Compare the cut model with the masked parent on one example, in evaluation mode and in training mode.
+
+    Batch-norm and dropout are in evaluation mode in both; networks that need targets to train are not run so.
+
+    Args:
+        parent (nn.Module): The model before the cut.
+        model (nn.Module): The model after the cut.
+        plan (Plan): The plan that was cut.
+        example (Tensor | tuple | Example | Probe): Input, e.g. shape (B, C, H, W).
+        outputs (bool): Whether outputs may have lost channels themselves.
+
+    Returns:
+        (float): Largest error, see `apart`.
+
+    Raises:
+        VerifyError: If something else comes out, the error exceeds `TOLERANCE`, or all outputs say nothing.
+    """
+    probe = Probe.of(example)
+    looks = [
+        compare(parent, model, plan, one, training, frames=probe.frames, outputs=outputs)
+        for one in probe.proving
+        for training in modes(parent, one)
+    ]
+    if not any(look.told for look in looks):
+        raise VerifyError(
+            "All outputs are zero, empty or not a number on this example, which proves nothing. Give an example with "
+            "other values."
+        )
+    return max(look.error for look in looks)
+
+
+def compare(
+    parent: nn.Module,
+    model: nn.Module,
+    plan: Plan,
+    example: Example,
+    training: bool,
+    *,
+    frames: int = 1,
+    outputs: bool = True,
+    tolerance: float = TOLERANCE,
+) -> Look:
+    """Compare all that comes out of the masked parent and of the cut model in one mode.
+
+    An error beyond the tolerance stands unless rounding explains it: it is small, or the parent's own output moves as
+    much when layers are disturbed by that much, because it sorts, or because what it is made of cancels out. Then
+    float64 decides.
+
+    Raises:
+        VerifyError: If they differ, or the cut model does not run.
+    """
+    pair = Pair(parent, model, plan, example, training, frames, outputs)
+    wanted, got = pair.run()
+    found = errors(wanted.leaves, got.leaves)
+    random: set[str] = set()
+    if wrong := {path for path, error in found.items() if not error <= tolerance}:
+        if wanted.drawn:
+            again = errors(wanted.leaves, pair.fitting(pair.masked_run(seed=1)).leaves)
+            random = {path for path in wrong if again.get(path, 0.0) > tolerance}
+            if random and not training:
+                raise VerifyError(f"{_output(random)} is drawn at random in evaluation mode, which proves nothing.")
+        if doubtful := wrong - random:
+            large = {path for path in doubtful if not found[path] <= PLAUSIBLE}
+            noise = pair.noise(wanted) if large else {}
+            if any(not found[path] <= EXPLAINED * noise.get(path, 0.0) for path in large):
+                raise VerifyError(_difference(wanted, got, found, doubtful, training))
+            found |= _decided(pair, doubtful, found)
+    compared = {path: error for path, error in found.items() if path not in random}
+    values = dict(wanted.leaves)
+    told = frozenset(path for path in compared if says_something(values[path]))
+    return Look(max(compared.values(), default=0.0), told, frozenset(compared) - told, frozenset(random))
+
+
+def _decided(pair: Pair, doubtful: set[str], before: dict[str, float]) -> dict[str, float]:
+    """Errors of some outputs in float64.
+
+    Raises:
+        VerifyError: If one of them is too large there as well, or the network does not run so.
+    """
+    try:
+        wanted, got = pair.in_float64().run()
+    except VerifyError:
+        raise
+    except Exception as e:  # whatever a network may raise that does not run in float64
+        path = max(doubtful, key=before.__getitem__)
+        raise VerifyError(f"{_told(path, before[path], pair.training)}, and float64 cannot decide: {e}") from e
+    found = errors(wanted.leaves, got.leaves)
+    if wrong := {path for path in doubtful if not found.get(path, float("inf")) <= TOLERANCE}:
+        raise VerifyError(_difference(wanted, got, found, wrong, pair.training))
+    return {path: found[path] for path in doubtful}
+
+
+def distance(parent: nn.Module, model: nn.Module, example: Example) -> float:
+    """How far apart the outputs of two networks are in evaluation mode, as they are.
+
+    Returns:
+        (float): Root mean square of the difference relative to that of the first one's output; the largest of all
+            outputs of numbers that have the same shape in both, 0 if there is none.
+    """
+    wanted, got = (dict(run(m, example, False).leaves) for m in (parent, model))
+    worst = 0.0
+    for path, a in wanted.items():
+        b = got.get(path)
+        comparable = isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape
+        if comparable and a.is_floating_point() and a.numel():
+            worst = max(worst, float((a - b).double().norm() / a.double().norm().clamp_min(1e-30)))
+    return worst
+
+
+def _output(paths: set[str]) -> str:
+    named = sorted(path for path in paths if path)
+    return f"Output {named[0]}" if named else "The output"
+
+
+def _told(path: str, error: float, training: bool) -> str:
+    where = f" in output {path}" if path else ""
+    return (
+        f"The cut model differs from its masked parent{where} in {mode_name(training)} mode: relative error "
+        f"{error:.1e}, at most {TOLERANCE:.0e} is accepted"
+    )
+
+
+def _difference(wanted: Run, got: Run, found: dict[str, float], wrong: set[str], training: bool) -> str:
+    """What is wrong, in words."""
+    mine, theirs = dict(wanted.leaves), dict(got.leaves)
+    if mine.keys() != theirs.keys():
+        return f"The cut model has {len(theirs)} outputs, its parent {len(mine)}. {ADVICE}"
+    path = max(wrong, key=found.__getitem__)
+    a, b = mine[path], theirs[path]
+    if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape != b.shape:
+        return f"{_output({path})} has shape {tuple(b.shape)}, in the parent {tuple(a.shape)}. {ADVICE}"
+    if not isinstance(a, Tensor) and apart(a, a) > 0:
+        return f"{_output({path})} is a {type(a).__name__}, which cannot be looked into; return tensors instead."
+    return f"{_told(path, found[path], training)}. {ADVICE}"

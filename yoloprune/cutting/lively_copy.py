@@ -1,0 +1,138 @@
+"""A network brought to life: nothing in it is 0 or 1 or cancels out, and a wrong cut deep inside changes an output."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from yoloprune.probing.examples import Example, modes
+from yoloprune.probing.forward import hooked, preserved, running
+
+ASLEEP = 1e-3
+"""A parameter none of whose values is larger lets next to nothing through: LayerScale begins at 1e-6, ReZero at 0."""
+
+LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+LOW = (torch.float16, torch.bfloat16)
+
+
+def lively_copy(model: nn.Module, example: Example) -> nn.Module | None:
+    """A copy whose batch-norms and sleeping parameters `settle` has brought to life; None if there is none of both.
+
+    Half precision becomes float32, or variances would be out of range.
+    """
+    if not any(isinstance(m, _BatchNorm) for m in model.modules()) and not _asleep(model):
+        return None
+    live = copy.deepcopy(model).float() if _is_low(model) else sharing_copy(model)
+    return settle(live, lively_example(example, model))
+
+
+def lively_example(example: Example, model: nn.Module) -> Example:
+    """An example in the precision of the lively copy of a network."""
+    return example.cast(lambda x: x.float() if x.dtype in LOW else x) if _is_low(model) else example
+
+
+def _is_low(model: nn.Module) -> bool:
+    return any(p.dtype in LOW for p in model.parameters())
+
+
+def sharing_copy(model: nn.Module) -> nn.Module:
+    """A copy with batch-norms of its own, and what is asleep. All other weights are shared: a cut replaces them and
+    changes none in place, and copying the largest models would take as long as running them.
+    """
+    own = {id(p) for m in model.modules() if isinstance(m, _BatchNorm) for p in m.parameters(recurse=False)}
+    own |= {id(p) for p in _asleep(model)}
+    return copy.deepcopy(model, {id(p): p for p in model.parameters() if id(p) not in own})
+
+
+def settle(
+    model: nn.Module,
+    example: Any = None,
+    seed: int = 0,
+    *,
+    training: bool | None = None,
+) -> nn.Module:
+    """Give batch-norms parameters and statistics as after training, and draw parameters that are asleep.
+
+    With an example the statistics are those that it has in the network. Deep networks need that: under statistics that
+    do not fit, the signal dies out layer by layer, and a wrong cut far inside changes no output.
+
+    Args:
+        model (nn.Module): Any network; changed in place.
+        example (Tensor | tuple | Example): Input, e.g. shape (B, C, H, W).
+        seed (int): Of the random numbers.
+        training (bool): Whether it runs in training mode; found out when not given.
+
+    Returns:
+        (nn.Module): The same object.
+    """
+    generator = torch.Generator().manual_seed(seed)  # of the CPU, so that every device gets the same numbers
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    for m in norms:
+        if m.affine:
+            m.weight.data.copy_(torch.empty(m.weight.shape).uniform_(0.2, 1.5, generator=generator))
+            m.bias.data.copy_(torch.empty(m.bias.shape).normal_(0, 0.3, generator=generator))
+        if m.running_mean is not None:
+            m.running_mean.copy_(torch.empty(m.running_mean.shape).normal_(0, 0.2, generator=generator))
+            m.running_var.copy_(torch.empty(m.running_var.shape).uniform_(0.5, 1.5, generator=generator))
+    for p, drawn in _asleep(model).items():
+        p.data.copy_(drawn(torch.empty(p.shape), generator))
+    if example is None:
+        return model
+    example = example if isinstance(example, Example) else Example.of(example)
+    training = modes(model, example)[-1] if training is None else training
+    found: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+    with preserved(model), running(model, training), hooked() as hooks:
+        for m in norms:
+            if m.running_mean is not None:
+                hooks.append(m.register_forward_pre_hook(partial(_fit, found), with_kwargs=True))
+        example(model)
+    for m, (mean, variance) in found.items():  # `preserved` has put back what the run put there
+        m.running_mean.copy_(mean)
+        m.running_var.copy_(variance)
+    return model
+
+
+def _asleep(model: nn.Module) -> dict[nn.Parameter, Any]:
+    """Parameters outside batch-norms that hide what is cut, with how to draw them: those next to zero, and those of one
+    value alone, in which one channel is as good as another.
+    """
+    found: dict[nn.Parameter, Any] = {}
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            continue
+        for key, p in module.named_parameters(recurse=False):
+            if not p.is_floating_point() or not p.numel():
+                continue
+            low, high = p.detach().aminmax()
+            small = max(abs(float(low)), abs(float(high))) <= ASLEEP
+            if not small and (p.numel() == 1 or float(low) != float(high)):
+                continue
+            if key == "bias":
+                found[p] = lambda x, g: x.normal_(0, 0.3, generator=g)
+            elif isinstance(module, LAYERS):
+                found[p] = lambda x, g: x.normal_(0, 1 / math.sqrt(max(x[0].numel(), 1)), generator=g)
+            else:
+                found[p] = lambda x, g: x.uniform_(0.2, 1.5, generator=g)
+    return found
+
+
+def _fit(
+    found: dict[nn.Module, tuple[Tensor, Tensor]], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Hook before a batch-norm: give it the statistics of its input.
+
+    Its own training mode refuses one value per channel (one image after global pooling), which has no variance: there
+    it gets the statistics over all channels.
+    """
+    x = next(iter((*args, *kwargs.values()))).detach().movedim(1, 0).flatten(1)
+    x = x if x.shape[1] > 1 else x.T
+    variance, mean = torch.var_mean(x, 1, correction=min(1, x.shape[1] - 1))
+    module.running_mean.copy_(mean)
+    module.running_var.copy_(variance)
+    found[module] = (module.running_mean.clone(), module.running_var.clone())

@@ -1,0 +1,67 @@
+"""The masked parent: the reference that a cut has to equal. It knows the plan only, nothing of how it was found."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yoloprune.planning.plan import Plan
+
+
+@contextlib.contextmanager
+def masked(model: nn.Module, plan: Plan, written: float = 0.0) -> Iterator[nn.Module]:
+    """While active, the channels that the plan cuts are zero wherever a planned module reads them, and `written`
+    wherever one writes them.
+    """
+    handles, modules = [], dict(model.named_modules())
+    for name, keep in plan.keep.items():
+        if (module := modules.get(name)) is None:
+            continue  # a loose parameter multiplies or adds channels that are zero on both sides
+        dim = _channel_dim(module)
+        if keep.inputs is not None:
+            mask = _Mask(keep.inputs, keep.of[1], dim, 0.0)
+            handles.append(module.register_forward_pre_hook(mask.inputs, with_kwargs=True))
+        if keep.outputs is not None:
+            mask = _Mask(keep.outputs, keep.of[0], dim, written)
+            handles.append(module.register_forward_hook(mask.outputs))
+    try:
+        yield model
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _channel_dim(module: nn.Module) -> int:
+    if isinstance(module, nn.Linear):
+        return -1
+    # counted from behind where possible: convolutions take one image without a batch dimension as well
+    return -1 - len(module.kernel_size) if isinstance(module, nn.modules.conv._ConvNd) else 1
+
+
+class _Mask:
+    """Fills the masked channels of a tensor."""
+
+    def __init__(self, kept: Sequence[int], width: int, dim: int, fill: float) -> None:
+        self.kept = torch.zeros(width, dtype=torch.bool)
+        self.kept[list(kept)] = True
+        self.dim, self.fill = dim, fill
+
+    def __call__(self, x: Tensor) -> Tensor:
+        shape = [1] * x.ndim
+        shape[self.dim] = -1
+        return x.where(self.kept.to(x.device).reshape(shape), self.fill)
+
+    def inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Hook for a module's input, its first argument."""
+        if args:
+            return (self(args[0]), *args[1:]), kwargs
+        first = next(iter(kwargs))
+        return args, {**kwargs, first: self(kwargs[first])}
+
+    def outputs(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Hook for a module's output."""
+        return self(output)

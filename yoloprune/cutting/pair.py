@@ -1,0 +1,123 @@
+"""The masked parent and the cut model side by side: what each gives, in float32, disturbed, and in float64."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from yoloprune.cutting.equivalence import errors, kept_rows
+from yoloprune.cutting.masked_parent import masked
+from yoloprune.errors import VerifyError
+from yoloprune.planning.plan import Plan
+from yoloprune.probing.examples import Example, Run, run
+from yoloprune.probing.forward import hooked
+from yoloprune.probing.outputs import Leaf
+
+ROUNDING = 1e-6
+"""Relative noise put on what every layer gives, to see how much of an error rounding could make: some float32 steps."""
+
+ADVICE = (
+    "Nothing was saved. Something in the forward pass depends on a width in a way that the trace does not see; "
+    "name the layers whose widths it reads in keep=."
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two networks of a comparison and how they are run."""
+
+    parent: nn.Module
+    model: nn.Module
+    plan: Plan
+    example: Example
+    training: bool
+    frames: int
+    outputs: bool
+    kept: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
+
+    def run(self) -> tuple[Run, Run]:
+        """What the masked parent gives, without the channels that an output lost, and what the cut model gives."""
+        wanted = self.masked_run()
+        try:
+            got = run(self.model, self.example, self.training, frames=self.frames)
+        except Exception as e:  # whatever a network may raise when a width it counts on has changed
+            said = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip(".")
+            where = f"in {mode_name(self.training)} mode on {self.example.title}"
+            raise VerifyError(f"The cut model does not run {where}: {said}. {ADVICE}") from e
+        if self.outputs:
+            self._find_kept(wanted, got)
+        return self.fitting(wanted), got
+
+    def masked_run(self, written: float = 0.0, seed: int = 0) -> Run:
+        with masked(self.parent, self.plan, written):
+            return run(self.parent, self.example, self.training, frames=self.frames, seed=seed)
+
+    def _find_kept(self, wanted: Run, got: Run) -> None:
+        """Find out which channels the outputs lost that are narrower than the parent's."""
+        theirs = dict(got.leaves)
+        shorter = {
+            path: a
+            for path, a in wanted.leaves
+            if isinstance(a, Tensor) and isinstance(b := theirs.get(path), Tensor) and a.shape != b.shape
+        }
+        marked = dict(self.masked_run(written=1.0).leaves) if shorter else {}
+        for path, a in shorter.items():
+            if (found := kept_rows(a, marked[path], theirs[path])) is not None:
+                self.kept[path] = found
+
+    def fitting(self, wanted: Run) -> Run:
+        """A run of the parent without the channels that its outputs lost."""
+        leaves = dict(wanted.leaves)
+        for path, (dim, rows) in self.kept.items():
+            leaves[path] = leaves[path].index_select(dim, torch.tensor(rows, device=leaves[path].device))
+        return Run([Leaf(path, value) for path, value in leaves.items()], wanted.drawn)
+
+    def noise(self, wanted: Run) -> dict[str, float]:
+        """By output, the largest error that rounding makes in the masked parent."""
+        worst: dict[str, float] = {}
+        for seed in range(3):
+            with _disturbed(self.parent, seed):
+                moved = self.fitting(self.masked_run())
+            for path, error in errors(wanted.leaves, moved.leaves).items():
+                worst[path] = max(worst.get(path, 0.0), error)
+        return worst
+
+    def in_float64(self) -> Pair:
+        """Copies in float64, where rounding errors are too small to reorder anything."""
+        parent, model = (copy.deepcopy(m).double() for m in (self.parent, self.model))
+        return replace(self, parent=parent, model=model, example=self.example.cast(Tensor.double), kept={})
+
+
+def mode_name(training: bool) -> str:
+    """How a mode is called in messages."""
+    return "training" if training else "evaluation"
+
+
+@contextlib.contextmanager
+def _disturbed(model: nn.Module, seed: int) -> Iterator[None]:
+    """Noise of `ROUNDING` on what every innermost module gives."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noisy(x: Any) -> Any:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            return x
+        for dim in range(x.ndim):  # a factor per slice: a tenth of the time that one per value takes
+            shape = [-1 if d == dim else 1 for d in range(x.ndim)]
+            x = x * (1 + ROUNDING * torch.randn(x.shape[dim], generator=generator)).to(x).reshape(shape)
+        return x
+
+    def disturb(module: nn.Module, args: Any, output: Any) -> Any:
+        return tree_map(noisy, output)
+
+    with hooked() as hooks:
+        for module in model.modules():
+            if not any(module.children()):
+                hooks.append(module.register_forward_hook(disturb))
+        yield

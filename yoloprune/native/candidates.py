@@ -1,0 +1,116 @@
+"""Which channels of an Ultralytics model may go: all that the trace allows, or those that a model YAML can say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from yoloprune.backend import console, yolo_tracing
+from yoloprune.errors import BudgetError, ModelError, PlanError
+from yoloprune.native.stock_yaml import Stock
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.cost import Cost
+from yoloprune.planning.plan import Plan
+from yoloprune.probing.examples import Probe
+from yoloprune.settings.budget import Limits
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which channels stay.
+
+    Attributes:
+        graph (ChannelGraph): What was chosen from.
+        alive (np.ndarray): Mask of the surviving channel classes, shape (classes,).
+        probe (Probe): What the graph was traced on, and a cut is proved on.
+        yaml (dict[str, Any] | None): The model YAML that says these widths, None where they are free.
+    """
+
+    graph: ChannelGraph
+    alive: np.ndarray
+    probe: Probe
+    yaml: dict[str, Any] | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """What to cut."""
+        return self.graph.plan(self.alive)
+
+    @property
+    def widths(self) -> np.ndarray:
+        """How many channels each group keeps, shape (groups,)."""
+        return np.bincount(self.graph.group_of[self.alive], minlength=len(self.graph.groups))
+
+    def kept(self) -> dict[str, float]:
+        """Shares of FLOPs, parameters and prunable channels that stay."""
+        cost, widths = Cost(self.graph), self.widths.astype(float)
+        return {kind: cost.of(kind, widths) / cost.parent(kind) for kind in ("flops", "params", "channels")}
+
+
+class Channels:
+    """The channels of one model under limits.
+
+    Attributes:
+        probe (Probe): What the model is traced on, and a cut of it proved.
+        graph (ChannelGraph): All that the trace allows.
+        native (ChannelGraph | None): The same classes, held to what a YAML can say; None with `native=False`, or where
+            that is not possible.
+        stock (Stock | None): What describes a choice from `native`.
+    """
+
+    def __init__(self, model: nn.Module, limits: Limits, imgsz: int) -> None:
+        """Trace.
+
+        Args:
+            model (nn.Module): An Ultralytics model.
+            limits (Limits): What choices must respect.
+            imgsz (int): Image size for which FLOPs are counted.
+
+        Raises:
+            ModelError: If the model cannot be traced, or its layers are not those of its YAML and native widths are
+                asked for.
+        """
+        self.probe = yolo_tracing.probe(model, imgsz)
+        self.graph = yolo_tracing.trace_yolo(model, imgsz=imgsz, keep=limits.keep, probe=self.probe)
+        self.native: ChannelGraph | None = None
+        self.stock: Stock | None = None
+        self._insists = bool(limits.native)
+        if limits.native is False:
+            return
+        try:
+            self.stock = Stock(model, self.graph)
+            self.native = self.stock.restrict(limits)
+        except ModelError as e:
+            if self._insists:
+                raise
+            self._warn(e)
+
+    def choose(self, select: Callable[[ChannelGraph], np.ndarray]) -> Choice:
+        """Choose with native widths, and with free ones where those cannot do it and were not asked for.
+
+        Args:
+            select (Callable): From a graph to the mask of the surviving classes, shape (classes,).
+
+        Raises:
+            BudgetError: If neither reaches the budget, or native widths do not that were asked for.
+            PlanError: If a YAML cannot say the choice although it was asked for.
+        """
+        if self.native is None or self.stock is None:
+            return Choice(self.graph, select(self.graph), self.probe)
+        try:
+            alive = select(self.native)
+            return Choice(self.native, alive, self.probe, self.stock.describe(alive))
+        except (BudgetError, PlanError) as e:
+            if self._insists:
+                raise
+            free = Choice(self.graph, select(self.graph), self.probe)  # raises where the budget is out of any reach
+            self._warn(e)
+            return free
+
+    @staticmethod
+    def _warn(reason: Exception) -> None:
+        console.warn(f"native: free widths, which stock Ultralytics cannot train: {reason}")

@@ -1,0 +1,216 @@
+"""The nouns of pruning: axes, channel groups and ties. Pure data, no torch.
+
+Worked example, a C2f block with one bottleneck whose `cv1` is 32 wide:
+
+* `cv1.conv` has an output *axis* of width 32. `chunk(2)` splits it into two halves of 16.
+* The second half enters the bottleneck and is added to the bottleneck's output, so channel 16 + i of `cv1`, channel i
+  of `m.0.cv2` and two input positions of `cv2` form one channel *class*: they live or die together.
+* All 16 such classes run through the same axes; they are one *group* of size 16, one width to decide.
+* `chunk` only works while both halves are equally wide: the two groups are *tied*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import cached_property
+from math import gcd
+
+import numpy as np
+
+from yoloprune.errors import PlanError
+from yoloprune.planning.plan import Keep, Plan
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One prunable dimension of one module.
+
+    Attributes:
+        module (str): Dotted module name, or the dotted name of a loose parameter.
+        side (str): "outputs" or "inputs"; "count" where channels are only counted: those that a layer hands on,
+            or those of a product of activations, for its cost.
+        width (int): Number of channel positions.
+    """
+
+    module: str
+    side: str
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.side}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channel classes that run through exactly the same axes: one layer width to decide.
+
+    Attributes:
+        name (str): Name of the axis that makes these channels, with the position range when it is not the whole axis.
+        size (int): Number of channel classes in the parent.
+        frozen (str | None): Why these channels may not be cut, None when they may.
+        axes (tuple[str, ...]): All axes the channels run through.
+    """
+
+    name: str
+    size: int
+    frozen: str | None
+    axes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tie:
+    """Groups whose widths keep a fixed proportion, e.g. the halves of a `chunk` or the heads of an attention block.
+
+    Every constraint met in a trace is homogeneous (equal halves, equal heads, so many channels as another tensor has)
+    and holds at full width, so it holds at every common fraction of the full widths.
+
+    Attributes:
+        groups (tuple[int, ...]): Indices of the tied groups; a single untied group is a tie of one.
+        sizes (tuple[int, ...]): Full width of each group.
+        allowed (tuple[int, ...] | None): Units below the full one that may be chosen, None for all.
+        heads (tuple[tuple[tuple[int, ...], ...], ...]): Per attention operation its heads, each as the groups that run
+            through it, where whole heads go and the others stay as they are; empty where all heads shrink alike.
+    """
+
+    groups: tuple[int, ...]
+    sizes: tuple[int, ...]
+    allowed: tuple[int, ...] | None = None
+    heads: tuple[tuple[tuple[int, ...], ...], ...] = ()
+
+    @cached_property
+    def shrinking(self) -> dict[int, int]:
+        """Full width of every group that does not go or stay with a whole head."""
+        headed = {g for attention in self.heads for head in attention for g in head}
+        return {g: size for g, size in zip(self.groups, self.sizes, strict=True) if g not in headed}
+
+    @cached_property
+    def units(self) -> int:
+        """Number of equal steps from nothing to full width: the greatest common divisor of sizes and head counts."""
+        return gcd(*self.shrinking.values(), *map(len, self.heads))
+
+    def widths(self, unit: int) -> tuple[int, ...]:
+        """Width of each group at `unit` of `units` steps. Which heads stay is open: here it is the first ones."""
+        stay = {g for heads in self.heads for head in heads[: len(heads) // self.units * unit] for g in head}
+        return tuple(
+            size // self.units * unit if g in self.shrinking else size * (g in stay)
+            for g, size in zip(self.groups, self.sizes, strict=True)
+        )
+
+    def unit_of(self, widths: Sequence[int]) -> int | None:
+        """The unit at which the groups have these widths, None where they are out of proportion."""
+        share = {g: Fraction(int(w), size) for g, w, size in zip(self.groups, widths, self.sizes, strict=True)}
+        found = {share[g] for g in self.shrinking}
+        for heads in self.heads:
+            whole = [{share[g] for g in head} for head in heads]
+            if any(s not in ({0}, {1}) for s in whole):
+                return None
+            found.add(Fraction(whole.count({Fraction(1)}), len(heads)))
+        unit = found.pop() * self.units
+        return None if found or unit.denominator > 1 else int(unit)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of a cost: `factor` times the widths of its axes.
+
+    Attributes:
+        factor (float): Cost per product of widths.
+        axes (tuple[int, ...]): Indices of zero, one or two axes.
+    """
+
+    factor: float
+    axes: tuple[int, ...]
+
+
+@dataclass
+class ChannelGraph:
+    """What a trace found: which channel positions belong together, and what each costs.
+
+    Attributes:
+        axes (list[Axis]): All dimensions that carry channels.
+        class_of (list[np.ndarray]): Per axis, the channel class of each position, shape (width,).
+        group_of (np.ndarray): Group of each channel class, shape (classes,).
+        groups (list[Group]): All groups, frozen ones included.
+        ties (list[Tie]): A partition of the prunable groups.
+        params (list[Term]): Parameter count as a sum of terms.
+        flops (list[Term]): FLOPs of one forward pass at the traced image size, counted as Ultralytics prints them.
+        unknown (dict[str, str]): Operations without a rule that froze channels, with the module that ran them.
+        heads (Mapping[int, int]): Axes whose positions divide into so many attention heads, of which whole ones may go.
+        bare (np.ndarray | None): Mask of the classes that something reads before a batch-norm scale, shape (classes,).
+    """
+
+    axes: list[Axis]
+    class_of: list[np.ndarray]
+    group_of: np.ndarray
+    groups: list[Group]
+    ties: list[Tie]
+    params: list[Term]
+    flops: list[Term]
+    unknown: dict[str, str] = field(default_factory=dict)
+    bare: np.ndarray | None = None
+    heads: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of channel classes."""
+        return len(self.group_of)
+
+    @property
+    def prunable(self) -> np.ndarray:
+        """Mask of the channel classes that may be cut, shape (classes,)."""
+        free = np.array([g.frozen is None for g in self.groups], dtype=bool)
+        return free[self.group_of] if len(free) else np.zeros(0, dtype=bool)
+
+    def classes(self, group: int) -> np.ndarray:
+        """Channel classes of a group in the order of their positions, shape (size,)."""
+        return self._members[group]
+
+    @cached_property
+    def _members(self) -> list[np.ndarray]:
+        order = np.argsort(self.group_of, kind="stable")
+        counts = np.bincount(self.group_of, minlength=len(self.groups))
+        return np.split(order, np.cumsum(counts)[:-1])
+
+    def plan(self, alive: np.ndarray) -> Plan:
+        """Turn a mask of surviving classes into a plan.
+
+        Args:
+            alive (np.ndarray): Boolean mask, shape (classes,).
+
+        Returns:
+            (Plan): Kept positions of every axis that loses some.
+
+        Raises:
+            PlanError: If a frozen class is cut, a tie is broken or an axis would lose all its channels.
+        """
+        if cut := set(self.group_of[~alive & ~self.prunable].tolist()):
+            group = self.groups[cut.pop()]
+            raise PlanError(f"{group.name} may not be cut: {group.frozen}.")
+        widths = np.bincount(self.group_of[alive], minlength=len(self.groups))
+        for tie in self.ties:
+            got = tuple(int(widths[g]) for g in tie.groups)
+            if (unit := tie.unit_of(got)) is None:
+                names = ", ".join(self.groups[g].name for g in tie.groups)
+                raise PlanError(f"The widths of {names} must keep the proportion {tie.sizes}. Received: {got}.")
+            if tie.allowed is not None and unit not in {*tie.allowed, tie.units}:
+                raise PlanError(f"{self.groups[tie.groups[0]].name} may not be {got[0]} wide.")
+        return Plan(self.kept(alive, range(len(self.axes))))
+
+    def kept(self, alive: np.ndarray, axes: Iterable[int]) -> dict[str, Keep]:
+        """Kept positions, by module, of some axes; `plan` checks what is chosen, this only that no axis loses all."""
+        keep: dict[str, Keep] = {}
+        for i in axes:
+            axis, classes = self.axes[i], self.class_of[i]
+            if axis.side == "count":
+                continue
+            kept = np.flatnonzero(alive[classes])
+            if len(kept) == 0:
+                raise PlanError(f"{axis} would lose all its {axis.width} channels.")
+            if len(kept) < axis.width:
+                old = keep.get(axis.module, Keep())
+                of = (axis.width, old.of[1]) if axis.side == "outputs" else (old.of[0], axis.width)
+                heads = len(np.unique(kept * self.heads[i] // axis.width)) if i in self.heads else old.heads
+                keep[axis.module] = replace(old, **{axis.side: tuple(kept.tolist())}, of=of, heads=heads)
+        return keep

@@ -1,0 +1,74 @@
+"""What a choice of widths costs, from the traced graph alone: no model is built or run."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from yoloprune.planning.channel_graph import ChannelGraph, Term
+
+
+class Cost:
+    """Parameters, FLOPs and channels as functions of the group widths.
+
+    Every axis is as wide as the groups in it, each as often as it occurs (SPPF's concat holds one group four times),
+    and a cost is a sum of products of at most two axis widths.
+    """
+
+    def __init__(self, graph: ChannelGraph) -> None:
+        self.graph = graph
+        self.full = np.array([g.size for g in graph.groups], dtype=np.float64)
+
+    @cached_property
+    def _occurrence(self) -> np.ndarray:
+        """How often a group occurs in an axis, shape (axes, groups)."""
+        counts = np.zeros((len(self.graph.axes), len(self.graph.groups)))
+        for i, classes in enumerate(self.graph.class_of):
+            np.add.at(counts[i], self.graph.group_of[classes], 1.0)
+        return counts / np.maximum(self.full, 1.0)
+
+    @cached_property
+    def _terms(self) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        return {"params": _arrays(self.graph.params), "flops": _arrays(self.graph.flops)}
+
+    def of(self, kind: str, widths: np.ndarray) -> float:
+        """Cost at the given widths.
+
+        Args:
+            kind (str): "params" (number), "flops" (operations as Ultralytics counts them, one image) or "channels"
+                (prunable channel classes).
+            widths (np.ndarray): Width of each group, shape (groups,).
+
+        Returns:
+            (float): The cost.
+        """
+        if kind == "channels":
+            return float(sum(w for w, g in zip(widths, self.graph.groups, strict=True) if g.frozen is None))
+        factor, first, second = self._terms[kind]
+        axis = np.append(self._occurrence @ widths, 1.0)  # index -1: a term with fewer axes
+        return float(factor @ (axis[first] * axis[second]))
+
+    def slope(self, kind: str) -> np.ndarray:
+        """What the last channel of each group costs in the uncut model, shape (groups,)."""
+        if kind == "channels":
+            return np.ones(len(self.full))
+        factor, first, second = self._terms[kind]
+        axis = np.append(self._occurrence @ self.full, 1.0)
+        per_axis = np.zeros(len(axis))
+        np.add.at(per_axis, first, factor * axis[second])
+        np.add.at(per_axis, second, factor * axis[first])
+        return per_axis[:-1] @ self._occurrence
+
+    def parent(self, kind: str) -> float:
+        """Cost of the uncut model."""
+        return self.of(kind, self.full)
+
+
+def _arrays(terms: list[Term]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    axes = [(*t.axes, -1, -1)[:2] for t in terms]
+    return (
+        np.array([t.factor for t in terms]),
+        np.array([a for a, _ in axes], dtype=int),
+        np.array([b for _, b in axes], dtype=int),
+    )

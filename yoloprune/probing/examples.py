@@ -1,0 +1,170 @@
+"""What a network is run on, and one run of it: the same draws every time, and all that comes out."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from yoloprune.probing.forward import preserved, running
+from yoloprune.probing.outputs import Leaf, leaves, plain
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One way of running a network.
+
+    Attributes:
+        inputs (tuple): Arguments of `forward`, tensors or anything that holds some.
+        title (str): What it is called where something is said about it, e.g. "2 images of 64 px".
+        call (Callable | None): How to run it where that is not `model(*inputs)`, given the network and the inputs.
+    """
+
+    inputs: tuple[Any, ...]
+    title: str = "the example"
+    call: Callable[..., Any] | None = None
+
+    @classmethod
+    def of(cls, example: Any) -> Example:
+        """An example from what a user may give: the arguments as a tuple, or the only one."""
+        return cls(example if isinstance(example, tuple) else (example,))
+
+    def fresh(self) -> tuple[Any, ...]:
+        """Inputs that a network may change in place."""
+        return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, self.inputs)
+
+    def __call__(self, model: nn.Module) -> Any:
+        """What the network makes of it."""
+        return model(*self.fresh()) if self.call is None else self.call(model, *self.fresh())
+
+    def cast(self, convert: Callable[[Tensor], Tensor]) -> Example:
+        """The same with other floating-point tensors."""
+
+        def each(x: Any) -> Any:
+            return convert(x) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+        return replace(self, inputs=tree_map(each, self.inputs))
+
+    @property
+    def shapes(self) -> str:
+        """Shapes of its tensors, for messages."""
+        found = [str(tuple(leaf.value.shape)) for leaf in leaves(self.inputs) if isinstance(leaf.value, Tensor)]
+        return " and ".join(found) or "no tensor"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """All the ways in which a network is run to trace and to prove a cut.
+
+    Attributes:
+        examples (tuple[Example, ...]): The first one counts the work; the others take further branches.
+        proving (tuple[Example, ...]): Those on which a cut is proved.
+        asked (tuple[Example, ...]): Of the size that was asked for, where that is another; a cut has to run on them.
+        affordable (bool): Whether the first of these is small enough to prove a cut on it as well.
+        frames (int): How often in a row each is run: 2 where a network remembers something of the first time.
+    """
+
+    examples: tuple[Example, ...]
+    proving: tuple[Example, ...]
+    asked: tuple[Example, ...] = ()
+    affordable: bool = False
+    frames: int = 1
+
+    @classmethod
+    def of(cls, example: Any) -> Probe:
+        """A probe of one example, whatever it was given as."""
+        if isinstance(example, Probe):
+            return example
+        only = example if isinstance(example, Example) else Example.of(example)
+        return cls((only,), (only,))
+
+
+def modes(model: nn.Module, example: Example) -> tuple[bool, ...]:
+    """Whether the network runs in evaluation mode only, or in training mode as well; some want targets there."""
+    try:
+        run(model, example, True)
+    except Exception:  # whatever a network may raise; it is asked as it is, so no error of ours can hide here
+        return (False,)
+    return (False, True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run gave.
+
+    Attributes:
+        leaves (list[Leaf]): All that came out, tensors copied, of all frames.
+        drawn (bool): Whether random numbers were drawn.
+    """
+
+    leaves: list[Leaf]
+    drawn: bool
+
+
+def run(model: nn.Module, example: Example, training: bool, *, frames: int = 1, seed: int = 0) -> Run:
+    """Run a network without leaving a trace of it; the k-th draw of random numbers depends on `seed` and k alone.
+
+    So networks of other widths draw the same numbers, as long as they ask for as many.
+    """
+    outputs: list[Leaf] = []
+    with preserved(model), running(model, training), _seeded(seed) as draws:
+        for frame in range(frames):
+            for path, value in leaves(example(model)):
+                value = plain(value) if isinstance(value, Tensor) else value  # before a buffer gets its old values back
+                outputs.append(Leaf(f"{path} of frame {frame + 1}" if frames > 1 else path, value))
+    return Run(outputs, draws())
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[Callable[[], bool]]:
+    """Own random numbers for all three generators, and a function that tells whether some were drawn."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices), _Draws(seed) as draws:
+        random.seed(seed)
+        np.random.seed(seed)
+        before = (random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2])
+
+        def drawn() -> bool:
+            now = np.random.get_state()
+            return bool(draws.count) or draws.moved() or (random.getstate(), now[1].tobytes(), now[2]) != before
+
+        asked: list[bool] = []
+        try:
+            yield lambda: asked[0]
+        finally:
+            asked.append(drawn())
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+class _Draws(TorchDispatchMode):
+    """Seeds torch's generators anew before every operation that draws from them."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed, self.count = seed, 0
+        torch.manual_seed(seed)
+        self.before = torch.get_rng_state()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or the first use of a mode imports the compiler: seconds
+
+    def moved(self) -> bool:
+        """Whether something drew from the generator past this mode."""
+        return not self.count and not torch.equal(self.before, torch.get_rng_state())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.count += 1
+            torch.manual_seed(self.seed * 10007 + self.count)
+        return func(*args, **(kwargs or {}))

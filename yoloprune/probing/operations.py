@@ -1,0 +1,150 @@
+"""The operations of one pass as a list, to compare two passes by; with the work, or without.
+
+Without it nothing is multiplied: layers and element-wise operations hand on a single zero in the shape of their result,
+so that 640 pixels cost no more than 64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from yoloprune.probing.examples import Example
+from yoloprune.probing.forward import preserved, running
+
+LAYOUT = {"aten::_unsafe_view": "aten::view", "aten::reshape": "aten::view", "aten::clone": None}
+"""Operations whose choice depends on how a tensor lies in memory, by the name they are listed under; None for not."""
+
+
+@dataclass
+class Listing:
+    """What one pass did.
+
+    Attributes:
+        operations (list): Modules entered and operations run, with the numbers that were given to them beside tensors;
+            sizes are none of these.
+        flops (float): Of its convolutions and products.
+    """
+
+    operations: list[tuple[Any, ...]]
+    flops: float
+
+
+def listing(model: nn.Module, example: Example, *, training: bool, hollow: bool = False) -> Listing:
+    """List what one pass does, `hollow` without the work; raises what the network raises."""
+    with preserved(model), running(model, training):
+        return list_pass(model, example, hollow)
+
+
+def list_pass(model: nn.Module, example: Example, hollow: bool = False) -> Listing:
+    """The same in the mode in which the network is, without putting anything back."""
+    names = {module: name for name, module in model.named_modules()}
+    with _Lister(hollow) as mode:
+        hook = register_module_forward_pre_hook(lambda module, _: mode.found.operations.append((names.get(module),)))
+        try:
+            example(model)
+        finally:
+            hook.remove()
+    return mode.found
+
+
+class _Lister(TorchDispatchMode):
+    """Lists operations; with `hollow` it does none that costs and whose result has a known shape."""
+
+    def __init__(self, hollow: bool) -> None:
+        super().__init__()
+        self.hollow, self.found = hollow, Listing([], 0.0)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or the first use of a mode imports the compiler: seconds
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = _hollow(func, args, kwargs) if self.hollow else None
+        out = func(*args, **kwargs) if out is None else out
+        schema = func._schema
+        taken = [a for a in args if isinstance(a, Tensor)]
+        if (name := LAYOUT.get(schema.name, schema.name)) is not None:
+            given = zip(args, schema.arguments, strict=False)
+            numbers = [a for a, of in given if isinstance(a, int | float) and str(of.type) in {"number", "float"}]
+            # what is made of no tensor is as long as the image, e.g. the coordinates of a grid
+            self.found.operations.append((name, schema.overload_name, *(numbers if taken else ())))
+        if schema.name in CONVOLUTIONS:
+            self.found.flops += 2.0 * out.numel() * args[1].shape[1:].numel()
+        elif schema.name in PRODUCTS:
+            self.found.flops += 2.0 * out.numel() * taken[-1].shape[-2]
+        return out
+
+
+CONVOLUTIONS = frozenset({"aten::convolution", "aten::_convolution"})
+PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm"})
+SAME_SHAPE = frozenset({"aten::_softmax", "aten::_log_softmax"})
+NORMS = frozenset({"aten::native_batch_norm", "aten::cudnn_batch_norm"})
+
+
+def _hollow(func: Any, args: Any, kwargs: Any) -> Any:
+    """One zero in the shape that the operation's result has; None where it is better run."""
+    name = func._schema.name
+    if name in CONVOLUTIONS:
+        return _blank(args[0], _convolved(*args))
+    if name in PRODUCTS:
+        a, b = args[-2:]
+        if a.shape[-1] != b.shape[-2]:
+            raise ValueError(f"a product of {tuple(a.shape)} and {tuple(b.shape)}")
+        return _blank(a, (*a.shape[:-1], b.shape[-1]))
+    if name in SAME_SHAPE:
+        return _blank(args[0], args[0].shape)
+    if name in NORMS:
+        width = next((a.shape[0] for a in args[1:5] if isinstance(a, Tensor)), args[0].shape[1])
+        if args[0].shape[1] != width:
+            raise ValueError(f"a batch-norm of {width} channels is given {args[0].shape[1]}")
+        return _blank(args[0], args[0].shape), args[0].new_empty(0), args[0].new_empty(0)
+    if func._schema.is_mutable:  # nothing can be written into a single zero
+        return args[0] if args and isinstance(args[0], Tensor) and _is_blank(args[0]) else None
+    taken = [a for a in args if isinstance(a, Tensor)]
+    if torch.Tag.pointwise not in func.tags or not taken or any(isinstance(a, list | tuple) for a in args):
+        return None
+
+    def corner(x: Any) -> Any:
+        return x[(slice(0, 1),) * x.ndim] if isinstance(x, Tensor) and x.ndim else x
+
+    out = func(*map(corner, args), **{k: corner(v) for k, v in kwargs.items()})
+    return out.expand(torch.broadcast_shapes(*(t.shape for t in taken))) if isinstance(out, Tensor) else None
+
+
+def _blank(like: Tensor, shape: Sequence[int]) -> Tensor:
+    return like.new_zeros([1] * len(shape)).expand(list(shape))
+
+
+def _is_blank(x: Tensor) -> bool:
+    return any(n > 1 and stride == 0 for n, stride in zip(x.shape, x.stride(), strict=True))
+
+
+def _convolved(
+    x: Tensor,
+    weight: Tensor,
+    bias: Any,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    extra: Sequence[int],
+    groups: int,
+    *_: Any,
+) -> list[int]:
+    """Shape of a convolution's result; ValueError if it is given another number of channels."""
+    channels = weight.shape[0] if transposed else weight.shape[1] * groups
+    if x.shape[1] != channels:
+        raise ValueError(f"a convolution of {channels} channels is given {x.shape[1]}")
+    sides = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, extra, strict=True)
+    if transposed:
+        sizes = [(n - 1) * s - 2 * p + d * (k - 1) + e + 1 for n, k, s, p, d, e in sides]
+        return [x.shape[0], weight.shape[1] * groups, *sizes]
+    return [x.shape[0], weight.shape[0], *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d, _ in sides)]

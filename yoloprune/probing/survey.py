@@ -1,0 +1,153 @@
+"""Which examples stand for all: the smallest image on which a network does what it does at the size that is asked for.
+
+A trace and a proof on an image of 64 pixels say something about 640 only if the same operations run there. So the
+operations of both are listed and compared, and those for one image and for two; where they differ, the larger image
+decides, and both batches are followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from yoloprune.errors import ModelError
+from yoloprune.probing.examples import Example, Probe
+from yoloprune.probing.forward import preserved, running, state_of
+from yoloprune.probing.operations import list_pass, listing
+from yoloprune.probing.outputs import tensors
+
+PROVED = 12e9
+"""FLOPs of one pass up to which a cut is proved at the size that is asked for as well: 0.1 s on two cores."""
+
+
+def survey(
+    model: nn.Module, make: Callable[[int, int], Example], smallest: int, asked: int, also: tuple[Example, ...] = ()
+) -> Probe:
+    """Find the examples that stand for a network at one image size, for one image and for two.
+
+    Args:
+        model (nn.Module): The network.
+        make (Callable): From image size and number of images to an example.
+        smallest (int): Image size to begin with; it is doubled as often as needed.
+        asked (int): Image size that was asked for.
+        also (tuple[Example, ...]): Further ways of running the network, for layers that a plain pass does not reach.
+
+    Returns:
+        (Probe): Its first example is one image.
+
+    Raises:
+        ModelError: If the network does not run at the size that was asked for.
+    """
+    sizes = [size for i in range(16) if (size := smallest << i) < asked] + [asked]
+    at, work = _first_to_run(model, make, sizes)
+    large = make(asked, 1)
+    lists = _Lists(model, large)
+    wanted = lists.of(large)
+    candidates = [make(s, 1) for s in sizes[sizes.index(at) : -1]] + [large]
+    one = next(e for e in candidates if e is large or lists.of(e) == wanted)
+    size = sizes[sizes.index(at) + candidates.index(one)]
+    two = make(size, 2)
+    alike = lists.of(two) == lists.of(one)
+    return Probe(
+        examples=(one, *(() if alike else (two,)), *also),
+        proving=(*(() if alike else (one,)), two, *also),
+        asked=(large, make(asked, 2)) if size < asked else (),
+        affordable=work <= PROVED,
+        frames=lists.frames(one),
+    )
+
+
+def survey_around(model: nn.Module, examples: tuple[Example, ...]) -> Probe:
+    """The probe of a network that is run on examples as they were given, and on another number of images.
+
+    Args:
+        model (nn.Module): The network.
+        examples (tuple[Example, ...]): One at least.
+
+    Returns:
+        (Probe): Another number of images is among its examples where other operations run for it.
+
+    Raises:
+        ModelError: If the network does not run on one of them.
+    """
+    for example in examples:
+        try:
+            listing(model, example, training=False)
+        except Exception as e:  # whatever a network may raise
+            raise ModelError(f"The model does not run on an input of shape {example.shapes}: {e}") from e
+    other, lists = _other_batch(examples[0]), _Lists(model, examples[0])
+    if other is not None and (ran := lists.of(other)) and ran != lists.of(examples[0]):
+        examples = (*examples, other)
+    return Probe(examples, examples, frames=lists.frames(examples[0]))
+
+
+def _first_to_run(model: nn.Module, make: Callable[[int, int], Example], sizes: list[int]) -> tuple[int, float]:
+    """The smallest size at which the network runs at all, and the FLOPs that it has at the largest."""
+    for size in sizes:
+        try:
+            found = listing(model, make(size, 1), training=False)
+        except Exception as e:  # whatever a network may raise, e.g. because the image is too small for it
+            if size == sizes[-1]:
+                shapes = make(size, 1).shapes
+                raise ModelError(f"The model does not run on an input of shape {shapes}: {e}") from e
+        else:
+            return size, found.flops * (sizes[-1] / size) ** 2
+    raise AssertionError("no size")
+
+
+class _Lists:
+    """Lists the operations of examples, without the work where the network goes on with zeros as well."""
+
+    def __init__(self, model: nn.Module, largest: Example) -> None:
+        self.model, self.hollow = model, True
+        self._known: dict[Example, tuple[Any, ...]] = {}
+        if not self.of(largest):
+            self.hollow, self._known = False, {}
+
+    def of(self, example: Example) -> tuple[Any, ...]:
+        """Operations in evaluation and in training mode, the latter empty where it wants targets; () if it fails."""
+        if example not in self._known:
+            self._known[example] = self._list(example)
+        return self._known[example]
+
+    def _list(self, example: Example) -> tuple[Any, ...]:
+        found = []
+        for training in (False, True):
+            try:
+                found.append(tuple(listing(self.model, example, training=training, hollow=self.hollow).operations))
+            except Exception:  # whatever a network may raise: in training mode some want targets
+                found.append(())
+        return tuple(found) if found[0] else ()
+
+    def frames(self, example: Example) -> int:
+        """2 if the network remembers something of its first image that makes it do something else with the second.
+
+        A head that keeps its anchors until the image size changes does less the second time: one image tells all.
+        """
+        with preserved(self.model), running(self.model, training=False):
+            before = state_of(self.model)
+            first = list_pass(self.model, example, self.hollow).operations
+            if state_of(self.model) == before:
+                return 1
+            second = list_pass(self.model, example, self.hollow).operations
+        return 1 if len(second) < len(first) and set(second) <= set(first) else 2
+
+
+def _other_batch(example: Example) -> Example | None:
+    """The example with twice as many images, or with one of several; None where no tensor has a first dimension."""
+    counts = [t.shape[0] for t in tensors(example.inputs) if t.ndim > 1]
+    if not counts:
+        return None
+    count = counts[0]
+
+    def each(x: Any) -> Any:
+        if not isinstance(x, Tensor) or x.ndim < 1 or x.shape[0] != count:
+            return x
+        return torch.cat([x, x.flip(0)]) if count == 1 else x[:1]
+
+    return replace(example, inputs=tree_map(each, example.inputs), title="another number of images")

@@ -1,0 +1,227 @@
+"""Repair after the cut: every layer's weights fitted to what the parent's layer puts out, by ridge least squares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import batch_norm, pad
+from torch.nn.modules.batchnorm import _BatchNorm
+from ultralytics.utils import RANK, TQDM
+
+from yoloprune.errors import DataError
+from yoloprune.planning.plan import Keep, Plan
+from yoloprune.probing.forward import Readers, feed, follow, hooked, running
+from yoloprune.repair.constant_folding import add_constant, kept
+
+PIXELS = 128 * 320**2
+"""Input pixels that `refit` holds at once, 128 images at 320 or 32 at 640: what bounds its memory."""
+
+ROWS = 8192
+"""Positions per layer that `refit` fits."""
+
+STEPS = 10
+"""Iterations of a fit in which every value has a weight of its own."""
+
+FLOOR = 0.2
+"""Least weight of a value in a fit: no activation hides it altogether."""
+
+ACTIVATIONS = (nn.SiLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Mish, nn.Hardswish, nn.Sigmoid, nn.Tanh)
+"""Element-wise functions whose slope says how much an error before them matters after them."""
+
+
+def refit(
+    parent: nn.Module, model: nn.Module, plan: Plan, batches: Iterable[Tensor], *, ridge: float = 0.01
+) -> dict[str, tuple[float, float]]:
+    """Fit each layer, in network order, to the outputs of the parent's (He et al. 2017, arXiv 1707.06168, section 3).
+
+    For layer inputs X of the cut model, kept outputs Y of the parent and present weights W, all centred, the D is added
+    to W that minimises |Y - X (W + D)|² + λ |D|², λ = `ridge` times the mean square of the inputs. The means go where
+    `fold` puts them. So a large `ridge` leaves the weights alone and corrects means only.
+
+    Both models see all images as one batch: a hook before each layer of the cut model finds inputs that come from
+    layers already refitted, so one pass is enough. `PIXELS` bounds the memory, 2 GB for yolov8n; images beyond it are
+    not used. Of each layer `ROWS` positions are fitted, unusual ones with preference (`_Target`), so that objects count
+    beside all the background.
+
+    Args:
+        parent (nn.Module): The model before the cut.
+        model (nn.Module): The model after the cut, changed in place.
+        plan (Plan): The plan that was cut.
+        batches (Iterable[Tensor]): Images of shape (B, C, H, W), all of one size.
+        ridge (float): How strongly weights are held where they are, above 0.
+
+    Returns:
+        (dict[str, tuple[float, float]]): By layer, the share of the variance of the parent's output that is missed
+            before and after. Transposed convolutions and layers that do not run exactly once are left alone.
+
+    Raises:
+        DataError: If `batches` is empty.
+    """
+    images = _together(batches)
+    targets = {
+        name: _Target(plan.keep.get(name, Keep()), seed)
+        for seed, (name, module) in enumerate(parent.named_modules())
+        if isinstance(module, (nn.Conv2d, nn.Linear))
+    }
+    with running(parent), hooked() as hooks, Readers() as readers:
+        hooks += [parent.get_submodule(name).register_forward_hook(target) for name, target in targets.items()]
+        followers = follow(parent, targets, _BatchNorm, hooks)
+        norms = [name for name, module in parent.named_modules() if isinstance(module, _BatchNorm)]
+        activations = follow(parent, [*targets, *norms], ACTIVATIONS, hooks)
+        feed(parent, [images])
+    followers = {name: norm for name, norm in followers.items() if name not in readers.others}
+    targets = {name: target for name, target in targets.items() if target.calls == 1}
+    missed: dict[str, tuple[float, float]] = {}
+    bar = TQDM(total=len(targets), desc="refitting layers", disable=RANK not in {-1, 0})
+
+    def fit(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        target, follower = targets[name], followers.get(name)
+        x, y = _rows(module, inputs[0], target.positions), target.rows
+        constant = _constant(parent, model, plan, name, follower)
+        importance = _importance(parent, plan, y, follower, activations.get(follower or name))
+        movable = module.bias is not None or follower is not None
+        change, shift, missed[name] = _solve(module.weight.data, constant, x, y, ridge, importance, movable=movable)
+        module.weight.data += change.to(module.weight)
+        add_constant(model, name, shift, follower)
+        del target.rows  # the largest part of the memory, not needed again
+        bar.update(1)
+
+    with running(model), hooked() as hooks:
+        hooks += [model.get_submodule(name).register_forward_pre_hook(partial(fit, name)) for name in targets]
+        feed(model, [images])
+    bar.close()
+    return missed
+
+
+def _together(batches: Iterable[Tensor]) -> Tensor:
+    """Images as one batch, as many as `PIXELS` allows, at least one."""
+    parts = list(batches)
+    if not parts:
+        raise DataError("There are no calibration images.")
+    height, width = parts[0].shape[-2:]
+    return torch.cat(parts)[: max(1, PIXELS // (height * width))]
+
+
+class _Target:
+    """Hook after a layer of the parent: what it puts out at some positions, kept outputs only, shape (P, outputs).
+
+    The energy of a position is its squared deviation from the mean in units of the variance, averaged over channels;
+    its chance to be drawn is the square of that.
+    """
+
+    def __init__(self, keep: Keep, seed: int) -> None:
+        self.keep, self.generator, self.calls = keep, torch.Generator().manual_seed(seed), 0
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self.calls += 1
+        flat = output.flatten(0, -2) if isinstance(module, nn.Linear) else output.movedim(1, -1)
+        variance, mean = torch.var_mean(flat, tuple(range(flat.ndim - 1)))
+        energy = ((flat - mean).square() / variance.clamp_min(1e-12)).mean(-1).cpu()
+        chance = energy.flatten().square() + 1e-12  # never 0, so that all can be drawn where there are few
+        chosen = chance.multinomial(min(ROWS, len(chance)), generator=self.generator).to(output.device)
+        self.positions = torch.unravel_index(chosen, energy.shape)
+        rows = flat[self.positions]
+        self.rows = rows if self.keep.outputs is None else rows[:, list(self.keep.outputs)]
+
+
+def _rows(module: nn.Module, x: Tensor, positions: tuple[Tensor, ...]) -> Tensor:
+    """What a layer multiplies with its weights at some output positions, shape (groups, P, inputs per output)."""
+    if isinstance(module, nn.Linear):
+        return x.flatten(0, -2)[positions][None]
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    x = pad(x, module._reversed_padding_repeated_twice, mode)  # torch's own form of it, which knows "same" as well
+    image, row, column = positions
+    (sy, sx), (dy, dx), (height, width) = module.stride, module.dilation, module.kernel_size
+    taps = [x[image, :, row * sy + i * dy, column * sx + j * dx] for i in range(height) for j in range(width)]
+    rows = torch.stack(taps, -1)  # (P, inputs, taps), in the order of the weights
+    return rows.reshape(len(rows), module.groups, -1).transpose(0, 1)
+
+
+def _constant(parent: nn.Module, model: nn.Module, plan: Plan, name: str, follower: str | None) -> Tensor:
+    """What is added to a layer's products so far: its bias, or what went into the batch-norm, shape (outputs,)."""
+    module = model.get_submodule(name)
+    if module.bias is not None:
+        return module.bias.detach()
+    if follower is None:
+        return module.weight.new_zeros(len(module.weight))
+    before, now = (m.get_submodule(follower).running_mean for m in (parent, model))
+    return kept(before, plan, follower) - now
+
+
+def _importance(
+    parent: nn.Module, plan: Plan, y: Tensor, follower: str | None, activation: str | None
+) -> Tensor | None:
+    """How much an error of each output matters past the activation: squared slope, at most 1, shape (P, outputs)."""
+    if activation is None:
+        return None
+    if follower is not None:
+        norm = parent.get_submodule(follower)
+        parameters = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        y = batch_norm(y, *(None if p is None else kept(p, plan, follower) for p in parameters), eps=norm.eps)
+    with torch.enable_grad():
+        y = y.detach().requires_grad_()
+        result = parent.get_submodule(activation)(y.clone())  # a copy, because it may work in place
+        (slope,) = torch.autograd.grad(result.sum(), y)
+    return (slope.square() / slope.square().max().clamp_min(1e-30)).clamp_min(FLOOR)
+
+
+def _solve(
+    weight: Tensor,
+    constant: Tensor,
+    x: Tensor,
+    y: Tensor,
+    ridge: float,
+    importance: Tensor | None = None,
+    *,
+    movable: bool = True,
+) -> tuple[Tensor, Tensor, tuple[float, float]]:
+    """Ridge regression of what is missed, in float64, each group of a grouped layer for itself.
+
+    Every output has its own weights over the positions, but one matrix is factored for all: the first step solves the
+    unweighted problem, and as weights are at most 1, each further step with its matrix comes closer (majorisation).
+
+    Args:
+        weight (Tensor): Present weights, shape (O, …).
+        constant (Tensor): What is added to the products, shape (O,).
+        x (Tensor): Inputs, shape (groups, P, I).
+        y (Tensor): Wanted outputs, shape (P, O).
+        ridge (float): Relative to the mean square of the inputs.
+        importance (Tensor | None): Weight of each value of `y`, shape (P, O), in (0, 1]; None for 1.
+        movable (bool): Whether the constant can change; if not, the weights have to make the mean as well.
+
+    Returns:
+        (Tensor): Change of the weights, shape of `weight`.
+        (Tensor): Change of the constant, shape (O,).
+        (tuple[float, float]): Shares of the weighted variance of `y` missed before and after.
+    """
+    groups, count, width = x.shape
+    if x.device.type == "mps":  # which has no float64
+        weight, constant, x, y = (t.cpu() for t in (weight, constant, x, y))
+    x, y = x.double(), y.double().reshape(count, groups, -1).transpose(0, 1)
+    matters = torch.ones_like(y) if importance is None else importance.to(y).reshape(count, groups, -1).transpose(0, 1)
+    mean = (matters * y).sum(1, keepdim=True) / matters.sum(1, keepdim=True)
+    variance = (matters * (y - mean).square()).sum().clamp_min(1e-30)
+    missing = y - x @ weight.double().reshape(groups, -1, width).mT - constant.double().reshape(groups, 1, -1)
+    before = float((matters * missing.square()).sum() / variance)
+    if before < 1e-10:  # nothing has changed up to here
+        return torch.zeros_like(weight), torch.zeros_like(constant), (before, before)
+    middle = x.mean(1, keepdim=True) * movable
+    if movable:
+        x = torch.cat((x - middle, torch.ones_like(x[:, :, :1])), 2)
+    gram = x.mT @ x
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    held = torch.zeros_like(diagonal)  # the constant is not
+    held[:, :width] = ridge * diagonal[:, :width].mean(1, keepdim=True).clamp_min(1e-30)
+    diagonal += held
+    factor = torch.linalg.cholesky(gram)
+    change = torch.cholesky_solve(x.mT @ missing, factor)
+    for _ in range(0 if importance is None else STEPS):
+        rest = matters * (missing - x @ change)
+        change += torch.cholesky_solve(x.mT @ rest - held[..., None] * change, factor)
+    after = float((matters * (missing - x @ change).square()).sum() / variance)
+    change, shift = change[:, :width].mT, change[:, width:].sum(1)  # without a constant the sum is empty
+    return change.reshape(weight.shape), (shift - (change @ middle.mT)[..., 0]).flatten(), (before, after)

@@ -1,0 +1,117 @@
+"""A channel graph as a table: one row per layer, with its width, what may be cut, and what goes with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from yoloprune.planning.channel_graph import ChannelGraph
+
+Row = Mapping[str, Any]
+LEGEND = (
+    "coupled with: loses the same channels; parts: widths that keep their proportion; a leading dot: in the same block"
+)
+
+
+def layer_rows(graph: ChannelGraph, widths: np.ndarray | None = None) -> list[dict[str, Any]]:
+    """One row per layer that makes channels, under the name that `keep=` takes.
+
+    Args:
+        graph (ChannelGraph): A traced model.
+        widths (np.ndarray | None): Widths of the groups after a cut, shape (groups,).
+
+    Returns:
+        (list[dict[str, Any]]): "layer", "width" and "kept" (channels), "state" ("prunable", or "frozen" with the
+            reason), "coupled with" (layers that lose the same channels, depthwise ones and sums among them), "parts"
+            (widths that keep their proportion, e.g. the halves of a `chunk`).
+    """
+    consumers = {a.module for a in graph.axes if a.side == "inputs"}
+    groups_of = [list(dict.fromkeys(graph.group_of[c].tolist())) for c in graph.class_of]
+    writers: dict[int, list[str]] = {}
+    for axis, groups in zip(graph.axes, groups_of, strict=True):
+        for g in groups if axis.side == "outputs" else ():
+            writers.setdefault(g, []).append(axis.module)
+    rows: list[dict[str, Any]] = []
+    for axis, classes, groups in zip(graph.axes, graph.class_of, groups_of, strict=True):
+        makes = axis.module in consumers or any(writers[g][0] == axis.module for g in groups if g in writers)
+        name = layer_name(axis.module)
+        if axis.side != "outputs" or not makes or any(r["layer"] == name for r in rows):
+            continue
+        row: dict[str, Any] = {"layer": name, "width": axis.width}
+        if widths is not None:
+            share = np.array(widths) / [g.size for g in graph.groups]
+            row["kept"] = round(share[graph.group_of[classes]].sum())
+        row["state"] = _state(graph, classes, groups)
+        partners = dict.fromkeys(layer_name(m) for g in groups for m in writers[g])
+        row["coupled with"] = [p for p in partners if p != row["layer"]]
+        row["parts"] = _parts(graph, groups)
+        rows.append(row)
+    return rows
+
+
+def layer_name(module: str) -> str:
+    """Name of a layer as a user knows it: "model.0" for the convolution and the batch-norm of a `Conv` block, and for
+    parameters that a layer of another kind keeps.
+    """
+    block, _, last = module.rpartition(".")
+    return block if block and last in {"conv", "bn", "weight", "bias"} else module
+
+
+def _state(graph: ChannelGraph, classes: np.ndarray, groups: Sequence[int]) -> str:
+    frozen = list(dict.fromkeys(graph.groups[g].frozen for g in groups if graph.groups[g].frozen))
+    free = int(graph.prunable[classes].sum())
+    return "; ".join(
+        [*([f"{free} prunable" if frozen else "prunable"] if free else []), *(f"frozen: {reason}" for reason in frozen)]
+    )
+
+
+def _parts(graph: ChannelGraph, groups: Sequence[int]) -> str | None:
+    sizes = [t.sizes[t.groups.index(g)] for g in groups for t in graph.ties if g in t.groups and len(t.groups) > 1]
+    if len(sizes) < 2:
+        return None
+    return f"{len(sizes)} x {sizes[0]}" if len(set(sizes)) == 1 else " + ".join(map(str, sizes))
+
+
+def summary(graph: ChannelGraph) -> list[str]:
+    """What is frozen, by reason and most first, without the places, which the table tells."""
+    count: Counter[str] = Counter()
+    for group in graph.groups:
+        if group.frozen:
+            count[group.frozen.rsplit(" in ", 1)[0]] += group.size
+    return [f"{n:,} channels frozen: {reason}" for reason, n in count.most_common()]
+
+
+def brief(rows: Sequence[Row], length: int = 44) -> list[dict[str, Any]]:
+    """Layer rows for a terminal: layers that are frozen for one reason in one block share a row, lists are shortened.
+
+    Args:
+        rows (Sequence[Row]): See `layer_rows`.
+        length (int): Most characters of a text.
+
+    Returns:
+        (list[dict[str, Any]]): Fewer and shorter rows; a name with a leading dot lies in the same block as the layer.
+    """
+    short: list[dict[str, Any]] = []
+    for (state, block), run in groupby(rows, lambda r: (r["state"], _block(r["layer"]))):
+        found = [dict(r) for r in run]
+        if state.startswith("frozen") and len(found) > 2:
+            total = {k: sum(r[k] for r in found) for k in ("width", "kept") if k in found[0]}
+            found = [{"layer": f"{block}.* ({len(found)} layers)", **total, "state": state, "coupled with": []}]
+        short += found
+    for row in short:
+        block = _block(row["layer"])
+        names = [n.removeprefix(block) if n.startswith(f"{block}.") else n for n in row["coupled with"]]
+        while len(", ".join(names)) > length:
+            names = [*names[:-2], f"{len(row['coupled with']) - len(names) + 2} more"]
+        row["coupled with"] = ", ".join(names) or None
+        row["state"] = row["state"] if len(row["state"]) <= length else f"{row['state'][: length - 1]}…"
+    return short
+
+
+def _block(name: str) -> str:
+    """The first two parts of a dotted name: "model.22" of "model.22.cv2.0"."""
+    return ".".join(name.split(".")[:2])

@@ -1,0 +1,142 @@
+"""Which channels `prune` takes out: the least useful ones under a budget, or exactly the dead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import ultralytics
+from torch import Tensor
+
+from yoloprune.backend import console
+from yoloprune.backend.yaml_markers import STATE_KEY
+from yoloprune.errors import BudgetError
+from yoloprune.importance import criteria
+from yoloprune.native import candidates
+from yoloprune.planning import greedy_selection
+from yoloprune.planning.cost import Cost
+from yoloprune.repair import constant_folding
+from yoloprune.selection import latency_search, ranking
+from yoloprune.settings.budget import Budget, Limits
+
+
+def choose(
+    parent: ultralytics.YOLO, told: Mapping[str, Any], passed: Mapping[str, Any], images: list[Tensor] | None
+) -> candidates.Choice:
+    """Decide which channels stay: under the budgets, or without one all but the dead.
+
+    Args:
+        parent (YOLO): The model before the cut.
+        told (Mapping[str, Any]): Settings of `prune`.
+        passed (Mapping[str, Any]): Its Ultralytics arguments, `imgsz` among them.
+        images (list[Tensor] | None): From `cutting.images`.
+
+    Returns:
+        (Choice): For `cutting.cut`.
+
+    Raises:
+        BudgetError: If the budget is out of reach or met already, or nothing is dead and no budget is given.
+    """
+    wanted = Budget(flops=told["flops"], params=told["params"], ratio=told["ratio"])
+    if wanted.empty and told["latency"] is None:
+        return _all_but_the_dead(parent, told, passed)
+    found = candidates.Channels(parent.model, ranking.limits(told), passed["imgsz"])
+    order = ranking.rank(parent, found.graph, told, passed, images)
+
+    def under(budgets: Budget) -> candidates.Choice:
+        return found.choose(lambda graph: order.select(graph, budgets))
+
+    if told["latency"] is not None:
+        if not wanted.empty:
+            under(wanted)  # raises where that alone is out of reach, before anything is timed
+        return latency_search.meet(
+            parent.model,
+            told["latency"],
+            lambda share: under(replace(wanted, flops=share)),
+            passed["imgsz"],
+            ranking.place(passed),
+        )
+    choice = under(wanted)
+    if choice.alive.all():
+        cost = Cost(found.graph)
+        has = ", ".join(f"{cost.parent(kind):,.0f} {kind}" for kind in ("flops", "params"))
+        raise BudgetError(
+            f"The model already meets the budget, so there is nothing to cut: at imgsz {passed['imgsz']} it has {has}."
+        )
+    dead = criteria.dead(parent.model, found.graph)
+    if dead.any() and images is None and told["score"] == "auto" and (~choice.alive & ~dead).any():
+        ranking.warn_of_no_data(parent, passed, "channels beyond the dead go by the size of their batch-norm scales")
+    stay = dead & choice.alive
+    if stay.any() and STATE_KEY in parent.model.yaml:
+        console.warn(
+            f"prune: {stay.sum()} dead channels stay, because the budget is met without them; without a budget exactly "
+            "the dead go, which costs nothing"
+        )
+    return choice
+
+
+def _all_but_the_dead(
+    parent: ultralytics.YOLO, told: Mapping[str, Any], passed: Mapping[str, Any]
+) -> candidates.Choice:
+    """Take out what sparse training silenced, under the limits that it silenced them under."""
+    limits, state = ranking.limits(told), parent.model.yaml.get(STATE_KEY)
+    if state is not None:
+        lived = Limits(**state["config"]["limits"])
+        lived = replace(lived, keep=(*lived.keep, *limits.keep))
+        lived = lived if limits.native is None else replace(lived, native=limits.native)
+        if replace(limits, keep=(), native=None) not in (Limits(), replace(lived, keep=(), native=None)):
+            console.warn("prune: without a budget round_to, min_width and max_ratio are those of the sparse training")
+        limits = lived
+    found = candidates.Channels(parent.model, limits, passed["imgsz"])
+    dead = criteria.dead(parent.model, found.graph)
+    choice, held = _without(found, parent, dead)
+    if held.any():
+        console.warn(
+            f"prune: {held.sum()} dead channels stay: they emit what neither a bias nor a batch-norm behind them can "
+            "take over, so the network would change without them"
+        )
+    if choice.alive.all():
+        raise BudgetError(
+            f"{dead.sum()} channels are dead, but coupled channels, constants that cannot be moved, keep= or native= "
+            "hold them all, so there is nothing to cut. Give native=False, or a budget, e.g. flops=0.5."
+            if dead.any()
+            else "No channel is dead, so there is nothing to cut. Run 'yoloprune train-sparse' first, or give a "
+            "budget, e.g. flops=0.5."
+        )
+    if state is None:  # silenced by another tool
+        reached = candidates.Choice(found.graph, greedy_selection.dead_only(found.graph, dead), found.probe).kept()
+    else:
+        reached = state["reached"]
+        if not state["met"]:
+            target = Budget(**state["config"]["budget"])
+            console.warn(f"prune: sparse training was stopped before it met {target}; the cut goes as far as it got")
+    _compare(reached, choice.kept())
+    return choice
+
+
+def _without(
+    found: candidates.Channels, parent: ultralytics.YOLO, dead: np.ndarray
+) -> tuple[candidates.Choice, np.ndarray]:
+    """All but the dead, and which of these have to stay because nothing could take over what they emit."""
+    held = np.zeros_like(dead)
+    while True:
+        going = dead & ~held
+        choice = found.choose(partial(greedy_selection.dead_only, dead=going))
+        lost = {} if choice.alive.all() else constant_folding.stranded(parent.model, choice.plan, choice.probe.proving)
+        if not lost:
+            return choice, held
+        held |= constant_folding.held_back(choice.graph, lost)
+
+
+def _compare(reached: Mapping[str, float], kept: Mapping[str, float]) -> None:
+    """Warn where a cut leaves more than the dead channels allow."""
+    for kind in ("flops", "params"):
+        if kept[kind] > reached.get(kind, 1.0) + 0.01:
+            console.warn(
+                f"prune: {reached[kind]:.1%} of {kind} are alive, but {kept[kind]:.1%} stay: dead channels remain in "
+                "layers that keep= or native= hold; native=False may take them"
+            )
+            return

@@ -1,0 +1,194 @@
+"""How long an image takes, measured, and the largest network that takes no longer than wanted.
+
+Time is not FLOPs: small layers are bound by memory and launches. So a wanted time is met by trying: networks of several
+shares of the FLOPs are cut and timed, each taking turns with the parent.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import nn
+
+from yoloprune.backend import console, evaluation, model_facts
+from yoloprune.cutting import surgery
+from yoloprune.errors import BudgetError
+from yoloprune.native.candidates import Choice
+from yoloprune.probing.forward import placed
+from yoloprune.settings.value_kinds import milliseconds
+
+TRIALS = 10
+SLACK = 0.02  # of the wanted time: what is faster by more leaves accuracy on the table
+SWING = 1.5  # between two measurements of the same network: more is no noise
+FINEST = 0.01  # share of the FLOPs below which two networks are the same size
+
+
+def latency(models: Sequence[nn.Module], imgsz: int, *, seconds: float = 4.0) -> list[float]:
+    """Median time of one forward pass at batch 1, the models taking turns so that a drifting machine hits all alike.
+
+    Args:
+        models (Sequence[nn.Module]): Models on the device where they shall be timed; fused copies of them are timed.
+        imgsz (int): Side of the square image.
+        seconds (float): About how long to measure in all.
+
+    Returns:
+        (list[float]): Milliseconds per image, in the order of the models.
+    """
+    fused = [evaluation.fused_copy(m) for m in models]
+    devices = [next(m.parameters()).device for m in fused]
+    images = [
+        torch.rand(1, model_facts.channels(m), imgsz, imgsz, device=d) for m, d in zip(fused, devices, strict=True)
+    ]
+    times: list[list[float]] = [[] for _ in fused]
+    with torch.inference_mode():
+        for m, x in zip(fused, images, strict=True):
+            for _ in range(3):
+                m(x)
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end or len(times[0]) < 5:
+            for i, (m, x) in enumerate(zip(fused, images, strict=True)):
+                start = time.perf_counter()
+                m(x)
+                _wait_for(devices[i])
+                times[i].append(1e3 * (time.perf_counter() - start))
+    return [round(median(t), 3) for t in times]
+
+
+def _wait_for(device: torch.device) -> None:
+    """Until all that was launched is done."""
+    backend = getattr(torch, device.type, None)
+    if device.type == "mps":
+        torch.mps.synchronize()
+    elif hasattr(backend, "synchronize"):  # cuda, xpu, npu, and the CPU, where it does nothing
+        backend.synchronize(device)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A network that was tried.
+
+    Attributes:
+        choice (Choice): Its channels.
+        now (float): Milliseconds of the parent, taking turns with it.
+        ms (float): Its own.
+    """
+
+    choice: Choice
+    now: float
+    ms: float
+
+
+def meet(
+    parent: nn.Module, wanted: float | str, choose: Callable[[float], Choice], imgsz: int, device: torch.device
+) -> Choice:
+    """Choose the largest share of the FLOPs whose network takes no longer than wanted.
+
+    Args:
+        parent (nn.Module): The model before the cut, stays untouched.
+        wanted (float | str): A fraction of the time that it takes now, or milliseconds such as "12ms".
+        choose (Callable): From a share of the FLOPs to the channels that stay; may raise BudgetError.
+        imgsz (int): Side of the square image.
+        device (torch.device): Where networks are timed.
+
+    Returns:
+        (Choice): Measured twice to take no longer than wanted.
+
+    Raises:
+        BudgetError: If the model is fast enough already, or no network is.
+    """
+
+    seen: list[float] = []
+
+    def timed(choice: Choice, seconds: float) -> Timed:
+        child = surgery.cut(copy.deepcopy(parent), choice.plan)
+        now, ms = latency([parent, child], imgsz, seconds=seconds)
+        seen.append(now)
+        return Timed(choice, now, ms)
+
+    def attempt(share: float) -> Timed | None:
+        try:
+            found = timed(choose(share), 2.0)
+        except BudgetError:
+            return None
+        if found.ms <= milliseconds(wanted, found.now):
+            found = timed(found.choice, 4.0)  # it could have been luck
+        console.log("prune: ", f"{share:.1%} of the FLOPs: {found.ms:.2f} ms on {device}, the parent {found.now:.2f}")
+        return found
+
+    with placed(device, parent):
+        (now,) = latency([parent], imgsz, seconds=2.0)
+        if now <= milliseconds(wanted, now):
+            raise BudgetError(f"latency={wanted}: the model already takes no longer, {now:.2f} ms on {device}.")
+        found = search(attempt, wanted, now)
+    if max(seen) > SWING * min(seen):
+        console.warn(
+            f"prune: the parent took {min(seen):.2f} to {max(seen):.2f} ms while networks were timed, so something "
+            "else is running on this machine; times can be trusted on an idle one only"
+        )
+    return found.choice
+
+
+def judge(wanted: float | str, now: float, ms: float) -> None:
+    """Say how the saved network fares against the time that was wanted, and warn if it fails."""
+    target = milliseconds(wanted, now)
+    said = f"latency={wanted}: {ms:.2f} ms now, {ms / now:.2f} of the parent's {now:.2f}"
+    if ms <= target * (1 + SLACK):
+        console.log("prune: ", said)
+    else:
+        console.warn(
+            f"prune: {said}, and not what was wanted; on an idle machine times are steadier. Prune again there"
+        )
+
+
+def search(attempt: Callable[[float], Timed | None], wanted: float | str, now: float) -> Timed:
+    """Find the largest share of the FLOPs that meets a time, by secants inside a bracket.
+
+    Args:
+        attempt (Callable): From a share of the FLOPs to what was measured, None where it is out of reach.
+        wanted (float | str): See `meet`.
+        now (float): Milliseconds of the parent.
+
+    Returns:
+        (Timed): The slowest network tried that meets the time.
+
+    Raises:
+        BudgetError: If none does; the message says how far it went.
+    """
+    low, high = 0.0, 1.0
+    best: Timed | None = None
+    fastest: Timed | None = None
+    last = (1.0, now / milliseconds(wanted, now))  # share of the FLOPs, time over wanted time
+    share = 1 / last[1]
+    for _ in range(TRIALS):
+        slope = 1.0
+        if (found := attempt(share)) is None:
+            low = share
+        else:
+            fastest = found if fastest is None or found.ms / found.now < fastest.ms / fastest.now else fastest
+            excess = found.ms / milliseconds(wanted, found.now)
+            if excess <= 1:
+                best, low = found, share
+            else:
+                high = share
+            if 1 - SLACK <= excess <= 1:
+                break
+            if share != last[0]:
+                slope = (excess - last[1]) / (share - last[0])
+            last = (share, excess)
+        if high - low < FINEST:
+            break
+        guess = last[0] + (1 - SLACK / 2 - last[1]) / slope if slope > 0 else low
+        margin = (high - low) / 10
+        share = min(max(guess, low + margin), high - margin)
+    if best is None:
+        reached = "" if fastest is None else f": the fastest network that was found takes {fastest.ms:.2f} ms"
+        raise BudgetError(
+            f"latency={wanted} is out of reach{reached}, the parent {now:.2f}. What may not become narrower holds it: "
+            "see min_width=, max_ratio= and keep=."
+        )
+    return best

@@ -1,0 +1,343 @@
+"""The commands and their own options as one table: defaults, what is allowed, what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from yoloprune.errors import ArgumentError
+from yoloprune.settings.value_kinds import (
+    AMOUNT,
+    FLAG,
+    LATENCY,
+    MODULES,
+    SHARE,
+    Kind,
+    choice,
+    integer,
+    number,
+    path_or_model,
+    several,
+)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One own key of a command.
+
+    Attributes:
+        name (str): The key.
+        default (Any): Value when the key is not given; None means "not set".
+        kind (Kind): What values it takes.
+        meaning (str): One line for the help.
+        example (Any): Shown in hints when the default says nothing.
+    """
+
+    name: str
+    default: Any
+    kind: Kind
+    meaning: str
+    example: Any = None
+
+    @property
+    def hint(self) -> str:
+        """Return `key=value` as one would type it."""
+        return f"{self.name}={self.example if self.default in (None, ()) else self.default}"
+
+    def check(self, value: Any) -> Any:
+        """Return the value in its final type.
+
+        Args:
+            value (Any): Text from the command line, or a YAML or Python value.
+
+        Returns:
+            (Any): The converted value; checking it again returns the same.
+
+        Raises:
+            ArgumentError: If the value is not allowed.
+        """
+        if self.default is None and (value is None or (isinstance(value, str) and value.strip().lower() == "none")):
+            return None
+        try:
+            return self.kind.convert(value)
+        except (TypeError, ValueError, OverflowError):
+            nearest = get_close_matches(str(value).lower(), self.kind.names, n=1)
+            allowed = self.kind.allowed + (f" (nearest: {nearest[0]})" if nearest else "")
+            told = f"{self.name}={value}: must be {allowed}. Received: {value}{self.kind.meant(value)}"
+            raise ArgumentError(told) from None
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of the command line.
+
+    Attributes:
+        name (str): The word on the command line.
+        summary (str): One line for the help.
+        options (tuple[Option, ...]): Own keys.
+        host (tuple[str, ...] | None): Ultralytics keys that are accepted; None accepts all of them.
+        required (tuple[str, ...]): Ultralytics keys that must be given.
+        own_defaults (Mapping[str, Any]): Ultralytics keys with another default here, all or none: where `optimizer` is
+            given, the rest is Ultralytics' as well, because learning rates belong to an optimizer.
+        examples (tuple[str, ...]): Command lines without the leading `yoloprune`.
+        notes (tuple[str, ...]): Further lines for the help.
+    """
+
+    name: str
+    summary: str
+    options: tuple[Option, ...] = ()
+    host: tuple[str, ...] | None = ()
+    required: tuple[str, ...] = ()
+    own_defaults: Mapping[str, Any] = field(default_factory=dict)
+    examples: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def option(self, name: str) -> Option | None:
+        """Return the own option of that name, or None."""
+        return next((o for o in self.options if o.name == name), None)
+
+
+# The table ------------------------------------------------------------------------------------------------------------
+FLOPS = Option("flops", None, AMOUNT, "FLOPs that are kept", 0.5)
+PARAMS = Option("params", None, AMOUNT, "parameters that are kept", 0.5)
+RATIO = Option("ratio", None, SHARE, "share of the prunable channels that is removed", 0.5)
+SPARSITY = Option("sparsity", None, SHARE, "share of the prunable channel classes that is driven to zero", 0.5)
+BUDGETS = (FLOPS, PARAMS, SPARSITY)  # of sparse training
+
+ROUND_TO = Option("round_to", 8, integer(1), "kept widths are multiples of this, because odd widths are slow")
+MIN_WIDTH = Option("min_width", 8, integer(1), "no layer gets narrower than this")
+MAX_RATIO = Option(
+    "max_ratio",
+    0.8,
+    number("a fraction above 0 and at most 1", lambda x: 0 < x <= 1),
+    "at most this share of a group of layers is removed",
+)
+KEEP = Option("keep", (), MODULES, "modules left as they are", "model.2.*")
+UNIFORM = Option("uniform", False, FLAG, "every group of layers gives the same share, instead of one global ranking")
+NATIVE = Option(
+    "native",
+    None,
+    FLAG,
+    "only widths that a stock model YAML can say, so that stock Ultralytics trains the pruned model as well; not set: "
+    "where that is possible",
+    True,
+)
+SELECTION = (ROUND_TO, MIN_WIDTH, MAX_RATIO, KEEP, NATIVE)
+DEMO_FLOPS = Option("flops", 0.5, AMOUNT, FLOPS.meaning)
+
+NEED_IMAGES = {"recover": ("bn", "lsq"), "score": ("taylor", "activation")}
+_SCORES = choice("auto", "bn", "l1", "l2", "lamp", "fpgm", "taylor", "activation", "random")
+CUT_OPTIONS = (
+    Option(
+        "score",
+        "auto",
+        _SCORES,
+        "importance of a channel; bn is |gamma| of its batch-norm, taylor how much the loss on labels hangs on it, "
+        "activation its mean |value| (both need data=), the others look at filters; auto is taylor with data=, without "
+        "it bn where sparse training left dead channels, and l2 with uniform=True elsewhere",
+    ),
+    Option("reduce", "mean", choice("mean", "max", "sum", "l2"), "how the scores of coupled channels become one"),
+    Option(
+        "normalize",
+        "auto",
+        choice("auto", "none", "mean", "max", "cost"),
+        "scores are divided by this of their group, or by the cost that a channel saves; auto is cost with "
+        "score=taylor, whose unit is the loss, and none otherwise",
+    ),
+    UNIFORM,
+    *SELECTION,
+    Option(
+        "recover",
+        "auto",
+        choice("auto", "none", "fold", "bn", "lsq"),
+        "fold moves what cut channels contributed into biases; bn then measures batch-norm statistics anew, lsq refits "
+        "weights by least squares instead (both need data=); auto is lsq with data= and fold without",
+    ),
+)
+PRUNE_BUDGETS = (
+    FLOPS,
+    PARAMS,
+    RATIO,
+    Option("latency", None, LATENCY, "time per image on device=, measured at batch 1; instead of flops", 0.6),
+)
+PRUNE_OPTIONS = (*PRUNE_BUDGETS, *CUT_OPTIONS)
+SWEPT = tuple(
+    Option(o.name, None, Kind(f"{o.kind.allowed}; several separated by commas", several(o.kind)), o.meaning, "0.7,0.5")
+    for o in (FLOPS, PARAMS, RATIO)
+)
+EXCLUSIVE = {"train-sparse": BUDGETS, "sweep": SWEPT}  # of these options a command takes exactly one
+DEFAULT_BUDGET = {  # when none is given
+    "train-sparse": {"flops": 0.5},
+    "sweep": {"flops": (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)},
+}
+SWEEP_OPTIONS = (
+    *SWEPT,
+    Option("within", 3.0, number("a number of at least 0", lambda x: x >= 0), "points of mAP50-95 that may be lost"),
+    *CUT_OPTIONS,
+)
+SPARSE_OPTIONS = (
+    *BUDGETS,
+    Option(
+        "penalty",
+        "select",
+        choice("select", "prox", "group", "l1"),
+        "select fades the least useful channels; prox (each gamma), group (coupled gammas together) and l1 push on all",
+    ),
+    Option(
+        "penalty_weight",
+        None,
+        number("a number above 0", lambda x: x > 0),
+        "strength of prox, group and l1; None steers prox and group to the budget, and is 0.01 for l1",
+        1e-4,
+    ),
+    Option(
+        "penalty_decay",
+        True,
+        FLAG,
+        "l1 weakens to nothing over the ramp; False keeps its weight until the ramp ends",
+    ),
+    Option(
+        "score",
+        "taylor",
+        choice("taylor", "gamma", "gamma-mean"),
+        "what select ranks by: how much the loss hangs on a channel, |gamma|, or |gamma| over the mean of its layer",
+    ),
+    Option("normalize", "cost", choice("none", "cost"), "cost ranks by score per FLOP (or parameter) saved"),
+    Option(
+        "ramp_start",
+        0.1,
+        number("a fraction from 0 to below 1", lambda x: 0 <= x < 1),
+        "share of the run after which the first channels fade",
+    ),
+    Option(
+        "ramp_end",
+        0.6,
+        number("a fraction above 0 and at most 1", lambda x: 0 < x <= 1),
+        "share of the run after which the budget is met; the rest recovers",
+    ),
+    Option("fade", 0.6, SHARE, "factor per optimizer step on the gammas that go"),
+    *SELECTION,
+)
+
+
+def check_ramp(start: float, end: float) -> None:
+    """Raise ArgumentError unless a ramp starts before it ends."""
+    if start >= end:
+        raise ArgumentError(f"ramp_start={start}: must be below ramp_end={end}. Received: {start}")
+
+
+DISTILL = Option(
+    "distill",
+    None,
+    choice("parent"),
+    "who teaches through Ultralytics' distillation: the unpruned parent, or nobody",
+    "parent",
+)
+GENTLE = {  # for weights that are trained already; Ultralytics' own choice, optimizer=auto, ignores lr0
+    "optimizer": "AdamW",
+    "lr0": 0.0005,
+    "warmup_epochs": 1.0,
+    "warmup_bias_lr": 0.0,
+    "nbs": 16,  # at 64 a small data set has too few steps for this rate
+}
+AGAINST = Option(
+    "against",
+    None,
+    Kind("the path of a checkpoint", path_or_model),
+    "checkpoint to compare with, usually the unpruned parent",
+    "parent.pt",
+)
+
+_RUN = ("project", "name", "exist_ok", "seed")
+OWN_DATA = "Without data= the data set that the model was trained on is taken, if it is at hand; nothing is downloaded."
+_COMMANDS = (
+    Command(
+        "train-sparse",
+        "train with Ultralytics while the least useful channels fade to exactly zero",
+        SPARSE_OPTIONS,
+        host=None,
+        required=("model", "data"),
+        examples=(
+            "train-sparse model=yolov8n.pt data=my.yaml epochs=50 flops=0.5",
+            "train-sparse model=yolo11s.pt data=my.yaml epochs=100 params=2.0M imgsz=320 nbs=16",
+            "train-sparse model=runs/detect/train-sparse/weights/last.pt resume",
+        ),
+        notes=("Exactly one of flops, params and sparsity; flops=0.5 when none is given.",),
+    ),
+    Command(
+        "prune",
+        "cut channels out; the smaller checkpoint is a stock Ultralytics model",
+        PRUNE_OPTIONS,
+        host=("model", "data", "imgsz", "device", *_RUN),
+        required=("model",),
+        examples=(
+            "prune model=runs/detect/train-sparse/weights/best.pt",
+            "prune model=best.pt flops=0.5 keep=backbone",
+            "prune model=best.pt params=2.0M score=lamp data=my.yaml",
+            "prune model=best.pt latency=0.6 device=0",
+        ),
+        notes=(
+            "Without a budget exactly the dead channels go; all budgets that are given hold.",
+            "Scores and repairs look at data=, which is the data set the model was trained on if that is at hand;",
+            "data=False does without. They are measured on device=, the CPU when none is given.",
+        ),
+    ),
+    Command(
+        "sweep",
+        "show where accuracy falls off: cut and repair at several budgets, evaluate each, no training",
+        SWEEP_OPTIONS,
+        host=("model", "data", "split", "imgsz", "batch", "device", "workers", *_RUN, "verbose"),
+        required=("model",),
+        examples=(
+            "sweep model=best.pt data=my.yaml",
+            "sweep model=best.pt data=my.yaml flops=0.9,0.7,0.5 score=taylor imgsz=320",
+        ),
+        notes=(
+            "Exactly one of flops, params and ratio; flops=0.9,0.8,...,0.3 when none is given.",
+            "sweep.csv grows row by row, so an interrupted sweep keeps those it has.",
+            OWN_DATA,
+        ),
+    ),
+    Command(
+        "finetune",
+        "train a pruned model with Ultralytics; its widths stay",
+        (DISTILL,),
+        host=None,
+        required=("model",),
+        own_defaults=GENTLE,
+        examples=(
+            "finetune model=runs/detect/prune/weights/pruned.pt data=my.yaml epochs=50",
+            "finetune model=runs/detect/prune/weights/pruned.pt data=my.yaml epochs=50 distill=parent",
+        ),
+        notes=(OWN_DATA,),
+    ),
+    Command(
+        "val",
+        "validate with Ultralytics, side by side with the parent when against= is given",
+        (AGAINST,),
+        host=None,
+        required=("model",),
+        examples=("val model=pruned.pt data=my.yaml against=parent.pt", "val model=pruned.pt data=my.yaml imgsz=320"),
+        notes=(OWN_DATA,),
+    ),
+    Command(
+        "info",
+        "show groups, widths, and what is frozen and why",
+        (KEEP,),
+        host=("model", "imgsz"),
+        required=("model",),
+        examples=("info model=yolov8n.pt", "info model=yolo11n.yaml keep=neck"),
+    ),
+    Command(
+        "demo",
+        "run the whole line on a data set drawn by code; no download, no GPU",
+        (DEMO_FLOPS,),
+        host=(*_RUN, "device"),
+        examples=("demo", "demo flops=0.4 device=cpu project=runs/demo"),
+    ),
+    Command("help", "show this, or the options of a command", examples=("help", "help prune")),
+    Command("version", "show the versions", examples=("version",)),
+)
+COMMANDS: dict[str, Command] = {command.name: command for command in _COMMANDS}

@@ -1,0 +1,56 @@
+"""Whether a sparse training can meet its target: asked before anything is written, and of what the trainer built."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from yoloprune.errors import BudgetError
+from yoloprune.native import candidates
+from yoloprune.planning import greedy_selection
+from yoloprune.settings.sparse_config import SparseConfig
+from yoloprune.sparse.batch_norm_scales import Scales
+
+
+def require(model: nn.Module, config: SparseConfig, imgsz: int, freeze: Any = None) -> None:
+    """Raise BudgetError if a training of a fresh model cannot meet its target, or has nothing to do.
+
+    Args:
+        model (nn.Module): As the trainer would build it; its layers are frozen as the trainer would.
+        config (SparseConfig): The target.
+        imgsz (int): Image size for which FLOPs are counted.
+        freeze (int | list | None): Ultralytics' `freeze=`: the first layers, or these.
+    """
+    layers = range(freeze) if isinstance(freeze, int) else freeze if isinstance(freeze, list) else ()
+    for name, parameter in model.named_parameters():
+        if any(f"model.{layer}." in name for layer in layers):
+            parameter.requires_grad_(False)
+    # Where native widths are not insisted on, free ones do what they cannot.
+    limits = replace(config.limits, native=bool(config.limits.native))
+    choose(model, candidates.Channels(model, limits, imgsz), config, freeze)
+
+
+def choose(model: nn.Module, found: candidates.Channels, config: SparseConfig, freeze: Any = None) -> candidates.Choice:
+    """Some choice that meets the target without a channel that cannot die, as in a layer that `freeze=` holds.
+
+    Args:
+        model (nn.Module): The network that is trained.
+        found (Channels): Its channels.
+        config (SparseConfig): The target.
+        freeze (int | list | None): What the error says about layers that are frozen.
+
+    Raises:
+        BudgetError: If there is none, or the model meets the target as it is.
+    """
+    scores = np.where(Scales(model, found.graph).killable, 0.0, np.inf)
+    try:
+        choice = found.choose(lambda graph: greedy_selection.select(graph, scores, config.budget, config.limits))
+    except BudgetError as e:
+        why = f" The channels of layers that freeze={freeze} holds cannot die." if freeze else ""
+        raise BudgetError(f"{e}{why}") from None
+    if choice.alive.all():
+        raise BudgetError(f"The model already meets {config.budget}, so no channel has to die. Use 'yolo train'.")
+    return choice

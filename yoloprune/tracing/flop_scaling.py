@@ -1,0 +1,55 @@
+"""How the work of each operation grows with the image: a trace runs on a small one, FLOPs are told for a large one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from yoloprune.probing.examples import Example
+from yoloprune.tracing.operation import COSTED, PRODUCTS
+
+
+class Growth(TorchDispatchMode):
+    """Work of each costed operation, in the order of execution, without labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.work: list[float] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # see `Tracer`
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func._schema.name in COSTED:
+            tensors = [a for a in args if isinstance(a, Tensor)]
+            first = out[0] if isinstance(out, tuple) else out
+            self.work.append(
+                float(first.numel() * tensors[0].shape[-1] if func._schema.name in PRODUCTS else first.numel())
+            )
+        return out
+
+
+def growths(model: nn.Module, example: Example, area: float) -> list[float]:
+    """Factor from the example's size to the asked one for each costed operation.
+
+    Measured, not assumed: convolutions grow with the area, products of positions with its square, pooled maps and text
+    not at all. Two plain passes, the second on an image of twice the side, tell which.
+    """
+    if area == 1.0:
+        example(model)  # a model that does not run is found here
+        return []
+    twice = example.cast(lambda x: x.repeat(1, 1, 2, 2) if x.ndim == 4 else x)
+    passes = []
+    for one in (example, twice):
+        with Growth() as counted:
+            one(model)
+        passes.append(counted.work)
+    small, large = passes
+    if len(small) != len(large):
+        return [area] * len(small)
+    return [area ** (math.log(b / a) / math.log(4)) for a, b in zip(small, large, strict=True)]

@@ -1,0 +1,58 @@
+"""One executed operation, as the rules see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from yoloprune.tracing.trace_state import TraceState
+
+PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm"})
+COSTED = PRODUCTS | {"aten::convolution", "aten::_convolution", "aten::native_batch_norm", "aten::cudnn_batch_norm"}
+"""Operations whose rules count FLOPs."""
+
+
+@dataclass
+class Call:
+    """One executed operation."""
+
+    tracer: TraceState
+    func: Any
+    args: Sequence[Any]
+    kwargs: dict[str, Any]
+    out: Any
+
+    @property
+    def name(self) -> str:
+        """Operation name without overload, e.g. `aten::cat`."""
+        return self.func._schema.name
+
+    def arg(self, name: str, default: Any = None) -> Any:
+        """Argument by schema name, whether it was passed by position or keyword."""
+        for i, a in enumerate(self.func._schema.arguments):
+            if a.name == name:
+                return self.args[i] if i < len(self.args) else self.kwargs.get(name, default)
+        return default
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors among the arguments, lists included."""
+        found: list[Tensor] = []
+        for value in (*self.args, *self.kwargs.values()):
+            if isinstance(value, Tensor):
+                found.append(value)
+            elif isinstance(value, (list, tuple)):
+                found += [v for v in value if isinstance(v, Tensor)]
+        return found
+
+    def freeze(self, *tensors: Tensor, why: str | None = None) -> None:
+        """Freeze the channels of the given tensors with this operation as the reason."""
+        op = self.name.removeprefix("aten::")
+        reason = f"{why or 'no rule for'} {op} in {self.tracer.where}"
+        for tensor in tensors:
+            if (tag := self.tracer.tag(tensor)) is not None:
+                self.tracer.book.freeze(tag.labels, reason)
+                if why is None:
+                    self.tracer.unknown.setdefault(op, self.tracer.where)

@@ -1,0 +1,159 @@
+"""Rules of operations that work element by element, or along one dimension: labels that meet are united."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from yoloprune.tracing.labels import Tag
+from yoloprune.tracing.operation import Call
+
+KEEPS_ZERO = frozenset(f"aten::{n}" for n in ("mean", "sum", "amax", "amin", "max", "min", "linalg_vector_norm"))
+"""Reductions of nothing but zeros that give zero."""
+
+
+def unknown(call: Call) -> None:
+    """No rule: freeze what is touched. The output carries no channels that could be cut."""
+    call.freeze(*call.tensors())
+
+
+def meet(call: Call, tensors: list[Tensor], ndim: int, zero: Callable[[], bool]) -> Tag | None:
+    """Unite the labels of tensors that are combined element by element, broadcasting as PyTorch does.
+
+    Args:
+        call (Call): The operation.
+        tensors (list[Tensor]): What it combines.
+        ndim (int): Number of dimensions of the result.
+        zero (Callable): Whether the result is zero where cut channels are, asked only when there are channels.
+
+    Returns:
+        (Tag | None): Labels of the result, None when it has no channels.
+    """
+    tagged = [(t, tag) for t in tensors if (tag := call.tracer.tag(t)) is not None]
+    if not tagged:
+        return None
+    axes = {tag.axis - t.ndim for t, tag in tagged}  # counted from the end, as broadcasting aligns
+    axis = axes.pop()
+    if axes:
+        call.freeze(*tensors, why="two channel dimensions meet in")
+        return None
+    constants = [t for t in tensors if call.tracer.tag(t) is None and t.ndim >= -axis and t.shape[axis] > 1]
+    if constants:
+        call.freeze(*tensors, why="a tensor of fixed width meets channels in")
+        return None
+    merged: Tensor | None = None
+    for t, tag in tagged:
+        labels = tag.labels.reshape((1,) * (ndim - t.ndim) + tuple(tag.labels.shape))
+        why = f"a constant meets channels in {call.name} in {call.tracer.where}"
+        merged = labels if merged is None else call.tracer.book.unite(merged, labels, why)
+    assert merged is not None
+    return Tag(merged, ndim + axis, zero())
+
+
+def _zero_at_zero(call: Call) -> bool:
+    """Whether an element-wise operation gives zero where cut channels are zero: tried, on zeros in their place."""
+    tr, mutable = call.tracer, call.func._schema.is_mutable
+
+    def emptied(value: Any) -> Any:
+        if not isinstance(value, Tensor) or (tag := tr.tag(value)) is None or not tag.zero:
+            return value
+        return value.new_zeros(value.shape if mutable else [1] * value.ndim)
+
+    args, kwargs = tree_map(emptied, (tuple(call.args), call.kwargs))
+    return not call.func(*args, **kwargs).count_nonzero()  # not a number counts as well
+
+
+def pointwise(call: Call) -> None:
+    """Element-wise: labels that meet are united. In-place results alias labels that others may hold already."""
+    if not isinstance(call.out, Tensor):
+        return unknown(call)
+    target = call.args[0] if call.func._schema.is_mutable else None
+    if isinstance(target, Tensor) and call.tracer.tag(target) is None:
+        return call.freeze(*call.tensors(), why="channels are written into a tensor without channels by")
+    return call.tracer.put(call.out, meet(call, call.tensors(), call.out.ndim, partial(_zero_at_zero, call)))
+
+
+def same(call: Call) -> None:
+    """The output has the labels of the first argument: copies."""
+    call.tracer.put(call.out[0] if isinstance(call.out, tuple) else call.out, call.tracer.tag(call.args[0]))
+
+
+def like(call: Call) -> None:
+    """A new tensor of the same shape; only `zeros_like` is known to be zero where channels are cut."""
+    if (tag := call.tracer.tag(call.args[0])) is not None:
+        call.tracer.put(call.out, Tag(tag.labels, tag.axis, zero=call.name == "aten::zeros_like"))
+
+
+def fill(call: Call) -> None:
+    """Constants in place: channels that are overwritten are not zero any more, in any view of them."""
+    call.freeze(call.args[0], why="overwritten by")
+
+
+def anew(call: Call) -> None:
+    """A new tensor of a given shape has no channels."""
+
+
+def spatial(call: Call) -> None:
+    """Pooling, resizing, padding: channels pass through when only the dimensions behind them change."""
+    x = call.args[0]
+    tag = call.tracer.tag(x)
+    if tag is None:
+        return None
+    outs = [o for o in (call.out if isinstance(call.out, tuple) else [call.out]) if isinstance(o, Tensor)]
+    out = outs[0]
+    if call.name == "aten::constant_pad_nd":
+        changed = [x.ndim - 1 - i // 2 for i, amount in enumerate(call.arg("pad")) if amount]
+    else:  # of one image without a batch dimension as well
+        changed = [x.ndim - 2, x.ndim - 1]
+    if out.ndim != x.ndim or tag.axis in changed or any(tag.labels.shape[d] > 1 for d in changed):
+        return call.freeze(x, why="channels are mixed by")
+    padded = call.name == "aten::constant_pad_nd" and call.arg("value", 0) != 0
+    return call.tracer.put(out, Tag(tag.labels, tag.axis, tag.zero and not padded))
+
+
+def reduce(call: Call) -> None:
+    """Sum, mean, maximum or softmax: exact along any dimension but the channel axis."""
+    x = call.args[0]
+    tag = call.tracer.tag(x)
+    if tag is None:
+        return None
+    dims = call.arg("dim")
+    dims = range(x.ndim) if dims is None or dims == [] else dims if isinstance(dims, (list, tuple)) else [dims]
+    dims = sorted({d % x.ndim for d in dims}, reverse=True)
+    if tag.axis in dims:
+        return call.freeze(x, why="channels are mixed by")
+    labels = tag.labels
+    for d in dims:
+        labels = call.tracer.book.unite_along(labels, d, f"a constant meets channels in {call.name}")
+    axis = tag.axis
+    for out in call.out if isinstance(call.out, tuple) else [call.out]:
+        if out.ndim < x.ndim:
+            for d in dims:
+                labels = labels.squeeze(d)
+            axis -= sum(d < tag.axis for d in dims)
+            dims = []
+        call.tracer.put(out, Tag(labels, axis, tag.zero and call.name in KEEPS_ZERO))
+    return None
+
+
+def layer_norm(call: Call) -> None:
+    """Exact over positions. Over channels it is frozen: they share one mean and variance.
+
+    In the masked parent the zeros of cut channels take part in both, in the cut model nothing stands in their place;
+    the difference depends on the image, so no correction of the weights could make up for it.
+    """
+    x = call.args[0]
+    tag = call.tracer.tag(x)
+    normalised = range(x.ndim - len(call.arg("normalized_shape")), x.ndim)
+    if tag is None or tag.axis in normalised or any(tag.labels.shape[d] > 1 for d in normalised):
+        return call.freeze(*call.tensors(), why="channels share one mean in")
+    return call.tracer.put(call.out[0], Tag(tag.labels, tag.axis, zero=call.arg("bias") is None))
+
+
+def group_norm(call: Call) -> None:
+    """Frozen as `layer_norm` is: channels of a group share one mean and variance."""
+    call.freeze(*call.tensors(), why="channels share one mean in")

@@ -1,0 +1,110 @@
+"""Rules of layers and products: channels are consumed and made, and work is counted."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from yoloprune.tracing.labels import Tag
+from yoloprune.tracing.operation import Call
+from yoloprune.tracing.rules_shape import move
+
+
+def convolution(call: Call) -> None:
+    """Dense: consume channels, make new ones. Depthwise: pass them on. Any other grouping freezes both sides."""
+    x, weight = call.args[0], call.args[1]
+    transposed, groups = bool(call.arg("transposed", False)), int(call.arg("groups", 1))
+    tr, tag = call.tracer, call.tracer.tag(x)
+    name = tr.owner(weight, nn.modules.conv._ConvNd)
+    if name is None or tr.modules[name].transposed != transposed:
+        return call.freeze(*call.tensors(), why="computed weights of")
+    c_in, c_out = x.shape[1], call.out.shape[1]
+    made = tr.axis(name, "outputs", c_out)
+    incoming = tag.vector(1) if tag else None
+    if tag is not None and incoming is None:
+        call.freeze(x, why="labels vary along the image in")
+    positions = x.shape[2:].numel() if transposed else call.out.shape[2:].numel()
+    work = 2.0 * positions * weight.shape[2:].numel()
+    if groups == 1:
+        tr.attach(tr.axis(name, "inputs", c_in), incoming)
+        tr.made(name, made)
+        tr.flops(work, (name, "outputs"), (name, "inputs"))
+    elif groups == c_in and not transposed:
+        tr.attach(made, None if incoming is None else incoming.repeat_interleave(c_out // c_in))
+        tr.flops(work, (name, "outputs"))
+    else:
+        call.freeze(x, why="grouped")
+        tr.book.freeze(made, f"grouped convolution {name}")
+        tr.flops(work * c_out * c_in / groups)
+    return tr.put(call.out, Tag(made.reshape(1, -1, *[1] * (x.ndim - 2)), 1, bare=True))
+
+
+def batch_norm(call: Call) -> None:
+    """Per-channel scale and shift: the parameters follow the channels."""
+    x, tr = call.args[0], call.tracer
+    layers = (tr.owner(t, nn.modules.batchnorm._BatchNorm) for t in call.tensors()[1:])
+    name = next(filter(None, layers), None)
+    tag = tr.tag(x)
+    incoming = tag.vector(1) if tag else None
+    if name is None:  # instance normalisation among others
+        return call.freeze(*call.tensors(), why="parameters that belong to no batch-norm layer in")
+    if tag is not None and incoming is None:
+        return call.freeze(*call.tensors(), why="channels are not the second dimension of")
+    tr.attach(tr.axis(name, "outputs", x.shape[1]), incoming)
+    tr.flops(8.0 * x.shape[2:].numel(), (name, "outputs"))
+    out = call.out[0] if isinstance(call.out, tuple) else call.out
+    return tr.put(out, tag and Tag(tag.labels, tag.axis, bare=tag.bare and not tr.modules[name].affine))
+
+
+def transpose(call: Call) -> None:
+    """Linear layers read their weight through `t`; of anything else it is a movement."""
+    if not call.tracer.transpose(call.args[0], call.out):
+        move(call)
+
+
+def matmul(call: Call) -> None:
+    """Linear layer, or the product of two activations: contracted channels meet, outer ones pass."""
+    a, b = call.args[1:3] if call.name == "aten::addmm" else call.args[:2]
+    tr = call.tracer
+    if (name := tr.linear(b)) is not None:
+        return _linear(call, name, a)
+    if call.name == "aten::addmm":
+        call.freeze(call.args[0], why="the bias of computed weights in")
+    tag_a, tag_b, rank = tr.tag(a), tr.tag(b), call.out.ndim
+    inner_a, inner_b = tag_a is not None and tag_a.axis == rank - 1, tag_b is not None and tag_b.axis == rank - 2
+    _count_product(call, a, b, tag_a, tag_b)
+    if inner_a and inner_b and (tag_a.zero or tag_b.zero):
+        book, why = tr.book, f"a constant meets channels in {call.name}"
+        left = book.unite_along(tag_a.labels, rank - 2, why)
+        right = book.unite_along(tag_b.labels, rank - 1, why)
+        book.unite(left.transpose(-1, -2), right, why)
+        return None
+    if tag_a is not None and tag_b is None and tag_a.axis == rank - 2 and tag_a.labels.shape[-1] == 1:
+        return tr.put(call.out, tag_a)
+    if tag_b is not None and tag_a is None and tag_b.axis == rank - 1 and tag_b.labels.shape[-2] == 1:
+        return tr.put(call.out, tag_b)
+    return call.freeze(a, b, why="channels are mixed by")
+
+
+def _linear(call: Call, name: str, x: Tensor) -> None:
+    tr, tag = call.tracer, call.tracer.tag(x)
+    made = tr.axis(name, "outputs", call.out.shape[1])
+    incoming = tag.vector(1) if tag else None
+    if tag is not None and incoming is None:
+        call.freeze(x, why="channels are not the last dimension of")
+    tr.attach(tr.axis(name, "inputs", x.shape[1]), incoming)
+    tr.made(name, made)
+    tr.flops(2.0 * x.shape[0], (name, "outputs"), (name, "inputs"))
+    tr.put(call.out, Tag(made.reshape(1, -1), 1, bare=True))
+
+
+def _count_product(call: Call, a: Tensor, b: Tensor, tag_a: Tag | None, tag_b: Tag | None) -> None:
+    """FLOPs of a product of activations (..., M, K) x (..., K, N): so much work per channel."""
+    tr, tag = call.tracer, tag_a or tag_b
+    work = 2.0 * a.numel() * b.shape[-1]
+    if tag is None or not tr.counting:
+        tr.flops(work)
+        return
+    name = f"{tr.where} product {tr.worked}"
+    labels = tag.labels.flatten()
+    tr.book.unite(tr.axis(name, "count", len(labels)), labels, "product of activations")
+    tr.flops(work / len(labels), (name, "count"))

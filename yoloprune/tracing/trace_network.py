@@ -1,0 +1,146 @@
+"""Model to channel graph: small forward passes in which every tensor carries labels of its channels.
+
+`tracer` follows the operations, `rules` says what each does to labels, `sizes` follows widths through Python code, and
+`grouping` makes the graph out of what was seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yoloprune.errors import ArgumentError, ModelError
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.probing.examples import Example, Probe, modes
+from yoloprune.probing.forward import preserved, running
+from yoloprune.probing.outputs import Leaf, leaves
+from yoloprune.tracing import graph_builder
+from yoloprune.tracing.flop_scaling import growths
+from yoloprune.tracing.symbolic_sizes import Sizes, Width
+from yoloprune.tracing.tracer import Tracer
+
+
+def trace(
+    model: nn.Module,
+    example: Any,
+    *,
+    frozen: Mapping[str, str] | None = None,
+    keep: Mapping[str, str] | None = None,
+    sized: Callable[[nn.Module], bool] = lambda module: False,
+    outputs: bool = False,
+    area: float = 1.0,
+    handing_on: Iterable[str] = (),
+) -> ChannelGraph:
+    """Find out which channels of a model belong together and what each costs.
+
+    The model is run on every example without gradients, in evaluation and in training mode (batch-norm and dropout stay
+    in evaluation), because heads may use different layers in each. All module state is put back afterwards. A layer
+    that no pass reaches stays as it is, and so do the channels that it might read: all that the module which holds it
+    gets to see.
+
+    Args:
+        model (nn.Module): Any network; an Ultralytics model goes through `host.trace_yolo`, which fills in the rest.
+        example (Tensor | tuple | Example | Probe): Input of the forward pass, e.g. shape (1, 3, 64, 64); FLOPs are
+            those of the first one of a probe.
+        frozen (Mapping[str, str]): Module-name prefix to reason: channels *made* inside (by convolution or linear
+            layers) keep their number; channels that pass through may still be cut.
+        keep (Mapping[str, str]): Module name to reason: all its output channels stay.
+        sized (Callable): Whether the width attributes of a module are corrected after a cut; sizes that any other
+            module writes as plain numbers freeze the channels they count.
+        outputs (bool): Whether the network's own outputs may lose channels.
+        area (float): Image area to count FLOPs for, relative to the example's.
+        handing_on (Iterable[str]): Modules whose output channels get an axis of their own, with side "count".
+
+    Returns:
+        (ChannelGraph): Axes, groups, ties and costs.
+
+    Raises:
+        ModelError: If the model cannot be run on the example.
+    """
+    probe = Probe.of(example)
+    first = probe.examples[0]
+    with _one_thread():
+        try:
+            with preserved(model), running(model, training=False):
+                tracer = Tracer(model, frozen or {}, growths(model, first, area))
+                tracer.handing_on = frozenset(handing_on)
+        except Exception as e:  # whatever a network may raise
+            raise ModelError(f"The model does not run on an input of shape {first.shapes}: {e}") from e
+        ways = [(one, training) for one in probe.examples for training in modes(model, one)]
+        results = [_follow(tracer, sized, one, training, probe.frames) for one, training in ways]
+        if tracer.overhear(tracer.unreached()):
+            for one, training in ways:
+                _follow(tracer, sized, one, training, probe.frames)
+    for leaf in itertools.chain.from_iterable(results):
+        if isinstance(leaf.value, Width):
+            leaf.value.number()
+        elif not outputs and isinstance(leaf.value, Tensor) and (tag := tracer.tag(leaf.value)) is not None:
+            tracer.book.freeze(tag.labels, "network output")
+    tracer.keep(keep or {})
+    return graph_builder.build(model, tracer.book, tracer.axes, tracer.costs, tracer.unknown)
+
+
+def match(
+    model: nn.Module, patterns: Iterable[str], parts: Mapping[str, Iterable[str]] | None = None
+) -> dict[str, str]:
+    """Modules and parameters named by `keep` patterns, with the pattern as the reason.
+
+    Args:
+        model (nn.Module): The network.
+        patterns (Iterable[str]): Each names a module and all inside it; `*` matches across dots.
+        parts (Mapping): Words that stand for several modules; the head, which stays, is not among them.
+
+    Returns:
+        (dict[str, str]): Name to reason.
+
+    Raises:
+        ArgumentError: If a pattern matches nothing.
+    """
+    names = [n for n, _ in model.named_modules() if n] + [n for n, _ in model.named_parameters()]
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        roots = (parts or {}).get(pattern) or [n for n in names if fnmatchcase(n, pattern)]
+        hits = [n for n in names if any(n == r or n.startswith(f"{r}.") for r in roots)]
+        if not hits:
+            raise ArgumentError(f"keep={pattern}: {_hint(pattern, names, [p for p, n in (parts or {}).items() if n])}")
+        found.update(dict.fromkeys(hits, f"keep={pattern}"))
+    return found
+
+
+def _hint(pattern: str, names: list[str], parts: list[str]) -> str:
+    """What to write instead of a pattern that matches nothing."""
+    near = get_close_matches(pattern, [*names, *parts], n=3, cutoff=0.5)
+    inner = next((n for n in names if "." in n), names[0])
+    like = f"Similar names are i.e. {near}." if near else f"Names look like '{inner}'."
+    whole = f" Whole parts are {' and '.join(parts)}; the head stays in any case." if parts else ""
+    return f"no layer of this model has that name. {like}{whole}"
+
+
+def _follow(
+    tracer: Tracer, sized: Callable[[nn.Module], bool], example: Example, training: bool, frames: int
+) -> list[Leaf]:
+    """One pass, or as many in a row as there are frames; what came out of all."""
+    found: list[Leaf] = []
+    with preserved(tracer.model), running(tracer.model, training), tracer.following(), tracer, Sizes(tracer, sized):
+        for _ in range(frames):
+            found += leaves(example(tracer.model))
+            tracer.counting = False  # FLOPs are those of plain inference, the first pass
+    return found
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Waking threads costs more than the tiny operations of a trace."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,209 @@
+"""What is known while a model runs: labels of its tensors, axes of its modules, and the work that it did."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils.weak import WeakIdKeyDictionary
+
+from yoloprune.probing.outputs import tensors
+from yoloprune.tracing.labels import LabelBook, Tag
+from yoloprune.tracing.unreached import holders
+
+LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
+SLICED = frozenset({"weight", "bias", "running_mean", "running_var"})
+"""Modules that a cut slices, and which of their tensors; all other parameters are loose."""
+
+
+class TraceState:
+    """Keeps the labels of all tensors while a model runs, and the axes of all modules met.
+
+    Rules read and write it; which rule an operation has is the business of `Tracer`, which this knows nothing of.
+
+    Attributes:
+        book (LabelBook): Which labels live and die together, are frozen or tied.
+        axes (dict[tuple[str, str], Tensor]): Labels by module and side, in the order in which modules ran.
+        costs (Counter): FLOPs by the axes to whose widths they are proportional.
+        unknown (dict[str, str]): Operations without a rule that met channels, with the module that ran them first.
+        misused (set[str]): Layers whose weights something else reads as well.
+        where (str): Dotted name of the innermost running module.
+        entered (set[str]): Modules that ran.
+        counting (bool): Whether FLOPs are recorded in this pass.
+        worked (int): Number of costed operations so far, which finds the growth of each.
+    """
+
+    def __init__(self, model: nn.Module, frozen: Mapping[str, str], growth: list[float]) -> None:
+        self.model = model
+        self.book = LabelBook()
+        self.modules = dict(model.named_modules())
+        self.axes: dict[tuple[str, str], Tensor] = {}
+        self.costs: Counter[tuple[tuple[str, str], ...]] = Counter()
+        self.unknown: dict[str, str] = {}
+        self.misused: set[str] = set()
+        self.where, self.counting = "", True
+        self.entered: set[str] = set()
+        self._seen: set[int] = set()  # parameters by identity
+        self._overheard: dict[str, str] = {}  # modules in whose own code all channels stay, and why
+        self.handing_on: frozenset[str] = frozenset()  # modules whose output channels get an axis of their own
+        self._frozen, self._growth, self.worked = frozen, growth, 0
+        self._names = {module: name for name, module in self.modules.items()}
+        self._tags: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._owners: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._loose: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._transposed: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        shared: Counter[int] = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
+        for name, module in self.modules.items():
+            for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+                if isinstance(module, LAYERS) and key in SLICED and shared[id(tensor)] < 2:
+                    self._owners[tensor] = name
+                elif isinstance(tensor, nn.Parameter) and shared[id(tensor)] < 2:
+                    self._loose[tensor] = f"{name}.{key}".lstrip(".")
+
+    @contextlib.contextmanager
+    def following(self) -> Iterator[None]:
+        """Keep `where`, the dotted name of the innermost running module, up to date."""
+        stack: list[str] = []
+        self.where = ""
+
+        def enter(module: nn.Module, args: Any) -> None:
+            name = self._names.get(module, type(module).__name__)
+            self.entered.add(name)
+            for one in (name, self.where):
+                self.hold(one, args)
+            stack.append(name)
+            self.where = name
+
+        def leave(module: nn.Module, _: Any, output: Any) -> None:
+            name = stack.pop()
+            tag = self.tag(output) if name in self.handing_on and isinstance(output, Tensor) else None
+            if tag is not None and (labels := tag.vector(1)) is not None:
+                self.attach(self.axis(name, "count", len(labels)), labels)
+            self.where = stack[-1] if stack else ""
+            self.hold(self.where, output)
+
+        handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def saw(self, read: Iterable[Tensor]) -> None:
+        """An operation read these."""
+        self._seen.update(id(t) for t in read if isinstance(t, nn.Parameter))
+
+    def unreached(self) -> list[str]:
+        """Modules with weights that no pass ran, and whose weights nothing else read."""
+        return [
+            name
+            for name, module in self.modules.items()
+            if name not in self.entered
+            and not isinstance(module, (nn.Embedding, nn.ParameterList, nn.ParameterDict))  # not fed with channels
+            and (own := list(module.parameters(recurse=False)))
+            and self._seen.isdisjoint(map(id, own))
+        ]
+
+    def overhear(self, unreached: Iterable[str]) -> bool:
+        """Hold, from now on, all channels that the modules see which might run these; False if there are none."""
+        for holder, name in holders(self.model, unreached, self.entered).items():
+            self._overheard[holder] = f"{name} was not run on the example and might read this"
+        return bool(self._overheard)
+
+    def hold(self, module: str, values: Any) -> None:
+        """Freeze the channels of all tensors in some values, if all that a module sees has to stay."""
+        if (why := self._overheard.get(module)) is not None:
+            for tensor in tensors(values):
+                if (tag := self.tag(tensor)) is not None:
+                    self.book.freeze(tag.labels, why)
+
+    def tag(self, tensor: Tensor) -> Tag | None:
+        """Labels of a tensor. One-dimensional parameters have those of their layer, or get their own at first use."""
+        if (tag := self._tags.get(tensor)) is not None:
+            return tag
+        layer, name = self._owners.get(tensor), self._loose.get(tensor)
+        dims = [d for d, n in enumerate(tensor.shape) if n > 1]
+        if len(dims) == 1 and (name or (layer and tensor.ndim == 1)):
+            labels = self.axis(name or layer, "outputs", tensor.numel())
+            return Tag(labels.reshape(tensor.shape), dims[0], zero=False)
+        if layer and isinstance(tensor, nn.Parameter):
+            self.misused.add(layer)
+        return None
+
+    def put(self, tensor: Tensor, tag: Tag | None) -> None:
+        """Give a tensor its labels. Where they vary along other dimensions than the axis, all rows are tied."""
+        if tag is None or tag.labels.shape[tag.axis] == 1:
+            if tag is not None:
+                self.book.freeze(tag.labels, "single channel")
+            self._tags.pop(tensor, None)
+            return
+        self._tags[tensor] = tag
+        rows = tag.rows()
+        if len(rows) > 1:
+            self.book.tie(list(rows))
+
+    def read_bare(self, tensors: Iterable[Tensor]) -> None:
+        """Something other than batch-norm reads these tensors: channels as a layer made them are told apart."""
+        for tensor in tensors:
+            if (tag := self._tags.get(tensor)) is not None and tag.bare:
+                self.book.read_bare(tag.labels)
+
+    def owner(self, tensor: Any, kind: type[nn.Module]) -> str | None:
+        """Name of the running layer that a weight belongs to; a weight used outside its layer holds the layer fast."""
+        name = self._owners.get(tensor) if isinstance(tensor, Tensor) else None
+        if name is None or not isinstance(self.modules[name], kind):
+            return None
+        if name != self.where:
+            self.misused.add(name)
+            return None
+        return name
+
+    def transpose(self, weight: Tensor, view: Tensor) -> bool:
+        """Remember the transposed view through which a linear layer reads its weight; False for any other tensor."""
+        if (name := self._transposed.get(weight)) is not None:
+            self.misused.add(name)
+        elif (name := self.owner(weight, nn.Linear)) is not None:
+            self._transposed[view] = name
+        return name is not None
+
+    def linear(self, weight: Tensor) -> str | None:
+        """Name of the running linear layer that reads its weight through this view."""
+        name = self._transposed.get(weight)
+        return name if name == self.where else None
+
+    def axis(self, module: str, side: str, width: int) -> Tensor:
+        """Labels of a module's output or input positions, issued at first sight, shape (width,)."""
+        if (module, side) not in self.axes:
+            self.axes[module, side] = self.book.issue(width)
+        return self.axes[module, side]
+
+    def attach(self, labels: Tensor, incoming: Tensor | None) -> None:
+        """The positions of a layer live and die with the channels that reach them."""
+        if incoming is None:
+            self.book.freeze(labels, "fixed input")
+        else:
+            self.book.unite(labels, incoming, "fixed input")
+
+    def made(self, module: str, labels: Tensor) -> None:
+        """A dense layer made channels: inside a frozen part they keep their number."""
+        for prefix, reason in self._frozen.items():
+            if module == prefix or module.startswith(f"{prefix}."):
+                self.book.freeze(labels, reason)
+
+    def keep(self, keep: Mapping[str, str]) -> None:
+        """Freeze all output channels of the named modules, and layers whose weights are also used elsewhere."""
+        for (module, side), labels in self.axes.items():
+            if module in self.misused:
+                self.book.freeze(labels, f"weights of {module} are used outside it")
+            elif side == "outputs" and module in keep:
+                self.book.freeze(labels, keep[module])
+
+    def flops(self, factor: float, *axes: tuple[str, str]) -> None:
+        """Record work in the running pass: `factor` times the widths of the axes, at the example's size."""
+        if self.counting:
+            growth = self._growth[self.worked - 1] if self.worked <= len(self._growth) else 1.0
+            self.costs[axes] += factor * growth
