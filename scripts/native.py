@@ -84,7 +84,8 @@ def examine(name: str) -> dict[str, Any]:
     error = comparison.verify(parent, child.model, plan, yolo_tracing.example(parent, 2))
     with tempfile.TemporaryDirectory() as folder:
         facts = saving.make_provenance(None, {})
-        file = saving.save(child, Path(folder) / "pruned.pt", plan=plan, provenance=facts, native=stock.describe(alive))
+        said = stock.describe(alive).yaml
+        file = saving.save(child, Path(folder) / "pruned.pt", plan=plan, provenance=facts, native=said)
         saved = type(yolo)(file).model.float().eval()
         fresh = type(yolo)(str(file.with_suffix(".yaml")), task=yolo.task).load(file).model.eval()
     mine, theirs = saved.state_dict(), fresh.state_dict()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def graph_facts(name: str, folder: Path) -> dict[str, Any]:
     limits = FINE if name == ATTENTION else Limits()
     model = model_of(name, folder)
     shapes = {k: list(v.shape) for k, v in model.state_dict().items()}
-    found = candidates.Channels(model, limits, 640)
+    found = candidates.Channels(model, replace(limits, native="tied"), 640)
     assert found.native is not None
     graph, native = found.graph, found.native
     cost = Cost(graph)

@@ -32,6 +32,6 @@ def model_of(backbone: list[list[Any]], head: list[Any] = HEAD, nc: int = 80) ->
 
 
 def restricted(model: torch.nn.Module, limits: Limits = FINE) -> tuple[ChannelGraph, stock_yaml.Stock]:
-    found = candidates.Channels(model, Limits(**{**vars(limits), "native": True}), 64)
+    found = candidates.Channels(model, Limits(**{**vars(limits), "native": "tied"}), 64)
     assert found.native is not None and found.stock is not None
     return found.native, found.stock

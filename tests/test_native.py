@@ -39,9 +39,9 @@ def test_what_one_argument_sets_is_tied() -> None:
     assert ties["model.2.cv2.conv"] == (("model.2.cv2.conv",), (24, 16, 8))
     # SPPF's hidden width is half of what reaches it.
     assert ties["model.3.conv"] == (("model.3.conv", "model.4.cv1.conv"), (56, 48, 40, 32, 24, 16, 8))
-    c2f = stock.layers[2]
+    c2f = stock.spelled.layers[2]
     assert [(c2f.row.parameters[d.at].name, d.base) for d in c2f.dials] == [("c2", None), ("e", 0)]
-    assert stock.layers[4].follows == {"cv1.conv", "cv1.bn"}
+    assert stock.spelled.layers[4].follows == {"cv1.conv", "cv1.bn"}
 
 
 def test_a_yaml_worked_out_by_hand() -> None:
@@ -55,7 +55,7 @@ def test_a_yaml_worked_out_by_hand() -> None:
             unit = wanted[name] * tie.units // tie.sizes[0]
             for g, width in zip(tie.groups, tie.widths(unit), strict=True):
                 alive[graph.classes(g)[width:]] = False
-    said = stock.describe(alive)
+    said = stock.describe(alive).yaml
     assert said["backbone"] == [
         [-1, 1, "Conv", [8, 3, 2]],
         [-1, 1, "Conv", [32, 3, 2]],
@@ -75,7 +75,7 @@ def test_widths_that_ultralytics_rounds_are_spelled_as_they_come_out() -> None:
     """A YAML may say 60, stock Ultralytics builds 64; doubling 60 would give 120, not twice 64."""
     odd = [*BACKBONE[:3], [-1, 1, "Conv", [60, 3, 2]], BACKBONE[4]]
     graph, stock = restricted(model_of(odd))
-    assert stock.layers[3].row.arguments == (64, 3, 2)
+    assert stock.spelled.layers[3].row.arguments == (64, 3, 2)
     assert tied(graph)["model.3.conv"][1] == (56, 48, 40, 32, 24, 16, 8)
 
 
@@ -97,11 +97,11 @@ def test_a_class_branch_that_loading_takes_over_holds_nothing() -> None:
     settle(model, noise(2, 3, 64, 64)).eval()
     assert model.model[-1].cv3[0][0].conv.out_channels == 80
     graph, stock = restricted(model)
-    assert stock.carried == {"cv3"}
+    assert stock.spelled.carried == {"cv3"}
     assert tied(graph)["model.2.cv2.conv"][1] == (24, 16, 8)
     alive = random_alive(graph, 0)
     small = cut_copy(model, graph.plan(alive))
-    fresh = model_builder.rebuild(small, stock.describe(alive))
+    fresh = model_builder.rebuild(small, stock.describe(alive).yaml)
     assert all(torch.equal(v, small.state_dict()[k]) for k, v in fresh.state_dict().items())
 
 
@@ -135,7 +135,7 @@ def test_whole_attention_heads_go() -> None:
     assert (attention.num_heads, attention.key_dim, attention.head_dim, attention.scale) == (1, 32, 64, 32**-0.5)
     assert torch.equal(attention.qkv.bn.weight, model.model[5].m[0].attn.qkv.bn.weight[128:])
     assert comparison.verify(model, small, plan, noise(2, 3, 64, 64)) <= 1e-4
-    width, share = stock.describe(alive)["backbone"][5][3]
+    width, share = stock.describe(alive).yaml["backbone"][5][3]
     assert width == small.model[5].cv2.conv.out_channels and int(width * share) == 64
 
 

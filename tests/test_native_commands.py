@@ -166,12 +166,12 @@ def test_names_with_a_scale_are_not_given_to_the_yaml(parent: Path, tmp_path: Pa
     plan = graph.plan(alive)
     child = saving.with_model(yolo, cut_copy(yolo.model, plan))
     facts = saving.make_provenance(None, {})
-    saving.save(child, tmp_path / "yolo11m-pruned.pt", plan=plan, provenance=facts, native=stock.describe(alive))
+    saving.save(child, tmp_path / "yolo11m-pruned.pt", plan=plan, provenance=facts, native=stock.describe(alive).yaml)
     assert (tmp_path / "pruned.yaml").is_file()
     assert not (tmp_path / "yolo11m-pruned.yaml").exists()
     (tmp_path / "mine.yaml").write_text("nc: 3")
     with pytest.raises(yoloprune.PruneError, match="is not overwritten"):
-        saving.save(child, tmp_path / "mine.pt", plan=plan, provenance=facts, native=stock.describe(alive))
+        saving.save(child, tmp_path / "mine.pt", plan=plan, provenance=facts, native=stock.describe(alive).yaml)
     assert (tmp_path / "mine.yaml").read_text() == "nc: 3"
 
 

@@ -54,7 +54,7 @@ def test_random_native_plans_are_exact_and_said(block: str, seed: int) -> None:
     plan = graph.plan(alive)
     small = cut_copy(model, plan)
     assert comparison.verify(model, small, plan, noise(2, 3, 64, 64)) <= 1e-4
-    fresh = model_builder.rebuild(small, stock.describe(alive)).eval()
+    fresh = model_builder.rebuild(small, stock.describe(alive).yaml).eval()
     x = noise(1, 3, 64, 64)
     with torch.no_grad():
         pairs = zip(tree_leaves(small.eval()(x)), tree_leaves(fresh(x)), strict=True)
@@ -71,7 +71,7 @@ def test_families(name: str) -> None:
         graph, np.random.default_rng(0).random(graph.n_classes), Budget(flops=0.7), Limits(round_to=16)
     )
     small = cut_copy(model, graph.plan(alive))
-    fresh = model_builder.rebuild(small, stock.describe(alive))
+    fresh = model_builder.rebuild(small, stock.describe(alive).yaml)
     assert all(torch.equal(v, small.state_dict()[k]) for k, v in fresh.state_dict().items())
 
 
@@ -91,7 +91,7 @@ def test_odd_rows_are_exact(odd: str, seed: int) -> None:
     alive = random_alive(graph, seed)
     plan = graph.plan(alive)
     small = cut_copy(model, plan)
-    fresh = model_builder.rebuild(small, stock.describe(alive)).eval()
+    fresh = model_builder.rebuild(small, stock.describe(alive).yaml).eval()
     assert comparison.verify(model, small, plan, noise(2, 3, 64, 64)) <= 1e-4
     assert comparison.verify(small, fresh, Plan({}), noise(2, 3, 64, 64)) <= 1e-4
 
@@ -103,7 +103,7 @@ def test_a_shortcut_that_was_off_stays_off() -> None:
     alive = np.ones(graph.n_classes, dtype=bool)
     for name in ("model.1.conv", "model.2.cv2.conv"):
         alive[graph.classes(next(i for i, g in enumerate(graph.groups) if g.name == name))[24:]] = False
-    said = stock.describe(alive)
+    said = stock.describe(alive).yaml
     assert said["backbone"][2][3][:2] == [24, False]
     small = cut_copy(model, graph.plan(alive))
     fresh = model_builder.rebuild(small, said)
@@ -129,5 +129,5 @@ def test_other_activations() -> None:
     assert isinstance(Conv.default_act, torch.nn.SiLU)  # as before, though rows were built that fail
     alive = random_alive(graph, 0)
     small = cut_copy(model, graph.plan(alive))
-    fresh = model_builder.rebuild(small, stock.describe(alive)).eval()
+    fresh = model_builder.rebuild(small, stock.describe(alive).yaml).eval()
     assert comparison.verify(small, fresh, Plan({}), noise(2, 3, 64, 64)) <= 1e-4

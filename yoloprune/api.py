@@ -28,6 +28,7 @@ from yoloprune.cutting import comparison
 from yoloprune.errors import ArgumentError, ModelError, PruneError, VerifyError, WriteError
 from yoloprune.importance import criteria
 from yoloprune.native import candidates
+from yoloprune.native.described import as_described
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
 from yoloprune.planning.plan import Plan
@@ -215,11 +216,17 @@ def prune(model: Model, **kwargs: Any) -> ultralytics.YOLO:
     budgeted = any(told[option.name] is not None for option in options.PRUNE_BUDGETS)
     done = cut_and_repair.cut(parent, choice.plan, told["recover"], images, choice.probe, dead=not budgeted)
     child = done.child
+    layers = None
+    if choice.described is not None:
+        child = saving.with_model(child, as_described(child.model, choice.described))
+        layers = choice.described.modules()
+        for layer, rows in choice.described.unrolled.items():
+            console.log("prune: ", f"model.{layer} is written as {len(rows)} rows, model.{rows[0]} to model.{rows[-1]}")
 
     arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
     origin = (parent.ckpt_path or model) if isinstance(model, (str, Path)) else None  # "small" stands for small.pt
     facts = saving.make_provenance(origin, arguments)
-    checkpoint = saving.pack(child, plan=choice.plan, provenance=facts, native=choice.yaml)
+    checkpoint = saving.pack(child, plan=choice.plan, provenance=facts, native=choice.yaml, layers=layers)
     rows = [{"model": "parent", **evaluation.measure(parent.model, imgsz, origin)}]
     with run_folders.new_run(parent.task, "prune", passed) as folder:
         target = folder / "weights" / "pruned.pt"

@@ -4,6 +4,7 @@ touches names of Ultralytics which are not public API.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
@@ -42,6 +43,20 @@ def layer_class(name: str) -> type[nn.Module]:
     return getattr(nn, name[3:]) if name.startswith("nn.") else getattr(tasks, name)
 
 
+def is_layer(name: str, kind: type[nn.Module]) -> bool:
+    """Whether a row of this name is of a class."""
+    try:
+        return layer_class(name) is kind
+    except AttributeError:
+        return False
+
+
+def takes_repeats(name: str) -> bool:
+    """Whether a class is constructed with the number of repeats as its third argument."""
+    found = list(inspect.signature(layer_class(name).__init__).parameters.values())[1:]
+    return len(found) > 2 and found[2].name == "n"
+
+
 def build(kind: type[nn.Module], config: Mapping[str, Any], inputs: int) -> nn.Module:
     """Build a model from its YAML without printing: it is compared, never used.
 
@@ -78,8 +93,13 @@ def scale_in(name: str) -> str:
 
 def parse(config: dict[str, Any], inputs: int) -> nn.Sequential:
     """Let Ultralytics build the rows of a model YAML, without weights that mean anything."""
+    return parse_rows(config, inputs)[0]
+
+
+def parse_rows(config: dict[str, Any], inputs: int) -> tuple[nn.Sequential, list[int]]:
+    """The same, and the layers whose output later ones read."""
     activation = Conv.default_act  # `activation:` changes it for the whole process, and a row that fails leaves it so
     try:
-        return tasks.parse_model(config, inputs, verbose=False)[0]
+        return tasks.parse_model(config, inputs, verbose=False)
     finally:
         Conv.default_act = activation

@@ -111,11 +111,16 @@ def save(
 
 
 def pack(
-    yolo: ultralytics.YOLO, *, plan: Plan, provenance: Mapping[str, Any], native: Mapping[str, Any] | None = None
+    yolo: ultralytics.YOLO,
+    *,
+    plan: Plan,
+    provenance: Mapping[str, Any],
+    native: Mapping[str, Any] | None = None,
+    layers: Mapping[str, list[str]] | None = None,
 ) -> Checkpoint:
-    """Do all of `save` but the writing; raises PlanError as it does."""
+    """Do all of `save` but the writing; raises PlanError as it does. `layers` tells where the parent's modules went."""
     model = deepcopy(yolo.model).float()
-    mark_pruned(model, plan, plain(provenance), native)
+    mark_pruned(model, plan, plain(provenance), native, layers)
     stored = (yolo.ckpt or {}).get("train_args") or {}
     arguments = {k: v for k, v in {"task": yolo.task, **stored}.items() if k in DEFAULT_CFG_DICT}
     model.args, model.criterion = dict(arguments), None

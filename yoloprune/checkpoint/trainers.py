@@ -22,9 +22,11 @@ from yoloprune.backend import console, model_builder, model_facts, yaml_markers,
 from yoloprune.checkpoint.trainer_files import WholeFiles
 from yoloprune.cutting import comparison, surgery
 from yoloprune.errors import ModelError, PlanError, VerifyError
+from yoloprune.native.described import moved
 from yoloprune.planning.plan import Plan
 
 KEY = "yoloprune"
+LAYERS = "layers"  # in the record: where the parent's modules are, by name, in a model whose blocks became several rows
 VERSION = 1
 
 # No double quotes (KeyError prints the sentence between them) and no "nn." (Ultralytics 8.3 would look it up in torch).
@@ -147,7 +149,11 @@ def require_same_shape(model: nn.Module, weights: nn.Module) -> None:
 
 
 def mark_pruned(
-    model: nn.Module, plan: Plan, provenance: Mapping[str, Any], native: Mapping[str, Any] | None = None
+    model: nn.Module,
+    plan: Plan,
+    provenance: Mapping[str, Any],
+    native: Mapping[str, Any] | None = None,
+    layers: Mapping[str, list[str]] | None = None,
 ) -> None:
     """Write into `model.yaml` what rebuilds this cut model, and stop stock trainers; `save` does it to its copy.
 
@@ -159,6 +165,7 @@ def mark_pruned(
         plan (Plan): What was cut from the parent.
         provenance (Mapping): From `make_provenance`; that of earlier prunings is kept under "earlier".
         native (Mapping | None): A stock YAML of the cut model, from `native.Stock.describe`.
+        layers (Mapping | None): Where the modules of the model that was pruned went, where they moved.
 
     Raises:
         PlanError: If the parent's YAML, cut by the plan, or the native YAML does not give this model.
@@ -175,6 +182,8 @@ def mark_pruned(
     }
     if native is not None:
         entry["widths"], entry["native"] = {}, True
+        if table := _joined(before.get(LAYERS) or {}, layers or {}):
+            entry[LAYERS] = table
         said = {k: v for k, v in native.items() if k in model.yaml}  # not what the cut model has lost
         require_stock_build(model, said)
         model.yaml = said
@@ -207,6 +216,13 @@ def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, dic
             old["of"][i] = old["of"][i] if side in old else width["of"][i]
             old[side] = width[side]
     return merged
+
+
+def _joined(first: Mapping[str, list[str]], second: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Where modules went in two prunings in a row."""
+    if not first or not second:
+        return deepcopy(dict(first or second))
+    return {name: moved(places, second) for name, places in first.items()}
 
 
 def require_stock_build(model: nn.Module, config: Mapping[str, Any]) -> None:

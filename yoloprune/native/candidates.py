@@ -11,6 +11,7 @@ from torch import nn
 
 from yoloprune.backend import console, yolo_tracing
 from yoloprune.errors import BudgetError, ModelError, PlanError
+from yoloprune.native.described import Described
 from yoloprune.native.stock_yaml import Stock
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
@@ -27,13 +28,18 @@ class Choice:
         graph (ChannelGraph): What was chosen from.
         alive (np.ndarray): Mask of the surviving channel classes, shape (classes,).
         probe (Probe): What the graph was traced on, and a cut is proved on.
-        yaml (dict[str, Any] | None): The model YAML that says these widths, None where they are free.
+        described (Described | None): The model YAML that says these widths, None where they are free.
     """
 
     graph: ChannelGraph
     alive: np.ndarray
     probe: Probe
-    yaml: dict[str, Any] | None = None
+    described: Described | None = None
+
+    @property
+    def yaml(self) -> dict[str, Any] | None:
+        """The model YAML that says these widths, None where they are free."""
+        return None if self.described is None else self.described.yaml
 
     @property
     def plan(self) -> Plan:
@@ -78,7 +84,7 @@ class Channels:
         self.graph = yolo_tracing.trace_yolo(model, imgsz=imgsz, keep=limits.keep, probe=self.probe)
         self.native: ChannelGraph | None = None
         self.stock: Stock | None = None
-        self._insists = bool(limits.native)
+        self._insists = limits.native is True
         if limits.native is False:
             return
         try:

@@ -105,9 +105,10 @@ def read(config: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def write(config: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
-    """A model YAML with these rows and without scales; all else as in `config`."""
-    split = len(config["backbone"])
+def write(config: Mapping[str, Any], rows: Sequence[Row], split: int) -> dict[str, Any]:
+    """A model YAML with these rows, the first `split` of them its backbone, and without scales; all else as in
+    `config`.
+    """
     lists = [row.to_list() for row in rows]
     kept = {k: deepcopy(v) for k, v in config.items() if k not in SCALING}
     return {**kept, "backbone": lists[:split], "head": lists[split:]}

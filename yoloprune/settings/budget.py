@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from yoloprune.settings import options
 from yoloprune.settings.value_kinds import write_amount
@@ -73,7 +73,8 @@ class Limits:
         max_ratio (float): Largest share of a group that may go, in (0, 1].
         keep (tuple[str, ...]): Dotted module names, shell patterns, or 'backbone' and 'neck'.
         uniform (bool): Whether every group gives the same share.
-        native (bool | None): Whether only widths that a stock model YAML can say are chosen; None where it is possible.
+        native (bool | str | None): Whether only widths that a stock model YAML can say are chosen; None where it is
+            possible, "tied" likewise, with every block in one row.
     """
 
     round_to: int = 8
@@ -81,7 +82,7 @@ class Limits:
     max_ratio: float = 0.8
     keep: tuple[str, ...] = ()
     uniform: bool = False
-    native: bool | None = None
+    native: bool | Literal["tied"] | None = None
 
     def __post_init__(self) -> None:
         """Check and convert every value; raises ArgumentError."""

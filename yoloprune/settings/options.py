@@ -13,6 +13,7 @@ from yoloprune.settings.value_kinds import (
     FLAG,
     LATENCY,
     MODULES,
+    NATIVE_ROWS,
     SHARE,
     Kind,
     choice,
@@ -119,9 +120,10 @@ UNIFORM = Option("uniform", False, FLAG, "every group of layers gives the same s
 NATIVE = Option(
     "native",
     None,
-    FLAG,
+    NATIVE_ROWS,
     "only widths that a stock model YAML can say, so that stock Ultralytics trains the pruned model as well; not set: "
-    "where that is possible",
+    "where that is possible. Blocks whose widths no row of their own says become several rows; tied keeps them in one, "
+    "which ties their widths",
     True,
 )
 SELECTION = (ROUND_TO, MIN_WIDTH, MAX_RATIO, KEEP, NATIVE)

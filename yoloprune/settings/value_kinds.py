@@ -133,6 +133,12 @@ def _flag(value: Any) -> bool:
     return word == "true"
 
 
+def _native(value: Any) -> bool | str:
+    """Return a boolean, or the word that keeps every block in one row of a model YAML."""
+    word = str(value).strip().lower()
+    return "tied" if word == "tied" else _flag(value)
+
+
 def _module_names(value: Any) -> tuple[str, ...]:
     """Return dotted names or shell patterns from a comma-separated text or a sequence."""
     if value is None:
@@ -193,5 +199,6 @@ def path_or_model(value: Any) -> Any:
 AMOUNT = Kind(AMOUNT_ALLOWED, parse_amount, meant=_fraction_meant)
 LATENCY = Kind("a fraction of the time that an image takes now (0.6), or milliseconds with the unit (12ms)", _latency)
 SHARE = number("a fraction between 0 and 1 (both excluded)", lambda x: 0 < x < 1)
+NATIVE_ROWS = Kind("True, False or tied", _native, ("true", "false", "tied"))
 FLAG = Kind("True or False", _flag, ("true", "false"))
 MODULES = Kind("dotted module names or shell patterns separated by commas, or backbone, neck", _module_names)

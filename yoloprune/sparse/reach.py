@@ -29,7 +29,7 @@ def require(model: nn.Module, config: SparseConfig, imgsz: int, freeze: Any = No
         if any(f"model.{layer}." in name for layer in layers):
             parameter.requires_grad_(False)
     # Where native widths are not insisted on, free ones do what they cannot.
-    limits = replace(config.limits, native=bool(config.limits.native))
+    limits = replace(config.limits, native=config.limits.native is True)
     choose(model, candidates.Channels(model, limits, imgsz), config, freeze)
 
 

@@ -1,0 +1,110 @@
+"""A cut model in a stock YAML's words: its rows, what of the model each stands for, and the model made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from copy import copy, deepcopy
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+from yoloprune.backend import model_builder, model_facts
+from yoloprune.native.unrolled_rows import piece_of
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a row of the YAML stands for.
+
+    Attributes:
+        layer (int): Index of the cut model's layer.
+        child (str | None): Module within it; empty for the whole layer, None for a concat that no module does there.
+        piece (tuple[int, int] | None): Which of that module's output channels, None for all.
+    """
+
+    layer: int
+    child: str | None = ""
+    piece: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model YAML and where its rows come from.
+
+    Attributes:
+        yaml (dict[str, Any]): Stock rows with explicit widths, no scales.
+        origins (tuple[Origin, ...]): By row.
+    """
+
+    yaml: dict[str, Any]
+    origins: tuple[Origin, ...]
+
+    @property
+    def unrolled(self) -> dict[int, list[int]]:
+        """Layers that became several rows, and which."""
+        return {layer: rows for layer, rows in self._rows().items() if len(rows) > 1}
+
+    def modules(self) -> dict[str, list[str]]:
+        """Where modules of the cut model went, by dotted name; empty where all are where they were."""
+        if not self.unrolled:
+            return {}
+        found = {f"model.{layer}": [f"model.{row}" for row in rows] for layer, rows in self._rows().items()}
+        for row, origin in enumerate(self.origins):
+            if origin.child:
+                found.setdefault(f"model.{origin.layer}.{origin.child}", []).append(f"model.{row}")
+        return found
+
+    def _rows(self) -> dict[int, list[int]]:
+        rows: dict[int, list[int]] = {}
+        for row, origin in enumerate(self.origins):
+            rows.setdefault(origin.layer, []).append(row)
+        return rows
+
+
+def as_described(model: nn.Module, described: Described) -> nn.Module:
+    """The cut model in the layers that its YAML describes; the same object where no block is unrolled.
+
+    Args:
+        model (nn.Module): The cut model, stays untouched; modules that are not shared out are shared.
+        described (Described): From `Stock.describe`.
+
+    Returns:
+        (nn.Module): With `yaml` still the parent's.
+    """
+    if not described.unrolled:
+        return model
+    inputs = model_facts.channels(model)
+    with torch.device("meta"):
+        fresh, save = model_builder.parse_rows(deepcopy(described.yaml), inputs)
+    layers = []
+    for origin, stock in zip(described.origins, fresh, strict=True):
+        whole = model.model[origin.layer]
+        module = stock if origin.child is None else whole.get_submodule(origin.child)
+        module = copy(module) if origin.piece is None else piece_of(module, origin.piece)
+        for key in ("i", "f", "type", "np"):
+            setattr(module, key, getattr(stock, key))
+        module.train(whole.training)
+        layers.append(module)
+    shell = deepcopy(model, {id(model.model): nn.Sequential()})
+    shell.model, shell.save = nn.Sequential(*layers), sorted(save)
+    return shell
+
+
+def moved(names: Iterable[str], table: Mapping[str, list[str]]) -> list[str]:
+    """Names or patterns of an unrolled model's modules for those of its parent's, e.g. `model.4.cv1`.
+
+    Args:
+        names (Iterable[str]): Dotted names or shell patterns; what names none of the parent's layers stays.
+        table (Mapping): From `Described.modules`.
+    """
+    found: list[str] = []
+    for name in names:
+        if hits := [new for old, places in table.items() if fnmatchcase(old, name) for new in places]:
+            found += hits
+            continue
+        head = next((old for old in sorted(table, key=len, reverse=True) if name.startswith(f"{old}.")), None)
+        found += [name] if head is None else [new + name[len(head) :] for new in table[head]]
+    return list(dict.fromkeys(found))

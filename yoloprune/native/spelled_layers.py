@@ -1,0 +1,154 @@
+"""The rows of a model's YAML, spelled out: what each builds, and which row builds what a cut leaves of it."""
+
+from __future__ import annotations
+
+import pickle
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+from torch import nn
+
+from yoloprune.backend import model_builder, model_facts, yaml_markers
+from yoloprune.cutting import surgery
+from yoloprune.errors import ModelError
+from yoloprune.native import attention_heads, width_arguments, yaml_rows
+from yoloprune.native.width_arguments import Layer, Shape
+from yoloprune.native.yaml_rows import Row
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.plan import Plan
+
+
+class SpelledLayers:
+    """The layers of one model and the rows that build them.
+
+    Attributes:
+        graph (ChannelGraph): Its channels, with the attention heads of which whole ones may go.
+        yaml (dict[str, Any]): Its YAML.
+        heads (dict[int, list]): By axis, the groups of each attention head.
+        full (np.ndarray): Width of every group in the parent, shape (groups,).
+        layers (list[Layer]): One per row.
+    """
+
+    def __init__(self, model: nn.Module, graph: ChannelGraph) -> None:
+        """Find out which argument sets which widths.
+
+        Args:
+            model (nn.Module): An Ultralytics model.
+            graph (ChannelGraph): Its channels, from `trace_yolo`.
+
+        Raises:
+            ModelError: If a layer of the model is not what its row in the YAML builds.
+        """
+        if model_facts.is_prompted(model):
+            raise ModelError(
+                "the trainers of YOLO-World and YOLOE build the full network from the name of its file, whatever the "
+                "YAML in the checkpoint says (native=True is not possible)"
+            )
+        if model.yaml.get("yoloprune", {}).get("widths"):
+            raise ModelError("the model was pruned to free widths before (native=True is possible for its parent only)")
+        self.graph, self.yaml = graph, yaml_markers.cleared(model.yaml)
+        self.image = model_facts.channels(model)
+        self.carried: frozenset[str] = frozenset()  # children of the head that loading takes over from the weights
+        bones = deepcopy(model).to("meta")  # shapes without numbers
+        self.heads = attention_heads.find(bones, graph)
+        self.graph = replace(graph, heads={i: len(found) for i, found in self.heads.items()})
+        self._bones = {f"model.{i}": pickle.dumps(layer) for i, layer in enumerate(bones.model)}
+        self.full = np.array([g.size for g in graph.groups], dtype=np.float64)
+        self._read = {
+            axis.module: np.bincount(graph.group_of[classes], minlength=len(graph.groups)) / self.full
+            for axis, classes in zip(graph.axes, graph.class_of, strict=True)
+            if axis.side == "count"
+        }
+        self.layers = [self._layer(row) for row in yaml_rows.read(self.yaml)]
+        if self.carried and width_arguments.shape_of(
+            model_builder.rebuild(model, self.yaml).model[-1]
+        ) != width_arguments.shape_of(self.bone(self.layers[-1])):
+            raise _unsaid(self.layers[-1])
+
+    def said(self, layer: Layer, alive: np.ndarray, widths: np.ndarray) -> Row | None:
+        """The row with which stock Ultralytics builds the layer that a cut leaves, None if there is none."""
+        if not layer.own:
+            return layer.row  # without widths of its own
+        wanted = self.left_of(layer, alive)
+        inputs, hands_on = self.inputs(layer.row, widths), self._handed_on(layer.row, widths)
+        for row in width_arguments.settings(layer, width_arguments.widths_of(wanted)):
+            built = yaml_rows.build(row, inputs, self.yaml, hands_on)
+            if built is not None and self._agree(
+                layer, width_arguments.shape_of(built), width_arguments.shape_of(wanted)
+            ):
+                return row
+        return None
+
+    def _agree(self, layer: Layer, *shapes: Shape) -> bool:
+        """Whether two builds of a layer are the same, but for what loading the weights makes the same."""
+        ignored = self.carried if layer is self.layers[-1] else frozenset()
+        first, second = ({k: v for k, v in s.items() if k.partition(".")[0] not in ignored} for s in shapes)
+        return first == second
+
+    def left_of(self, layer: Layer, alive: np.ndarray) -> nn.Module:
+        """What a cut leaves of a layer, shapes without numbers."""
+        kept = self.graph.kept(alive, layer.axes)
+        inside = {f"layer{name.removeprefix(layer.prefix)}": keep for name, keep in kept.items()}
+        return surgery.cut(nn.ModuleDict({"layer": self.bone(layer)}), Plan(inside))["layer"]
+
+    def bone(self, layer: Layer) -> nn.Module:
+        """A layer of the parent, shapes without numbers."""
+        return pickle.loads(self._bones[layer.prefix])  # ten times as fast as deepcopy
+
+    def _layer(self, row: Row) -> Layer:
+        """Spell a row out and find its dials."""
+        prefix = f"model.{row.at}"
+        axes = [
+            i for i, a in enumerate(self.graph.axes) if a.side != "count" and f"{a.module}.".startswith(f"{prefix}.")
+        ]
+        layer = Layer(row, own=self._made(axes, prefix), reaching=self._reaching(row), axes=axes)
+        if not layer.own:
+            return layer
+        inputs, wanted = self.inputs(row, self.full), width_arguments.shape_of(self.bone(layer))
+        if not all(inputs):
+            raise ModelError(f"what reaches {prefix} ({row.name}) could not be followed (native=True is not possible)")
+        head = row.at == len(self._bones) - 1  # whose own widths stay
+        nearest: tuple[Row, set[str]] | None = None
+        for spelled in yaml_rows.spellings(row, self.yaml):
+            built = yaml_rows.build(spelled, inputs, self.yaml, self._handed_on(row, self.full))
+            shape = {} if built is None else width_arguments.shape_of(built)
+            if shape == wanted:
+                layer = replace(layer, row=spelled)
+                return layer if head else width_arguments.find(layer, inputs, self.yaml)
+            differ = {k.partition(".")[0] for k in {*shape, *wanted} if shape.get(k) != wanted.get(k)}
+            if nearest is None or len(differ) < len(nearest[1]):
+                nearest = spelled, differ
+        if not head or nearest is None:
+            raise _unsaid(layer)
+        self.carried = frozenset(nearest[1])
+        return replace(layer, row=nearest[0])
+
+    def inputs(self, row: Row, widths: np.ndarray) -> list[int]:
+        """Width of every input of a row at the given group widths; 0 where it is not one tensor."""
+        read = [self._read.get(f"model.{source}") for source in row.sources]
+        return [
+            self.image if source < 0 else 0 if occurrence is None else round(float(occurrence @ widths))
+            for source, occurrence in zip(row.sources, read, strict=True)
+        ]
+
+    def _handed_on(self, row: Row, widths: np.ndarray) -> int | None:
+        """Width that a row hands on, None where that is not one tensor, or to no row."""
+        occurrence = self._read.get(f"model.{row.at}") if row.at < len(self._bones) - 1 else None
+        return None if occurrence is None else round(float(occurrence @ widths))
+
+    def _reaching(self, row: Row) -> set[int]:
+        read = [self._read.get(f"model.{source}") for source in row.sources]
+        return {int(g) for occurrence in read if occurrence is not None for g in np.flatnonzero(occurrence)}
+
+    def _made(self, axes: list[int], prefix: str) -> dict[str, set[int]]:
+        made = [i for i in axes if self.graph.axes[i].side == "outputs"]
+        names = [self.graph.axes[i].module.removeprefix(prefix).lstrip(".") for i in made]
+        groups = [self.graph.group_of[self.graph.class_of[i]] for i in made]
+        return {name: {int(g) for g in np.unique(found)} for name, found in zip(names, groups, strict=True)}
+
+
+def _unsaid(layer: Layer) -> ModelError:
+    return ModelError(
+        f"{layer.prefix} ({layer.row.name}) is not what its row in the model YAML builds (native=True is not possible)"
+    )

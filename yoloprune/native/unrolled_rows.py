@@ -1,0 +1,229 @@
+"""A block whose widths no row of its own can say, as several rows that compute the same.
+
+A C2f is two `Conv` (its chunk), a `Bottleneck` each, `Concat` and `Conv`: whatever Ultralytics' parser builds from a
+row may stand for a child of the block, and what lies between them is a concat or a split of a convolution's channels.
+No block is known here by name: it is watched while it runs, and every row is built and compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from yoloprune.backend import model_builder
+from yoloprune.cutting import surgery
+from yoloprune.native import block_calls, width_arguments, yaml_rows
+from yoloprune.native.block_calls import Calls, Step
+from yoloprune.native.yaml_rows import Row
+from yoloprune.planning.plan import Keep, Plan
+
+INPUT = 0
+"""Number of the value that a block takes."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the rows that stand for a block.
+
+    Attributes:
+        row (Row): Class, repeats and arguments; its place and its sources are open.
+        takes (tuple[int, ...]): Values that it reads, by number; 0 is the block's input.
+        gives (int): Value that it makes.
+        child (str): Module of the block that it stands for, empty for a concat.
+        piece (tuple[int, int] | None): Which of that module's output channels, None for all.
+    """
+
+    row: Row
+    takes: tuple[int, ...]
+    gives: int
+    child: str = ""
+    piece: tuple[int, int] | None = None
+
+
+Told = Mapping[str, Mapping[str, Any]]
+"""What the modules of a block were constructed with in the parent, by their names."""
+
+
+class Unroller:
+    """Finds rows for the blocks of one model.
+
+    Args:
+        config (Mapping): Its model YAML.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = config
+        self._layers: dict[str, width_arguments.Layer | None] = {}
+
+    def told(self, row: Row, inputs: Sequence[int]) -> Told | None:
+        """What Ultralytics constructs the modules of a row with, None if it cannot build it."""
+        with block_calls.constructors() as all_told:
+            built = yaml_rows.build(row, inputs, self.config)
+        return None if built is None else {n: all_told[m] for n, m in built.named_modules() if m in all_told}
+
+    def parts(
+        self, told: Told, full: nn.Module, cut: nn.Module, inputs: tuple[int, int]
+    ) -> tuple[list[Part], int] | None:
+        """Rows that stand for a cut block.
+
+        Args:
+            told (Told): From `told`.
+            full (nn.Module): The parent's block, shapes without numbers.
+            cut (nn.Module): What the cut leaves of it, shapes without numbers.
+            inputs (tuple[int, int]): Width of its input, in the parent and now.
+
+        Returns:
+            (tuple[list[Part], int] | None): The rows in order, and the value that comes out; None if there are none.
+        """
+        before = block_calls.watch(deepcopy(full), inputs[0])
+        after = block_calls.watch(deepcopy(cut), inputs[1])
+        if before is None or after is None or before.steps != after.steps:
+            return None
+        found: list[Part] = []
+        count = len(after.widths)  # numbers of values that rows within a child make
+        for step in after.steps:
+            if step.kind == "split":
+                continue
+            if step.kind == "concat":
+                found.append(Part(Row(0, (), True, 1, "Concat", (1,)), step.takes, step.gives[0]))
+                continue
+            made = self._called(step, told, full, cut, (before, after), count)
+            if made is None or (_has_weights(cut, step.child) and _uses(after, step.child) > 1):
+                return None
+            found += made
+            count = max(count, *(p.gives + 1 for p in made))
+        return found, after.result
+
+    def _called(
+        self, step: Step, told: Told, full: nn.Module, cut: nn.Module, calls: tuple[Calls, Calls], count: int
+    ) -> list[Part] | None:
+        """Rows for one call of a child: one, one per piece where its channels are split, or those within it."""
+        before, after = calls
+        (taken,), (given,) = step.takes, step.gives
+        inputs = before.widths[taken], after.widths[taken]
+        splits = [s for s in after.steps if s.kind == "split" and s.takes == (given,)]
+        child, whole = cut.get_submodule(step.child), full.get_submodule(step.child)
+        if splits:
+            readers = [s for s in after.steps if given in s.takes]
+            if len(splits) > 1 or len(readers) > 1 or given == after.result:
+                return None
+            pieces, start = [], 0
+            for value in splits[0].gives:
+                end = start + after.widths[value]
+                piece = _piece(child, start, end, after.widths[given])
+                row = None if piece is None else self._row(step.child, told, whole, piece, inputs, end - start)
+                if row is None:
+                    return None
+                pieces.append(Part(row, (taken,), value, step.child, (start, end)))
+                start = end
+            return pieces
+        row = self._row(step.child, told, whole, child, inputs, after.widths[given])
+        if row is not None:
+            return [Part(row, (taken,), given, step.child)]
+        inner = {n.removeprefix(f"{step.child}."): t for n, t in told.items() if n.startswith(f"{step.child}.")}
+        if not any(child.children()) or (made := self.parts(inner, whole, child, inputs)) is None:
+            return None
+        parts, result = made
+
+        def outer(value: int) -> int:
+            return taken if value == INPUT else given if value == result else count + value
+
+        return [
+            replace(
+                p,
+                takes=tuple(map(outer, p.takes)),
+                gives=outer(p.gives),
+                child=f"{step.child}.{p.child}" if p.child else "",
+            )
+            for p in parts
+        ]
+
+    def _builds(self, row: Row, width: int, shape: width_arguments.Shape) -> bool:
+        built = yaml_rows.build(row, [width], self.config)
+        return built is not None and width_arguments.shape_of(built) == shape
+
+    def _row(
+        self, name: str, told: Told, full: nn.Module, cut: nn.Module, inputs: tuple[int, int], width: int
+    ) -> Row | None:
+        """The row from which Ultralytics builds a module of this shape, None if there is none."""
+        plain = _spelled(full, told.get(name))
+        if plain is None:
+            return None
+        shape = width_arguments.shape_of(full)
+        key = json.dumps([plain.name, plain.repeats, plain.arguments, inputs[0], sorted(map(str, shape.items()))])
+        if key not in self._layers:
+            same = (r for r in _variants(plain) if self._builds(r, inputs[0], shape))
+            row = next(same, None)
+            layer = None if row is None else width_arguments.Layer(row)
+            self._layers[key] = layer and width_arguments.find(layer, [inputs[0]], self.config)
+        if (layer := self._layers[key]) is None:
+            return None
+        wanted = width_arguments.shape_of(cut)
+        rows = [*width_arguments.settings(layer, width_arguments.widths_of(cut)), _following(layer.row, full, cut)]
+        for row in rows:
+            built = yaml_rows.build(row, [inputs[1]], self.config, width)
+            if built is not None and width_arguments.shape_of(built) == wanted:
+                return row
+        return None
+
+
+def _variants(row: Row) -> Iterator[Row]:
+    """A row, and with a switch turned: Ultralytics turns some after it has constructed a layer."""
+    yield row
+    for at, value in enumerate(row.arguments):
+        if isinstance(value, bool):
+            yield row.having(at, not value)
+
+
+def _following(row: Row, full: nn.Module, cut: nn.Module) -> Row:
+    """A row all of whose arguments that are as large as a width become what the cut left of it: a depthwise
+    convolution has its width as the number of its groups, too.
+    """
+    widths = dict(zip(width_arguments.widths_of(full).values(), width_arguments.widths_of(cut).values(), strict=True))
+    changed = [widths.get(a, a) if type(a) is int and a > 1 else a for a in row.arguments]
+    return replace(row, arguments=tuple(changed))
+
+
+def _spelled(module: nn.Module, told: Mapping[str, Any] | None) -> Row | None:
+    """The row that says what a module was constructed with, None if a YAML cannot."""
+    kind = type(module)
+    name = f"nn.{kind.__name__}" if kind.__module__.startswith("torch.nn.") else kind.__name__
+    if told is None or not model_builder.is_layer(name, kind):
+        return None
+    row = Row(0, (), False, told.get("n", 1) if model_builder.takes_repeats(name) else 1, name, ())
+    values = [told.get(p.name, p.default) for p in row.parameters]
+    while values and values[-1] == row.parameters[len(values) - 1].default:
+        del values[-1]
+    try:
+        arguments = json.loads(json.dumps(values))
+    except TypeError:  # a module or a function
+        return None
+    return replace(row, arguments=tuple(arguments))
+
+
+def _piece(module: nn.Module, start: int, end: int, width: int) -> nn.Module | None:
+    """A module that makes some of the outputs of one whose last layers are as wide as all; None if that is not so."""
+    keep = Keep(outputs=tuple(range(start, end)), of=(width, None))
+    wide = [n for n, w in width_arguments.widths_of(module).items() if w == width]
+    return surgery.cut(deepcopy(module), Plan(dict.fromkeys(wide, keep))) if wide else None
+
+
+def piece_of(module: nn.Module, piece: tuple[int, int]) -> nn.Module:
+    """The part of a module that makes some of its outputs."""
+    width = max(width_arguments.widths_of(module).values())
+    found = _piece(module, *piece, width)
+    assert found is not None
+    return found
+
+
+def _has_weights(block: nn.Module, child: str) -> bool:
+    return any(True for _ in block.get_submodule(child).parameters())
+
+
+def _uses(calls: Calls, child: str) -> int:
+    return sum(step.kind == "call" and step.child == child for step in calls.steps)
