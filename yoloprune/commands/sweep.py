@@ -14,6 +14,7 @@ import ultralytics
 from yoloprune import files
 from yoloprune.backend import console, datasets, evaluation, run_folders
 from yoloprune.checkpoint import saving
+from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import cut_and_repair
 from yoloprune.errors import BudgetError
 from yoloprune.native import candidates
@@ -26,22 +27,10 @@ from yoloprune.settings.options import SWEPT
 Row = Mapping[str, Any]
 
 
-def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str, Any]]:
-    """Evaluate a model at several budgets directly after the cut and its repair.
+def run(model: ModelSource, **kwargs: Any) -> list[dict[str, Any]]:
+    """Evaluate a model at several budgets directly after the cut and its repair, see `api.sweep`.
 
-    The trace, the scores and the calibration images are the same for all points. Rows go to `sweep.csv` one by one, so
-    an interrupted sweep keeps those it has. Points out of reach are left out with a warning.
-
-    Args:
-        model (str | Path | YOLO): Trained, unfused model.
-        **kwargs (Any): `yoloprune sweep help`; a budget may be a list, e.g. `flops=[0.8, 0.6]`.
-
-    Returns:
-        (list[dict[str, Any]]): One row for the parent and one per point, largest first: what is kept, and the figures
-            of Ultralytics' validation.
-
-    Raises:
-        BudgetError: If all points are out of reach.
+    The trace, the scores and the calibration images are the same for all points. Rows go to `sweep.csv` one by one.
     """
     request = checking.request("sweep", {"model": model, **kwargs})
     parent = saving.load(model)
