@@ -116,13 +116,13 @@ def test_families_without_a_trainer_here_do_not_train_in_silence(kind: str) -> N
         {"W": "yolov8s-worldv2.yaml", "Y": "yoloe-11s.yaml", "R": "rtdetr-l.yaml"}[kind[0]]
     )
     before = copy.deepcopy(model.yaml)
-    trainers.mark(model, {"version": 1, "widths": {"a": {}}, "numbers": {}, "provenance": {}})
+    yaml_markers.mark(model, {"version": 1, "widths": {"a": {}}, "numbers": {}, "provenance": {}})
     trainer = object.__new__({"W": WorldTrainer, "Y": YOLOETrainer, "R": RTDETRTrainer}[kind[0]])
     trainer.data = {"nc": 3, "channels": 3, "names": dict(enumerate(NAMES))}
     trainer.args = types.SimpleNamespace(task="detect", cls_remap=True)
     with pytest.raises((KeyError, FileNotFoundError), match="pruned by yoloprune"):
         trainer.get_model(cfg=copy.deepcopy(model.yaml), verbose=False)
-    assert trainers.true_yaml(model.yaml) == before
+    assert yaml_markers.true_yaml(model.yaml) == before
 
 
 # ---- sparse training -------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ ALLOWED["commands"] = set(ALLOWED)
 
 ABOVE = {"api", "cli", "__main__", "trainers", "__init__"}
 
-LONG = {"settings.checking", "settings.options", "checkpoint.trainers"}
+LONG = {"settings.checking", "settings.options"}
 """Longer than the house wants them; none is to be added."""
 
 MODULES = sorted(

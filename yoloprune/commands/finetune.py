@@ -8,9 +8,8 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune.backend import console, datasets, evaluation, model_facts
-from yoloprune.backend.yaml_markers import STATE_KEY
-from yoloprune.checkpoint import provenance, saving, trainers
+from yoloprune.backend import console, datasets, evaluation, model_facts, yaml_markers
+from yoloprune.checkpoint import provenance, saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import interruptions
 from yoloprune.errors import ArgumentError
@@ -28,14 +27,14 @@ def run(model: ModelSource, **kwargs: Any) -> saving.YOLO:
         datasets.require(passed.get("data"))
         passed = {"name": "finetune", **passed}
         yolo = saving.load(model)
-    if STATE_KEY in yolo.model.yaml:  # its dead channels are still there and would come back to life
+    if yaml_markers.STATE_KEY in yolo.model.yaml:  # its dead channels are still there and would come back to life
         raise ArgumentError(
             f"model={yolo.ckpt_path or yolo.model_name}: sparse training left dead channels that are not cut yet. Run "
             "'yoloprune prune' first; an interrupted run goes on with 'yoloprune train-sparse ... resume'."
         )
     if not passed.get("resume"):
         passed["data"] = datasets.given_or_own(yolo, passed.get("data"), "finetune")
-    if trainers.entry_of(yolo) is None:
+    if yaml_markers.entry_of(yolo) is None:
         console.warn("finetune: yoloprune did not prune this model; it is trained at the widths that it has")
     if request.settings["distill"] == "parent":
         passed["distill_model"] = str(provenance.parent_file(yolo))

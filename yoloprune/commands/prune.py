@@ -11,8 +11,8 @@ from typing import Any
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import console, datasets, evaluation, run_folders
-from yoloprune.checkpoint import saving, trainers
+from yoloprune.backend import console, datasets, evaluation, run_folders, yaml_markers
+from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import cut_and_repair
 from yoloprune.commands.validate import add_times
@@ -31,7 +31,7 @@ def run(model: ModelSource, **kwargs: Any) -> ultralytics.YOLO:
     parent = saving.load(model)
     told, passed = request.settings, {**request.passed}
     imgsz = passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
-    if trainers.entry_of(parent) is not None:
+    if yaml_markers.entry_of(parent) is not None:
         console.log("prune: ", "the model was pruned before; fractions are of what is left of it")
     passed["data"] = ranking.data_set(parent, told, passed)
     images = ranking.images(parent, passed)
@@ -83,7 +83,7 @@ def _next_step(
     child: ultralytics.YOLO, file: Path, choice: candidates.Choice, data: str | Path, unrepaired: bool
 ) -> str:
     """What to type now."""
-    if (family := trainers.UNTRAINABLE.get(type(child.model).__name__)) is not None:
+    if (family := yaml_markers.UNTRAINABLE.get(type(child.model).__name__)) is not None:
         return f"yolo val model={file} (pruned {family} models cannot be trained)"
     stock = "" if choice.yaml is None else " (stock 'yolo train' keeps the widths as well)"
     rate = " lr0=0.002" if unrepaired else ""  # weights that nothing was fitted to have further to go

@@ -12,7 +12,7 @@ import ultralytics
 from yoloprune import files
 from yoloprune.backend import console, datasets
 from yoloprune.backend.yaml_markers import STATE_KEY
-from yoloprune.checkpoint import saving, trainers
+from yoloprune.checkpoint import rebuild, saving, trainers
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import finetune, interruptions
 from yoloprune.errors import ArgumentError
@@ -58,7 +58,7 @@ def _require_reach(yolo: ultralytics.YOLO, sparse: SparseConfig, passed: Mapping
     """Raise BudgetError if the target is out of reach, before there is a folder."""
     nc = 1 if passed.get("single_cls") else datasets.class_count(yolo, passed["data"])
     imgsz = saving.image_size(yolo, passed.get("imgsz"))
-    network = trainers.network(yolo, nc, passed.get("pretrained", True))
+    network = rebuild.network(yolo, nc, passed.get("pretrained", True))
     reach.require(network, sparse, imgsz, passed.get("freeze"))
 
 
