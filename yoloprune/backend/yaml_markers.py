@@ -58,6 +58,11 @@ def true_yaml(config: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
+def untrainable(model: nn.Module) -> str | None:
+    """The family of a model that no trainer keeps the widths of, subclasses included; None for all others."""
+    return next((UNTRAINABLE[c.__name__] for c in type(model).__mro__ if c.__name__ in UNTRAINABLE), None)
+
+
 def mark(model: nn.Module, entry: Mapping[str, Any]) -> None:
     """Write an entry into `model.yaml`, and the sentence that stops stock training unless nothing was cut.
 
@@ -68,7 +73,7 @@ def mark(model: nn.Module, entry: Mapping[str, Any]) -> None:
     config = true_yaml(model.yaml)
     replaced, how = {"module": config["backbone"][0][2]}, ""
     if entry["widths"]:
-        family = next((UNTRAINABLE[c.__name__] for c in type(model).__mro__ if c.__name__ in UNTRAINABLE), None)
+        family = untrainable(model)
         config["backbone"][0][2] = STOP_FOR_GOOD.format(family=family) if family else STOP_PRUNED
         how = (
             f" (which cannot train {family}: train first, then prune)" if family else " (train with yoloprune finetune)"

@@ -83,7 +83,7 @@ def _next_step(
     child: ultralytics.YOLO, file: Path, choice: candidates.Choice, data: str | Path, unrepaired: bool
 ) -> str:
     """What to type now."""
-    if (family := yaml_markers.UNTRAINABLE.get(type(child.model).__name__)) is not None:
+    if (family := yaml_markers.untrainable(child.model)) is not None:
         return f"yolo val model={file} (pruned {family} models cannot be trained)"
     stock = "" if choice.yaml is None else " (stock 'yolo train' keeps the widths as well)"
     rate = " lr0=0.002" if unrepaired else ""  # weights that nothing was fitted to have further to go
