@@ -11,7 +11,7 @@ from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.importance import criteria
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
-from yoloprune.reporting import layer_table, run_report
+from yoloprune.reporting import layer_table, text_table
 from yoloprune.settings import checking
 
 
@@ -25,7 +25,7 @@ def run(model: ModelSource, **kwargs: Any) -> list[dict[str, Any]]:
     cost = Cost(graph)
     free, dead = int(graph.prunable.sum()), int(criteria.dead(yolo.model, graph).sum())
     lines = [
-        run_report.table(layer_table.brief(rows)),
+        text_table.table(layer_table.shortened(rows)),
         layer_table.LEGEND,
         *layer_table.summary(graph),
         f"{cost.parent('params'):,.0f} parameters, {cost.parent('flops') / 1e9:.2f} GFLOPs at imgsz {imgsz}; "

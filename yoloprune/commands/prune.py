@@ -20,7 +20,7 @@ from yoloprune.cutting import comparison
 from yoloprune.errors import VerifyError
 from yoloprune.native import candidates
 from yoloprune.planning.plan import Plan
-from yoloprune.reporting import layer_table, run_report
+from yoloprune.reporting import layer_table, plots, run_report, text_table
 from yoloprune.selection import decision, latency_search, ranking
 from yoloprune.settings import checking, options
 
@@ -105,10 +105,10 @@ def _report_cut(
         "unknown_operations": choice.graph.unknown,
         "plan": choice.plan.to_dict(),
     }
-    picture = run_report.picture_widths(folder / "widths.png", choice.graph, choice.widths)
+    picture = plots.plot_widths(folder / "widths.png", choice.graph, choice.widths)
     run_report.write_report(folder, data, rows, [picture])
     console.log(
         "prune: ",
         f"kept {kept['flops']:.1%} of FLOPs (imgsz {imgsz}), {kept['params']:.1%} of parameters\n"
-        f"{run_report.table(rows)}",
+        f"{text_table.table(rows)}",
     )

@@ -16,7 +16,7 @@ from yoloprune.checkpoint import rebuild, saving, trainers
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import finetune, interruptions
 from yoloprune.errors import ArgumentError
-from yoloprune.reporting import run_report
+from yoloprune.reporting import plots, run_report
 from yoloprune.selection import ranking
 from yoloprune.settings import checking
 from yoloprune.settings.budget import Budget, Limits
@@ -45,7 +45,7 @@ def run(model: ModelSource, **kwargs: Any) -> saving.YOLO:
         yolo.train(**passed)
     folder = Path(yolo.trainer.save_dir)
     if console.is_main_process() and (log := folder / "sparsity.csv").is_file():
-        picture = run_report.picture_sparsity(folder / "sparsity.png", log)
+        picture = plots.plot_sparsity(folder / "sparsity.png", log)
         history, met = files.read_numbers(log), bool(yolo.model.yaml.get(STATE_KEY, {}).get("met"))  # also of workers
         data = {"command": "train-sparse", "met": met, "settings": asdict(sparse.config), "history": history}
         run_report.write_report(folder, data, history[-1:], [p for p in (picture, folder / "results.png") if p])

@@ -14,7 +14,7 @@ from yoloprune.backend import console, datasets, evaluation, run_folders
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.probing.forward import placed
-from yoloprune.reporting import run_report
+from yoloprune.reporting import run_report, text_table
 from yoloprune.selection import latency_search
 from yoloprune.settings import checking
 
@@ -47,7 +47,7 @@ def compare(models: Mapping[str, ModelSource], *, command: str = "val", **passed
     run_report.write_report(
         folder, {"command": command, "device": str(device), "imgsz": imgsz, "arguments": passed}, rows
     )
-    console.log(f"{command}: ", f"imgsz {imgsz}, {device}\n{run_report.table(rows)}\nsaved {folder}")
+    console.log(f"{command}: ", f"imgsz {imgsz}, {device}\n{text_table.table(rows)}\nsaved {folder}")
     return rows
 
 
