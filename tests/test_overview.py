@@ -9,7 +9,7 @@ from ultralytics import YOLO
 
 from yoloprune.backend import yolo_tracing
 from yoloprune.planning.channel_graph import ChannelGraph
-from yoloprune.reporting.layer_table import shortened, layer_name, layer_rows, summary
+from yoloprune.reporting.layer_table import layer_name, layer_rows, shortened, summary
 from yoloprune.reporting.text_table import table
 
 

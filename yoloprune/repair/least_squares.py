@@ -15,7 +15,7 @@ from ultralytics.utils import RANK, TQDM
 from yoloprune.errors import DataError
 from yoloprune.planning.plan import Keep, Plan
 from yoloprune.probing.forward import Readers, feed, follow, hooked, running
-from yoloprune.repair.constant_folding import add_constant, kept
+from yoloprune.repair.constants import add_constant, kept
 
 PIXELS = 128 * 320**2
 """Input pixels that `refit` holds at once, 128 images at 320 or 32 at 640: what bounds its memory."""
