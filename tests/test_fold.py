@@ -82,6 +82,15 @@ def test_bias_is_preferred_and_only_kept_outputs_are_corrected():
     torch.testing.assert_close(model.consumer.bias.data, expected)
 
 
+def test_a_linear_layer_leaves_no_gradient_in_its_batch_norm():
+    parent = with_dead_channel(Net(nn.Linear(2, 4, bias=False), lambda x: x.mean((2, 3)), nn.BatchNorm1d(4)))
+    model = cut(copy.deepcopy(parent), plan())
+    assert fold(parent, model, plan()).into == {"consumer": "rest.0.running_mean"}
+    assert not model.rest[0].running_mean.requires_grad
+    a, b = outputs(parent, copy.deepcopy(model))  # which torch refuses for tensors with a history
+    torch.testing.assert_close(a, b)
+
+
 class Residual(nn.Module):
     """A second producer whose channel 1 is dead as well, added to the first: the sum is 2 · SiLU(beta)."""
 
