@@ -166,7 +166,7 @@ def test_what_was_missed_is_at_most_all(trained: Path, monkeypatch: pytest.Monke
     """Of an output that hardly varies in an untrained parent, any error is many times its variance."""
     said: list[str] = []
     monkeypatch.setattr(console, "log", lambda _, text: said.append(text))
-    monkeypatch.setattr(least_squares, "refit", lambda *_: {"a": (1e20, 7.0), "b": (0.5, 0.1)})
+    monkeypatch.setattr(least_squares, "refit", lambda *_, **__: {"a": (1e20, 7.0), "b": (0.5, 0.1)})
     parent = yoloprune.load(trained)
     cut_and_repair.cut(parent, Plan({}), "lsq", ranking.images(parent, {"data": str(data), "imgsz": 64}))
     assert "75.0% of the layers' variance was missed, 55.0% is now" in said[-1]

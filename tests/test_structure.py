@@ -131,7 +131,7 @@ def test_deciding_needs_no_torch(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_ultralytics_stays_at_the_edge(module: str) -> None:
-    below = {"probing", "tracing", "cutting", "importance", "reporting"}
+    below = set(ALLOWED).difference(list(ALLOWED)[list(ALLOWED).index("backend") :])
     assert room(module) not in below or "ultralytics" not in foreign(imports(module))
 
 
