@@ -15,7 +15,7 @@ from yoloprune.backend import yolo_tracing
 from yoloprune.cutting.comparison import verify
 from yoloprune.cutting.surgery import cut
 from yoloprune.errors import DataError
-from yoloprune.importance import criteria
+from yoloprune.importance import dead_channels
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.plan import Keep, Plan
 from yoloprune.probing.examples import Example
@@ -229,7 +229,7 @@ def test_fold_leaves_the_parent_as_it_was():
 def yolo() -> tuple[nn.Module, nn.Module, Plan]:
     """Parent with a quarter of all prunable channels dead, the cut of exactly these, and the plan."""
     parent, graph, dead = quarter_dead()
-    found = criteria.dead(parent, graph)
+    found = dead_channels.dead(parent, graph)
     assert np.array_equal(found, dead)
     the_plan = graph.plan(greedy_selection.dead_only(graph, found))
     return parent, cut(copy.deepcopy(parent), the_plan), the_plan

@@ -21,7 +21,7 @@ import yoloprune
 from yoloprune.backend import console, model_facts, yolo_tracing
 from yoloprune.checkpoint import saving
 from yoloprune.errors import ArgumentError, ModelError
-from yoloprune.importance import criteria
+from yoloprune.importance import dead_channels
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.cost import Cost
 from yoloprune.settings import checking
@@ -60,7 +60,7 @@ def pruned(work: Path, sparse_run: Path) -> Path:
 def test_dead_channels_meet_the_budget_once_cut(sparse_run: Path) -> None:
     model = YOLO(sparse_run / "weights" / "last.pt").model
     graph = yolo_tracing.trace_yolo(model, imgsz=64)
-    alive = greedy_selection.dead_only(graph, criteria.dead(model, graph))
+    alive = greedy_selection.dead_only(graph, dead_channels.dead(model, graph))
     cost = Cost(graph)
     kept = [alive[graph.classes(g)].sum() for g in range(len(graph.groups))]
     assert 0.59 <= cost.of("flops", torch.tensor(kept).double().numpy()) / cost.parent("flops") <= 0.6

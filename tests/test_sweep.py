@@ -20,7 +20,7 @@ from yoloprune.commands import cut_and_repair, sweep
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.cutting.surgery import cut
 from yoloprune.errors import BudgetError, ModelError
-from yoloprune.importance import criteria
+from yoloprune.importance import criteria, dead_channels
 from yoloprune.probing.forward import placed
 from yoloprune.reporting.text_table import headline
 from yoloprune.selection import ranking
@@ -259,7 +259,7 @@ def test_automatic_score_takes_the_dead_first(parent: Any, data: Path, labelled:
     graph = yolo_tracing.trace_yolo(model.model)
     norm = model.model.model[4].cv2.bn
     norm.weight.data[::2], norm.bias.data[::2] = 0.0, 5.0
-    dead = criteria.dead(model.model, graph)
+    dead = dead_channels.dead(model.model, graph)
     assert dead.any()
     auto = ranked(model, data if labelled else None)
     assert auto.scores[dead].max() == 0

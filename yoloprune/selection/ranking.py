@@ -13,7 +13,7 @@ from torch import Tensor
 
 from yoloprune.backend import calibration_images, console, datasets, evaluation, model_facts
 from yoloprune.errors import ArgumentError
-from yoloprune.importance import criteria
+from yoloprune.importance import criteria, dead_channels
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.forward import placed
@@ -112,7 +112,7 @@ def rank(
         ModelError: If the score is taylor and the model's loss needs more than labels.
     """
     model, batches = parent.model, calibrate
-    dead = criteria.dead(model, graph)
+    dead = dead_channels.dead(model, graph)
     how = _criterion(parent, passed, calibrate, dead) if told["score"] == "auto" else told["score"]
     normalize = told["normalize"]
     if normalize == "auto":
