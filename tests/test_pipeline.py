@@ -24,7 +24,7 @@ from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.importance import dead_channels
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.cost import Cost
-from yoloprune.settings import checking
+from yoloprune.settings import keys
 
 work, data = tiny_line.work, tiny_line.data  # fixtures, made once a file
 
@@ -213,7 +213,7 @@ def test_finetune_keeps_every_width(work: Path, data: Path, pruned: Path) -> Non
     assert widths(work / "tuned" / "weights" / "last.pt") == widths(pruned)
 
 
-@pytest.mark.skipif("distill_model" not in checking.host_defaults(), reason="this Ultralytics does not distil")
+@pytest.mark.skipif("distill_model" not in keys.host_defaults(), reason="this Ultralytics does not distil")
 def test_finetune_with_the_parent_as_teacher(work: Path, data: Path, pruned: Path, sparse_run: Path) -> None:
     yoloprune.finetune(pruned, data=str(data), epochs=1, distill="parent", project=str(work), name="taught", **QUICK)
     told = yaml.safe_load((work / "taught" / "args.yaml").read_text())

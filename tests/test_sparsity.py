@@ -19,7 +19,7 @@ from yoloprune.backend import console, yolo_tracing
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.importance import dead_channels
 from yoloprune.reporting.plots import plot_sparsity
-from yoloprune.settings.checking import parse
+from yoloprune.settings.command_line import parse
 from yoloprune.sparse.schedule import Progress
 
 

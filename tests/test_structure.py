@@ -42,8 +42,8 @@ ALLOWED["commands"] = set(ALLOWED)
 
 ABOVE = {"api", "cli", "__main__", "trainers", "__init__"}
 
-LONG = {"settings.checking", "settings.options"}
-"""Longer than the house wants them; none is to be added."""
+LONG = {"settings.commands"}
+"""A table, which may be longer; none is to be added."""
 
 MODULES = sorted(
     ".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in PACKAGE.rglob("*.py") if p.name != "__init__.py"
@@ -149,5 +149,5 @@ def test_ultralytics_stays_at_the_edge(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_files_stay_short_and_say_what_they_are_for(module: str) -> None:
     source = (PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
-    assert len(source.splitlines()) <= (440 if module in LONG else 250)
+    assert len(source.splitlines()) <= (300 if module in LONG else 250)
     assert ast.get_docstring(ast.parse(source))

@@ -18,10 +18,10 @@ from yoloprune.backend import console, evaluation
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.runtimes import timing, torch_eager
 from yoloprune.selection import latency_search
-from yoloprune.settings import checking, options
+from yoloprune.settings import command_line, commands
 from yoloprune.settings.value_kinds import milliseconds
 
-OPTION = next(o for o in options.PRUNE_BUDGETS if o.name == "latency")
+OPTION = next(o for o in commands.PRUNE_BUDGETS if o.name == "latency")
 
 
 # What it may look like ------------------------------------------------------------------------------------------------
@@ -42,8 +42,8 @@ def test_a_bare_number_could_be_anything(given: Any) -> None:
 
 def test_the_time_is_met_through_the_flops() -> None:
     with pytest.raises(ArgumentError, match="must not be combined with flops"):
-        checking.parse(["prune", "model=a.pt", "latency=0.6", "flops=0.5"])
-    assert checking.parse(["prune", "model=a.pt", "latency=0.6", "params=0.5"]).settings["latency"] == 0.6
+        command_line.parse(["prune", "model=a.pt", "latency=0.6", "flops=0.5"])
+    assert command_line.parse(["prune", "model=a.pt", "latency=0.6", "params=0.5"]).settings["latency"] == 0.6
 
 
 # The search -----------------------------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from yoloprune.native import candidates
 from yoloprune.planning.plan import Plan
 from yoloprune.reporting import layer_table, plots, run_report, text_table
 from yoloprune.selection import decision, latency_search, prune_job
-from yoloprune.settings import checking, options
+from yoloprune.settings import checking
+from yoloprune.settings.commands import PRUNE_BUDGETS
 
 
 def run(model: ModelSource, **kwargs: Any) -> ultralytics.YOLO:
@@ -36,7 +37,7 @@ def run(model: ModelSource, **kwargs: Any) -> ultralytics.YOLO:
     passed["data"] = prune_job.data_set(parent, told, passed)
     images = prune_job.images(parent, passed)
     choice = decision.choose(parent, told, passed, images)
-    budgeted = any(told[option.name] is not None for option in options.PRUNE_BUDGETS)
+    budgeted = any(told[option.name] is not None for option in PRUNE_BUDGETS)
     done = cut_and_repair.cut(parent, choice.plan, told["recover"], images, choice.probe, dead=not budgeted)
     child = done.child
 

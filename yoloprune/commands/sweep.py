@@ -22,7 +22,7 @@ from yoloprune.reporting import plots, run_report, text_table
 from yoloprune.selection import prune_job, ranking
 from yoloprune.settings import checking
 from yoloprune.settings.budget import Budget
-from yoloprune.settings.options import SWEPT
+from yoloprune.settings.commands import SWEPT
 
 Row = Mapping[str, Any]
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from yoloprune.backend import calibration_images, console, datasets, evaluation, model_facts
 from yoloprune.errors import ArgumentError
-from yoloprune.settings import options
 from yoloprune.settings.budget import Limits
+from yoloprune.settings.commands import NEED_IMAGES, PRUNE_BUDGETS
 
 
 def data_set(parent: ultralytics.YOLO, told: Mapping[str, Any], passed: Mapping[str, Any]) -> Any:
@@ -26,8 +26,8 @@ def data_set(parent: ultralytics.YOLO, told: Mapping[str, Any], passed: Mapping[
     given = passed.get("data")
     if given:
         return given
-    needy = [key for key, values in options.NEED_IMAGES.items() if told[key] in values]
-    budgeted = any(told[option.name] is not None for option in options.PRUNE_BUDGETS)
+    needy = [key for key, values in NEED_IMAGES.items() if told[key] in values]
+    budgeted = any(told[option.name] is not None for option in PRUNE_BUDGETS)
     looking = given is None and (needy or (budgeted and "auto" in (told["score"], told["recover"])))
     found = datasets.own(parent) if looking else given
     if found:

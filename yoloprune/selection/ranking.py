@@ -34,7 +34,7 @@ class Ranking:
     limits: Limits
 
     def select(self, graph: ChannelGraph, wanted: Budget) -> np.ndarray:
-        """Mask of the surviving classes under a budget, see `budget.select`."""
+        """Mask of the surviving classes under a budget, see `greedy_selection.select`."""
         return greedy_selection.select(graph, self.scores, wanted, self.limits, per_cost=self.per_cost)
 
 
@@ -52,7 +52,7 @@ def rank(
         graph (ChannelGraph): Its channels.
         told (Mapping[str, Any]): Settings of the command.
         passed (Mapping[str, Any]): Its Ultralytics arguments, `imgsz` among them.
-        calibrate (list[Tensor] | None): From `images`.
+        calibrate (list[Tensor] | None): From `prune_job.images`.
 
     Returns:
         (Ranking): For any number of budgets.
