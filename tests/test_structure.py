@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
 ALLOWED["commands"] = set(ALLOWED)
 """By package, which others it may import besides the ground; faces may import all."""
 
-ABOVE = {"api", "cli", "__main__", "trainers", "__init__"}
+ABOVE = {"api", "cli", "__main__", "trainers", "former_places", "__init__"}
 
 LONG = {"settings.commands"}
 """A table, which may be longer; none is to be added."""
