@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from yoloprune.sparse.batch_norm_scales import Scales
+from yoloprune.sparse.batch_norm_scales import BatchNormScales
 from yoloprune.tracing import trace_network
 
 
@@ -25,14 +25,14 @@ class Residual(nn.Module):
         return self.d(self.nc(self.c(x)).relu())
 
 
-def residual(na: list[float], nb: list[float], nc: list[float], frozen: str = "") -> tuple[Residual, Scales]:
+def residual(na: list[float], nb: list[float], nc: list[float], frozen: str = "") -> tuple[Residual, BatchNormScales]:
     """The network with scales written by hand."""
     model = Residual().eval()
     for norm, values in ((model.na, na), (model.nb, nb), (model.nc, nc)):
         norm.weight.data = torch.tensor(values)
     if frozen:
         model.get_submodule(frozen).weight.requires_grad = False
-    return model, Scales(model, trace_network.trace(model, torch.rand(1, 3, 4, 4)))
+    return model, BatchNormScales(model, trace_network.trace(model, torch.rand(1, 3, 4, 4)))
 
 
 def test_group_shrinks_coupled_scales_by_their_common_norm() -> None:

@@ -15,7 +15,7 @@ from yoloprune.planning.channel_graph import ChannelGraph
 SMALLEST = 2.0**-14  # smallest normal number in half precision, the precision of checkpoints
 
 
-class Scales:
+class BatchNormScales:
     """The scales of a model that belong to channel classes which may die.
 
     Attributes:

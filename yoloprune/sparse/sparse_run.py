@@ -20,7 +20,7 @@ from yoloprune.planning import greedy_selection
 from yoloprune.planning.cost import Cost
 from yoloprune.settings.sparse_config import SparseConfig
 from yoloprune.sparse import reach
-from yoloprune.sparse.batch_norm_scales import Scales
+from yoloprune.sparse.batch_norm_scales import BatchNormScales
 from yoloprune.sparse.schedule import Progress
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Fading:
             config = replace(config, limits=replace(config.limits, native=False))
         self.config = config
         self.cost = Cost(self.graph)
-        self.scales = Scales(self.model, self.graph)
+        self.scales = BatchNormScales(self.model, self.graph)
         self.score = torch.zeros_like(self.scales.gamma)  # running, of each scale
         self.progress = Progress(trainer, config)
         self.held = 0  # optimizer steps in the hold phase
