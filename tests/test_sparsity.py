@@ -107,7 +107,7 @@ def test_the_push_is_steered_to_the_target(penalty: str, tmp_path: Path) -> None
         loop.start()
         loop.batches()
         scales = loop.sparse._live.scales
-        share.append(float((scales.gamma[scales.pushed] == 0).float().mean()))
+        share.append(float((scales.gamma[scales.penalised] == 0).float().mean()))
         if loop.epoch < 5:
             loop.finish(0.5)
     assert share[0] == 0
@@ -125,7 +125,7 @@ def test_l1_decays_over_the_ramp_or_stays(decay: bool, pushes: float, tmp_path: 
         loop.batches()
         loop.finish(0.5)
     scales = loop.sparse._live.scales
-    lost = (before - scales.gamma.abs())[scales.pushed & (before > 0.1)]
+    lost = (before - scales.gamma.abs())[scales.penalised & (before > 0.1)]
     assert len(lost) > 100
     torch.testing.assert_close(lost, torch.full_like(lost, 0.01 * 0.5 * pushes))
 

@@ -19,9 +19,9 @@ class BatchNormScales:
     """The scales of a model that belong to channel classes which may die.
 
     Attributes:
-        killable (np.ndarray): Mask of the classes that stand still once all their scales are zero, and none of whose
+        removable (np.ndarray): Mask of the classes that stand still once all their scales are zero, and none of whose
             scales lies in a layer that the user froze, shape (classes,).
-        pushed (Tensor): Mask of the scales of these classes, shape (scales,).
+        penalised (Tensor): Mask of the scales of these classes, shape (scales,).
     """
 
     def __init__(self, model: nn.Module, graph: ChannelGraph) -> None:
@@ -31,11 +31,11 @@ class BatchNormScales:
             for axis, classes in zip(graph.axes, graph.class_of, strict=True)
             if axis.side == "outputs" and weight_criteria.batch_norm(modules.get(axis.module)) is not None
         ]
-        self.killable = dead_channels.removable_by_gamma(model, graph)
+        self.removable = dead_channels.removable_by_gamma(model, graph)
         for name, classes in found:
             if not modules[name].weight.requires_grad:
-                self.killable[classes] = False
-        found = [(name, classes) for name, classes in found if self.killable[classes].any()]
+                self.removable[classes] = False
+        found = [(name, classes) for name, classes in found if self.removable[classes].any()]
         self._names = [name for name, _ in found]
         self._layers = [modules[name] for name in self._names]
         self._widths = [len(classes) for _, classes in found]
@@ -46,7 +46,7 @@ class BatchNormScales:
             torch.tensor(self._widths, dtype=torch.long, device=device)
         )
         self._members = torch.from_numpy(_table(index, graph.n_classes)).to(device)
-        self.pushed = torch.from_numpy(self.killable).to(device)[self._class]
+        self.penalised = torch.from_numpy(self.removable).to(device)[self._class]
 
     def __len__(self) -> int:
         return len(self._class)
@@ -128,11 +128,11 @@ class BatchNormScales:
         Lin 2006, J. R. Stat. Soc. B 68, section 2).
         """
         factor = (1 - step / self.norms(coupled).clamp_min(1e-30)).clamp_min(0)
-        self.multiply(self.split(torch.where(self.pushed, factor, 1.0)), biases=False)
+        self.multiply(self.split(torch.where(self.penalised, factor, 1.0)), biases=False)
 
     def pull(self, weight: float) -> None:
         """Add the sub-gradient of `weight` times the sum of all |gamma| (Liu et al. 2017, arXiv 1708.06519, eq. 1)."""
-        for layer, sign in zip(self._layers, self.split(self.gamma.sign() * self.pushed), strict=True):
+        for layer, sign in zip(self._layers, self.split(self.gamma.sign() * self.penalised), strict=True):
             if layer.weight.grad is not None:
                 layer.weight.grad.add_(sign, alpha=weight)
 

@@ -102,7 +102,7 @@ class SparseTraining:
         self._run = run = Fading(self.config, trainer)
         self.met, self.history, self._finished = run.met, [], -1
         if console.is_main_process():
-            free, of = int(run.scales.killable.sum()), run.graph.n_classes
+            free, of = int(run.scales.removable.sum()), run.graph.n_classes
             console.log("sparse: ", f"target {_target(self.config)}, {free} of {of} channels may die")
             if not trainer.resume:
                 _set_aside(Path(trainer.best))

@@ -45,7 +45,7 @@ def choose(model: nn.Module, found: candidates.Channels, config: SparseConfig, f
     Raises:
         BudgetError: If there is none, or the model meets the target as it is.
     """
-    scores = np.where(BatchNormScales(model, found.graph).killable, 0.0, np.inf)
+    scores = np.where(BatchNormScales(model, found.graph).removable, 0.0, np.inf)
     try:
         choice = found.choose(lambda graph: greedy_selection.select(graph, scores, config.budget, config.limits))
     except BudgetError as e:

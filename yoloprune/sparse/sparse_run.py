@@ -131,11 +131,11 @@ class Fading:
             self._choose(self.victims, 0.0)
             self.met, gone = True, self.victims
         elif self.config.penalty != "select":
-            gone = dead_channels.dead(self.model, self.graph) & self.scales.killable
+            gone = dead_channels.dead(self.model, self.graph) & self.scales.removable
         for model in (*ema, self.model) if self.met else ema:
             self.scales.silence(model, gone, self.victims)
             if self.met:
-                self.scales.rouse(model, self.scales.killable & ~gone)
+                self.scales.rouse(model, self.scales.removable & ~gone)
         self.reached = self._reached(gone)
         for model in (*ema, self.model):  # the trainer tells the EMA, but not a student in it
             model.yaml.update(sealed(model.yaml, self._state()))
@@ -161,7 +161,7 @@ class Fading:
         else:
             value = self.scales.gamma.abs()
         scores = self.scales.sums(value.cpu().double()).numpy()
-        scores[~self.scales.killable] = np.inf
+        scores[~self.scales.removable] = np.inf
         eased = self.config.budget.eased(share, self.cost.parent)
         per_cost = self.config.normalize == "cost"
         return ~greedy_selection.select(self.graph, scores, eased, self.config.limits, self.cost, per_cost=per_cost)
@@ -181,8 +181,8 @@ class Fading:
         if (weight := self.config.penalty_weight) is not None:
             self.step = weight * self.scales.rates(optimizer)
         elif self.progress.due():
-            share = float(self._select(1.0).sum() / max(self.scales.killable.sum(), 1))
-            reach = float(self.scales.norms(coupled)[self.scales.pushed].quantile(share))
+            share = float(self._select(1.0).sum() / max(self.scales.removable.sum(), 1))
+            reach = float(self.scales.norms(coupled)[self.scales.penalised].quantile(share))
             self.step = reach / self.progress.steps_left()
         self.scales.shrink(self.step, coupled)
 
@@ -190,7 +190,7 @@ class Fading:
 
     def row(self) -> dict[str, float]:
         """One row of sparsity.csv."""
-        gammas = self.scales.gamma[self.scales.pushed].abs().float().cpu()
+        gammas = self.scales.gamma[self.scales.penalised].abs().float().cpu()
         quantiles = torch.quantile(gammas, torch.linspace(0, 1, 21)).tolist()
         return {
             "epoch": self.trainer.epoch + 1,
