@@ -93,7 +93,7 @@ def test_what_lives_does_not_read_as_zero_in_half_precision() -> None:
     """One class would vanish in the checkpoint as a whole; in the other a faint member has a partner that is seen."""
     model, scales = residual([1e-9, 1e-9], [0.0, 1.0], [1.0, 0.0, 1.0, 1.0])
     alive = scales.removable.copy()
-    scales.rouse(model, alive)
+    scales.lift(model, alive)
     assert (model.na.weight.half() != 0).tolist() == [True, False]
     assert (model.nb.weight.half() != 0).tolist() == [True, True]
     assert float(model.nc.weight.detach().half()[1]) > 0

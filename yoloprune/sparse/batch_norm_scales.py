@@ -136,7 +136,7 @@ class BatchNormScales:
             if layer.weight.grad is not None:
                 layer.weight.grad.add_(sign, alpha=weight)
 
-    def silence(self, model: nn.Module, scales: np.ndarray, biases: np.ndarray) -> None:
+    def zero(self, model: nn.Module, scales: np.ndarray, biases: np.ndarray) -> None:
         """Set scales and biases of classes to exactly zero in a model of the same structure (live or EMA).
 
         Args:
@@ -150,7 +150,7 @@ class BatchNormScales:
             modules[name].weight.detach().masked_fill_(dead, 0.0)
             modules[name].bias.detach().masked_fill_(quiet, 0.0)
 
-    def rouse(self, model: nn.Module, alive: np.ndarray) -> None:
+    def lift(self, model: nn.Module, alive: np.ndarray) -> None:
         """Lift scales of living classes that would all read as zero in a checkpoint, and be cut beyond the budget.
 
         Args:

@@ -133,9 +133,9 @@ class Fading:
         elif self.config.penalty != "select":
             gone = dead_channels.dead(self.model, self.graph) & self.scales.removable
         for model in (*ema, self.model) if self.met else ema:
-            self.scales.silence(model, gone, self.victims)
+            self.scales.zero(model, gone, self.victims)
             if self.met:
-                self.scales.rouse(model, self.scales.removable & ~gone)
+                self.scales.lift(model, self.scales.removable & ~gone)
         self.reached = self._reached(gone)
         for model in (*ema, self.model):  # the trainer tells the EMA, but not a student in it
             model.yaml.update(sealed(model.yaml, self._state()))
