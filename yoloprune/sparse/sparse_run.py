@@ -31,7 +31,7 @@ VANISHED = 1e-3  # a scale that has faded by this factor may be set to zero
 L1_WEIGHT = 1e-2  # of the sub-gradient when none is given
 
 
-class Fading:
+class SparseRun:
     """State of one run in one process; its two hooks run around every optimizer step.
 
     Every rank of a multi-GPU run decides for itself. That they decide alike relies on equal gradients after the
