@@ -20,7 +20,7 @@ from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.importance import dead_channels
 from yoloprune.reporting.plots import plot_sparsity
 from yoloprune.settings.command_line import parse
-from yoloprune.sparse.schedule import Progress
+from yoloprune.sparse.schedule import Schedule
 
 
 def config(**changed: Any) -> SparseConfig:
@@ -294,7 +294,7 @@ def test_time_is_the_progress_when_the_trainer_goes_by_the_clock(
     now = [1000.0]
     monkeypatch.setattr("yoloprune.sparse.schedule.time.time", lambda: now[0])
     trainer: Any = SimpleNamespace(args=SimpleNamespace(time=1.0), train_time_start=1000.0, epochs=1000, epoch=0)
-    progress = Progress(trainer, config())
+    progress = Schedule(trainer, config())
     for minutes, share in ((0, 0.0), (15, 0.25), (60, 1.0), (61, 1.0)):
         now[0] = 1000.0 + 60 * minutes
         progress.advance()

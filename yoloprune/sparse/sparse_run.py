@@ -21,7 +21,7 @@ from yoloprune.planning.cost import Cost
 from yoloprune.settings.sparse_config import SparseConfig
 from yoloprune.sparse import reach
 from yoloprune.sparse.batch_norm_scales import BatchNormScales
-from yoloprune.sparse.schedule import Progress
+from yoloprune.sparse.schedule import Schedule
 
 if TYPE_CHECKING:
     from ultralytics.engine.trainer import BaseTrainer
@@ -38,7 +38,7 @@ class SparseRun:
     all-reduce, on operations that give the same bits everywhere, and, with `time=`, on the clock of rank 0.
 
     Attributes:
-        progress (Progress): How far the run is.
+        progress (Schedule): How far the run is.
         met (bool): Whether the target is met: the victims are final and exactly zero.
         victims (np.ndarray): Mask of the classes that fade or are gone, shape (classes,).
         reached (dict[str, float]): Shares of channels "dead", and of "flops" and "params" that a cut would leave, as
@@ -58,7 +58,7 @@ class SparseRun:
         self.cost = Cost(self.graph)
         self.scales = BatchNormScales(self.model, self.graph)
         self.score = torch.zeros_like(self.scales.gamma)  # running, of each scale
-        self.progress = Progress(trainer, config)
+        self.progress = Schedule(trainer, config)
         self.held = 0  # optimizer steps in the hold phase
         self.met = False
         self.step: float | Tensor = 0.0  # threshold of "prox" and "group"
