@@ -41,7 +41,7 @@ class Budget:
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         return " ".join(f"{name}={write_amount(value)}" for name, value in given.items() if value is not None)
 
-    def eased(self, share: float, parent: Callable[[str], float]) -> Budget:
+    def relaxed(self, share: float, parent: Callable[[str], float]) -> Budget:
         """The budget that holds when `share` of the way from the parent to this one is done.
 
         Args:

@@ -162,9 +162,9 @@ class SparseRun:
             value = self.scales.gamma.abs()
         scores = self.scales.sums(value.cpu().double()).numpy()
         scores[~self.scales.removable] = np.inf
-        eased = self.config.budget.eased(share, self.cost.parent)
+        relaxed = self.config.budget.relaxed(share, self.cost.parent)
         per_cost = self.config.normalize == "cost"
-        return ~greedy_selection.select(self.graph, scores, eased, self.config.limits, self.cost, per_cost=per_cost)
+        return ~greedy_selection.select(self.graph, scores, relaxed, self.config.limits, self.cost, per_cost=per_cost)
 
     def _choose(self, victims: np.ndarray, fade: float) -> None:
         """Set the factor that every scale is multiplied with after each step."""
