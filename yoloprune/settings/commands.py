@@ -14,7 +14,7 @@ from yoloprune.settings.value_kinds import (
     LATENCY,
     MODULES,
     SHARE,
-    Kind,
+    ValueKind,
     choice,
     integer,
     number,
@@ -118,7 +118,9 @@ PRUNE_BUDGETS = (
 )
 PRUNE_OPTIONS = (*PRUNE_BUDGETS, *CUT_OPTIONS)
 SWEPT = tuple(
-    Option(o.name, None, Kind(f"{o.kind.allowed}; several separated by commas", several(o.kind)), o.meaning, "0.7,0.5")
+    Option(
+        o.name, None, ValueKind(f"{o.kind.allowed}; several separated by commas", several(o.kind)), o.meaning, "0.7,0.5"
+    )
     for o in (FLOPS, PARAMS, RATIO)
 )
 EXCLUSIVE = {"train-sparse": BUDGETS, "sweep": SWEPT}  # of these options a command takes exactly one
@@ -199,7 +201,7 @@ GENTLE = {  # for weights that are trained already; Ultralytics' own choice, opt
 AGAINST = Option(
     "against",
     None,
-    Kind("the path of a checkpoint", path_or_model),
+    ValueKind("the path of a checkpoint", path_or_model),
     "checkpoint to compare with, usually the unpruned parent",
     "parent.pt",
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from yoloprune.errors import ArgumentError
 from yoloprune.settings.value_kinds import (
-    Kind,
+    ValueKind,
 )
 
 
@@ -19,14 +19,14 @@ class Option:
     Attributes:
         name (str): The key.
         default (Any): Value when the key is not given; None means "not set".
-        kind (Kind): What values it takes.
+        kind (ValueKind): What values it takes.
         meaning (str): One line for the help.
         example (Any): Shown in hints when the default says nothing.
     """
 
     name: str
     default: Any
-    kind: Kind
+    kind: ValueKind
     meaning: str
     example: Any = None
 
