@@ -35,7 +35,7 @@ def test_host_defaults_are_those_of_ultralytics() -> None:
 
 def test_host_keys_of_commands_exist() -> None:
     for command in COMMANDS.values():
-        assert set(command.host or ()) <= set(keys.host_defaults()), command.name
+        assert set(command.host_keys or ()) <= set(keys.host_defaults()), command.name
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS.values() if c.options], ids=lambda c: c.name)

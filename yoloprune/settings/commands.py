@@ -31,7 +31,7 @@ class Command:
         name (str): The word on the command line.
         summary (str): One line for the help.
         options (tuple[Option, ...]): Own keys.
-        host (tuple[str, ...] | None): Ultralytics keys that are accepted; None accepts all of them.
+        host_keys (tuple[str, ...] | None): Ultralytics keys that are accepted; None accepts all of them.
         required (tuple[str, ...]): Ultralytics keys that must be given.
         own_defaults (Mapping[str, Any]): Ultralytics keys with another default here, all or none: where `optimizer` is
             given, the rest is Ultralytics' as well, because learning rates belong to an optimizer.
@@ -42,7 +42,7 @@ class Command:
     name: str
     summary: str
     options: tuple[Option, ...] = ()
-    host: tuple[str, ...] | None = ()
+    host_keys: tuple[str, ...] | None = ()
     required: tuple[str, ...] = ()
     own_defaults: Mapping[str, Any] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
@@ -213,7 +213,7 @@ _COMMANDS = (
         "train-sparse",
         "train with Ultralytics while the least useful channels fade to exactly zero",
         SPARSE_OPTIONS,
-        host=None,
+        host_keys=None,
         required=("model", "data"),
         examples=(
             "train-sparse model=yolov8n.pt data=my.yaml epochs=50 flops=0.5",
@@ -226,7 +226,7 @@ _COMMANDS = (
         "prune",
         "cut channels out; the smaller checkpoint is a stock Ultralytics model",
         PRUNE_OPTIONS,
-        host=("model", "data", "imgsz", "device", *_RUN),
+        host_keys=("model", "data", "imgsz", "device", *_RUN),
         required=("model",),
         examples=(
             "prune model=runs/detect/train-sparse/weights/best.pt",
@@ -244,7 +244,7 @@ _COMMANDS = (
         "sweep",
         "show where accuracy falls off: cut and repair at several budgets, evaluate each, no training",
         SWEEP_OPTIONS,
-        host=("model", "data", "split", "imgsz", "batch", "device", "workers", *_RUN, "verbose"),
+        host_keys=("model", "data", "split", "imgsz", "batch", "device", "workers", *_RUN, "verbose"),
         required=("model",),
         examples=(
             "sweep model=best.pt data=my.yaml",
@@ -260,7 +260,7 @@ _COMMANDS = (
         "finetune",
         "train a pruned model with Ultralytics; its widths stay",
         (DISTILL,),
-        host=None,
+        host_keys=None,
         required=("model",),
         own_defaults=GENTLE,
         examples=(
@@ -273,7 +273,7 @@ _COMMANDS = (
         "val",
         "validate with Ultralytics, side by side with the parent when against= is given",
         (AGAINST,),
-        host=None,
+        host_keys=None,
         required=("model",),
         examples=("val model=pruned.pt data=my.yaml against=parent.pt", "val model=pruned.pt data=my.yaml imgsz=320"),
         notes=(OWN_DATA,),
@@ -282,7 +282,7 @@ _COMMANDS = (
         "info",
         "show groups, widths, and what is frozen and why",
         (KEEP,),
-        host=("model", "imgsz"),
+        host_keys=("model", "imgsz"),
         required=("model",),
         examples=("info model=yolov8n.pt", "info model=yolo11n.yaml keep=neck"),
     ),
@@ -290,7 +290,7 @@ _COMMANDS = (
         "demo",
         "run the whole line on a data set drawn by code; no download, no GPU",
         (DEMO_FLOPS,),
-        host=(*_RUN, "device"),
+        host_keys=(*_RUN, "device"),
         examples=("demo", "demo flops=0.4 device=cpu project=runs/demo"),
     ),
     Command("help", "show this, or the options of a command", examples=("help", "help prune")),

@@ -64,9 +64,9 @@ def smart_value(text: str) -> Any:
 
 def host_keys(command: Command) -> dict[str, Any]:
     """Return the Ultralytics keys that the command accepts, with their defaults."""
-    if command.host is None:
+    if command.host_keys is None:
         return {**dict.fromkeys(UNLISTED_HOST_KEYS), **_read_host_defaults()}
-    return {k: _read_host_defaults().get(k) for k in ((*command.host, "cfg") if command.host else ())}
+    return {k: _read_host_defaults().get(k) for k in ((*command.host_keys, "cfg") if command.host_keys else ())}
 
 
 def knows(command: Command, key: str) -> bool:
