@@ -33,7 +33,7 @@ def run_stage(stage: Stage, source: Path, folder: Path, common: dict[str, Any], 
     from ultralytics import YOLO
 
     import yoloprune
-    from yoloprune.settings.options import COMMANDS
+    from yoloprune.settings.commands import COMMANDS
 
     place = {"project": str(folder.parent), "name": folder.name, "exist_ok": True}
     own, target = dict(stage.arguments), folder / "weights" / "pruned.pt"
@@ -212,7 +212,7 @@ def main() -> None:
     if arguments.one:
         run_chain(arms[0], arguments.seeds[0], arguments)
         return
-    from yoloprune.reporting.run_report import table
+    from yoloprune.reporting.text_table import table
 
     def start(job: tuple[int, str]) -> None:
         seed, arm = job

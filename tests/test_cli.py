@@ -16,8 +16,8 @@ import pytest
 
 from yoloprune.cli import main
 from yoloprune.errors import BudgetError, ModelError
-from yoloprune.settings.checking import parse
-from yoloprune.settings.options import COMMANDS
+from yoloprune.settings.command_line import parse
+from yoloprune.settings.commands import COMMANDS
 
 CALLS: list[tuple[str, tuple, dict]] = []
 
@@ -90,7 +90,7 @@ def test_command_help_lists_options_defaults_and_examples(command: Any, capsys: 
             in text
         )
     assert all(f"yoloprune {example}" in pages[0] for example in command.examples) and len(command.examples) >= 2
-    assert ("argument passes through" in text) == (command.host is None)
+    assert ("argument passes through" in text) == (command.host_keys is None)
     assert max(map(len, pages[0].splitlines())) <= 120
 
 

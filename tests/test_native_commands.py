@@ -24,7 +24,7 @@ from yoloprune.checkpoint import saving
 from yoloprune.errors import ModelError
 from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.sparse_config import SparseConfig
-from yoloprune.sparse.sparse_run import Fading
+from yoloprune.sparse.sparse_run import SparseRun
 
 FAST = {"imgsz": 64, "batch": 4, "epochs": 1, "plots": False, "verbose": False, "workers": 0, "exist_ok": True}
 
@@ -147,7 +147,7 @@ def test_sparse_training_remembers_that_widths_were_free(parent: Path, tmp_path:
         run = SimpleNamespace(
             model=saving.load(parent).model, args=SimpleNamespace(imgsz=64, freeze=None), resume=False
         )
-        fading = Fading(SparseConfig(Budget(ratio=ratio), limits), run)
+        fading = SparseRun(SparseConfig(Budget(ratio=ratio), limits), run)
         assert fading.config.limits.native is native_widths
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from yoloprune.sparse.batch_norm_scales import Scales
+from yoloprune.sparse.batch_norm_scales import BatchNormScales
 from yoloprune.tracing import trace_network
 
 
@@ -25,14 +25,14 @@ class Residual(nn.Module):
         return self.d(self.nc(self.c(x)).relu())
 
 
-def residual(na: list[float], nb: list[float], nc: list[float], frozen: str = "") -> tuple[Residual, Scales]:
+def residual(na: list[float], nb: list[float], nc: list[float], frozen: str = "") -> tuple[Residual, BatchNormScales]:
     """The network with scales written by hand."""
     model = Residual().eval()
     for norm, values in ((model.na, na), (model.nb, nb), (model.nc, nc)):
         norm.weight.data = torch.tensor(values)
     if frozen:
         model.get_submodule(frozen).weight.requires_grad = False
-    return model, Scales(model, trace_network.trace(model, torch.rand(1, 3, 4, 4)))
+    return model, BatchNormScales(model, trace_network.trace(model, torch.rand(1, 3, 4, 4)))
 
 
 def test_group_shrinks_coupled_scales_by_their_common_norm() -> None:
@@ -65,7 +65,7 @@ def test_l1_adds_the_sign_to_the_gradient() -> None:
 
 def test_sums_add_up_the_members_of_a_class() -> None:
     _, scales = residual([3.0, 0.5], [-4.0, -0.25], [1.0, 2.0, 8.0, 16.0])
-    sums = scales.sums(scales.gamma.abs())[torch.from_numpy(scales.killable)]
+    sums = scales.sums(scales.gamma.abs())[torch.from_numpy(scales.removable)]
     assert sorted(sums.tolist()) == [0.75, 1.0, 2.0, 7.0, 8.0, 16.0]
 
 
@@ -92,8 +92,8 @@ def test_rates_are_those_of_the_groups_of_the_optimizer() -> None:
 def test_what_lives_does_not_read_as_zero_in_half_precision() -> None:
     """One class would vanish in the checkpoint as a whole; in the other a faint member has a partner that is seen."""
     model, scales = residual([1e-9, 1e-9], [0.0, 1.0], [1.0, 0.0, 1.0, 1.0])
-    alive = scales.killable.copy()
-    scales.rouse(model, alive)
+    alive = scales.removable.copy()
+    scales.lift(model, alive)
     assert (model.na.weight.half() != 0).tolist() == [True, False]
     assert (model.nb.weight.half() != 0).tolist() == [True, True]
     assert float(model.nc.weight.detach().half()[1]) > 0

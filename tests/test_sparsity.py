@@ -17,10 +17,10 @@ from ultralytics.utils.torch_utils import ModelEMA
 from yoloprune import Budget, Limits, SparseConfig, SparseTraining
 from yoloprune.backend import console, yolo_tracing
 from yoloprune.errors import ArgumentError, BudgetError
-from yoloprune.importance import criteria
-from yoloprune.reporting.run_report import picture_sparsity
-from yoloprune.settings.checking import parse
-from yoloprune.sparse.schedule import Progress
+from yoloprune.importance import dead_channels
+from yoloprune.reporting.plots import plot_sparsity
+from yoloprune.settings.command_line import parse
+from yoloprune.sparse.schedule import Schedule
 
 
 def config(**changed: Any) -> SparseConfig:
@@ -89,13 +89,13 @@ def test_every_penalty_ends_at_the_budget(penalty: str, budget: Budget, tmp_path
     assert loop.sparse.met
     graph = yolo_tracing.trace_yolo(loop.model, imgsz=32)
     for model in (loop.model, loop.ema.ema):
-        dead = criteria.dead(model.half().float(), graph)
+        dead = dead_channels.dead(model.half().float(), graph)
         if budget.ratio:
             assert abs(dead.sum() / graph.prunable.sum() - 0.4) <= 0.01
         else:
             assert abs(loop.sparse.history[-1]["flops"] - 0.8) <= 0.01
     assert zeros(loop.model) == zeros(loop.ema.ema)
-    assert (criteria.dead(loop.model, graph) == criteria.dead(loop.ema.ema, graph)).all()
+    assert (dead_channels.dead(loop.model, graph) == dead_channels.dead(loop.ema.ema, graph)).all()
 
 
 @pytest.mark.parametrize("penalty", ["prox", "group"])
@@ -107,7 +107,7 @@ def test_the_push_is_steered_to_the_target(penalty: str, tmp_path: Path) -> None
         loop.start()
         loop.batches()
         scales = loop.sparse._live.scales
-        share.append(float((scales.gamma[scales.pushed] == 0).float().mean()))
+        share.append(float((scales.gamma[scales.penalised] == 0).float().mean()))
         if loop.epoch < 5:
             loop.finish(0.5)
     assert share[0] == 0
@@ -125,7 +125,7 @@ def test_l1_decays_over_the_ramp_or_stays(decay: bool, pushes: float, tmp_path: 
         loop.batches()
         loop.finish(0.5)
     scales = loop.sparse._live.scales
-    lost = (before - scales.gamma.abs())[scales.pushed & (before > 0.1)]
+    lost = (before - scales.gamma.abs())[scales.penalised & (before > 0.1)]
     assert len(lost) > 100
     torch.testing.assert_close(lost, torch.full_like(lost, 0.01 * 0.5 * pushes))
 
@@ -245,7 +245,7 @@ def test_checkpoint_of_the_ramp_says_how_far_it_is(tmp_path: Path) -> None:
     assert state["met"] is False
     assert state["progress"] == 0.4
     assert 0.8 < state["reached"]["flops"] < 0.95
-    dead = criteria.dead(loop.ema.ema, yolo_tracing.trace_yolo(loop.model, imgsz=32))
+    dead = dead_channels.dead(loop.ema.ema, yolo_tracing.trace_yolo(loop.model, imgsz=32))
     assert np.flatnonzero(dead).tolist() == state["victims"]
     assert zeros(loop.ema.ema)
     assert not zeros(loop.model)  # here they may still come back
@@ -294,7 +294,7 @@ def test_time_is_the_progress_when_the_trainer_goes_by_the_clock(
     now = [1000.0]
     monkeypatch.setattr("yoloprune.sparse.schedule.time.time", lambda: now[0])
     trainer: Any = SimpleNamespace(args=SimpleNamespace(time=1.0), train_time_start=1000.0, epochs=1000, epoch=0)
-    progress = Progress(trainer, config())
+    progress = Schedule(trainer, config())
     for minutes, share in ((0, 0.0), (15, 0.25), (60, 1.0), (61, 1.0)):
         now[0] = 1000.0 + 60 * minutes
         progress.advance()
@@ -323,10 +323,10 @@ def test_few_steps_are_told_with_the_remedy(
 def test_picture_of_a_run(tmp_path: Path) -> None:
     """Drawn from the files of the run alone, with and without a results.csv."""
     Loop(SparseTraining(config()), tmp_path).run()
-    plain = picture_sparsity(tmp_path / "plain.png", tmp_path / "sparsity.csv")
+    plain = plot_sparsity(tmp_path / "plain.png", tmp_path / "sparsity.csv")
     lines = ["epoch,metrics/mAP50(B),metrics/mAP50-95(B)", *(f"{e},0.5,{0.1 * e}" for e in range(1, 6))]
     (tmp_path / "results.csv").write_text("\n".join(lines))
-    full = picture_sparsity(tmp_path / "full.png", tmp_path / "sparsity.csv")
+    full = plot_sparsity(tmp_path / "full.png", tmp_path / "sparsity.csv")
     assert plain is not None
     assert full is not None
     assert plain.read_bytes() != full.read_bytes()  # mAP is in one of them

@@ -18,11 +18,12 @@ from ultralytics import YOLO
 from ultralytics.engine.trainer import BaseTrainer
 
 import yoloprune
-from yoloprune import api, cli
+from yoloprune import cli
 from yoloprune.backend import console, model_facts, yolo_tracing
 from yoloprune.checkpoint import saving
+from yoloprune.commands import interruptions
 from yoloprune.errors import ArgumentError, ModelError
-from yoloprune.importance import criteria
+from yoloprune.importance import dead_channels
 from yoloprune.sparse.callback import EVENTS
 
 work, data = tiny_line.work, tiny_line.data  # fixtures, made once a file
@@ -65,7 +66,7 @@ def test_interrupted_run_resumes(
         )
     last = work / name / "weights" / "last.pt"
     before = YOLO(last).model
-    dead = criteria.dead(before, yolo_tracing.trace_yolo(before, imgsz=64))
+    dead = dead_channels.dead(before, yolo_tracing.trace_yolo(before, imgsz=64))
     assert dead.any()  # what had faded so far is zero in the checkpoint, also before the target is met
     assert before.yaml["yoloprune_sparse"]["met"] == (stop == 4)
     with pytest.raises(ArgumentError, match=r"has the target flops=0\.6, which cannot change"):
@@ -96,7 +97,7 @@ def test_interrupted_run_resumes(
     assert settings["budget"]["flops"] == 0.6 and settings["limits"]["round_to"] == 4
     after = YOLO(last).model
     if stop == 4:  # what was dead stays dead
-        assert (criteria.dead(after, yolo_tracing.trace_yolo(after, imgsz=64)) == dead).all()
+        assert (dead_channels.dead(after, yolo_tracing.trace_yolo(after, imgsz=64)) == dead).all()
     assert YOLO(work / name / "weights" / "best.pt").model.yaml["yoloprune_sparse"]["met"] is True
 
 
@@ -130,7 +131,10 @@ def test_an_interrupted_training_says_how_it_goes_on(
     monkeypatch.setattr(saving, "goes_on", lambda _: True)
     if saved:
         last.touch()
-    with pytest.raises(KeyboardInterrupt), api._going_on(SimpleNamespace(trainer=SimpleNamespace(last=last)), "x"):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        interruptions.going_on(SimpleNamespace(trainer=SimpleNamespace(last=last)), "x"),
+    ):
         raise KeyboardInterrupt
     assert said == [f"go on with: yoloprune x 'model={last}' resume" if saved else "nothing was saved yet"]
 
@@ -141,7 +145,10 @@ def test_an_interrupt_stays_one_where_the_checkpoint_cannot_be_read(
     said: list[str] = []
     monkeypatch.setattr(console, "log", lambda _, text: said.append(text))
     (last := tmp_path / "last.pt").touch()
-    with pytest.raises(KeyboardInterrupt), api._going_on(SimpleNamespace(trainer=SimpleNamespace(last=last)), "x"):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        interruptions.going_on(SimpleNamespace(trainer=SimpleNamespace(last=last)), "x"),
+    ):
         raise KeyboardInterrupt
     assert len(said) == 1 and f"{last} is not a YOLO model" in said[0]
 

@@ -21,17 +21,29 @@ ALLOWED: dict[str, set[str]] = {
     "importance": {"planning", "probing"},
     "reporting": {"planning"},
     "backend": {"settings", "planning", "tracing", "cutting", "probing"},
+    "runtimes": {"backend", "probing"},
     "native": {"settings", "planning", "cutting", "backend", "probing"},
-    "selection": {"settings", "planning", "cutting", "repair", "importance", "backend", "native", "probing"},
+    "selection": {
+        "settings",
+        "planning",
+        "cutting",
+        "repair",
+        "importance",
+        "backend",
+        "runtimes",
+        "native",
+        "probing",
+    },
     "sparse": {"settings", "planning", "importance", "backend", "native", "probing"},
     "checkpoint": {"planning", "cutting", "backend", "native", "probing"},
 }
-"""By package, which others it may import besides the ground; commands and faces may import all."""
+ALLOWED["commands"] = set(ALLOWED)
+"""By package, which others it may import besides the ground; faces may import all."""
 
-ABOVE = {"commands", "api", "cli", "__main__", "trainers", "__init__"}
+ABOVE = {"api", "cli", "__main__", "trainers", "former_places", "__init__"}
 
-LONG = {"api", "settings.checking", "settings.options", "checkpoint.trainers"}
-"""Longer than the house wants them; none is to be added."""
+LONG = {"settings.commands"}
+"""A table, which may be longer; none is to be added."""
 
 MODULES = sorted(
     ".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in PACKAGE.rglob("*.py") if p.name != "__init__.py"
@@ -130,12 +142,12 @@ def test_deciding_needs_no_torch(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_ultralytics_stays_at_the_edge(module: str) -> None:
-    below = {"probing", "tracing", "cutting", "importance", "reporting"}
+    below = set(ALLOWED).difference(list(ALLOWED)[list(ALLOWED).index("backend") :])
     assert room(module) not in below or "ultralytics" not in foreign(imports(module))
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_files_stay_short_and_say_what_they_are_for(module: str) -> None:
     source = (PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
-    assert len(source.splitlines()) <= (450 if module in LONG else 250)
+    assert len(source.splitlines()) <= (300 if module in LONG else 250)
     assert ast.get_docstring(ast.parse(source))

@@ -20,9 +20,10 @@ from yoloprune.commands import cut_and_repair, sweep
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.cutting.surgery import cut
 from yoloprune.errors import BudgetError, ModelError
-from yoloprune.importance import criteria
+from yoloprune.importance import criteria, dead_channels
 from yoloprune.probing.forward import placed
-from yoloprune.selection import ranking
+from yoloprune.reporting.text_table import headline
+from yoloprune.selection import prune_job, ranking
 from yoloprune.settings.budget import Budget
 from yoloprune.settings.checking import request
 
@@ -67,11 +68,12 @@ def test_description_names_the_points() -> None:
         (["mAP50", "mAP50-95"], "mAP50-95"),
         (["mAP50", "mAP50-95", "mAP50(M)", "mAP50-95(M)"], "mAP50-95(M)"),
         (["accuracy_top1", "accuracy_top5"], "accuracy_top1"),
+        (["metrics/mAP50(B)", "metrics/mAP50-95(B)", "metrics/mAP50-95(P)"], "metrics/mAP50-95(P)"),
+        ([], ""),
     ],
 )
 def test_the_figure_that_counts(figures: list[str], expected: str) -> None:
-    row = {"model": "parent", "flops": 1, "params": 1, "channels": 1, **dict.fromkeys(figures, 0.5)}
-    assert sweep.headline(row) == expected
+    assert headline(figures) == expected
 
 
 # The command ----------------------------------------------------------------------------------------------------------
@@ -200,7 +202,9 @@ def parent(tiny: Path) -> yoloprune.YOLO:
 def ranked(parent: Any, data: Path | None, **told: Any) -> ranking.Ranking:
     passed = {"imgsz": 64, **({"data": str(data)} if data else {})}
     settings = request("prune", {"model": "a.pt", **passed, **told}).settings
-    return ranking.rank(parent, yolo_tracing.trace_yolo(parent.model), settings, passed, ranking.images(parent, passed))
+    return ranking.rank(
+        parent, yolo_tracing.trace_yolo(parent.model), settings, passed, prune_job.images(parent, passed)
+    )
 
 
 def test_automatic_score_is_taylor_per_cost_with_data_and_l2_without(parent: Any, data: Path) -> None:
@@ -257,7 +261,7 @@ def test_automatic_score_takes_the_dead_first(parent: Any, data: Path, labelled:
     graph = yolo_tracing.trace_yolo(model.model)
     norm = model.model.model[4].cv2.bn
     norm.weight.data[::2], norm.bias.data[::2] = 0.0, 5.0
-    dead = criteria.dead(model.model, graph)
+    dead = dead_channels.dead(model.model, graph)
     assert dead.any()
     auto = ranked(model, data if labelled else None)
     assert auto.scores[dead].max() == 0
@@ -299,7 +303,7 @@ def test_device_is_where_scores_and_repairs_are_measured(
     told = request("prune", {"model": "a.pt", **given}).settings
     model = yoloprune.load(tiny)
     passed = {**given, "device": "7"}
-    images = ranking.images(model, passed)
+    images = prune_job.images(model, passed)
     ranking.rank(model, yolo_tracing.trace_yolo(model.model), told, passed, images)
     assert moved == [there, there, there]
     ranking.rank(model, yolo_tracing.trace_yolo(model.model), told, given, images)
@@ -317,7 +321,7 @@ def test_seed_chooses_the_calibration_images(
     model = yoloprune.load(tiny)
     graph = yolo_tracing.trace_yolo(model.model)
     first, again, other = ({**given, "seed": seed} for seed in (1, 1, 2))
-    images = [ranking.images(model, passed) for passed in (first, again, other)]
+    images = [prune_job.images(model, passed) for passed in (first, again, other)]
     scores = [ranking.rank(model, graph, told, passed, images[0]).scores for passed in (first, again, other)]
     assert torch.equal(images[0][0], images[1][0]) and not torch.equal(images[0][0], images[2][0])
     assert np.array_equal(scores[0], scores[1]) and not np.array_equal(scores[0], scores[2])

@@ -17,8 +17,9 @@ from types import TracebackType
 import yaml
 
 from yoloprune.errors import PruneError
-from yoloprune.settings.checking import Request, find_command, merge_tokens, parse
-from yoloprune.settings.options import COMMANDS, Command
+from yoloprune.settings.checking import Request
+from yoloprune.settings.command_line import find_command, merge_tokens, parse
+from yoloprune.settings.commands import COMMANDS, Command
 
 HELP_WORDS = frozenset({"help", "-h", "-help", "--help"})
 VERSION_WORDS = frozenset({"version", "-v", "-version", "--version"})
@@ -186,7 +187,7 @@ def _command_help(command: Command) -> str:
         lines += wrap(text, HELP_WIDTH, initial_indent=start, subsequent_indent=hang)
     lines += [f"  {note}" for note in command.notes]
     lines += ["", "Ultralytics arguments"]
-    if command.host is None:
+    if command.host_keys is None:
         mode = "val" if command.name == "val" else "train"
         lines.append(f"  Every Ultralytics {mode} argument passes through unchanged ('yolo cfg' lists them):")
         lines.append("  imgsz, batch, device, workers, project, name, seed ...")
@@ -194,6 +195,6 @@ def _command_help(command: Command) -> str:
             said = " ".join(f"{k}={v}" for k, v in command.own_defaults.items())
             lines.append(f"  Other defaults unless optimizer= is given: {said}")
     else:
-        lines.append(f"  {', '.join(command.host)}")
+        lines.append(f"  {', '.join(command.host_keys)}")
     lines.append("  cfg=recipe.yaml reads keys of both sorts from a file; the command line wins over it.")
     return "\n".join([*lines, "", "Examples", *(f"  yoloprune {example}" for example in command.examples)])

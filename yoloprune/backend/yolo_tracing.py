@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from yoloprune.backend.model_facts import channels, check_prunable, head_name, parts, stride
+from yoloprune.backend.moved_layers import moved, table_of
 from yoloprune.cutting.surgery import has_width_attributes
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.examples import Example, Probe
@@ -43,7 +44,7 @@ def trace_yolo(
             model,
             found,
             frozen={head_name(model): f"{type(model.model[-1]).__name__} head"},
-            keep=trace_network.match(model, keep, parts(model)),
+            keep=trace_network.match(model, moved(keep, table_of(model)), parts(model)),
             sized=has_width_attributes,
             outputs=True,  # the neck's features are among the outputs, and follow the head's input side
             area=(imgsz / size) ** 2,

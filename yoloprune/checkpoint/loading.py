@@ -17,6 +17,9 @@ from yoloprune.backend import console, model_facts, official_weights
 from yoloprune.checkpoint.trainers import YOLO
 from yoloprune.errors import ArgumentError, ModelError
 
+ModelSource = str | Path | ultralytics.YOLO
+"""What a model is given as: checkpoint, model YAML, official name, or a live object."""
+
 
 def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> YOLO:
     """Load a model in float32 and evaluation mode, through Ultralytics' own loader and without any download.

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from yoloprune.importance.reduction import Values
+from yoloprune.planning.channel_graph import ChannelGraph
+
 
 def batch_norm(module: nn.Module) -> Tensor | None:
     """|gamma| of a batch-norm layer (Liu et al. 2017, arXiv 1708.06519, section 3)."""
@@ -59,4 +62,12 @@ CRITERIA: dict[str, Callable[[nn.Module], Tensor | None]] = {
 """Value per output channel of one module, None for modules that a criterion does not look at."""
 
 
-# Criteria that look at data -------------------------------------------------------------------------------------------
+def values_of(model: nn.Module, graph: ChannelGraph, criterion: Callable[[nn.Module], Tensor | None]) -> Values:
+    """Values of a criterion at the outputs of all layers that it looks at."""
+    modules = dict(model.named_modules())
+    for i, axis in enumerate(graph.axes):
+        if axis.side == "outputs" and axis.module in modules:
+            with torch.no_grad():
+                value = criterion(modules[axis.module])
+            if value is not None:
+                yield i, value.cpu().double().numpy()

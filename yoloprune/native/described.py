@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from copy import copy, deepcopy
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -91,20 +89,3 @@ def as_described(model: nn.Module, described: Described) -> nn.Module:
     shell = deepcopy(model, {id(model.model): nn.Sequential()})
     shell.model, shell.save = nn.Sequential(*layers), sorted(save)
     return shell
-
-
-def moved(names: Iterable[str], table: Mapping[str, list[str]]) -> list[str]:
-    """Names or patterns of an unrolled model's modules for those of its parent's, e.g. `model.4.cv1`.
-
-    Args:
-        names (Iterable[str]): Dotted names or shell patterns; what names none of the parent's layers stays.
-        table (Mapping): From `Described.modules`.
-    """
-    found: list[str] = []
-    for name in names:
-        if hits := [new for old, places in table.items() if fnmatchcase(old, name) for new in places]:
-            found += hits
-            continue
-        head = next((old for old in sorted(table, key=len, reverse=True) if name.startswith(f"{old}.")), None)
-        found += [name] if head is None else [new + name[len(head) :] for new in table[head]]
-    return list(dict.fromkeys(found))

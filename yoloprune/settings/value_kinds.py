@@ -17,7 +17,7 @@ AMOUNT_ALLOWED = "a fraction between 0 and 1, or an absolute value with a unit (
 
 
 @dataclass(frozen=True)
-class Kind:
+class ValueKind:
     """What values an option takes.
 
     Attributes:
@@ -89,7 +89,7 @@ def write_amount(value: float) -> str:
     return f"{value:g}"
 
 
-def number(allowed: str, holds: Callable[[float], bool]) -> Kind:
+def number(allowed: str, holds: Callable[[float], bool]) -> ValueKind:
     """Return the kind of numbers for which `holds` is true."""
 
     def convert(value: Any) -> float:
@@ -98,10 +98,10 @@ def number(allowed: str, holds: Callable[[float], bool]) -> Kind:
             raise ValueError(allowed)
         return parsed
 
-    return Kind(allowed, convert)
+    return ValueKind(allowed, convert)
 
 
-def integer(at_least: int) -> Kind:
+def integer(at_least: int) -> ValueKind:
     """Return the kind of integers from `at_least` upward."""
 
     def convert(value: Any) -> int:
@@ -110,10 +110,10 @@ def integer(at_least: int) -> Kind:
             raise ValueError(f"{value} is no integer in range")
         return int(parsed)
 
-    return Kind(f"an integer of at least {at_least}", convert)
+    return ValueKind(f"an integer of at least {at_least}", convert)
 
 
-def choice(*names: str) -> Kind:
+def choice(*names: str) -> ValueKind:
     """Return the kind of one word out of `names`; None stands for the word 'none' where that is one of them."""
 
     def convert(value: Any) -> str:
@@ -122,7 +122,7 @@ def choice(*names: str) -> Kind:
             raise ValueError(f"{value} is not among {names}")
         return word
 
-    return Kind(f"one of {', '.join(names)}" if len(names) > 1 else f"{names[0]} (or None)", convert, names)
+    return ValueKind(f"one of {', '.join(names)}" if len(names) > 1 else f"{names[0]} (or None)", convert, names)
 
 
 def _flag(value: Any) -> bool:
@@ -154,7 +154,7 @@ def _module_names(value: Any) -> tuple[str, ...]:
     return names
 
 
-def several(kind: Kind) -> Callable[[Any], tuple[Any, ...]]:
+def several(kind: ValueKind) -> Callable[[Any], tuple[Any, ...]]:
     """Return the conversion of a comma-separated text, a sequence or a single value into values of a kind."""
 
     def convert(value: Any) -> tuple[Any, ...]:
@@ -196,9 +196,11 @@ def path_or_model(value: Any) -> Any:
     return value
 
 
-AMOUNT = Kind(AMOUNT_ALLOWED, parse_amount, meant=_fraction_meant)
-LATENCY = Kind("a fraction of the time that an image takes now (0.6), or milliseconds with the unit (12ms)", _latency)
+AMOUNT = ValueKind(AMOUNT_ALLOWED, parse_amount, meant=_fraction_meant)
+LATENCY = ValueKind(
+    "a fraction of the time that an image takes now (0.6), or milliseconds with the unit (12ms)", _latency
+)
 SHARE = number("a fraction between 0 and 1 (both excluded)", lambda x: 0 < x < 1)
-NATIVE_ROWS = Kind("True, False or tied", _native, ("true", "false", "tied"))
-FLAG = Kind("True or False", _flag, ("true", "false"))
-MODULES = Kind("dotted module names or shell patterns separated by commas, or backbone, neck", _module_names)
+NATIVE_ROWS = ValueKind("True, False or tied", _native, ("true", "false", "tied"))
+FLAG = ValueKind("True or False", _flag, ("true", "false"))
+MODULES = ValueKind("dotted module names or shell patterns separated by commas, or backbone, neck", _module_names)

@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yoloprune.importance import criteria, weight_criteria
+from yoloprune.importance import dead_channels, weight_criteria
 from yoloprune.planning.channel_graph import ChannelGraph
 
 SMALLEST = 2.0**-14  # smallest normal number in half precision, the precision of checkpoints
 
 
-class Scales:
+class BatchNormScales:
     """The scales of a model that belong to channel classes which may die.
 
     Attributes:
-        killable (np.ndarray): Mask of the classes that stand still once all their scales are zero, and none of whose
+        removable (np.ndarray): Mask of the classes that stand still once all their scales are zero, and none of whose
             scales lies in a layer that the user froze, shape (classes,).
-        pushed (Tensor): Mask of the scales of these classes, shape (scales,).
+        penalised (Tensor): Mask of the scales of these classes, shape (scales,).
     """
 
     def __init__(self, model: nn.Module, graph: ChannelGraph) -> None:
@@ -31,11 +31,11 @@ class Scales:
             for axis, classes in zip(graph.axes, graph.class_of, strict=True)
             if axis.side == "outputs" and weight_criteria.batch_norm(modules.get(axis.module)) is not None
         ]
-        self.killable = criteria.silenced_by_gamma(model, graph)
+        self.removable = dead_channels.removable_by_gamma(model, graph)
         for name, classes in found:
             if not modules[name].weight.requires_grad:
-                self.killable[classes] = False
-        found = [(name, classes) for name, classes in found if self.killable[classes].any()]
+                self.removable[classes] = False
+        found = [(name, classes) for name, classes in found if self.removable[classes].any()]
         self._names = [name for name, _ in found]
         self._layers = [modules[name] for name in self._names]
         self._widths = [len(classes) for _, classes in found]
@@ -46,7 +46,7 @@ class Scales:
             torch.tensor(self._widths, dtype=torch.long, device=device)
         )
         self._members = torch.from_numpy(_table(index, graph.n_classes)).to(device)
-        self.pushed = torch.from_numpy(self.killable).to(device)[self._class]
+        self.penalised = torch.from_numpy(self.removable).to(device)[self._class]
 
     def __len__(self) -> int:
         return len(self._class)
@@ -128,15 +128,15 @@ class Scales:
         Lin 2006, J. R. Stat. Soc. B 68, section 2).
         """
         factor = (1 - step / self.norms(coupled).clamp_min(1e-30)).clamp_min(0)
-        self.multiply(self.split(torch.where(self.pushed, factor, 1.0)), biases=False)
+        self.multiply(self.split(torch.where(self.penalised, factor, 1.0)), biases=False)
 
     def pull(self, weight: float) -> None:
         """Add the sub-gradient of `weight` times the sum of all |gamma| (Liu et al. 2017, arXiv 1708.06519, eq. 1)."""
-        for layer, sign in zip(self._layers, self.split(self.gamma.sign() * self.pushed), strict=True):
+        for layer, sign in zip(self._layers, self.split(self.gamma.sign() * self.penalised), strict=True):
             if layer.weight.grad is not None:
                 layer.weight.grad.add_(sign, alpha=weight)
 
-    def silence(self, model: nn.Module, scales: np.ndarray, biases: np.ndarray) -> None:
+    def zero(self, model: nn.Module, scales: np.ndarray, biases: np.ndarray) -> None:
         """Set scales and biases of classes to exactly zero in a model of the same structure (live or EMA).
 
         Args:
@@ -150,7 +150,7 @@ class Scales:
             modules[name].weight.detach().masked_fill_(dead, 0.0)
             modules[name].bias.detach().masked_fill_(quiet, 0.0)
 
-    def rouse(self, model: nn.Module, alive: np.ndarray) -> None:
+    def lift(self, model: nn.Module, alive: np.ndarray) -> None:
         """Lift scales of living classes that would all read as zero in a checkpoint, and be cut beyond the budget.
 
         Args:

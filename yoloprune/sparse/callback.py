@@ -23,7 +23,7 @@ from yoloprune import files
 from yoloprune.backend import console, run_folders
 from yoloprune.errors import ArgumentError
 from yoloprune.settings.sparse_config import SparseConfig
-from yoloprune.sparse.sparse_run import Fading
+from yoloprune.sparse.sparse_run import SparseRun
 
 if TYPE_CHECKING:
     from ultralytics import YOLO
@@ -62,7 +62,7 @@ class SparseTraining:
         self.config = config
         self.met = False
         self.history: list[dict[str, float]] = []
-        self._run: Fading | None = None  # built when training starts: the object travels to workers as plain data
+        self._run: SparseRun | None = None  # built when training starts: the object travels to workers as plain data
         self._hooked: Any = None  # the optimizer that has our hooks
         self._finished = -1  # the epoch that was trained to its end and is not logged yet
 
@@ -99,10 +99,10 @@ class SparseTraining:
 
     def on_train_start(self, trainer: BaseTrainer) -> None:
         """Trace the model and check that the budget is within reach."""
-        self._run = run = Fading(self.config, trainer)
+        self._run = run = SparseRun(self.config, trainer)
         self.met, self.history, self._finished = run.met, [], -1
         if console.is_main_process():
-            free, of = int(run.scales.killable.sum()), run.graph.n_classes
+            free, of = int(run.scales.removable.sum()), run.graph.n_classes
             console.log("sparse: ", f"target {_target(self.config)}, {free} of {of} channels may die")
             if not trainer.resume:
                 _set_aside(Path(trainer.best))
@@ -150,7 +150,7 @@ class SparseTraining:
             _warn_of_few_steps(trainer, run)
 
     @property
-    def _live(self) -> Fading:
+    def _live(self) -> SparseRun:
         assert self._run is not None, "on_train_start has not run"
         return self._run
 
@@ -164,7 +164,7 @@ def _target(config: SparseConfig) -> str:
     return ", ".join(f"{name}={value:g}" for name, value in named.items())
 
 
-def _warn_of_few_steps(trainer: BaseTrainer, run: Fading) -> None:
+def _warn_of_few_steps(trainer: BaseTrainer, run: SparseRun) -> None:
     """Warn when the ramp has too few optimizer steps, and say what helps."""
     if (steps := run.progress.ramp_steps()) >= FEW_STEPS:
         return

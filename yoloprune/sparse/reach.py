@@ -12,7 +12,7 @@ from yoloprune.errors import BudgetError
 from yoloprune.native import candidates
 from yoloprune.planning import greedy_selection
 from yoloprune.settings.sparse_config import SparseConfig
-from yoloprune.sparse.batch_norm_scales import Scales
+from yoloprune.sparse.batch_norm_scales import BatchNormScales
 
 
 def require(model: nn.Module, config: SparseConfig, imgsz: int, freeze: Any = None) -> None:
@@ -45,7 +45,7 @@ def choose(model: nn.Module, found: candidates.Channels, config: SparseConfig, f
     Raises:
         BudgetError: If there is none, or the model meets the target as it is.
     """
-    scores = np.where(Scales(model, found.graph).killable, 0.0, np.inf)
+    scores = np.where(BatchNormScales(model, found.graph).removable, 0.0, np.inf)
     try:
         choice = found.choose(lambda graph: greedy_selection.select(graph, scores, config.budget, config.limits))
     except BudgetError as e:

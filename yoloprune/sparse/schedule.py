@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 CHOICES = 100  # of victims in a ramp
 
 
-class Progress:
+class Schedule:
     """Share of a run that is over, brought up to date by `advance`, the same on every rank.
 
     Attributes:

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from yoloprune.backend import model_facts
 from yoloprune.backend.yaml_markers import STATE_KEY, sealed
-from yoloprune.importance import criteria
+from yoloprune.importance import dead_channels
 from yoloprune.native import candidates
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.cost import Cost
 from yoloprune.settings.sparse_config import SparseConfig
 from yoloprune.sparse import reach
-from yoloprune.sparse.batch_norm_scales import Scales
-from yoloprune.sparse.schedule import Progress
+from yoloprune.sparse.batch_norm_scales import BatchNormScales
+from yoloprune.sparse.schedule import Schedule
 
 if TYPE_CHECKING:
     from ultralytics.engine.trainer import BaseTrainer
@@ -31,14 +31,14 @@ VANISHED = 1e-3  # a scale that has faded by this factor may be set to zero
 L1_WEIGHT = 1e-2  # of the sub-gradient when none is given
 
 
-class Fading:
+class SparseRun:
     """State of one run in one process; its two hooks run around every optimizer step.
 
     Every rank of a multi-GPU run decides for itself. That they decide alike relies on equal gradients after the
     all-reduce, on operations that give the same bits everywhere, and, with `time=`, on the clock of rank 0.
 
     Attributes:
-        progress (Progress): How far the run is.
+        progress (Schedule): How far the run is.
         met (bool): Whether the target is met: the victims are final and exactly zero.
         victims (np.ndarray): Mask of the classes that fade or are gone, shape (classes,).
         reached (dict[str, float]): Shares of channels "dead", and of "flops" and "params" that a cut would leave, as
@@ -56,9 +56,9 @@ class Fading:
             config = replace(config, limits=replace(config.limits, native=False))
         self.config = config
         self.cost = Cost(self.graph)
-        self.scales = Scales(self.model, self.graph)
+        self.scales = BatchNormScales(self.model, self.graph)
         self.score = torch.zeros_like(self.scales.gamma)  # running, of each scale
-        self.progress = Progress(trainer, config)
+        self.progress = Schedule(trainer, config)
         self.held = 0  # optimizer steps in the hold phase
         self.met = False
         self.step: float | Tensor = 0.0  # threshold of "prox" and "group"
@@ -131,11 +131,11 @@ class Fading:
             self._choose(self.victims, 0.0)
             self.met, gone = True, self.victims
         elif self.config.penalty != "select":
-            gone = criteria.dead(self.model, self.graph) & self.scales.killable
+            gone = dead_channels.dead(self.model, self.graph) & self.scales.removable
         for model in (*ema, self.model) if self.met else ema:
-            self.scales.silence(model, gone, self.victims)
+            self.scales.zero(model, gone, self.victims)
             if self.met:
-                self.scales.rouse(model, self.scales.killable & ~gone)
+                self.scales.lift(model, self.scales.removable & ~gone)
         self.reached = self._reached(gone)
         for model in (*ema, self.model):  # the trainer tells the EMA, but not a student in it
             model.yaml.update(sealed(model.yaml, self._state()))
@@ -161,10 +161,10 @@ class Fading:
         else:
             value = self.scales.gamma.abs()
         scores = self.scales.sums(value.cpu().double()).numpy()
-        scores[~self.scales.killable] = np.inf
-        eased = self.config.budget.eased(share, self.cost.parent)
+        scores[~self.scales.removable] = np.inf
+        relaxed = self.config.budget.relaxed(share, self.cost.parent)
         per_cost = self.config.normalize == "cost"
-        return ~greedy_selection.select(self.graph, scores, eased, self.config.limits, self.cost, per_cost=per_cost)
+        return ~greedy_selection.select(self.graph, scores, relaxed, self.config.limits, self.cost, per_cost=per_cost)
 
     def _choose(self, victims: np.ndarray, fade: float) -> None:
         """Set the factor that every scale is multiplied with after each step."""
@@ -181,8 +181,8 @@ class Fading:
         if (weight := self.config.penalty_weight) is not None:
             self.step = weight * self.scales.rates(optimizer)
         elif self.progress.due():
-            share = float(self._select(1.0).sum() / max(self.scales.killable.sum(), 1))
-            reach = float(self.scales.norms(coupled)[self.scales.pushed].quantile(share))
+            share = float(self._select(1.0).sum() / max(self.scales.removable.sum(), 1))
+            reach = float(self.scales.norms(coupled)[self.scales.penalised].quantile(share))
             self.step = reach / self.progress.steps_left()
         self.scales.shrink(self.step, coupled)
 
@@ -190,7 +190,7 @@ class Fading:
 
     def row(self) -> dict[str, float]:
         """One row of sparsity.csv."""
-        gammas = self.scales.gamma[self.scales.pushed].abs().float().cpu()
+        gammas = self.scales.gamma[self.scales.penalised].abs().float().cpu()
         quantiles = torch.quantile(gammas, torch.linspace(0, 1, 21)).tolist()
         return {
             "epoch": self.trainer.epoch + 1,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 from yoloprune.errors import ArgumentError
+from yoloprune.settings.option import Option
 from yoloprune.settings.value_kinds import (
     AMOUNT,
     FLAG,
@@ -15,59 +15,13 @@ from yoloprune.settings.value_kinds import (
     MODULES,
     NATIVE_ROWS,
     SHARE,
-    Kind,
+    ValueKind,
     choice,
     integer,
     number,
     path_or_model,
     several,
 )
-
-
-@dataclass(frozen=True)
-class Option:
-    """One own key of a command.
-
-    Attributes:
-        name (str): The key.
-        default (Any): Value when the key is not given; None means "not set".
-        kind (Kind): What values it takes.
-        meaning (str): One line for the help.
-        example (Any): Shown in hints when the default says nothing.
-    """
-
-    name: str
-    default: Any
-    kind: Kind
-    meaning: str
-    example: Any = None
-
-    @property
-    def hint(self) -> str:
-        """Return `key=value` as one would type it."""
-        return f"{self.name}={self.example if self.default in (None, ()) else self.default}"
-
-    def check(self, value: Any) -> Any:
-        """Return the value in its final type.
-
-        Args:
-            value (Any): Text from the command line, or a YAML or Python value.
-
-        Returns:
-            (Any): The converted value; checking it again returns the same.
-
-        Raises:
-            ArgumentError: If the value is not allowed.
-        """
-        if self.default is None and (value is None or (isinstance(value, str) and value.strip().lower() == "none")):
-            return None
-        try:
-            return self.kind.convert(value)
-        except (TypeError, ValueError, OverflowError):
-            nearest = get_close_matches(str(value).lower(), self.kind.names, n=1)
-            allowed = self.kind.allowed + (f" (nearest: {nearest[0]})" if nearest else "")
-            told = f"{self.name}={value}: must be {allowed}. Received: {value}{self.kind.meant(value)}"
-            raise ArgumentError(told) from None
 
 
 @dataclass(frozen=True)
@@ -78,7 +32,7 @@ class Command:
         name (str): The word on the command line.
         summary (str): One line for the help.
         options (tuple[Option, ...]): Own keys.
-        host (tuple[str, ...] | None): Ultralytics keys that are accepted; None accepts all of them.
+        host_keys (tuple[str, ...] | None): Ultralytics keys that are accepted; None accepts all of them.
         required (tuple[str, ...]): Ultralytics keys that must be given.
         own_defaults (Mapping[str, Any]): Ultralytics keys with another default here, all or none: where `optimizer` is
             given, the rest is Ultralytics' as well, because learning rates belong to an optimizer.
@@ -89,7 +43,7 @@ class Command:
     name: str
     summary: str
     options: tuple[Option, ...] = ()
-    host: tuple[str, ...] | None = ()
+    host_keys: tuple[str, ...] | None = ()
     required: tuple[str, ...] = ()
     own_defaults: Mapping[str, Any] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
@@ -166,7 +120,9 @@ PRUNE_BUDGETS = (
 )
 PRUNE_OPTIONS = (*PRUNE_BUDGETS, *CUT_OPTIONS)
 SWEPT = tuple(
-    Option(o.name, None, Kind(f"{o.kind.allowed}; several separated by commas", several(o.kind)), o.meaning, "0.7,0.5")
+    Option(
+        o.name, None, ValueKind(f"{o.kind.allowed}; several separated by commas", several(o.kind)), o.meaning, "0.7,0.5"
+    )
     for o in (FLOPS, PARAMS, RATIO)
 )
 EXCLUSIVE = {"train-sparse": BUDGETS, "sweep": SWEPT}  # of these options a command takes exactly one
@@ -247,7 +203,7 @@ GENTLE = {  # for weights that are trained already; Ultralytics' own choice, opt
 AGAINST = Option(
     "against",
     None,
-    Kind("the path of a checkpoint", path_or_model),
+    ValueKind("the path of a checkpoint", path_or_model),
     "checkpoint to compare with, usually the unpruned parent",
     "parent.pt",
 )
@@ -259,7 +215,7 @@ _COMMANDS = (
         "train-sparse",
         "train with Ultralytics while the least useful channels fade to exactly zero",
         SPARSE_OPTIONS,
-        host=None,
+        host_keys=None,
         required=("model", "data"),
         examples=(
             "train-sparse model=yolov8n.pt data=my.yaml epochs=50 flops=0.5",
@@ -272,7 +228,7 @@ _COMMANDS = (
         "prune",
         "cut channels out; the smaller checkpoint is a stock Ultralytics model",
         PRUNE_OPTIONS,
-        host=("model", "data", "imgsz", "device", *_RUN),
+        host_keys=("model", "data", "imgsz", "device", *_RUN),
         required=("model",),
         examples=(
             "prune model=runs/detect/train-sparse/weights/best.pt",
@@ -290,7 +246,7 @@ _COMMANDS = (
         "sweep",
         "show where accuracy falls off: cut and repair at several budgets, evaluate each, no training",
         SWEEP_OPTIONS,
-        host=("model", "data", "split", "imgsz", "batch", "device", "workers", *_RUN, "verbose"),
+        host_keys=("model", "data", "split", "imgsz", "batch", "device", "workers", *_RUN, "verbose"),
         required=("model",),
         examples=(
             "sweep model=best.pt data=my.yaml",
@@ -306,7 +262,7 @@ _COMMANDS = (
         "finetune",
         "train a pruned model with Ultralytics; its widths stay",
         (DISTILL,),
-        host=None,
+        host_keys=None,
         required=("model",),
         own_defaults=GENTLE,
         examples=(
@@ -319,7 +275,7 @@ _COMMANDS = (
         "val",
         "validate with Ultralytics, side by side with the parent when against= is given",
         (AGAINST,),
-        host=None,
+        host_keys=None,
         required=("model",),
         examples=("val model=pruned.pt data=my.yaml against=parent.pt", "val model=pruned.pt data=my.yaml imgsz=320"),
         notes=(OWN_DATA,),
@@ -328,7 +284,7 @@ _COMMANDS = (
         "info",
         "show groups, widths, and what is frozen and why",
         (KEEP,),
-        host=("model", "imgsz"),
+        host_keys=("model", "imgsz"),
         required=("model",),
         examples=("info model=yolov8n.pt", "info model=yolo11n.yaml keep=neck"),
     ),
@@ -336,7 +292,7 @@ _COMMANDS = (
         "demo",
         "run the whole line on a data set drawn by code; no download, no GPU",
         (DEMO_FLOPS,),
-        host=(*_RUN, "device"),
+        host_keys=(*_RUN, "device"),
         examples=("demo", "demo flops=0.4 device=cpu project=runs/demo"),
     ),
     Command("help", "show this, or the options of a command", examples=("help", "help prune")),

@@ -1,0 +1,49 @@
+"""Where the layers of a parent are in a model that was pruned from it, some of whose blocks became several rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from yoloprune.backend.yaml_markers import LAYERS, entry_of
+
+
+def table_of(model: nn.Module) -> dict[str, list[str]]:
+    """New names of the parent's modules by their old ones; empty where all are where they were."""
+    return (entry_of(model) or {}).get(LAYERS) or {}
+
+
+def moved(names: Iterable[str], table: Mapping[str, list[str]]) -> list[str]:
+    """Names or patterns of an unrolled model's modules for those of its parent's, e.g. `model.4.cv1`.
+
+    Args:
+        names (Iterable[str]): Dotted names or shell patterns; what names none of the parent's layers stays.
+        table (Mapping): From `Described.modules`.
+    """
+    found: list[str] = []
+    for name in names:
+        if hits := [new for old, places in table.items() if fnmatchcase(old, name) for new in places]:
+            found += hits
+            continue
+        head = next((old for old in sorted(table, key=len, reverse=True) if name.startswith(f"{old}.")), None)
+        found += [name] if head is None else [new + name[len(head) :] for new in table[head]]
+    return list(dict.fromkeys(found))
+
+
+def joined(first: Mapping[str, list[str]], second: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Where modules went in two prunings in a row."""
+    if not first or not second:
+        return deepcopy(dict(first or second))
+    return {name: moved(places, second) for name, places in first.items()}
+
+
+def frozen_layers(freeze: int | list[int] | None, table: Mapping[str, list[str]]) -> int | list[int] | None:
+    """Ultralytics' `freeze=` in the layers of an unrolled model, for one that means the parent's."""
+    if not table or freeze is None:
+        return freeze
+    listed = range(freeze) if isinstance(freeze, int) else freeze
+    places = moved([f"model.{layer}" for layer in listed], table)
+    return sorted({int(place.split(".")[1]) for place in places})
