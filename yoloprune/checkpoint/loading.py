@@ -16,6 +16,7 @@ from ultralytics.utils import callbacks, checks
 from yoloprune.backend import console, model_facts, official_weights
 from yoloprune.checkpoint.trainers import YOLO
 from yoloprune.errors import ArgumentError, ModelError
+from yoloprune.torch_internals import CHILDREN
 
 
 def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> YOLO:
@@ -110,7 +111,7 @@ def with_model(yolo: ultralytics.YOLO, model: nn.Module) -> YOLO:
     """
     kind = YOLO if type(yolo) is ultralytics.YOLO else type(yolo)
     new = kind.__new__(kind)
-    new.__dict__.update(vars(yolo), _modules={}, overrides=dict(yolo.overrides))
+    new.__dict__.update({**vars(yolo), CHILDREN: {}, "overrides": dict(yolo.overrides)})
     new.callbacks = callbacks.get_default_callbacks()
     new.trainer = new.predictor = new.metrics = None
     new.model = model

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from yoloprune.cutting.equivalence import errors, kept_rows
 from yoloprune.cutting.masked_parent import masked
@@ -19,6 +18,7 @@ from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Example, Run, run
 from yoloprune.probing.forward import hooked
 from yoloprune.probing.outputs import Leaf
+from yoloprune.torch_internals import tree_map
 
 ROUNDING = 1e-6
 """Relative noise put on what every layer gives, to see how much of an error rounding could make: some float32 steps."""

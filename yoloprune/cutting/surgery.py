@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from yoloprune.errors import PlanError
 from yoloprune.planning.plan import Keep, Plan
+from yoloprune.torch_internals import BatchNorm, ConvNd
 
 
 def cut(model: nn.Module, plan: Plan) -> nn.Module:
@@ -57,7 +58,7 @@ def has_width_attributes(module: nn.Module) -> bool:
 
 def _slice(module: nn.Module, keep: Keep) -> None:
     outputs, inputs = _index(keep.outputs), _index(keep.inputs)
-    if isinstance(module, nn.modules.conv._ConvNd):
+    if isinstance(module, ConvNd):
         out_dim, in_dim = (1, 0) if module.transposed else (0, 1)
         if outputs is not None:
             module.groups = module.groups * len(outputs) // module.out_channels if module.groups > 1 else 1
@@ -97,11 +98,11 @@ def _long_dim(p: Tensor) -> int:
 
 
 def _check(name: str, module: nn.Module | None, parameter: Tensor | None, keep: Keep) -> None:
-    if isinstance(module, nn.modules.conv._ConvNd):
+    if isinstance(module, ConvNd):
         widths = (module.out_channels, module.in_channels)
     elif isinstance(module, nn.Linear):
         widths = (module.out_features, module.in_features)
-    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+    elif isinstance(module, BatchNorm):
         widths = (module.num_features, None)
     elif parameter is not None:
         widths = (max(parameter.shape), None)

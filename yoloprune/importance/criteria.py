@@ -10,12 +10,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from yoloprune.errors import ArgumentError, DataError
 from yoloprune.importance.weight_criteria import CRITERIA, batch_norm
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.forward import feed, follow, hooked, running
+from yoloprune.torch_internals import BatchNorm, ConvNd
 
 Reduce = Literal["mean", "max", "sum", "l2"]
 Normalize = Literal["none", "mean", "max"]
@@ -158,9 +158,7 @@ def _taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]) -> Va
     total = dict.fromkeys(makers, 0.0)
     fed = 0
     with _differentiable(model), hooked() as hooks:
-        followers = follow(
-            model, [n for n, (_, m) in makers.items() if not isinstance(m, _BatchNorm)], _BatchNorm, hooks
-        )
+        followers = follow(model, [n for n, (_, m) in makers.items() if not isinstance(m, BatchNorm)], BatchNorm, hooks)
         for batch in batches:
             loss = model(batch)
             loss = (loss[0] if isinstance(loss, tuple) else loss).sum()
@@ -177,7 +175,7 @@ def _taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]) -> Va
 
 
 def _is_gated(module: nn.Module | None) -> bool:
-    return isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, _BatchNorm)) and module.weight is not None
+    return isinstance(module, (ConvNd, nn.Linear, BatchNorm)) and module.weight is not None
 
 
 def _gate(module: nn.Module, slopes: Mapping[nn.Parameter, Tensor]) -> Tensor:

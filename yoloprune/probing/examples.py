@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 from yoloprune.probing.forward import preserved, running
 from yoloprune.probing.outputs import Leaf, leaves, plain
+from yoloprune.torch_internals import DispatchMode, tree_map
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +145,7 @@ def _seeded(seed: int) -> Iterator[Callable[[], bool]]:
             np.random.set_state(numpy)
 
 
-class _Draws(TorchDispatchMode):
+class _Draws(DispatchMode):
     """Seeds torch's generators anew before every operation that draws from them."""
 
     def __init__(self, seed: int) -> None:
@@ -154,10 +153,6 @@ class _Draws(TorchDispatchMode):
         self.seed, self.count = seed, 0
         torch.manual_seed(seed)
         self.before = torch.get_rng_state()
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # or the first use of a mode imports the compiler: seconds
 
     def moved(self) -> bool:
         """Whether something drew from the generator past this mode."""

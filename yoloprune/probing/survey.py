@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from yoloprune.errors import ModelError
 from yoloprune.probing.examples import Example, Probe
 from yoloprune.probing.forward import preserved, running, state_of
 from yoloprune.probing.operations import list_pass, listing
 from yoloprune.probing.outputs import tensors
+from yoloprune.torch_internals import tree_map
 
 PROVED = 12e9
 """FLOPs of one pass up to which a cut is proved at the size that is asked for as well: 0.1 s on two cores."""

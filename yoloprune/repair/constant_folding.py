@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.plan import Keep, Plan
 from yoloprune.probing.examples import Example
 from yoloprune.probing.forward import Readers, feed, follow, hooked, preserved, running
+from yoloprune.torch_internals import BatchNorm, ConvTransposeNd
 
 CONSTANT = 1e-5
 """A channel is constant if its spread is at most this share of its largest absolute value: float32 rounding."""
@@ -144,7 +143,7 @@ def _lost(
     lost = {name: _Inputs(keep) for name, keep in plan.keep.items() if keep.inputs is not None and name in modules}
     with running(parent), hooked() as hooks, Readers() as readers:
         hooks += [modules[name].register_forward_pre_hook(inputs, with_kwargs=True) for name, inputs in lost.items()]
-        followers = follow(parent, lost, _BatchNorm, hooks)
+        followers = follow(parent, lost, BatchNorm, hooks)
         if batches is not None:
             feed(parent, batches)
         for example in noise if batches is None else ():
@@ -168,7 +167,7 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     Raises:
         DataError: If `batches` is empty.
     """
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    layers = [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
     before = [(m, m.momentum, m.num_batches_tracked.clone()) for m in layers]
     try:
         with running(model):
@@ -206,7 +205,7 @@ class _Inputs:
 
     def contributes(self, module: nn.Module) -> Tensor:
         """Mask of the cut inputs that are not zero throughout and that some weight reads, shape (cut,)."""
-        weight = module.weight.detach().cpu().movedim(0 if isinstance(module, _ConvTransposeNd) else 1, 0).flatten(1)
+        weight = module.weight.detach().cpu().movedim(0 if isinstance(module, ConvTransposeNd) else 1, 0).flatten(1)
         return ((self.low != 0) | (self.high != 0)) & (weight[self.cut] != 0).any(1)
 
     def constant(self) -> Tensor:
@@ -218,13 +217,13 @@ def _pads_with_zeros(module: nn.Module) -> bool:
     if isinstance(module, nn.Linear):
         return False
     padded = module.padding == "same" or (module.padding != "valid" and any(module.padding))
-    return isinstance(module, _ConvTransposeNd) or (padded and module.padding_mode == "zeros")
+    return isinstance(module, ConvTransposeNd) or (padded and module.padding_mode == "zeros")
 
 
 def _kernel_sum(module: nn.Module) -> Tensor:
     """Output per input that is constant, far from the border, shape (outputs, inputs), float64."""
     weight = module.weight.detach().cpu().double().flatten(2) if module.weight.ndim > 2 else module.weight[..., None]
-    if isinstance(module, _ConvTransposeNd):  # each output position meets one tap in stride²
+    if isinstance(module, ConvTransposeNd):  # each output position meets one tap in stride²
         return weight.sum(2).T / torch.tensor(module.stride).prod()
     return weight.cpu().double().sum(2)
 

@@ -6,30 +6,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from yoloprune.errors import ModelError
+from yoloprune.torch_internals import DispatchMode, schema_of
 from yoloprune.tracing.operation import COSTED, Call
 from yoloprune.tracing.rule_table import rule_of
 from yoloprune.tracing.rules_layers import batch_norm
 from yoloprune.tracing.trace_state import TraceState
 
 
-class Tracer(TraceState, TorchDispatchMode):
+class Tracer(TraceState, DispatchMode):
     """The state of a trace that the operations of a running model bring up to date."""
 
     def __init__(self, model: nn.Module, frozen: Mapping[str, str], growth: list[float]) -> None:
-        TorchDispatchMode.__init__(self)
+        DispatchMode.__init__(self)
         TraceState.__init__(self, model, frozen, growth)
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # or the first use of a mode imports the compiler: seconds
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        self.worked += func._schema.name in COSTED
+        self.worked += schema_of(func).name in COSTED
         call, rule = Call(self, func, args, kwargs, out), rule_of(func)
         self.saw(call.tensors())
         if rule is not batch_norm:
