@@ -14,7 +14,7 @@ from ultralytics.nn.modules import Conv
 from ultralytics.utils import LOGGER
 
 from yoloprune.backend import model_facts
-from yoloprune.cutting.surgery import has_width_attributes
+from yoloprune.cutting.width_attributes import has_width_attributes
 
 STAMPS = frozenset({"i", "f", "np"})  # what Ultralytics writes on every layer: index, sources, parameters
 
