@@ -70,7 +70,7 @@ def main() -> None:
     if arguments.one:
         print("ROW", json.dumps(one(arguments.one)))
         return
-    from yoloprune.reporting.run_report import table
+    from yoloprune.reporting.text_table import table
 
     rows = []
     for name in arguments.names:

@@ -21,7 +21,8 @@ from yoloprune.backend import evaluation
 from yoloprune.checkpoint import saving
 from yoloprune.commands import cut_and_repair
 from yoloprune.native import candidates
-from yoloprune.reporting.run_report import table, write_text
+from yoloprune.reporting.run_report import write_text
+from yoloprune.reporting.text_table import table
 from yoloprune.selection import ranking
 from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.checking import request

@@ -212,7 +212,7 @@ def main() -> None:
     if arguments.one:
         run_chain(arms[0], arguments.seeds[0], arguments)
         return
-    from yoloprune.reporting.run_report import table
+    from yoloprune.reporting.text_table import table
 
     def start(job: tuple[int, str]) -> None:
         seed, arm = job

@@ -30,7 +30,7 @@ from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils.nms import non_max_suppression
 
 from yoloprune.backend import evaluation, model_facts
-from yoloprune.reporting.run_report import table
+from yoloprune.reporting.text_table import table
 
 PACKAGES = {
     "torchscript": (),

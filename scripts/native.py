@@ -30,7 +30,7 @@ from yoloprune.errors import BudgetError, PruneError
 from yoloprune.importance import criteria
 from yoloprune.native import stock_yaml
 from yoloprune.planning import greedy_selection
-from yoloprune.reporting.run_report import table
+from yoloprune.reporting.text_table import table
 from yoloprune.settings.budget import Budget, Limits
 
 FAMILIES = [

@@ -19,7 +19,7 @@ from yoloprune.importance import criteria
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.plan import Keep, Plan
 from yoloprune.probing.examples import Example
-from yoloprune.repair import constant_folding
+from yoloprune.repair import batch_norm_statistics, constant_folding
 
 BETA = 0.7
 CONSTANT = BETA / (1 + np.exp(-BETA))
@@ -261,7 +261,7 @@ def test_statistics_are_those_numpy_computes_and_all_flags_return():
     model[1].num_batches_tracked += 7
     weights = {k: v.clone() for k, v in model.named_parameters()}
     images = [noise(4, 3, 5, 5), 2 * noise(4, 3, 5, 5, seed=2) + 1]
-    constant_folding.reestimate(model, images)
+    batch_norm_statistics.reestimate(model, images)
     for got, statistic in ((model[1].running_mean, np.mean), (model[1].running_var, partial_var)):
         expected = np.mean([statistic(x.numpy(), axis=(0, 2, 3)) for x in images], axis=0)
         np.testing.assert_allclose(got.numpy(), expected, rtol=1e-5, atol=1e-6)
@@ -288,6 +288,6 @@ def test_reestimate_restores_after_an_error(images: list[Tensor]):
     model = randomize(nn.Sequential(nn.BatchNorm2d(3, momentum=0.03)))
     mean = model[0].running_mean.clone()
     with pytest.raises((DataError, RuntimeError)):
-        constant_folding.reestimate(model, images)
+        batch_norm_statistics.reestimate(model, images)
     assert model[0].momentum == 0.03 and not model[0].training
     assert torch.equal(model[0].running_mean, mean)

@@ -18,7 +18,7 @@ from ultralytics.models.yolo.world import WorldTrainer
 from ultralytics.models.yolo.yoloe import YOLOEPETrainer, YOLOETrainer
 
 import yoloprune
-from yoloprune.backend import console, model_facts, yolo_tracing
+from yoloprune.backend import console, model_facts, yaml_markers, yolo_tracing
 from yoloprune.checkpoint import saving, trainers
 from yoloprune.commands.demo_images import NAMES, make_shapes
 from yoloprune.errors import ArgumentError
@@ -179,7 +179,7 @@ def test_sparse_training_of_a_free_plan_is_sealed_and_opened(
 ) -> None:
     """Both leave a sentence where the first module's name was; one after the other goes."""
     told = run_of(tmp_path, data=str(data), nbs=4, epochs=3)
-    before = trainers.true_yaml(saving.load(pruned).model.yaml)
+    before = yaml_markers.true_yaml(saving.load(pruned).model.yaml)
     limits = {"native": False, "round_to": 1, "min_width": 1}
     sparse = yoloprune.train_sparse(pruned, flops=0.8, name="sparse", **limits, **told)
     best = tmp_path / "runs" / "sparse" / "weights" / "best.pt"
@@ -187,7 +187,7 @@ def test_sparse_training_of_a_free_plan_is_sealed_and_opened(
         ultralytics.YOLO(best).train(**told)
     for model in (sparse, best):
         twice = yoloprune.prune(model, imgsz=64, native=False, project=str(tmp_path), name="twice")
-        assert trainers.true_yaml(twice.model.yaml) == {**before, "nc": 3}  # the classes of the data
+        assert yaml_markers.true_yaml(twice.model.yaml) == {**before, "nc": 3}  # the classes of the data
         assert len(saving.provenance(twice)["earlier"]) == 1
     with pytest.raises(KeyError, match="yoloprune finetune"):
         ultralytics.YOLO(twice.ckpt_path).train(**told)
@@ -210,7 +210,7 @@ def test_trainers_that_build_by_file_name_find_no_file(kind: type, folder: Path)
     trainer.args = types.SimpleNamespace(task="detect", cls_remap=True)
     with pytest.raises(FileNotFoundError, match=r"pruned by yoloprune \(train with yoloprune finetune\)"):
         trainer.get_model(cfg=child.model.yaml, weights=child.model, verbose=False)
-    assert trainers.true_yaml(child.model.yaml) == yolo.model.yaml
+    assert yaml_markers.true_yaml(child.model.yaml) == yolo.model.yaml
     assert stub("detect", 3).get_model(cfg=child.model.yaml, weights=child.model, verbose=False) is not None
 
 

@@ -16,6 +16,7 @@ import ultralytics
 import yaml
 from checkpoints import STILL, Stopped, body, crash, cut, network, plan_of, run_of, run_python, shapes_of
 
+from yoloprune.backend import yaml_markers
 from yoloprune.checkpoint import saving, trainers
 from yoloprune.commands.demo_images import NAMES, make_shapes
 
@@ -215,5 +216,5 @@ def test_without_yoloprune(pruned: Path, parent: Path, data: Path, tmp_path: Pat
     if (exported := said.pop("export")) != "skipped":
         assert exported.endswith("pruned.onnx")
     for name in ("train", "scratch", "saved again", "command line"):
-        assert said.pop(name) == f"KeyError: {trainers.STOP!r}", name
+        assert said.pop(name) == f"KeyError: {yaml_markers.STOP_PRUNED!r}", name
     assert said == {"predict": 1, "val": True, "fuse": True, "teacher": True}

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from ultralytics.nn.modules import Conv
 
 from yoloprune.backend import model_builder
-from yoloprune.checkpoint import trainers
+from yoloprune.checkpoint import rebuild
 from yoloprune.cutting import comparison
 from yoloprune.errors import PlanError
 from yoloprune.planning import greedy_selection
@@ -117,7 +117,7 @@ def test_what_computes_something_else_is_refused() -> None:
     wrong = copy.deepcopy(model.yaml)
     wrong["backbone"][2][3] = [32, True]
     with pytest.raises(PlanError, match="computes something else"):
-        trainers.require_stock_build(model, wrong)
+        rebuild.require_stock_build(model, wrong)
 
 
 def test_other_activations() -> None:

@@ -54,7 +54,7 @@ def test_examples_of_the_help_parse(command: options.Command) -> None:
             assert parse(example.split()).command == command.name
 
 
-@pytest.mark.parametrize("module", ["errors", "options", "config", "cli"])
+@pytest.mark.parametrize("module", ["cli", "__init__"])
 def test_no_heavy_import(module: str) -> None:
     tree = ast.parse((ROOT / "yoloprune" / f"{module}.py").read_text(encoding="utf-8"))
     names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}

@@ -9,8 +9,8 @@ from ultralytics import YOLO
 
 from yoloprune.backend import yolo_tracing
 from yoloprune.planning.channel_graph import ChannelGraph
-from yoloprune.reporting.layer_table import brief, layer_name, layer_rows, summary
-from yoloprune.reporting.run_report import table
+from yoloprune.reporting.layer_table import layer_name, layer_rows, shortened, summary
+from yoloprune.reporting.text_table import table
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def row(layer: str, state: str = "prunable", partners: tuple[str, ...] = ()) -> 
 
 def test_layers_frozen_for_one_reason_in_one_block_share_a_row() -> None:
     head = [row(f"model.22.cv{i}", "frozen: Detect head") for i in range(5)]
-    rows = brief([row("model.21"), *head, row("model.23.a", "frozen: Detect head")])
+    rows = shortened([row("model.21"), *head, row("model.23.a", "frozen: Detect head")])
     assert [(r["layer"], r["width"]) for r in rows] == [
         ("model.21", 8),
         ("model.22.* (5 layers)", 40),
@@ -94,7 +94,7 @@ def test_layers_frozen_for_one_reason_in_one_block_share_a_row() -> None:
 
 
 def test_partners_in_the_same_block_are_named_from_there() -> None:
-    rows = brief([row("model.2.cv1", partners=("model.2.m.0.cv2", "model.22.cv2", "model.20"))])
+    rows = shortened([row("model.2.cv1", partners=("model.2.m.0.cv2", "model.22.cv2", "model.20"))])
     assert rows[0]["coupled with"] == ".m.0.cv2, model.22.cv2, model.20"
 
 
@@ -110,7 +110,7 @@ def test_frozen_channels_are_counted_by_reason(graph: ChannelGraph) -> None:
 
 
 def test_long_lists_tell_how_many_are_left_out() -> None:
-    rows = brief([row("a.b.c", partners=tuple(f"x.y.layer{i}" for i in range(9)))], length=40)
+    rows = shortened([row("a.b.c", partners=tuple(f"x.y.layer{i}" for i in range(9)))], length=40)
     assert rows[0]["coupled with"] == "x.y.layer0, x.y.layer1, 7 more"
 
 
@@ -118,7 +118,7 @@ def test_long_lists_tell_how_many_are_left_out() -> None:
 def test_real_tables_fit_a_terminal_and_name_layers_that_can_be_kept(name: str) -> None:
     model = YOLO(f"{name}.yaml").model
     rows = layer_rows(yolo_tracing.trace_yolo(model))
-    assert max(map(len, table(brief(rows)).splitlines())) <= 120
+    assert max(map(len, table(shortened(rows)).splitlines())) <= 120
     names = {n for n, _ in model.named_modules()}
     assert {r["layer"] for r in rows} <= names
     assert {p for r in rows for p in r["coupled with"]} <= names

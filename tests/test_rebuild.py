@@ -16,6 +16,7 @@ from ultralytics.nn import tasks as nets
 
 from yoloprune.backend import model_facts, yaml_markers
 from yoloprune.checkpoint import saving, trainers
+from yoloprune.commands import prune
 from yoloprune.commands.demo_images import NAMES
 from yoloprune.errors import ModelError, PlanError
 
@@ -116,13 +117,24 @@ def test_families_without_a_trainer_here_do_not_train_in_silence(kind: str) -> N
         {"W": "yolov8s-worldv2.yaml", "Y": "yoloe-11s.yaml", "R": "rtdetr-l.yaml"}[kind[0]]
     )
     before = copy.deepcopy(model.yaml)
-    trainers.mark(model, {"version": 1, "widths": {"a": {}}, "numbers": {}, "provenance": {}})
+    yaml_markers.mark(model, {"version": 1, "widths": {"a": {}}, "numbers": {}, "provenance": {}})
     trainer = object.__new__({"W": WorldTrainer, "Y": YOLOETrainer, "R": RTDETRTrainer}[kind[0]])
     trainer.data = {"nc": 3, "channels": 3, "names": dict(enumerate(NAMES))}
     trainer.args = types.SimpleNamespace(task="detect", cls_remap=True)
     with pytest.raises((KeyError, FileNotFoundError), match="pruned by yoloprune"):
         trainer.get_model(cfg=copy.deepcopy(model.yaml), verbose=False)
-    assert trainers.true_yaml(model.yaml) == before
+    assert yaml_markers.true_yaml(model.yaml) == before
+
+
+@pytest.mark.parametrize("kind", ["WorldModel", "RTDETRDetectionModel", "DetectionModel"])
+def test_the_next_step_is_that_of_the_family_for_subclasses_too(kind: str) -> None:
+    mine = type("Mine", (getattr(nets, kind),), {})
+    child: Any = types.SimpleNamespace(model=mine.__new__(mine))
+    choice: Any = types.SimpleNamespace(yaml=None)
+    trains = kind == "DetectionModel"
+    said = prune._next_step(child, Path("p.pt"), choice, "d.yaml", unrepaired=False)
+    assert said.startswith("yoloprune finetune" if trains else "yolo val"), said
+    assert (yaml_markers.untrainable(child.model) is None) == trains
 
 
 # ---- sparse training -------------------------------------------------------------------------------------------------

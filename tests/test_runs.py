@@ -10,8 +10,8 @@ import torch
 import yaml
 
 import yoloprune
-from yoloprune import api
 from yoloprune.backend import run_folders
+from yoloprune.commands import interruptions
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.errors import ArgumentError, BudgetError, PruneError
 
@@ -122,5 +122,5 @@ def test_a_refused_training_leaves_no_folder(tiny: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("trainer", [None, SimpleNamespace(save_dir=None)], ids=["none", "of several data sets"])
 def test_the_error_of_a_training_without_a_folder_is_told(trainer: SimpleNamespace | None) -> None:
-    with pytest.raises(PruneError, match="why"), api._going_on(SimpleNamespace(trainer=trainer), "x"):
+    with pytest.raises(PruneError, match="why"), interruptions.going_on(SimpleNamespace(trainer=trainer), "x"):
         raise PruneError("why")

@@ -20,7 +20,8 @@ from torch import nn
 from ultralytics.nn import tasks as nets
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from yoloprune.checkpoint import saving, trainers
+from yoloprune.backend import yaml_markers
+from yoloprune.checkpoint import saving
 from yoloprune.errors import PlanError, PruneError
 from yoloprune.planning.plan import Plan
 
@@ -140,15 +141,16 @@ def test_uncut_model_stays_trainable_by_stock_ultralytics(parent: Path, tmp_path
 def test_yaml_of_the_pruned_model(pruned: Path, parent: Path) -> None:
     before, after = (ultralytics.YOLO(str(p)).model.yaml for p in (parent, pruned))
     assert "yoloprune" in after["backbone"][0][2] and after["backbone"][1:] == before["backbone"][1:]
-    assert trainers.true_yaml(after) == before
+    assert yaml_markers.true_yaml(after) == before
     assert yaml.safe_load(yaml.safe_dump(after)) == after  # plain data
     assert "/" not in json.dumps(after["yoloprune"])  # no path of this machine
 
 
 def test_stop_sentence_names_both_ways_out() -> None:
     for needed in ("yoloprune finetune", "from yoloprune import YOLO", "Install yoloprune"):
-        assert needed in trainers.STOP
-    assert '"' not in trainers.STOP and "nn." not in trainers.STOP and "\n" not in trainers.STOP
+        assert needed in yaml_markers.STOP_PRUNED
+    stop = yaml_markers.STOP_PRUNED
+    assert '"' not in stop and "nn." not in stop and "\n" not in stop
 
 
 def test_provenance(pruned: Path, parent: Path) -> None:

@@ -18,7 +18,7 @@ from yoloprune import Budget, Limits, SparseConfig, SparseTraining
 from yoloprune.backend import console, yolo_tracing
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.importance import criteria
-from yoloprune.reporting.run_report import picture_sparsity
+from yoloprune.reporting.plots import plot_sparsity
 from yoloprune.settings.checking import parse
 from yoloprune.sparse.schedule import Progress
 
@@ -323,10 +323,10 @@ def test_few_steps_are_told_with_the_remedy(
 def test_picture_of_a_run(tmp_path: Path) -> None:
     """Drawn from the files of the run alone, with and without a results.csv."""
     Loop(SparseTraining(config()), tmp_path).run()
-    plain = picture_sparsity(tmp_path / "plain.png", tmp_path / "sparsity.csv")
+    plain = plot_sparsity(tmp_path / "plain.png", tmp_path / "sparsity.csv")
     lines = ["epoch,metrics/mAP50(B),metrics/mAP50-95(B)", *(f"{e},0.5,{0.1 * e}" for e in range(1, 6))]
     (tmp_path / "results.csv").write_text("\n".join(lines))
-    full = picture_sparsity(tmp_path / "full.png", tmp_path / "sparsity.csv")
+    full = plot_sparsity(tmp_path / "full.png", tmp_path / "sparsity.csv")
     assert plain is not None
     assert full is not None
     assert plain.read_bytes() != full.read_bytes()  # mAP is in one of them

@@ -18,9 +18,10 @@ from ultralytics import YOLO
 from ultralytics.engine.trainer import BaseTrainer
 
 import yoloprune
-from yoloprune import api, cli
+from yoloprune import cli
 from yoloprune.backend import console, model_facts, yolo_tracing
 from yoloprune.checkpoint import saving
+from yoloprune.commands import interruptions
 from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.importance import criteria
 from yoloprune.sparse.callback import EVENTS
@@ -130,7 +131,10 @@ def test_an_interrupted_training_says_how_it_goes_on(
     monkeypatch.setattr(saving, "goes_on", lambda _: True)
     if saved:
         last.touch()
-    with pytest.raises(KeyboardInterrupt), api._going_on(SimpleNamespace(trainer=SimpleNamespace(last=last)), "x"):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        interruptions.going_on(SimpleNamespace(trainer=SimpleNamespace(last=last)), "x"),
+    ):
         raise KeyboardInterrupt
     assert said == [f"go on with: yoloprune x 'model={last}' resume" if saved else "nothing was saved yet"]
 
@@ -141,7 +145,10 @@ def test_an_interrupt_stays_one_where_the_checkpoint_cannot_be_read(
     said: list[str] = []
     monkeypatch.setattr(console, "log", lambda _, text: said.append(text))
     (last := tmp_path / "last.pt").touch()
-    with pytest.raises(KeyboardInterrupt), api._going_on(SimpleNamespace(trainer=SimpleNamespace(last=last)), "x"):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        interruptions.going_on(SimpleNamespace(trainer=SimpleNamespace(last=last)), "x"),
+    ):
         raise KeyboardInterrupt
     assert len(said) == 1 and f"{last} is not a YOLO model" in said[0]
 

@@ -22,6 +22,7 @@ from yoloprune.cutting.surgery import cut
 from yoloprune.errors import BudgetError, ModelError
 from yoloprune.importance import criteria
 from yoloprune.probing.forward import placed
+from yoloprune.reporting.text_table import headline
 from yoloprune.selection import ranking
 from yoloprune.settings.budget import Budget
 from yoloprune.settings.checking import request
@@ -67,11 +68,12 @@ def test_description_names_the_points() -> None:
         (["mAP50", "mAP50-95"], "mAP50-95"),
         (["mAP50", "mAP50-95", "mAP50(M)", "mAP50-95(M)"], "mAP50-95(M)"),
         (["accuracy_top1", "accuracy_top5"], "accuracy_top1"),
+        (["metrics/mAP50(B)", "metrics/mAP50-95(B)", "metrics/mAP50-95(P)"], "metrics/mAP50-95(P)"),
+        ([], ""),
     ],
 )
 def test_the_figure_that_counts(figures: list[str], expected: str) -> None:
-    row = {"model": "parent", "flops": 1, "params": 1, "channels": 1, **dict.fromkeys(figures, 0.5)}
-    assert sweep.headline(row) == expected
+    assert headline(figures) == expected
 
 
 # The command ----------------------------------------------------------------------------------------------------------

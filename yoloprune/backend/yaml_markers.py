@@ -1,27 +1,94 @@
-"""What a sparse run leaves in `model.yaml`, and the sentence there that stops a training without the callback.
+"""What is written into `model.yaml`: the record of a pruning, the state of a sparse run, sentences that stop trainings.
 
-`model.yaml` survives EMA, saving, stripping and resuming. A training that knows nothing of the run would bring its dead
-channels back to life in silence. Ultralytics builds the network to train from `model.yaml`, and the sentence stands
-where the name of the first module was: it is the text of the error that stock trainers stop with.
+`model.yaml` survives EMA, saving, stripping and resuming. A training that knows nothing of a sparse run would bring its
+dead channels back to life in silence, and one that knows nothing of a pruning would train the parent. Ultralytics
+builds the network to train from `model.yaml`, and a sentence stands where the name of the first module was: it is the
+text of the error that stock trainers stop with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+KEY = "yoloprune"
+VERSION = 1
 STATE_KEY = "yoloprune_sparse"
 MODULE = "module"  # in the state: the name that the sentence replaced
 
-# No double quotes (KeyError prints the sentence between them) and no "nn." (Ultralytics 8.3 would look it up in torch).
-STOP = (
+# In the sentences no double quotes (KeyError prints the sentence between them) and no "nn." (Ultralytics 8.3 would look
+# it up in torch).
+STOP_PRUNED = (
+    "This model was pruned by yoloprune. Stock Ultralytics would build the unpruned network and train that, so it "
+    "stops here. Install yoloprune and run 'yoloprune finetune model=... data=...', or in Python 'from yoloprune "
+    "import YOLO'. Validation, prediction and export work as they are"
+)
+STOP_FOR_GOOD = (
+    "This {family} model was pruned by yoloprune. Its trainer would build the unpruned network and train that, so it "
+    "stops here. yoloprune has no trainer for pruned {family} models: train the parent first, then prune. "
+    "Validation, prediction and export work as they are"
+)
+STOP_SPARSE = (
     "This model is of a sparse training by yoloprune. Another training would bring its dead channels back to life, so "
     "it stops here. Run 'yoloprune prune model=...' first; an interrupted run goes on with 'yoloprune train-sparse "
     "model=.../last.pt resume'. Validation, prediction and export work as they are"
 )
+UNTRAINABLE = {"WorldModel": "YOLO-World", "YOLOEModel": "YOLOE", "RTDETRDetectionModel": "RT-DETR"}
 
 
+# The record of a pruning ----------------------------------------------------------------------------------------------
+def entry_of(source: Any) -> dict[str, Any] | None:
+    """Return the `yoloprune` entry of a model, a `YOLO` object or a model YAML; None if it has none."""
+    inner = getattr(source, "model", None)  # older releases do not hand `yaml` on from a model to its YOLO object
+    config = source if isinstance(source, Mapping) else getattr(source, "yaml", None) or getattr(inner, "yaml", None)
+    return config.get(KEY) if isinstance(config, Mapping) else None
+
+
+def true_yaml(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a model YAML that builds the parent: without our entry, the names we replaced put back."""
+    config = opened(config)
+    if entry := config.pop(KEY, None):
+        config["backbone"][0][2] = entry["yaml"]["module"]
+        if "yaml_file" in entry["yaml"]:
+            config["yaml_file"] = str(Path(config["yaml_file"]).with_name(entry["yaml"]["yaml_file"]))
+    return config
+
+
+def untrainable(model: nn.Module) -> str | None:
+    """The family of a model that no trainer keeps the widths of, subclasses included; None for all others."""
+    return next((UNTRAINABLE[c.__name__] for c in type(model).__mro__ if c.__name__ in UNTRAINABLE), None)
+
+
+def mark(model: nn.Module, entry: Mapping[str, Any]) -> None:
+    """Write an entry into `model.yaml`, and the sentence that stops stock training unless nothing was cut.
+
+    Args:
+        model (nn.Module): An Ultralytics model that has the entry's widths.
+        entry (Mapping): `version`, `widths`, `numbers` and `provenance`; `yaml`, what must be put back, is filled in.
+    """
+    config = true_yaml(model.yaml)
+    replaced, how = {"module": config["backbone"][0][2]}, ""
+    if entry["widths"]:
+        family = untrainable(model)
+        config["backbone"][0][2] = STOP_FOR_GOOD.format(family=family) if family else STOP_PRUNED
+        how = (
+            f" (which cannot train {family}: train first, then prune)" if family else " (train with yoloprune finetune)"
+        )
+    if "yaml_file" in config and (entry["widths"] or entry.get("native")):
+        # YOLO-World's and YOLOE's trainers, which take any model, build from the file of this name instead, native or
+        # not; summaries begin with it.
+        file = Path(config["yaml_file"])
+        replaced["yaml_file"] = file.name
+        config["yaml_file"] = str(file.with_name(f"{file.stem} pruned by yoloprune{how}.yaml"))
+    config[KEY] = {**deepcopy(dict(entry)), "yaml": replaced}
+    model.yaml = config
+
+
+# The state of a sparse run --------------------------------------------------------------------------------------------
 def sealed(config: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a model YAML that holds the state of a run and stops other trainings.
 
@@ -31,7 +98,7 @@ def sealed(config: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any
     """
     config = opened(config)
     replaced = config["backbone"][0][2]
-    config["backbone"][0][2] = STOP
+    config["backbone"][0][2] = STOP_SPARSE
     config[STATE_KEY] = {**state, MODULE: replaced}
     return config
 

@@ -18,6 +18,9 @@ from yoloprune.checkpoint.trainers import YOLO
 from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.torch_internals import CHILDREN
 
+ModelSource = str | Path | ultralytics.YOLO
+"""What a model is given as: checkpoint, model YAML, official name, or a live object."""
+
 
 def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> YOLO:
     """Load a model in float32 and evaluation mode, through Ultralytics' own loader and without any download.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from yoloprune.backend import run_folders
-from yoloprune.checkpoint.trainers import entry_of
+from yoloprune.backend.yaml_markers import entry_of
 from yoloprune.errors import ArgumentError
 
 

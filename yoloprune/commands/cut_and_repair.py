@@ -15,7 +15,7 @@ from yoloprune.cutting import comparison, proof, surgery
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Example, Probe
 from yoloprune.probing.forward import placed
-from yoloprune.repair import constant_folding, least_squares
+from yoloprune.repair import batch_norm_statistics, constant_folding, least_squares
 
 
 class Cut(NamedTuple):
@@ -96,7 +96,7 @@ def _recover(
     if dead:
         _require_same(parent, child, folded, probe)
     if how == "bn":
-        constant_folding.reestimate(child.model, calibrate)
+        batch_norm_statistics.reestimate(child.model, calibrate)
     elif how == "lsq" or (how == "auto" and calibrate):
         missed = least_squares.refit(
             parent.model, child.model, plan, calibrate

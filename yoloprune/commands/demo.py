@@ -8,8 +8,8 @@ from typing import Any
 
 from ultralytics import YOLO
 
-from yoloprune import api
 from yoloprune.backend import console, run_folders
+from yoloprune.commands import finetune, prune, train_sparse, validate
 from yoloprune.commands.demo_images import make_shapes
 
 DATA = {"train": 320, "val": 80, "imgsz": 128}
@@ -70,12 +70,12 @@ def run(
     parent = YOLO("yolov8n.yaml")
     parent.train(**common, epochs=PARENT_EPOCHS, name="parent")
     parent_file = Path(parent.trainer.last)
-    sparse = api.train_sparse(parent_file, **common, epochs=SPARSE_EPOCHS, flops=flops, name="sparse")
-    api.prune(sparse.trainer.last, imgsz=DATA["imgsz"], project=str(folder), name="pruned", exist_ok=True)
+    sparse = train_sparse.run(parent_file, **common, epochs=SPARSE_EPOCHS, flops=flops, name="sparse")
+    prune.run(sparse.trainer.last, imgsz=DATA["imgsz"], project=str(folder), name="pruned", exist_ok=True)
     pruned_file = folder / "pruned" / "weights" / "pruned.pt"
-    tuned = api.finetune(pruned_file, **common, epochs=FINETUNE_EPOCHS, name="finetuned")
+    tuned = finetune.run(pruned_file, **common, epochs=FINETUNE_EPOCHS, name="finetuned")
 
-    rows = api.compare(
+    rows = validate.compare(
         {"parent": parent_file, "pruned": pruned_file, "fine-tuned": Path(tuned.trainer.last)},
         command="demo",
         data=str(data),

@@ -14,10 +14,11 @@ import ultralytics
 from yoloprune import files
 from yoloprune.backend import console, datasets, evaluation, run_folders
 from yoloprune.checkpoint import saving
+from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import cut_and_repair
 from yoloprune.errors import BudgetError
 from yoloprune.native import candidates
-from yoloprune.reporting import run_report
+from yoloprune.reporting import plots, run_report, text_table
 from yoloprune.selection import ranking
 from yoloprune.settings import checking
 from yoloprune.settings.budget import Budget
@@ -26,22 +27,10 @@ from yoloprune.settings.options import SWEPT
 Row = Mapping[str, Any]
 
 
-def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str, Any]]:
-    """Evaluate a model at several budgets directly after the cut and its repair.
+def run(model: ModelSource, **kwargs: Any) -> list[dict[str, Any]]:
+    """Evaluate a model at several budgets directly after the cut and its repair, see `api.sweep`.
 
-    The trace, the scores and the calibration images are the same for all points. Rows go to `sweep.csv` one by one, so
-    an interrupted sweep keeps those it has. Points out of reach are left out with a warning.
-
-    Args:
-        model (str | Path | YOLO): Trained, unfused model.
-        **kwargs (Any): `yoloprune sweep help`; a budget may be a list, e.g. `flops=[0.8, 0.6]`.
-
-    Returns:
-        (list[dict[str, Any]]): One row for the parent and one per point, largest first: what is kept, and the figures
-            of Ultralytics' validation.
-
-    Raises:
-        BudgetError: If all points are out of reach.
+    The trace, the scores and the calibration images are the same for all points. Rows go to `sweep.csv` one by one.
     """
     request = checking.request("sweep", {"model": model, **kwargs})
     parent = saving.load(model)
@@ -60,7 +49,7 @@ def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str,
     whole = candidates.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool), found.probe)
     rows = [_evaluate("parent", parent, whole, passed, folder)]
     files.append_row(folder / "sweep.csv", rows[0], fresh=True)
-    key = headline(rows[0])
+    key = text_table.headline(k for k in rows[0] if k not in {"model", "flops", "params", "channels"})
     if blind := 100 * rows[0][key] <= told["within"]:
         console.warn(
             f"sweep: the parent itself has {key}={rows[0][key]:.4f}, so no point can lose within={told['within']:g} "
@@ -70,14 +59,14 @@ def sweep(model: str | Path | ultralytics.YOLO, **kwargs: Any) -> list[dict[str,
         child = cut_and_repair.cut(parent, choice.plan, told["recover"], images, choice.probe).child
         rows.append(_evaluate(name, child, choice, passed, folder))
         files.append_row(folder / "sweep.csv", rows[-1])
-        console.log("sweep: ", f"{i}/{len(points)}\n{run_report.table(rows[-1:])}")
+        console.log("sweep: ", f"{i}/{len(points)}\n{text_table.table(rows[-1:])}")
 
     cliff = None if blind else falls_off(rows, key, told["within"])
-    picture = run_report.picture_sweep(folder / "sweep.png", rows, key, told["within"])
+    picture = plots.plot_sweep(folder / "sweep.png", rows, key, told["within"])
     data = {"command": "sweep", "metric": key, "cliff": cliff, "out_of_reach": unreachable, "arguments": arguments}
     run_report.write_report(folder, data, rows, [picture])
     said = f"{describe(cliff, key, told['within'])}\n" if cliff else ""
-    console.log("sweep: ", f"\n{run_report.table(rows)}\n{said}saved {folder}")
+    console.log("sweep: ", f"\n{text_table.table(rows)}\n{said}saved {folder}")
     return rows
 
 
@@ -112,16 +101,6 @@ def _evaluate(
     given = {k: v for k, v in passed.items() if k not in {"model", "seed"}}
     evaluation.validate(probe, {**given, "project": str(folder.resolve()), "name": "val", "exist_ok": True})
     return {"model": name, **kept, **evaluation.metrics(probe)}
-
-
-def headline(row: Row) -> str:
-    """The figure that a sweep is judged by: mAP50-95, of masks or keypoints where there are such, or the task's first.
-
-    Args:
-        row (Mapping): Row of a sweep.
-    """
-    figures = [k for k in row if k not in {"model", "flops", "params", "channels"}]
-    return next((k for k in reversed(figures) if k.startswith("mAP50-95")), figures[0])
 
 
 def falls_off(rows: Sequence[Row], key: str, within: float) -> dict[str, Any]:

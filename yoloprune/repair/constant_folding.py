@@ -1,26 +1,23 @@
-"""Repairs between the cut and any fine-tuning: constants folded, batch-norm statistics measured anew.
+"""The first repair: what cut channels contributed on average moves into biases and batch-norms.
 
-Both see a model through its plan and forward hooks only, and know no block. `refit` is the third.
+It sees a model through its plan and forward hooks only, and knows no block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from yoloprune.planning.channel_graph import ChannelGraph
-from yoloprune.planning.plan import Keep, Plan
+from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Example
 from yoloprune.probing.forward import Readers, feed, follow, hooked, preserved, running
-from yoloprune.torch_internals import BatchNorm, ConvTransposeNd
-
-CONSTANT = 1e-5
-"""A channel is constant if its spread is at most this share of its largest absolute value: float32 rounding."""
+from yoloprune.repair.constants import CutInputs, add_constant, kept, kernel_sum, pads_with_zeros
+from yoloprune.torch_internals import BatchNorm
 
 
 @dataclass(frozen=True)
@@ -90,14 +87,14 @@ def fold(
             continue
         known = inputs.constant() if batches is None else torch.ones(len(inputs.cut), dtype=torch.bool)
         module = parent.get_submodule(name)
-        shift = _kernel_sum(module)[:, inputs.cut] @ torch.where(known, inputs.mean, 0)
+        shift = kernel_sum(module)[:, inputs.cut] @ torch.where(known, inputs.mean, 0)
         place = add_constant(model, name, kept(shift, plan, name), followers.get(name))
         if place is None:
             skipped[name] = "has no bias, and no batch-norm takes its output"
             continue
         into[name] = place
         moved, dropped = moved + int(known.sum()), dropped + int((~known).sum())
-        if _pads_with_zeros(module) and inputs.contributes(module)[known].any():
+        if pads_with_zeros(module) and inputs.contributes(module)[known].any():
             bordered.append(name)
     return Folded(into, moved, dropped, skipped, tuple(bordered))
 
@@ -136,11 +133,11 @@ def held_back(graph: ChannelGraph, lost: Mapping[str, Sequence[int]]) -> np.ndar
 
 def _lost(
     parent: nn.Module, plan: Plan, batches: Iterable[Tensor] | None, noise: Sequence[Example]
-) -> tuple[dict[str, _Inputs], dict[str, str]]:
+) -> tuple[dict[str, CutInputs], dict[str, str]]:
     """What arrives at the cut inputs of every consumer, and which batch-norm follows it and alone reads its output."""
     modules = dict(parent.named_modules())
     # A loose parameter has no inputs, and what a depthwise convolution loses its consumers lose: it has outputs only.
-    lost = {name: _Inputs(keep) for name, keep in plan.keep.items() if keep.inputs is not None and name in modules}
+    lost = {name: CutInputs(keep) for name, keep in plan.keep.items() if keep.inputs is not None and name in modules}
     with running(parent), hooked() as hooks, Readers() as readers:
         hooks += [modules[name].register_forward_pre_hook(inputs, with_kwargs=True) for name, inputs in lost.items()]
         followers = follow(parent, lost, BatchNorm, hooks)
@@ -150,98 +147,3 @@ def _lost(
             with preserved(parent):
                 example(parent)
     return lost, {name: norm for name, norm in followers.items() if name not in readers.others}
-
-
-def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Measure all batch-norm statistics anew (Li et al. 2020, EagleEye, arXiv 2007.02491, section 3).
-
-    Means and variances are averaged over the batches with equal weight. A channel has B·H·W samples per batch, fewest
-    at the coarsest stride: 16 images at imgsz 320 give 16·10·10 = 1600, even if independent a standard error of 3.5 %
-    of the variance, and 8 such batches 1.3 %. More small batches do not replace large ones, because a batch's variance
-    leaves out how batches differ; the size used in training has the bias that the parent's statistics have.
-
-    Args:
-        model (nn.Module): The cut model; only running means and variances change.
-        batches (Iterable[Tensor]): Images of shape (B, C, H, W), not augmented.
-
-    Raises:
-        DataError: If `batches` is empty.
-    """
-    layers = [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
-    before = [(m, m.momentum, m.num_batches_tracked.clone()) for m in layers]
-    try:
-        with running(model):
-            for m in layers:
-                m.train()
-                m.momentum = None  # cumulative average, weighed by the counter
-                m.num_batches_tracked.zero_()
-            feed(model, batches)
-    finally:
-        for m, momentum, count in before:
-            m.momentum = momentum
-            m.num_batches_tracked.copy_(count)
-
-
-class _Inputs:
-    """Hook before a consumer in the parent: sum, least and largest value of each of its cut inputs, shape (cut,)."""
-
-    def __init__(self, keep: Keep) -> None:
-        kept = set(keep.inputs or ())
-        self.cut = [i for i in range(keep.of[1] or 0) if i not in kept]
-        self.total, self.count = torch.zeros(len(self.cut), dtype=torch.float64), 0
-        self.low, self.high = torch.full((2, len(self.cut)), torch.inf) * torch.tensor([[1], [-1]])
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = next(iter((*args, *kwargs.values())))
-        x = x.movedim(-1 if isinstance(module, nn.Linear) else 1, 0)[self.cut].flatten(1).float()
-        self.total += x.mean(1).cpu().double() * x.shape[1]
-        self.count += x.shape[1]
-        self.low, self.high = torch.minimum(self.low, x.amin(1).cpu()), torch.maximum(self.high, x.amax(1).cpu())
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean of each cut input, shape (cut,)."""
-        return self.total / self.count
-
-    def contributes(self, module: nn.Module) -> Tensor:
-        """Mask of the cut inputs that are not zero throughout and that some weight reads, shape (cut,)."""
-        weight = module.weight.detach().cpu().movedim(0 if isinstance(module, ConvTransposeNd) else 1, 0).flatten(1)
-        return ((self.low != 0) | (self.high != 0)) & (weight[self.cut] != 0).any(1)
-
-    def constant(self) -> Tensor:
-        """Mask of the cut inputs that never changed, shape (cut,)."""
-        return self.high - self.low <= CONSTANT * torch.maximum(self.low.abs(), self.high.abs())
-
-
-def _pads_with_zeros(module: nn.Module) -> bool:
-    if isinstance(module, nn.Linear):
-        return False
-    padded = module.padding == "same" or (module.padding != "valid" and any(module.padding))
-    return isinstance(module, ConvTransposeNd) or (padded and module.padding_mode == "zeros")
-
-
-def _kernel_sum(module: nn.Module) -> Tensor:
-    """Output per input that is constant, far from the border, shape (outputs, inputs), float64."""
-    weight = module.weight.detach().cpu().double().flatten(2) if module.weight.ndim > 2 else module.weight[..., None]
-    if isinstance(module, ConvTransposeNd):  # each output position meets one tap in stride²
-        return weight.sum(2).T / torch.tensor(module.stride).prod()
-    return weight.cpu().double().sum(2)
-
-
-def kept(values: Tensor, plan: Plan, name: str) -> Tensor:
-    """From values per output of a module of the parent to those of the cut model, shape (outputs,)."""
-    outputs = plan.keep.get(name, Keep()).outputs
-    return values if outputs is None else values[list(outputs)]
-
-
-def add_constant(model: nn.Module, name: str, shift: Tensor, follower: str | None) -> str | None:
-    """Add a constant to the outputs of a layer, shape (outputs,); the name of what took it, None if nothing can."""
-    bias = model.get_submodule(name).bias
-    if bias is not None:
-        bias.data += shift.to(bias)
-        return f"{name}.bias"
-    if follower is not None:
-        mean = model.get_submodule(follower).running_mean
-        mean -= shift.to(mean)
-        return f"{follower}.running_mean"
-    return None

@@ -14,7 +14,7 @@ from ultralytics.utils import RANK, TQDM
 from yoloprune.errors import DataError
 from yoloprune.planning.plan import Keep, Plan
 from yoloprune.probing.forward import Readers, feed, follow, hooked, running
-from yoloprune.repair.constant_folding import add_constant, kept
+from yoloprune.repair.constants import add_constant, kept
 from yoloprune.torch_internals import BatchNorm, padding_of
 
 PIXELS = 128 * 320**2

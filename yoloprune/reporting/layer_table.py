@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.reporting.text_table import Row
 
-Row = Mapping[str, Any]
 LEGEND = (
     "coupled with: loses the same channels; parts: widths that keep their proportion; a leading dot: in the same block"
 )
@@ -85,7 +85,7 @@ def summary(graph: ChannelGraph) -> list[str]:
     return [f"{n:,} channels frozen: {reason}" for reason, n in count.most_common()]
 
 
-def brief(rows: Sequence[Row], length: int = 44) -> list[dict[str, Any]]:
+def shortened(rows: Sequence[Row], length: int = 44) -> list[dict[str, Any]]:
     """Layer rows for a terminal: layers that are frozen for one reason in one block share a row, lists are shortened.
 
     Args:

@@ -1,0 +1,185 @@
+"""From the record of a pruning to its shape, and the checks that a build is the network that is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import ultralytics
+from torch import Tensor, nn
+
+from yoloprune.backend import model_builder, model_facts, yaml_markers, yolo_tracing
+from yoloprune.cutting import comparison, surgery
+from yoloprune.errors import PlanError, VerifyError
+from yoloprune.planning.plan import Plan
+
+
+def mark_pruned(
+    model: nn.Module, plan: Plan, provenance: Mapping[str, Any], native: Mapping[str, Any] | None = None
+) -> None:
+    """Write into `model.yaml` what rebuilds this cut model, and stop stock trainers; `save` does it to its copy.
+
+    The plan is proved first: the true YAML is built, cut, and compared with the model, tensor by tensor. A native YAML
+    is built as it is, and stock trainers need not be stopped.
+
+    Args:
+        model (nn.Module): The cut model; its `model.yaml` is still the parent's.
+        plan (Plan): What was cut from the parent.
+        provenance (Mapping): From `make_provenance`; that of earlier prunings is kept under "earlier".
+        native (Mapping | None): A stock YAML of the cut model, from `native.Stock.describe`.
+
+    Raises:
+        PlanError: If the parent's YAML, cut by the plan, or the native YAML does not give this model.
+    """
+    model.yaml = yaml_markers.cleared(model.yaml)  # a sparse run that came before is the parent's
+    before = yaml_markers.entry_of(model) or {"widths": {}, "provenance": None}
+    history = before["provenance"]
+    earlier = [] if history is None else [*history["earlier"], {k: v for k, v in history.items() if k != "earlier"}]
+    entry = {
+        "version": yaml_markers.VERSION,
+        "widths": _merge(before["widths"], plan.widths()),
+        "numbers": {},
+        "provenance": {**deepcopy(dict(provenance)), "earlier": earlier},
+    }
+    if native is not None:
+        entry["widths"], entry["native"] = {}, True
+        said = {k: v for k, v in native.items() if k in model.yaml}  # not what the cut model has lost
+        require_stock_build(model, said)
+        model.yaml = said
+        yaml_markers.mark(model, entry)
+        return
+    fresh = model_builder.build(type(model), yaml_markers.true_yaml(model.yaml), model_facts.channels(model))
+    reshape(fresh, entry)
+    _require_widths(model, entry["widths"])
+    require_same_shape(fresh, model)
+    # Widths do not say how an attention's channels divide into queries and values: carry those numbers as they are.
+    rebuilt = dict(fresh.named_modules())
+    for name, module in model.named_modules():
+        if (own := model_builder.numbers(module)) and own != (built := model_builder.numbers(rebuilt[name])):
+            entry["numbers"][name] = {k: v for k, v in own.items() if built.get(k) != v}
+    yaml_markers.mark(model, entry)
+
+
+def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Widths of two prunings in a row, relative to what the first one started from."""
+    merged = {name: deepcopy(dict(width)) for name, width in first.items()}
+    for name, width in second.items():
+        old = merged.setdefault(name, {"of": [None, None]})
+        for i, side in enumerate(("outputs", "inputs")):
+            if side not in width:
+                continue
+            if side in old and old[side] != width["of"][i]:
+                raise PlanError(
+                    f"The plan does not fit this model: {name} has {old[side]} {side}. Received: {width['of'][i]}."
+                )
+            old["of"][i] = old["of"][i] if side in old else width["of"][i]
+            old[side] = width[side]
+    return merged
+
+
+def require_stock_build(model: nn.Module, config: Mapping[str, Any]) -> None:
+    """Raise PlanError unless stock training goes on with this very network: tensors, widths and what it computes."""
+    try:
+        fresh = model_builder.rebuild(model, config)
+    except Exception as e:  # whatever Ultralytics may raise while it builds
+        raise PlanError(f"Stock Ultralytics cannot build the pruned model: {e}. Use native=False.") from e
+    model = deepcopy(model).float().cpu().eval()
+    mine, theirs = model.state_dict(), fresh.state_dict()
+    wrong = [k for k in mine if k not in theirs or not mine[k].equal(theirs[k])] + [k for k in theirs if k not in mine]
+    modules = dict(fresh.named_modules())
+    kept = {name: told for name, module in model.named_modules() if (told := model_builder.numbers(module))}
+    wrong += [
+        name for name, told in kept.items() if name not in modules or model_builder.numbers(modules[name]) != told
+    ]
+    if wrong:
+        raise PlanError(f"Stock Ultralytics builds {wrong[0]} otherwise than it was cut. Use native=False.")
+    try:
+        comparison.verify(model, fresh.eval(), Plan({}), yolo_tracing.example(model, 2))
+    except VerifyError as e:
+        raise PlanError(f"What stock Ultralytics builds computes something else. Use native=False. ({e})") from e
+
+
+def network(yolo: ultralytics.YOLO, nc: int | None, pretrained: Any = True) -> nn.Module:
+    """The network that `YOLO.train` builds for a model, built before there is a trainer.
+
+    Args:
+        yolo (YOLO): The model, pruned or not.
+        nc (int | None): Number of classes of the data set; None stands for the model's own.
+        pretrained (bool | str | Path): Ultralytics' argument: whether weights are taken over, or whose.
+
+    Returns:
+        (nn.Module): With the weights it starts from, because a head may be taken over at the widths that it has.
+    """
+    config = yaml_markers.true_yaml(yaml_markers.cleared(yolo.model.yaml))
+    built = model_builder.build(
+        type(yolo.model), {**config, "nc": nc or config.get("nc")}, model_facts.channels(yolo.model)
+    )
+    if (entry := yaml_markers.entry_of(yolo)) is not None:
+        reshape(built, entry)
+    if isinstance(pretrained, (str, Path)):
+        built.load(ultralytics.YOLO(pretrained).model, verbose=False)
+    elif pretrained is not False and yolo.ckpt:
+        built.load(deepcopy(yolo.model).cpu(), verbose=False)
+    return built
+
+
+def reshape(model: nn.Module, entry: Mapping[str, Any]) -> None:
+    """Cut a fresh build of the parent to the widths of an entry, in place.
+
+    Args:
+        model (nn.Module): Built from the true YAML, with any number of classes.
+        entry (Mapping): See `mark`.
+
+    Raises:
+        PlanError: If the entry is damaged, of a later version, or does not fit the model.
+    """
+    try:
+        if entry["version"] > yaml_markers.VERSION:
+            raise PlanError(
+                f"This model was pruned by a later yoloprune (format {entry['version']}). Upgrade yoloprune."
+            )
+        surgery.cut(model, Plan.from_widths(entry["widths"]))
+        for name, numbers in entry["numbers"].items():
+            vars(model.get_submodule(name)).update(deepcopy(numbers))
+        _require_widths(model, entry["widths"])
+    except (KeyError, TypeError, AttributeError) as e:
+        raise PlanError(f"The '{yaml_markers.KEY}' entry of this model is damaged: {type(e).__name__} {e}.") from e
+
+
+def _require_widths(model: nn.Module, widths: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, width in widths.items():
+        for side in {"outputs", "inputs"} & set(width):
+            if (got := _width(model, name, side)) != width[side]:
+                raise PlanError(f"{name} has {got} {side}, the plan says {width[side]}.")
+
+
+def _width(model: nn.Module, name: str, side: str) -> int:
+    parent, _, child = name.rpartition(".")
+    owner = getattr(model.get_submodule(parent), child)
+    if isinstance(owner, Tensor):
+        return max(owner.shape)
+    names = ("out_channels", "out_features", "num_features") if side == "outputs" else ("in_channels", "in_features")
+    return next(getattr(owner, n) for n in names if hasattr(owner, n))
+
+
+def require_same_shape(model: nn.Module, weights: nn.Module) -> None:
+    """Raise PlanError unless all parameters outside the head have the same names and shapes.
+
+    The first layer may differ in its input channels, and the head in all that follows the number of classes.
+    """
+    mine, theirs = model_facts.widths(model), model_facts.widths(weights)
+    if model_facts.channels(model) != model_facts.channels(weights):
+        first = next(iter(theirs), None)
+        mine.pop(first, None), theirs.pop(first, None)
+    if mine == theirs:
+        return
+    name = next(k for k in [*theirs, *mine] if mine.get(k) != theirs.get(k))
+    if getattr(weights, "is_fused", lambda: False)():
+        raise PlanError("These weights are fused for inference and cannot be trained. Load the checkpoint again.")
+    sizes = [s.get(name, "missing") for s in (mine, theirs)]
+    raise PlanError(
+        f"The weights do not have the shape of the model to be trained: {name} is {sizes[0]} in the model, "
+        f"{sizes[1]} in the weights. A pruned network is trained from its own checkpoint: YOLO('pruned.pt').train(...)."
+    )

@@ -1,0 +1,59 @@
+"""Train a pruned model on; every width stays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ultralytics
+
+from yoloprune.backend import console, datasets, evaluation, model_facts, yaml_markers
+from yoloprune.checkpoint import provenance, saving
+from yoloprune.checkpoint.loading import ModelSource
+from yoloprune.commands import interruptions
+from yoloprune.errors import ArgumentError
+from yoloprune.reporting import run_report
+from yoloprune.settings import checking
+
+
+def run(model: ModelSource, **kwargs: Any) -> saving.YOLO:
+    """Fine-tune, see `api.finetune`."""
+    request = checking.request("finetune", {"model": model, **kwargs})
+    passed = {k: v for k, v in request.passed.items() if k != "model"}
+    if passed.get("resume"):
+        yolo = saving.reopen(interruptions.resumed(model, passed))
+    else:
+        datasets.require(passed.get("data"))
+        passed = {"name": "finetune", **passed}
+        yolo = saving.load(model)
+    if yaml_markers.STATE_KEY in yolo.model.yaml:  # its dead channels are still there and would come back to life
+        raise ArgumentError(
+            f"model={yolo.ckpt_path or yolo.model_name}: sparse training left dead channels that are not cut yet. Run "
+            "'yoloprune prune' first; an interrupted run goes on with 'yoloprune train-sparse ... resume'."
+        )
+    if not passed.get("resume"):
+        passed["data"] = datasets.given_or_own(yolo, passed.get("data"), "finetune")
+    if yaml_markers.entry_of(yolo) is None:
+        console.warn("finetune: yoloprune did not prune this model; it is trained at the widths that it has")
+    if request.settings["distill"] == "parent":
+        passed["distill_model"] = str(provenance.parent_file(yolo))
+    require_teachable(yolo, passed)
+    before = model_facts.widths(yolo.model)
+    with interruptions.going_on(yolo, "finetune"):
+        yolo.train(**passed)
+    if console.is_main_process() and not isinstance(
+        yolo.trainer.args, dict
+    ):  # of a list of data sets Ultralytics reports
+        folder = Path(yolo.trainer.save_dir)
+        after = model_facts.widths(yolo.model)
+        data = {"command": "finetune", "widths_kept": before == after, "metrics": evaluation.metrics(yolo)}
+        rows = [{"model": "fine-tuned", **data["metrics"], **evaluation.measure(yolo.model, yolo.trainer.args.imgsz)}]
+        run_report.write_report(folder, data, rows, [folder / "results.png"])
+    return yolo
+
+
+def require_teachable(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> None:
+    """Raise ArgumentError if a teacher is given to a model that Ultralytics cannot teach."""
+    if passed.get("distill_model") and not model_facts.can_be_taught(yolo.model):
+        raise ArgumentError(f"distill: Ultralytics teaches models with a detection head only, not {yolo.task} models.")

@@ -1,0 +1,58 @@
+"""Show a model: its groups, its layers, where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from yoloprune.backend import console, yolo_tracing
+from yoloprune.checkpoint import saving
+from yoloprune.checkpoint.loading import ModelSource
+from yoloprune.importance import criteria
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.cost import Cost
+from yoloprune.reporting import layer_table, text_table
+from yoloprune.settings import checking
+
+
+def run(model: ModelSource, **kwargs: Any) -> list[dict[str, Any]]:
+    """Print the layers of a model, see `api.info`."""
+    request = checking.request("info", {"model": model, **kwargs})
+    yolo = saving.load(model)
+    imgsz = saving.image_size(yolo, request.passed.get("imgsz"))
+    graph = yolo_tracing.trace_yolo(yolo.model, imgsz=imgsz, keep=request.settings["keep"])
+    rows = layer_table.layer_rows(graph)
+    cost = Cost(graph)
+    free, dead = int(graph.prunable.sum()), int(criteria.dead(yolo.model, graph).sum())
+    lines = [
+        text_table.table(layer_table.shortened(rows)),
+        layer_table.LEGEND,
+        *layer_table.summary(graph),
+        f"{cost.parent('params'):,.0f} parameters, {cost.parent('flops') / 1e9:.2f} GFLOPs at imgsz {imgsz}; "
+        f"{free:,} of {graph.n_classes:,} channels prunable in {len(graph.ties)} widths, {dead:,} dead",
+        *(f"no rule for operation {op} in {where}" for op, where in graph.unknown.items()),
+    ]
+    if (told := saving.provenance(yolo)) is not None:
+        lines += ["", *_history(told)]
+    console.log("info: ", "\n".join(["", *lines]))
+    return rows
+
+
+def trace(model: ModelSource, *, imgsz: int | None = None, keep: tuple[str, ...] = ()) -> ChannelGraph:
+    """Find the channel groups of a model, see `api.trace`."""
+    yolo = saving.load(model)
+    return yolo_tracing.trace_yolo(yolo.model, imgsz=saving.image_size(yolo, imgsz), keep=keep)
+
+
+def _history(told: Mapping[str, Any]) -> list[str]:
+    """Provenance in short lines, the last pruning first."""
+    lines = []
+    for cut in (told, *reversed(told.get("earlier", []))):
+        parent = cut.get("parent") or {"name": "a live model", "sha256": None}
+        lines += [
+            f"pruned by yoloprune from {parent['name']}, {cut.get('date', 'date unknown')}",
+            *([f"  parent's sha256  {parent['sha256']}"] if parent["sha256"] else []),
+            f"  arguments        {' '.join(f'{k}={v}' for k, v in cut.get('arguments', {}).items() if v != [])}",
+            f"  versions         {', '.join(f'{k} {v}' for k, v in cut.get('versions', {}).items())}",
+        ]
+    return lines

@@ -1,0 +1,114 @@
+"""Cut channels out: choose, cut, prove, repair, save, report."""
+
+from __future__ import annotations
+
+import copy
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ultralytics
+
+from yoloprune import files
+from yoloprune.backend import console, datasets, evaluation, run_folders, yaml_markers
+from yoloprune.checkpoint import saving
+from yoloprune.checkpoint.loading import ModelSource
+from yoloprune.commands import cut_and_repair
+from yoloprune.commands.validate import add_times
+from yoloprune.cutting import comparison
+from yoloprune.errors import VerifyError
+from yoloprune.native import candidates
+from yoloprune.planning.plan import Plan
+from yoloprune.reporting import layer_table, plots, run_report, text_table
+from yoloprune.selection import decision, latency_search, ranking
+from yoloprune.settings import checking, options
+
+
+def run(model: ModelSource, **kwargs: Any) -> ultralytics.YOLO:
+    """Prune, see `api.prune`."""
+    request = checking.request("prune", {"model": model, **kwargs})
+    parent = saving.load(model)
+    told, passed = request.settings, {**request.passed}
+    imgsz = passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
+    if yaml_markers.entry_of(parent) is not None:
+        console.log("prune: ", "the model was pruned before; fractions are of what is left of it")
+    passed["data"] = ranking.data_set(parent, told, passed)
+    images = ranking.images(parent, passed)
+    choice = decision.choose(parent, told, passed, images)
+    budgeted = any(told[option.name] is not None for option in options.PRUNE_BUDGETS)
+    done = cut_and_repair.cut(parent, choice.plan, told["recover"], images, choice.probe, dead=not budgeted)
+    child = done.child
+
+    arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
+    origin = (parent.ckpt_path or model) if isinstance(model, (str, Path)) else None  # "small" stands for small.pt
+    facts = saving.make_provenance(origin, arguments)
+    checkpoint = saving.pack(child, plan=choice.plan, provenance=facts, native=choice.yaml)
+    rows = [{"model": "parent", **evaluation.measure(parent.model, imgsz, origin)}]
+    with run_folders.new_run(parent.task, "prune", passed) as folder:
+        target = folder / "weights" / "pruned.pt"
+        checkpoint.require_room(target)
+        with files.staged(folder) as part:
+            file = part / target.relative_to(folder)
+            checkpoint.write(file)
+            _require_saved(child, saving.load(file), choice)
+            origin_name = str(origin or parent.model_name)
+            run_folders.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
+            rows.append({"model": "pruned", **evaluation.measure(child.model, imgsz, file)})
+            if told["latency"] is not None:
+                add_times(rows, [parent.model, child.model], imgsz, ranking.place(passed))
+            _report_cut(part, choice, rows, done, imgsz)
+    checkpoint.tidy(target)
+    if told["latency"] is not None:
+        latency_search.judge(told["latency"], *(row["ms"] for row in rows))
+    data = passed["data"] or datasets.own(parent) or "..."
+    console.log(
+        "prune: ", f"saved {target}; next: {_next_step(child, target, choice, data, budgeted and images is None)}"
+    )
+    return saving.load(target)
+
+
+def _require_saved(child: ultralytics.YOLO, saved: ultralytics.YOLO, choice: candidates.Choice) -> None:
+    """Raise VerifyError unless a checkpoint, loaded again, is the model that was saved, at half precision."""
+    meant = saving.half(child.model)
+    theirs = saved.model.state_dict()
+    wrong = [k for k, v in meant.state_dict().items() if k not in theirs or not v.float().equal(theirs[k].float())]
+    if wrong:
+        raise VerifyError(f"The checkpoint does not hold what was proved: {wrong[0]} differs.")
+    one = choice.probe.proving[0]
+    comparison.compare(meant.float().eval(), copy.deepcopy(saved.model).float().eval(), Plan({}), one, training=False)
+
+
+def _next_step(
+    child: ultralytics.YOLO, file: Path, choice: candidates.Choice, data: str | Path, unrepaired: bool
+) -> str:
+    """What to type now."""
+    if (family := yaml_markers.untrainable(child.model)) is not None:
+        return f"yolo val model={file} (pruned {family} models cannot be trained)"
+    stock = "" if choice.yaml is None else " (stock 'yolo train' keeps the widths as well)"
+    rate = " lr0=0.002" if unrepaired else ""  # weights that nothing was fitted to have further to go
+    return f"yoloprune finetune {shlex.quote(f'model={file}')} {shlex.quote(f'data={data}')}{rate}{stock}"
+
+
+def _report_cut(
+    folder: Path, choice: candidates.Choice, rows: list[dict[str, Any]], done: cut_and_repair.Cut, imgsz: int
+) -> None:
+    """Write and say what was cut."""
+    kept = choice.kept()
+    data = {
+        "command": "prune",
+        "kept": kept,
+        "relative_error": done.proof.error,
+        "proof": asdict(done.proof),
+        "outputs_moved": done.moved,
+        "layers": layer_table.layer_rows(choice.graph, choice.widths),
+        "unknown_operations": choice.graph.unknown,
+        "plan": choice.plan.to_dict(),
+    }
+    picture = plots.plot_widths(folder / "widths.png", choice.graph, choice.widths)
+    run_report.write_report(folder, data, rows, [picture])
+    console.log(
+        "prune: ",
+        f"kept {kept['flops']:.1%} of FLOPs (imgsz {imgsz}), {kept['params']:.1%} of parameters\n"
+        f"{text_table.table(rows)}",
+    )

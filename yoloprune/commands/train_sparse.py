@@ -1,0 +1,94 @@
+"""Train while the least useful channels fade to exactly zero, until the budget is met."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ultralytics
+
+from yoloprune import files
+from yoloprune.backend import console, datasets
+from yoloprune.backend.yaml_markers import STATE_KEY
+from yoloprune.checkpoint import rebuild, saving, trainers
+from yoloprune.checkpoint.loading import ModelSource
+from yoloprune.commands import finetune, interruptions
+from yoloprune.errors import ArgumentError
+from yoloprune.reporting import plots, run_report
+from yoloprune.selection import ranking
+from yoloprune.settings import checking
+from yoloprune.settings.budget import Budget, Limits
+from yoloprune.settings.sparse_config import SparseConfig
+from yoloprune.sparse import reach
+from yoloprune.sparse.callback import SparseTraining
+
+
+def run(model: ModelSource, **kwargs: Any) -> saving.YOLO:
+    """Train sparse, see `api.train_sparse`."""
+    request = checking.request("train-sparse", {"model": model, **kwargs})
+    passed = {k: v for k, v in request.passed.items() if k != "model"}
+    if passed.get("resume"):
+        yolo = saving.reopen(interruptions.resumed(model, passed))
+        sparse = SparseTraining(_interrupted(yolo, request.settings))
+    else:
+        datasets.require(passed["data"])
+        passed = {"name": "train-sparse", **passed}
+        yolo = saving.load(model)
+        if trainers.driver_of(yolo) is not None:
+            raise ArgumentError("model: it has a SparseTraining attached. Detach that, or train with model.train(...).")
+        sparse = SparseTraining(_sparse_config(request.settings))
+        _require_reach(yolo, sparse.config, passed)
+    finetune.require_teachable(yolo, passed)
+    with sparse.attached(yolo), interruptions.going_on(yolo, "train-sparse"):
+        yolo.train(**passed)
+    folder = Path(yolo.trainer.save_dir)
+    if console.is_main_process() and (log := folder / "sparsity.csv").is_file():
+        picture = plots.plot_sparsity(folder / "sparsity.png", log)
+        history, met = files.read_numbers(log), bool(yolo.model.yaml.get(STATE_KEY, {}).get("met"))  # also of workers
+        data = {"command": "train-sparse", "met": met, "settings": asdict(sparse.config), "history": history}
+        run_report.write_report(folder, data, history[-1:], [p for p in (picture, folder / "results.png") if p])
+        best = Path(yolo.trainer.best if Path(yolo.trainer.best).exists() else yolo.trainer.last)
+        console.log("sparse: ", f"{'target met' if met else 'target not met'}; next: yoloprune prune model={best}")
+    return yolo
+
+
+def _require_reach(yolo: ultralytics.YOLO, sparse: SparseConfig, passed: Mapping[str, Any]) -> None:
+    """Raise BudgetError if the target is out of reach, before there is a folder."""
+    nc = 1 if passed.get("single_cls") else datasets.class_count(yolo, passed["data"])
+    imgsz = saving.image_size(yolo, passed.get("imgsz"))
+    network = rebuild.network(yolo, nc, passed.get("pretrained", True))
+    reach.require(network, sparse, imgsz, passed.get("freeze"))
+
+
+def _sparse_config(settings: dict[str, Any]) -> SparseConfig:
+    return SparseConfig(
+        budget=Budget(flops=settings["flops"], params=settings["params"], ratio=settings["sparsity"]),
+        limits=ranking.limits(settings),
+        **{k: settings[k] for k in SparseConfig.__dataclass_fields__ if k in settings},
+    )
+
+
+def _interrupted(yolo: ultralytics.YOLO, told: Mapping[str, Any]) -> SparseConfig:
+    """What the interrupted run was to reach, and how."""
+    state = yolo.model.yaml.get(STATE_KEY)
+    if state is None:
+        raise ArgumentError(
+            "resume: this checkpoint is not of a sparse run. A fine-tuning goes on with "
+            "'yoloprune finetune model=... resume', a stock training with 'yolo train resume model=...'."
+        )
+    saved = dict(state["config"])
+    old = SparseConfig(budget=Budget(**saved.pop("budget")), limits=Limits(**saved.pop("limits")), **saved)
+    new = _sparse_config(told)
+    if not new.budget.empty and new.budget != old.budget:
+        raise ArgumentError(
+            f"resume: this run has the target {old.budget}, which cannot change. Received: {new.budget}"
+        )
+    silent = SparseConfig(old.budget)
+    for mine, theirs, default in ((new, old, silent), (new.limits, old.limits, silent.limits)):
+        for key in set(vars(mine)) - {"budget", "limits"}:
+            value, kept = getattr(mine, key), getattr(theirs, key)
+            if value not in (getattr(default, key), kept):
+                raise ArgumentError(f"resume: this run has {key}={kept}, which cannot change. Received: {value}")
+    return old

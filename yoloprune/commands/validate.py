@@ -1,0 +1,58 @@
+"""Validate models side by side: accuracy, size, and time per image."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from yoloprune.backend import console, datasets, evaluation, run_folders
+from yoloprune.checkpoint import saving
+from yoloprune.checkpoint.loading import ModelSource
+from yoloprune.probing.forward import placed
+from yoloprune.reporting import run_report, text_table
+from yoloprune.selection import latency_search
+from yoloprune.settings import checking
+
+
+def run(model: ModelSource, against: ModelSource | None = None, **kwargs: Any) -> list[dict[str, Any]]:
+    """Validate, side by side with another model when one is given, see `api.val`."""
+    request = checking.request("val", {"model": model, "against": against, **kwargs})
+    passed = {k: v for k, v in request.passed.items() if k != "model"}
+    alone = Path(model).stem if isinstance(model, (str, Path)) else "network"  # "model" would be renamed, and warned of
+    return compare({alone: model} if against is None else {"parent": against, "pruned": model}, **passed)
+
+
+def compare(models: Mapping[str, ModelSource], *, command: str = "val", **passed: Any) -> list[dict[str, Any]]:
+    """Validate models one after the other on the same data, then time them taking turns, see `api.compare`."""
+    loaded = {name: saving.load(m, prunable=False) for name, m in models.items()}
+    passed["data"] = datasets.given_or_own(list(loaded.values())[-1], passed.get("data"), command)
+    folder = run_folders.run_folder(next(iter(loaded.values())).task, command, passed)
+    device = evaluation.device(passed.get("device"))
+    imgsz = saving.image_size(next(iter(loaded.values())), passed.get("imgsz"))
+    rows, networks = [], []
+    for name, yolo in loaded.items():
+        networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
+        file = models[name] if isinstance(models[name], (str, Path)) else None
+        sizes = evaluation.measure(yolo.model, imgsz, file)
+        evaluation.validate(
+            yolo, {**passed, "imgsz": imgsz, "project": str(folder.resolve()), "name": name, "exist_ok": True}
+        )
+        rows.append({"model": name, **evaluation.metrics(yolo), **sizes})
+    add_times(rows, networks, imgsz, device)
+    run_report.write_report(
+        folder, {"command": command, "device": str(device), "imgsz": imgsz, "arguments": passed}, rows
+    )
+    console.log(f"{command}: ", f"imgsz {imgsz}, {device}\n{text_table.table(rows)}\nsaved {folder}")
+    return rows
+
+
+def add_times(rows: Sequence[dict[str, Any]], models: Sequence[nn.Module], imgsz: int, device: torch.device) -> None:
+    """Put milliseconds per image into the rows of the models, which take turns on the device."""
+    with placed(device, *models):
+        for row, ms in zip(rows, latency_search.latency(models, imgsz), strict=True):
+            row["ms"] = ms

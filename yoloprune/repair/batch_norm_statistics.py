@@ -1,0 +1,40 @@
+"""The second repair: batch-norm statistics measured anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from yoloprune.probing.forward import feed, running
+from yoloprune.torch_internals import BatchNorm
+
+
+def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Measure all batch-norm statistics anew (Li et al. 2020, EagleEye, arXiv 2007.02491, section 3).
+
+    Means and variances are averaged over the batches with equal weight. A channel has B·H·W samples per batch, fewest
+    at the coarsest stride: 16 images at imgsz 320 give 16·10·10 = 1600, even if independent a standard error of 3.5 %
+    of the variance, and 8 such batches 1.3 %. More small batches do not replace large ones, because a batch's variance
+    leaves out how batches differ; the size used in training has the bias that the parent's statistics have.
+
+    Args:
+        model (nn.Module): The cut model; only running means and variances change.
+        batches (Iterable[Tensor]): Images of shape (B, C, H, W), not augmented.
+
+    Raises:
+        DataError: If `batches` is empty.
+    """
+    layers = [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
+    before = [(m, m.momentum, m.num_batches_tracked.clone()) for m in layers]
+    try:
+        with running(model):
+            for m in layers:
+                m.train()
+                m.momentum = None  # cumulative average, weighed by the counter
+                m.num_batches_tracked.zero_()
+            feed(model, batches)
+    finally:
+        for m, momentum, count in before:
+            m.momentum = momentum
+            m.num_batches_tracked.copy_(count)

@@ -1,0 +1,80 @@
+"""Constants that cut channels leave: measured where they arrive, and added to what can take them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yoloprune.planning.plan import Keep, Plan
+from yoloprune.torch_internals import ConvTransposeNd
+
+CONSTANT = 1e-5
+"""A channel is constant if its spread is at most this share of its largest absolute value: float32 rounding."""
+
+
+class CutInputs:
+    """Hook before a consumer in the parent: sum, least and largest value of each of its cut inputs, shape (cut,)."""
+
+    def __init__(self, keep: Keep) -> None:
+        kept = set(keep.inputs or ())
+        self.cut = [i for i in range(keep.of[1] or 0) if i not in kept]
+        self.total, self.count = torch.zeros(len(self.cut), dtype=torch.float64), 0
+        self.low, self.high = torch.full((2, len(self.cut)), torch.inf) * torch.tensor([[1], [-1]])
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = next(iter((*args, *kwargs.values())))
+        x = x.movedim(-1 if isinstance(module, nn.Linear) else 1, 0)[self.cut].flatten(1).float()
+        self.total += x.mean(1).cpu().double() * x.shape[1]
+        self.count += x.shape[1]
+        self.low, self.high = torch.minimum(self.low, x.amin(1).cpu()), torch.maximum(self.high, x.amax(1).cpu())
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of each cut input, shape (cut,)."""
+        return self.total / self.count
+
+    def contributes(self, module: nn.Module) -> Tensor:
+        """Mask of the cut inputs that are not zero throughout and that some weight reads, shape (cut,)."""
+        weight = module.weight.detach().cpu().movedim(0 if isinstance(module, ConvTransposeNd) else 1, 0).flatten(1)
+        return ((self.low != 0) | (self.high != 0)) & (weight[self.cut] != 0).any(1)
+
+    def constant(self) -> Tensor:
+        """Mask of the cut inputs that never changed, shape (cut,)."""
+        return self.high - self.low <= CONSTANT * torch.maximum(self.low.abs(), self.high.abs())
+
+
+def pads_with_zeros(module: nn.Module) -> bool:
+    """Whether a layer reads zeros beyond the border, or spreads less there."""
+    if isinstance(module, nn.Linear):
+        return False
+    padded = module.padding == "same" or (module.padding != "valid" and any(module.padding))
+    return isinstance(module, ConvTransposeNd) or (padded and module.padding_mode == "zeros")
+
+
+def kernel_sum(module: nn.Module) -> Tensor:
+    """Output per input that is constant, far from the border, shape (outputs, inputs), float64."""
+    weight = module.weight.detach().cpu().double().flatten(2) if module.weight.ndim > 2 else module.weight[..., None]
+    if isinstance(module, ConvTransposeNd):  # each output position meets one tap in stride²
+        return weight.sum(2).T / torch.tensor(module.stride).prod()
+    return weight.cpu().double().sum(2)
+
+
+def kept(values: Tensor, plan: Plan, name: str) -> Tensor:
+    """From values per output of a module of the parent to those of the cut model, shape (outputs,)."""
+    outputs = plan.keep.get(name, Keep()).outputs
+    return values if outputs is None else values[list(outputs)]
+
+
+def add_constant(model: nn.Module, name: str, shift: Tensor, follower: str | None) -> str | None:
+    """Add a constant to the outputs of a layer, shape (outputs,); the name of what took it, None if nothing can."""
+    bias = model.get_submodule(name).bias
+    if bias is not None:
+        bias.data += shift.to(bias)
+        return f"{name}.bias"
+    if follower is not None:
+        mean = model.get_submodule(follower).running_mean
+        mean -= shift.to(mean)
+        return f"{follower}.running_mean"
+    return None

@@ -1,0 +1,103 @@
+"""Pictures of a run: widths, sparse training, sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yoloprune import files
+from yoloprune.files import read_numbers
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.reporting.text_table import Row, headline
+
+
+def plot_widths(path: Path, graph: ChannelGraph, widths: np.ndarray) -> Path:
+    """Bars of every prunable group: width before and after, in the order of the network."""
+    groups = [i for i, g in enumerate(graph.groups) if g.frozen is None]
+    figure = _figure(max(6.0, 0.16 * len(groups)), 4.2)
+    axes = figure.subplots()
+    axes.bar(range(len(groups)), [graph.groups[i].size for i in groups], color="#cfd8e3", label="parent")
+    axes.bar(range(len(groups)), [widths[i] for i in groups], color="#2b6cb0", label="kept")
+    axes.set_xticks(range(len(groups)), [graph.groups[i].name.removeprefix("model.") for i in groups], rotation=90)
+    axes.tick_params(axis="x", labelsize=5)
+    axes.set_ylabel("channels")
+    axes.legend(frameon=False)
+    return _save(figure, path)
+
+
+def plot_sparsity(path: Path, log: Path) -> Path | None:
+    """How |gamma| was distributed over the epochs, how far the budget was and how good the model, and where it is dead.
+
+    Args:
+        path (Path): Where the picture goes.
+        log (Path): sparsity.csv; sparsity_layers.csv and Ultralytics' results.csv are beside it, or left out.
+
+    Returns:
+        (Path | None): The picture, None when the log has no rows.
+    """
+    rows = read_numbers(log)
+    if not rows:
+        return None
+    epochs = [r["epoch"] for r in rows]
+    dead = {k: v for k, v in (read_numbers(log.with_name("sparsity_layers.csv")) or [{}])[-1].items() if k != "epoch"}
+    figure = _figure(max(11.0, 0.16 * len(dead)), 8)
+    panels = figure.subplot_mosaic([["gamma", "budget"], ["dead", "dead"]])
+    for low, high in ((0, 100), (10, 90), (25, 75), (40, 60)):
+        band = [[r[f"gamma_q{q}"] for r in rows] for q in (low, high)]
+        panels["gamma"].fill_between(epochs, *band, color="#2b6cb0", alpha=0.18, linewidth=0)
+    panels["gamma"].plot(epochs, [r["gamma_q50"] for r in rows], color="#1a365d")
+    top = max(r["gamma_q95"] for r in rows) * 1.3
+    what = "|gamma|: median, and the middle 20, 50, 80 and 100 % of the channels"
+    panels["gamma"].set(xlabel="epoch", ylim=(0, top))
+    panels["gamma"].set_title(what, fontsize=10)
+
+    shares = (("dead", "channels dead", "#4a5568"), ("flops", "FLOPs once cut", "#2b6cb0"))
+    for key, label, colour in (*shares, ("params", "parameters once cut", "#63b3ed")):
+        panels["budget"].plot(epochs, [r[key] for r in rows], marker=".", color=colour, label=label)
+    results = [r for r in read_numbers(log.with_name("results.csv")) if r["epoch"] <= epochs[-1]]
+    if metric := headline(k for k in (results[0] if results else {}) if k.startswith("metrics/")):
+        label = metric.removeprefix("metrics/")
+        times, values = [r["epoch"] for r in results], [r[metric] for r in results]
+        panels["budget"].plot(times, values, marker=".", linestyle="--", color="#c05621", label=label)
+    panels["budget"].set(xlabel="epoch", ylim=(0, 1.05))
+    panels["budget"].set_title("share of the parent, and quality", fontsize=10)
+    panels["budget"].legend(frameon=False, fontsize=8)
+
+    names = [name.removeprefix("model.") for name in dead]
+    panels["dead"].bar(range(len(dead)), list(dead.values()), color="#2b6cb0")
+    panels["dead"].set_xticks(range(len(dead)), names, rotation=90, fontsize=6)
+    panels["dead"].set(ylim=(0, 1), xlim=(-0.7, len(dead) - 0.3))
+    panels["dead"].set_title("share of each layer that is dead at the end", fontsize=10)
+    for name in ("gamma", "budget"):
+        panels[name].locator_params(axis="x", integer=True)
+    return _save(figure, path)
+
+
+def plot_sweep(path: Path, rows: Sequence[Row], key: str, within: float) -> Path:
+    """A figure of accuracy and the parameters against the FLOPs, each as kept, and the line that marks the loss."""
+    figure = _figure(6.5, 4.2)
+    left = figure.subplots()
+    flops = [r["flops"] for r in rows]
+    left.plot(flops, [r[key] for r in rows], color="#2b6cb0", marker="o", label=key)
+    left.axhline(rows[0][key] - within / 100, color="#2b6cb0", linestyle=":", label=f"parent - {within:g} points")
+    left.set(xlabel="FLOPs, share of the parent", ylabel=key, ylim=(0, None))
+    left.invert_xaxis()
+    right = left.twinx()
+    right.plot(flops, [r["params"] for r in rows], color="#8a96a3", marker=".", label="parameters")
+    right.set(ylabel="parameters, share of the parent", ylim=(0, 1.05))
+    left.legend(handles=[*left.get_lines(), *right.get_lines()], frameon=False, fontsize=8, loc="lower left")
+    return _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure  # no pyplot: no global state, no display
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> Path:
+    files.write_at_once(path, lambda f: figure.savefig(f, format="png", dpi=150))
+    return path
