@@ -148,6 +148,8 @@ class _Images(BaseDataset):
         """One image, shape (C, imgsz, imgsz), float32 in 0..1."""
         if self.task == "classify":
             image = imread(self.im_files[index])  # not PIL's open, which Ultralytics lets install packages
+            if image is None:
+                raise FileNotFoundError(self.im_files[index])
             return classify_transforms(self.imgsz)(Image.fromarray(image[..., ::-1]))
         image = self.transforms(image=self.load_image(index)[0])
         image = image.reshape(self.imgsz, self.imgsz, -1)  # OpenCV drops the dimension of a single channel
@@ -177,5 +179,5 @@ def _readable(images: _Images, order: list[int]) -> Iterator[Tensor]:
     for i in order:
         try:
             yield images[i]
-        except (OSError, ValueError, TypeError):  # missing, corrupt, or with another number of channels
+        except (OSError, ValueError):  # missing, corrupt, or with another number of channels
             continue

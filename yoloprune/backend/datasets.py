@@ -15,7 +15,8 @@ from ultralytics.data import utils as host_utils
 from ultralytics.utils import DATASETS_DIR, checks
 
 from yoloprune.backend import console
-from yoloprune.errors import ArgumentError, DataError
+from yoloprune.errors import ArgumentError, DataError, raised_by
+from yoloprune.torch_internals import is_out_of_memory
 
 
 def check(data: str | Path) -> dict[str, Any]:
@@ -126,12 +127,12 @@ def given_or_own(yolo: ultralytics.YOLO, data: Any, command: str) -> Any:
 
 @contextlib.contextmanager
 def one_line(data: str | Path) -> Iterator[None]:
-    """Whatever Ultralytics finds wrong with a data set is a DataError of one line."""
+    """What Ultralytics finds wrong with a data set is a DataError of one line; what fails in our calls of it is not."""
     try:
         yield
-    except DataError:
-        raise
-    except Exception as e:  # Ultralytics raises a dozen types here, with advice on several lines
+    except Exception as e:  # Ultralytics, which reads foreign files here, raises a dozen types, with advice on lines
+        if raised_by(e) != "ultralytics" or is_out_of_memory(e):
+            raise
         reason = shorten(str(e.__cause__ or e), 400, placeholder=" …") or type(e).__name__
         raise DataError(f"data={data}: {reason}") from e
 

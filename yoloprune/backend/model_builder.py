@@ -4,6 +4,7 @@ touches names of Ultralytics which are not public API.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
@@ -15,6 +16,7 @@ from ultralytics.utils import LOGGER
 
 from yoloprune.backend import model_facts
 from yoloprune.cutting.width_attributes import has_width_attributes
+from yoloprune.torch_internals import is_out_of_memory
 
 STAMPS = frozenset({"i", "f", "np"})  # what Ultralytics writes on every layer: index, sources, parameters
 
@@ -76,10 +78,29 @@ def scale_in(name: str) -> str:
     return tasks.guess_model_scale(name)
 
 
+class RefusedError(Exception):
+    """The constructor of a layer does not take its arguments."""
+
+
 def parse(config: dict[str, Any], inputs: int) -> nn.Sequential:
-    """Let Ultralytics build the rows of a model YAML, without weights that mean anything."""
+    """Let Ultralytics build the rows of a model YAML, without weights that mean anything.
+
+    Raises:
+        RefusedError: If a layer's constructor refuses. What fails around the constructors keeps its own error.
+    """
     activation = Conv.default_act  # `activation:` changes it for the whole process, and a row that fails leaves it so
     try:
         return tasks.parse_model(config, inputs, verbose=False)[0]
+    except Exception as e:  # constructors assert, divide by zero, or raise whatever they like
+        if is_out_of_memory(e) or not _by_constructor(e):
+            raise
+        raise RefusedError(str(e)) from e
     finally:
         Conv.default_act = activation
+
+
+def _by_constructor(error: Exception) -> bool:
+    """Whether an error came out of a constructor, or says that one was given what it has no parameter for."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    inside = any(frame.f_code.co_name == "__init__" for frame in frames)
+    return inside or (isinstance(error, TypeError) and "__init__()" in str(error))

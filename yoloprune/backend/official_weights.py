@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http.client import HTTPException
 from pathlib import Path
 
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
@@ -28,6 +29,6 @@ def fetch(name: str) -> str:
     console.log("model: ", f"{name} is not here; Ultralytics looks among its weights or downloads it")
     try:
         return str(attempt_download_asset(name))
-    except Exception as e:  # half a dozen libraries below may raise
+    except (OSError, RuntimeError, HTTPException) as e:  # the first is the base of most that libraries below raise
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise ModelError(f"{name} is not here and could not be downloaded: {reason}") from e

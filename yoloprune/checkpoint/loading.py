@@ -16,7 +16,7 @@ from ultralytics.utils import callbacks, checks
 from yoloprune.backend import console, model_facts, official_weights
 from yoloprune.checkpoint.trainers import YOLO
 from yoloprune.errors import ArgumentError, ModelError
-from yoloprune.torch_internals import CHILDREN
+from yoloprune.torch_internals import CHILDREN, is_out_of_memory
 
 ModelSource = str | Path | ultralytics.YOLO
 """What a model is given as: checkpoint, model YAML, official name, or a live object."""
@@ -132,6 +132,8 @@ def _opened(model: Any) -> YOLO:
         with _installing_nothing():
             return YOLO(file)
     except Exception as e:  # unpickling a file that is not a checkpoint can raise anything
+        if is_out_of_memory(e):
+            raise
         reason = (str(e).strip() or type(e).__name__).splitlines()[0].removeprefix("ERROR ❌️ ")
         raise ModelError(f"{model} is not a YOLO model that Ultralytics can load: {reason}") from e
 

@@ -171,7 +171,7 @@ def build(row: Row, inputs: Sequence[int], config: Mapping[str, Any], hands_on: 
         with torch.device("meta"):
             listed = [*before, this, *after]
             built = model_builder.parse({**alone, "backbone": listed, "head": []}, 8 if row.listed else inputs[0])
-    except Exception:  # constructors assert, divide by zero, or raise whatever they like
+    except model_builder.RefusedError:
         return None
     if after and built[-1].conv.in_channels != hands_on:
         return None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from yoloprune.probing.forward import preserved, running
 from yoloprune.probing.outputs import Leaf, leaves, plain
-from yoloprune.torch_internals import DispatchMode, tree_map
+from yoloprune.torch_internals import DispatchMode, is_out_of_memory, tree_map
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,9 @@ def modes(model: nn.Module, example: Example) -> tuple[bool, ...]:
     """Whether the network runs in evaluation mode only, or in training mode as well; some want targets there."""
     try:
         run(model, example, True)
-    except Exception:  # whatever a network may raise; it is asked as it is, so no error of ours can hide here
+    except Exception as e:  # whatever a network may raise; it is asked as it is, so no error of ours can hide here
+        if is_out_of_memory(e):
+            raise
         return (False,)
     return (False, True)
 

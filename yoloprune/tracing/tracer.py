@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from yoloprune.errors import ModelError
-from yoloprune.torch_internals import DispatchMode, schema_of
+from yoloprune.torch_internals import DispatchMode, is_out_of_memory, schema_of
 from yoloprune.tracing.operation import COSTED, Call
 from yoloprune.tracing.rule_table import rule_of
 from yoloprune.tracing.rules_layers import batch_norm
@@ -32,7 +32,9 @@ class Tracer(TraceState, DispatchMode):
             self.read_bare(call.tensors())
         try:
             rule(call)
-        except Exception as e:
+        except Exception as e:  # a rule runs operations anew, and meets forms of them that torch may add; no fallback
+            if is_out_of_memory(e):
+                raise
             raise ModelError(f"The trace cannot follow {call.name.removeprefix('aten::')} in {self.where}: {e}") from e
         self.hold(self.where, (args, kwargs, out))
         return out
