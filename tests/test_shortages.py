@@ -11,6 +11,7 @@ import torch
 import ultralytics
 from torch import Tensor, nn
 from ultralytics.data import utils as host_data
+from ultralytics.data.base import BaseDataset
 from ultralytics.nn import tasks
 from ultralytics.nn.modules.block import SPPF
 
@@ -217,7 +218,7 @@ def test_no_memory_for_a_data_set_is_no_wrong_data_set(
 
 
 def test_a_changed_reader_of_images_does_not_make_them_unreadable(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration_images.BaseDataset, "load_image", lambda self, i, rect_mode, /, *, mode: None)
+    monkeypatch.setattr(BaseDataset, "load_image", lambda self, i, rect_mode, /, *, mode: None)
     with pytest.raises(TypeError, match="rect_mode"):
         calibration_images.batches(data, 64)
 

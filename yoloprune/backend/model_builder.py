@@ -1,6 +1,4 @@
-"""Ultralytics' model builder: classes by name, rows and whole models from YAML. With `host`, the only file that
-touches names of Ultralytics which are not public API.
-"""
+"""Ultralytics' model builder: classes by name, rows and whole models from YAML."""
 
 from __future__ import annotations
 
@@ -10,11 +8,8 @@ from copy import deepcopy
 from typing import Any
 
 from torch import nn
-from ultralytics.nn import tasks
-from ultralytics.nn.modules import Conv
-from ultralytics.utils import LOGGER
 
-from yoloprune.backend import model_facts
+from yoloprune.backend import compat, model_facts
 from yoloprune.cutting.width_attributes import has_width_attributes
 from yoloprune.torch_internals import is_out_of_memory
 
@@ -39,9 +34,12 @@ def layer_class(name: str) -> type[nn.Module]:
     """Class that a row of a model YAML names.
 
     Raises:
-        AttributeError: If there is none.
+        LookupError: If there is none.
     """
-    return getattr(nn, name[3:]) if name.startswith("nn.") else getattr(tasks, name)
+    home, key = (nn, name[3:]) if name.startswith("nn.") else (compat.tasks, name)
+    if not hasattr(home, key):
+        raise LookupError(name)
+    return getattr(home, key)
 
 
 def build(kind: type[nn.Module], config: Mapping[str, Any], inputs: int) -> nn.Module:
@@ -55,12 +53,12 @@ def build(kind: type[nn.Module], config: Mapping[str, Any], inputs: int) -> nn.M
     Returns:
         (nn.Module): With fresh weights.
     """
-    level = LOGGER.level
-    LOGGER.setLevel("ERROR")
+    level = compat.LOGGER.level
+    compat.LOGGER.setLevel("ERROR")
     try:
         return kind(cfg=deepcopy(dict(config)), ch=inputs, nc=config.get("nc"), verbose=False)
     finally:
-        LOGGER.setLevel(level)
+        compat.LOGGER.setLevel(level)
 
 
 def rebuild(model: nn.Module, config: Mapping[str, Any]) -> nn.Module:
@@ -75,7 +73,7 @@ def rebuild(model: nn.Module, config: Mapping[str, Any]) -> nn.Module:
 
 def scale_in(name: str) -> str:
     """The scale that Ultralytics reads from the name of a model YAML, empty where there is none."""
-    return tasks.guess_model_scale(name)
+    return compat.guess_model_scale(name)
 
 
 class RefusedError(Exception):
@@ -88,15 +86,14 @@ def parse(config: dict[str, Any], inputs: int) -> nn.Sequential:
     Raises:
         RefusedError: If a layer's constructor refuses. What fails around the constructors keeps its own error.
     """
-    activation = Conv.default_act  # `activation:` changes it for the whole process, and a row that fails leaves it so
     try:
-        return tasks.parse_model(config, inputs, verbose=False)[0]
+        # `activation:` changes it for the whole process, and a row that fails leaves it so
+        with compat.replaced({"Conv.default_act": compat.Conv.default_act}):
+            return compat.parse_model(config, inputs, verbose=False)[0]
     except Exception as e:  # constructors assert, divide by zero, or raise whatever they like
         if is_out_of_memory(e) or not _by_constructor(e):
             raise
         raise RefusedError(str(e)) from e
-    finally:
-        Conv.default_act = activation
 
 
 def _by_constructor(error: Exception) -> bool:

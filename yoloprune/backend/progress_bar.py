@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from ultralytics.utils import RANK, TQDM
+from yoloprune.backend import compat, console
 
 PATIENCE = 2.0
 """Seconds without a bar."""
@@ -34,8 +34,8 @@ class Wait:
             self.done += 1
             if self.bar is not None:
                 self.bar.update(1)
-            elif RANK in {-1, 0} and time.monotonic() - self.start > PATIENCE:
-                self.bar = TQDM(total=self.total, initial=self.done, desc=self.desc, leave=False)
+            elif console.is_main_process() and time.monotonic() - self.start > PATIENCE:
+                self.bar = compat.TQDM(total=self.total, initial=self.done, desc=self.desc, leave=False)
 
     def __enter__(self) -> Wait:
         return self
