@@ -23,7 +23,7 @@ from yoloprune.commands import cut_and_repair
 from yoloprune.native import candidates
 from yoloprune.reporting.run_report import write_text
 from yoloprune.reporting.text_table import table
-from yoloprune.selection import ranking
+from yoloprune.selection import prune_job, ranking
 from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.checking import request
 
@@ -89,7 +89,7 @@ def main() -> None:
     passed = {"data": arguments.data, "imgsz": arguments.imgsz}
     parent = saving.load(arguments.model)
     found = candidates.Channels(parent.model, Limits(), arguments.imgsz)
-    images = ranking.images(parent, passed)
+    images = prune_job.images(parent, passed)
     cells: dict[tuple[str, str, str], dict[str, Any]] = {}
 
     def cell(flops: str, how: str, repair: str, make: Any) -> None:

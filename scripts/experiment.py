@@ -33,7 +33,7 @@ def run_stage(stage: Stage, source: Path, folder: Path, common: dict[str, Any], 
     from ultralytics import YOLO
 
     import yoloprune
-    from yoloprune.settings.options import COMMANDS
+    from yoloprune.settings.commands import COMMANDS
 
     place = {"project": str(folder.parent), "name": folder.name, "exist_ok": True}
     own, target = dict(stage.arguments), folder / "weights" / "pruned.pt"

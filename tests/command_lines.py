@@ -9,8 +9,8 @@ import yaml
 
 from yoloprune.errors import ArgumentError
 from yoloprune.settings import checking
-from yoloprune.settings.checking import parse
-from yoloprune.settings.options import COMMANDS
+from yoloprune.settings.command_line import parse
+from yoloprune.settings.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 SPARSE = "train-sparse model=a.pt data=b.yaml"

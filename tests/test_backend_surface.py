@@ -15,7 +15,7 @@ import yoloprune
 from yoloprune import cli
 from yoloprune.backend import compat, console
 from yoloprune.errors import PruneError
-from yoloprune.settings.options import COMMANDS
+from yoloprune.settings.commands import COMMANDS
 
 PACKAGE = Path(yoloprune.__file__).parent
 

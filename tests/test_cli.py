@@ -16,8 +16,8 @@ import pytest
 
 from yoloprune.cli import main
 from yoloprune.errors import BudgetError, ModelError
-from yoloprune.settings.checking import parse
-from yoloprune.settings.options import COMMANDS
+from yoloprune.settings.command_line import parse
+from yoloprune.settings.commands import COMMANDS
 
 CALLS: list[tuple[str, tuple, dict]] = []
 

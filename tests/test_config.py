@@ -8,8 +8,9 @@ import pytest
 from command_lines import LEAST, SPARSE, error, ok, recipe
 
 from yoloprune.errors import ArgumentError
-from yoloprune.settings.checking import merge_tokens, parse, request
-from yoloprune.settings.options import COMMANDS
+from yoloprune.settings.checking import request
+from yoloprune.settings.command_line import merge_tokens, parse
+from yoloprune.settings.commands import COMMANDS
 
 
 # Keys -----------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,10 @@ from command_lines import SPARSE, error, ok
 
 from yoloprune.errors import ArgumentError
 from yoloprune.settings import checking
-from yoloprune.settings.checking import parse, parse_amount, request, smart_value
+from yoloprune.settings.checking import request
+from yoloprune.settings.command_line import parse
+from yoloprune.settings.keys import smart_value
+from yoloprune.settings.value_kinds import parse_amount
 
 
 @pytest.mark.parametrize(

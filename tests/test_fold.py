@@ -15,7 +15,7 @@ from yoloprune.backend import yolo_tracing
 from yoloprune.cutting.comparison import verify
 from yoloprune.cutting.surgery import cut
 from yoloprune.errors import DataError
-from yoloprune.importance import criteria
+from yoloprune.importance import dead_channels
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.plan import Keep, Plan
 from yoloprune.probing.examples import Example
@@ -80,6 +80,15 @@ def test_bias_is_preferred_and_only_kept_outputs_are_corrected():
     assert report.into == {"consumer": "consumer.bias", "rest.0": "rest.0.bias"}
     expected = (parent.consumer.bias + parent.consumer.weight[:, 1, 0, 0] * CONSTANT).detach()[[0, 2]]
     torch.testing.assert_close(model.consumer.bias.data, expected)
+
+
+def test_a_linear_layer_leaves_no_gradient_in_its_batch_norm():
+    parent = with_dead_channel(Net(nn.Linear(2, 4, bias=False), lambda x: x.mean((2, 3)), nn.BatchNorm1d(4)))
+    model = cut(copy.deepcopy(parent), plan())
+    assert fold(parent, model, plan()).into == {"consumer": "rest.0.running_mean"}
+    assert not model.rest[0].running_mean.requires_grad
+    a, b = outputs(parent, copy.deepcopy(model))  # which torch refuses for tensors with a history
+    torch.testing.assert_close(a, b)
 
 
 class Residual(nn.Module):
@@ -220,7 +229,7 @@ def test_fold_leaves_the_parent_as_it_was():
 def yolo() -> tuple[nn.Module, nn.Module, Plan]:
     """Parent with a quarter of all prunable channels dead, the cut of exactly these, and the plan."""
     parent, graph, dead = quarter_dead()
-    found = criteria.dead(parent, graph)
+    found = dead_channels.dead(parent, graph)
     assert np.array_equal(found, dead)
     the_plan = graph.plan(greedy_selection.dead_only(graph, found))
     return parent, cut(copy.deepcopy(parent), the_plan), the_plan

@@ -24,7 +24,7 @@ from yoloprune.backend import evaluation, model_facts, yolo_tracing
 from yoloprune.checkpoint import saving
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.cutting import surgery
-from yoloprune.importance import criteria
+from yoloprune.importance import dead_channels
 from yoloprune.planning.plan import Plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -157,7 +157,7 @@ def test_the_victims_of_an_old_run_are_the_dead_of_its_average() -> None:
     model = saving.load(goldens.FOLDER / "interrupted.pt").model
     victims = model.yaml["yoloprune_sparse"]["victims"]
     graph = yolo_tracing.trace_yolo(model, imgsz=32)
-    assert np.flatnonzero(criteria.dead(model, graph)).tolist() == victims != []
+    assert np.flatnonzero(dead_channels.dead(model, graph)).tolist() == victims != []
 
 
 def test_an_old_interrupted_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

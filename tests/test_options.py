@@ -8,10 +8,10 @@ import pytest
 from command_lines import ROOT
 
 from yoloprune.errors import ArgumentError, PruneError
-from yoloprune.settings import checking, options
+from yoloprune.settings import commands, keys
 from yoloprune.settings.budget import Budget, Limits
-from yoloprune.settings.checking import parse
-from yoloprune.settings.options import COMMANDS
+from yoloprune.settings.command_line import parse
+from yoloprune.settings.commands import COMMANDS
 
 OWN = {option.name for command in COMMANDS.values() for option in command.options}
 
@@ -21,25 +21,25 @@ def test_own_keys_are_disjoint_from_ultralytics() -> None:
     from ultralytics.utils import DEFAULT_CFG_DICT
 
     assert not OWN & set(DEFAULT_CFG_DICT)
-    assert not OWN & checking.UNLISTED_HOST_KEYS
+    assert not OWN & keys.UNLISTED_HOST_KEYS
     assert len(OWN) == 24
 
 
 def test_host_defaults_are_those_of_ultralytics() -> None:
     from ultralytics.utils import DEFAULT_CFG_DICT
 
-    assert checking.host_defaults() == DEFAULT_CFG_DICT
-    checking.host_defaults()["epochs"] = -1
-    assert checking.host_defaults()["epochs"] == DEFAULT_CFG_DICT["epochs"]  # callers get a copy
+    assert keys.host_defaults() == DEFAULT_CFG_DICT
+    keys.host_defaults()["epochs"] = -1
+    assert keys.host_defaults()["epochs"] == DEFAULT_CFG_DICT["epochs"]  # callers get a copy
 
 
 def test_host_keys_of_commands_exist() -> None:
     for command in COMMANDS.values():
-        assert set(command.host or ()) <= set(checking.host_defaults()), command.name
+        assert set(command.host or ()) <= set(keys.host_defaults()), command.name
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS.values() if c.options], ids=lambda c: c.name)
-def test_defaults_and_hints_pass_their_own_check(command: options.Command) -> None:
+def test_defaults_and_hints_pass_their_own_check(command: commands.Command) -> None:
     for option in command.options:
         assert option.check(option.default) == option.default
         key, _, value = option.hint.partition("=")
@@ -48,7 +48,7 @@ def test_defaults_and_hints_pass_their_own_check(command: options.Command) -> No
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda c: c.name)
-def test_examples_of_the_help_parse(command: options.Command) -> None:
+def test_examples_of_the_help_parse(command: commands.Command) -> None:
     for example in command.examples:
         if command.options:
             assert parse(example.split()).command == command.name
@@ -78,7 +78,7 @@ def test_budgets_are_said_as_they_are_typed() -> None:
 
 
 def test_limits() -> None:
-    table = (*options.SELECTION, options.UNIFORM)
+    table = (*commands.SELECTION, commands.UNIFORM)
     assert Limits() == Limits(**{o.name: o.default for o in table})  # the dataclass repeats the table's defaults
     assert Limits(keep="model.0,neck") == Limits(keep=["model.0", "neck"]) == Limits(keep=("model.0", "neck"))  # type: ignore[arg-type]
     for key, value in (("round_to", 0), ("min_width", 1.5), ("max_ratio", 0), ("uniform", 1)):

@@ -21,10 +21,10 @@ import yoloprune
 from yoloprune.backend import console, model_facts, yolo_tracing
 from yoloprune.checkpoint import saving
 from yoloprune.errors import ArgumentError, ModelError
-from yoloprune.importance import criteria
+from yoloprune.importance import dead_channels
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.cost import Cost
-from yoloprune.settings import checking
+from yoloprune.settings import keys
 
 work, data = tiny_line.work, tiny_line.data  # fixtures, made once a file
 
@@ -60,7 +60,7 @@ def pruned(work: Path, sparse_run: Path) -> Path:
 def test_dead_channels_meet_the_budget_once_cut(sparse_run: Path) -> None:
     model = YOLO(sparse_run / "weights" / "last.pt").model
     graph = yolo_tracing.trace_yolo(model, imgsz=64)
-    alive = greedy_selection.dead_only(graph, criteria.dead(model, graph))
+    alive = greedy_selection.dead_only(graph, dead_channels.dead(model, graph))
     cost = Cost(graph)
     kept = [alive[graph.classes(g)].sum() for g in range(len(graph.groups))]
     assert 0.59 <= cost.of("flops", torch.tensor(kept).double().numpy()) / cost.parent("flops") <= 0.6
@@ -213,7 +213,7 @@ def test_finetune_keeps_every_width(work: Path, data: Path, pruned: Path) -> Non
     assert widths(work / "tuned" / "weights" / "last.pt") == widths(pruned)
 
 
-@pytest.mark.skipif("distill_model" not in checking.host_defaults(), reason="this Ultralytics does not distil")
+@pytest.mark.skipif("distill_model" not in keys.host_defaults(), reason="this Ultralytics does not distil")
 def test_finetune_with_the_parent_as_teacher(work: Path, data: Path, pruned: Path, sparse_run: Path) -> None:
     yoloprune.finetune(pruned, data=str(data), epochs=1, distill="parent", project=str(work), name="taught", **QUICK)
     told = yaml.safe_load((work / "taught" / "args.yaml").read_text())

@@ -8,10 +8,11 @@ import pytest
 import yaml
 from command_lines import LEAST, ROOT, SPARSE, error, recipe
 
-from yoloprune.settings import checking
+from yoloprune.settings import keys
 from yoloprune.settings.budget import Budget
-from yoloprune.settings.checking import load_recipe, parse
-from yoloprune.settings.options import COMMANDS
+from yoloprune.settings.command_line import parse
+from yoloprune.settings.commands import COMMANDS
+from yoloprune.settings.recipes import load_recipe
 
 
 @pytest.mark.parametrize("name", [n for n, c in COMMANDS.items() if c.options])
@@ -61,7 +62,7 @@ def test_a_nearer_budget_replaces_the_one_of_the_recipe(tmp_path: Path) -> None:
 
 
 def test_a_plain_ultralytics_configuration_is_a_recipe(tmp_path: Path) -> None:
-    cfg = recipe(tmp_path, {**checking.host_defaults(), "epochs": 7, "val": False})
+    cfg = recipe(tmp_path, {**keys.host_defaults(), "epochs": 7, "val": False})
     result = parse([*SPARSE.split(), cfg])
     assert result.passed["epochs"] == 7 and result.passed["val"] is False
     assert result.passed["model"] == "a.pt" and "freeze" not in result.passed  # empty entries say nothing

@@ -10,7 +10,7 @@ from conftest import classes, conv, filled
 from torch import Tensor, nn
 from two_norms import IMAGE, Net, hidden
 
-from yoloprune.importance.criteria import dead, silenced_by_gamma
+from yoloprune.importance.dead_channels import dead, removable_by_gamma
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.tracing.trace_network import trace
 
@@ -64,7 +64,7 @@ def test_channels_that_batch_norm_cannot_silence_are_never_dead(how: str) -> Non
     model = Partly(how).eval()
     graph = trace(model, IMAGE)
     made = classes(graph, "b.outputs" if how != "linear" else "a.outputs")
-    assert not silenced_by_gamma(model, graph)[made].any()
+    assert not removable_by_gamma(model, graph)[made].any()
     assert not dead(model, graph)[made].any()
 
 

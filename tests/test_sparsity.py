@@ -17,9 +17,9 @@ from ultralytics.utils.torch_utils import ModelEMA
 from yoloprune import Budget, Limits, SparseConfig, SparseTraining
 from yoloprune.backend import console, yolo_tracing
 from yoloprune.errors import ArgumentError, BudgetError
-from yoloprune.importance import criteria
+from yoloprune.importance import dead_channels
 from yoloprune.reporting.plots import plot_sparsity
-from yoloprune.settings.checking import parse
+from yoloprune.settings.command_line import parse
 from yoloprune.sparse.schedule import Progress
 
 
@@ -89,13 +89,13 @@ def test_every_penalty_ends_at_the_budget(penalty: str, budget: Budget, tmp_path
     assert loop.sparse.met
     graph = yolo_tracing.trace_yolo(loop.model, imgsz=32)
     for model in (loop.model, loop.ema.ema):
-        dead = criteria.dead(model.half().float(), graph)
+        dead = dead_channels.dead(model.half().float(), graph)
         if budget.ratio:
             assert abs(dead.sum() / graph.prunable.sum() - 0.4) <= 0.01
         else:
             assert abs(loop.sparse.history[-1]["flops"] - 0.8) <= 0.01
     assert zeros(loop.model) == zeros(loop.ema.ema)
-    assert (criteria.dead(loop.model, graph) == criteria.dead(loop.ema.ema, graph)).all()
+    assert (dead_channels.dead(loop.model, graph) == dead_channels.dead(loop.ema.ema, graph)).all()
 
 
 @pytest.mark.parametrize("penalty", ["prox", "group"])
@@ -245,7 +245,7 @@ def test_checkpoint_of_the_ramp_says_how_far_it_is(tmp_path: Path) -> None:
     assert state["met"] is False
     assert state["progress"] == 0.4
     assert 0.8 < state["reached"]["flops"] < 0.95
-    dead = criteria.dead(loop.ema.ema, yolo_tracing.trace_yolo(loop.model, imgsz=32))
+    dead = dead_channels.dead(loop.ema.ema, yolo_tracing.trace_yolo(loop.model, imgsz=32))
     assert np.flatnonzero(dead).tolist() == state["victims"]
     assert zeros(loop.ema.ema)
     assert not zeros(loop.model)  # here they may still come back

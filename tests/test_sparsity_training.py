@@ -21,7 +21,7 @@ from yoloprune.backend import evaluation, yolo_tracing
 from yoloprune.checkpoint import saving
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.errors import ArgumentError, BudgetError
-from yoloprune.importance import criteria
+from yoloprune.importance import dead_channels
 
 QUICK: dict[str, Any] = {
     "epochs": 3,
@@ -96,7 +96,7 @@ def test_every_optimizer_reaches_the_target_exactly(optimizer: str, data: Path, 
     assert found == zeros(trainer.ema.ema) == zeros(saved(tmp_path)) == zeros(saved(tmp_path, "best"))
     parent = YOLO(tmp_path / "run" / "weights" / "best.pt")
     graph = yolo_tracing.trace_yolo(parent.model, imgsz=32)
-    assert criteria.dead(parent.model, graph).any()
+    assert dead_channels.dead(parent.model, graph).any()
     small = yoloprune.prune(parent, project=str(tmp_path), name="prune", imgsz=32)
     kept = json.loads((tmp_path / "prune" / "report.json").read_text())["kept"]["flops"]
     assert abs(kept - 0.8) <= 0.01

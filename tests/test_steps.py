@@ -23,7 +23,7 @@ from yoloprune.backend import console, model_facts, yolo_tracing
 from yoloprune.checkpoint import saving
 from yoloprune.commands import interruptions
 from yoloprune.errors import ArgumentError, ModelError
-from yoloprune.importance import criteria
+from yoloprune.importance import dead_channels
 from yoloprune.sparse.callback import EVENTS
 
 work, data = tiny_line.work, tiny_line.data  # fixtures, made once a file
@@ -66,7 +66,7 @@ def test_interrupted_run_resumes(
         )
     last = work / name / "weights" / "last.pt"
     before = YOLO(last).model
-    dead = criteria.dead(before, yolo_tracing.trace_yolo(before, imgsz=64))
+    dead = dead_channels.dead(before, yolo_tracing.trace_yolo(before, imgsz=64))
     assert dead.any()  # what had faded so far is zero in the checkpoint, also before the target is met
     assert before.yaml["yoloprune_sparse"]["met"] == (stop == 4)
     with pytest.raises(ArgumentError, match=r"has the target flops=0\.6, which cannot change"):
@@ -97,7 +97,7 @@ def test_interrupted_run_resumes(
     assert settings["budget"]["flops"] == 0.6 and settings["limits"]["round_to"] == 4
     after = YOLO(last).model
     if stop == 4:  # what was dead stays dead
-        assert (criteria.dead(after, yolo_tracing.trace_yolo(after, imgsz=64)) == dead).all()
+        assert (dead_channels.dead(after, yolo_tracing.trace_yolo(after, imgsz=64)) == dead).all()
     assert YOLO(work / name / "weights" / "best.pt").model.yaml["yoloprune_sparse"]["met"] is True
 
 

@@ -20,10 +20,10 @@ from yoloprune.commands import cut_and_repair, sweep
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.cutting.surgery import cut
 from yoloprune.errors import BudgetError, ModelError
-from yoloprune.importance import criteria
+from yoloprune.importance import criteria, dead_channels
 from yoloprune.probing.forward import placed
 from yoloprune.reporting.text_table import headline
-from yoloprune.selection import ranking
+from yoloprune.selection import prune_job, ranking
 from yoloprune.settings.budget import Budget
 from yoloprune.settings.checking import request
 
@@ -202,7 +202,9 @@ def parent(tiny: Path) -> yoloprune.YOLO:
 def ranked(parent: Any, data: Path | None, **told: Any) -> ranking.Ranking:
     passed = {"imgsz": 64, **({"data": str(data)} if data else {})}
     settings = request("prune", {"model": "a.pt", **passed, **told}).settings
-    return ranking.rank(parent, yolo_tracing.trace_yolo(parent.model), settings, passed, ranking.images(parent, passed))
+    return ranking.rank(
+        parent, yolo_tracing.trace_yolo(parent.model), settings, passed, prune_job.images(parent, passed)
+    )
 
 
 def test_automatic_score_is_taylor_per_cost_with_data_and_l2_without(parent: Any, data: Path) -> None:
@@ -259,7 +261,7 @@ def test_automatic_score_takes_the_dead_first(parent: Any, data: Path, labelled:
     graph = yolo_tracing.trace_yolo(model.model)
     norm = model.model.model[4].cv2.bn
     norm.weight.data[::2], norm.bias.data[::2] = 0.0, 5.0
-    dead = criteria.dead(model.model, graph)
+    dead = dead_channels.dead(model.model, graph)
     assert dead.any()
     auto = ranked(model, data if labelled else None)
     assert auto.scores[dead].max() == 0
@@ -301,7 +303,7 @@ def test_device_is_where_scores_and_repairs_are_measured(
     told = request("prune", {"model": "a.pt", **given}).settings
     model = yoloprune.load(tiny)
     passed = {**given, "device": "7"}
-    images = ranking.images(model, passed)
+    images = prune_job.images(model, passed)
     ranking.rank(model, yolo_tracing.trace_yolo(model.model), told, passed, images)
     assert moved == [there, there, there]
     ranking.rank(model, yolo_tracing.trace_yolo(model.model), told, given, images)
@@ -319,7 +321,7 @@ def test_seed_chooses_the_calibration_images(
     model = yoloprune.load(tiny)
     graph = yolo_tracing.trace_yolo(model.model)
     first, again, other = ({**given, "seed": seed} for seed in (1, 1, 2))
-    images = [ranking.images(model, passed) for passed in (first, again, other)]
+    images = [prune_job.images(model, passed) for passed in (first, again, other)]
     scores = [ranking.rank(model, graph, told, passed, images[0]).scores for passed in (first, again, other)]
     assert torch.equal(images[0][0], images[1][0]) and not torch.equal(images[0][0], images[2][0])
     assert np.array_equal(scores[0], scores[1]) and not np.array_equal(scores[0], scores[2])

@@ -16,11 +16,12 @@ from torch import nn
 import yoloprune
 from yoloprune.backend import console, evaluation
 from yoloprune.errors import ArgumentError, BudgetError
+from yoloprune.runtimes import timing, torch_eager
 from yoloprune.selection import latency_search
-from yoloprune.settings import checking, options
+from yoloprune.settings import command_line, commands
 from yoloprune.settings.value_kinds import milliseconds
 
-OPTION = next(o for o in options.PRUNE_BUDGETS if o.name == "latency")
+OPTION = next(o for o in commands.PRUNE_BUDGETS if o.name == "latency")
 
 
 # What it may look like ------------------------------------------------------------------------------------------------
@@ -41,8 +42,8 @@ def test_a_bare_number_could_be_anything(given: Any) -> None:
 
 def test_the_time_is_met_through_the_flops() -> None:
     with pytest.raises(ArgumentError, match="must not be combined with flops"):
-        checking.parse(["prune", "model=a.pt", "latency=0.6", "flops=0.5"])
-    assert checking.parse(["prune", "model=a.pt", "latency=0.6", "params=0.5"]).settings["latency"] == 0.6
+        command_line.parse(["prune", "model=a.pt", "latency=0.6", "flops=0.5"])
+    assert command_line.parse(["prune", "model=a.pt", "latency=0.6", "params=0.5"]).settings["latency"] == 0.6
 
 
 # The search -----------------------------------------------------------------------------------------------------------
@@ -120,7 +121,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
         read.append([size(m) for m in models])
         return read[-1]
 
-    monkeypatch.setattr(latency_search, "latency", latency)
+    monkeypatch.setattr(torch_eager, "latency", latency)
     return read
 
 
@@ -158,7 +159,7 @@ def test_luck_is_not_enough(tiny: Path, tmp_path: Path, monkeypatch: pytest.Monk
         flattered = 0.5 if seconds < 4 and len(models) == 2 else 1.0
         return [size(models[0]), *(flattered * size(m) for m in models[1:])]
 
-    monkeypatch.setattr(latency_search, "latency", latency)
+    monkeypatch.setattr(torch_eager, "latency", latency)
     monkeypatch.setattr(console, "log", lambda _, text: said.append(text))
     told = {"round_to": 1, "min_width": 2, "native": False}
     child = yoloprune.prune(tiny, latency=0.7, project=str(tmp_path), **told).model
@@ -176,7 +177,7 @@ def test_a_busy_machine_is_noticed(
         calls.append(len(models))
         return [size(m) * (swing if len(calls) == 3 else 1.0) for m in models]
 
-    monkeypatch.setattr(latency_search, "latency", latency)
+    monkeypatch.setattr(torch_eager, "latency", latency)
     monkeypatch.setattr(console, "warn", said.append)
     yoloprune.prune(tiny, latency=0.7, project=str(tmp_path), round_to=1, min_width=2, native=False)
     assert bool([text for text in said if "something else is running" in text]) == warns
@@ -204,7 +205,7 @@ def test_a_device_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
     monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
     for name in ("cpu", "cuda:1", "mps", "meta"):
-        latency_search._wait_for(torch.device(name))
+        torch_eager._wait_for(torch.device(name))
     assert waited == [torch.device("cuda:1"), "mps"]
 
 
@@ -220,8 +221,24 @@ def test_time_is_that_of_the_fused_models_taking_turns(monkeypatch: pytest.Monke
         return copied
 
     monkeypatch.setattr(evaluation, "fused_copy", watched)
-    found = latency_search.latency(models, 64, seconds=0.0)
+    found = torch_eager.latency(models, 64, seconds=0.0)
     assert len(found) == 2 and all(ms > 0 for ms in found)
     assert ran == [0, 0, 0, 1, 1, 1, *[0, 1] * 5]
     assert all(isinstance(m.model[0].bn, nn.BatchNorm2d) for m in models)
     assert torch.is_grad_enabled()
+
+
+def test_turns_are_taken_until_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second run takes twice as long as the first; a clock that only they move."""
+    now, ran = [0.0], []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def run(name: str, seconds: float) -> Callable[[], None]:
+        def once() -> None:
+            ran.append(name)
+            now[0] += seconds
+
+        return once
+
+    assert timing.take_turns([run("a", 0.01), run("b", 0.02)], seconds=0.3) == [10.0, 20.0]
+    assert ran == [*"aaabbb", *"ab" * 10]

@@ -20,7 +20,7 @@ from yoloprune.backend import console
 from yoloprune.checkpoint import trainers
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.errors import ArgumentError, BudgetError, ModelError, PlanError, WriteError
-from yoloprune.settings.checking import parse
+from yoloprune.settings.command_line import parse
 
 SMALL = {"round_to": 1, "min_width": 1}
 QUICK: dict[str, Any] = {

@@ -35,6 +35,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'yoloprune' has no attribute '{name}'")
-    return getattr(import_module(f"yoloprune.{_HOME[name]}"), name)
+    if name in _HOME:
+        return getattr(import_module(f"yoloprune.{_HOME[name]}"), name)
+    if not name.startswith("_") and (moved := import_module("yoloprune.former_places").find(name)) is not None:
+        return moved
+    raise AttributeError(f"module 'yoloprune' has no attribute '{name}'")

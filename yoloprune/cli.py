@@ -16,8 +16,9 @@ from textwrap import wrap
 import yaml
 
 from yoloprune.errors import PruneError, raised_by
-from yoloprune.settings.checking import Request, find_command, merge_tokens, parse
-from yoloprune.settings.options import COMMANDS, Command
+from yoloprune.settings.checking import Request
+from yoloprune.settings.command_line import find_command, merge_tokens, parse
+from yoloprune.settings.commands import COMMANDS, Command
 
 HELP_WORDS = frozenset({"help", "-h", "-help", "--help"})
 VERSION_WORDS = frozenset({"version", "-v", "-version", "--version"})

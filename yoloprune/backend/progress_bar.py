@@ -1,9 +1,10 @@
-"""A progress bar for work that is mostly short and sometimes long."""
+"""Ultralytics' progress bar: one for work that is mostly short and sometimes long, and a plain one."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from yoloprune.backend import compat, console
@@ -43,3 +44,21 @@ class Wait:
     def __exit__(self, *raised: object) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+@contextmanager
+def counted(total: int, desc: str) -> Iterator[Callable[[], None]]:
+    """A plain bar around a block.
+
+    Args:
+        total (int): Number of items.
+        desc (str): What is done.
+
+    Yields:
+        (Callable): To be called after each item.
+    """
+    bar = compat.TQDM(total=total, desc=desc, disable=not console.is_main_process())
+    try:
+        yield lambda: bar.update(1)
+    finally:
+        bar.close()

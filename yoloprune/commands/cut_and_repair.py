@@ -9,7 +9,7 @@ import numpy as np
 import ultralytics
 from torch import Tensor
 
-from yoloprune.backend import console, yolo_tracing
+from yoloprune.backend import console, progress_bar, yolo_tracing
 from yoloprune.checkpoint import saving
 from yoloprune.cutting import comparison, proof, surgery
 from yoloprune.planning.plan import Plan
@@ -48,8 +48,8 @@ def cut(
         parent (YOLO): The model before the cut, stays untouched.
         plan (Plan): What is kept.
         how (str): `recover=`.
-        calibrate (list[Tensor] | None): From `images`.
-        probe (Probe | None): From `host.probe`, where there is one already.
+        calibrate (list[Tensor] | None): From `prune_job.images`.
+        probe (Probe | None): From `yolo_tracing.probe`, where there is one already.
         dead (bool): Whether nothing but dead channels go: then the repaired child has to compute what the parent does.
 
     Returns:
@@ -98,9 +98,9 @@ def _recover(
     if how == "bn":
         batch_norm_statistics.reestimate(child.model, calibrate)
     elif how == "lsq" or (how == "auto" and calibrate):
-        missed = least_squares.refit(
-            parent.model, child.model, plan, calibrate
-        )  # measuring statistics after made mAP worse
+        # Measuring statistics after it made mAP worse.
+        with progress_bar.counted(len(least_squares.layers(parent.model)), "refitting layers") as tick:
+            missed = least_squares.refit(parent.model, child.model, plan, calibrate, tick=tick)
         # Where the parent's output hardly varies, as in an untrained network, any error is many times that.
         before, after = (float(np.mean([min(m[i], 1.0) for m in missed.values()])) for i in (0, 1))
         console.log("prune: ", f"weights refitted: {before:.1%} of the layers' variance was missed, {after:.1%} is now")

@@ -8,7 +8,7 @@ from typing import Any
 from yoloprune.backend import compat, console, yolo_tracing
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
-from yoloprune.importance import criteria
+from yoloprune.importance import dead_channels
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
 from yoloprune.reporting import layer_table, text_table
@@ -24,7 +24,7 @@ def run(model: ModelSource, **kwargs: Any) -> list[dict[str, Any]]:
     graph = yolo_tracing.trace_yolo(yolo.model, imgsz=imgsz, keep=request.settings["keep"])
     rows = layer_table.layer_rows(graph)
     cost = Cost(graph)
-    free, dead = int(graph.prunable.sum()), int(criteria.dead(yolo.model, graph).sum())
+    free, dead = int(graph.prunable.sum()), int(dead_channels.dead(yolo.model, graph).sum())
     lines = [
         text_table.table(layer_table.shortened(rows)),
         layer_table.LEGEND,

@@ -21,8 +21,9 @@ from yoloprune.errors import VerifyError
 from yoloprune.native import candidates
 from yoloprune.planning.plan import Plan
 from yoloprune.reporting import layer_table, plots, run_report, text_table
-from yoloprune.selection import decision, latency_search, ranking
-from yoloprune.settings import checking, options
+from yoloprune.selection import decision, latency_search, prune_job
+from yoloprune.settings import checking
+from yoloprune.settings.commands import PRUNE_BUDGETS
 
 
 def run(model: ModelSource, **kwargs: Any) -> ultralytics.YOLO:
@@ -34,10 +35,10 @@ def run(model: ModelSource, **kwargs: Any) -> ultralytics.YOLO:
     imgsz = passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
     if yaml_markers.entry_of(parent) is not None:
         console.log("prune: ", "the model was pruned before; fractions are of what is left of it")
-    passed["data"] = ranking.data_set(parent, told, passed)
-    images = ranking.images(parent, passed)
+    passed["data"] = prune_job.data_set(parent, told, passed)
+    images = prune_job.images(parent, passed)
     choice = decision.choose(parent, told, passed, images)
-    budgeted = any(told[option.name] is not None for option in options.PRUNE_BUDGETS)
+    budgeted = any(told[option.name] is not None for option in PRUNE_BUDGETS)
     done = cut_and_repair.cut(parent, choice.plan, told["recover"], images, choice.probe, dead=not budgeted)
     child = done.child
 
@@ -57,7 +58,7 @@ def run(model: ModelSource, **kwargs: Any) -> ultralytics.YOLO:
             run_folders.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
             rows.append({"model": "pruned", **evaluation.measure(child.model, imgsz, file)})
             if told["latency"] is not None:
-                add_times(rows, [parent.model, child.model], imgsz, ranking.place(passed))
+                add_times(rows, [parent.model, child.model], imgsz, prune_job.place(passed))
             _report_cut(part, choice, rows, done, imgsz)
     checkpoint.tidy(target)
     if told["latency"] is not None:

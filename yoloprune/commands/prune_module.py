@@ -14,7 +14,7 @@ from yoloprune.backend import model_facts
 from yoloprune.checkpoint import saving
 from yoloprune.cutting import comparison, proof, surgery
 from yoloprune.errors import ArgumentError, BudgetError
-from yoloprune.importance import criteria
+from yoloprune.importance import criteria, dead_channels
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.plan import Plan
@@ -89,7 +89,7 @@ def prune_module(
 
 def _all_but_the_dead(model: nn.Module, graph: ChannelGraph, probe: Probe) -> np.ndarray:
     """Survivors when all goes that is dead and whose constants something can take over, shape (classes,)."""
-    dead = criteria.dead(model, graph)
+    dead = dead_channels.dead(model, graph)
     while not (alive := greedy_selection.dead_only(graph, dead)).all():
         held = constant_folding.held_back(graph, constant_folding.stranded(model, graph.plan(alive), _noise(probe)))
         if not held.any():

@@ -19,10 +19,10 @@ from yoloprune.commands import cut_and_repair
 from yoloprune.errors import BudgetError
 from yoloprune.native import candidates
 from yoloprune.reporting import plots, run_report, text_table
-from yoloprune.selection import ranking
+from yoloprune.selection import prune_job, ranking
 from yoloprune.settings import checking
 from yoloprune.settings.budget import Budget
-from yoloprune.settings.options import SWEPT
+from yoloprune.settings.commands import SWEPT
 
 Row = Mapping[str, Any]
 
@@ -38,8 +38,8 @@ def run(model: ModelSource, **kwargs: Any) -> list[dict[str, Any]]:
     told, passed = request.settings, {**request.passed}
     passed["data"] = datasets.given_or_own(parent, passed.get("data"), "sweep")
     passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
-    found = candidates.Channels(parent.model, ranking.limits(told), passed["imgsz"])
-    images = ranking.images(parent, passed)
+    found = candidates.Channels(parent.model, prune_job.limits(told), passed["imgsz"])
+    images = prune_job.images(parent, passed)
     order = ranking.rank(parent, found.graph, told, passed, images)
     points, unreachable = _points(found, order, told)
 

@@ -17,7 +17,7 @@ from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import finetune, interruptions
 from yoloprune.errors import ArgumentError
 from yoloprune.reporting import plots, run_report
-from yoloprune.selection import ranking
+from yoloprune.selection import prune_job
 from yoloprune.settings import checking
 from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.sparse_config import SparseConfig
@@ -66,7 +66,7 @@ def _require_reach(yolo: ultralytics.YOLO, sparse: SparseConfig, passed: Mapping
 def _sparse_config(settings: dict[str, Any]) -> SparseConfig:
     return SparseConfig(
         budget=Budget(flops=settings["flops"], params=settings["params"], ratio=settings["sparsity"]),
-        limits=ranking.limits(settings),
+        limits=prune_job.limits(settings),
         **{k: settings[k] for k in SparseConfig.__dataclass_fields__ if k in settings},
     )
 

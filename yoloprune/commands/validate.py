@@ -15,7 +15,7 @@ from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.probing.forward import placed
 from yoloprune.reporting import run_report, text_table
-from yoloprune.selection import latency_search
+from yoloprune.runtimes import torch_eager
 from yoloprune.settings import checking
 
 
@@ -55,5 +55,5 @@ def compare(models: Mapping[str, ModelSource], *, command: str = "val", **passed
 def add_times(rows: Sequence[dict[str, Any]], models: Sequence[nn.Module], imgsz: int, device: torch.device) -> None:
     """Put milliseconds per image into the rows of the models, which take turns on the device."""
     with placed(device, *models):
-        for row, ms in zip(rows, latency_search.latency(models, imgsz), strict=True):
+        for row, ms in zip(rows, torch_eager.latency(models, imgsz), strict=True):
             row["ms"] = ms

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from yoloprune.importance.reduction import Values
+from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.torch_internals import BatchNorm, ConvNd
 
 
@@ -60,4 +62,12 @@ CRITERIA: dict[str, Callable[[nn.Module], Tensor | None]] = {
 """Value per output channel of one module, None for modules that a criterion does not look at."""
 
 
-# Criteria that look at data -------------------------------------------------------------------------------------------
+def values_of(model: nn.Module, graph: ChannelGraph, criterion: Callable[[nn.Module], Tensor | None]) -> Values:
+    """Values of a criterion at the outputs of all layers that it looks at."""
+    modules = dict(model.named_modules())
+    for i, axis in enumerate(graph.axes):
+        if axis.side == "outputs" and axis.module in modules:
+            with torch.no_grad():
+                value = criterion(modules[axis.module])
+            if value is not None:
+                yield i, value.cpu().double().numpy()

@@ -55,10 +55,11 @@ def pads_with_zeros(module: nn.Module) -> bool:
 
 def kernel_sum(module: nn.Module) -> Tensor:
     """Output per input that is constant, far from the border, shape (outputs, inputs), float64."""
-    weight = module.weight.detach().cpu().double().flatten(2) if module.weight.ndim > 2 else module.weight[..., None]
+    weight = module.weight.detach().cpu().double()
+    weight = weight.flatten(2) if weight.ndim > 2 else weight[..., None]
     if isinstance(module, ConvTransposeNd):  # each output position meets one tap in stride²
         return weight.sum(2).T / torch.tensor(module.stride).prod()
-    return weight.cpu().double().sum(2)
+    return weight.sum(2)
 
 
 def kept(values: Tensor, plan: Plan, name: str) -> Tensor:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, pad
-from ultralytics.utils import RANK, TQDM
 
 from yoloprune.errors import DataError
 from yoloprune.planning.plan import Keep, Plan
@@ -29,12 +28,21 @@ STEPS = 10
 FLOOR = 0.2
 """Least weight of a value in a fit: no activation hides it altogether."""
 
+FITTED = (nn.Conv2d, nn.Linear)
+"""Layers that are fitted."""
+
 ACTIVATIONS = (nn.SiLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Mish, nn.Hardswish, nn.Sigmoid, nn.Tanh)
 """Element-wise functions whose slope says how much an error before them matters after them."""
 
 
 def refit(
-    parent: nn.Module, model: nn.Module, plan: Plan, batches: Iterable[Tensor], *, ridge: float = 0.01
+    parent: nn.Module,
+    model: nn.Module,
+    plan: Plan,
+    batches: Iterable[Tensor],
+    *,
+    ridge: float = 0.01,
+    tick: Callable[[], None] = lambda: None,
 ) -> dict[str, tuple[float, float]]:
     """Fit each layer, in network order, to the outputs of the parent's (He et al. 2017, arXiv 1707.06168, section 3).
 
@@ -53,6 +61,7 @@ def refit(
         plan (Plan): The plan that was cut.
         batches (Iterable[Tensor]): Images of shape (B, C, H, W), all of one size.
         ridge (float): How strongly weights are held where they are, above 0.
+        tick (Callable): Called after each layer, of which there are at most as many as `layers` finds.
 
     Returns:
         (dict[str, tuple[float, float]]): By layer, the share of the variance of the parent's output that is missed
@@ -65,7 +74,7 @@ def refit(
     targets = {
         name: _Target(plan.keep.get(name, Keep()), seed)
         for seed, (name, module) in enumerate(parent.named_modules())
-        if isinstance(module, (nn.Conv2d, nn.Linear))
+        if isinstance(module, FITTED)
     }
     with running(parent), hooked() as hooks, Readers() as readers:
         hooks += [parent.get_submodule(name).register_forward_hook(target) for name, target in targets.items()]
@@ -76,7 +85,6 @@ def refit(
     followers = {name: norm for name, norm in followers.items() if name not in readers.others}
     targets = {name: target for name, target in targets.items() if target.calls == 1}
     missed: dict[str, tuple[float, float]] = {}
-    bar = TQDM(total=len(targets), desc="refitting layers", disable=RANK not in {-1, 0})
 
     def fit(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         target, follower = targets[name], followers.get(name)
@@ -88,13 +96,17 @@ def refit(
         module.weight.data += change.to(module.weight)
         add_constant(model, name, shift, follower)
         del target.rows  # the largest part of the memory, not needed again
-        bar.update(1)
+        tick()
 
     with running(model), hooked() as hooks:
         hooks += [model.get_submodule(name).register_forward_pre_hook(partial(fit, name)) for name in targets]
         feed(model, [images])
-    bar.close()
     return missed
+
+
+def layers(model: nn.Module) -> list[str]:
+    """Names of the layers that can be fitted."""
+    return [name for name, module in model.named_modules() if isinstance(module, FITTED)]
 
 
 def _together(batches: Iterable[Tensor]) -> Tensor:

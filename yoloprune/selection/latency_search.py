@@ -1,4 +1,4 @@
-"""How long an image takes, measured, and the largest network that takes no longer than wanted.
+"""The largest network that takes no longer than wanted.
 
 Time is not FLOPs: small layers are bound by memory and launches. So a wanted time is met by trying: networks of several
 shares of the FLOPs are cut and timed, each taking turns with the parent.
@@ -7,65 +7,24 @@ shares of the FLOPs are cut and timed, each taking turns with the parent.
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 from torch import nn
 
-from yoloprune.backend import console, evaluation, model_facts
+from yoloprune.backend import console
 from yoloprune.cutting import surgery
 from yoloprune.errors import BudgetError
 from yoloprune.native.candidates import Choice
 from yoloprune.probing.forward import placed
+from yoloprune.runtimes import torch_eager
 from yoloprune.settings.value_kinds import milliseconds
 
 TRIALS = 10
 SLACK = 0.02  # of the wanted time: what is faster by more leaves accuracy on the table
 SWING = 1.5  # between two measurements of the same network: more is no noise
 FINEST = 0.01  # share of the FLOPs below which two networks are the same size
-
-
-def latency(models: Sequence[nn.Module], imgsz: int, *, seconds: float = 4.0) -> list[float]:
-    """Median time of one forward pass at batch 1, the models taking turns so that a drifting machine hits all alike.
-
-    Args:
-        models (Sequence[nn.Module]): Models on the device where they shall be timed; fused copies of them are timed.
-        imgsz (int): Side of the square image.
-        seconds (float): About how long to measure in all.
-
-    Returns:
-        (list[float]): Milliseconds per image, in the order of the models.
-    """
-    fused = [evaluation.fused_copy(m) for m in models]
-    devices = [next(m.parameters()).device for m in fused]
-    images = [
-        torch.rand(1, model_facts.channels(m), imgsz, imgsz, device=d) for m, d in zip(fused, devices, strict=True)
-    ]
-    times: list[list[float]] = [[] for _ in fused]
-    with torch.inference_mode():
-        for m, x in zip(fused, images, strict=True):
-            for _ in range(3):
-                m(x)
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end or len(times[0]) < 5:
-            for i, (m, x) in enumerate(zip(fused, images, strict=True)):
-                start = time.perf_counter()
-                m(x)
-                _wait_for(devices[i])
-                times[i].append(1e3 * (time.perf_counter() - start))
-    return [round(median(t), 3) for t in times]
-
-
-def _wait_for(device: torch.device) -> None:
-    """Until all that was launched is done."""
-    backend = getattr(torch, device.type, None)
-    if device.type == "mps":
-        torch.mps.synchronize()
-    elif hasattr(backend, "synchronize"):  # cuda, xpu, npu, and the CPU, where it does nothing
-        backend.synchronize(device)
 
 
 @dataclass(frozen=True)
@@ -106,7 +65,7 @@ def meet(
 
     def timed(choice: Choice, seconds: float) -> Timed:
         child = surgery.cut(copy.deepcopy(parent), choice.plan)
-        now, ms = latency([parent, child], imgsz, seconds=seconds)
+        now, ms = torch_eager.latency([parent, child], imgsz, seconds=seconds)
         seen.append(now)
         return Timed(choice, now, ms)
 
@@ -121,7 +80,7 @@ def meet(
         return found
 
     with placed(device, parent):
-        (now,) = latency([parent], imgsz, seconds=2.0)
+        (now,) = torch_eager.latency([parent], imgsz, seconds=2.0)
         if now <= milliseconds(wanted, now):
             raise BudgetError(f"latency={wanted}: the model already takes no longer, {now:.2f} ms on {device}.")
         found = search(attempt, wanted, now)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from yoloprune.settings import options
+from yoloprune.settings import commands
+from yoloprune.settings.option import Option
 from yoloprune.settings.value_kinds import write_amount
 
 
@@ -26,7 +27,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Check and convert every value; raises ArgumentError."""
-        check_fields(self, (options.FLOPS, options.PARAMS, options.RATIO))
+        check_fields(self, (commands.FLOPS, commands.PARAMS, commands.RATIO))
 
     @classmethod
     def parse(
@@ -85,10 +86,10 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Check and convert every value; raises ArgumentError."""
-        check_fields(self, (*options.SELECTION, options.UNIFORM))
+        check_fields(self, (*commands.SELECTION, commands.UNIFORM))
 
 
-def check_fields(instance: Any, table: Sequence[options.Option]) -> None:
+def check_fields(instance: Any, table: Sequence[Option]) -> None:
     """Replace the fields of a frozen instance by their checked values; raises ArgumentError."""
     for option in table:
         object.__setattr__(instance, option.name, option.check(getattr(instance, option.name)))

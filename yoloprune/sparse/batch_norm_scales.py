@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yoloprune.importance import criteria, weight_criteria
+from yoloprune.importance import dead_channels, weight_criteria
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.torch_internals import multiply_all
 
@@ -32,7 +32,7 @@ class Scales:
             for axis, classes in zip(graph.axes, graph.class_of, strict=True)
             if axis.side == "outputs" and weight_criteria.batch_norm(modules.get(axis.module)) is not None
         ]
-        self.killable = criteria.silenced_by_gamma(model, graph)
+        self.killable = dead_channels.removable_by_gamma(model, graph)
         for name, classes in found:
             if not modules[name].weight.requires_grad:
                 self.killable[classes] = False

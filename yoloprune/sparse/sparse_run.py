@@ -14,7 +14,7 @@ from torch import Tensor
 
 from yoloprune.backend import model_facts
 from yoloprune.backend.yaml_markers import STATE_KEY, sealed
-from yoloprune.importance import criteria
+from yoloprune.importance import dead_channels
 from yoloprune.native import candidates
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.cost import Cost
@@ -131,7 +131,7 @@ class Fading:
             self._choose(self.victims, 0.0)
             self.met, gone = True, self.victims
         elif self.config.penalty != "select":
-            gone = criteria.dead(self.model, self.graph) & self.scales.killable
+            gone = dead_channels.dead(self.model, self.graph) & self.scales.killable
         for model in (*ema, self.model) if self.met else ema:
             self.scales.silence(model, gone, self.victims)
             if self.met:

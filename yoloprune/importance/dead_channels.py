@@ -1,0 +1,25 @@
+"""Channels that compute nothing any more, or will once their batch-norm scales are zero."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import nn
+
+from yoloprune.importance.reduction import reduce_to_channels
+from yoloprune.importance.weight_criteria import batch_norm, values_of
+from yoloprune.planning.channel_graph import ChannelGraph
+
+
+def dead(model: nn.Module, graph: ChannelGraph) -> np.ndarray:
+    """Mask of the prunable classes whose batch-norm scales are all exactly zero, shape (classes,)."""
+    largest = reduce_to_channels(graph, values_of(model, graph, batch_norm), "max")
+    return (largest == 0) & removable_by_gamma(model, graph)
+
+
+def removable_by_gamma(model: nn.Module, graph: ChannelGraph) -> np.ndarray:
+    """Mask of the prunable classes that stand still once all their batch-norm scales are zero, shape (classes,).
+
+    That holds when nothing reads them between the layer that makes them and its batch-norm.
+    """
+    normed = np.isfinite(reduce_to_channels(graph, values_of(model, graph, batch_norm), "max"))
+    return graph.prunable & normed & (~graph.bare if graph.bare is not None else False)

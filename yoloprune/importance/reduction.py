@@ -1,0 +1,38 @@
+"""From values of each axis position to one per channel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+
+from yoloprune.planning.channel_graph import ChannelGraph
+
+Values = Iterator[tuple[int, np.ndarray]]
+"""Pairs of axis index and values, shape (width,)."""
+
+Reduce = Literal["mean", "max", "sum", "l2"]
+
+
+def reduce_to_channels(graph: ChannelGraph, values: Values, reduce: Reduce) -> np.ndarray:
+    """Reduce values per axis position to one per class.
+
+    Args:
+        graph (ChannelGraph): The channels.
+        values (Iterator): Pairs of axis index and values, shape (width,).
+        reduce (str): "mean", "max", "sum" or "l2".
+
+    Returns:
+        (np.ndarray): Shape (classes,), infinite where a class got no value.
+    """
+    result, count = np.zeros(graph.n_classes), np.zeros(graph.n_classes)
+    for i, v in values:
+        (np.maximum if reduce == "max" else np.add).at(result, graph.class_of[i], v**2 if reduce == "l2" else v)
+        np.add.at(count, graph.class_of[i], 1)
+    if reduce == "mean":
+        result /= np.maximum(count, 1)
+    elif reduce == "l2":
+        result = np.sqrt(result)
+    result[count == 0] = np.inf
+    return result

@@ -1,0 +1,95 @@
+"""From words to keys, and to a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from yoloprune.errors import ArgumentError
+from yoloprune.settings import keys
+from yoloprune.settings.checking import Request, request
+from yoloprune.settings.commands import COMMANDS, Command
+
+
+def parse(argv: Sequence[str]) -> Request:
+    """Turn a command line into a request.
+
+    Args:
+        argv (Sequence[str]): The words after `yoloprune`: a command, `key=value` pairs, and bare boolean keys.
+
+    Returns:
+        (Request): What to do.
+
+    Raises:
+        ArgumentError: If the command, a key or a value is wrong; the message is one line.
+    """
+    tokens = merge_tokens(argv)
+    name = find_command(tokens)
+    spec = COMMANDS[name]
+    given: dict[str, Any] = {}
+    seen_command = False
+    for token in tokens:
+        token = token.removeprefix("--").removesuffix(",")
+        if not seen_command and token.replace("_", "-") == name:
+            seen_command = True
+            continue
+        key, equals, value = (part.strip() for part in token.partition("="))
+        if not equals:
+            value = _bare_word(key, spec)
+        elif not value:
+            raise ArgumentError(f"'{key}=' is missing a value")
+        if key in given:
+            raise ArgumentError(f"{key}={value}: '{key}' is given twice. Received: {key}={given[key]} before")
+        given[key] = None if key in keys.VERBATIM and str(value).lower() == "none" else value
+    return request(name, given)
+
+
+def find_command(tokens: Sequence[str]) -> str:
+    """Return the name of the command among the tokens; raises ArgumentError when there is none."""
+    names = [t.lstrip("-").replace("_", "-") for t in tokens if "=" not in t]
+    known = next((n for n in names if n in COMMANDS), None)
+    if known is None:
+        raise ArgumentError(
+            keys.unknown_command(names[0]) if names else f"no command given. Known: {', '.join(COMMANDS)}."
+        )
+    return known
+
+
+def merge_tokens(argv: Sequence[str]) -> list[str]:
+    """Return the tokens with `key = value` and `[0, 1]` each joined into one, as the `yolo` command does.
+
+    Args:
+        argv (Sequence[str]): What the shell passed.
+
+    Returns:
+        (list[str]): Tokens that are words or `key=value`.
+
+    Raises:
+        ArgumentError: If a bracket is not closed.
+    """
+    merged: list[str] = []
+    for token in argv:
+        if merged:
+            last = merged[-1]
+            open_bracket = last.count("[") > last.count("]")
+            open_pair = last.endswith("=") and "=" not in token
+            if open_bracket or open_pair or token.startswith("="):
+                merged[-1] = last + token
+                continue
+        merged.append(token)
+    for token in merged:
+        if token.count("[") != token.count("]"):
+            raise ArgumentError(f"'{token}' has an unmatched '[' or ']' bracket")
+    return merged
+
+
+def _bare_word(key: str, spec: Command) -> bool:
+    """Return True for the name of a boolean key; raises ArgumentError for any other word."""
+    if not keys.knows(spec, key):
+        raise keys.unknown_key(key, [spec])
+    option = spec.option(key)
+    default = option.default if option else keys.host_keys(spec)[key]
+    if isinstance(default, bool) or key in keys.BARE_FLAGS:
+        return True
+    hint = option.hint if option else f"{key}={'...' if default is None else default}"
+    raise ArgumentError(f"'{key}' is an argument of {spec.name} but is missing an '=' sign, i.e. try '{hint}'")

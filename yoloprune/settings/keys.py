@@ -1,0 +1,130 @@
+"""Keys that a command takes, its own and Ultralytics', with the types that Ultralytics' defaults show."""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from yoloprune.errors import ArgumentError, PruneError
+from yoloprune.settings.commands import COMMANDS, Command
+
+# Ultralytics accepts these although its default.yaml does not list them: superseded spellings, and two extras
+SUPERSEDED = ("half", "int8", "end2end", "boxes", "hide_labels", "hide_conf", "line_thickness", "label_smoothing")
+UNLISTED_HOST_KEYS = frozenset({*SUPERSEDED, "save_hybrid", "crop_fraction", "keras", "save_dir", "augmentations"})
+BARE_FLAGS = frozenset({"half", "int8", "end2end", "nms"})  # boolean although no default says so
+VERBATIM = frozenset({"name", "project"})  # a run called 7.10 is not the number 7.1
+ALSO_ALLOWED: dict[str, tuple[type, ...]] = {  # beyond the type of the default; their content is Ultralytics' to judge
+    "imgsz": (list, tuple),
+    "batch": (float,),
+    "fraction": (list, tuple),
+    "scale": (list, tuple),
+    **dict.fromkeys(("cache", "pretrained", "resume", "amp", "compile"), (str, os.PathLike, type(None))),
+}
+
+
+def host_defaults() -> dict[str, Any]:
+    """Return Ultralytics' default arguments, read from its file because importing Ultralytics takes seconds."""
+    return dict(_read_host_defaults())
+
+
+@cache
+def _read_host_defaults() -> dict[str, Any]:
+    """Return the content of Ultralytics' default.yaml."""
+    spec = find_spec("ultralytics")
+    if spec is None or spec.origin is None:
+        raise PruneError("ultralytics is not installed, run: pip install ultralytics")
+    return yaml.safe_load((Path(spec.origin).parent / "cfg" / "default.yaml").read_text(encoding="utf-8"))
+
+
+def smart_value(text: str) -> Any:
+    """Return the Python value that a text stands for, as Ultralytics reads its command line.
+
+    Args:
+        text (str): 'true', 'None', '3', '0.5', '[0, 1]' or any other text.
+
+    Returns:
+        (Any): Boolean, None, number, list or tuple; the text itself when it is none of these.
+    """
+    words = {"none": None, "true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+def host_keys(command: Command) -> dict[str, Any]:
+    """Return the Ultralytics keys that the command accepts, with their defaults."""
+    if command.host is None:
+        return {**dict.fromkeys(UNLISTED_HOST_KEYS), **_read_host_defaults()}
+    return {k: _read_host_defaults().get(k) for k in ((*command.host, "cfg") if command.host else ())}
+
+
+def knows(command: Command, key: str) -> bool:
+    """Return whether the command takes this key."""
+    return command.option(key) is not None or key in host_keys(command)
+
+
+def unknown_key(key: str, commands: Sequence[Command]) -> ArgumentError:
+    """Return the error for a key that none of the commands takes, with the nearest right spellings."""
+    hints = {k: k if v is None else f"{k}={v}" for c in commands for k, v in host_keys(c).items()}
+    hints.update({o.name: o.hint for c in commands for o in c.options})
+    of = f" of {commands[0].name}" if len(commands) == 1 else ""
+    message = f"'{key}' is not a valid argument{of}."
+    if others := [c.name for c in COMMANDS.values() if c not in commands and knows(c, key)]:
+        return ArgumentError(f"{message} It belongs to {', '.join(others)}.")
+    if Path(key).suffix in {".pt", ".yaml", ".yml"} and of:
+        return ArgumentError(f"{message} Did you mean '{'model' if key.endswith('.pt') else 'data'}={key}'?")
+    if near := get_close_matches(key, hints):
+        return ArgumentError(f"{message} Similar arguments are i.e. {[hints[k] for k in near]}.")
+    return ArgumentError(f"{message} See 'yoloprune help{' ' + commands[0].name if of else ''}'.")
+
+
+def unknown_command(word: str) -> str:
+    """Return the message for a word that is no command."""
+    if word in {"predict", "export", "track", "benchmark"}:
+        return f"'{word}' is not a command. Pruned models are stock models: use 'yolo {word}'."
+    near = get_close_matches(word, COMMANDS, n=1, cutoff=0.5)
+    return f"'{word}' is not a command. " + (f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(COMMANDS)}.")
+
+
+def check_keys(given: Mapping[str, Any], command: Command) -> dict[str, Any]:
+    """Return the values of one source in their final types; raises on a key that the command does not take."""
+    checked: dict[str, Any] = {}
+    for key, value in given.items():
+        option = command.option(key)
+        if option is not None:
+            checked[key] = option.check(value)
+        elif key in host_keys(command):
+            checked[key] = check_host_value(key, value)
+        else:
+            raise unknown_key(key, [command])
+    return checked
+
+
+def check_host_value(key: str, value: Any) -> Any:
+    """Return an Ultralytics value whose type fits the type of its default; ranges are left to Ultralytics."""
+    default = _read_host_defaults().get(key)
+    if isinstance(value, str) and key not in VERBATIM:
+        value = smart_value(value)
+    if default is None or isinstance(default, str) or isinstance(value, ALSO_ALLOWED.get(key, ())):
+        return value
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(default, bool):
+        fits, allowed = isinstance(value, bool), "True or False"
+    elif isinstance(default, int):
+        fits, allowed = is_number and float(value).is_integer(), "an integer"
+    else:
+        fits, allowed = is_number, "a number"
+    if not fits:
+        raise ArgumentError(f"{key}={value}: must be {allowed} (i.e. {key}={default}). Received: {value}")
+    return value
