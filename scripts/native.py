@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 from yoloprune.backend import model_facts, yolo_tracing
 from yoloprune.checkpoint import saving
-from yoloprune.cutting import comparison, surgery
+from yoloprune.cutting import comparison, surgery, width_attributes
 from yoloprune.errors import BudgetError, PruneError
 from yoloprune.importance import criteria
 from yoloprune.native import stock_yaml
@@ -105,7 +105,7 @@ def examine(name: str) -> dict[str, Any]:
         "free": body[1] / body[0],
         "native": int(restricted.prunable.sum()) / body[0],
         "flops": flops,
-        "heads": "/".join(str(sum(map(surgery.heads, m.modules()))) for m in (child.model, parent)),
+        "heads": "/".join(str(sum(map(width_attributes.removable_heads, m.modules()))) for m in (child.model, parent)),
         "error": error,
         "transferred": f"{same}/{len(mine)}",
         "seconds": seconds,

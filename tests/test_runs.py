@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from ultralytics import cfg
 
 import yoloprune
 from yoloprune.backend import run_folders
@@ -69,7 +70,7 @@ def asked(folder: Path, **more: object) -> SimpleNamespace:
 
 
 def test_a_name_that_another_process_takes_first_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    choose = run_folders.get_save_dir
+    choose = cfg.get_save_dir
 
     def slow(arguments: SimpleNamespace) -> Path:
         folder = choose(arguments)
@@ -77,7 +78,7 @@ def test_a_name_that_another_process_takes_first_is_left_to_it(tmp_path: Path, m
             folder.mkdir()  # by somebody else, between the choice and the making
         return folder
 
-    monkeypatch.setattr(run_folders, "get_save_dir", slow)
+    monkeypatch.setattr(cfg, "get_save_dir", slow)
     assert run_folders.claim(asked(tmp_path)) == run_folders.Run(tmp_path / "x-2", made=True)
 
 

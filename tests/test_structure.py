@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 PACKAGE = Path(__file__).resolve().parents[1] / "yoloprune"
 
-GROUND = {"errors", "files"}
+GROUND = {"errors", "files", "torch_internals"}
 ALLOWED: dict[str, set[str]] = {
     "probing": set(),
     "settings": set(),
@@ -144,6 +146,77 @@ def test_deciding_needs_no_torch(module: str) -> None:
 def test_ultralytics_stays_at_the_edge(module: str) -> None:
     below = set(ALLOWED).difference(list(ALLOWED)[list(ALLOWED).index("backend") :])
     assert room(module) not in below or "ultralytics" not in foreign(imports(module))
+
+
+PUBLIC = {"ultralytics", "ultralytics.YOLO", "ultralytics.__version__"}
+TRAINERS = {"ultralytics.models.yolo", "ultralytics.engine.trainer.BaseTrainer"}
+"""Trainers are public as well: our own derive from them, and annotations name their base."""
+
+
+def of_ultralytics(source: str) -> set[str]:
+    """Names of Ultralytics that a module imports, or reads from the package."""
+    tree = ast.parse(source)
+    read = {ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+    return {n for n in {*Imports(source).found, *read} if n.split(".")[0] == "ultralytics" and "(" not in n}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_names_of_ultralytics_that_are_not_public_are_looked_up_in_one_file(module: str) -> None:
+    source = (PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+    allowed = PUBLIC | (TRAINERS if room(module) in {"checkpoint", "sparse"} else set())
+    assert of_ultralytics(source) <= allowed
+    assert module == "backend.compat" or 'import_module(f"ultralytics' not in source
+
+
+def test_the_reader_of_names_of_ultralytics() -> None:
+    source = "import ultralytics\nfrom ultralytics.nn import tasks\nultralytics.utils.LOGGER, other.ultralytics.x"
+    found = {"ultralytics", "ultralytics.nn.tasks", "ultralytics.utils", "ultralytics.utils.LOGGER"}
+    assert of_ultralytics(source) == found
+
+
+def hidden(source: str) -> list[str]:
+    """Names with a leading underscore that a module takes from elsewhere: imported, read from an object, handed on.
+
+    What a module reads from `self`, or defines itself, is its own.
+    """
+
+    def under(name: str | None) -> bool:
+        return bool(name) and name.startswith("_") and not name.startswith("__") and name != "_"
+
+    tree, found = ast.parse(source), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            found += [n for n in (*node.module.split("."), *(a.name for a in node.names)) if under(n)]
+        elif isinstance(node, ast.Import):
+            found += [n for a in node.names for n in a.name.split(".")[1:] if under(n)]
+        elif isinstance(node, ast.Attribute) and under(node.attr) and ast.unparse(node.value) not in {"self", "cls"}:
+            found.append(node.attr)
+        elif isinstance(node, ast.keyword) and under(node.arg):
+            found.append(str(node.arg))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and under(node.value):
+            found += [node.value] if hasattr(torch.nn.Module(), node.value) or hasattr(torch.Tensor, node.value) else []
+        elif isinstance(node, ast.FunctionDef) and under(node.name) and hasattr(TorchDispatchMode, node.name):
+            found.append(node.name)
+    defined = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    return [name for name in found if name not in defined or hasattr(TorchDispatchMode, name)]
+
+
+def test_the_reader_of_hidden_names() -> None:
+    source = """
+from torch.nn.modules.conv import _ConvNd
+import torch.utils._pytree
+class Mode:
+    @classmethod
+    def _should_skip_dynamo(cls): return self._own
+    def _own(self): other._own(func._schema, _modules={})
+vars(module).get("_buffers"), vars(module).get("_mine")
+"""
+    assert sorted(hidden(source)) == ["_ConvNd", "_buffers", "_modules", "_pytree", "_schema", "_should_skip_dynamo"]
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m != "torch_internals"])
+def test_torch_internals_stay_in_one_file(module: str) -> None:
+    assert not hidden((PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -15,7 +15,8 @@ from ultralytics.nn.tasks import DetectionModel
 
 from yoloprune.backend import yolo_tracing
 from yoloprune.cutting.comparison import verify
-from yoloprune.cutting.surgery import cut, has_width_attributes
+from yoloprune.cutting.surgery import cut
+from yoloprune.cutting.width_attributes import has_width_attributes, removable_heads
 from yoloprune.errors import PlanError
 from yoloprune.planning.plan import Keep, Plan
 from yoloprune.tracing.trace_network import trace
@@ -337,8 +338,60 @@ def test_pieces_of_cblinear() -> None:
 
 
 def test_width_attributes_follow_subclasses() -> None:
+    class Renamed(C3k2):  # of a user, and still what Ultralytics wrote
+        pass
+
     assert has_width_attributes(C3k2(8, 8))
+    assert has_width_attributes(Renamed(8, 8))
     assert not has_width_attributes(conv(2, 2))
+
+
+class Rounds(nn.Module):
+    """A block of a user in which `c` is a number of rounds."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.c, self.cv1 = 4, nn.Sequential()
+        self.cv1.conv = nn.Conv2d(c, c, 1)
+        self.cv2 = nn.Conv2d(c, c, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.cv1(x)
+        for _ in range(self.c):
+            y = y + 0.1 * self.cv2(y)
+        return y
+
+
+class Gate(nn.Module):
+    """A block of a user without any such number."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.cv1, self.num_heads = nn.Conv2d(c, c, 1), 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cv1(x).sigmoid()
+
+
+@pytest.mark.parametrize("block", [Rounds, Gate])
+@pytest.mark.parametrize("name", ["C2f", "PSA", "ELAN1", "Attention", "AAttn", "CBLinear"])
+def test_a_name_does_not_make_a_class_one_of_ultralytics(block: type[nn.Module], name: str) -> None:
+    torch.manual_seed(0)
+    namesake = type(name, (block,), {})(8)
+    assert not has_width_attributes(namesake)
+    assert removable_heads(namesake) == 0
+    model = nn.Sequential(conv(3, 8), namesake, conv(8, 2))
+    plan = (graph := trace(model, noise(1, 3, 4, 4), sized=has_width_attributes)).plan(random_alive(graph, 0))
+    small = cut_copy(model, plan)
+    assert len(plan.keep["0"].outputs) < 8
+    assert getattr(small[1], "c", None) == getattr(namesake, "c", None)
+    assert verify(model, small, plan, noise(2, 3, 4, 4)) <= 1e-4
+
+
+def test_a_fork_may_build_a_class_otherwise_under_its_name() -> None:
+    other = type("Attention", (Gate,), {"__module__": "ultralytics.nn.modules.block"})(8)
+    assert not has_width_attributes(other)
+    assert removable_heads(other) == 0
 
 
 # Stock classes --------------------------------------------------------------------------------------------------------

@@ -12,11 +12,10 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from textwrap import wrap
-from types import TracebackType
 
 import yaml
 
-from yoloprune.errors import PruneError
+from yoloprune.errors import PruneError, raised_by
 from yoloprune.settings.checking import Request
 from yoloprune.settings.command_line import find_command, merge_tokens, parse
 from yoloprune.settings.commands import COMMANDS, Command
@@ -54,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("YOLOPRUNE_DEBUG") == "1" or not _is_expected(error):
             raise
-        print(f"yoloprune: error: {_one_line(error)}", file=sys.stderr)
+        remedy = ". A smaller imgsz= or batch= needs less memory" if _is_out_of_memory(error) else ""
+        print(f"yoloprune: error: {_one_line(error)}{remedy}", file=sys.stderr)
         return error.exit_code if isinstance(error, PruneError) else 1
     return 0
 
@@ -100,22 +100,18 @@ def _no_interrupt_lost() -> Iterator[None]:
 # Errors ---------------------------------------------------------------------------------------------------------------
 def _is_expected(error: Exception) -> bool:
     """Return whether the user can do something about it; anything else is a bug and keeps its traceback."""
-    if isinstance(error, (PruneError, OSError)):
+    if isinstance(error, (PruneError, OSError)) or _is_out_of_memory(error):
         return True
     if isinstance(error, RuntimeError) and str(error).startswith("Dataset '"):
         return True
-    return isinstance(error, WRONG_ARGUMENT) and _raised_by(error.__traceback__) == "ultralytics"
+    return isinstance(error, WRONG_ARGUMENT) and raised_by(error) == "ultralytics"
 
 
-def _raised_by(traceback: TracebackType | None) -> str:
-    """Return which of yoloprune and ultralytics is nearest to the failure; libraries below them do not count."""
-    nearest = ""
-    while traceback is not None:
-        package = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package in {"yoloprune", "ultralytics"}:
-            nearest = package
-        traceback = traceback.tb_next
-    return nearest
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory ran out, of whichever device."""
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    return bool(import_module("yoloprune.torch_internals").is_out_of_memory(error))
 
 
 def _one_line(error: Exception) -> str:

@@ -5,6 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def raised_by(error: BaseException) -> str:
+    """Which of yoloprune and ultralytics is nearest to a failure, empty for neither; libraries below do not count."""
+    nearest, traceback = "", error.__traceback__
+    while traceback is not None:
+        package = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package in {"yoloprune", "ultralytics"}:
+            nearest = package
+        traceback = traceback.tb_next
+    return nearest
+
+
 class PruneError(ValueError):
     """Base of every error that yoloprune raises on purpose.
 

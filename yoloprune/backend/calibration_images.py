@@ -14,12 +14,8 @@ import ultralytics
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
-from ultralytics.data.augment import LetterBox, classify_transforms
-from ultralytics.data.base import BaseDataset
-from ultralytics.utils import RANK, TQDM, colorstr
-from ultralytics.utils.patches import imread
 
-from yoloprune.backend import datasets, model_facts
+from yoloprune.backend import compat, console, datasets, model_facts
 from yoloprune.errors import DataError
 
 PIXELS = 16 * 320**2
@@ -61,7 +57,9 @@ def batches(
     """
     images = _images(data, imgsz, task, channels)
     order = np.random.default_rng(seed).permutation(len(images)).tolist()
-    bar = TQDM(total=min(n, len(order)), desc=images.prefix + "loading images", disable=RANK not in {-1, 0})
+    bar = compat.TQDM(
+        total=min(n, len(order)), desc=images.prefix + "loading images", disable=not console.is_main_process()
+    )
     loaded: list[Tensor] = []
     for image in _readable(images, order):
         loaded.append(image)
@@ -129,11 +127,13 @@ def labelled(
         )
     order = generator.permutation(len(images)).tolist()
     loader = DataLoader(Subset(images, order), batch, collate_fn=getattr(images, "collate_fn", None))
-    for found in TQDM(loader, desc=colorstr("score: ") + "labelled images", disable=RANK not in {-1, 0}):
+    for found in compat.TQDM(
+        loader, desc=compat.colorstr("score: ") + "labelled images", disable=not console.is_main_process()
+    ):
         yield validator.preprocess(found)
 
 
-class _Images(BaseDataset):
+class _Images(compat.BaseDataset):
     """Images alone, through the two methods that Ultralytics leaves to subclasses."""
 
     task = "detect"
@@ -141,14 +141,17 @@ class _Images(BaseDataset):
     def get_labels(self) -> list[dict[str, Any]]:
         return [{"im_file": f} for f in self.im_files]
 
-    def build_transforms(self, hyp: Any) -> LetterBox:
-        return LetterBox((self.imgsz, self.imgsz), scaleup=False, scale_fill=self.task == "depth")
+    def build_transforms(self, hyp: Any) -> Any:
+        stretched = {"scale_fill": True} if self.task == "depth" else {}  # which releases before that task do not know
+        return compat.LetterBox((self.imgsz, self.imgsz), scaleup=False, **stretched)
 
     def __getitem__(self, index: int) -> Tensor:
         """One image, shape (C, imgsz, imgsz), float32 in 0..1."""
         if self.task == "classify":
-            image = imread(self.im_files[index])  # not PIL's open, which Ultralytics lets install packages
-            return classify_transforms(self.imgsz)(Image.fromarray(image[..., ::-1]))
+            image = compat.imread(self.im_files[index])  # not PIL's open, which Ultralytics lets install packages
+            if image is None:
+                raise FileNotFoundError(self.im_files[index])
+            return compat.classify_transforms(self.imgsz)(Image.fromarray(image[..., ::-1]))
         image = self.transforms(image=self.load_image(index)[0])
         image = image.reshape(self.imgsz, self.imgsz, -1)  # OpenCV drops the dimension of a single channel
         if image.shape[2] != self.channels:
@@ -170,12 +173,15 @@ def _images(data: str | Path, imgsz: int, task: str, channels: int) -> _Images:
     kind = {"classify": _ClassifyImages, "depth": _DepthImages}.get(task, _Images)
     train = datasets.training_images(data, task)
     with datasets.one_line(data):
-        return kind(train, imgsz, augment=False, channels=channels, prefix=colorstr("calibrate: "))
+        told = {"channels": channels} if compat.accepts("BaseDataset", "channels") else {}
+        images = kind(train, imgsz, augment=False, prefix=compat.colorstr("calibrate: "), **told)
+    images.channels = channels
+    return images
 
 
 def _readable(images: _Images, order: list[int]) -> Iterator[Tensor]:
     for i in order:
         try:
             yield images[i]
-        except (OSError, ValueError, TypeError):  # missing, corrupt, or with another number of channels
+        except (OSError, ValueError):  # missing, corrupt, or with another number of channels
             continue

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from ultralytics.utils import LOGGER, RANK, colorstr
+from yoloprune.backend import compat
 
 
 def is_main_process() -> bool:
     """Whether this process logs and saves."""
-    return RANK in {-1, 0}
+    return compat.RANK in {-1, 0}
 
 
 def log(prefix: str, message: str) -> None:
     """Log as Ultralytics does, with a coloured prefix."""
-    LOGGER.info(f"{colorstr(prefix)}{message}")
+    compat.LOGGER.info(f"{compat.colorstr(prefix)}{message}")
 
 
 def warn(message: str) -> None:
     """Warn as Ultralytics does."""
-    LOGGER.warning(message)
+    compat.LOGGER.warning(message)

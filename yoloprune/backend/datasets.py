@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 import ultralytics
-from ultralytics.data import dataset as host_dataset
-from ultralytics.data import utils as host_utils
-from ultralytics.utils import DATASETS_DIR, checks
 
-from yoloprune.backend import console
-from yoloprune.errors import ArgumentError, DataError
+from yoloprune.backend import compat, console
+from yoloprune.errors import ArgumentError, DataError, raised_by
+from yoloprune.torch_internals import is_out_of_memory
 
 
 def check(data: str | Path) -> dict[str, Any]:
@@ -24,8 +22,8 @@ def check(data: str | Path) -> dict[str, Any]:
     Raises:
         DataError: If it is missing or wrong.
     """
-    with one_line(data), _replaced(host_utils, check_font=lambda *_: None):  # a font for plots, from the network
-        return host_utils.check_det_dataset(data, autodownload=False)
+    with one_line(data), compat.replaced({"check_font": lambda *_: None}):  # a font for plots, from the network
+        return compat.check_det_dataset(data, autodownload=False)
 
 
 def require(data: Any) -> None:
@@ -36,7 +34,7 @@ def require(data: Any) -> None:
     """
     if isinstance(data, (str, Path)) and "://" not in str(data) and str(data).endswith((".yaml", ".yml")):
         with one_line(data):
-            found = checks.check_file(str(data), hard=False)
+            found = compat.check_file(str(data), hard=False)
         if not found:
             raise DataError(f"data={data}: there is no such file, and none of that name comes with Ultralytics.")
 
@@ -126,12 +124,12 @@ def given_or_own(yolo: ultralytics.YOLO, data: Any, command: str) -> Any:
 
 @contextlib.contextmanager
 def one_line(data: str | Path) -> Iterator[None]:
-    """Whatever Ultralytics finds wrong with a data set is a DataError of one line."""
+    """What Ultralytics finds wrong with a data set is a DataError of one line; what fails in our calls of it is not."""
     try:
         yield
-    except DataError:
-        raise
-    except Exception as e:  # Ultralytics raises a dozen types here, with advice on several lines
+    except Exception as e:  # Ultralytics, which reads foreign files here, raises a dozen types
+        if raised_by(e) != "ultralytics" or is_out_of_memory(e):
+            raise
         reason = shorten(str(e.__cause__ or e), 400, placeholder=" …") or type(e).__name__
         raise DataError(f"data={data}: {reason}") from e
 
@@ -142,7 +140,7 @@ def untouched(n: int, generator: np.random.Generator) -> Iterator[None]:
 
     A data set for classification scans all its images first; here only `n`, drawn at random.
     """
-    scan = host_dataset.ClassificationDataset.verify_images
+    scan = compat.ClassificationDataset.verify_images
 
     def scan_some(self: Any) -> Any:
         self.samples = [self.samples[i] for i in generator.permutation(len(self.samples))[:n]]
@@ -154,23 +152,9 @@ def untouched(n: int, generator: np.random.Generator) -> Iterator[None]:
     def kept(prefix: str, path: Path, cache: dict[str, Any], version: str) -> None:
         cache["version"] = version  # as saving it does
 
-    with (
-        _replaced(host_dataset, load_dataset_cache_file=missing, save_dataset_cache_file=kept),
-        _replaced(host_dataset.ClassificationDataset, verify_images=scan_some),
-    ):
+    caches = {"load_dataset_cache_file": missing, "save_dataset_cache_file": kept}
+    with compat.replaced({**caches, "ClassificationDataset.verify_images": scan_some}):
         yield
-
-
-@contextlib.contextmanager
-def _replaced(owner: Any, **values: Any) -> Iterator[None]:
-    before = {name: getattr(owner, name) for name in values}
-    try:
-        for name, value in values.items():
-            setattr(owner, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(owner, name, value)
 
 
 def _names(model: Any) -> list[str]:
@@ -188,7 +172,7 @@ def _labels(yolo: ultralytics.YOLO, data: str | Path) -> list[str]:
 
 def _class_folders(data: str | Path) -> str:
     """Training folder of a classification data set. Ultralytics' own check would download or split what is missing."""
-    root = Path(data) if Path(data).is_dir() else DATASETS_DIR / data
+    root = Path(data) if Path(data).is_dir() else compat.DATASETS_DIR / data
     if not (root / "train").is_dir():
         raise DataError(f"data={data}: a classification data set is a folder with train/<class>/ inside.")
     return str(root / "train")

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.utils.torch_utils import get_flops, select_device
+
+from yoloprune.backend import compat
 
 
 def measure(model: nn.Module, imgsz: int, file: str | Path | None = None) -> dict[str, float]:
@@ -31,7 +32,7 @@ def measure(model: nn.Module, imgsz: int, file: str | Path | None = None) -> dic
 
 def gflops(model: nn.Module, imgsz: int) -> float:
     """GFLOPs as Ultralytics prints them."""
-    return float(get_flops(model, imgsz))
+    return float(compat.get_flops(model, imgsz))
 
 
 def fused_copy(model: nn.Module) -> nn.Module:
@@ -41,7 +42,7 @@ def fused_copy(model: nn.Module) -> nn.Module:
 
 def device(name: Any) -> torch.device:
     """Device from Ultralytics' `device=` argument."""
-    return select_device("" if name is None else name, verbose=False)
+    return compat.select_device("" if name is None else name, verbose=False)
 
 
 def validate(yolo: Any, arguments: Mapping[str, Any]) -> None:

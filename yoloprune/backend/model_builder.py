@@ -1,21 +1,18 @@
-"""Ultralytics' model builder: classes by name, rows and whole models from YAML. With `host`, the only file that
-touches names of Ultralytics which are not public API.
-"""
+"""Ultralytics' model builder: classes by name, rows and whole models from YAML."""
 
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
 from torch import nn
-from ultralytics.nn import tasks
-from ultralytics.nn.modules import Conv
-from ultralytics.utils import LOGGER
 
-from yoloprune.backend import model_facts
-from yoloprune.cutting.surgery import has_width_attributes
+from yoloprune.backend import compat, model_facts
+from yoloprune.cutting.width_attributes import has_width_attributes
+from yoloprune.torch_internals import is_out_of_memory
 
 STAMPS = frozenset({"i", "f", "np"})  # what Ultralytics writes on every layer: index, sources, parameters
 
@@ -38,16 +35,19 @@ def layer_class(name: str) -> type[nn.Module]:
     """Class that a row of a model YAML names.
 
     Raises:
-        AttributeError: If there is none.
+        LookupError: If there is none.
     """
-    return getattr(nn, name[3:]) if name.startswith("nn.") else getattr(tasks, name)
+    home, key = (nn, name[3:]) if name.startswith("nn.") else (compat.tasks, name)
+    if not hasattr(home, key):
+        raise LookupError(name)
+    return getattr(home, key)
 
 
 def is_layer(name: str, kind: type[nn.Module]) -> bool:
     """Whether a row of this name is of a class."""
     try:
         return layer_class(name) is kind
-    except AttributeError:
+    except LookupError:
         return False
 
 
@@ -68,12 +68,12 @@ def build(kind: type[nn.Module], config: Mapping[str, Any], inputs: int) -> nn.M
     Returns:
         (nn.Module): With fresh weights.
     """
-    level = LOGGER.level
-    LOGGER.setLevel("ERROR")
+    level = compat.LOGGER.level
+    compat.LOGGER.setLevel("ERROR")
     try:
         return kind(cfg=deepcopy(dict(config)), ch=inputs, nc=config.get("nc"), verbose=False)
     finally:
-        LOGGER.setLevel(level)
+        compat.LOGGER.setLevel(level)
 
 
 def rebuild(model: nn.Module, config: Mapping[str, Any]) -> nn.Module:
@@ -88,18 +88,36 @@ def rebuild(model: nn.Module, config: Mapping[str, Any]) -> nn.Module:
 
 def scale_in(name: str) -> str:
     """The scale that Ultralytics reads from the name of a model YAML, empty where there is none."""
-    return tasks.guess_model_scale(name)
+    return compat.guess_model_scale(name)
+
+
+class RefusedError(Exception):
+    """The constructor of a layer does not take its arguments."""
 
 
 def parse(config: dict[str, Any], inputs: int) -> nn.Sequential:
-    """Let Ultralytics build the rows of a model YAML, without weights that mean anything."""
+    """Let Ultralytics build the rows of a model YAML, without weights that mean anything.
+
+    Raises:
+        RefusedError: If a layer's constructor refuses. What fails around the constructors keeps its own error.
+    """
     return parse_rows(config, inputs)[0]
 
 
 def parse_rows(config: dict[str, Any], inputs: int) -> tuple[nn.Sequential, list[int]]:
     """The same, and the layers whose output later ones read."""
-    activation = Conv.default_act  # `activation:` changes it for the whole process, and a row that fails leaves it so
     try:
-        return tasks.parse_model(config, inputs, verbose=False)
-    finally:
-        Conv.default_act = activation
+        # `activation:` changes it for the whole process, and a row that fails leaves it so
+        with compat.replaced({"Conv.default_act": compat.Conv.default_act}):
+            return compat.parse_model(config, inputs, verbose=False)
+    except Exception as e:  # constructors assert, divide by zero, or raise whatever they like
+        if is_out_of_memory(e) or not _by_constructor(e):
+            raise
+        raise RefusedError(str(e)) from e
+
+
+def _by_constructor(error: Exception) -> bool:
+    """Whether an error came out of a constructor, or says that one was given what it has no parameter for."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    inside = any(frame.f_code.co_name == "__init__" for frame in frames)
+    return inside or (isinstance(error, TypeError) and "__init__()" in str(error))

@@ -7,22 +7,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.cfg import get_cfg
-from ultralytics.nn import tasks
-from ultralytics.nn.modules import Detect
-from ultralytics.nn.tasks import BaseModel, WorldModel
 
-try:
-    from ultralytics.utils.torch_utils import unwrap_model
-except ImportError:  # before 8.3.212
-    from ultralytics.utils.torch_utils import de_parallel as unwrap_model
-
+from yoloprune.backend import compat
 from yoloprune.errors import ModelError
 
 
 def check_prunable(model: Any) -> None:
     """Raise ModelError unless this is an unfused Ultralytics model."""
-    if not isinstance(model, BaseModel) or not isinstance(getattr(model, "model", None), nn.Sequential):
+    if not isinstance(model, compat.BaseModel) or not isinstance(getattr(model, "model", None), nn.Sequential):
         raise ModelError(f"Not an Ultralytics YOLO model. Received: {type(model).__name__}.")
     if not any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
         raise ModelError(
@@ -33,7 +25,7 @@ def check_prunable(model: Any) -> None:
 
 def student(model: nn.Module) -> nn.Module:
     """The network that is trained, out of the wrappers for several GPUs, compilation and distillation."""
-    model = unwrap_model(model)
+    model = compat.unwrap_model(model)
     return getattr(model, "student_model", model)
 
 
@@ -42,7 +34,7 @@ def own_yaml(model: nn.Module) -> None:
 
     A fresh build shares it with the model that it is built for, i.e. the user's.
     """
-    whole, inner = unwrap_model(model), student(model)
+    whole, inner = compat.unwrap_model(model), student(model)
     whole.yaml = inner.yaml = deepcopy(inner.yaml)
 
 
@@ -57,19 +49,19 @@ def with_loss(yolo: Any) -> nn.Module:
     if is_prompted(yolo.model):
         raise ModelError("score=taylor: the loss of this model needs prompts beside labels. Use score=activation.")
     model = deepcopy(yolo.model)
-    model.args, model.criterion = get_cfg(overrides={"task": yolo.task}), None
+    model.args, model.criterion = compat.get_cfg(overrides={"task": yolo.task}), None
     model.nc = model.yaml.get("nc")  # which RT-DETR's loss asks for, and only Ultralytics' trainer attaches
     return model
 
 
 def is_prompted(model: nn.Module) -> bool:
     """Whether the model is trained on prompts: YOLO-World and YOLOE."""
-    return isinstance(model, (WorldModel, getattr(tasks, "YOLOEModel", WorldModel)))  # early 8.3 has no YOLOE
+    return isinstance(model, compat.prompted_models())
 
 
 def can_be_taught(model: nn.Module) -> bool:
     """Whether Ultralytics' distillation takes a model: it compares the inputs of a detection head."""
-    return any(isinstance(m, Detect) for m in model.modules())
+    return any(isinstance(m, compat.Detect) for m in model.modules())
 
 
 def head_name(model: nn.Module) -> str:

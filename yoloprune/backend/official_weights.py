@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from http.client import HTTPException
 from pathlib import Path
 
-from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
-
-from yoloprune.backend import console
+from yoloprune.backend import compat, console
 from yoloprune.errors import ModelError
 
 
 def official_name(name: str) -> str | None:
     """File of the official checkpoint that a bare name stands for ("yolov8n", "yolo11s.pt"), None for any other."""
     file = name if name.endswith(".pt") else f"{name}.pt"
-    return file if Path(file).name == file and file in GITHUB_ASSETS_NAMES else None
+    return file if Path(file).name == file and file in compat.GITHUB_ASSETS_NAMES else None
 
 
 def fetch(name: str) -> str:
@@ -27,7 +26,7 @@ def fetch(name: str) -> str:
     """
     console.log("model: ", f"{name} is not here; Ultralytics looks among its weights or downloads it")
     try:
-        return str(attempt_download_asset(name))
-    except Exception as e:  # half a dozen libraries below may raise
+        return str(compat.attempt_download_asset(name))
+    except (OSError, RuntimeError, HTTPException) as e:  # the first is the base of most that libraries below raise
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise ModelError(f"{name} is not here and could not be downloaded: {reason}") from e

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from ultralytics.utils import RANK, TQDM
+from yoloprune.backend import compat, console
 
 PATIENCE = 2.0
 """Seconds without a bar."""
@@ -35,8 +35,8 @@ class Wait:
             self.done += 1
             if self.bar is not None:
                 self.bar.update(1)
-            elif RANK in {-1, 0} and time.monotonic() - self.start > PATIENCE:
-                self.bar = TQDM(total=self.total, initial=self.done, desc=self.desc, leave=False)
+            elif console.is_main_process() and time.monotonic() - self.start > PATIENCE:
+                self.bar = compat.TQDM(total=self.total, initial=self.done, desc=self.desc, leave=False)
 
     def __enter__(self) -> Wait:
         return self
@@ -57,7 +57,7 @@ def counted(total: int, desc: str) -> Iterator[Callable[[], None]]:
     Yields:
         (Callable): To be called after each item.
     """
-    bar = TQDM(total=total, desc=desc, disable=RANK not in {-1, 0})
+    bar = compat.TQDM(total=total, desc=desc, disable=not console.is_main_process())
     try:
         yield lambda: bar.update(1)
     finally:

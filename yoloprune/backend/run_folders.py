@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ultralytics.cfg import get_cfg, get_save_dir
 
 from yoloprune import files
+from yoloprune.backend import compat
 from yoloprune.errors import ArgumentError, PruneError
 
 ARGS = "args.yaml"
@@ -62,7 +62,7 @@ def claim(arguments: Any, reads: Iterable[Any] = ()) -> Run:
     shared = bool(arguments.exist_ok or getattr(arguments, "save_dir", None))
     taken: Path | None = None
     while True:
-        folder = Path(get_save_dir(arguments))
+        folder = Path(compat.get_save_dir(arguments))
         try:
             folder.mkdir(parents=True)
             return Run(folder, made=True)
@@ -103,7 +103,7 @@ def new_run(task: str, name: str, arguments: Mapping[str, Any]) -> Run:
     given = {k: arguments.get(k) for k in ("project", "name", "exist_ok")}
     given["name"] = given["name"] or name
     given["exist_ok"] = bool(given["exist_ok"])
-    return claim(get_cfg(overrides={"task": task, "mode": "train", **given}))
+    return claim(compat.get_cfg(overrides={"task": task, "mode": "train", **given}))
 
 
 def run_folder(task: str, name: str, arguments: Mapping[str, Any]) -> Path:

@@ -11,7 +11,7 @@ from torch import nn
 
 from yoloprune.backend.model_facts import channels, check_prunable, head_name, parts, stride
 from yoloprune.backend.moved_layers import moved, table_of
-from yoloprune.cutting.surgery import has_width_attributes
+from yoloprune.cutting.width_attributes import has_width_attributes
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.examples import Example, Probe
 from yoloprune.probing.survey import survey

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import ultralytics
 from torch import nn
-from ultralytics.utils import callbacks, checks
 
-from yoloprune.backend import console, model_facts, official_weights
+from yoloprune.backend import compat, console, model_facts, official_weights
 from yoloprune.checkpoint.trainers import YOLO
-from yoloprune.errors import ArgumentError, ModelError
+from yoloprune.errors import ArgumentError, ModelError, raised_by
+from yoloprune.torch_internals import CHILDREN, is_out_of_memory
 
 ModelSource = str | Path | ultralytics.YOLO
 """What a model is given as: checkpoint, model YAML, official name, or a live object."""
@@ -34,7 +33,7 @@ def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> YOLO
     Raises:
         ModelError: If the file is missing, is not a YOLO checkpoint, or the model is fused or exported.
     """
-    if isinstance(model, ultralytics.engine.model.Model):
+    if isinstance(model, compat.Model):
         if not isinstance(model.model, nn.Module):
             raise ModelError(f"{model.model_name} is an exported model. Use the .pt checkpoint it was exported from.")
         if prunable:
@@ -98,7 +97,7 @@ def image_size(yolo: ultralytics.YOLO, given: Any) -> int:
         raise ArgumentError(f"imgsz={size}: must be a positive number. Received: {size}")
     stride = getattr(yolo.model, "stride", None)
     size = int(size) if isinstance(size, float) else size
-    return checks.check_imgsz(size, stride=32 if stride is None else stride, max_dim=1)
+    return compat.check_imgsz(size, stride=32 if stride is None else stride, max_dim=1)
 
 
 def with_model(yolo: ultralytics.YOLO, model: nn.Module) -> YOLO:
@@ -113,8 +112,8 @@ def with_model(yolo: ultralytics.YOLO, model: nn.Module) -> YOLO:
     """
     kind = YOLO if type(yolo) is ultralytics.YOLO else type(yolo)
     new = kind.__new__(kind)
-    new.__dict__.update(vars(yolo), _modules={}, overrides=dict(yolo.overrides))
-    new.callbacks = callbacks.get_default_callbacks()
+    new.__dict__.update({**vars(yolo), CHILDREN: {}, "overrides": dict(yolo.overrides)})
+    new.callbacks = compat.get_default_callbacks()
     new.trainer = new.predictor = new.metrics = None
     new.model = model
     return new
@@ -128,9 +127,11 @@ def _opened(model: Any) -> YOLO:
         )
     file = _existing(model)
     try:
-        with _installing_nothing():
+        with compat.replaced({"AUTOINSTALL": False}):  # or packages that a checkpoint names are installed by pip
             return YOLO(file)
     except Exception as e:  # unpickling a file that is not a checkpoint can raise anything
+        if raised_by(e) != "ultralytics" or is_out_of_memory(e):
+            raise
         reason = (str(e).strip() or type(e).__name__).splitlines()[0].removeprefix("ERROR ❌️ ")
         raise ModelError(f"{model} is not a YOLO model that Ultralytics can load: {reason}") from e
 
@@ -163,18 +164,8 @@ def _existing(path: str | Path) -> str:
             "commands such as 'yolo val' take them."
         )
     file = os.path.abspath(file)  # a damaged file with the bare name of an official one would be fetched again
-    if not Path(seen := checks.check_yolov5u_filename(file, verbose=False).replace("'", "")).is_file():
+    if not Path(seen := compat.check_yolov5u_filename(file, verbose=False).replace("'", "")).is_file():
         raise ModelError(
             f"Ultralytics reads the name {path} as '{Path(seen).name}', which is not there. Rename the file."
         )
     return file
-
-
-@contextmanager
-def _installing_nothing() -> Iterator[None]:
-    """Ultralytics pip-installs packages that a checkpoint names; opening a file must not."""
-    before, checks.AUTOINSTALL = checks.AUTOINSTALL, False
-    try:
-        yield
-    finally:
-        checks.AUTOINSTALL = before

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from yoloprune.backend import model_builder, model_facts, moved_layers, yaml_markers, yolo_tracing
 from yoloprune.cutting import comparison, surgery
-from yoloprune.errors import PlanError, VerifyError
+from yoloprune.errors import PlanError, VerifyError, raised_by
 from yoloprune.planning.plan import Plan
+from yoloprune.torch_internals import is_out_of_memory
 
 
 def mark_pruned(
@@ -91,6 +92,8 @@ def require_stock_build(model: nn.Module, config: Mapping[str, Any]) -> None:
     try:
         fresh = model_builder.rebuild(model, config)
     except Exception as e:  # whatever Ultralytics may raise while it builds
+        if raised_by(e) != "ultralytics" or is_out_of_memory(e):
+            raise
         raise PlanError(f"Stock Ultralytics cannot build the pruned model: {e}. Use native=False.") from e
     model = deepcopy(model).float().cpu().eval()
     mine, theirs = model.state_dict(), fresh.state_dict()

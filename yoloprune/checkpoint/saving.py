@@ -12,10 +12,9 @@ from typing import Any
 import torch
 import ultralytics
 from torch import nn
-from ultralytics.utils import DEFAULT_CFG_DICT
 
 from yoloprune import files
-from yoloprune.backend import model_builder
+from yoloprune.backend import compat, model_builder
 from yoloprune.backend.yaml_markers import KEY
 from yoloprune.checkpoint.loading import goes_on, image_size, load, reopen, with_model
 from yoloprune.checkpoint.provenance import make_provenance, plain, provenance, pruned_widths
@@ -124,7 +123,7 @@ def pack(
     model = deepcopy(yolo.model).float()
     mark_pruned(model, plan, plain(provenance), native, layers)
     stored = (yolo.ckpt or {}).get("train_args") or {}
-    arguments = {k: v for k, v in {"task": yolo.task, **stored}.items() if k in DEFAULT_CFG_DICT}
+    arguments = {k: v for k, v in {"task": yolo.task, **stored}.items() if k in compat.DEFAULT_CFG_DICT}
     model.args, model.criterion = dict(arguments), None
     vars(model).pop("pt_path", None)  # the loader sets it; this one names a place on the machine of the parent
     _to_half(model)

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ultralytics.utils import RANK
 
 from yoloprune import files
-from yoloprune.backend import run_folders
+from yoloprune.backend import compat, run_folders
 from yoloprune.errors import ArgumentError
 
 FILLED_IN = frozenset({"model", "mode", "resume", "task"})  # by `YOLO.train`, whatever the user asks for
@@ -47,7 +46,7 @@ class WholeFiles:
             PruneError: If the folder cannot be made.
         """
         super().check_resume(overrides)  # type: ignore[misc]
-        if RANK != -1:
+        if compat.RANK != -1:
             return  # a worker: arguments and folder were settled where it was started
         if self.resume:  # type: ignore[attr-defined]
             self._require_kept(overrides)

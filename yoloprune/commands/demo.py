@@ -8,7 +8,7 @@ from typing import Any
 
 from ultralytics import YOLO
 
-from yoloprune.backend import console, run_folders
+from yoloprune.backend import compat, console, run_folders
 from yoloprune.commands import finetune, prune, train_sparse, validate
 from yoloprune.commands.demo_images import make_shapes
 
@@ -59,6 +59,7 @@ def run(
     Returns:
         (list[dict[str, Any]]): Parent, pruned and fine-tuned: mAP50, mAP50-95, params, GFLOPs, ms, MB.
     """
+    compat.require("demo")
     start = time.time()
     folder = run_folders.run_folder(
         "detect", "demo", {"project": project, "name": name, "exist_ok": exist_ok}

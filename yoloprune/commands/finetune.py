@@ -8,7 +8,7 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune.backend import console, datasets, evaluation, model_facts, moved_layers, yaml_markers
+from yoloprune.backend import compat, console, datasets, evaluation, model_facts, moved_layers, yaml_markers
 from yoloprune.checkpoint import provenance, saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import interruptions
@@ -20,6 +20,7 @@ from yoloprune.settings import checking
 def run(model: ModelSource, **kwargs: Any) -> saving.YOLO:
     """Fine-tune, see `api.finetune`."""
     request = checking.request("finetune", {"model": model, **kwargs})
+    compat.require("finetune")
     passed = {k: v for k, v in request.passed.items() if k != "model"}
     if passed.get("resume"):
         yolo = saving.reopen(interruptions.resumed(model, passed))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from yoloprune.backend import console, yolo_tracing
+from yoloprune.backend import compat, console, yolo_tracing
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.importance import dead_channels
@@ -18,6 +18,7 @@ from yoloprune.settings import checking
 def run(model: ModelSource, **kwargs: Any) -> list[dict[str, Any]]:
     """Print the layers of a model, see `api.info`."""
     request = checking.request("info", {"model": model, **kwargs})
+    compat.require("info")
     yolo = saving.load(model)
     imgsz = saving.image_size(yolo, request.passed.get("imgsz"))
     graph = yolo_tracing.trace_yolo(yolo.model, imgsz=imgsz, keep=request.settings["keep"])
@@ -40,6 +41,7 @@ def run(model: ModelSource, **kwargs: Any) -> list[dict[str, Any]]:
 
 def trace(model: ModelSource, *, imgsz: int | None = None, keep: tuple[str, ...] = ()) -> ChannelGraph:
     """Find the channel groups of a model, see `api.trace`."""
+    compat.require("trace")
     yolo = saving.load(model)
     return yolo_tracing.trace_yolo(yolo.model, imgsz=saving.image_size(yolo, imgsz), keep=keep)
 

@@ -11,7 +11,7 @@ from typing import Any
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import console, datasets, evaluation, run_folders, yaml_markers
+from yoloprune.backend import compat, console, datasets, evaluation, run_folders, yaml_markers
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import cut_and_repair
@@ -30,6 +30,7 @@ from yoloprune.settings.commands import PRUNE_BUDGETS
 def run(model: ModelSource, **kwargs: Any) -> ultralytics.YOLO:
     """Prune, see `api.prune`."""
     request = checking.request("prune", {"model": model, **kwargs})
+    compat.require("prune")
     parent = saving.load(model)
     told, passed = request.settings, {**request.passed}
     imgsz = passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))

@@ -12,7 +12,7 @@ import numpy as np
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import console, datasets, evaluation, run_folders
+from yoloprune.backend import compat, console, datasets, evaluation, run_folders
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import cut_and_repair
@@ -33,6 +33,7 @@ def run(model: ModelSource, **kwargs: Any) -> list[dict[str, Any]]:
     The trace, the scores and the calibration images are the same for all points. Rows go to `sweep.csv` one by one.
     """
     request = checking.request("sweep", {"model": model, **kwargs})
+    compat.require("sweep")
     parent = saving.load(model)
     told, passed = request.settings, {**request.passed}
     passed["data"] = datasets.given_or_own(parent, passed.get("data"), "sweep")

@@ -10,7 +10,7 @@ from typing import Any
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import console, datasets
+from yoloprune.backend import compat, console, datasets
 from yoloprune.backend.yaml_markers import STATE_KEY
 from yoloprune.checkpoint import rebuild, saving, trainers
 from yoloprune.checkpoint.loading import ModelSource
@@ -28,6 +28,7 @@ from yoloprune.sparse.callback import SparseTraining
 def run(model: ModelSource, **kwargs: Any) -> saving.YOLO:
     """Train sparse, see `api.train_sparse`."""
     request = checking.request("train-sparse", {"model": model, **kwargs})
+    compat.require("train-sparse")
     passed = {k: v for k, v in request.passed.items() if k != "model"}
     if passed.get("resume"):
         yolo = saving.reopen(interruptions.resumed(model, passed))

@@ -12,6 +12,7 @@ from yoloprune.cutting.pair import ADVICE, Pair, mode_name
 from yoloprune.errors import VerifyError
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Example, Probe, Run, modes, run
+from yoloprune.torch_internals import is_out_of_memory
 
 TOLERANCE = 1e-4
 """Largest accepted error of an output, see `apart`."""
@@ -125,6 +126,8 @@ def _decided(pair: Pair, doubtful: set[str], before: dict[str, float]) -> dict[s
     except VerifyError:
         raise
     except Exception as e:  # whatever a network may raise that does not run in float64
+        if is_out_of_memory(e):
+            raise
         path = max(doubtful, key=before.__getitem__)
         raise VerifyError(f"{_told(path, before[path], pair.training)}, and float64 cannot decide: {e}") from e
     found = errors(wanted.leaves, got.leaves)

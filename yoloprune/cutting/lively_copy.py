@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from yoloprune.probing.examples import Example, modes
 from yoloprune.probing.forward import hooked, preserved, running
+from yoloprune.torch_internals import BatchNorm, ConvNd
 
 ASLEEP = 1e-3
 """A parameter none of whose values is larger lets next to nothing through: LayerScale begins at 1e-6, ReZero at 0."""
 
-LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+LAYERS = (ConvNd, nn.Linear)
 LOW = (torch.float16, torch.bfloat16)
 
 
@@ -26,7 +26,7 @@ def lively_copy(model: nn.Module, example: Example) -> nn.Module | None:
 
     Half precision becomes float32, or variances would be out of range.
     """
-    if not any(isinstance(m, _BatchNorm) for m in model.modules()) and not _asleep(model):
+    if not any(isinstance(m, BatchNorm) for m in model.modules()) and not _asleep(model):
         return None
     live = copy.deepcopy(model).float() if _is_low(model) else sharing_copy(model)
     return settle(live, lively_example(example, model))
@@ -45,7 +45,7 @@ def sharing_copy(model: nn.Module) -> nn.Module:
     """A copy with batch-norms of its own, and what is asleep. All other weights are shared: a cut replaces them and
     changes none in place, and copying the largest models would take as long as running them.
     """
-    own = {id(p) for m in model.modules() if isinstance(m, _BatchNorm) for p in m.parameters(recurse=False)}
+    own = {id(p) for m in model.modules() if isinstance(m, BatchNorm) for p in m.parameters(recurse=False)}
     own |= {id(p) for p in _asleep(model)}
     return copy.deepcopy(model, {id(p): p for p in model.parameters() if id(p) not in own})
 
@@ -72,7 +72,7 @@ def settle(
         (nn.Module): The same object.
     """
     generator = torch.Generator().manual_seed(seed)  # of the CPU, so that every device gets the same numbers
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm)]
     for m in norms:
         if m.affine:
             m.weight.data.copy_(torch.empty(m.weight.shape).uniform_(0.2, 1.5, generator=generator))
@@ -104,7 +104,7 @@ def _asleep(model: nn.Module) -> dict[nn.Parameter, Any]:
     """
     found: dict[nn.Parameter, Any] = {}
     for module in model.modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, BatchNorm):
             continue
         for key, p in module.named_parameters(recurse=False):
             if not p.is_floating_point() or not p.numel():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.planning.plan import Plan
+from yoloprune.torch_internals import ConvNd
 
 
 @contextlib.contextmanager
@@ -39,7 +40,7 @@ def _channel_dim(module: nn.Module) -> int:
     if isinstance(module, nn.Linear):
         return -1
     # counted from behind where possible: convolutions take one image without a batch dimension as well
-    return -1 - len(module.kernel_size) if isinstance(module, nn.modules.conv._ConvNd) else 1
+    return -1 - len(module.kernel_size) if isinstance(module, ConvNd) else 1
 
 
 class _Mask:

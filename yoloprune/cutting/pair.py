@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from yoloprune.cutting.equivalence import errors, kept_rows
 from yoloprune.cutting.masked_parent import masked
@@ -19,6 +18,7 @@ from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Example, Run, run
 from yoloprune.probing.forward import hooked
 from yoloprune.probing.outputs import Leaf
+from yoloprune.torch_internals import is_out_of_memory, tree_map
 
 ROUNDING = 1e-6
 """Relative noise put on what every layer gives, to see how much of an error rounding could make: some float32 steps."""
@@ -48,6 +48,8 @@ class Pair:
         try:
             got = run(self.model, self.example, self.training, frames=self.frames)
         except Exception as e:  # whatever a network may raise when a width it counts on has changed
+            if is_out_of_memory(e):
+                raise
             said = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip(".")
             where = f"in {mode_name(self.training)} mode on {self.example.title}"
             raise VerifyError(f"The cut model does not run {where}: {said}. {ADVICE}") from e

@@ -18,6 +18,7 @@ from yoloprune.probing.examples import Example, Probe, modes
 from yoloprune.probing.forward import preserved, running
 from yoloprune.probing.operations import listing
 from yoloprune.probing.outputs import leaves
+from yoloprune.torch_internals import is_out_of_memory
 
 COARSE = 1e-3
 """Accepted error at the size that was asked for: the numbers were compared on the small image already, and more pixels
@@ -65,10 +66,14 @@ def prove(parent: nn.Module, model: nn.Module, plan: Plan, example: Any, *, outp
     pairs = [_Pair("as it is", parent, model)]
     unlit: list[str] = []
     try:
-        if (live := lively_copy(parent, probe.proving[0])) is not None:
-            pairs.append(_Pair("brought to life", live, surgery.cut(sharing_copy(live), plan)))
+        live = lively_copy(parent, probe.proving[0])
     except Exception as e:  # whatever a network may raise that checks its own values
+        if is_out_of_memory(e):
+            raise
         unlit.append(f"the network brought to life: it does not run ({e})")
+    else:
+        if live is not None:
+            pairs.append(_Pair("brought to life", live, surgery.cut(sharing_copy(live), plan)))
     looks: dict[tuple[Example, bool], list[Look]] = {}
     told: list[str] = []
 
@@ -105,6 +110,8 @@ def require_run(model: nn.Module, example: Example) -> None:
             listing(model, example, training=False, hollow=hollow)
             return
         except Exception as e:  # whatever a network may raise when a width it counts on has changed
+            if is_out_of_memory(e):
+                raise
             said = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip(".")
     raise VerifyError(f"The cut model does not run on {example.title}: {said}. {ADVICE}")
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from yoloprune.errors import DataError
 from yoloprune.importance.reduction import Values
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.forward import feed, follow, hooked, running
+from yoloprune.torch_internals import BatchNorm, ConvNd
 
 
 def _activation(model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor]) -> Values:
@@ -55,9 +55,7 @@ def _taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]) -> Va
     total = dict.fromkeys(makers, 0.0)
     fed = 0
     with _differentiable(model), hooked() as hooks:
-        followers = follow(
-            model, [n for n, (_, m) in makers.items() if not isinstance(m, _BatchNorm)], _BatchNorm, hooks
-        )
+        followers = follow(model, [n for n, (_, m) in makers.items() if not isinstance(m, BatchNorm)], BatchNorm, hooks)
         for batch in batches:
             loss = model(batch)
             loss = (loss[0] if isinstance(loss, tuple) else loss).sum()
@@ -74,7 +72,7 @@ def _taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]) -> Va
 
 
 def _is_gated(module: nn.Module | None) -> bool:
-    return isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, _BatchNorm)) and module.weight is not None
+    return isinstance(module, (ConvNd, nn.Linear, BatchNorm)) and module.weight is not None
 
 
 def _gate(module: nn.Module, slopes: Mapping[nn.Parameter, Tensor]) -> Tensor:

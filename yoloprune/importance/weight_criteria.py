@@ -6,20 +6,20 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from yoloprune.importance.reduction import Values
 from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.torch_internals import BatchNorm, ConvNd
 
 
 def batch_norm(module: nn.Module) -> Tensor | None:
     """|gamma| of a batch-norm layer (Liu et al. 2017, arXiv 1708.06519, section 3)."""
-    return module.weight.abs() if isinstance(module, _BatchNorm) and module.affine else None
+    return module.weight.abs() if isinstance(module, BatchNorm) and module.affine else None
 
 
 def _filters(module: nn.Module) -> Tensor | None:
     """One row per output channel, shape (outputs, weights)."""
-    if isinstance(module, nn.modules.conv._ConvNd):
+    if isinstance(module, ConvNd):
         return (module.weight.transpose(0, 1) if module.transposed else module.weight).flatten(1)
     return module.weight if isinstance(module, nn.Linear) else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from yoloprune.cutting import surgery
+from yoloprune.cutting.width_attributes import removable_heads
 from yoloprune.planning.channel_graph import ChannelGraph
 
 Heads = tuple[tuple[int, ...], ...]
@@ -25,7 +25,7 @@ def find(model: nn.Module, graph: ChannelGraph) -> dict[int, Heads]:
     at = {axis.module: i for i, axis in enumerate(graph.axes) if axis.side == "outputs"}
     found: dict[int, Heads] = {}
     for name, module in model.named_modules():
-        i, n = at.get(f"{name}.qkv.conv"), surgery.heads(module)
+        i, n = at.get(f"{name}.qkv.conv"), removable_heads(module)
         if i is None or n < 2:
             continue
         rows = graph.group_of[graph.class_of[i]].reshape(n, -1)

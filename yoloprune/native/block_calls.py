@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from yoloprune.probing.forward import hooked, preserved, running
+from yoloprune.torch_internals import DispatchMode, schema_of
 
 SIDE = 4
 """Pixels of the image that a block is watched on."""
@@ -82,7 +82,7 @@ def watch(block: nn.Module, width: int) -> Calls | None:
     return Calls(tuple(watcher.steps), tuple(v.shape[1] for v in watcher.values), number)
 
 
-class _Watcher(TorchDispatchMode):
+class _Watcher(DispatchMode):
     """Numbers the tensors that a block's own code sees, and notes what it does with them."""
 
     def __init__(self, image: Tensor) -> None:
@@ -91,10 +91,6 @@ class _Watcher(TorchDispatchMode):
         self.steps: list[Step] = []
         self.lost = False
         self._depth = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # or the first use of a mode imports the compiler: seconds
 
     def number(self, value: Any) -> int | None:
         """Number of a tensor that was seen before."""
@@ -127,7 +123,7 @@ class _Watcher(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if self._depth:
             return out
-        name = func._schema.name
+        name = schema_of(func).name
         dim = args[-1] if len(args) > (2 if name in SPLITS else 1) else (kwargs or {}).get("dim", 0)
         if name in SPLITS and dim in {1, -3}:
             self._note("split", "", [args[0]], list(out))
@@ -145,7 +141,8 @@ def constructors() -> Iterator[dict[nn.Module, dict[str, Any]]]:
     whole = nn.Module.__init__
 
     def noting(self: nn.Module, *args: Any, **kwargs: Any) -> None:
-        frame, outermost = sys._getframe(1), None
+        frame, outermost = inspect.currentframe(), None
+        frame = frame.f_back if frame is not None else None
         while frame is not None and frame.f_code.co_name == "__init__" and frame.f_code.co_argcount:
             if frame.f_locals.get(frame.f_code.co_varnames[0]) is not self:
                 break

@@ -18,9 +18,8 @@ from typing import Any
 import torch
 import yaml
 from torch import nn
-from ultralytics.utils.ops import make_divisible
 
-from yoloprune.backend import model_builder
+from yoloprune.backend import compat, model_builder
 from yoloprune.errors import ModelError
 
 HEADER = "# Widths of a model pruned by yoloprune"
@@ -96,7 +95,7 @@ def read(config: Mapping[str, Any]) -> list[Row]:
     for at, (sources, repeats, name, arguments) in enumerate([*config["backbone"], *config["head"]]):
         try:
             model_builder.layer_class(name)
-        except (AttributeError, KeyError):
+        except LookupError:
             raise ModelError(f"row {at} of the model YAML names no layer of Ultralytics: {name}") from None
         listed = isinstance(sources, (list, tuple))
         absolute = tuple(s + at if s < 0 else s for s in (sources if listed else [sources]))
@@ -134,7 +133,7 @@ def spellings(row: Row, config: Mapping[str, Any]) -> Iterator[Row]:
     _, width, ceiling = _scale(config)
 
     def scaled(value: Any) -> int:
-        return make_divisible(min(value, ceiling) * width, 8)
+        return compat.make_divisible(min(value, ceiling) * width, 8)
 
     for at, value in enumerate(row.arguments):
         if isinstance(value, int) and not isinstance(value, bool) and value > 1:
@@ -172,7 +171,7 @@ def build(row: Row, inputs: Sequence[int], config: Mapping[str, Any], hands_on: 
         with torch.device("meta"):
             listed = [*before, this, *after]
             built = model_builder.parse({**alone, "backbone": listed, "head": []}, 8 if row.listed else inputs[0])
-    except Exception:  # constructors assert, divide by zero, or raise whatever they like
+    except model_builder.RefusedError:
         return None
     if after and built[-1].conv.in_channels != hands_on:
         return None

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 from yoloprune.probing.forward import preserved, running
 from yoloprune.probing.outputs import Leaf, leaves, plain
+from yoloprune.torch_internals import DispatchMode, is_out_of_memory, tree_map
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +90,9 @@ def modes(model: nn.Module, example: Example) -> tuple[bool, ...]:
     """Whether the network runs in evaluation mode only, or in training mode as well; some want targets there."""
     try:
         run(model, example, True)
-    except Exception:  # whatever a network may raise; it is asked as it is, so no error of ours can hide here
+    except Exception as e:  # whatever a network may raise; it is asked as it is, so no error of ours can hide here
+        if is_out_of_memory(e):
+            raise
         return (False,)
     return (False, True)
 
@@ -146,7 +147,7 @@ def _seeded(seed: int) -> Iterator[Callable[[], bool]]:
             np.random.set_state(numpy)
 
 
-class _Draws(TorchDispatchMode):
+class _Draws(DispatchMode):
     """Seeds torch's generators anew before every operation that draws from them."""
 
     def __init__(self, seed: int) -> None:
@@ -154,10 +155,6 @@ class _Draws(TorchDispatchMode):
         self.seed, self.count = seed, 0
         torch.manual_seed(seed)
         self.before = torch.get_rng_state()
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # or the first use of a mode imports the compiler: seconds
 
     def moved(self) -> bool:
         """Whether something drew from the generator past this mode."""

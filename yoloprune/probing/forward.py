@@ -12,13 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
 from yoloprune.errors import DataError
+from yoloprune.torch_internals import BatchNorm, DispatchMode, Dropout, FunctionMode, schema_of, version_of
 
 
 @contextlib.contextmanager
@@ -28,7 +25,7 @@ def running(model: nn.Module, training: bool = True) -> Iterator[None]:
     try:
         model.train(training)
         for m in model.modules():
-            if isinstance(m, (_BatchNorm, _DropoutNd)):
+            if isinstance(m, (BatchNorm, Dropout)):
                 m.eval()
         with torch.no_grad(), _NoDropout():
             yield
@@ -37,7 +34,7 @@ def running(model: nn.Module, training: bool = True) -> Iterator[None]:
             m.training = training
 
 
-class _NoDropout(TorchFunctionMode):
+class _NoDropout(FunctionMode):
     """Dropout by function lets everything pass, as the layers do in evaluation mode."""
 
     FUNCTIONS = frozenset(
@@ -69,7 +66,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
     found = _found(model)
     containers = [(v, copy.copy(v)) for v in found if isinstance(v, CONTAINERS)]
     tensors = [v for v in found if isinstance(v, Tensor) and not v.is_inference()]  # which nothing can change
-    values = [(v, v._version, v.detach().clone()) for v in tensors]
+    values = [(v, version_of(v), v.detach().clone()) for v in tensors]
     generators = [(v, v.get_state()) for v in found if isinstance(v, torch.Generator)]
     try:
         yield
@@ -77,7 +74,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
         for container, content in containers:
             _refill(container, content)
         for tensor, version, value in values:
-            if tensor._version != version:
+            if version_of(tensor) != version:
                 tensor.detach().copy_(value)
         for generator, state in generators:
             generator.set_state(state)
@@ -86,7 +83,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
 def state_of(model: nn.Module) -> list[tuple[Any, ...]]:
     """What a network holds, to tell whether it holds the same later; only while the objects in it live."""
     return [
-        (id(v), v._version) if isinstance(v, Tensor) else (id(v), *map(id, _items(v)))
+        (id(v), version_of(v)) if isinstance(v, Tensor) else (id(v), *map(id, _items(v)))
         for v in _found(model)
         if isinstance(v, CONTAINERS) or (isinstance(v, Tensor) and not v.is_inference())
     ]
@@ -171,11 +168,11 @@ def follow(
     found: dict[str, str] = {}
 
     def mark(name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        output.made_by = (name, output._version)  # type: ignore[attr-defined]  # it lives and dies with the tensor
+        output.made_by = (name, version_of(output))  # type: ignore[attr-defined]  # it lives and dies with the tensor
 
     def look(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         source, version = getattr(inputs[0], "made_by", (None, None))
-        if source is not None and version == inputs[0]._version:
+        if source is not None and version == version_of(inputs[0]):
             found[source] = name
 
     for name, module in parent.named_modules():
@@ -185,7 +182,7 @@ def follow(
     return found
 
 
-class Readers(TorchDispatchMode):
+class Readers(DispatchMode):
     """Which of the modules that `follow` marks have outputs that something else reads than a batch-norm.
 
     Attributes:
@@ -196,12 +193,8 @@ class Readers(TorchDispatchMode):
         super().__init__()
         self.others: set[str] = set()
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # or the first use of a mode imports the compiler: seconds
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if "batch_norm" not in func._schema.name:
+        if "batch_norm" not in schema_of(func).name:
             read = [a for arg in args for a in (arg if isinstance(arg, list | tuple) else [arg])]
             self.others.update(a.made_by[0] for a in read if isinstance(a, Tensor) and hasattr(a, "made_by"))
         return func(*args, **(kwargs or {}))

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from yoloprune.probing.examples import Example
 from yoloprune.probing.forward import preserved, running
+from yoloprune.torch_internals import DispatchMode, register_module_forward_pre_hook, schema_of
 
 LAYOUT = {"aten::_unsafe_view": "aten::view", "aten::reshape": "aten::view", "aten::clone": None}
 """Operations whose choice depends on how a tensor lies in memory, by the name they are listed under; None for not."""
@@ -54,22 +53,18 @@ def list_pass(model: nn.Module, example: Example, hollow: bool = False) -> Listi
     return mode.found
 
 
-class _Lister(TorchDispatchMode):
+class _Lister(DispatchMode):
     """Lists operations; with `hollow` it does none that costs and whose result has a known shape."""
 
     def __init__(self, hollow: bool) -> None:
         super().__init__()
         self.hollow, self.found = hollow, Listing([], 0.0)
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # or the first use of a mode imports the compiler: seconds
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = _hollow(func, args, kwargs) if self.hollow else None
         out = func(*args, **kwargs) if out is None else out
-        schema = func._schema
+        schema = schema_of(func)
         taken = [a for a in args if isinstance(a, Tensor)]
         if (name := LAYOUT.get(schema.name, schema.name)) is not None:
             given = zip(args, schema.arguments, strict=False)
@@ -91,7 +86,7 @@ NORMS = frozenset({"aten::native_batch_norm", "aten::cudnn_batch_norm"})
 
 def _hollow(func: Any, args: Any, kwargs: Any) -> Any:
     """One zero in the shape that the operation's result has; None where it is better run."""
-    name = func._schema.name
+    name = schema_of(func).name
     if name in CONVOLUTIONS:
         return _blank(args[0], _convolved(*args))
     if name in PRODUCTS:
@@ -106,7 +101,7 @@ def _hollow(func: Any, args: Any, kwargs: Any) -> Any:
         if args[0].shape[1] != width:
             raise ValueError(f"a batch-norm of {width} channels is given {args[0].shape[1]}")
         return _blank(args[0], args[0].shape), args[0].new_empty(0), args[0].new_empty(0)
-    if func._schema.is_mutable:  # nothing can be written into a single zero
+    if schema_of(func).is_mutable:  # nothing can be written into a single zero
         return args[0] if args and isinstance(args[0], Tensor) and _is_blank(args[0]) else None
     taken = [a for a in args if isinstance(a, Tensor)]
     if torch.Tag.pointwise not in func.tags or not taken or any(isinstance(a, list | tuple) for a in args):

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from yoloprune.torch_internals import is_out_of_memory
+
 
 class Leaf(NamedTuple):
     """One value that is no container.
@@ -61,7 +63,9 @@ def _walk(value: Any, path: str, above: set[int]) -> Iterator[Leaf]:
     elif isinstance(value, Iterator) or (hasattr(value, "__len__") and hasattr(value, "__iter__")):
         try:
             listed = list(value)
-        except Exception:  # of a user's own class, whatever it raises
+        except Exception as e:  # of a user's own class, whatever it raises
+            if is_out_of_memory(e):
+                raise
             yield Leaf(path, value)
         else:
             yield from _children(dict(enumerate(listed)), path, above | {id(value)}, "[]")

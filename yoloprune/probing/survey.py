@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from yoloprune.errors import ModelError
 from yoloprune.probing.examples import Example, Probe
 from yoloprune.probing.forward import preserved, running, state_of
 from yoloprune.probing.operations import list_pass, listing
 from yoloprune.probing.outputs import tensors
+from yoloprune.torch_internals import is_out_of_memory, tree_map
 
 PROVED = 12e9
 """FLOPs of one pass up to which a cut is proved at the size that is asked for as well: 0.1 s on two cores."""
@@ -79,6 +79,8 @@ def survey_around(model: nn.Module, examples: tuple[Example, ...]) -> Probe:
         try:
             listing(model, example, training=False)
         except Exception as e:  # whatever a network may raise
+            if is_out_of_memory(e):
+                raise
             raise ModelError(f"The model does not run on an input of shape {example.shapes}: {e}") from e
     other, lists = _other_batch(examples[0]), _Lists(model, examples[0])
     if other is not None and (ran := lists.of(other)) and ran != lists.of(examples[0]):
@@ -92,6 +94,8 @@ def _first_to_run(model: nn.Module, make: Callable[[int, int], Example], sizes: 
         try:
             found = listing(model, make(size, 1), training=False)
         except Exception as e:  # whatever a network may raise, e.g. because the image is too small for it
+            if is_out_of_memory(e):
+                raise
             if size == sizes[-1]:
                 shapes = make(size, 1).shapes
                 raise ModelError(f"The model does not run on an input of shape {shapes}: {e}") from e
@@ -120,7 +124,9 @@ class _Lists:
         for training in (False, True):
             try:
                 found.append(tuple(listing(self.model, example, training=training, hollow=self.hollow).operations))
-            except Exception:  # whatever a network may raise: in training mode some want targets
+            except Exception as e:  # whatever a network may raise: in training mode some want targets
+                if is_out_of_memory(e):
+                    raise
                 found.append(())
         return tuple(found) if found[0] else ()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from yoloprune.probing.forward import feed, running
+from yoloprune.torch_internals import BatchNorm
 
 
 def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -25,7 +25,7 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     Raises:
         DataError: If `batches` is empty.
     """
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    layers = [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
     before = [(m, m.momentum, m.num_batches_tracked.clone()) for m in layers]
     try:
         with running(model):

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Example
 from yoloprune.probing.forward import Readers, feed, follow, hooked, preserved, running
 from yoloprune.repair.constants import CutInputs, add_constant, kept, kernel_sum, pads_with_zeros
+from yoloprune.torch_internals import BatchNorm
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _lost(
     lost = {name: CutInputs(keep) for name, keep in plan.keep.items() if keep.inputs is not None and name in modules}
     with running(parent), hooked() as hooks, Readers() as readers:
         hooks += [modules[name].register_forward_pre_hook(inputs, with_kwargs=True) for name, inputs in lost.items()]
-        followers = follow(parent, lost, _BatchNorm, hooks)
+        followers = follow(parent, lost, BatchNorm, hooks)
         if batches is not None:
             feed(parent, batches)
         for example in noise if batches is None else ():

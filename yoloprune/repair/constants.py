@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from yoloprune.planning.plan import Keep, Plan
+from yoloprune.torch_internals import ConvTransposeNd
 
 CONSTANT = 1e-5
 """A channel is constant if its spread is at most this share of its largest absolute value: float32 rounding."""
@@ -37,7 +37,7 @@ class CutInputs:
 
     def contributes(self, module: nn.Module) -> Tensor:
         """Mask of the cut inputs that are not zero throughout and that some weight reads, shape (cut,)."""
-        weight = module.weight.detach().cpu().movedim(0 if isinstance(module, _ConvTransposeNd) else 1, 0).flatten(1)
+        weight = module.weight.detach().cpu().movedim(0 if isinstance(module, ConvTransposeNd) else 1, 0).flatten(1)
         return ((self.low != 0) | (self.high != 0)) & (weight[self.cut] != 0).any(1)
 
     def constant(self) -> Tensor:
@@ -50,14 +50,14 @@ def pads_with_zeros(module: nn.Module) -> bool:
     if isinstance(module, nn.Linear):
         return False
     padded = module.padding == "same" or (module.padding != "valid" and any(module.padding))
-    return isinstance(module, _ConvTransposeNd) or (padded and module.padding_mode == "zeros")
+    return isinstance(module, ConvTransposeNd) or (padded and module.padding_mode == "zeros")
 
 
 def kernel_sum(module: nn.Module) -> Tensor:
     """Output per input that is constant, far from the border, shape (outputs, inputs), float64."""
     weight = module.weight.detach().cpu().double()
     weight = weight.flatten(2) if weight.ndim > 2 else weight[..., None]
-    if isinstance(module, _ConvTransposeNd):  # each output position meets one tap in stride²
+    if isinstance(module, ConvTransposeNd):  # each output position meets one tap in stride²
         return weight.sum(2).T / torch.tensor(module.stride).prod()
     return weight.sum(2)
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, pad
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from yoloprune.errors import DataError
 from yoloprune.planning.plan import Keep, Plan
 from yoloprune.probing.forward import Readers, feed, follow, hooked, running
 from yoloprune.repair.constants import add_constant, kept
+from yoloprune.torch_internals import BatchNorm, padding_of
 
 PIXELS = 128 * 320**2
 """Input pixels that `refit` holds at once, 128 images at 320 or 32 at 640: what bounds its memory."""
@@ -78,8 +78,8 @@ def refit(
     }
     with running(parent), hooked() as hooks, Readers() as readers:
         hooks += [parent.get_submodule(name).register_forward_hook(target) for name, target in targets.items()]
-        followers = follow(parent, targets, _BatchNorm, hooks)
-        norms = [name for name, module in parent.named_modules() if isinstance(module, _BatchNorm)]
+        followers = follow(parent, targets, BatchNorm, hooks)
+        norms = [name for name, module in parent.named_modules() if isinstance(module, BatchNorm)]
         activations = follow(parent, [*targets, *norms], ACTIVATIONS, hooks)
         feed(parent, [images])
     followers = {name: norm for name, norm in followers.items() if name not in readers.others}
@@ -145,7 +145,7 @@ def _rows(module: nn.Module, x: Tensor, positions: tuple[Tensor, ...]) -> Tensor
     if isinstance(module, nn.Linear):
         return x.flatten(0, -2)[positions][None]
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    x = pad(x, module._reversed_padding_repeated_twice, mode)  # torch's own form of it, which knows "same" as well
+    x = pad(x, padding_of(module), mode)  # torch's own form of it, which knows "same" as well
     image, row, column = positions
     (sy, sx), (dy, dx), (height, width) = module.stride, module.dilation, module.kernel_size
     taps = [x[image, :, row * sy + i * dy, column * sx + j * dx] for i in range(height) for j in range(width)]

@@ -76,8 +76,7 @@ NATIVE = Option(
     None,
     NATIVE_ROWS,
     "only widths that a stock model YAML can say, so that stock Ultralytics trains the pruned model as well; not set: "
-    "where that is possible. Blocks whose widths no row of their own says become several rows; tied keeps them in one, "
-    "which ties their widths",
+    "where that is possible. Some blocks become several rows for that; tied keeps each in one, which ties its widths",
     True,
 )
 SELECTION = (ROUND_TO, MIN_WIDTH, MAX_RATIO, KEEP, NATIVE)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from yoloprune.importance import dead_channels, weight_criteria
 from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.torch_internals import multiply_all
 
 SMALLEST = 2.0**-14  # smallest normal number in half precision, the precision of checkpoints
 
@@ -117,9 +118,9 @@ class BatchNormScales:
             factors (list[Tensor]): From `split`.
             biases (bool): Whether the batch-norm biases follow.
         """
-        torch._foreach_mul_([layer.weight for layer in self._layers], factors)
+        multiply_all([layer.weight for layer in self._layers], factors)
         if biases:
-            torch._foreach_mul_([layer.bias for layer in self._layers], factors)
+            multiply_all([layer.bias for layer in self._layers], factors)
 
     def shrink(self, step: float | Tensor, coupled: bool) -> None:
         """Proximal step of `step` times the sum of the norms: each unit loses `step` of its norm, down to exactly zero.

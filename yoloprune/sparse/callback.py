@@ -17,10 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ultralytics.utils.files import increment_path
-
 from yoloprune import files
-from yoloprune.backend import console, run_folders
+from yoloprune.backend import compat, console, run_folders
 from yoloprune.errors import ArgumentError
 from yoloprune.settings.sparse_config import SparseConfig
 from yoloprune.sparse.sparse_run import SparseRun
@@ -178,7 +176,7 @@ def _warn_of_few_steps(trainer: BaseTrainer, run: SparseRun) -> None:
 def _set_aside(best: Path) -> None:
     """Rename the best.pt of a run that was here before (`exist_ok`): an interrupted one seems to have written it."""
     if best.is_file():
-        best.replace(earlier := Path(increment_path(best.with_stem("best-earlier"))))
+        best.replace(earlier := Path(compat.increment_path(best.with_stem("best-earlier"))))
         console.warn(f"sparse: {best} is of an earlier run and now called {earlier.name}")
 
 

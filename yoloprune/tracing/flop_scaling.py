@@ -6,30 +6,26 @@ import math
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from yoloprune.probing.examples import Example
+from yoloprune.torch_internals import DispatchMode, schema_of
 from yoloprune.tracing.operation import COSTED, PRODUCTS
 
 
-class Growth(TorchDispatchMode):
+class Growth(DispatchMode):
     """Work of each costed operation, in the order of execution, without labels."""
 
     def __init__(self) -> None:
         super().__init__()
         self.work: list[float] = []
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # see `Tracer`
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func._schema.name in COSTED:
+        if schema_of(func).name in COSTED:
             tensors = [a for a in args if isinstance(a, Tensor)]
             first = out[0] if isinstance(out, tuple) else out
             self.work.append(
-                float(first.numel() * tensors[0].shape[-1] if func._schema.name in PRODUCTS else first.numel())
+                float(first.numel() * tensors[0].shape[-1] if schema_of(func).name in PRODUCTS else first.numel())
             )
         return out
 

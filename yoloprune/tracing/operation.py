@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from yoloprune.torch_internals import schema_of
 from yoloprune.tracing.trace_state import TraceState
 
 PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm"})
@@ -28,11 +29,11 @@ class Call:
     @property
     def name(self) -> str:
         """Operation name without overload, e.g. `aten::cat`."""
-        return self.func._schema.name
+        return schema_of(self.func).name
 
     def arg(self, name: str, default: Any = None) -> Any:
         """Argument by schema name, whether it was passed by position or keyword."""
-        for i, a in enumerate(self.func._schema.arguments):
+        for i, a in enumerate(schema_of(self.func).arguments):
             if a.name == name:
                 return self.args[i] if i < len(self.args) else self.kwargs.get(name, default)
         return default

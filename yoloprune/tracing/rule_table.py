@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from yoloprune.torch_internals import schema_of
 from yoloprune.tracing.operation import Call
 from yoloprune.tracing.rules_elementwise import (
     anew,
@@ -59,5 +60,5 @@ RULES: dict[str, Callable[[Call], None]] = {
 
 def rule_of(func: Any) -> Callable[[Call], None]:
     """The rule of an operation, `unknown` when there is none."""
-    found = RULES.get(func._schema.name)
+    found = RULES.get(schema_of(func).name)
     return found or (pointwise if torch.Tag.pointwise in func.tags else unknown)

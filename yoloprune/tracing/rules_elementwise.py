@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
+from yoloprune.torch_internals import schema_of, tree_map
 from yoloprune.tracing.labels import Tag
 from yoloprune.tracing.operation import Call
 
@@ -56,7 +56,7 @@ def meet(call: Call, tensors: list[Tensor], ndim: int, zero: Callable[[], bool])
 
 def _zero_at_zero(call: Call) -> bool:
     """Whether an element-wise operation gives zero where cut channels are zero: tried, on zeros in their place."""
-    tr, mutable = call.tracer, call.func._schema.is_mutable
+    tr, mutable = call.tracer, schema_of(call.func).is_mutable
 
     def emptied(value: Any) -> Any:
         if not isinstance(value, Tensor) or (tag := tr.tag(value)) is None or not tag.zero:
@@ -71,7 +71,7 @@ def pointwise(call: Call) -> None:
     """Element-wise: labels that meet are united. In-place results alias labels that others may hold already."""
     if not isinstance(call.out, Tensor):
         return unknown(call)
-    target = call.args[0] if call.func._schema.is_mutable else None
+    target = call.args[0] if schema_of(call.func).is_mutable else None
     if isinstance(target, Tensor) and call.tracer.tag(target) is None:
         return call.freeze(*call.tensors(), why="channels are written into a tensor without channels by")
     return call.tracer.put(call.out, meet(call, call.tensors(), call.out.ndim, partial(_zero_at_zero, call)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from yoloprune.torch_internals import BatchNorm, ConvNd
 from yoloprune.tracing.labels import Tag
 from yoloprune.tracing.operation import Call
 from yoloprune.tracing.rules_shape import move
@@ -14,7 +15,7 @@ def convolution(call: Call) -> None:
     x, weight = call.args[0], call.args[1]
     transposed, groups = bool(call.arg("transposed", False)), int(call.arg("groups", 1))
     tr, tag = call.tracer, call.tracer.tag(x)
-    name = tr.owner(weight, nn.modules.conv._ConvNd)
+    name = tr.owner(weight, ConvNd)
     if name is None or tr.modules[name].transposed != transposed:
         return call.freeze(*call.tensors(), why="computed weights of")
     c_in, c_out = x.shape[1], call.out.shape[1]
@@ -41,7 +42,7 @@ def convolution(call: Call) -> None:
 def batch_norm(call: Call) -> None:
     """Per-channel scale and shift: the parameters follow the channels."""
     x, tr = call.args[0], call.tracer
-    layers = (tr.owner(t, nn.modules.batchnorm._BatchNorm) for t in call.tensors()[1:])
+    layers = (tr.owner(t, BatchNorm) for t in call.tensors()[1:])
     name = next(filter(None, layers), None)
     tag = tr.tag(x)
     incoming = tag.vector(1) if tag else None

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
+from yoloprune.torch_internals import FunctionMode, tree_leaves
 from yoloprune.tracing.labels import LabelBook, Tag
 from yoloprune.tracing.trace_state import TraceState
 
@@ -96,7 +95,7 @@ for _name in ("lt", "le", "eq", "ne", "gt", "ge"):
     setattr(Width, f"__{_name}__", _comparison(f"__{_name}__"))
 
 
-class Sizes(TorchFunctionMode):
+class Sizes(FunctionMode):
     """Hands out widths instead of plain sizes, and reads them back where tensors are reshaped, split or made."""
 
     # by what a function does with the sizes it is given

@@ -21,6 +21,7 @@ from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.examples import Example, Probe, modes
 from yoloprune.probing.forward import preserved, running
 from yoloprune.probing.outputs import Leaf, leaves
+from yoloprune.torch_internals import is_out_of_memory
 from yoloprune.tracing import graph_builder
 from yoloprune.tracing.flop_scaling import growths
 from yoloprune.tracing.symbolic_sizes import Sizes, Width
@@ -69,10 +70,13 @@ def trace(
     with _one_thread():
         try:
             with preserved(model), running(model, training=False):
-                tracer = Tracer(model, frozen or {}, growths(model, first, area))
-                tracer.handing_on = frozenset(handing_on)
+                growth = growths(model, first, area)
         except Exception as e:  # whatever a network may raise
+            if is_out_of_memory(e):
+                raise
             raise ModelError(f"The model does not run on an input of shape {first.shapes}: {e}") from e
+        tracer = Tracer(model, frozen or {}, growth)
+        tracer.handing_on = frozenset(handing_on)
         ways = [(one, training) for one in probe.examples for training in modes(model, one)]
         results = [_follow(tracer, sized, one, training, probe.frames) for one, training in ways]
         if tracer.overhear(tracer.unreached()):

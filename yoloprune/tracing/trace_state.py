@@ -8,14 +8,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils.weak import WeakIdKeyDictionary
 
 from yoloprune.probing.outputs import tensors
+from yoloprune.torch_internals import (
+    BatchNorm,
+    ConvNd,
+    WeakIdKeyDictionary,
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 from yoloprune.tracing.labels import LabelBook, Tag
 from yoloprune.tracing.unreached import holders
 
-LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
+LAYERS = (ConvNd, nn.Linear, BatchNorm)
 SLICED = frozenset({"weight", "bias", "running_mean", "running_var"})
 """Modules that a cut slices, and which of their tensors; all other parameters are loose."""
 

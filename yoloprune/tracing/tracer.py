@@ -6,37 +6,35 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from yoloprune.errors import ModelError
+from yoloprune.torch_internals import DispatchMode, is_out_of_memory, schema_of
 from yoloprune.tracing.operation import COSTED, Call
 from yoloprune.tracing.rule_table import rule_of
 from yoloprune.tracing.rules_layers import batch_norm
 from yoloprune.tracing.trace_state import TraceState
 
 
-class Tracer(TraceState, TorchDispatchMode):
+class Tracer(TraceState, DispatchMode):
     """The state of a trace that the operations of a running model bring up to date."""
 
     def __init__(self, model: nn.Module, frozen: Mapping[str, str], growth: list[float]) -> None:
-        TorchDispatchMode.__init__(self)
+        DispatchMode.__init__(self)
         TraceState.__init__(self, model, frozen, growth)
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # or the first use of a mode imports the compiler: seconds
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        self.worked += func._schema.name in COSTED
+        self.worked += schema_of(func).name in COSTED
         call, rule = Call(self, func, args, kwargs, out), rule_of(func)
         self.saw(call.tensors())
         if rule is not batch_norm:
             self.read_bare(call.tensors())
         try:
             rule(call)
-        except Exception as e:
+        except Exception as e:  # a rule runs operations anew, and meets forms of them that torch may add; no fallback
+            if is_out_of_memory(e):
+                raise
             raise ModelError(f"The trace cannot follow {call.name.removeprefix('aten::')} in {self.where}: {e}") from e
         self.hold(self.where, (args, kwargs, out))
         return out

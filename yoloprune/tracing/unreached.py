@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from yoloprune.torch_internals import CHILDREN
+
 GENERIC = frozenset(
-    {"getattr", "vars", "__dict__", "_modules", "get_submodule"}
+    {"getattr", "vars", "__dict__", CHILDREN, "get_submodule"}
     | {"children", "named_children", "modules", "named_modules"}
 )
 """Names in code that may lead to any child."""

@@ -1,0 +1,88 @@
+"""Names of torch that are not public, each under a public name of ours: one place to mend when torch moves them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.modules.conv import _ConvNd as ConvNd
+from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeNd
+from torch.nn.modules.dropout import _DropoutNd as Dropout
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode as FunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import WeakIdKeyDictionary
+
+__all__ = [
+    "CHILDREN",
+    "BatchNorm",
+    "ConvNd",
+    "ConvTransposeNd",
+    "DispatchMode",
+    "Dropout",
+    "FunctionMode",
+    "WeakIdKeyDictionary",
+    "is_out_of_memory",
+    "multiply_all",
+    "padding_of",
+    "register_module_forward_hook",
+    "register_module_forward_pre_hook",
+    "schema_of",
+    "tree_leaves",
+    "tree_map",
+    "version_of",
+]
+
+CHILDREN = "_modules"
+"""Attribute of a module that holds its children by name."""
+
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+"""What a RuntimeError says that stands for a shortage: of a GPU's or a library's allocator, of the CPU's."""
+
+
+class DispatchMode(TorchDispatchMode):
+    """Base of modes that see every ATen operation; the first use of one does not import the compiler, which takes
+    seconds.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+def schema_of(func: Any) -> torch.FunctionSchema:
+    """Schema of an ATen operation as a dispatch mode gets it: its name, overload, arguments, whether it mutates."""
+    return func._schema
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor was changed in place, by whatever name it is known."""
+    return tensor._version
+
+
+def padding_of(conv: nn.Module) -> list[int]:
+    """Padding of a convolution as `functional.pad` takes it; of "same" as well."""
+    return list(conv._reversed_padding_repeated_twice)
+
+
+def multiply_all(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
+    """Multiply tensors in place, all in one call."""
+    torch._foreach_mul_(list(tensors), list(factors))
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or the one that it was raised from, is a shortage of memory and says nothing about a network.
+
+    Args:
+        error (BaseException | None): As it was caught.
+    """
+    if error is None:
+        return False
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):  # the second is `torch.OutOfMemoryError` as well
+        return True
+    said = str(error).lower() if isinstance(error, RuntimeError) else ""
+    return any(words in said for words in NO_MEMORY) or is_out_of_memory(error.__cause__)
