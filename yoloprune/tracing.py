@@ -83,6 +83,8 @@ def trace(
             leaf.value.number()
         elif not outputs and isinstance(leaf.value, Tensor) and (tag := tracer.tag(leaf.value)) is not None:
             tracer.book.freeze(tag.labels, "network output")
+    if not outputs:
+        tracer.keep_ends()
     tracer.keep(keep or {})
     return grouping.build(model, tracer.book, tracer.axes, tracer.costs, tracer.unknown)
 
@@ -132,6 +134,7 @@ def _follow(
         for _ in range(frames):
             found += leaves(example(tracer.model))
             tracer.counting = False  # FLOPs are those of plain inference, the first pass
+        tracer.end_pass()
     return found
 
 
