@@ -7,15 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
 from yoloprune.labels import LabelBook, Tag
+from yoloprune.loose_ends import LooseEnds
 from yoloprune.outputs import tensors
-from yoloprune.unreached import holders
+from yoloprune.unreached import holders, unread
 
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
 SLICED = frozenset({"weight", "bias", "running_mean", "running_var"})
@@ -50,11 +49,7 @@ class TraceState:
         self.where, self.counting = "", True
         self.entered: set[str] = set()
         self._seen: set[int] = set()  # parameters and buffers by identity
-        self._ends: dict[int, tuple[Tag, StorageWeakRef]] = {}  # tensors that no operation has read yet, by number
-        self._ended: WeakIdKeyDictionary = WeakIdKeyDictionary()  # that number
-        self._made = 0
-        self._left: list[Tensor] = []  # labels of those that outlived a pass
-        self._unread: list[Tensor] = []  # and of all
+        self.ends = LooseEnds()
         self._overheard: dict[str, str] = {}  # modules in whose own code all channels stay, and why
         self.handing_on: frozenset[str] = frozenset()  # modules whose output channels get an axis of their own
         self._frozen, self._growth, self.worked = frozen, growth, 0
@@ -104,19 +99,11 @@ class TraceState:
         """An operation read these."""
         for tensor in read:
             self._seen.add(id(tensor))
-            if (number := self._ended.pop(tensor, None)) is not None:
-                self._ends.pop(number, None)
+            self.ends.read(tensor)
 
     def unreached(self) -> list[str]:
-        """Modules with weights that no pass ran, and whose weights nothing else read."""
-        return [
-            name
-            for name, module in self.modules.items()
-            if name not in self.entered
-            and not isinstance(module, (nn.Embedding, nn.ParameterList, nn.ParameterDict))  # not fed with channels
-            and (own := list(module.parameters(recurse=False)))
-            and self._seen.isdisjoint(map(id, own))
-        ]
+        """Modules with weights that no pass ran, and loose parameters and buffers that nothing read."""
+        return unread(self.modules, self.entered, self._seen, LAYERS)
 
     def overhear(self, unreached: Iterable[str]) -> bool:
         """Hold, from now on, all channels that the modules see which might run these; False if there are none."""
@@ -154,8 +141,7 @@ class TraceState:
             self._tags.pop(tensor, None)
             return
         self._tags[tensor] = tag
-        self._made += 1
-        self._ended[tensor], self._ends[self._made] = self._made, (tag, StorageWeakRef(tensor.untyped_storage()))
+        self.ends.made(tensor, tag.labels)
         rows = tag.rows()
         if len(rows) > 1:
             self.book.tie(list(rows))
@@ -215,32 +201,6 @@ class TraceState:
                 self.book.freeze(labels, f"weights of {module} are used outside it")
             elif side == "outputs" and module in keep:
                 self.book.freeze(labels, keep[module])
-
-    def end_pass(self) -> None:
-        """Note which tensors that nothing has read outlive a pass; call it while its outputs live."""
-        self._left += [tag.labels for tag, storage in self._ends.values() if not storage.expired()]
-        self._unread += [tag.labels for tag, _ in self._ends.values()]
-        self._ends.clear()
-
-    def keep_ends(self) -> None:
-        """Freeze the channels that no layer reads and that leave the network on a way that the trace does not see.
-
-        A tensor may stay as an attribute, or go out in an object of any kind; a layer may run for nothing on the
-        example. What is left over of a tensor that was split is no output.
-        """
-        roots = self.book.roots()
-        read = np.zeros(len(roots), dtype=bool)
-        for (_, side), labels in self.axes.items():
-            if side == "inputs":
-                read[roots[labels.numpy()]] = True
-        idle = np.zeros(len(roots), dtype=bool)
-        for (_, side), labels in self.axes.items():
-            if side == "outputs" and not read[own := roots[labels.numpy()]].any():
-                idle[own] = True
-        for ends, among in ((self._left, ~read), (self._unread, idle)):
-            for labels in ends:
-                flat = labels.flatten()
-                self.book.freeze(flat[among[roots[flat.numpy()]]], "no layer reads it, so it may be an output")
 
     def flops(self, factor: float, *axes: tuple[str, str]) -> None:
         """Record work in the running pass: `factor` times the widths of the axes, at the example's size."""
