@@ -32,6 +32,7 @@ __all__ = [
     "register_module_forward_hook",
     "register_module_forward_pre_hook",
     "schema_of",
+    "storage_key",
     "tree_leaves",
     "tree_map",
     "version_of",
@@ -57,6 +58,11 @@ class DispatchMode(TorchDispatchMode):
 def schema_of(func: Any) -> torch.FunctionSchema:
     """Schema of an ATen operation as a dispatch mode gets it: its name, overload, arguments, whether it mutates."""
     return func._schema
+
+
+def storage_key(storage: Any) -> int:
+    """What tells storages apart, whichever object stands for one."""
+    return storage._cdata
 
 
 def version_of(tensor: Tensor) -> int:

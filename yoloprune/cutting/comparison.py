@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from yoloprune.cutting.equivalence import apart, errors, says_something
 from yoloprune.cutting.pair import ADVICE, Pair, mode_name
 from yoloprune.errors import VerifyError
 from yoloprune.planning.plan import Plan
-from yoloprune.probing.examples import Example, Probe, Run, modes, run
+from yoloprune.probing.examples import DRAWS, Example, Probe, Run, modes, run
 from yoloprune.torch_internals import is_out_of_memory
 
 TOLERANCE = 1e-4
@@ -95,20 +96,33 @@ def compare(
     """
     pair = Pair(parent, model, plan, example, training, frames, outputs)
     wanted, got = pair.run()
+    if not wanted.drawn:
+        return _judged(pair, wanted, got, tolerance)
+    drawn = [pair.drawing(seed) for seed in range(DRAWS)]
+    return joined([_judged(one, *one.run(), tolerance) for one in drawn])
+
+
+def joined(looks: Sequence[Look]) -> Look:
+    """Several looks at the same outputs as one."""
+    told = frozenset().union(*(look.told for look in looks))
+    mute = frozenset().union(*(look.mute for look in looks)) - told
+    random = frozenset().union(*(look.random for look in looks)) - told
+    return Look(max(look.error for look in looks), told, mute - random, random)
+
+
+def _judged(pair: Pair, wanted: Run, got: Run, tolerance: float) -> Look:
+    """Compare what came out of both."""
     found = errors(wanted.leaves, got.leaves)
-    random: set[str] = set()
-    if wrong := {path for path, error in found.items() if not error <= tolerance}:
-        if wanted.drawn:
-            again = errors(wanted.leaves, pair.fitting(pair.masked_run(seed=1)).leaves)
-            random = {path for path in wrong if again.get(path, 0.0) > tolerance}
-            if random and not training:
-                raise VerifyError(f"{_output(random)} is drawn at random in evaluation mode, which proves nothing.")
-        if doubtful := wrong - random:
-            large = {path for path in doubtful if not found[path] <= PLAUSIBLE}
-            noise = pair.noise(wanted) if large else {}
-            if any(not found[path] <= EXPLAINED * noise.get(path, 0.0) for path in large):
-                raise VerifyError(_difference(wanted, got, found, doubtful, training))
-            found |= _decided(pair, doubtful, found)
+    wrong = {path for path, error in found.items() if not error <= tolerance}
+    random = pair.is_random(wanted, got, wrong) if wrong else set()
+    if random and not pair.training:
+        raise VerifyError(f"{_output(random)} is drawn at random in evaluation mode, which proves nothing.")
+    if doubtful := wrong - random:
+        large = {path for path in doubtful if not found[path] <= PLAUSIBLE}
+        noise = pair.noise(wanted) if large else {}
+        if any(not found[path] <= EXPLAINED * noise.get(path, 0.0) for path in large):
+            raise VerifyError(_difference(wanted, got, found, doubtful, pair.training))
+        found |= _decided(pair, doubtful, found)
     compared = {path: error for path, error in found.items() if path not in random}
     values = dict(wanted.leaves)
     told = frozenset(path for path in compared if says_something(values[path]))
@@ -122,9 +136,8 @@ def _decided(pair: Pair, doubtful: set[str], before: dict[str, float]) -> dict[s
         VerifyError: If one of them is too large there as well, or the network does not run so.
     """
     try:
-        wanted, got = pair.in_float64().run()
-    except VerifyError:
-        raise
+        precise = pair.in_float64()
+        wanted, got = precise.run()
     except Exception as e:  # whatever a network may raise that does not run in float64
         if is_out_of_memory(e):
             raise

@@ -17,6 +17,7 @@ from yoloprune.errors import VerifyError
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Example, Run, run
 from yoloprune.probing.forward import hooked
+from yoloprune.probing.operations import listing
 from yoloprune.probing.outputs import Leaf
 from yoloprune.torch_internals import is_out_of_memory, tree_map
 
@@ -31,7 +32,13 @@ ADVICE = (
 
 @dataclass(frozen=True)
 class Pair:
-    """The two networks of a comparison and how they are run."""
+    """The two networks of a comparison and how they are run.
+
+    Attributes:
+        seed (int): Of the random numbers.
+        level (bool): Whether all numbers of one draw are the same one, so that channels of other numbers get the same.
+        kept (dict): By output, the dimension along which it lost channels, and which are left.
+    """
 
     parent: nn.Module
     model: nn.Module
@@ -40,13 +47,15 @@ class Pair:
     training: bool
     frames: int
     outputs: bool
+    seed: int = 0
+    level: bool = False
     kept: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
 
     def run(self) -> tuple[Run, Run]:
         """What the masked parent gives, without the channels that an output lost, and what the cut model gives."""
         wanted = self.masked_run()
         try:
-            got = run(self.model, self.example, self.training, frames=self.frames)
+            got = self._run(self.model)
         except Exception as e:  # whatever a network may raise when a width it counts on has changed
             if is_out_of_memory(e):
                 raise
@@ -57,9 +66,25 @@ class Pair:
             self._find_kept(wanted, got)
         return self.fitting(wanted), got
 
-    def masked_run(self, written: float = 0.0, seed: int = 0) -> Run:
+    def masked_run(self, written: float = 0.0) -> Run:
+        """What the masked parent gives."""
         with masked(self.parent, self.plan, written):
-            return run(self.parent, self.example, self.training, frames=self.frames, seed=seed)
+            return self._run(self.parent)
+
+    def _run(self, model: nn.Module) -> Run:
+        how = {"frames": self.frames, "seed": self.seed, "level": self.level}
+        return run(model, self.example, self.training, **how)
+
+    def drawing(self, seed: int) -> Pair:
+        """The same with level random numbers of another seed."""
+        return replace(self, seed=seed, level=True)
+
+    def is_random(self, wanted: Run, got: Run, paths: set[str]) -> set[str]:
+        """Outputs that differ because the two networks had to draw different numbers."""
+        if not wanted.drawn or wanted.draws == got.draws:
+            return set()
+        again = errors(wanted.leaves, self.fitting(replace(self, seed=self.seed + 1).masked_run()).leaves)
+        return {path for path in paths if again.get(path, 0.0) > 0.0}
 
     def _find_kept(self, wanted: Run, got: Run) -> None:
         """Find out which channels the outputs lost that are narrower than the parent's."""
@@ -79,7 +104,7 @@ class Pair:
         leaves = dict(wanted.leaves)
         for path, (dim, rows) in self.kept.items():
             leaves[path] = leaves[path].index_select(dim, torch.tensor(rows, device=leaves[path].device))
-        return Run([Leaf(path, value) for path, value in leaves.items()], wanted.drawn)
+        return replace(wanted, leaves=[Leaf(path, value) for path, value in leaves.items()])
 
     def noise(self, wanted: Run) -> dict[str, float]:
         """By output, the largest error that rounding makes in the masked parent."""
@@ -92,9 +117,20 @@ class Pair:
         return worst
 
     def in_float64(self) -> Pair:
-        """Copies in float64, where rounding errors are too small to reorder anything."""
+        """Copies in float64, where rounding errors are too small to reorder anything.
+
+        Raises:
+            VerifyError: If the parent does something else there than in its own precision.
+        """
         parent, model = (copy.deepcopy(m).double() for m in (self.parent, self.model))
-        return replace(self, parent=parent, model=model, example=self.example.cast(Tensor.double), kept={})
+        precise = replace(self, parent=parent, model=model, example=self.example.cast(Tensor.double), kept={})
+        if self._operations() != precise._operations():
+            raise VerifyError("the network does something else there")
+        return precise
+
+    def _operations(self) -> list[tuple[Any, ...]]:
+        found = listing(self.parent, self.example, training=self.training)
+        return [*(o for o in found.operations if o[0] != "aten::_to_copy"), *filter(None, found.numbers)]
 
 
 def mode_name(training: bool) -> str:

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.probing.forward import preserved, running
-from yoloprune.probing.outputs import Leaf, leaves, plain
-from yoloprune.torch_internals import DispatchMode, is_out_of_memory, tree_map
+from yoloprune.probing.outputs import Leaf, leaves, plain, tensors
+from yoloprune.torch_internals import DispatchMode, is_out_of_memory, schema_of, tree_map
+
+DRAWS = 8
+"""With so many seeds a network is run that draws random numbers: a branch that it takes every other time is taken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +71,7 @@ class Probe:
         proving (tuple[Example, ...]): Those on which a cut is proved.
         asked (tuple[Example, ...]): Of the size that was asked for, where that is another; a cut has to run on them.
         affordable (bool): Whether the first of these is small enough to prove a cut on it as well.
-        frames (int): How often in a row each is run: 2 where a network remembers something of the first time.
+        frames (int): How often in a row each is run: 2 at least where a network remembers something.
     """
 
     examples: tuple[Example, ...]
@@ -104,55 +107,70 @@ class Run:
     Attributes:
         leaves (list[Leaf]): All that came out, tensors copied, of all frames.
         drawn (bool): Whether random numbers were drawn.
+        draws (tuple): What was drawn beside level ones; two runs in which it is equal drew the same numbers.
     """
 
     leaves: list[Leaf]
     drawn: bool
+    draws: tuple[Any, ...] = ()
 
 
-def run(model: nn.Module, example: Example, training: bool, *, frames: int = 1, seed: int = 0) -> Run:
+def run(
+    model: nn.Module, example: Example, training: bool, *, frames: int = 1, seed: int = 0, level: bool = False
+) -> Run:
     """Run a network without leaving a trace of it; the k-th draw of random numbers depends on `seed` and k alone.
 
-    So networks of other widths draw the same numbers, as long as they ask for as many.
+    Networks of other widths draw the same numbers as long as they ask for as many. With `level` all numbers of one draw
+    are the same one, and they need not.
     """
     outputs: list[Leaf] = []
-    with preserved(model), running(model, training), _seeded(seed) as draws:
+    with preserved(model), running(model, training), seeded(seed, level) as drawn:
         for frame in range(frames):
             for path, value in leaves(example(model)):
                 value = plain(value) if isinstance(value, Tensor) else value  # before a buffer gets its old values back
                 outputs.append(Leaf(f"{path} of frame {frame + 1}" if frames > 1 else path, value))
-    return Run(outputs, draws())
+    return Run(outputs, *drawn)
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[Callable[[], bool]]:
-    """Own random numbers for all three generators, and a function that tells whether some were drawn."""
+def seeded(seed: int, level: bool = False) -> Iterator[list[Any]]:
+    """Own random numbers for all three generators; the list says in the end whether some were drawn, and which."""
     python, numpy = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices), _Draws(seed) as draws:
+    told: list[Any] = []
+    with torch.random.fork_rng(devices), _Draws(seed, level) as draws:
         random.seed(seed)
         np.random.seed(seed)
-        before = (random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2])
-
-        def drawn() -> bool:
-            now = np.random.get_state()
-            return bool(draws.count) or draws.moved() or (random.getstate(), now[1].tobytes(), now[2]) != before
-
-        asked: list[bool] = []
+        before = _others()
         try:
-            yield lambda: asked[0]
+            yield told
         finally:
-            asked.append(drawn())
+            told += [bool(draws.count) or draws.moved() or _others() != before, (*draws.uneven, _others())]
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+def _others() -> tuple[Any, ...]:
+    """State of the generators outside torch."""
+    numpy = np.random.get_state()
+    return random.getstate(), numpy[1].tobytes(), numpy[2]
+
+
+DISTRIBUTIONS = ("uniform", "normal", "bernoulli", "exponential", "log_normal", "geometric", "random")
+LEVELLED = frozenset(
+    [f"aten::{name}{ending}" for name in DISTRIBUTIONS for ending in ("", "_")]
+    + [f"aten::{name}{ending}" for name in ("rand", "randn", "randint") for ending in ("", "_like")]
+)
+"""Operations that draw many numbers of one kind; others draw an order, or change tensors on the way."""
 
 
 class _Draws(DispatchMode):
     """Seeds torch's generators anew before every operation that draws from them."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, level: bool) -> None:
         super().__init__()
-        self.seed, self.count = seed, 0
+        self.seed, self.level, self.count = seed, level, 0
+        self.uneven: list[tuple[str, tuple[int, ...]]] = []  # operations that cannot be levelled, and their shapes
         torch.manual_seed(seed)
         self.before = torch.get_rng_state()
 
@@ -161,7 +179,13 @@ class _Draws(DispatchMode):
         return not self.count and not torch.equal(self.before, torch.get_rng_state())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            self.count += 1
-            torch.manual_seed(self.seed * 10007 + self.count)
-        return func(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **(kwargs or {}))
+        self.count += 1
+        torch.manual_seed(self.seed * 10007 + self.count)
+        out = func(*args, **(kwargs or {}))
+        if not self.level or schema_of(func).name not in LEVELLED:
+            self.uneven.append((schema_of(func).name, *(tuple(t.shape) for t in tensors(out))))
+        elif out.numel() > 1:
+            out.fill_(out.flatten()[0])
+        return out

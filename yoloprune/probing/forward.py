@@ -89,6 +89,11 @@ def state_of(model: nn.Module) -> list[tuple[Any, ...]]:
     ]
 
 
+def held_tensors(model: nn.Module) -> list[Tensor]:
+    """Buffers, and tensors among the attributes of all modules and in their lists and dicts; no parameters."""
+    return [v for v in _found(model) if isinstance(v, Tensor)]
+
+
 def _items(container: Any) -> Iterable[Any]:
     return container.values() if isinstance(container, dict) else container
 

@@ -7,13 +7,14 @@ so that 640 pixels cost no more than 64.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from yoloprune.probing.examples import Example
+from yoloprune.probing.examples import Example, seeded
 from yoloprune.probing.forward import preserved, running
 from yoloprune.torch_internals import DispatchMode, register_module_forward_pre_hook, schema_of
 
@@ -26,25 +27,26 @@ class Listing:
     """What one pass did.
 
     Attributes:
-        operations (list): Modules entered and operations run, with the numbers that were given to them beside tensors;
-            sizes are none of these.
+        operations (list): Modules entered and operations run, with their options.
+        numbers (list): What was added or multiplied in Python, which may depend on the image size.
         flops (float): Of its convolutions and products.
     """
 
     operations: list[tuple[Any, ...]]
+    numbers: list[tuple[float, ...]]
     flops: float
 
 
 def listing(model: nn.Module, example: Example, *, training: bool, hollow: bool = False) -> Listing:
-    """List what one pass does, `hollow` without the work; raises what the network raises."""
-    with preserved(model), running(model, training):
+    """List what one pass does, `hollow` without the work, always with the same draws; raises what the model raises."""
+    with preserved(model), running(model, training), seeded(0):
         return list_pass(model, example, hollow)
 
 
-def list_pass(model: nn.Module, example: Example, hollow: bool = False) -> Listing:
-    """The same in the mode in which the network is, without putting anything back."""
+def list_pass(model: nn.Module, example: Example, hollow: bool = False, within: Any = None) -> Listing:
+    """The same in the mode in which the network is, without putting anything back; perhaps within another mode."""
     names = {module: name for name, module in model.named_modules()}
-    with _Lister(hollow) as mode:
+    with _Lister(hollow) as mode, within or nullcontext():
         hook = register_module_forward_pre_hook(lambda module, _: mode.found.operations.append((names.get(module),)))
         try:
             example(model)
@@ -58,7 +60,7 @@ class _Lister(DispatchMode):
 
     def __init__(self, hollow: bool) -> None:
         super().__init__()
-        self.hollow, self.found = hollow, Listing([], 0.0)
+        self.hollow, self.found = hollow, Listing([], [], 0.0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -67,10 +69,13 @@ class _Lister(DispatchMode):
         schema = schema_of(func)
         taken = [a for a in args if isinstance(a, Tensor)]
         if (name := LAYOUT.get(schema.name, schema.name)) is not None:
-            given = zip(args, schema.arguments, strict=False)
-            numbers = [a for a, of in given if isinstance(a, int | float) and str(of.type) in {"number", "float"}]
+            given = [
+                (a, str(of.type)) for a, of in zip(args, schema.arguments, strict=False) if isinstance(a, int | float)
+            ]
+            options = [a for a, kind in given if kind in {"number", "float"}]
             # what is made of no tensor is as long as the image, e.g. the coordinates of a grid
-            self.found.operations.append((name, schema.overload_name, *(numbers if taken else ())))
+            self.found.operations.append((name, schema.overload_name, *(options if taken else ())))
+            self.found.numbers.append(tuple(a for a, kind in given if kind == "Tensor"))
         if schema.name in CONVOLUTIONS:
             self.found.flops += 2.0 * out.numel() * args[1].shape[1:].numel()
         elif schema.name in PRODUCTS:

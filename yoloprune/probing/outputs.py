@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -26,8 +27,13 @@ class Leaf(NamedTuple):
     value: Any
 
 
-ATOMS = (bool, int, float, complex, str, bytes, type(None), Enum, torch.dtype, torch.device, type)
+ATOMS = (bool, int, float, complex, str, bytes, range, slice, type(None), Enum, torch.dtype, torch.device, type)
 """Values that are compared as they are."""
+
+CONTAINERS = (Mapping, list, tuple, set, frozenset, deque)
+
+LONG = 16
+"""So many numbers in a list are one leaf, a tensor: a path for each takes longer than the network."""
 
 
 def leaves(output: Any) -> list[Leaf]:
@@ -54,25 +60,46 @@ def _walk(value: Any, path: str, above: set[int]) -> Iterator[Leaf]:
         yield Leaf(path, value)
         if isinstance(value, Tensor) and type(value) is not Tensor and vars(value):  # what a subclass carries along
             yield from _children({k: v for k, v in vars(value).items() if isinstance(v, Tensor)}, path, above, ".")
-    elif id(value) in above:  # an object that holds itself
         return
-    elif isinstance(value, Mapping):
-        yield from _children(value, path, above | {id(value)}, "[]")
-    elif hasattr(value, "_fields") or isinstance(value, list | tuple):
-        yield from _children(dict(enumerate(value)), path, above | {id(value)}, "[]")
-    elif isinstance(value, Iterator) or (hasattr(value, "__len__") and hasattr(value, "__iter__")):
-        try:
-            listed = list(value)
-        except Exception as e:  # of a user's own class, whatever it raises
-            if is_out_of_memory(e):
-                raise
+    if id(value) in above:  # an object that holds itself
+        return
+    above = above | {id(value)}
+    held = _attributes(value)
+    if held is None or isinstance(value, CONTAINERS):
+        items = _items(value)
+        if items is None and not held:
             yield Leaf(path, value)
+        elif (numbers := _numbers(items)) is not None:
+            yield Leaf(path, numbers)
         else:
-            yield from _children(dict(enumerate(listed)), path, above | {id(value)}, "[]")
-    elif (held := _attributes(value)) is not None:
-        yield from _children(held, path, above | {id(value)}, ".")
-    else:
-        yield Leaf(path, value)
+            yield from _children(items or {}, path, above, "[]")
+        among = {id(child) for child in (items or {}).values()}
+        held = {key: child for key, child in (held or {}).items() if id(child) not in among}  # ModelOutput has both
+    yield from _children(held, path, above, ".")
+
+
+def _items(value: Any) -> Mapping[Any, Any] | None:
+    """What a value contains; None if it is no container, or does not say."""
+    if isinstance(value, Mapping):
+        return value
+    if not isinstance(value, Iterator) and not (hasattr(value, "__len__") and hasattr(value, "__iter__")):
+        return None
+    try:
+        return dict(enumerate(value))
+    except Exception as e:  # of a user's own class, whatever it raises
+        if is_out_of_memory(e):
+            raise
+        return None
+
+
+def _numbers(items: Mapping[Any, Any] | None) -> Tensor | None:
+    """Many numbers of one kind as a tensor."""
+    if items is None or len(items) < LONG or {type(v) for v in items.values()} not in ({bool}, {int}, {float}):
+        return None
+    try:
+        return torch.tensor(list(items.values()))
+    except (RuntimeError, OverflowError):  # an integer beyond 64 bits
+        return None
 
 
 def _children(held: Mapping[Any, Any], path: str, above: set[int], how: str) -> Iterator[Leaf]:
@@ -82,13 +109,11 @@ def _children(held: Mapping[Any, Any], path: str, above: set[int], how: str) -> 
 
 def _attributes(value: Any) -> dict[str, Any] | None:
     """What an object holds; None for functions, networks and whatever keeps its values out of sight."""
-    if callable(value) and not is_dataclass(value):
-        return None
-    if isinstance(value, nn.Module):
+    if isinstance(value, nn.Module | Iterator) or (callable(value) and not is_dataclass(value)):
         return None
     if is_dataclass(value):
         return {f.name: getattr(value, f.name, None) for f in fields(value)} | getattr(value, "__dict__", {})
-    slots = [name for c in type(value).__mro__ for name in _listed(getattr(c, "__slots__", ()))]
+    slots = [_mangled(name, c) for c in type(value).__mro__ for name in _listed(getattr(c, "__slots__", ()))]
     held = {name: getattr(value, name) for name in slots if not name.startswith("__") and hasattr(value, name)}
     held |= getattr(value, "__dict__", {})
     return held or None
@@ -96,6 +121,12 @@ def _attributes(value: Any) -> dict[str, Any] | None:
 
 def _listed(names: Any) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _mangled(name: str, owner: type) -> str:
+    """How a private name is called outside its class."""
+    private = name.startswith("__") and not name.endswith("__")
+    return f"_{owner.__name__.lstrip('_')}{name}" if private else name
 
 
 def plain(tensor: Tensor) -> Tensor:

@@ -15,14 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.errors import ModelError
+from yoloprune.probing.descent import Descendants
 from yoloprune.probing.examples import Example, Probe
-from yoloprune.probing.forward import preserved, running, state_of
+from yoloprune.probing.forward import held_tensors, preserved, running, state_of
 from yoloprune.probing.operations import list_pass, listing
 from yoloprune.probing.outputs import tensors
 from yoloprune.torch_internals import is_out_of_memory, tree_map
 
 PROVED = 12e9
 """FLOPs of one pass up to which a cut is proved at the size that is asked for as well: 0.1 s on two cores."""
+
+
+LONGEST_MEMORY = 8
+"""So many images in a row are looked at for one with which a network that remembers does something else."""
 
 
 def survey(
@@ -52,12 +57,12 @@ def survey(
     one = next(e for e in candidates if e is large or lists.of(e) == wanted)
     size = sizes[sizes.index(at) + candidates.index(one)]
     two = make(size, 2)
-    alike = lists.of(two) == lists.of(one)
+    alike = lists.of(two) == lists.of(one) and lists.numbers(two) == lists.numbers(one)
     return Probe(
         examples=(one, *(() if alike else (two,)), *also),
         proving=(*(() if alike else (one,)), two, *also),
         asked=(large, make(asked, 2)) if size < asked else (),
-        affordable=work <= PROVED,
+        affordable=work <= PROVED or lists.numbers(large) != lists.numbers(one),
         frames=lists.frames(one),
     )
 
@@ -83,9 +88,11 @@ def survey_around(model: nn.Module, examples: tuple[Example, ...]) -> Probe:
                 raise
             raise ModelError(f"The model does not run on an input of shape {example.shapes}: {e}") from e
     other, lists = _other_batch(examples[0]), _Lists(model, examples[0])
-    if other is not None and (ran := lists.of(other)) and ran != lists.of(examples[0]):
-        examples = (*examples, other)
-    return Probe(examples, examples, frames=lists.frames(examples[0]))
+    proving = examples
+    if other is not None and (ran := lists.of(other)):
+        alike = ran == lists.of(examples[0]) and lists.numbers(other) == lists.numbers(examples[0])
+        examples, proving = examples if alike else (*examples, other), (*examples, other)
+    return Probe(examples, proving, frames=lists.frames(examples[0]))
 
 
 def _first_to_run(model: nn.Module, make: Callable[[int, int], Example], sizes: list[int]) -> tuple[int, float]:
@@ -115,6 +122,13 @@ class _Lists:
 
     def of(self, example: Example) -> tuple[Any, ...]:
         """Operations in evaluation and in training mode, the latter empty where it wants targets; () if it fails."""
+        return self._listed(example)[0]
+
+    def numbers(self, example: Example) -> tuple[Any, ...]:
+        """The numbers in them, which may depend on the size of the images."""
+        return self._listed(example)[1]
+
+    def _listed(self, example: Example) -> tuple[Any, ...]:
         if example not in self._known:
             self._known[example] = self._list(example)
         return self._known[example]
@@ -123,25 +137,38 @@ class _Lists:
         found = []
         for training in (False, True):
             try:
-                found.append(tuple(listing(self.model, example, training=training, hollow=self.hollow).operations))
+                one = listing(self.model, example, training=training, hollow=self.hollow)
+                found.append((tuple(one.operations), tuple(one.numbers)))
             except Exception as e:  # whatever a network may raise: in training mode some want targets
                 if is_out_of_memory(e):
                     raise
-                found.append(())
-        return tuple(found) if found[0] else ()
+                found.append(((), ()))
+        operations, numbers = zip(*found, strict=True)
+        return (operations, numbers) if operations[0] else ((), ())
 
     def frames(self, example: Example) -> int:
-        """2 if the network remembers something of its first image that makes it do something else with the second.
+        """How many images in a row show all that a network does which remembers something of those before; else 1.
 
-        A head that keeps its anchors until the image size changes does less the second time: one image tells all.
+        A head that keeps its anchors until the image size changes does less the second time, and what it keeps does
+        not depend on the image: one tells all.
         """
         with preserved(self.model), running(self.model, training=False):
             before = state_of(self.model)
-            first = list_pass(self.model, example, self.hollow).operations
+            seen = Descendants(tensors(example.inputs))
+            passes = [self._pass(example, seen)]
             if state_of(self.model) == before:
                 return 1
-            second = list_pass(self.model, example, self.hollow).operations
-        return 1 if len(second) < len(first) and set(second) <= set(first) else 2
+            remembers = seen.numbers or any(t in seen for t in held_tensors(self.model))
+            passes.append(self._pass(example))
+            if not remembers and len(passes[1]) < len(passes[0]) and set(passes[1]) <= set(passes[0]):
+                return 1
+            passes += [self._pass(example) for _ in range(LONGEST_MEMORY - 2)]
+        return max(2, *(i + 1 for i, one in enumerate(passes) if one not in passes[:i]))
+
+    def _pass(self, example: Example, within: Any = None) -> list[tuple[Any, ...]]:
+        """One more image, with the numbers, which tell the frames of one size apart."""
+        found = list_pass(self.model, example, self.hollow, within)
+        return [*found.operations, *found.numbers]
 
 
 def _other_batch(example: Example) -> Example | None:

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.planning.channel_graph import ChannelGraph
-from yoloprune.probing.examples import Example, Probe, modes
+from yoloprune.probing.examples import DRAWS, Example, Probe, modes, seeded
 from yoloprune.probing.forward import preserved, running
 from yoloprune.probing.outputs import Leaf, leaves
 from yoloprune.torch_internals import is_out_of_memory
 from yoloprune.tracing import graph_builder
 from yoloprune.tracing.flop_scaling import growths
+from yoloprune.tracing.loose_ends import WHY
 from yoloprune.tracing.symbolic_sizes import Sizes, Width
 from yoloprune.tracing.tracer import Tracer
 
@@ -78,15 +79,18 @@ def trace(
         tracer = Tracer(model, frozen or {}, growth)
         tracer.handing_on = frozenset(handing_on)
         ways = [(one, training) for one in probe.examples for training in modes(model, one)]
-        results = [_follow(tracer, sized, one, training, probe.frames) for one, training in ways]
+        results = [_follow_all(tracer, sized, one, training, probe.frames) for one, training in ways]
         if tracer.overhear(tracer.unreached()):
             for one, training in ways:
-                _follow(tracer, sized, one, training, probe.frames)
+                _follow_all(tracer, sized, one, training, probe.frames)
     for leaf in itertools.chain.from_iterable(results):
         if isinstance(leaf.value, Width):
             leaf.value.number()
         elif not outputs and isinstance(leaf.value, Tensor) and (tag := tracer.tag(leaf.value)) is not None:
             tracer.book.freeze(tag.labels, "network output")
+    if not outputs:
+        for labels in tracer.ends.labels(tracer.book.roots(), tracer.axes):
+            tracer.book.freeze(labels, WHY)
     tracer.keep(keep or {})
     return graph_builder.build(model, tracer.book, tracer.axes, tracer.costs, tracer.unknown)
 
@@ -127,6 +131,19 @@ def _hint(pattern: str, names: list[str], parts: list[str]) -> str:
     return f"no layer of this model has that name. {like}{whole}"
 
 
+def _follow_all(
+    tracer: Tracer, sized: Callable[[nn.Module], bool], example: Example, training: bool, frames: int
+) -> list[Leaf]:
+    """What came out of one run, or of several with other random numbers where it draws some."""
+    found: list[Leaf] = []
+    for seed in range(DRAWS):
+        with seeded(seed) as drawn:
+            found += _follow(tracer, sized, example, training, frames)
+        if not drawn[0]:
+            break
+    return found
+
+
 def _follow(
     tracer: Tracer, sized: Callable[[nn.Module], bool], example: Example, training: bool, frames: int
 ) -> list[Leaf]:
@@ -136,6 +153,7 @@ def _follow(
         for _ in range(frames):
             found += leaves(example(tracer.model))
             tracer.counting = False  # FLOPs are those of plain inference, the first pass
+        tracer.ends.end_pass()
     return found
 
 

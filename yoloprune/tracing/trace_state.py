@@ -18,7 +18,8 @@ from yoloprune.torch_internals import (
     register_module_forward_pre_hook,
 )
 from yoloprune.tracing.labels import LabelBook, Tag
-from yoloprune.tracing.unreached import holders
+from yoloprune.tracing.loose_ends import LooseEnds
+from yoloprune.tracing.unreached import holders, unread
 
 LAYERS = (ConvNd, nn.Linear, BatchNorm)
 SLICED = frozenset({"weight", "bias", "running_mean", "running_var"})
@@ -52,7 +53,8 @@ class TraceState:
         self.misused: set[str] = set()
         self.where, self.counting = "", True
         self.entered: set[str] = set()
-        self._seen: set[int] = set()  # parameters by identity
+        self._seen: set[int] = set()  # parameters and buffers by identity
+        self.ends = LooseEnds()
         self._overheard: dict[str, str] = {}  # modules in whose own code all channels stay, and why
         self.handing_on: frozenset[str] = frozenset()  # modules whose output channels get an axis of their own
         self._frozen, self._growth, self.worked = frozen, growth, 0
@@ -100,18 +102,13 @@ class TraceState:
 
     def saw(self, read: Iterable[Tensor]) -> None:
         """An operation read these."""
-        self._seen.update(id(t) for t in read if isinstance(t, nn.Parameter))
+        for tensor in read:
+            self._seen.add(id(tensor))
+            self.ends.read(tensor)
 
     def unreached(self) -> list[str]:
-        """Modules with weights that no pass ran, and whose weights nothing else read."""
-        return [
-            name
-            for name, module in self.modules.items()
-            if name not in self.entered
-            and not isinstance(module, (nn.Embedding, nn.ParameterList, nn.ParameterDict))  # not fed with channels
-            and (own := list(module.parameters(recurse=False)))
-            and self._seen.isdisjoint(map(id, own))
-        ]
+        """Modules with weights that no pass ran, and loose parameters and buffers that nothing read."""
+        return unread(self.modules, self.entered, self._seen, LAYERS)
 
     def overhear(self, unreached: Iterable[str]) -> bool:
         """Hold, from now on, all channels that the modules see which might run these; False if there are none."""
@@ -131,6 +128,8 @@ class TraceState:
         if (tag := self._tags.get(tensor)) is not None:
             return tag
         layer, name = self._owners.get(tensor), self._loose.get(tensor)
+        if tensor.is_nested:  # it has no shape
+            return None
         dims = [d for d, n in enumerate(tensor.shape) if n > 1]
         if len(dims) == 1 and (name or (layer and tensor.ndim == 1)):
             labels = self.axis(name or layer, "outputs", tensor.numel())
@@ -147,6 +146,7 @@ class TraceState:
             self._tags.pop(tensor, None)
             return
         self._tags[tensor] = tag
+        self.ends.made(tensor, tag.labels)
         rows = tag.rows()
         if len(rows) > 1:
             self.book.tie(list(rows))

@@ -1,9 +1,10 @@
-"""Modules that no example ran: which of them might run all the same, and which module would run them."""
+"""What no example reached, layers and loose tensors: what of it might run all the same, and in whose code."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from types import CodeType
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
+from functools import partial
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 from torch import nn
@@ -17,6 +18,33 @@ GENERIC = frozenset(
 """Names in code that may lead to any child."""
 
 
+def unread(
+    modules: Mapping[str, nn.Module], entered: Collection[str], seen: Set[int], layers: tuple[type, ...]
+) -> list[str]:
+    """Modules with weights that did not run, and loose tensors of those that did; none of which anything else read.
+
+    Args:
+        modules (Mapping): All modules, by dotted name.
+        entered (Collection[str]): Those that ran.
+        seen (Set[int]): Identities of the tensors that operations read.
+        layers (tuple[type, ...]): Modules whose tensors are no loose ones.
+
+    Returns:
+        (list[str]): Dotted names.
+    """
+    found = []
+    for name, module in modules.items():
+        weights, buffers = dict(module.named_parameters(recurse=False)), dict(module.named_buffers(recurse=False))
+        if isinstance(module, (nn.Embedding, nn.ParameterList, nn.ParameterDict)):  # not fed with channels
+            continue
+        if name not in entered:
+            found += [name] if weights and seen.isdisjoint(map(id, weights.values())) else []
+        elif not isinstance(module, layers):
+            loose = {key: tensor for key, tensor in (weights | buffers).items() if tensor.numel() > 1}
+            found += [f"{name}.{key}".lstrip(".") for key, tensor in loose.items() if id(tensor) not in seen]
+    return found
+
+
 def holders(model: nn.Module, unreached: Iterable[str], entered: Iterable[str]) -> dict[str, str]:
     """From the modules whose code might run an unreached one to the name of that.
 
@@ -25,7 +53,7 @@ def holders(model: nn.Module, unreached: Iterable[str], entered: Iterable[str]) 
 
     Args:
         model (nn.Module): The network.
-        unreached (Iterable[str]): Modules that did not run, by dotted name.
+        unreached (Iterable[str]): From `unread`.
         entered (Iterable[str]): Modules that did.
     """
     ran, found = set(entered), {}
@@ -40,26 +68,42 @@ def holders(model: nn.Module, unreached: Iterable[str], entered: Iterable[str]) 
 
 def _speaks_of(module: nn.Module, child: str) -> bool:
     """Whether the code of a module's class names a child, or may reach any."""
+    own = [f for key, f in vars(module).items() if not key.startswith("_")]
+    classes = [c for c in type(module).__mro__ if c is not nn.Module]
+    own += [f for c in classes for key, f in vars(c).items() if key != "__init__"]
     names: set[str] = set()
-    own = vars(module).get("forward")
-    for function in [own, *(f for c in type(module).__mro__ if c is not nn.Module for f in vars(c).items())]:
-        if isinstance(function, tuple):
-            key, function = function
-            if key == "__init__":
-                continue
-        for code in _codes(function):
-            names.update(code.co_names, (c for c in code.co_consts if isinstance(c, str)))
+    for code in _codes(own):
+        names.update(code.co_names, (c for c in code.co_consts if isinstance(c, str)))
     return child in names or not GENERIC.isdisjoint(names) or child.isdigit()
 
 
-def _codes(function: Any) -> Iterator[CodeType]:
-    """Code of a function, whatever wraps it, and of those inside it."""
-    wrapped = [getattr(function, key, None) for key in ("__func__", "__wrapped__", "fget")]
-    for inner in wrapped:
-        if inner is not None:
-            yield from _codes(inner)
-    pending = [getattr(function, "__code__", None)]
+def _codes(functions: Iterable[Any]) -> Iterator[CodeType]:
+    """Code of functions, whatever wraps them, of those inside them, and of those of the same file that they call."""
+    pending, known = list(functions), set()
     while pending:
-        if isinstance(code := pending.pop(), CodeType):
-            yield code
-            pending += code.co_consts
+        one = pending.pop()
+        if id(one) in known:
+            continue
+        known.add(id(one))
+        if isinstance(one, CodeType):
+            yield one
+            pending += one.co_consts
+        elif isinstance(one, FunctionType):
+            pending += [one.__code__, getattr(one, "__wrapped__", None), *_called(one)]
+            pending += [cell.cell_contents for cell in one.__closure__ or () if _is_filled(cell)]
+        elif isinstance(one, MethodType | staticmethod | classmethod | property | partial):
+            pending += [getattr(one, key, None) for key in ("__func__", "fget", "func")]
+
+
+def _called(function: FunctionType) -> Iterator[FunctionType]:
+    for name in function.__code__.co_names:
+        other = function.__globals__.get(name)
+        if isinstance(other, FunctionType) and other.__globals__ is function.__globals__:
+            yield other
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # of a function that is defined further down
+        return False
