@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from yoloprune.equivalence import apart, errors, says_something
 from yoloprune.errors import VerifyError
 from yoloprune.examples import Example, Probe, Run, modes, run
-from yoloprune.pair import ADVICE, Pair, mode_name
+from yoloprune.pair import ADVICE, STORED, Pair, mode_name
 from yoloprune.plans import Plan
 
 TOLERANCE = 1e-4
@@ -118,17 +118,21 @@ def _decided(pair: Pair, doubtful: set[str], before: dict[str, float]) -> dict[s
     """Errors of some outputs in float64.
 
     Raises:
-        VerifyError: If one of them is too large there as well, or the network does not run so.
+        VerifyError: If one of them is too large there as well, and larger than what rounding the weights to float32
+            makes of it, or the network does not run so.
     """
     try:
-        wanted, got = pair.in_float64().run()
+        precise = pair.in_float64()
+        wanted, got = precise.run()
     except VerifyError:
         raise
     except Exception as e:  # whatever a network may raise that does not run in float64
         path = max(doubtful, key=before.__getitem__)
         raise VerifyError(f"{_told(path, before[path], pair.training)}, and float64 cannot decide: {e}") from e
     found = errors(wanted.leaves, got.leaves)
-    if wrong := {path for path in doubtful if not found.get(path, float("inf")) <= TOLERANCE}:
+    wrong = {path for path in doubtful if not found.get(path, float("inf")) <= TOLERANCE}
+    noise = precise.noise(wanted, STORED) if wrong else {}
+    if wrong := {path for path in wrong if not found.get(path, float("inf")) <= noise.get(path, 0.0)}:
         raise VerifyError(_difference(wanted, got, found, wrong, pair.training))
     return {path: found[path] for path in doubtful}
 
