@@ -10,6 +10,8 @@ from conftest import conv, noise
 from torch import Tensor, nn
 
 from yoloprune.errors import VerifyError
+from yoloprune.examples import Example
+from yoloprune.pair import Pair
 from yoloprune.plans import Plan
 from yoloprune.verify import TOLERANCE, verify
 
@@ -44,3 +46,21 @@ def test_a_weight_that_was_scaled_and_rounded_is_told_from_a_wrong_one() -> None
     assert verify(model, other, Plan({}), noise(2, 3, 6, 6)) > TOLERANCE  # and yet it passes
     with pytest.raises(VerifyError, match="relative error"):
         verify(*rounded(10000), Plan({}), noise(2, 3, 6, 6))
+
+
+class Drawing(nn.Module):
+    """Images that are left out at random behind a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a = conv(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) * (torch.rand(len(x), 1, 1, 1) > 0.5)
+
+
+def test_noise_leaves_the_draws_of_a_network_as_they_are() -> None:
+    model = Drawing()
+    pair = Pair(model, model, Plan({}), Example.of(noise(16, 3, 6, 6)), True, 1, True)
+    assert 0 < max(pair.noise(pair.masked_run()).values()) < 1e-4
