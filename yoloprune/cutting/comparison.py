@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from yoloprune.cutting.equivalence import apart, errors, says_something
-from yoloprune.cutting.pair import ADVICE, Pair, mode_name
+from yoloprune.cutting.pair import ADVICE, STORED, Pair, mode_name
 from yoloprune.errors import VerifyError
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import DRAWS, Example, Probe, Run, modes, run
@@ -133,18 +133,23 @@ def _decided(pair: Pair, doubtful: set[str], before: dict[str, float]) -> dict[s
     """Errors of some outputs in float64.
 
     Raises:
-        VerifyError: If one of them is too large there as well, or the network does not run so.
+        VerifyError: If one of them is too large there as well, and larger than what rounding the weights to float32
+            makes of it, or the network does not run so.
     """
     try:
         precise = pair.in_float64()
         wanted, got = precise.run()
+    except VerifyError:
+        raise
     except Exception as e:  # whatever a network may raise that does not run in float64
         if is_out_of_memory(e):
             raise
         path = max(doubtful, key=before.__getitem__)
         raise VerifyError(f"{_told(path, before[path], pair.training)}, and float64 cannot decide: {e}") from e
     found = errors(wanted.leaves, got.leaves)
-    if wrong := {path for path in doubtful if not found.get(path, float("inf")) <= TOLERANCE}:
+    wrong = {path for path in doubtful if not found.get(path, float("inf")) <= TOLERANCE}
+    noise = precise.noise(wanted, STORED) if wrong else {}
+    if wrong := {path for path in wrong if not found.get(path, float("inf")) <= noise.get(path, 0.0)}:
         raise VerifyError(_difference(wanted, got, found, wrong, pair.training))
     return {path: found[path] for path in doubtful}
 

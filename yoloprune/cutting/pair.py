@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +24,9 @@ from yoloprune.torch_internals import is_out_of_memory, tree_map
 
 ROUNDING = 1e-6
 """Relative noise put on what every layer gives, to see how much of an error rounding could make: some float32 steps."""
+
+STORED = 1e-7
+"""The same for what float32 keeps of a weight: a cut scales the queries of attention, which float64 sees as well."""
 
 ADVICE = (
     "Nothing was saved. Something in the forward pass depends on a width in a way that the trace does not see; "
@@ -106,11 +110,11 @@ class Pair:
             leaves[path] = leaves[path].index_select(dim, torch.tensor(rows, device=leaves[path].device))
         return replace(wanted, leaves=[Leaf(path, value) for path, value in leaves.items()])
 
-    def noise(self, wanted: Run) -> dict[str, float]:
-        """By output, the largest error that rounding makes in the masked parent."""
+    def noise(self, wanted: Run, size: float = ROUNDING) -> dict[str, float]:
+        """By output, the largest error that rounding of this relative size makes in the masked parent."""
         worst: dict[str, float] = {}
         for seed in range(3):
-            with _disturbed(self.parent, seed):
+            with _disturbed(self.parent, seed, size):
                 moved = self.fitting(self.masked_run())
             for path, error in errors(wanted.leaves, moved.leaves).items():
                 worst[path] = max(worst.get(path, 0.0), error)
@@ -139,16 +143,16 @@ def mode_name(training: bool) -> str:
 
 
 @contextlib.contextmanager
-def _disturbed(model: nn.Module, seed: int) -> Iterator[None]:
-    """Noise of `ROUNDING` on what every innermost module gives."""
-    generator = torch.Generator().manual_seed(seed)
+def _disturbed(model: nn.Module, seed: int, size: float) -> Iterator[None]:
+    """Noise of a relative size on what every innermost module gives."""
+    drawn = np.random.default_rng(seed)  # not by torch, whose draws are counted, and seeded anew one by one: see `run`
 
     def noisy(x: Any) -> Any:
         if not isinstance(x, Tensor) or not x.is_floating_point():
             return x
         for dim in range(x.ndim):  # a factor per slice: a tenth of the time that one per value takes
             shape = [-1 if d == dim else 1 for d in range(x.ndim)]
-            x = x * (1 + ROUNDING * torch.randn(x.shape[dim], generator=generator)).to(x).reshape(shape)
+            x = x * torch.from_numpy(1 + size * drawn.standard_normal(x.shape[dim])).to(x).reshape(shape)
         return x
 
     def disturb(module: nn.Module, args: Any, output: Any) -> Any:

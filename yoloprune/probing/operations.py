@@ -30,11 +30,13 @@ class Listing:
         operations (list): Modules entered and operations run, with their options.
         numbers (list): What was added or multiplied in Python, which may depend on the image size.
         flops (float): Of its convolutions and products.
+        cramped (float): Largest share of a map's width that a pooling window covers; from 1 on it pools all alike.
     """
 
     operations: list[tuple[Any, ...]]
     numbers: list[tuple[float, ...]]
     flops: float
+    cramped: float = 0.0
 
 
 def listing(model: nn.Module, example: Example, *, training: bool, hollow: bool = False) -> Listing:
@@ -80,11 +82,14 @@ class _Lister(DispatchMode):
             self.found.flops += 2.0 * out.numel() * args[1].shape[1:].numel()
         elif schema.name in PRODUCTS:
             self.found.flops += 2.0 * out.numel() * taken[-1].shape[-2]
+        elif schema.name in POOLS:
+            self.found.cramped = max(self.found.cramped, args[1][-1] / args[0].shape[-1])
         return out
 
 
 CONVOLUTIONS = frozenset({"aten::convolution", "aten::_convolution"})
 PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm"})
+POOLS = frozenset({"aten::max_pool2d_with_indices", "aten::max_pool2d", "aten::avg_pool2d"})
 SAME_SHAPE = frozenset({"aten::_softmax", "aten::_log_softmax"})
 NORMS = frozenset({"aten::native_batch_norm", "aten::cudnn_batch_norm"})
 

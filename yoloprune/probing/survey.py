@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import floor
 from typing import Any
 
 import torch
@@ -58,9 +59,10 @@ def survey(
     size = sizes[sizes.index(at) + candidates.index(one)]
     two = make(size, 2)
     alike = lists.of(two) == lists.of(one) and lists.numbers(two) == lists.numbers(one)
+    wide = _wide(model, make, size, one)
     return Probe(
         examples=(one, *(() if alike else (two,)), *also),
-        proving=(*(() if alike else (one,)), two, *also),
+        proving=(*(() if alike else (one,)), two, *(wide if lists.of(one) in map(lists.of, wide) else ()), *also),
         asked=(large, make(asked, 2)) if size < asked else (),
         affordable=work <= PROVED or lists.numbers(large) != lists.numbers(one),
         frames=lists.frames(one),
@@ -109,6 +111,20 @@ def _first_to_run(model: nn.Module, make: Callable[[int, int], Example], sizes: 
         else:
             return size, found.flops * (sizes[-1] / size) ** 2
     raise AssertionError("no size")
+
+
+def _wide(model: nn.Module, make: Callable[[int, int], Example], size: int, one: Example) -> tuple[Example, ...]:
+    """An image as wide as it takes for every pooling window to leave something out, where the small one is too narrow.
+
+    Where windows cover the whole map, what they pool one after the other is the same, and a cut that takes one for the
+    other computes the same there.
+    """
+    cramped = listing(model, one, training=False).cramped
+    if cramped < 1:
+        return ()
+    width = size * (floor(cramped) + 1)
+    rows = tree_map(lambda x: x[..., :size, :] if isinstance(x, Tensor) else x, make(width, 1).inputs)
+    return (replace(one, inputs=rows, title=f"an image of {width} x {size} pixels"),)
 
 
 class _Lists:
