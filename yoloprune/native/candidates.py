@@ -12,7 +12,7 @@ from torch import nn
 from yoloprune.backend import console, yolo_tracing
 from yoloprune.errors import BudgetError, ModelError, PlanError
 from yoloprune.native.described import Described
-from yoloprune.native.stock_yaml import Stock
+from yoloprune.native.stock_yaml import NotSayableError, Stock
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
 from yoloprune.planning.plan import Plan
@@ -84,7 +84,7 @@ class Channels:
         self.graph = yolo_tracing.trace_yolo(model, imgsz=imgsz, keep=limits.keep, probe=self.probe)
         self.native: ChannelGraph | None = None
         self.stock: Stock | None = None
-        self._insists = limits.native is True
+        self._limits, self._insists = limits, limits.native is True
         if limits.native is False:
             return
         try:
@@ -108,8 +108,14 @@ class Channels:
         if self.native is None or self.stock is None:
             return Choice(self.graph, select(self.graph), self.probe)
         try:
-            alive = select(self.native)
-            return Choice(self.native, alive, self.probe, self.stock.describe(alive))
+            while True:
+                alive = select(self.native)
+                try:
+                    return Choice(self.native, alive, self.probe, self.stock.describe(alive))
+                except NotSayableError as e:  # that block alone is chosen again, in the one row that it has
+                    if not self.stock.tie(e.layer):
+                        raise
+                    self.native = self.stock.restrict(self._limits)
         except (BudgetError, PlanError) as e:
             if self._insists:
                 raise

@@ -30,6 +30,18 @@ from yoloprune.planning.channel_graph import ChannelGraph, Tie
 from yoloprune.settings.budget import Limits
 
 
+class NotSayableError(PlanError):
+    """A layer has widths that neither a row nor several can say.
+
+    Attributes:
+        layer (int): Its index.
+    """
+
+    def __init__(self, layer: int, message: str) -> None:
+        super().__init__(message)
+        self.layer = layer
+
+
 class Stock:
     """What stock Ultralytics can build in place of the layers of one model.
 
@@ -50,6 +62,7 @@ class Stock:
         """
         self.spelled = SpelledLayers(model, graph)
         self.blocks: dict[int, Told] = {}
+        self._found: dict[int, Told] | None = None
         self._unroller = Unroller(self.spelled.yaml)
 
     # ---- restrictions ------------------------------------------------------------------------------------------------
@@ -65,7 +78,9 @@ class Stock:
         Returns:
             (ChannelGraph): For the selection.
         """
-        self.blocks = {} if limits.native == "tied" else self._find_blocks()
+        if self._found is None:
+            self._found = {} if limits.native == "tied" else self._find_blocks()
+            self.blocks = dict(self._found)
         merged, reasons = self._couplings()
         groups, ties = list(self.spelled.graph.groups), []
         whole = [self._tie(members) for members in merged]
@@ -128,6 +143,10 @@ class Stock:
             for layer in self._in_one_row()
             if not touched.isdisjoint(itertools.chain(layer.reaching, *layer.own.values()))
         )
+
+    def tie(self, layer: int) -> bool:
+        """Keep a block in one row after all, from the next `restrict` on; False if it was in one anyway."""
+        return self.blocks.pop(layer, None) is not None
 
     def _in_one_row(self) -> list[Layer]:
         """Layers that stay one row, whatever widths are chosen."""
@@ -201,7 +220,7 @@ class Stock:
             bones = self.spelled.bone(layer), self.spelled.left_of(layer, alive)
             made = self._unroller.parts(self.blocks[at], *bones, (before, after))
         if made is None:
-            raise PlanError(f"{layer.prefix} ({layer.row.name}) has widths that no model YAML can say.")
+            raise NotSayableError(at, f"{layer.prefix} ({layer.row.name}) has widths that no model YAML can say.")
         parts, result = made
         value = {0: place[layer.row.sources[0]]}
         for part in parts:
