@@ -100,6 +100,13 @@ def test_layers_are_fitted_in_network_order_to_inputs_already_repaired():
     torch.testing.assert_close(model.rest[1].weight, parent.rest[1].weight)
 
 
+def test_every_fitted_layer_is_a_tick():
+    parent = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Conv2d(4, 2, 1), nn.ConvTranspose2d(2, 1, 2, 2))
+    ticks: list[None] = []
+    missed = least_squares.refit(parent, copy.deepcopy(parent), Plan({}), IMAGES, tick=lambda: ticks.append(None))
+    assert len(ticks) == len(missed) == 2 and least_squares.layers(parent) == ["0", "2"]
+
+
 def test_a_large_ridge_keeps_the_weights_and_corrects_means_as_fold_does():
     parent = Dependent(nn.Conv2d(3, 4, 1), 0.5).eval()
     model = cut(copy.deepcopy(parent), Dependent.plan)

@@ -36,6 +36,14 @@ def test_long_work_has_a_bar_and_short_work_none(
     assert not shown.endswith("\n")  # the line is cleared, not left
 
 
+def test_the_plain_bar_counts_what_is_ticked(capsys: pytest.CaptureFixture) -> None:
+    with progress_bar.counted(2, "refitting") as tick:
+        tick()
+        tick()
+    shown = said(capsys)
+    assert "refitting" in shown and "2/2" in shown
+
+
 def test_only_the_main_process_has_a_bar(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress_bar, "PATIENCE", -1.0)
     monkeypatch.setattr(progress_bar, "RANK", 1)
