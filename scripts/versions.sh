@@ -14,7 +14,7 @@ for release in "${@:-8.3.0}"; do
   YOLO_CONFIG_DIR="$folder" PYTHONPATH="$folder" OMP_NUM_THREADS=1 python -m pytest -q -p no:cacheprovider \
     tests/test_exact.py tests/test_tracing_*.py tests/test_odd_networks.py tests/test_host.py tests/test_overview.py \
     tests/test_surgery.py tests/test_pipeline.py tests/test_steps.py tests/test_load.py tests/test_save.py \
-    tests/test_rebuild.py tests/test_handoff_training.py || failed="$failed $release"
+    tests/test_rebuild.py tests/test_handoff_training.py tests/test_backend_surface.py tests/test_shortages.py || failed="$failed $release"
   rm -rf "$folder"
 done
 if [ -n "$failed" ]; then

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yoloprune.backend import model_facts
+from yoloprune.backend import compat
 from yoloprune.checkpoint import saving
 from yoloprune.cutting import comparison, proof, surgery
 from yoloprune.errors import ArgumentError, BudgetError
@@ -82,7 +82,7 @@ def prune_module(
         folded = constant_folding.fold(model, child, plan, noise=_noise(probe))
         if not folded.bordered:
             comparison.verify(model, child, Plan({}), probe, outputs=outputs)
-    if isinstance(child, model_facts.BaseModel):  # Ultralytics would train the network of its YAML in silence
+    if isinstance(child, compat.BaseModel):  # Ultralytics would train the network of its YAML in silence
         saving.mark_pruned(child, plan, saving.make_provenance(None, {"score": score, "normalize": normalize}))
     return child, plan
 
