@@ -52,5 +52,5 @@ def _memory(tensor: Tensor) -> tuple[Any, Any]:
     """What tells the memory of a tensor, which its views share, from others; and what keeps it."""
     if tensor.layout == torch.strided and not tensor.is_nested:
         storage = tensor.untyped_storage()
-        return storage._cdata, storage
+        return storage.data_ptr() or storage._cdata, storage  # an array of numpy has the same address
     return id(tensor), tensor
