@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from yoloprune.cutting.equivalence import apart, errors, says_something
+from yoloprune.cutting.equivalence import apart, depends_on_luck, errors, says_something
 from yoloprune.cutting.pair import ADVICE, STORED, Pair, mode_name
 from yoloprune.errors import VerifyError
 from yoloprune.planning.plan import Plan
@@ -32,7 +32,8 @@ class Look:
     Attributes:
         error (float): Largest error of the outputs that were compared.
         told (frozenset[str]): Outputs that were compared and say something, by path.
-        mute (frozenset[str]): Outputs that are equal but say nothing: all zero, empty, or not a number.
+        mute (frozenset[str]): Outputs that are equal but say nothing: all zero, empty, not a number, or of one class.
+        luckless (frozenset[str]): Those of them that may be so by the luck of the example: empty, or of one class.
         random (frozenset[str]): Outputs left out because the parent's own are random.
     """
 
@@ -40,6 +41,7 @@ class Look:
     told: frozenset[str]
     mute: frozenset[str]
     random: frozenset[str]
+    luckless: frozenset[str] = frozenset()
 
 
 def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Any, *, outputs: bool = True) -> float:
@@ -84,6 +86,7 @@ def compare(
     frames: int = 1,
     outputs: bool = True,
     tolerance: float = TOLERANCE,
+    inside: bool = False,
 ) -> Look:
     """Compare all that comes out of the masked parent and of the cut model in one mode.
 
@@ -94,7 +97,7 @@ def compare(
     Raises:
         VerifyError: If they differ, or the cut model does not run.
     """
-    pair = Pair(parent, model, plan, example, training, frames, outputs)
+    pair = Pair(parent, model, plan, example, training, frames, outputs, inside=inside)
     wanted, got = pair.run()
     if not wanted.drawn:
         return _judged(pair, wanted, got, tolerance)
@@ -107,7 +110,8 @@ def joined(looks: Sequence[Look]) -> Look:
     told = frozenset().union(*(look.told for look in looks))
     mute = frozenset().union(*(look.mute for look in looks)) - told
     random = frozenset().union(*(look.random for look in looks)) - told
-    return Look(max(look.error for look in looks), told, mute - random, random)
+    luckless = frozenset().union(*(look.luckless for look in looks))
+    return Look(max(look.error for look in looks), told, mute - random, random, luckless & mute - random)
 
 
 def _judged(pair: Pair, wanted: Run, got: Run, tolerance: float) -> Look:
@@ -122,14 +126,16 @@ def _judged(pair: Pair, wanted: Run, got: Run, tolerance: float) -> Look:
         noise = pair.noise(wanted) if large else {}
         if any(not found[path] <= EXPLAINED * noise.get(path, 0.0) for path in large):
             raise VerifyError(_difference(wanted, got, found, doubtful, pair.training))
-        found |= _decided(pair, doubtful, found)
+        found |= _decided(pair, doubtful, found, tolerance)
     compared = {path: error for path, error in found.items() if path not in random}
     values = dict(wanted.leaves)
     told = frozenset(path for path in compared if says_something(values[path]))
-    return Look(max(compared.values(), default=0.0), told, frozenset(compared) - told, frozenset(random))
+    mute = frozenset(compared) - told
+    luckless = frozenset(path for path in mute if depends_on_luck(values[path]))
+    return Look(max(compared.values(), default=0.0), told, mute, frozenset(random), luckless)
 
 
-def _decided(pair: Pair, doubtful: set[str], before: dict[str, float]) -> dict[str, float]:
+def _decided(pair: Pair, doubtful: set[str], before: dict[str, float], tolerance: float) -> dict[str, float]:
     """Errors of some outputs in float64.
 
     Raises:
@@ -147,7 +153,7 @@ def _decided(pair: Pair, doubtful: set[str], before: dict[str, float]) -> dict[s
         path = max(doubtful, key=before.__getitem__)
         raise VerifyError(f"{_told(path, before[path], pair.training)}, and float64 cannot decide: {e}") from e
     found = errors(wanted.leaves, got.leaves)
-    wrong = {path for path in doubtful if not found.get(path, float("inf")) <= TOLERANCE}
+    wrong = {path for path in doubtful if not found.get(path, float("inf")) <= tolerance}
     noise = precise.noise(wanted, STORED) if wrong else {}
     if wrong := {path for path in wrong if not found.get(path, float("inf")) <= noise.get(path, 0.0)}:
         raise VerifyError(_difference(wanted, got, found, wrong, pair.training))

@@ -98,22 +98,22 @@ def settle(
     return model
 
 
-def _asleep(model: nn.Module) -> dict[nn.Parameter, Any]:
-    """Parameters outside batch-norms that hide what is cut, with how to draw them: those next to zero, and those of one
-    value alone, in which one channel is as good as another.
+def _asleep(model: nn.Module) -> dict[Tensor, Any]:
+    """Parameters and buffers outside batch-norms that hide what is cut, with how to draw them: those next to zero, and
+    those of one value alone, in which one channel is as good as another, and which may close a gate.
     """
-    found: dict[nn.Parameter, Any] = {}
+    found: dict[Tensor, Any] = {}
     for module in model.modules():
         if isinstance(module, BatchNorm):
             continue
-        for key, p in module.named_parameters(recurse=False):
+        for key, p in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             if not p.is_floating_point() or not p.numel():
                 continue
             low, high = p.detach().aminmax()
             small = max(abs(float(low)), abs(float(high))) <= ASLEEP
-            if not small and (p.numel() == 1 or float(low) != float(high)):
+            if not small and float(low) != float(high):
                 continue
-            if key == "bias":
+            if key in ("bias", "running_mean"):
                 found[p] = lambda x, g: x.normal_(0, 0.3, generator=g)
             elif isinstance(module, LAYERS):
                 found[p] = lambda x, g: x.normal_(0, 1 / math.sqrt(max(x[0].numel(), 1)), generator=g)

@@ -41,6 +41,7 @@ class Pair:
     Attributes:
         seed (int): Of the random numbers.
         level (bool): Whether all numbers of one draw are the same one, so that channels of other numbers get the same.
+        inside (bool): Whether what the modules give is compared as well, where it has lost no channels.
         kept (dict): By output, the dimension along which it lost channels, and which are left.
     """
 
@@ -53,6 +54,7 @@ class Pair:
     outputs: bool
     seed: int = 0
     level: bool = False
+    inside: bool = False
     kept: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
 
     def run(self) -> tuple[Run, Run]:
@@ -66,6 +68,8 @@ class Pair:
             said = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip(".")
             where = f"in {mode_name(self.training)} mode on {self.example.title}"
             raise VerifyError(f"The cut model does not run {where}: {said}. {ADVICE}") from e
+        if self.inside:
+            return _alike(wanted, got)
         if self.outputs:
             self._find_kept(wanted, got)
         return self.fitting(wanted), got
@@ -76,7 +80,7 @@ class Pair:
             return self._run(self.parent)
 
     def _run(self, model: nn.Module) -> Run:
-        how = {"frames": self.frames, "seed": self.seed, "level": self.level}
+        how = {"frames": self.frames, "seed": self.seed, "level": self.level, "inside": self.inside}
         return run(model, self.example, self.training, **how)
 
     def drawing(self, seed: int) -> Pair:
@@ -135,6 +139,16 @@ class Pair:
     def _operations(self) -> list[tuple[Any, ...]]:
         found = listing(self.parent, self.example, training=self.training)
         return [*(o for o in found.operations if o[0] != "aten::_to_copy"), *filter(None, found.numbers)]
+
+
+def _alike(wanted: Run, got: Run) -> tuple[Run, Run]:
+    """Of two runs the tensors that have the same shape in both."""
+    shapes = [
+        {leaf.path: leaf.value.shape for leaf in r.leaves if isinstance(leaf.value, Tensor)} for r in (wanted, got)
+    ]
+    both = dict(shapes[0].items() & shapes[1].items())
+    wanted, got = (replace(r, leaves=[leaf for leaf in r.leaves if leaf.path in both]) for r in (wanted, got))
+    return wanted, got
 
 
 def mode_name(training: bool) -> str:

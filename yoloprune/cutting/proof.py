@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from yoloprune.cutting import surgery
-from yoloprune.cutting.comparison import TOLERANCE, Look, compare
+from yoloprune.cutting.comparison import Look, compare
 from yoloprune.cutting.lively_copy import lively_copy, lively_example, sharing_copy
 from yoloprune.cutting.pair import ADVICE, mode_name
+from yoloprune.cutting.silence import LOUDER, random_in, reached, silent_in, told_of, without_luck
 from yoloprune.errors import VerifyError
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Example, Probe, modes
-from yoloprune.probing.forward import preserved, running
 from yoloprune.probing.operations import listing
-from yoloprune.probing.outputs import leaves
 from yoloprune.torch_internals import is_out_of_memory
 
 COARSE = 1e-3
@@ -74,33 +72,25 @@ def prove(parent: nn.Module, model: nn.Module, plan: Plan, example: Any, *, outp
     else:
         if live is not None:
             pairs.append(_Pair("brought to life", live, surgery.cut(sharing_copy(live), plan)))
-    looks: dict[tuple[Example, bool], list[Look]] = {}
-    told: list[str] = []
-
-    def look(pair: _Pair, one: Example, training: bool, tolerance: float = TOLERANCE) -> None:
-        given = one if pair is pairs[0] else lively_example(one, parent)
-        how = {"frames": probe.frames, "outputs": outputs, "tolerance": tolerance}
-        found = compare(pair.parent, pair.model, plan, given, training, **how)
-        looks.setdefault((one, training), []).append(found)
-        told.append(f"{one.title}, {mode_name(training)} mode, {pair.title}")
-
+    compared = _Comparison(parent, plan, probe, outputs, pairs)
     for one in probe.proving:
         for training in modes(parent, one):
             for pair in pairs:
-                look(pair, one, training)
+                compared.look(pair, one, training)
     if probe.asked and probe.affordable:
-        look(pairs[-1], probe.asked[0], False, COARSE)
+        compared.look(pairs[-1], probe.asked[0], False, tolerance=COARSE)
     for one in probe.asked:
         require_run(model, one)
-    if not any(found.told for group in looks.values() for found in group):
+    silent = [line for one, training in tuple(compared.looks) for line in compared.silent(one, training)]
+    if not any(found.told for group in compared.looks.values() for found in group):
         raise VerifyError(
             "All outputs are zero, empty or not a number on this example, which proves nothing. Give an example with "
             "other values."
         )
-    silent = [line for (one, training), group in looks.items() for line in _silent(parent, plan, one, training, group)]
-    small = [found.error for (one, _), group in looks.items() if one not in probe.asked for found in group]
-    large = [found.error for (one, _), group in looks.items() if one in probe.asked for found in group]
-    return Proof(max(small), max(large, default=None), tuple(told), (*unlit, *dict.fromkeys(silent)))
+    small = [found.error for (one, _), group in compared.looks.items() if one not in probe.asked for found in group]
+    large = [found.error for (one, _), group in compared.looks.items() if one in probe.asked for found in group]
+    not_compared = (*unlit, *dict.fromkeys(silent))
+    return Proof(max(small), max(large, default=None), tuple(compared.titles), not_compared)
 
 
 def require_run(model: nn.Module, example: Example) -> None:
@@ -123,52 +113,62 @@ class _Pair:
     model: nn.Module
 
 
-def _silent(parent: nn.Module, plan: Plan, example: Example, training: bool, looks: list[Look]) -> list[str]:
-    """Outputs that no look at an example says anything about, in words.
+@dataclass
+class _Comparison:
+    """All looks at a cut.
 
-    Raises:
-        VerifyError: If the cut may change one of them.
+    Attributes:
+        looks (dict): Those at one example in one mode, by both.
+        titles (list[str]): What was compared: network, mode and example.
     """
-    mute = frozenset.intersection(*(look.mute | look.random for look in looks))
-    if not mute:
-        return []
-    where = f"in {mode_name(training)} mode on {example.title}"
-    reached = _reached(parent, plan, example, training)
-    lines = []
-    for path in sorted(mute):
-        name = f"output {path}" if path else "the output"
-        if any(path in look.random for look in looks):
-            lines.append(f"{name} {where}: drawn at random")
-        elif path in reached:
+
+    parent: nn.Module
+    plan: Plan
+    probe: Probe
+    outputs: bool
+    pairs: list[_Pair]
+    looks: dict[tuple[Example, bool], list[Look]] = field(default_factory=dict)
+    titles: list[str] = field(default_factory=list)
+
+    def look(self, pair: _Pair, one: Example, training: bool, given: Example | None = None, **how: Any) -> None:
+        """Compare a pair on an example, or on one given in its place."""
+        given = given or one
+        shown = given if pair is self.pairs[0] else lively_example(given, self.parent)
+        how = {"frames": self.probe.frames, "outputs": self.outputs, **how}
+        found = compare(pair.parent, pair.model, self.plan, shown, training, **how)
+        self.looks.setdefault((one, training), []).append(found)
+        self.titles.append(f"{given.title}, {mode_name(training)} mode, {pair.title}")
+
+    def silent(self, one: Example, training: bool) -> list[str]:
+        """Outputs that no look at an example says anything about, in words; louder examples are tried first.
+
+        Raises:
+            VerifyError: If the cut may change one of them, and nothing stands for it.
+        """
+        looks = self.looks[one, training]
+        if not silent_in(looks):
+            return []
+        changing = reached(self.parent, self.plan, one, training, self.probe.frames)
+        for factor in LOUDER:
+            if not (silent_in(looks) - random_in(looks)) & changing:
+                break
+            try:
+                self.look(self.pairs[-1], one, training, one.louder(factor))
+            except VerifyError:
+                raise
+            except Exception:  # whatever a network may raise that does not take such an image
+                continue
+        doubtful = (silent_in(looks) - random_in(looks)) & changing
+        if doubtful and doubtful <= without_luck(looks):
+            self.look(self.pairs[-1], one, training, inside=True)
+        mode = mode_name(training)
+        if doubtful and not (doubtful <= without_luck(looks) and looks[-1].told):
+            said = told_of(min(doubtful), mode, one, "zero, empty, not a number, or of one class")
             raise VerifyError(
-                f"{name[0].upper()}{name[1:]} is zero, empty or not a number {where}, also in a network brought to "
-                "life, which proves nothing about it. Give an example on which it is not."
+                f"{said[0].upper()}{said[1:]}, also in a network brought to life, which proves nothing about it. "
+                "Give an example on which it is not."
             )
-        else:
-            lines.append(f"{name} {where}: zero, empty or not a number, whatever is cut")
-    return lines
-
-
-def _reached(parent: nn.Module, plan: Plan, example: Example, training: bool) -> set[str]:
-    """Outputs that depend on a layer that is cut; gradients tell."""
-    cut = {id(p) for name in plan.keep for p in _parameters(parent, name)}
-    wanted = [(p, p.requires_grad) for p in parent.parameters()]
-    try:
-        for p, _ in wanted:
-            p.requires_grad = p.is_floating_point() and id(p) in cut
-        with preserved(parent), running(parent, training), torch.enable_grad():
-            return {
-                path
-                for path, value in leaves(example(parent))
-                if isinstance(value, Tensor) and (value.requires_grad or value.is_inference())
-            }
-    finally:
-        for p, on in wanted:
-            p.requires_grad = on
-
-
-def _parameters(model: nn.Module, name: str) -> list[nn.Parameter]:
-    """Parameters of a module, or the one of this name."""
-    owner, _, key = name.rpartition(".")
-    found = getattr(model.get_submodule(owner), key)
-    return [found] if isinstance(found, nn.Parameter) else list(found.parameters())
+        why = dict.fromkeys(silent_in(looks), "zero, empty, not a number, or of one class, whatever is cut")
+        why |= dict.fromkeys(doubtful, "empty, or of one class; what the layers give was compared in its place")
+        why |= dict.fromkeys(random_in(looks), "drawn at random")
+        return [told_of(path, mode, one, why[path]) for path in sorted(why)]

@@ -48,5 +48,5 @@ def _memory(tensor: Tensor) -> tuple[Any, Any]:
     """What tells the memory of a tensor, which its views share, from others; and what keeps it."""
     if tensor.layout == torch.strided and not tensor.is_nested:
         storage = tensor.untyped_storage()
-        return storage_key(storage), storage
+        return storage.data_ptr() or storage_key(storage), storage  # an array of numpy has the same address
     return id(tensor), tensor

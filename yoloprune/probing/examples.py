@@ -6,13 +6,14 @@ import contextlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yoloprune.probing.forward import preserved, running
+from yoloprune.probing.forward import hooked, preserved, running
 from yoloprune.probing.outputs import Leaf, leaves, plain, tensors
 from yoloprune.torch_internals import DispatchMode, is_out_of_memory, schema_of, tree_map
 
@@ -54,6 +55,10 @@ class Example:
             return convert(x) if isinstance(x, Tensor) and x.is_floating_point() else x
 
         return replace(self, inputs=tree_map(each, self.inputs))
+
+    def louder(self, factor: float) -> Example:
+        """The same with all numbers that many times as large."""
+        return replace(self.cast(lambda x: x * factor), title=f"{self.title} times {factor:g}")
 
     @property
     def shapes(self) -> str:
@@ -116,20 +121,34 @@ class Run:
 
 
 def run(
-    model: nn.Module, example: Example, training: bool, *, frames: int = 1, seed: int = 0, level: bool = False
+    model: nn.Module,
+    example: Example,
+    training: bool,
+    *,
+    frames: int = 1,
+    seed: int = 0,
+    level: bool = False,
+    inside: bool = False,
 ) -> Run:
     """Run a network without leaving a trace of it; the k-th draw of random numbers depends on `seed` and k alone.
 
     Networks of other widths draw the same numbers as long as they ask for as many. With `level` all numbers of one draw
-    are the same one, and they need not.
+    are the same one, and they need not. With `inside` the leaves are followed by what every module gave.
     """
     outputs: list[Leaf] = []
-    with preserved(model), running(model, training), seeded(seed, level) as drawn:
+    within: list[Leaf] = []
+
+    def listen(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        within.extend(Leaf(f" of {name}, {len(within)}", plain(tensor)) for tensor in tensors(output))
+
+    with preserved(model), running(model, training), seeded(seed, level) as drawn, hooked() as hooks:
+        if inside:
+            hooks += [m.register_forward_hook(partial(listen, name)) for name, m in model.named_modules() if name]
         for frame in range(frames):
             for path, value in leaves(example(model)):
                 value = plain(value) if isinstance(value, Tensor) else value  # before a buffer gets its old values back
                 outputs.append(Leaf(f"{path} of frame {frame + 1}" if frames > 1 else path, value))
-    return Run(outputs, *drawn)
+    return Run([*outputs, *within], *drawn)
 
 
 @contextlib.contextmanager
