@@ -171,7 +171,7 @@ class WantsTargets(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body, self.shape = fading(), None
-        self.register_buffer("calls", torch.zeros(1))
+        self.register_buffer("calls", torch.zeros(1, dtype=torch.long))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:

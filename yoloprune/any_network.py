@@ -74,7 +74,13 @@ def prune_module(
     proof.prove(model, child, plan, probe, outputs=outputs)
     if wanted.empty:
         folded = recover.fold(model, child, plan, noise=_noise(probe))
-        if not folded.bordered:
+        if folded.bordered:
+            away = verify.distance(model, child, probe.proving[0])
+            host.warn(
+                f"prune_module: dead channels emit constants, and {len(folded.bordered)} layers that read them pad "
+                f"with zeros: near the border these cannot be moved exactly, and the outputs move by {away:.1%}"
+            )
+        else:
             verify.verify(model, child, Plan({}), probe, outputs=outputs)
     if isinstance(child, host.BaseModel):  # Ultralytics would train the network of its YAML in silence
         handoff.mark_pruned(child, plan, handoff.make_provenance(None, {"score": score, "normalize": normalize}))

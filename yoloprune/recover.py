@@ -17,11 +17,9 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from yoloprune.examples import Example
 from yoloprune.groups import ChannelGraph
+from yoloprune.kernel_sums import CONSTANT, is_level, kernel_sum, pads_with_zeros
 from yoloprune.plans import Keep, Plan
 from yoloprune.watching import Readers, feed, follow, hooked, preserved, running
-
-CONSTANT = 1e-5
-"""A channel is constant if its spread is at most this share of its largest absolute value: float32 rounding."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +89,14 @@ def fold(
             continue
         known = inputs.constant() if batches is None else torch.ones(len(inputs.cut), dtype=torch.bool)
         module = parent.get_submodule(name)
-        shift = _kernel_sum(module)[:, inputs.cut] @ torch.where(known, inputs.mean, 0)
+        shift = kernel_sum(module)[:, inputs.cut] @ torch.where(known, inputs.mean, 0)
         place = add_constant(model, name, kept(shift, plan, name), followers.get(name))
         if place is None:
             skipped[name] = "has no bias, and no batch-norm takes its output"
             continue
         into[name] = place
         moved, dropped = moved + int(known.sum()), dropped + int((~known).sum())
-        if _pads_with_zeros(module) and inputs.contributes(module)[known].any():
+        if pads_with_zeros(module) and inputs.contributes(module)[known].any():
             bordered.append(name)
     return Folded(into, moved, dropped, skipped, tuple(bordered))
 
@@ -120,7 +118,7 @@ def stranded(parent: nn.Module, plan: Plan, noise: Sequence[Example]) -> dict[st
     for name, inputs in lost.items():
         module = parent.get_submodule(name)
         if inputs.count:
-            movable = inputs.constant() & (module.bias is not None or name in followers)
+            movable = inputs.constant() & (module.bias is not None or name in followers) & is_level(module)[inputs.cut]
             kept_fast = (~movable & inputs.contributes(module)).tolist()
             found[name] = [i for i, held in zip(inputs.cut, kept_fast, strict=True) if held]
     return {name: positions for name, positions in found.items() if positions}
@@ -212,21 +210,6 @@ class _Inputs:
     def constant(self) -> Tensor:
         """Mask of the cut inputs that never changed, shape (cut,)."""
         return self.high - self.low <= CONSTANT * torch.maximum(self.low.abs(), self.high.abs())
-
-
-def _pads_with_zeros(module: nn.Module) -> bool:
-    if isinstance(module, nn.Linear):
-        return False
-    padded = module.padding == "same" or (module.padding != "valid" and any(module.padding))
-    return isinstance(module, _ConvTransposeNd) or (padded and module.padding_mode == "zeros")
-
-
-def _kernel_sum(module: nn.Module) -> Tensor:
-    """Output per input that is constant, far from the border, shape (outputs, inputs), float64."""
-    weight = module.weight.detach().cpu().double().flatten(2) if module.weight.ndim > 2 else module.weight[..., None]
-    if isinstance(module, _ConvTransposeNd):  # each output position meets one tap in stride²
-        return weight.sum(2).T / torch.tensor(module.stride).prod()
-    return weight.cpu().double().sum(2)
 
 
 def kept(values: Tensor, plan: Plan, name: str) -> Tensor:
