@@ -70,7 +70,9 @@ def build(name: str) -> Any:
     torch.manual_seed(0)
     kind = ultralytics.RTDETR if "rtdetr" in name else ultralytics.YOLOE if "yoloe" in name else ultralytics.YOLO
     yolo = kind(name)
-    lively_copy.settle(yolo.model, yolo_tracing.example(yolo.model, 8))  # else no check could see a wrong cut deep inside
+    lively_copy.settle(
+        yolo.model, yolo_tracing.example(yolo.model, 8)
+    )  # else no check could see a wrong cut deep inside
     return yolo
 
 

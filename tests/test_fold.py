@@ -165,6 +165,79 @@ def test_transposed_convolution_gets_the_mean_of_its_taps():
     torch.testing.assert_close(a.mean((0, 2, 3)), b.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("taps", "lost"), [([1, 2, 3, 4], {"consumer": [1]}), ([2, 2, 2, 2], {}), ([0, 0, 0, 0], {})])
+def test_taps_of_a_transposed_convolution_that_differ_hold_the_channel(taps: list[int], lost: dict[str, list[int]]):
+    """A constant behind them is a pattern, which no bias can be."""
+    parent = with_dead_channel(Net(nn.ConvTranspose2d(2, 1, 2, 2)))
+    parent.consumer.weight.data[1] = torch.tensor(taps, dtype=torch.float32).reshape(1, 2, 2)
+    assert recover.stranded(parent, plan(), [Example.of(noise(2, 3, 8, 8))]) == lost
+
+
+@pytest.mark.parametrize(
+    ("path", "lost"),
+    [
+        (lambda x: x, {}),
+        (lambda x: x * x.mean((1, 2, 3), keepdim=True), {"consumer": [1]}),  # a gate makes it differ by image
+        (lambda x: nn.functional.pad(x, (1, 1, 1, 1)), {"consumer": [1]}),  # and so does a border
+        (lambda x: nn.functional.pad(x, (1, 1, 1, 1), mode="reflect"), {}),
+    ],
+    ids=["plain", "gate", "zeros", "reflected"],
+)
+def test_dead_channels_that_do_not_stay_constant_are_stranded(
+    path: Callable[[Tensor], Tensor], lost: dict[str, list[int]]
+):
+    parent = with_dead_channel(Net(nn.Conv2d(2, 3, 1), path))
+    assert recover.stranded(parent, plan(), [Example.of(noise(2, 3, 8, 8))]) == lost
+
+
+class Read(nn.Module):
+    """A convolution without bias whose output `rest` reads."""
+
+    def __init__(self, rest: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.norm, self.other, self.rest = nn.Conv2d(2, 3, 1, bias=False), *norms(2), rest
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(self, self.conv(x))
+
+
+def norms(count: int) -> list[nn.Module]:
+    return [nn.BatchNorm2d(3) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("rest", "held"),
+    [
+        (lambda m, y: m.norm(y), False),
+        (lambda m, y: m.norm(y).relu_(), False),
+        (lambda m, y: m.norm(y.relu_()), True),
+        (lambda m, y: m.norm(y) + y, True),
+        (lambda m, y: m.norm(y) + m.other(y), True),
+        (lambda m, y: m.norm(y) + m.norm(y * 2), True),
+        (lambda m, y: y.relu(), True),
+    ],
+    ids=["norm", "in place behind", "in place before", "read twice", "two norms", "norm used twice", "none"],
+)
+def test_a_batch_norm_takes_a_constant_only_where_it_alone_reads(rest: Callable[..., Tensor], held: bool):
+    parent = with_dead_channel(Net(Read(rest)))
+    the_plan = Plan({("consumer.conv" if k == "consumer" else k): v for k, v in plan().keep.items()})
+    noises = [Example.of(noise(2, 3, 8, 8))]
+    assert recover.stranded(parent, the_plan, noises) == ({"consumer.conv": [1]} if held else {})
+    model = cut(copy.deepcopy(parent), the_plan)
+    report = recover.fold(parent, model, the_plan, noise=noises)
+    assert report.into == ({} if held else {"consumer.conv": "consumer.norm.running_mean"})
+    a, b = outputs(parent, model)
+    assert torch.allclose(a, b, atol=1e-5) is not held
+
+
+def test_a_linear_layer_leaves_no_history_in_a_batch_norm():
+    parent = with_dead_channel(Net(nn.Linear(2, 3, bias=False), lambda x: x.mean((2, 3)), nn.BatchNorm1d(3)))
+    model = cut(copy.deepcopy(parent), plan())
+    assert fold(parent, model, plan()).into == {"consumer": "rest.0.running_mean"}
+    a, b = outputs(parent, copy.deepcopy(model))  # what has a history cannot be copied
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_depthwise_layers_are_not_consumers():
     parent = Net(nn.Conv2d(2, 4, 1))
     parent.path = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, groups=2, bias=False), nn.BatchNorm2d(2))

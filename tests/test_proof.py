@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 import ultralytics
-from conftest import conv, cut_copy, noise, random_alive, settle, shipped
+from conftest import conv, cut_copy, filled, noise, random_alive, settle, shipped
 from torch import Tensor, nn
 
 import yoloprune
@@ -23,7 +23,10 @@ from yoloprune.cutting.proof import prove
 from yoloprune.errors import VerifyError
 from yoloprune.importance import criteria
 from yoloprune.planning import greedy_selection
-from yoloprune.planning.plan import Plan
+from yoloprune.planning.plan import Keep, Plan
+from yoloprune.probing.examples import Example
+from yoloprune.probing.survey import survey_around
+from yoloprune.tracing import trace
 from yoloprune.tracing.trace_network import trace
 
 IMAGE = noise(2, 3, 6, 6)
@@ -176,7 +179,7 @@ class WantsTargets(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body, self.shape = fading(), None
-        self.register_buffer("calls", torch.zeros(1))
+        self.register_buffer("calls", torch.zeros(1, dtype=torch.long))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
@@ -212,6 +215,128 @@ def test_the_parent_is_left_as_it_was() -> None:
     assert all(vars(model.model[-1])[k] is v for k, v in kept.items())
     assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[1])
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+# What hides a wrong cut -----------------------------------------------------------------------------------------------
+class Hides(nn.Module):
+    """`rule` reads the width of a layer, which no trace sees, in one of two ways to an output."""
+
+    def __init__(self, rule: Callable[[Hides, Tensor, Tensor], object], **more: object) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.f, self.p, self.q, self.rule = conv(3, 8), conv(8, 8), conv(8, 2), conv(8, 2), rule
+        for key, value in more.items():
+            setattr(self, key, value)
+
+    @property
+    def share(self) -> float:
+        """1 before a cut of `f`."""
+        return self.f.out_channels / 8
+
+    def forward(self, x: Tensor) -> object:
+        y = self.a(x).relu()
+        return self.p(y), self.rule(self, y, self.f(y))
+
+
+def late(m: Hides, y: Tensor, z: Tensor) -> Tensor:
+    """What `q` makes of channels that the width has scaled."""
+    return m.q(z * m.share)
+
+
+RULES: dict[str, Callable[[Hides, Tensor, Tensor], object]] = {
+    "evaluation only": lambda m, y, z: m.q(z) if m.training else late(m, y, z),
+    "training only": lambda m, y, z: late(m, y, z) if m.training else m.q(z),
+    "beside boxes": lambda m, y, z: torch.cat([m.p(y) * 1e5, late(m, y, z)], 1),
+    "beside boxes, flat": lambda m, y, z: torch.cat([m.p(y) * 1e5, late(m, y, z)], 1).flatten(),
+    "one way of two": lambda m, y, z: late(m, y, z) if m.training and torch.rand(1) > 0.7 else m.q(z),
+    "one way of two, Python": lambda m, y, z: late(m, y, z) if m.training and random.random() > 0.7 else m.q(z),
+    "random channels": lambda m, y, z: m.q(z + torch.rand_like(z) * m.share) if m.training else m.q(z),
+    "zero": lambda m, y, z: (late(m, y, z) - 5).relu(),
+    "empty": lambda m, y, z: (out := late(m, y, z))[out > 1e9],
+    "one class": lambda m, y, z: late(m, y, z) > 1e9,
+    "not a number": lambda m, y, z: late(m, y, z) * torch.where(y.amax((1, 2, 3), True) > 20, 1.0, float("nan")),
+    "float32 only": lambda m, y, z: m.q(z + m.share * (0.1 if z.dtype == torch.float32 else 0.0)) + 1e4 - 1e4,
+    "the second image": lambda m, y, z: late(m, y, z) if remembered(m) else m.q(z),
+}
+
+
+def remembered(m: Hides) -> bool:
+    """Whether it ran before."""
+    before, m.ran = getattr(m, "ran", False), True
+    return before
+
+
+GATES: dict[str, tuple[Callable[[Hides, Tensor, Tensor], object], object]] = {
+    "LayerScale": (lambda m, y, z: m.q(y + m.g * z * m.share), nn.Parameter(torch.full((1, 1, 1, 1), 1e-6))),
+    "ReZero": (lambda m, y, z: m.q(y + m.g * z * m.share), nn.Parameter(torch.zeros(()))),
+    "closed by a sigmoid": (lambda m, y, z: m.q(y + m.g.sigmoid() * z * m.share), nn.Parameter(torch.tensor([-50.0]))),
+    "zero convolution": (lambda m, y, z: m.q(y) + m.g(z * m.share), filled(conv(8, 2), [0.0] * 16, [0.0] * 2)),
+}
+
+
+def cut_of_f(model: Hides) -> tuple[nn.Module, Plan]:
+    """Half of what `f` makes goes."""
+    kept = (0, 2, 4, 6)
+    plan = Plan({"f": Keep(outputs=kept, of=(8, None)), "q": Keep(inputs=kept, of=(None, 8))})
+    if isinstance(getattr(model, "g", None), nn.Conv2d):
+        plan = Plan({"f": plan.keep["f"], "g": plan.keep["q"]})
+    elif hasattr(model, "g"):  # y and z are added
+        everything = {"a": Keep(outputs=kept, of=(8, None)), "p": plan.keep["q"], "q": plan.keep["q"]}
+        plan = Plan({**everything, "f": Keep(outputs=kept, inputs=kept, of=(8, 8))})
+    return cut_copy(model, plan), plan
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_wrong_cut_does_not_hide(rule: str) -> None:
+    model = Hides(RULES[rule]).eval()
+    child, plan = cut_of_f(model)
+    with pytest.raises(VerifyError, match=r"differs from its masked parent|has shape"):
+        prove(model, child, plan, survey_around(model, (Example((IMAGE,)),)))
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_a_wrong_cut_does_not_hide_behind_a_closed_gate(gate: str) -> None:
+    rule, g = GATES[gate]
+    model = Hides(rule, g=copy.deepcopy(g)).eval()
+    child, plan = cut_of_f(model)
+    assert verify(model, child, plan, IMAGE) <= TOLERANCE  # the check with the true weights sees nothing
+    with pytest.raises(VerifyError, match="differs"):
+        prove(model, child, plan, IMAGE)
+
+
+@pytest.mark.parametrize("rule", [r for r in RULES if r not in ("zero", "not a number")])
+def test_the_same_without_the_fault_passes(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is what draws at random, finds nothing, or sorts refused for that."""
+    monkeypatch.setattr(Hides, "share", 1.0)
+    model = Hides(RULES[rule]).eval()
+    child, plan = cut_of_f(model)
+    found = prove(model, child, plan, survey_around(model, (Example((IMAGE,)),)))
+    assert found.error <= TOLERANCE
+    assert bool(found.not_compared) is (rule in ("empty", "one class"))
+
+
+def test_what_was_not_compared_is_named() -> None:
+    model = Hides(lambda m, y, z: (m.q(z) > 1e9, torch.zeros(3))).eval()
+    child, plan = cut_of_f(model)
+    at = "in evaluation mode on the example"
+    lines = prove(model, child, plan, IMAGE).not_compared
+    assert f"output [1][0] {at}: empty, or of one class; what the layers give was compared in its place" in lines
+    assert f"output [1][1] {at}: zero, empty, not a number, or of one class, whatever is cut" in lines
+
+
+def test_an_output_that_stays_zero_is_refused() -> None:
+    model = Hides(lambda m, y, z: m.q(z) * 0.0).eval()
+    child, plan = cut_of_f(model)
+    with pytest.raises(VerifyError, match=r"Output \[1\] in evaluation mode on the example: zero, .* proves nothing"):
+        prove(model, child, plan, IMAGE)
+
+
+def test_float64_decides_only_where_the_network_does_the_same_there() -> None:
+    """Sorting differs by rounding as well, so float64 is asked; what it does there is another thing."""
+    model = Hides(lambda m, y, z: m.q(z + (1e-6 * m.share if z.dtype == torch.float32 else 0.0)).flatten(1).argsort(1))
+    child, plan = cut_of_f(model.eval())
+    with pytest.raises(VerifyError, match="float64 cannot decide: the network does something else there"):
+        prove(model, child, plan, noise(2, 3, 40, 40))
 
 
 # Settling -------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yoloprune.backend import compat
+from yoloprune.backend import compat, console
 from yoloprune.checkpoint import saving
 from yoloprune.cutting import comparison, proof, surgery
 from yoloprune.errors import ArgumentError, BudgetError
@@ -80,7 +80,13 @@ def prune_module(
     proof.prove(model, child, plan, probe, outputs=outputs)
     if wanted.empty:
         folded = constant_folding.fold(model, child, plan, noise=_noise(probe))
-        if not folded.bordered:
+        if folded.bordered:
+            away = comparison.distance(model, child, probe.proving[0])
+            console.warn(
+                f"prune_module: dead channels emit constants, and {len(folded.bordered)} layers that read them pad "
+                f"with zeros: near the border these cannot be moved exactly, and the outputs move by {away:.1%}"
+            )
+        else:
             comparison.verify(model, child, Plan({}), probe, outputs=outputs)
     if isinstance(child, compat.BaseModel):  # Ultralytics would train the network of its YAML in silence
         saving.mark_pruned(child, plan, saving.make_provenance(None, {"score": score, "normalize": normalize}))

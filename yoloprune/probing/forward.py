@@ -168,21 +168,30 @@ def follow(
     """From modules to the one of these kinds whose input is their output itself; filled when the parent runs.
 
     A tensor that was changed in place in between is another one: a batch-norm behind an in-place activation does not
-    follow the layer before that.
+    follow the layer before that. Nor does one that follows something else as well, or one of several.
     """
     found: dict[str, str] = {}
+    sources: dict[str, set[str | None]] = {}
+    norms: dict[str | None, set[str]] = {}
 
     def mark(name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
         output.made_by = (name, version_of(output))  # type: ignore[attr-defined]  # it lives and dies with the tensor
 
-    def look(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        source, version = getattr(inputs[0], "made_by", (None, None))
-        if source is not None and version == version_of(inputs[0]):
+    def look(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = next(iter((*args, *kwargs.values())))
+        source, version = getattr(given, "made_by", (None, None))
+        source = source if version == version_of(given) else None
+        sources.setdefault(name, set()).add(source)
+        norms.setdefault(source, set()).add(name)
+        if source is not None:
             found[source] = name
+        for other, norm in tuple(found.items()):
+            if len(sources[norm]) > 1 or len(norms[other]) > 1:
+                del found[other]
 
     for name, module in parent.named_modules():
         if isinstance(module, kinds) and getattr(module, "track_running_stats", True):
-            hooks.append(module.register_forward_pre_hook(partial(look, name)))
+            hooks.append(module.register_forward_pre_hook(partial(look, name), with_kwargs=True))
     hooks += [parent.get_submodule(name).register_forward_hook(partial(mark, name)) for name in names]
     return found
 

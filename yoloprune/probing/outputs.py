@@ -98,7 +98,7 @@ def _numbers(items: Mapping[Any, Any] | None) -> Tensor | None:
         return None
     try:
         return torch.tensor(list(items.values()))
-    except (RuntimeError, OverflowError):  # an integer beyond 64 bits
+    except (RuntimeError, ValueError, OverflowError):  # an integer beyond 64 bits
         return None
 
 

@@ -16,7 +16,7 @@ from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Example
 from yoloprune.probing.forward import Readers, feed, follow, hooked, preserved, running
-from yoloprune.repair.constants import CutInputs, add_constant, kept, kernel_sum, pads_with_zeros
+from yoloprune.repair.constants import CutInputs, add_constant, is_level, kept, kernel_sum, pads_with_zeros
 from yoloprune.torch_internals import BatchNorm
 
 
@@ -116,7 +116,7 @@ def stranded(parent: nn.Module, plan: Plan, noise: Sequence[Example]) -> dict[st
     for name, inputs in lost.items():
         module = parent.get_submodule(name)
         if inputs.count:
-            movable = inputs.constant() & (module.bias is not None or name in followers)
+            movable = inputs.constant() & (module.bias is not None or name in followers) & is_level(module)[inputs.cut]
             kept_fast = (~movable & inputs.contributes(module)).tolist()
             found[name] = [i for i, held in zip(inputs.cut, kept_fast, strict=True) if held]
     return {name: positions for name, positions in found.items() if positions}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -55,11 +56,23 @@ def pads_with_zeros(module: nn.Module) -> bool:
 
 def kernel_sum(module: nn.Module) -> Tensor:
     """Output per input that is constant, far from the border, shape (outputs, inputs), float64."""
+    return _sums(module).mean(2)
+
+
+def _sums(module: nn.Module) -> Tensor:
+    """The same by the positions within a stride of a transposed convolution, shape (outputs, inputs, positions)."""
     weight = module.weight.detach().cpu().double()
-    weight = weight.flatten(2) if weight.ndim > 2 else weight[..., None]
-    if isinstance(module, ConvTransposeNd):  # each output position meets one tap in stride²
-        return weight.sum(2).T / torch.tensor(module.stride).prod()
-    return weight.sum(2)
+    if not isinstance(module, ConvTransposeNd):
+        return weight.flatten(2).sum(2, keepdim=True) if weight.ndim > 2 else weight[..., None]
+    starts = itertools.product(*map(range, module.stride))  # each output position meets one tap in stride
+    taps = [weight[(..., *(slice(s, None, n) for s, n in zip(at, module.stride, strict=True)))] for at in starts]
+    return torch.stack([t.flatten(2).sum(2).T for t in taps], 2)
+
+
+def is_level(module: nn.Module) -> Tensor:
+    """Mask of the inputs that, where constant, give the same at all positions, shape (inputs,)."""
+    sums = _sums(module)
+    return (sums.amax(2) - sums.amin(2) <= CONSTANT * sums.abs().amax(2)).all(0)
 
 
 def kept(values: Tensor, plan: Plan, name: str) -> Tensor:
