@@ -15,10 +15,6 @@ FLOOR = 1e-9
 out to nothing leaves rounding errors of 1e-16. In float32 there is no floor, because there is none below which a wrong
 score could not hide beside a box; what rounding makes of a small value there is for float64 to decide, see `verify`."""
 
-SHARE = 10.0
-"""In float32 a slice may be this many times as far off, relative to what is in it, as a whole output is relative to its
-largest value: rounding errors come from the large values that it is made of."""
-
 TINY = {torch.float64: 1e-290, torch.float32: 1e-30, torch.bfloat16: 1e-30, torch.float16: 1e-6}
 """Below these a number has lost the precision of its type."""
 
@@ -28,8 +24,7 @@ def apart(expected: Any, got: Any) -> float:
 
     Every slice of a tensor along each of its dimensions, so every channel, has an error of its own: the largest
     difference in it relative to the largest absolute value in it. Boxes of hundreds of pixels do not hide scores below
-    1 beside them. In float64 the largest error of all slices is that of the tensor; in float32 it counts by `SHARE`,
-    and the largest difference relative to the largest value of all in full.
+    1 beside them. The largest error of all slices is that of the tensor.
 
     Args:
         expected (Any): A leaf of the parent's output.
@@ -68,9 +63,7 @@ def _relative(a: Tensor, b: Tensor) -> float:
         floor = max(floor, FLOOR * float(size.max()))
     difference, size = (x.reshape(1) if x.ndim == 0 else x for x in (difference, size))
     errors = [_largest(difference, d) / _largest(size, d).clamp_min(floor) for d in range(size.ndim)]
-    if a.dtype == torch.float64:
-        return max(float(e.max()) for e in errors)
-    return max(float(difference.max() / size.max().clamp_min(floor)), *(float(e.max()) / SHARE for e in errors))
+    return max(float(e.max()) for e in errors)
 
 
 def _largest(x: Tensor, dim: int) -> Tensor:
