@@ -14,7 +14,7 @@ from conftest import conv, cut_copy, noise, random_alive, settle, shipped
 from torch import Tensor, nn
 
 import yoloprune
-from yoloprune import Budget, Limits, budget, cut_and_repair, host, lively, proof, scoring, surgery
+from yoloprune import Budget, Limits, budget, cut_and_repair, host, proof, scoring, surgery
 from yoloprune.errors import VerifyError
 from yoloprune.plans import Plan
 from yoloprune.proof import prove
@@ -144,10 +144,13 @@ def test_scales_of_zero_as_after_sparse_training() -> None:
     assert not model[1].weight[::2].any()
 
 
-def test_without_batch_norm_there_is_the_first_check_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lively, "settle", lambda *_, **__: pytest.fail("nothing to settle"))
+def test_a_network_in_which_all_is_alive_has_the_first_check_only() -> None:
     torch.manual_seed(0)
-    assert proved(nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 2)), IMAGE) <= TOLERANCE
+    model = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 2)).eval()
+    for layer in (model[0], model[2]):
+        layer.bias.data += 9
+    plan = (graph := trace(model, IMAGE)).plan(random_alive(graph, 0))
+    assert len(prove(model, cut_copy(model, plan), plan, IMAGE).looks) == 2  # two modes
 
 
 class Logarithm(nn.Sequential):
