@@ -170,7 +170,7 @@ def test_taps_of_a_transposed_convolution_that_differ_hold_the_channel(taps: lis
     """A constant behind them is a pattern, which no bias can be."""
     parent = with_dead_channel(Net(nn.ConvTranspose2d(2, 1, 2, 2)))
     parent.consumer.weight.data[1] = torch.tensor(taps, dtype=torch.float32).reshape(1, 2, 2)
-    assert recover.stranded(parent, plan(), [Example.of(noise(2, 3, 8, 8))]) == lost
+    assert constant_folding.stranded(parent, plan(), [Example.of(noise(2, 3, 8, 8))]) == lost
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_dead_channels_that_do_not_stay_constant_are_stranded(
     path: Callable[[Tensor], Tensor], lost: dict[str, list[int]]
 ):
     parent = with_dead_channel(Net(nn.Conv2d(2, 3, 1), path))
-    assert recover.stranded(parent, plan(), [Example.of(noise(2, 3, 8, 8))]) == lost
+    assert constant_folding.stranded(parent, plan(), [Example.of(noise(2, 3, 8, 8))]) == lost
 
 
 class Read(nn.Module):
@@ -222,9 +222,9 @@ def test_a_batch_norm_takes_a_constant_only_where_it_alone_reads(rest: Callable[
     parent = with_dead_channel(Net(Read(rest)))
     the_plan = Plan({("consumer.conv" if k == "consumer" else k): v for k, v in plan().keep.items()})
     noises = [Example.of(noise(2, 3, 8, 8))]
-    assert recover.stranded(parent, the_plan, noises) == ({"consumer.conv": [1]} if held else {})
+    assert constant_folding.stranded(parent, the_plan, noises) == ({"consumer.conv": [1]} if held else {})
     model = cut(copy.deepcopy(parent), the_plan)
-    report = recover.fold(parent, model, the_plan, noise=noises)
+    report = constant_folding.fold(parent, model, the_plan, noise=noises)
     assert report.into == ({} if held else {"consumer.conv": "consumer.norm.running_mean"})
     a, b = outputs(parent, model)
     assert torch.allclose(a, b, atol=1e-5) is not held

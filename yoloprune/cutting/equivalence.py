@@ -15,10 +15,6 @@ FLOOR = 1e-9
 out to nothing leaves rounding errors of 1e-16. In float32 there is no floor, because there is none below which a wrong
 score could not hide beside a box; what rounding makes of a small value there is for float64 to decide, see `verify`."""
 
-SHARE = 10.0
-"""In float32 a slice may be this many times as far off, relative to what is in it, as a whole output is relative to its
-largest value: rounding errors come from the large values that it is made of."""
-
 FEW = 1000
 """One value of so many may be as far off as it likes relative to itself: near zero, rounding is all there is of it."""
 
@@ -35,9 +31,8 @@ def apart(expected: Any, got: Any) -> float:
     Every slice of a tensor along each of its dimensions, so every channel, has an error of its own: the largest
     difference in it relative to the largest absolute value in it. Boxes of hundreds of pixels do not hide scores below
     1 beside them. Nor do they where both share every slice, as those of one of several levels: single values have an
-    error of their own as well, and all but one of `FEW` count. In float64 the largest of these errors is that of the
-    tensor; in float32 that of the slices counts by `SHARE`, that of single values by `EACH`, and the largest difference
-    relative to the largest value of all in full.
+    error of their own as well, and all but one of `FEW` count. The largest of these errors is that of the tensor; in
+    float32 that of single values counts by `EACH`.
 
     Args:
         expected (Any): A leaf of the parent's output.
@@ -77,9 +72,7 @@ def _relative(a: Tensor, b: Tensor) -> float:
     difference, size = (x.reshape(1) if x.ndim == 0 else x for x in (difference, size))
     slices = max(float((_largest(difference, d) / _largest(size, d).clamp_min(floor)).max()) for d in range(size.ndim))
     single = _most(difference / size.clamp_min(floor))
-    if a.dtype == torch.float64:
-        return max(slices, single)
-    return max(float(difference.max() / size.max().clamp_min(floor)), slices / SHARE, single / EACH)
+    return max(slices, single if a.dtype == torch.float64 else single / EACH)
 
 
 def _most(errors: Tensor) -> float:

@@ -22,14 +22,16 @@ LOW = (torch.float16, torch.bfloat16)
 
 
 def lively_copy(model: nn.Module, example: Example) -> nn.Module | None:
-    """A copy whose batch-norms and sleeping parameters `settle` has brought to life; None if there is none of both.
+    """A copy that `settle` has brought to life; None if there is nothing in it that was not.
 
     Half precision becomes float32, or variances would be out of range.
     """
-    if not any(isinstance(m, BatchNorm) for m in model.modules()) and not _asleep(model):
-        return None
     live = copy.deepcopy(model).float() if _is_low(model) else sharing_copy(model)
-    return settle(live, lively_example(example, model))
+    biases = {id(m): m.bias.detach().clone() for m in _biased(live)}
+    settle(live, lively_example(example, model))
+    if any(isinstance(m, BatchNorm) for m in model.modules()) or _asleep(model):
+        return live
+    return None if all(torch.equal(m.bias, biases[id(m)]) for m in _biased(live)) else live
 
 
 def lively_example(example: Example, model: nn.Module) -> Example:
@@ -42,11 +44,11 @@ def _is_low(model: nn.Module) -> bool:
 
 
 def sharing_copy(model: nn.Module) -> nn.Module:
-    """A copy with batch-norms of its own, and what is asleep. All other weights are shared: a cut replaces them and
-    changes none in place, and copying the largest models would take as long as running them.
+    """A copy with batch-norms and biases of its own, and what is asleep. All other weights are shared: a cut replaces
+    them and changes none in place, and copying the largest models would take as long as running them.
     """
     own = {id(p) for m in model.modules() if isinstance(m, BatchNorm) for p in m.parameters(recurse=False)}
-    own |= {id(p) for p in _asleep(model)}
+    own |= {id(p) for p in _asleep(model)} | {id(m.bias) for m in _biased(model)}
     return copy.deepcopy(model, {id(p): p for p in model.parameters() if id(p) not in own})
 
 
@@ -60,7 +62,8 @@ def settle(
     """Give batch-norms parameters and statistics as after training, and draw parameters that are asleep.
 
     With an example the statistics are those that it has in the network. Deep networks need that: under statistics that
-    do not fit, the signal dies out layer by layer, and a wrong cut far inside changes no output.
+    do not fit, the signal dies out layer by layer, and a wrong cut far inside changes no output. Channels of other
+    layers that it leaves without one positive value, of which a ReLU lets nothing through, get another bias.
 
     Args:
         model (nn.Module): Any network; changed in place.
@@ -91,6 +94,7 @@ def settle(
         for m in norms:
             if m.running_mean is not None:
                 hooks.append(m.register_forward_pre_hook(partial(_fit, found), with_kwargs=True))
+        hooks += [m.register_forward_hook(_wake) for m in _biased(model)]
         example(model)
     for m, (mean, variance) in found.items():  # `preserved` has put back what the run put there
         m.running_mean.copy_(mean)
@@ -120,6 +124,19 @@ def _asleep(model: nn.Module) -> dict[Tensor, Any]:
             else:
                 found[p] = lambda x, g: x.uniform_(0.2, 1.5, generator=g)
     return found
+
+
+def _biased(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules() if isinstance(m, LAYERS) and m.bias is not None]
+
+
+def _wake(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """Hook behind a layer: a bias for each channel that is positive nowhere, with which its mean is zero."""
+    dim = output.ndim - 1 - (0 if isinstance(module, nn.Linear) else len(module.kernel_size))
+    values = output.movedim(dim, 0).flatten(1)
+    lift = torch.where(values.amax(1) <= 0, -values.mean(1), 0.0)
+    module.bias.data += lift
+    return output + lift.reshape([-1 if d == dim else 1 for d in range(output.ndim)])
 
 
 def _fit(

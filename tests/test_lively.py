@@ -1,0 +1,57 @@
+"""The copy of a network that is brought to life: channels that the example leaves dead are alive in it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import conv, cut_copy, noise, random_alive
+from torch import nn
+
+from yoloprune.cutting import surgery
+from yoloprune.cutting.comparison import TOLERANCE
+from yoloprune.cutting.lively_copy import lively_copy
+from yoloprune.cutting.proof import prove
+from yoloprune.errors import VerifyError
+from yoloprune.planning.plan import Plan
+from yoloprune.probing.examples import Example
+from yoloprune.tracing import trace
+
+IMAGE = noise(2, 3, 6, 6)
+
+
+def without_norms(bias: float) -> nn.Sequential:
+    """A network without batch-norm; with the bias given, a ReLU may let nothing through behind its first layer."""
+    torch.manual_seed(0)
+    model = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 6), nn.ReLU(), conv(6, 2)).eval()
+    model[0].bias.data += bias
+    for layer in (model[2], model[4]):
+        layer.bias.data += 100
+    return model
+
+
+def test_channels_that_are_dead_on_the_example_are_alive_in_the_copy() -> None:
+    model = without_norms(-100.0)
+    live = lively_copy(model, Example.of(IMAGE))
+    assert live is not None and live[0](IMAGE).amax((0, 2, 3)).min() > 0
+    assert model[0].bias.max() < -90 and live[0].weight is model[0].weight
+
+
+def test_where_all_is_alive_there_is_no_copy() -> None:
+    assert lively_copy(without_norms(100.0), Example.of(IMAGE)) is None
+
+
+def test_wrong_surgery_between_dead_channels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = without_norms(-100.0)
+    plan = (graph := trace(model, IMAGE)).plan(random_alive(graph, 0))
+    right = surgery.cut
+
+    def wrong(model: nn.Module, plan: Plan) -> nn.Module:
+        layer = right(model, plan)[2]
+        layer.weight = nn.Parameter(layer.weight.detach().flip(1))
+        return model
+
+    assert prove(model, cut_copy(model, plan), plan, IMAGE).error <= TOLERANCE
+    monkeypatch.setattr(surgery, "cut", wrong)
+    child = cut_copy(model, plan)
+    with pytest.raises(VerifyError, match="differs"):
+        prove(model, child, plan, IMAGE)
