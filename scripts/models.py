@@ -29,7 +29,7 @@ from ultralytics.utils.torch_utils import get_flops
 
 from yoloprune.backend import model_facts, yolo_tracing
 from yoloprune.checkpoint import saving
-from yoloprune.cutting import proof, surgery
+from yoloprune.cutting import lively_copy, proof, surgery
 from yoloprune.errors import BudgetError, PlanError
 from yoloprune.importance import criteria
 from yoloprune.planning import greedy_selection
@@ -70,7 +70,7 @@ def build(name: str) -> Any:
     torch.manual_seed(0)
     kind = ultralytics.RTDETR if "rtdetr" in name else ultralytics.YOLOE if "yoloe" in name else ultralytics.YOLO
     yolo = kind(name)
-    proof.settle(yolo.model, yolo_tracing.example(yolo.model, 8))  # else no check could see a wrong cut deep inside
+    lively_copy.settle(yolo.model, yolo_tracing.example(yolo.model, 8))  # or a wrong cut deep inside is not seen
     return yolo
 
 
