@@ -3,7 +3,7 @@
     python scripts/native.py                          # writes docs/native.md
     python scripts/native.py yolov8n.yaml --out -
 
-For each model: seeded weights, native plan at 50 % of the FLOPs by random scores (or as far as it goes), saved, the
+For each model: seeded weights, a native plan at 50 % of the FLOPs by random scores (or as far as it goes), saved, the
 YAML built anew by Ultralytics and loaded with the checkpoint's weights; all tensors and outputs must be equal.
 """
 
@@ -12,23 +12,22 @@ from __future__ import annotations
 import argparse
 import copy
 import tempfile
-import time
-from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import models  # the script beside this one
-import numpy as np
 import torch
 import ultralytics
 from torch.utils._pytree import tree_leaves
 
-from yoloprune.backend import model_facts, yolo_tracing
+from yoloprune.backend import yolo_tracing
 from yoloprune.checkpoint import saving
-from yoloprune.cutting import comparison, surgery, width_attributes
+from yoloprune.cutting import comparison, surgery
 from yoloprune.errors import BudgetError, PruneError
 from yoloprune.importance import criteria
-from yoloprune.native import stock_yaml
+from yoloprune.native import candidates
+from yoloprune.native.described import as_described
 from yoloprune.planning import greedy_selection
 from yoloprune.reporting.text_table import table
 from yoloprune.settings.budget import Budget, Limits
@@ -43,17 +42,29 @@ HEAD = """# Native plans
 
 Where it is possible, `yoloprune prune` and `train-sparse` choose only widths that a stock model YAML can say, so that
 stock Ultralytics trains, resumes, tunes and distils the pruned model, nothing else installed. `native=True` insists,
-`native=False` allows all widths. Written by the command below.
+`native=False` allows all widths and writes no YAML.
+
+A row of a YAML names a block and a few arguments; its constructor makes all inner widths from those. A C2f row ties the
+inside of every bottleneck to the residual stream that runs past it, though the stream is worth keeping. So widths are
+chosen freely, and a block that no row of its own can say is written as the rows that compute the same: a C2f as two
+`Conv` (its chunk), a `Bottleneck` each, `Concat` and `Conv`. Nothing of this is listed by block: a block is watched
+while it runs, its rows are built by Ultralytics and compared, and the model that is saved is made of the cut one's own
+modules. What cannot be written so (an addition outside a bottleneck, attention) stays one row, whose widths are tied.
+`native=tied` keeps every block in one row. `prune` tells which blocks became rows; `keep=model.4` and `freeze=10` of
+`yoloprune` go on meaning the parent's layers.
+
+Written by the command below.
 
     python scripts/native.py
 
-Ultralytics {version}, smallest scale unless named otherwise. Each model was pruned to *FLOPs kept* by random scores;
-Ultralytics then built `pruned.yaml` and loaded `pruned.pt`: *transferred* tensors of all, outputs equal to the bit.
-*free* and *native* are the shares of channel classes outside the head that may be cut at all. Stock YAMLs give an
-attention one head for every 64 channels (YOLOv10, YOLO11, YOLO26) or 32 (YOLO12), so native plans remove whole heads,
-where free ones make all heads narrower; *heads* is how many of how many the native plan kept.
+Ultralytics {version}, smallest scale unless named otherwise, seeded weights; each was pruned to half the FLOPs
+(or as far as it goes) by random scores; *kept* is the share of all scores that stays: with free widths, with every
+block in one row, and as written here. Ultralytics then built `pruned.yaml` and loaded `pruned.pt`: *transferred* tensors of
+all, outputs equal to the bit. *error* is that of the cut against its masked parent, *rows* are those of the parent's
+YAML and of the pruned one's. Stock YAMLs give an attention one head for every 64 channels (YOLOv10, YOLO11, YOLO26) or
+32 (YOLO12), so native plans remove whole heads, where free ones make all heads narrower.
 
-| model | free | native | FLOPs kept | heads | error | transferred | s | what a YAML cannot say |
+| model | FLOPs kept | kept, free | one row | native | rows | error | transferred | what stays tied |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |
 """
 
@@ -62,30 +73,31 @@ def examine(name: str) -> dict[str, Any]:
     """One row; raises where a native plan is not rebuilt exactly."""
     yolo = models.build(f"{name}.yaml")
     parent = yolo.model.float().eval()
-    graph, limits = yolo_tracing.trace_yolo(parent), Limits(native=True)
-    body = _shares(parent, graph)
-    start = time.perf_counter()
     try:
-        stock = stock_yaml.Stock(parent, graph)
-        restricted = stock.restrict(limits)
+        found = candidates.Channels(parent, Limits(native=True), 640)
     except PruneError as e:
-        return {"model": name, "free": body[1] / body[0], "reason": str(e)}
-    seconds = time.perf_counter() - start
-    alive, flops = None, 0.5
-    while alive is None:
+        return {"model": name, "reason": str(e)}
+    tied = candidates.Channels(parent, Limits(native="tied"), 640)
+    scores = criteria.score(parent, found.graph, "random")
+    flops = 0.5
+    while True:
+        order = partial(
+            greedy_selection.select, scores=scores, budget=Budget(flops=flops), limits=Limits(), per_cost=True
+        )
         try:
-            alive = greedy_selection.select(
-                restricted, criteria.score(parent, restricted, "random"), Budget(flops=flops), limits
-            )
+            choice, one_row = found.choose(order), tied.choose(order)
+            break
         except BudgetError:
             flops = round(flops + 0.05, 2)
-    plan = restricted.plan(alive)
-    child = saving.with_model(yolo, surgery.cut(copy.deepcopy(parent), plan))
-    error = comparison.verify(parent, child.model, plan, yolo_tracing.example(parent, 2))
+    free = order(found.graph)
+    described = choice.described
+    assert described is not None
+    cut = surgery.cut(copy.deepcopy(parent), choice.plan)
+    error = comparison.verify(parent, cut, choice.plan, yolo_tracing.example(parent, 2))
+    child = saving.with_model(yolo, as_described(cut, described))
     with tempfile.TemporaryDirectory() as folder:
         facts = saving.make_provenance(None, {})
-        said = stock.describe(alive).yaml
-        file = saving.save(child, Path(folder) / "pruned.pt", plan=plan, provenance=facts, native=said)
+        file = saving.save(child, Path(folder) / "pruned.pt", plan=choice.plan, provenance=facts, native=described.yaml)
         saved = type(yolo)(file).model.float().eval()
         fresh = type(yolo)(str(file.with_suffix(".yaml")), task=yolo.task).load(file).model.eval()
     mine, theirs = saved.state_dict(), fresh.state_dict()
@@ -95,30 +107,19 @@ def examine(name: str) -> dict[str, Any]:
         pairs = zip(tree_leaves(saved(x)), tree_leaves(fresh(x)), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs if isinstance(a, torch.Tensor)), f"{name}: outputs differ"
     assert same == len(mine) == len(theirs), f"{name}: {same} of {len(mine)} tensors transferred"
-    held: Counter[str] = Counter()
-    for g, free in zip(restricted.groups, graph.groups, strict=True):
-        if g.frozen and not free.frozen:
-            held[g.frozen] += g.size
-    said = "; ".join(f"{n} channels: {why}" for why, n in held.most_common())
+    layers = found.stock.spelled.layers[:-1]
+    whole = {layer.row.name for layer in layers if layer.row.at not in found.stock.blocks and len(layer.own) > 2}
     return {
         "model": name,
-        "free": body[1] / body[0],
-        "native": int(restricted.prunable.sum()) / body[0],
         "flops": flops,
-        "heads": "/".join(str(sum(map(width_attributes.removable_heads, m.modules()))) for m in (child.model, parent)),
+        "free": scores[free].sum() / scores.sum(),
+        "tied": scores[one_row.alive].sum() / scores.sum(),
+        "native": scores[choice.alive].sum() / scores.sum(),
+        "rows": f"{len(parent.model)} → {len(described.origins)}",
         "error": error,
         "transferred": f"{same}/{len(mine)}",
-        "seconds": seconds,
-        "reason": said,
+        "reason": ", ".join(sorted(whole)),
     }
-
-
-def _shares(parent: torch.nn.Module, graph: Any) -> tuple[int, int]:
-    """Channel classes outside the head, and how many of them may be cut."""
-    head = f"{model_facts.head_name(parent)}."
-    inside = np.array([bool(g.frozen) and all(a.startswith(head) for a in g.axes) for g in graph.groups])
-    sizes = np.array([g.size for g in graph.groups])
-    return int(sizes[~inside].sum()), int(graph.prunable.sum())
 
 
 def main() -> None:
@@ -132,11 +133,10 @@ def main() -> None:
         row = examine(name.removesuffix(".yaml"))
         print(table([row]), flush=True)
         if "native" in row:
-            cells = [f"{row['free']:.1%}", f"{row['native']:.1%}", f"{row['flops']:.2f}"]
-            cells += ["—" if row["heads"] == "0/0" else row["heads"], f"{row['error']:.0e}"]
-            cells += [row["transferred"], f"{row['seconds']:.1f}", row["reason"] or "—"]
+            cells = [f"{row['flops']:.2f}", *(f"{row[k]:.1%}" for k in ("free", "tied", "native")), row["rows"]]
+            cells += [f"{row['error']:.0e}", row["transferred"], row["reason"] or "—"]
         else:
-            cells = [f"{row['free']:.1%}", "none", *[""] * 6, row["reason"]]
+            cells = [*[""] * 7, row["reason"]]
         lines.append(f"| {' | '.join([row['model'], *cells])} |")
     if arguments.out != "-":
         Path(arguments.out).write_text(HEAD.format(version=ultralytics.__version__) + "\n".join([*lines, ""]))
