@@ -57,12 +57,12 @@ Written by the command below.
 
     python scripts/native.py
 
-Ultralytics {version}, smallest scale unless named otherwise, seeded weights; each was pruned to half the FLOPs
-(or as far as it goes) by random scores; *kept* is the share of all scores that stays: with free widths, with every
-block in one row, and as written here. Ultralytics then built `pruned.yaml` and loaded `pruned.pt`: *transferred* tensors of
+Ultralytics {version}, smallest scale unless named otherwise, seeded weights; each was pruned to half the FLOPs (or as
+far as it goes) by random scores; *kept* is the share of all scores that stays: with free widths, with every block in
+one row, and as written here. Ultralytics then built `pruned.yaml` and loaded `pruned.pt`: *transferred* tensors of
 all, outputs equal to the bit. *error* is that of the cut against its masked parent, *rows* are those of the parent's
-YAML and of the pruned one's. Stock YAMLs give an attention one head for every 64 channels (YOLOv10, YOLO11, YOLO26) or
-32 (YOLO12), so native plans remove whole heads, where free ones make all heads narrower.
+YAML and of the pruned one's. Stock YAMLs give an attention one head for every 64 channels (YOLOv10, YOLO11, YOLO26)
+or 32 (YOLO12), so native plans remove whole heads, where free ones make all heads narrower.
 
 | model | FLOPs kept | kept, free | one row | native | rows | error | transferred | what stays tied |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |

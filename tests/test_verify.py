@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yoloprune.cutting import comparison
-from yoloprune.cutting.comparison import verify
+from yoloprune.cutting.comparison import TOLERANCE, verify
 from yoloprune.cutting.masked_parent import masked
 from yoloprune.errors import VerifyError
 from yoloprune.planning.channel_graph import ChannelGraph
@@ -321,3 +321,30 @@ def test_state_that_a_forward_pass_changes_is_put_back() -> None:
     before = copy.deepcopy(model.state_dict())
     assert_exact(model, trace(model, IMAGE), IMAGE)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+class Words(nn.Module):
+    """Tells the best class in words, and hands out something that cannot be looked into where asked to."""
+
+    def __init__(self, closed: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.closed = conv(3, 4), conv(4, 2), closed
+
+    def forward(self, x: Tensor) -> object:
+        y = self.b(self.a(x)).mean((0, 2, 3))
+        return (y.sum(), (lambda: y)) if self.closed else (y.sum(), "first" if y[0] > y[1] else "second")
+
+
+def test_noise_excuses_no_words() -> None:
+    """A fault that turns the words around is one whatever rounding does; a function cannot be compared at all."""
+    parent = Words(closed=False)
+    graph = trace(parent, IMAGE)
+    plan = graph.plan(without(graph, "a.outputs", [1]))
+    small = cut_copy(parent, plan)
+    assert verify(parent, small, plan, IMAGE) <= TOLERANCE
+    small.b.weight.data, small.b.bias.data = small.b.weight.data.flip(0), small.b.bias.data.flip(0)
+    with pytest.raises(VerifyError, match=r"\[1\]"):
+        verify(parent, small, plan, IMAGE)
+    with pytest.raises(VerifyError, match="cannot be looked into"):
+        verify(Words(closed=True), cut_copy(Words(closed=True), plan), plan, IMAGE)

@@ -155,7 +155,9 @@ def _decided(pair: Pair, doubtful: set[str], before: dict[str, float], tolerance
     found = errors(wanted.leaves, got.leaves)
     wrong = {path for path in doubtful if not found.get(path, float("inf")) <= tolerance}
     noise = precise.noise(wanted, STORED) if wrong else {}
-    if wrong := {path for path in wrong if not found.get(path, float("inf")) <= noise.get(path, 0.0)}:
+    # What is no number differs in full or not at all, under noise as well: no noise explains more than is plausible.
+    allowed = {path: min(noise.get(path, 0.0), PLAUSIBLE) for path in wrong}
+    if wrong := {path for path in wrong if not found.get(path, float("inf")) <= allowed[path]}:
         raise VerifyError(_difference(wanted, got, found, wrong, pair.training))
     return {path: found[path] for path in doubtful}
 
