@@ -100,7 +100,7 @@ def examine(name: str, flops: float = 0.5) -> dict[str, Any]:
             reached, why = round(reached + 0.05, 2), str(e)
     plan = graph.plan(alive)
     child = surgery.cut(copy.deepcopy(parent), plan)
-    error = proof.prove(parent, child, plan, yolo_tracing.example(parent, 2))
+    error = proof.prove(parent, child, plan, yolo_tracing.example(parent, 2)).error
     kept = get_flops(child) / get_flops(parent)
     predicted = cost.of("flops", np.bincount(graph.group_of[alive], minlength=len(graph.groups))) / cost.parent("flops")
     assert abs(kept - predicted) < 0.005 and kept <= reached + 0.005, f"{name}: FLOPs {kept:.4f}, asked for {reached}"

@@ -41,7 +41,7 @@ def test_a_row_that_names_no_layer_is_refused() -> None:
 
 
 def test_reading_and_writing_says_the_same_without_scales() -> None:
-    written = yaml_rows.write(CONFIG, yaml_rows.read(CONFIG))
+    written = yaml_rows.write(CONFIG, yaml_rows.read(CONFIG), len(CONFIG["backbone"]))
     assert not {"scale", "scales"} & set(written)
     assert written["backbone"][0] == [-1, 1, "Conv", [64, 3, 2]]
     assert written["head"][0][0] == [1, 2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isinf
 from typing import Any
 
 from torch import Tensor, nn
@@ -155,8 +156,8 @@ def _decided(pair: Pair, doubtful: set[str], before: dict[str, float], tolerance
     found = errors(wanted.leaves, got.leaves)
     wrong = {path for path in doubtful if not found.get(path, float("inf")) <= tolerance}
     noise = precise.noise(wanted, STORED) if wrong else {}
-    # What is no number differs in full or not at all, under noise as well: no noise explains more than is plausible.
-    allowed = {path: min(noise.get(path, 0.0), PLAUSIBLE) for path in wrong}
+    # What is no number differs in full or not at all, under noise as well: that excuses nothing.
+    allowed = {path: 0.0 if isinf(noise.get(path, 0.0)) else noise.get(path, 0.0) for path in wrong}
     if wrong := {path for path in wrong if not found.get(path, float("inf")) <= allowed[path]}:
         raise VerifyError(_difference(wanted, got, found, wrong, pair.training))
     return {path: found[path] for path in doubtful}

@@ -185,9 +185,10 @@ def follow(
         norms.setdefault(source, set()).add(name)
         if source is not None:
             found[source] = name
-        for other, norm in tuple(found.items()):
-            if len(sources[norm]) > 1 or len(norms[other]) > 1:
-                del found[other]
+        if isinstance(module, BatchNorm):  # an activation may well be one object for all layers
+            for other, norm in tuple(found.items()):
+                if len(sources[norm]) > 1 or len(norms[other]) > 1:
+                    del found[other]
 
     for name, module in parent.named_modules():
         if isinstance(module, kinds) and getattr(module, "track_running_stats", True):
