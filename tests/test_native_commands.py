@@ -38,7 +38,8 @@ sys.meta_path.insert(0, Block())
 import torch
 from ultralytics import YOLO
 pruned, described, data, project = sys.argv[1:]
-shapes = lambda m: {k: tuple(v.shape) for k, v in m.state_dict().items() if not k.startswith(f"model.{len(m.model) - 1}.")}
+body = lambda m, k: not k.startswith(f"model.{len(m.model) - 1}.")
+shapes = lambda m: {k: tuple(v.shape) for k, v in m.state_dict().items() if body(m, k)}
 before = shapes(YOLO(pruned).model)
 fresh = YOLO(described).load(pruned).model.state_dict()
 loaded = YOLO(pruned).model.float().state_dict()

@@ -28,7 +28,7 @@ def lively_copy(model: nn.Module, example: Example) -> nn.Module | None:
     """
     live = copy.deepcopy(model).float() if _is_low(model) else sharing_copy(model)
     biases = {id(m): m.bias.detach().clone() for m in _biased(live)}
-    settle(live, lively_example(example, model))
+    settle(live, lively_example(example, model), wake=True)
     if any(isinstance(m, BatchNorm) for m in model.modules()) or _asleep(model):
         return live
     return None if all(torch.equal(m.bias, biases[id(m)]) for m in _biased(live)) else live
@@ -58,18 +58,20 @@ def settle(
     seed: int = 0,
     *,
     training: bool | None = None,
+    wake: bool = False,
 ) -> nn.Module:
     """Give batch-norms parameters and statistics as after training, and draw parameters that are asleep.
 
     With an example the statistics are those that it has in the network. Deep networks need that: under statistics that
-    do not fit, the signal dies out layer by layer, and a wrong cut far inside changes no output. Channels of other
-    layers that it leaves without one positive value, of which a ReLU lets nothing through, get another bias.
+    do not fit, the signal dies out layer by layer, and a wrong cut far inside changes no output.
 
     Args:
         model (nn.Module): Any network; changed in place.
         example (Tensor | tuple | Example): Input, e.g. shape (B, C, H, W).
         seed (int): Of the random numbers.
         training (bool): Whether it runs in training mode; found out when not given.
+        wake (bool): Whether channels of other layers that the example leaves without one positive value, of which a
+            ReLU lets nothing through, get another bias.
 
     Returns:
         (nn.Module): The same object.
@@ -94,7 +96,7 @@ def settle(
         for m in norms:
             if m.running_mean is not None:
                 hooks.append(m.register_forward_pre_hook(partial(_fit, found), with_kwargs=True))
-        hooks += [m.register_forward_hook(_wake) for m in _biased(model)]
+        hooks += [m.register_forward_hook(_wake) for m in _biased(model) if wake]
         example(model)
     for m, (mean, variance) in found.items():  # `preserved` has put back what the run put there
         m.running_mean.copy_(mean)
