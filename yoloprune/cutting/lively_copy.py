@@ -60,7 +60,7 @@ def settle(
     training: bool | None = None,
     wake: bool = False,
 ) -> nn.Module:
-    """Give batch-norms parameters and statistics as after training, and draw parameters that are asleep.
+    """Give batch-norms parameters and statistics as after training.
 
     With an example the statistics are those that it has in the network. Deep networks need that: under statistics that
     do not fit, the signal dies out layer by layer, and a wrong cut far inside changes no output.
@@ -70,8 +70,8 @@ def settle(
         example (Tensor | tuple | Example): Input, e.g. shape (B, C, H, W).
         seed (int): Of the random numbers.
         training (bool): Whether it runs in training mode; found out when not given.
-        wake (bool): Whether channels of other layers that the example leaves without one positive value, of which a
-            ReLU lets nothing through, get another bias.
+        wake (bool): Whether parameters that are asleep are drawn as well, and channels of other layers that the example
+            leaves without one positive value, of which a ReLU lets nothing through, get another bias.
 
     Returns:
         (nn.Module): The same object.
@@ -85,7 +85,7 @@ def settle(
         if m.running_mean is not None:
             m.running_mean.copy_(torch.empty(m.running_mean.shape).normal_(0, 0.2, generator=generator))
             m.running_var.copy_(torch.empty(m.running_var.shape).uniform_(0.5, 1.5, generator=generator))
-    for p, drawn in _asleep(model).items():
+    for p, drawn in _asleep(model).items() if wake else ():
         p.data.copy_(drawn(torch.empty(p.shape), generator))
     if example is None:
         return model
