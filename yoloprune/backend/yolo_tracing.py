@@ -70,8 +70,13 @@ def _survey(model: nn.Module, imgsz: int) -> Probe:
 
     smallest = example(model).shape[-1]
     asked = max(smallest, ceil(imgsz / stride(model)) * stride(model))  # Ultralytics makes it a multiple as well
-    prompts = Example(images(smallest, 2).inputs, "a visual prompt", visual_prompts)
-    return survey(model, images, smallest, asked, (prompts,) if hasattr(model.model[-1], "savpe") else ())
+    head, also = model.model[-1], []
+    if hasattr(head, "savpe"):
+        also.append(Example(images(smallest, 2).inputs, "a visual prompt", visual_prompts))
+    if hasattr(head, "reprta") and (weights := list(head.reprta.parameters())):
+        words = torch.rand(1, 2, weights[0].shape[-1], generator=torch.Generator().manual_seed(0)).to(weights[0])
+        also.append(Example((words,), "a text prompt", text_prompts))
+    return survey(model, images, smallest, asked, tuple(also))
 
 
 @contextlib.contextmanager
@@ -84,6 +89,11 @@ def _forgetting_the_last_size(model: nn.Module) -> Iterator[None]:
     finally:
         if remembered is not None:
             head.shape = remembered
+
+
+def text_prompts(model: nn.Module, words: torch.Tensor) -> torch.Tensor:
+    """What YOLOE makes of the embeddings of a text: shape (B, N, D) to the same."""
+    return model.model[-1].get_tpe(words)
 
 
 def visual_prompts(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
