@@ -39,3 +39,12 @@ def test_other_names_are_missing_as_ever() -> None:
     with pytest.raises(AttributeError, match="module 'yoloprune' has no attribute 'pruned'"):
         yoloprune.pruned  # noqa: B018
     assert not hasattr(yoloprune, "__wrapped__")
+
+
+def test_a_module_is_imported_by_its_former_dotted_name() -> None:
+    with pytest.warns(DeprecationWarning, match="yoloprune.shapes is yoloprune.commands.demo_images now"):
+        old = importlib.import_module("yoloprune.shapes")
+    new = importlib.import_module("yoloprune.commands.demo_images")
+    assert old is new and new.__name__ == new.__spec__.name == "yoloprune.commands.demo_images"
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("yoloprune.never_there")

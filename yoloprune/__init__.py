@@ -3,8 +3,11 @@
 Everything is imported when it is first used, so that `yoloprune help` answers at once.
 """
 
+import sys
 from importlib import import_module
 from typing import Any
+
+from yoloprune.former_places import FormerPlaces
 
 __version__ = "0.1.0"
 
@@ -28,6 +31,7 @@ _HOME = {
     "PruneError": "errors",
 }
 __all__ = ["__version__", *_HOME]
+sys.meta_path.append(FormerPlaces())
 
 
 def __dir__() -> list[str]:
