@@ -1,6 +1,6 @@
 """Measure the proof: cut networks wrongly in hundreds of ways and count which of these cuts it accepts.
 
-    python scripts/proof.py figures --data ../shared/data           # folder with weights/ and coco128/, if there is one
+    python scripts/proof.py figures --data FOLDER                   # with weights/ and coco128/, if there is one
     python scripts/proof.py others --names yolov8n yolo12n --mode training --imgsz 320
 
 A campaign that was interrupted goes on with the first parent that it has not finished.
