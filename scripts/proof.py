@@ -81,9 +81,9 @@ class Case:
         """The proof in the modes that are measured, and its seconds; the surgery is whatever `surgery.cut` is."""
         runs = proof.modes
         with patch.object(proof, "modes", lambda *args: tuple(m for m in runs(*args) if m in self.modes)):
-            start = time.perf_counter()
+            start = time.process_time()
             found = proof.prove(self.subject.model, child, self.plan, self.subject.probe)
-            return found, time.perf_counter() - start
+            return found, time.process_time() - start
 
     def right(self) -> Right:
         """Prove the right cut; an error here would be a false refusal."""
@@ -100,14 +100,14 @@ class Case:
         if fault.kind not in {"a stale width", "scale of an attention"} and _alike(self.child, child):
             return None
         made = partial(Trial, self.subject.title, fault.kind, fault.layer, fault.block, fault.told, repeated)
-        start = time.perf_counter()
+        start = time.process_time()
         with ExitStack() as stack:
             if repeated:
                 stack.enter_context(patch.object(surgery, "cut", wrong))
             try:
                 _, seconds = self.prove(child)
             except VerifyError as e:
-                return made("refused", str(e), None, time.perf_counter() - start)
+                return made("refused", str(e), None, time.process_time() - start)
         error = self.reference.error(child)
         why = _why_equal(self.reference.change_at(fault.layer, self.child, child))
         return made("missed" if error > TOLERANCE else "equivalent", why, error, seconds)

@@ -55,3 +55,18 @@ def test_wrong_surgery_between_dead_channels_is_refused(monkeypatch: pytest.Monk
     child = cut_copy(model, plan)
     with pytest.raises(VerifyError, match="differs"):
         prove(model, child, plan, IMAGE)
+
+
+@pytest.mark.parametrize("fault", ["weight", "number"])
+def test_a_finished_model_that_is_not_what_the_surgery_makes_is_refused(fault: str) -> None:
+    """Nothing reads the channels in which it differs on this example, and nothing reads the number at all."""
+    model = without_norms(-100.0)
+    model.width = 8
+    plan = (graph := trace(model, IMAGE)).plan(random_alive(graph, 0))
+    child = cut_copy(model, plan)
+    if fault == "weight":
+        child[2].weight.data = child[2].weight.data.flip(1)
+    else:
+        child.width = 7
+    with pytest.raises(VerifyError, match="'2.weight'" if fault == "weight" else "'width'"):
+        prove(model, child, plan, IMAGE)

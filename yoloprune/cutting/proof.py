@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from yoloprune.cutting import surgery
 from yoloprune.cutting.comparison import Look, compare
@@ -81,6 +82,7 @@ def prove(parent: nn.Module, model: nn.Module, plan: Plan, example: Any, *, outp
         compared.look(pairs[-1], probe.asked[0], False, tolerance=COARSE)
     for one in probe.asked:
         require_run(model, one)
+    _require_same(surgery.cut(sharing_copy(parent), plan), model)
     silent = [line for one, training in tuple(compared.looks) for line in compared.silent(one, training)]
     if not any(found.told for group in compared.looks.values() for found in group):
         raise VerifyError(
@@ -104,6 +106,36 @@ def require_run(model: nn.Module, example: Example) -> None:
                 raise
             said = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip(".")
     raise VerifyError(f"The cut model does not run on {example.title}: {said}. {ADVICE}")
+
+
+def _require_same(wanted: nn.Module, model: nn.Module) -> None:
+    """Raise VerifyError unless a cut model holds the very tensors and numbers of another."""
+    theirs = dict(model.named_modules())
+    for name, module in wanted.named_modules():
+        if name not in theirs:
+            raise VerifyError(_changed(name))
+        mine, others = _held(module), _held(theirs[name])
+        for key in dict.fromkeys([*mine, *others]):
+            if not _same(mine.get(key), others.get(key)):
+                raise VerifyError(_changed(f"{name}.{key}".lstrip(".")))
+
+
+def _held(module: nn.Module) -> dict[str, Any]:
+    """Tensors of a module itself, and the numbers that it keeps."""
+    numbers = {k: v for k, v in vars(module).items() if isinstance(v, int | float) and k != "training"}
+    return {**numbers, **dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+
+
+def _same(a: Any, b: Any) -> bool:
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return type(a) is type(b) and (a == b or repr(a) == repr(b))  # one not-a-number is another
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return torch.equal(a, b) or (a.is_floating_point() and torch.allclose(a, b, 0.0, 0.0, equal_nan=True))
+
+
+def _changed(name: str) -> str:
+    return f"'{name}' of the cut model is not what cutting its parent gives. Nothing was saved."
 
 
 @dataclass(frozen=True)
