@@ -13,7 +13,7 @@ from yoloprune.probing.outputs import ATOMS, Leaf
 FLOOR = 1e-9
 """In float64, what is smaller than this share of the largest value of its output is judged at that size: what cancels
 out to nothing leaves rounding errors of 1e-16. In float32 there is no floor, because there is none below which a wrong
-score could not hide beside a box; what rounding makes of a small value there is for float64 to decide, see `verify`."""
+score could not hide beside a box; what rounding makes of a small value there float64 decides, see `compare`."""
 
 FEW = 1000
 """One value of so many may be as far off as it likes relative to itself: near zero, rounding is all there is of it."""

@@ -10,7 +10,6 @@ from torch import nn
 
 from yoloprune.errors import ArgumentError
 from yoloprune.importance.data_criteria import ON_DATA
-from yoloprune.importance.dead_channels import dead as dead  # selection/decision.py takes it from here
 from yoloprune.importance.reduction import Reduce, reduce_to_channels
 from yoloprune.importance.weight_criteria import CRITERIA, values_of
 from yoloprune.planning.channel_graph import ChannelGraph

@@ -51,15 +51,7 @@ class Stock:
     """
 
     def __init__(self, model: nn.Module, graph: ChannelGraph) -> None:
-        """Find out which argument sets which widths.
-
-        Args:
-            model (nn.Module): An Ultralytics model.
-            graph (ChannelGraph): Its channels, from `trace_yolo`.
-
-        Raises:
-            ModelError: If a layer of the model is not what its row in the YAML builds.
-        """
+        """See `SpelledLayers`."""
         self.spelled = SpelledLayers(model, graph)
         self.blocks: dict[int, Told] = {}
         self._found: dict[int, Told] | None = None

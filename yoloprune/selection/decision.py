@@ -14,12 +14,12 @@ from torch import Tensor
 from yoloprune.backend import console
 from yoloprune.backend.yaml_markers import STATE_KEY
 from yoloprune.errors import BudgetError
-from yoloprune.importance import criteria
+from yoloprune.importance import dead_channels
 from yoloprune.native import candidates
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.cost import Cost
 from yoloprune.repair import constant_folding
-from yoloprune.selection import latency_search, ranking
+from yoloprune.selection import latency_search, prune_job, ranking
 from yoloprune.settings.budget import Budget, Limits
 
 
@@ -43,7 +43,7 @@ def choose(
     wanted = Budget(flops=told["flops"], params=told["params"], ratio=told["ratio"])
     if wanted.empty and told["latency"] is None:
         return _all_but_the_dead(parent, told, passed)
-    found = candidates.Channels(parent.model, ranking.limits(told), passed["imgsz"])
+    found = candidates.Channels(parent.model, prune_job.limits(told), passed["imgsz"])
     order = ranking.rank(parent, found.graph, told, passed, images)
 
     def under(budgets: Budget) -> candidates.Choice:
@@ -57,7 +57,7 @@ def choose(
             told["latency"],
             lambda share: under(replace(wanted, flops=share)),
             passed["imgsz"],
-            ranking.place(passed),
+            prune_job.place(passed),
         )
     choice = under(wanted)
     if choice.alive.all():
@@ -66,7 +66,7 @@ def choose(
         raise BudgetError(
             f"The model already meets the budget, so there is nothing to cut: at imgsz {passed['imgsz']} it has {has}."
         )
-    dead = criteria.dead(parent.model, found.graph)
+    dead = dead_channels.dead(parent.model, found.graph)
     if dead.any() and images is None and told["score"] == "auto" and (~choice.alive & ~dead).any():
         ranking.warn_of_no_data(parent, passed, "channels beyond the dead go by the size of their batch-norm scales")
     stay = dead & choice.alive
@@ -82,7 +82,7 @@ def _all_but_the_dead(
     parent: ultralytics.YOLO, told: Mapping[str, Any], passed: Mapping[str, Any]
 ) -> candidates.Choice:
     """Take out what sparse training silenced, under the limits that it silenced them under."""
-    limits, state = ranking.limits(told), parent.model.yaml.get(STATE_KEY)
+    limits, state = prune_job.limits(told), parent.model.yaml.get(STATE_KEY)
     if state is not None:
         lived = Limits(**state["config"]["limits"])
         lived = replace(lived, keep=(*lived.keep, *limits.keep))
@@ -91,7 +91,7 @@ def _all_but_the_dead(
             console.warn("prune: without a budget round_to, min_width and max_ratio are those of the sparse training")
         limits = lived
     found = candidates.Channels(parent.model, limits, passed["imgsz"])
-    dead = criteria.dead(parent.model, found.graph)
+    dead = dead_channels.dead(parent.model, found.graph)
     choice, held = _without(found, parent, dead)
     if held.any():
         console.warn(

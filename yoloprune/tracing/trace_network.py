@@ -48,7 +48,7 @@ def trace(
     gets to see.
 
     Args:
-        model (nn.Module): Any network; an Ultralytics model goes through `host.trace_yolo`, which fills in the rest.
+        model (nn.Module): Any network; an Ultralytics model goes through `trace_yolo`, which fills in the rest.
         example (Tensor | tuple | Example | Probe): Input of the forward pass, e.g. shape (1, 3, 64, 64); FLOPs are
             those of the first one of a probe.
         frozen (Mapping[str, str]): Module-name prefix to reason: channels *made* inside (by convolution or linear
