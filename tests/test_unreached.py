@@ -194,3 +194,40 @@ def test_what_is_left_over_of_a_split_may_go() -> None:
             return self.b(self.a(x).chunk(2, 1)[0])
 
     assert reasons(trace(Splits(), X), "a.outputs") == FREE
+
+
+class Forgets(Base):
+    """`extra` is for a loss outside: its own code only lets go of it."""
+
+    def fuse(self) -> None:
+        self.extra = None
+
+
+def test_code_that_only_lets_go_of_a_layer_does_not_run_it() -> None:
+    assert holders(Forgets(), ["extra"], ["", "a", "b"]) == {}
+    assert holders(Calls(), ["extra"], ["", "a", "b"]) == {"": "extra"}
+
+
+class ForExport(Base):
+    """Speaks of `extra` where no pass comes by, and asks for another attribute by its name."""
+
+    def forward(self, x: Tensor, more: Any = None) -> Tensor:
+        return self.b(self.a(x)) if getattr(self, "plain", True) else self.a(x)
+
+    def export(self, x: Tensor) -> Tensor:
+        return self.extra(self.a(x))
+
+
+class AskedForElsewhere(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = ForExport()
+
+    def forward(self, x: Tensor, more: Any = None) -> Tensor:
+        return self.inner(x) if more is None else self.inner.export(x)
+
+
+def test_a_method_counts_where_a_pass_may_ask_for_it() -> None:
+    assert holders(ForExport(), ["extra"], ["", "a", "b"]) == {}
+    ran = ["", "inner", "inner.a", "inner.b"]
+    assert holders(AskedForElsewhere(), ["inner.extra"], ran) == {"inner": "inner.extra"}
