@@ -48,7 +48,7 @@ def cut(
         parent (YOLO): The model before the cut, stays untouched.
         plan (Plan): What is kept.
         how (str): `recover=`.
-        calibrate (list[Tensor] | None): From `prune_job.images`.
+        calibrate (list[Tensor] | None): Batches of images, where there are any.
         probe (Probe | None): From `yolo_tracing.probe`, where there is one already.
         dead (bool): Whether nothing but dead channels go: then the repaired child has to compute what the parent does.
 

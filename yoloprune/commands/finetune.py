@@ -10,18 +10,16 @@ import ultralytics
 
 from yoloprune.backend import compat, console, datasets, evaluation, model_facts, moved_layers, yaml_markers
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import interruptions
 from yoloprune.errors import ArgumentError
 from yoloprune.reporting import run_report
-from yoloprune.settings import checking
+from yoloprune.settings.requests import FinetuneRequest
 
 
-def run(model: ModelSource, **kwargs: Any) -> saving.YOLO:
+def run(request: FinetuneRequest) -> saving.YOLO:
     """Fine-tune, see `api.finetune`."""
-    request = checking.request("finetune", {"model": model, **kwargs})
     compat.require("finetune")
-    passed = {k: v for k, v in request.passed.items() if k != "model"}
+    model, passed = request.model, request.host
     if passed.get("resume"):
         yolo = saving.reopen(interruptions.resumed(model, passed))
     else:
@@ -37,7 +35,7 @@ def run(model: ModelSource, **kwargs: Any) -> saving.YOLO:
         passed["data"] = datasets.given_or_own(yolo, passed.get("data"), "finetune")
     if yaml_markers.entry_of(yolo) is None:
         console.warn("finetune: yoloprune did not prune this model; it is trained at the widths that it has")
-    if request.settings["distill"] == "parent":
+    if request.distill == "parent":
         passed["distill_model"] = str(provenance.parent_file(yolo))
     require_teachable(yolo, passed)
     if (table := moved_layers.table_of(yolo.model)) and "freeze" in passed:  # which means the parent's layers

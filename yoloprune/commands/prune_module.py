@@ -22,6 +22,7 @@ from yoloprune.probing.examples import Example, Probe
 from yoloprune.probing.survey import survey_around
 from yoloprune.repair import constant_folding
 from yoloprune.settings.budget import Budget, Limits
+from yoloprune.settings.requests import Criterion
 from yoloprune.tracing import trace_network
 
 DEFAULT_LIMITS = Limits()
@@ -65,6 +66,7 @@ def prune_module(
         if not isinstance(value, kinds):
             allowed = " or a ".join(kind.__name__ for kind in kinds)
             raise ArgumentError(f"{name}: must be a {allowed}. Received: {value!r}")
+    Criterion(score, normalize=normalize)  # raises where there is no such word
     probe = survey_around(model, tuple(Example.of(one) for one in (example, *examples)))
     graph = trace_network.trace(model, probe, keep=trace_network.match(model, limits.keep), outputs=outputs)
     if wanted.empty:
