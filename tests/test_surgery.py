@@ -185,6 +185,7 @@ GOOD = Keep(outputs=(0, 1), of=(3, None))
         ("c", Keep(inputs=(0,), of=(None, 2))),
         ("c", Keep(inputs=(3,), of=(None, 3))),
         ("n", Keep(inputs=(0,), of=(None, 3))),
+        ("n", Keep(inputs=(0,))),
         ("l", Keep(inputs=(5,), of=(None, 3))),
         ("gamma", Keep(outputs=(0,), of=(4, None))),
     ],

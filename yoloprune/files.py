@@ -65,8 +65,10 @@ def staged(folder: Path) -> Iterator[Path]:
         for file, place in places.items():
             os.replace(file, place)
     except WriteError as e:
-        inside = part is not None and part in e.path.parents
-        raise WriteError(folder / e.path.relative_to(part) if inside else e.path, e.reason) from e
+        place = e.path
+        if part is not None and part in place.parents:
+            place = folder / place.relative_to(part)
+        raise WriteError(place, e.reason) from e
     except OSError as e:
         raise WriteError(_last_written(folder, part), e.strerror or str(e)) from e
     finally:
@@ -76,7 +78,9 @@ def staged(folder: Path) -> Iterator[Path]:
 
 def _last_written(folder: Path, part: Path | None) -> Path:
     """The file that a failure belongs to: some errors, as that of a full disk, do not name it."""
-    found = [f for f in part.rglob("*") if f.is_file()] if part is not None else []
+    if part is None:
+        return folder
+    found = [f for f in part.rglob("*") if f.is_file()]
     return folder / max(found, key=lambda f: f.stat().st_mtime_ns).relative_to(part) if found else folder
 
 

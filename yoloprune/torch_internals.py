@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.conv import _ConvNd as ConvNd
 from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeNd
@@ -15,7 +15,11 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode as FunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.weak import WeakIdKeyDictionary
+
+if TYPE_CHECKING:
+    from weakref import WeakKeyDictionary as WeakIdKeyDictionary  # torch's has no types, and differs in what is a key
+else:
+    from torch.utils.weak import WeakIdKeyDictionary
 
 __all__ = [
     "CHILDREN",
@@ -50,6 +54,9 @@ class DispatchMode(TorchDispatchMode):
     seconds.
     """
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own, which takes nothing
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
@@ -57,12 +64,14 @@ class DispatchMode(TorchDispatchMode):
 
 def schema_of(func: Any) -> torch.FunctionSchema:
     """Schema of an ATen operation as a dispatch mode gets it: its name, overload, arguments, whether it mutates."""
-    return func._schema
+    schema: torch.FunctionSchema = func._schema
+    return schema
 
 
 def storage_key(storage: Any) -> int:
     """What tells storages apart, whichever object stands for one."""
-    return storage._cdata
+    key: int = storage._cdata
+    return key
 
 
 def version_of(tensor: Tensor) -> int:
@@ -70,7 +79,7 @@ def version_of(tensor: Tensor) -> int:
     return tensor._version
 
 
-def padding_of(conv: nn.Module) -> list[int]:
+def padding_of(conv: ConvNd) -> list[int]:
     """Padding of a convolution as `functional.pad` takes it; of "same" as well."""
     return list(conv._reversed_padding_repeated_twice)
 

@@ -27,11 +27,12 @@ def lively_copy(model: nn.Module, example: Example) -> nn.Module | None:
     Half precision becomes float32, or variances would be out of range.
     """
     live = copy.deepcopy(model).float() if _is_low(model) else sharing_copy(model)
-    biases = {id(m): m.bias.detach().clone() for m in _biased(live)}
+    before = [bias.detach().clone() for _, bias in _biased(live)]
     settle(live, lively_example(example, model), wake=True)
     if any(isinstance(m, BatchNorm) for m in model.modules()) or _asleep(model):
         return live
-    return None if all(torch.equal(m.bias, biases[id(m)]) for m in _biased(live)) else live
+    same = all(torch.equal(bias, old) for (_, bias), old in zip(_biased(live), before, strict=True))
+    return None if same else live
 
 
 def lively_example(example: Example, model: nn.Module) -> Example:
@@ -48,7 +49,7 @@ def sharing_copy(model: nn.Module) -> nn.Module:
     them and changes none in place, and copying the largest models would take as long as running them.
     """
     own = {id(p) for m in model.modules() if isinstance(m, BatchNorm) for p in m.parameters(recurse=False)}
-    own |= {id(p) for p in _asleep(model)} | {id(m.bias) for m in _biased(model)}
+    own |= {id(p) for p in _asleep(model)} | {id(bias) for _, bias in _biased(model)}
     return copy.deepcopy(model, {id(p): p for p in model.parameters() if id(p) not in own})
 
 
@@ -82,7 +83,7 @@ def settle(
         if m.affine:
             m.weight.data.copy_(torch.empty(m.weight.shape).uniform_(0.2, 1.5, generator=generator))
             m.bias.data.copy_(torch.empty(m.bias.shape).normal_(0, 0.3, generator=generator))
-        if m.running_mean is not None:
+        if m.running_mean is not None and m.running_var is not None:
             m.running_mean.copy_(torch.empty(m.running_mean.shape).normal_(0, 0.2, generator=generator))
             m.running_var.copy_(torch.empty(m.running_var.shape).uniform_(0.5, 1.5, generator=generator))
     for p, drawn in _asleep(model).items() if wake else ():
@@ -91,16 +92,16 @@ def settle(
         return model
     example = example if isinstance(example, Example) else Example.of(example)
     training = modes(model, example)[-1] if training is None else training
-    found: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+    found: dict[Tensor, Tensor] = {}
     with preserved(model), running(model, training), hooked() as hooks:
         for m in norms:
-            if m.running_mean is not None:
-                hooks.append(m.register_forward_pre_hook(partial(_fit, found), with_kwargs=True))
-        hooks += [m.register_forward_hook(_wake) for m in _biased(model) if wake]
+            if m.running_mean is not None and m.running_var is not None:
+                fit = partial(_fit, found, m.running_mean, m.running_var)
+                hooks.append(m.register_forward_pre_hook(fit, with_kwargs=True))
+        hooks += [m.register_forward_hook(partial(_wake, bias)) for m, bias in _biased(model) if wake]
         example(model)
-    for m, (mean, variance) in found.items():  # `preserved` has put back what the run put there
-        m.running_mean.copy_(mean)
-        m.running_var.copy_(variance)
+    for statistic, value in found.items():  # `preserved` has put back what the run put there
+        statistic.copy_(value)
     return model
 
 
@@ -128,23 +129,29 @@ def _asleep(model: nn.Module) -> dict[Tensor, Any]:
     return found
 
 
-def _biased(model: nn.Module) -> list[nn.Module]:
-    return [m for m in model.modules() if isinstance(m, LAYERS) and m.bias is not None]
+def _biased(model: nn.Module) -> list[tuple[ConvNd | nn.Linear, Tensor]]:
+    """Layers that have a bias, and this."""
+    return [(m, m.bias) for m in model.modules() if isinstance(m, LAYERS) and m.bias is not None]
 
 
-def _wake(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+def _wake(bias: Tensor, module: ConvNd | nn.Linear, args: tuple[Any, ...], output: Tensor) -> Tensor:
     """Hook behind a layer: a bias for each channel that is positive nowhere, with which its mean is zero."""
     dim = output.ndim - 1 - (0 if isinstance(module, nn.Linear) else len(module.kernel_size))
     values = output.movedim(dim, 0).flatten(1)
     lift = torch.where(values.amax(1) <= 0, -values.mean(1), 0.0)
-    module.bias.data += lift
+    bias.data += lift
     return output + lift.reshape([-1 if d == dim else 1 for d in range(output.ndim)])
 
 
 def _fit(
-    found: dict[nn.Module, tuple[Tensor, Tensor]], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    found: dict[Tensor, Tensor],
+    running_mean: Tensor,
+    running_var: Tensor,
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> None:
-    """Hook before a batch-norm: give it the statistics of its input.
+    """Hook before a batch-norm: give it the statistics of its input, and note them.
 
     Its own training mode refuses one value per channel (one image after global pooling), which has no variance: there
     it gets the statistics over all channels.
@@ -152,6 +159,6 @@ def _fit(
     x = next(iter((*args, *kwargs.values()))).detach().movedim(1, 0).flatten(1)
     x = x if x.shape[1] > 1 else x.T
     variance, mean = torch.var_mean(x, 1, correction=min(1, x.shape[1] - 1))
-    module.running_mean.copy_(mean)
-    module.running_var.copy_(variance)
-    found[module] = (module.running_mean.clone(), module.running_var.clone())
+    running_mean.copy_(mean)
+    running_var.copy_(variance)
+    found |= {running_mean: running_mean.clone(), running_var: running_var.clone()}

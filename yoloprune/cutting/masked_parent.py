@@ -23,11 +23,12 @@ def masked(model: nn.Module, plan: Plan, written: float = 0.0) -> Iterator[nn.Mo
         if (module := modules.get(name)) is None:
             continue  # a loose parameter multiplies or adds channels that are zero on both sides
         dim = _channel_dim(module)
-        if keep.inputs is not None:
-            mask = _Mask(keep.inputs, keep.of[1], dim, 0.0)
+        outputs, inputs = keep.of
+        if keep.inputs is not None and inputs is not None:
+            mask = _Mask(keep.inputs, inputs, dim, 0.0)
             handles.append(module.register_forward_pre_hook(mask.inputs, with_kwargs=True))
-        if keep.outputs is not None:
-            mask = _Mask(keep.outputs, keep.of[0], dim, written)
+        if keep.outputs is not None and outputs is not None:
+            mask = _Mask(keep.outputs, outputs, dim, written)
             handles.append(module.register_forward_hook(mask.outputs))
     try:
         yield model

@@ -80,8 +80,15 @@ class Pair:
             return self._run(self.parent)
 
     def _run(self, model: nn.Module) -> Run:
-        how = {"frames": self.frames, "seed": self.seed, "level": self.level, "inside": self.inside}
-        return run(model, self.example, self.training, **how)
+        return run(
+            model,
+            self.example,
+            self.training,
+            frames=self.frames,
+            seed=self.seed,
+            level=self.level,
+            inside=self.inside,
+        )
 
     def drawing(self, seed: int) -> Pair:
         """The same with level random numbers of another seed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -32,14 +33,18 @@ def cut(model: nn.Module, plan: Plan) -> nn.Module:
     for name, keep in plan.keep.items():
         _check(name, modules.get(name), loose.get(name), keep)
     for module_name, module in modules.items():
-        width_attributes.correct(module, lambda child, prefix=module_name: plan.keep.get(f"{prefix}.{child}", Keep()))
+        width_attributes.correct(module, partial(_kept, plan, module_name))
     for name, keep in plan.keep.items():
-        if name in loose:
-            parent, _, key = name.rpartition(".")
-            setattr(modules[parent], key, _parameter(loose[name], _index(keep.outputs), _long_dim(loose[name])))
-        else:
+        if name not in loose:
             _slice(modules[name], keep)
+        elif (outputs := _index(keep.outputs)) is not None:
+            parent, _, key = name.rpartition(".")
+            setattr(modules[parent], key, _parameter(loose[name], outputs, _long_dim(loose[name])))
     return model
+
+
+def _kept(plan: Plan, module: str, child: str) -> Keep:
+    return plan.keep.get(f"{module}.{child}", Keep())
 
 
 # ---- tensors ---------------------------------------------------------------------------------------------------------
@@ -61,20 +66,18 @@ def _slice(module: nn.Module, keep: Keep) -> None:
             module.weight, module.out_features = _parameter(module.weight, outputs, 0), len(outputs)
         if inputs is not None:
             module.weight, module.in_features = _parameter(module.weight, inputs, 1), len(inputs)
-    elif outputs is not None:  # batch-norm
+    elif isinstance(module, BatchNorm) and outputs is not None:
         module.num_features = len(outputs)
         for key in ("running_mean", "running_var"):
             if (buffer := getattr(module, key)) is not None:
                 setattr(module, key, buffer.index_select(0, outputs.to(buffer.device)))
         if module.weight is not None:
             module.weight = _parameter(module.weight, outputs, 0)
-    if outputs is not None and module.bias is not None:
+    if outputs is not None and isinstance(module.bias, nn.Parameter):
         module.bias = _parameter(module.bias, outputs, 0)
 
 
-def _parameter(p: nn.Parameter, index: Tensor | None, dim: int) -> nn.Parameter:
-    if index is None:
-        return p
+def _parameter(p: Tensor, index: Tensor, dim: int) -> nn.Parameter:
     return nn.Parameter(p.detach().index_select(dim, index.to(p.device)), requires_grad=p.requires_grad)
 
 
@@ -87,6 +90,7 @@ def _long_dim(p: Tensor) -> int:
 
 
 def _check(name: str, module: nn.Module | None, parameter: Tensor | None, keep: Keep) -> None:
+    widths: tuple[int, int | None]
     if isinstance(module, ConvNd):
         widths = (module.out_channels, module.in_channels)
     elif isinstance(module, nn.Linear):
@@ -98,12 +102,14 @@ def _check(name: str, module: nn.Module | None, parameter: Tensor | None, keep: 
     else:
         raise PlanError(f"The plan does not fit this model: there is no convolution, linear or batch-norm '{name}'.")
     if keep.heads is not None and (keep.heads < 1 or len(keep.outputs or ()) % keep.heads):
-        kept = len(keep.outputs or ())
-        raise PlanError(f"The plan does not fit this model: {kept} outputs of {name} for {keep.heads} heads.")
+        count = len(keep.outputs or ())
+        raise PlanError(f"The plan does not fit this model: {count} outputs of {name} for {keep.heads} heads.")
     for side, kept, of, width in zip(("outputs", "inputs"), (keep.outputs, keep.inputs), keep.of, widths, strict=True):
-        rising = kept is None or all(a < b for a, b in pairwise(kept))
-        if kept is not None and (of != width or not kept or not rising or not 0 <= kept[0] <= kept[-1] < width):
+        if kept is None:
+            continue
+        rising = all(a < b for a, b in pairwise(kept))
+        if width is None or of != width or not kept or not rising or not 0 <= kept[0] <= kept[-1] < width:
             raise PlanError(
-                f"The plan does not fit this model: {name} has {width} {side}. "
+                f"The plan does not fit this model: {name} has {'no' if width is None else width} {side}. "
                 f"Received: {len(kept)} kept positions of {of}{'' if rising else ', not in rising order'}."
             )

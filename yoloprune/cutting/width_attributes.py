@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -13,6 +14,9 @@ from yoloprune.planning.plan import Keep
 
 KeepOf = Callable[[str], Keep]
 """What a plan keeps of a module's child, by the child's name."""
+
+Block: TypeAlias = Any
+"""A module that has all that its `Correction` reads, of which torch knows no types."""
 
 
 def correct(module: nn.Module, keep: KeepOf) -> None:
@@ -34,17 +38,18 @@ def has_width_attributes(module: nn.Module) -> bool:
 def removable_heads(module: nn.Module) -> int:
     """Number of attention heads whose channels follow each other in `qkv` and of which a cut may remove whole ones."""
     found = _correction(module)
-    return module.num_heads if found is not None and found.heads else 0
+    block: Block = module
+    return int(block.num_heads) if found is not None and found.heads else 0
 
 
-def _scale_c(module: nn.Module, keep: KeepOf) -> None:
+def _scale_c(module: Block, keep: KeepOf) -> None:
     """`c`, the width of the pieces that `cv1`'s output is split into."""
     conv, kept = module.cv1.conv, keep("cv1.conv").outputs
     if kept is not None:
         module.c = module.c * len(kept) // conv.out_channels
 
 
-def _attention(module: nn.Module, keep: KeepOf) -> None:
+def _attention(module: Block, keep: KeepOf) -> None:
     """Per head `key_dim` queries, as many keys and `head_dim` values; constructors make `scale` from `key_dim`."""
     kept = keep("qkv.conv").outputs
     if kept is not None:
@@ -56,7 +61,7 @@ def _attention(module: nn.Module, keep: KeepOf) -> None:
         module.head_dim, module.key_dim, module.scale = len(kept) // module.num_heads - 2 * new, new, new**-0.5
 
 
-def _area_attention(module: nn.Module, keep: KeepOf) -> None:
+def _area_attention(module: Block, keep: KeepOf) -> None:
     """Queries, keys and values share `head_dim`, from which `forward` computes the softmax scale: compensated in q."""
     kept = keep("qkv.conv").outputs
     if kept is not None:
@@ -69,14 +74,14 @@ def _area_attention(module: nn.Module, keep: KeepOf) -> None:
             module.all_head_dim = new * module.num_heads
 
 
-def _scale_queries(qkv: nn.Module, per_head: int, queries: int, factor: float) -> None:
+def _scale_queries(qkv: Block, per_head: int, queries: int, factor: float) -> None:
     """Multiply the queries, the first so many channels of each head, so that the softmax sees what the parent's saw."""
     at = [p for p in range(qkv.bn.num_features) if p % per_head < queries]
     for p in (qkv.bn.weight, qkv.bn.bias):
         p.data[at] *= factor
 
 
-def _pieces(module: nn.Module, keep: KeepOf) -> None:
+def _pieces(module: Block, keep: KeepOf) -> None:
     """`c2s`, the widths of the pieces that one convolution's output is split into."""
     kept = keep("conv").outputs
     if kept is not None:

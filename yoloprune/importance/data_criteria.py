@@ -17,6 +17,8 @@ from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.forward import feed, follow, hooked, running
 from yoloprune.torch_internals import BatchNorm, ConvNd
 
+Layer = ConvNd | nn.Linear | BatchNorm
+
 
 def _activation(model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor]) -> Values:
     """Mean |activation| of each channel where it is consumed, so past all activations, sums and pooling."""
@@ -47,12 +49,12 @@ def _taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]) -> Va
     """
     modules = dict(model.named_modules())
     makers = {
-        a.module: (i, modules[a.module])
+        a.module: (i, layer)
         for i, a in enumerate(graph.axes)
-        if a.side == "outputs" and _is_gated(modules.get(a.module))
+        if a.side == "outputs" and (layer := _gated(modules.get(a.module))) is not None
     }
     parameters = [p for _, m in makers.values() for p in m.parameters()]
-    total = dict.fromkeys(makers, 0.0)
+    total: dict[str, Tensor] = {}
     fed = 0
     with _differentiable(model), hooked() as hooks:
         followers = follow(model, [n for n, (_, m) in makers.items() if not isinstance(m, BatchNorm)], BatchNorm, hooks)
@@ -60,9 +62,10 @@ def _taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]) -> Va
             loss = model(batch)
             loss = (loss[0] if isinstance(loss, tuple) else loss).sum()
             slopes = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-            by_parameter = dict(zip(parameters, slopes, strict=True))
-            for name, (_, module) in makers.items():
-                total[name] = total[name] + _gate(module, by_parameter).abs()
+            by_parameter: dict[Tensor, Tensor] = dict(zip(parameters, slopes, strict=True))
+            for name, (_, layer) in makers.items():
+                gate = _gate(layer, by_parameter).abs()
+                total[name] = total[name] + gate if name in total else gate
             fed += 1
     if not fed:
         raise DataError("There are no labelled images.")
@@ -71,17 +74,18 @@ def _taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]) -> Va
             yield i, (total[name] / fed).cpu().double().numpy()
 
 
-def _is_gated(module: nn.Module | None) -> bool:
-    return isinstance(module, (ConvNd, nn.Linear, BatchNorm)) and module.weight is not None
+def _gated(module: nn.Module | None) -> Layer | None:
+    """A module that may have a gate behind it, None for any other."""
+    return module if isinstance(module, (ConvNd, nn.Linear, BatchNorm)) and module.weight is not None else None
 
 
-def _gate(module: nn.Module, slopes: Mapping[nn.Parameter, Tensor]) -> Tensor:
+def _gate(layer: Layer, slopes: Mapping[Tensor, Tensor]) -> Tensor:
     """g · dL/dg of a gate behind each output of a layer, shape (outputs,)."""
-    product = module.weight.detach() * slopes[module.weight]
-    if getattr(module, "transposed", False):
+    product = layer.weight.detach() * slopes[layer.weight]
+    if getattr(layer, "transposed", False):
         product = product.transpose(0, 1)
     gate = product.flatten(1).sum(1) if product.ndim > 1 else product
-    return gate if module.bias is None else gate + module.bias.detach() * slopes[module.bias]
+    return gate if layer.bias is None else gate + layer.bias.detach() * slopes[layer.bias]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ from yoloprune.planning.channel_graph import ChannelGraph
 def dead(model: nn.Module, graph: ChannelGraph) -> np.ndarray:
     """Mask of the prunable classes whose batch-norm scales are all exactly zero, shape (classes,)."""
     largest = reduce_to_channels(graph, values_of(model, graph, batch_norm), "max")
-    return (largest == 0) & removable_by_gamma(model, graph)
+    dead: np.ndarray = (largest == 0) & removable_by_gamma(model, graph)
+    return dead
 
 
 def removable_by_gamma(model: nn.Module, graph: ChannelGraph) -> np.ndarray:
@@ -22,4 +23,5 @@ def removable_by_gamma(model: nn.Module, graph: ChannelGraph) -> np.ndarray:
     That holds when nothing reads them between the layer that makes them and its batch-norm.
     """
     normed = np.isfinite(reduce_to_channels(graph, values_of(model, graph, batch_norm), "max"))
-    return graph.prunable & normed & (~graph.bare if graph.bare is not None else False)
+    removable: np.ndarray = graph.prunable & normed & (~graph.bare if graph.bare is not None else False)
+    return removable

@@ -18,7 +18,7 @@ class Cost:
 
     def __init__(self, graph: ChannelGraph) -> None:
         self.graph = graph
-        self.full = np.array([g.size for g in graph.groups], dtype=np.float64)
+        self.full: np.ndarray = np.array([g.size for g in graph.groups], dtype=np.float64)
 
     @cached_property
     def _occurrence(self) -> np.ndarray:
@@ -26,7 +26,8 @@ class Cost:
         counts = np.zeros((len(self.graph.axes), len(self.graph.groups)))
         for i, classes in enumerate(self.graph.class_of):
             np.add.at(counts[i], self.graph.group_of[classes], 1.0)
-        return counts / np.maximum(self.full, 1.0)
+        occurrence: np.ndarray = counts / np.maximum(self.full, 1.0)
+        return occurrence
 
     @cached_property
     def _terms(self) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -55,10 +56,11 @@ class Cost:
             return np.ones(len(self.full))
         factor, first, second = self._terms[kind]
         axis = np.append(self._occurrence @ self.full, 1.0)
-        per_axis = np.zeros(len(axis))
+        per_axis: np.ndarray = np.zeros(len(axis))
         np.add.at(per_axis, first, factor * axis[second])
         np.add.at(per_axis, second, factor * axis[first])
-        return per_axis[:-1] @ self._occurrence
+        per_group: np.ndarray = per_axis[:-1] @ self._occurrence
+        return per_group
 
     def parent(self, kind: str) -> float:
         """Cost of the uncut model."""

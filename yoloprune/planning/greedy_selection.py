@@ -105,7 +105,7 @@ class _Search:
             return self.fits(_widths(graph, cost, units), caps)
 
         def after(n: int) -> np.ndarray:
-            units = full.copy()
+            units: np.ndarray = full.copy()
             np.minimum.at(units, listed.tie[:n], listed.unit[:n])
             return units
 
@@ -157,7 +157,7 @@ def _caps(cost: Cost, budget: Budget) -> dict[str, float]:
 
 
 def _widths(graph: ChannelGraph, cost: Cost, units: np.ndarray) -> np.ndarray:
-    widths = cost.full.copy()
+    widths: np.ndarray = cost.full.copy()
     for tie, unit in zip(graph.ties, units, strict=True):
         widths[list(tie.groups)] = tie.widths(int(unit))
     return widths
@@ -183,8 +183,8 @@ def _out_of_reach(
     asked, least, alone = (1 - x if key == "ratio" else x for x in (asked, least, alone))
     bounds = f"{'remove at most' if key == 'ratio' else 'leave at least'} {least:.3g} (without the limits {alone:.3g})"
     wanted = getattr(budget, key)
-    asked = f"{asked:.3g} of the parent" if wanted <= 1 else f"{write_amount(wanted)}, {asked:.3g} of the parent,"
+    said = f"{asked:.3g} of the parent" if wanted <= 1 else f"{write_amount(wanted)}, {asked:.3g} of the parent,"
     return BudgetError(
-        f"{key}={asked} is out of reach: round_to={limits.round_to}, min_width={limits.min_width}, "
+        f"{key}={said} is out of reach: round_to={limits.round_to}, min_width={limits.min_width}, "
         f"max_ratio={limits.max_ratio:g} and frozen layers {bounds}. Held by: {held(graph) or 'the limits alone'}."
     )

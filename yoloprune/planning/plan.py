@@ -35,7 +35,8 @@ class Keep:
         """Inverse of `to_dict`; raises AttributeError or TypeError where the data is none."""
         if not isinstance(data.get("heads", 1), int):
             raise TypeError(f"heads is {data['heads']!r}")
-        return cls(**{k: v if k == "heads" else tuple(v) for k, v in data.items()})
+        fields: dict[str, Any] = {k: v if k == "heads" else tuple(v) for k, v in data.items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ class Example:
 
     def fresh(self) -> tuple[Any, ...]:
         """Inputs that a network may change in place."""
-        return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, self.inputs)
+        copies: tuple[Any, ...] = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, self.inputs)
+        return copies
 
     def __call__(self, model: nn.Module) -> Any:
         """What the network makes of it."""
@@ -171,8 +172,8 @@ def seeded(seed: int, level: bool = False) -> Iterator[list[Any]]:
 
 def _others() -> tuple[Any, ...]:
     """State of the generators outside torch."""
-    numpy = np.random.get_state()
-    return random.getstate(), numpy[1].tobytes(), numpy[2]
+    numpy = np.random.get_state(legacy=False)["state"]
+    return random.getstate(), numpy["key"].tobytes(), numpy["pos"]
 
 
 DISTRIBUTIONS = ("uniform", "normal", "bernoulli", "exponential", "log_normal", "geometric", "random")
@@ -189,7 +190,7 @@ class _Draws(DispatchMode):
     def __init__(self, seed: int, level: bool) -> None:
         super().__init__()
         self.seed, self.level, self.count = seed, level, 0
-        self.uneven: list[tuple[str, tuple[int, ...]]] = []  # operations that cannot be levelled, and their shapes
+        self.uneven: list[tuple[str | tuple[int, ...], ...]] = []  # what cannot be levelled, and its shapes
         torch.manual_seed(seed)
         self.before = torch.get_rng_state()
 

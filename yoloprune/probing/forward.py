@@ -54,7 +54,7 @@ class _NoDropout(FunctionMode):
         return func(*args, **kwargs)
 
 
-CONTAINERS = dict | list | set | deque  # a module's attributes are a dict as well
+CONTAINERS = (dict, list, set, deque)  # a module's attributes are a dict as well
 
 
 @contextlib.contextmanager
@@ -110,7 +110,7 @@ def _collect(value: Any, found: dict[int, Any]) -> None:
     """Every container, tensor that is no parameter, and generator below a value, by identity."""
     if id(value) in found or isinstance(value, nn.Module | nn.Parameter):
         return
-    if isinstance(value, CONTAINERS | Tensor | torch.Generator):
+    if isinstance(value, (*CONTAINERS, Tensor, torch.Generator)):
         found[id(value)] = value
     if isinstance(value, dict | list | tuple | deque):
         for inner in _items(value):
@@ -163,7 +163,10 @@ def feed(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
 
 def follow(
-    parent: nn.Module, names: Iterable[str], kinds: type | tuple[type, ...], hooks: list[RemovableHandle]
+    parent: nn.Module,
+    names: Iterable[str],
+    kinds: type[nn.Module] | tuple[type[nn.Module], ...],
+    hooks: list[RemovableHandle],
 ) -> dict[str, str]:
     """From modules to the one of these kinds whose input is their output itself; filled when the parent runs.
 

@@ -48,7 +48,8 @@ def listing(model: nn.Module, example: Example, *, training: bool, hollow: bool 
 def list_pass(model: nn.Module, example: Example, hollow: bool = False, within: Any = None) -> Listing:
     """The same in the mode in which the network is, without putting anything back; perhaps within another mode."""
     names = {module: name for name, module in model.named_modules()}
-    with _Lister(hollow) as mode, within or nullcontext():
+    mode = _Lister(hollow)
+    with mode, within or nullcontext():
         hook = register_module_forward_pre_hook(lambda module, _: mode.found.operations.append((names.get(module),)))
         try:
             example(model)

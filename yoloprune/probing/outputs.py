@@ -133,7 +133,8 @@ def plain(tensor: Tensor) -> Tensor:
     """A tensor's values as a dense tensor of torch's own class, detached and of its own memory."""
     tensor = tensor.detach()
     if tensor.is_nested:
-        return torch.nested.to_padded_tensor(tensor, 0.0).clone()
+        padded: Tensor = torch.nested.to_padded_tensor(tensor, 0.0)
+        return padded.clone()
     if tensor.layout != torch.strided:
         tensor = tensor.to_dense()
     if tensor.is_quantized:

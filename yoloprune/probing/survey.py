@@ -127,12 +127,17 @@ def _wide(model: nn.Module, make: Callable[[int, int], Example], size: int, one:
     return (replace(one, inputs=rows, title=f"an image of {width} x {size} pixels"),)
 
 
+Listed = tuple[tuple[Any, ...], tuple[Any, ...]]
+"""Of an example: operations and the numbers in them, each in evaluation and in training mode; two times () if it fails.
+"""
+
+
 class _Lists:
     """Lists the operations of examples, without the work where the network goes on with zeros as well."""
 
     def __init__(self, model: nn.Module, largest: Example) -> None:
         self.model, self.hollow = model, True
-        self._known: dict[Example, tuple[Any, ...]] = {}
+        self._known: dict[Example, Listed] = {}
         if not self.of(largest):
             self.hollow, self._known = False, {}
 
@@ -144,12 +149,12 @@ class _Lists:
         """The numbers in them, which may depend on the size of the images."""
         return self._listed(example)[1]
 
-    def _listed(self, example: Example) -> tuple[Any, ...]:
+    def _listed(self, example: Example) -> Listed:
         if example not in self._known:
             self._known[example] = self._list(example)
         return self._known[example]
 
-    def _list(self, example: Example) -> tuple[Any, ...]:
+    def _list(self, example: Example) -> Listed:
         found = []
         for training in (False, True):
             try:

@@ -25,16 +25,17 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     Raises:
         DataError: If `batches` is empty.
     """
-    layers = [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
-    before = [(m, m.momentum, m.num_batches_tracked.clone()) for m in layers]
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm)]
+    counters = [(m, m.num_batches_tracked) for m in norms if m.num_batches_tracked is not None]  # as have statistics
+    before = [(m, m.momentum, counter, counter.clone()) for m, counter in counters]
     try:
         with running(model):
-            for m in layers:
+            for m, counter in counters:
                 m.train()
                 m.momentum = None  # cumulative average, weighed by the counter
-                m.num_batches_tracked.zero_()
+                counter.zero_()
             feed(model, batches)
     finally:
-        for m, momentum, count in before:
+        for m, momentum, counter, count in before:
             m.momentum = momentum
-            m.num_batches_tracked.copy_(count)
+            counter.copy_(count)

@@ -16,7 +16,7 @@ from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Example
 from yoloprune.probing.forward import Readers, feed, follow, hooked, preserved, running
-from yoloprune.repair.constants import CutInputs, add_constant, is_level, kept, kernel_sum, pads_with_zeros
+from yoloprune.repair.constants import CutInputs, add_constant, is_level, kept, kernel_sum, layer_of, pads_with_zeros
 from yoloprune.torch_internals import BatchNorm
 
 
@@ -86,7 +86,7 @@ def fold(
             skipped[name] = "does not run"
             continue
         known = inputs.constant() if batches is None else torch.ones(len(inputs.cut), dtype=torch.bool)
-        module = parent.get_submodule(name)
+        module = layer_of(parent, name)
         shift = kernel_sum(module)[:, inputs.cut] @ torch.where(known, inputs.mean, 0)
         place = add_constant(model, name, kept(shift, plan, name), followers.get(name))
         if place is None:
@@ -114,7 +114,7 @@ def stranded(parent: nn.Module, plan: Plan, noise: Sequence[Example]) -> dict[st
     lost, followers = _lost(parent, plan, None, noise)
     found = {}
     for name, inputs in lost.items():
-        module = parent.get_submodule(name)
+        module = layer_of(parent, name)
         if inputs.count:
             movable = inputs.constant() & (module.bias is not None or name in followers) & is_level(module)[inputs.cut]
             kept_fast = (~movable & inputs.contributes(module)).tolist()

@@ -13,7 +13,7 @@ from torch.nn.functional import batch_norm, pad
 from yoloprune.errors import DataError
 from yoloprune.planning.plan import Keep, Plan
 from yoloprune.probing.forward import Readers, feed, follow, hooked, running
-from yoloprune.repair.constants import add_constant, kept
+from yoloprune.repair.constants import Layer, add_constant, kept, layer_of, norm_of, running_mean_of
 from yoloprune.torch_internals import BatchNorm, padding_of
 
 PIXELS = 128 * 320**2
@@ -86,7 +86,7 @@ def refit(
     targets = {name: target for name, target in targets.items() if target.calls == 1}
     missed: dict[str, tuple[float, float]] = {}
 
-    def fit(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def fit(name: str, module: Layer, inputs: tuple[Any, ...]) -> None:
         target, follower = targets[name], followers.get(name)
         x, y = _rows(module, inputs[0], target.positions), target.rows
         constant = _constant(parent, model, plan, name, follower)
@@ -140,7 +140,7 @@ class _Target:
         self.rows = rows if self.keep.outputs is None else rows[:, list(self.keep.outputs)]
 
 
-def _rows(module: nn.Module, x: Tensor, positions: tuple[Tensor, ...]) -> Tensor:
+def _rows(module: Layer, x: Tensor, positions: tuple[Tensor, ...]) -> Tensor:
     """What a layer multiplies with its weights at some output positions, shape (groups, P, inputs per output)."""
     if isinstance(module, nn.Linear):
         return x.flatten(0, -2)[positions][None]
@@ -155,13 +155,12 @@ def _rows(module: nn.Module, x: Tensor, positions: tuple[Tensor, ...]) -> Tensor
 
 def _constant(parent: nn.Module, model: nn.Module, plan: Plan, name: str, follower: str | None) -> Tensor:
     """What is added to a layer's products so far: its bias, or what went into the batch-norm, shape (outputs,)."""
-    module = model.get_submodule(name)
+    module = layer_of(model, name)
     if module.bias is not None:
         return module.bias.detach()
     if follower is None:
         return module.weight.new_zeros(len(module.weight))
-    before, now = (m.get_submodule(follower).running_mean for m in (parent, model))
-    return kept(before, plan, follower) - now
+    return kept(running_mean_of(parent, follower), plan, follower) - running_mean_of(model, follower)
 
 
 def _importance(
@@ -171,9 +170,10 @@ def _importance(
     if activation is None:
         return None
     if follower is not None:
-        norm = parent.get_submodule(follower)
-        parameters = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
-        y = batch_norm(y, *(None if p is None else kept(p, plan, follower) for p in parameters), eps=norm.eps)
+        norm = norm_of(parent, follower)
+        tensors = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        mean, variance, weight, bias = (None if t is None else kept(t, plan, follower) for t in tensors)
+        y = batch_norm(y, mean, variance, weight, bias, eps=norm.eps)
     with torch.enable_grad():
         y = y.detach().requires_grad_()
         result = parent.get_submodule(activation)(y.clone())  # a copy, because it may work in place

@@ -99,7 +99,7 @@ def shortened(rows: Sequence[Row], length: int = 44) -> list[dict[str, Any]]:
     for (state, block), run in groupby(rows, lambda r: (r["state"], _block(r["layer"]))):
         found = [dict(r) for r in run]
         if state.startswith("frozen") and len(found) > 2:
-            total = {k: sum(r[k] for r in found) for k in ("width", "kept") if k in found[0]}
+            total: dict[str, int] = {k: sum(r[k] for r in found) for k in ("width", "kept") if k in found[0]}
             found = [{"layer": f"{block}.* ({len(found)} layers)", **total, "state": state, "coupled with": []}]
         short += found
     for row in short:

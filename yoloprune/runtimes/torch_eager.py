@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,7 +43,7 @@ def _opened(model: nn.Module, imgsz: int) -> Callable[[], None]:
 
 def _wait_for(device: torch.device) -> None:
     """Until all that was launched is done."""
-    backend = getattr(torch, device.type, None)
+    backend: Any = getattr(torch, device.type, None)
     if device.type == "mps":
         torch.mps.synchronize()
     elif hasattr(backend, "synchronize"):  # cuda, xpu, npu, and the CPU, where it does nothing

@@ -1,13 +1,15 @@
 """A forward pass to a channel graph. `trace` and `match` are handed on here, and imported when they are asked for."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from yoloprune.tracing.trace_network import match as match
+    from yoloprune.tracing.trace_network import trace as trace
 
 
 def __getattr__(name: str) -> Any:
-    if name == "trace":
-        from yoloprune.tracing.trace_network import trace as found
-    elif name == "match":
-        from yoloprune.tracing.trace_network import match as found
-    else:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return found
+    if name in {"match", "trace"}:
+        from yoloprune.tracing import trace_network
+
+        return getattr(trace_network, name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

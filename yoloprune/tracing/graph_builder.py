@@ -107,11 +107,12 @@ def _ties(blocks: list[list[np.ndarray]], group_of: np.ndarray, groups: list[Gro
     for block in sorted(counted, key=lambda b: len(set().union(*b))):
         shares = []
         for counter in block:
-            share: Counter[int] = Counter()
+            share: dict[int, float] = {}
             for g, n in counter.items():
-                share[together.find(g)] += n / counter.total()
+                root = together.find(g)
+                share[root] = share.get(root, 0.0) + n / counter.total()
             shares.append(share)
-        together.unite({g for s in shares for g in s if any(abs(s[g] - o[g]) > 1e-9 for o in shares)})
+        together.unite({g for s in shares for g in s if any(abs(s[g] - o.get(g, 0.0)) > 1e-9 for o in shares)})
     ties = []
     for members in together.listed():
         held = next((g for g in members if groups[g].frozen), None)

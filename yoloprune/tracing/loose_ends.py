@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils.weak import WeakIdKeyDictionary
+
+from yoloprune.torch_internals import WeakIdKeyDictionary
 
 WHY = "no layer reads it, so it may be an output"
 
@@ -20,7 +21,7 @@ class LooseEnds:
 
     def __init__(self) -> None:
         self._made = 0
-        self._numbers: WeakIdKeyDictionary = WeakIdKeyDictionary()  # of tensors that nothing has read yet
+        self._numbers: WeakIdKeyDictionary[Tensor, int] = WeakIdKeyDictionary()  # of tensors that nothing has read yet
         self._ends: dict[int, tuple[Tensor, StorageWeakRef]] = {}  # their labels, by number
         self._left: list[Tensor] = []  # labels of those that outlived a pass
         self._unread: list[Tensor] = []  # and of all

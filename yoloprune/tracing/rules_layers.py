@@ -71,9 +71,13 @@ def matmul(call: Call) -> None:
     if call.name == "aten::addmm":
         call.freeze(call.args[0], why="the bias of computed weights in")
     tag_a, tag_b, rank = tr.tag(a), tr.tag(b), call.out.ndim
-    inner_a, inner_b = tag_a is not None and tag_a.axis == rank - 1, tag_b is not None and tag_b.axis == rank - 2
     _count_product(call, a, b, tag_a, tag_b)
-    if inner_a and inner_b and (tag_a.zero or tag_b.zero):
+    if (
+        tag_a is not None
+        and tag_b is not None
+        and (tag_a.axis, tag_b.axis) == (rank - 1, rank - 2)
+        and (tag_a.zero or tag_b.zero)
+    ):
         book, why = tr.book, f"a constant meets channels in {call.name}"
         left = book.unite_along(tag_a.labels, rank - 2, why)
         right = book.unite_along(tag_b.labels, rank - 1, why)

@@ -89,10 +89,14 @@ def _comparison(name: str) -> Callable[[Width, Any], Any]:
 
 for _name in ("add", "sub", "mod", "divmod", "truediv", "pow"):
     setattr(Width, f"__{_name}__", _arithmetic(f"__{_name}__"))
+for _name in ("add", "sub", "mod", "divmod", "truediv", "pow", "floordiv"):
     setattr(Width, f"__r{_name}__", _arithmetic(f"__r{_name}__"))
-Width.__rfloordiv__ = _arithmetic("__rfloordiv__")
 for _name in ("lt", "le", "eq", "ne", "gt", "ge"):
     setattr(Width, f"__{_name}__", _comparison(f"__{_name}__"))
+
+
+SHAPE: Any = Tensor.shape
+"""The property itself, which torch declares to be what it gives."""
 
 
 class Sizes(FunctionMode):
@@ -102,7 +106,7 @@ class Sizes(FunctionMode):
     SHAPED = frozenset({Tensor.view, Tensor.reshape, torch.reshape, Tensor.expand})
     UNFLATTEN = frozenset({Tensor.unflatten, torch.unflatten})
     LIKE = frozenset({Tensor.view_as, Tensor.reshape_as, Tensor.expand_as})
-    SPLIT = frozenset({Tensor.split, torch.split, Tensor.split_with_sizes, torch.split_with_sizes})
+    SPLIT = frozenset({Tensor.split, Tensor.split_with_sizes}) | {torch.split, torch.split_with_sizes}
     MADE = frozenset({torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn})
     MADE |= {Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty}
     FILLED = frozenset({torch.full, Tensor.new_full})
@@ -117,7 +121,7 @@ class Sizes(FunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if func == Tensor.shape.__get__ or (func is Tensor.size and len(args) == 1 and not kwargs):
+        if func == SHAPE.__get__ or (func is Tensor.size and len(args) == 1 and not kwargs):
             return self._sizes(args[0], out)
         if func is Tensor.size and isinstance(out, int):
             dim = (args[1] if len(args) > 1 else kwargs["dim"]) % args[0].ndim

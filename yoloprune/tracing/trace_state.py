@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -34,7 +34,7 @@ class TraceState:
     Attributes:
         book (LabelBook): Which labels live and die together, are frozen or tied.
         axes (dict[tuple[str, str], Tensor]): Labels by module and side, in the order in which modules ran.
-        costs (Counter): FLOPs by the axes to whose widths they are proportional.
+        costs (dict): FLOPs by the axes to whose widths they are proportional.
         unknown (dict[str, str]): Operations without a rule that met channels, with the module that ran them first.
         misused (set[str]): Layers whose weights something else reads as well.
         where (str): Dotted name of the innermost running module.
@@ -48,7 +48,7 @@ class TraceState:
         self.book = LabelBook()
         self.modules = dict(model.named_modules())
         self.axes: dict[tuple[str, str], Tensor] = {}
-        self.costs: Counter[tuple[tuple[str, str], ...]] = Counter()
+        self.costs: defaultdict[tuple[tuple[str, str], ...], float] = defaultdict(float)
         self.unknown: dict[str, str] = {}
         self.misused: set[str] = set()
         self.where, self.counting = "", True
@@ -59,10 +59,10 @@ class TraceState:
         self.handing_on: frozenset[str] = frozenset()  # modules whose output channels get an axis of their own
         self._frozen, self._growth, self.worked = frozen, growth, 0
         self._names = {module: name for name, module in self.modules.items()}
-        self._tags: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self._owners: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self._loose: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self._transposed: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._tags: WeakIdKeyDictionary[Tensor, Tag] = WeakIdKeyDictionary()
+        self._owners: WeakIdKeyDictionary[Tensor, str] = WeakIdKeyDictionary()
+        self._loose: WeakIdKeyDictionary[Tensor, str] = WeakIdKeyDictionary()
+        self._transposed: WeakIdKeyDictionary[Tensor, str] = WeakIdKeyDictionary()
         shared: Counter[int] = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
         for name, module in self.modules.items():
             for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
@@ -131,8 +131,9 @@ class TraceState:
         if tensor.is_nested:  # it has no shape
             return None
         dims = [d for d, n in enumerate(tensor.shape) if n > 1]
-        if len(dims) == 1 and (name or (layer and tensor.ndim == 1)):
-            labels = self.axis(name or layer, "outputs", tensor.numel())
+        owner = name or (layer if tensor.ndim == 1 else None)
+        if len(dims) == 1 and owner:
+            labels = self.axis(owner, "outputs", tensor.numel())
             return Tag(labels.reshape(tensor.shape), dims[0], zero=False)
         if layer and isinstance(tensor, nn.Parameter):
             self.misused.add(layer)
