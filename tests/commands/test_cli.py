@@ -89,7 +89,7 @@ def test_command_help_lists_options_defaults_and_examples(command: Any, capsys: 
     assert max(map(len, pages[0].splitlines())) <= 120
 
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TRAINED, PRUNED = "runs/detect/train-sparse/weights/best.pt", "runs/detect/prune/weights/pruned.pt"
 TRAINED_FIRST = [("sweep", "best.pt"), ("prune", "best.pt"), ("finetune", PRUNED)]
 SPARSE_FIRST = [("train-sparse", "yolov8n.pt"), ("prune", TRAINED)]
