@@ -43,13 +43,13 @@ def run(request: FinetuneRequest) -> saving.YOLO:
     before = model_facts.widths(yolo.model)
     with interruptions.going_on(yolo, "finetune"):
         yolo.train(**passed)
-    if console.is_main_process() and not isinstance(
-        yolo.trainer.args, dict
-    ):  # of a list of data sets Ultralytics reports
+    of_many_sets = isinstance(yolo.trainer.args, dict)  # on which Ultralytics reports
+    if console.is_main_process() and not of_many_sets:
         folder = Path(yolo.trainer.save_dir)
         after = model_facts.widths(yolo.model)
-        data = {"command": "finetune", "widths_kept": before == after, "metrics": evaluation.metrics(yolo)}
-        rows = [{"model": "fine-tuned", **data["metrics"], **evaluation.measure(yolo.model, yolo.trainer.args.imgsz)}]
+        metrics = evaluation.metrics(yolo)
+        data = {"command": "finetune", "widths_kept": before == after, "metrics": metrics}
+        rows = [{"model": "fine-tuned", **metrics, **evaluation.measure(yolo.model, yolo.trainer.args.imgsz)}]
         run_report.write_report(folder, data, rows, [folder / "results.png"])
     return yolo
 

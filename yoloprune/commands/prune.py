@@ -66,12 +66,12 @@ def run(request: PruneRequest) -> PruneResult:
     done = cut_and_repair.cut(parent, choice.plan, request.recover, sight.images, choice.probe, dead=dead)
     child, layers = _in_rows(done.child, choice)
 
-    told = {**request.kwargs(), "imgsz": imgsz, "data": sight.data}
+    told = {**request.kwargs(), "imgsz": imgsz, "data": sight.data or request.passed.get("data")}
     arguments = {k: v for k, v in told.items() if v is not None}
     origin = (parent.ckpt_path or model) if isinstance(model, (str, Path)) else None  # "small" stands for small.pt
     facts = saving.make_provenance(origin, arguments)
     checkpoint = saving.pack(child, plan=choice.plan, provenance=facts, native=choice.yaml, layers=layers)
-    rows = [{"model": "parent", **evaluation.measure(parent.model, imgsz, origin)}]
+    rows: list[dict[str, Any]] = [{"model": "parent", **evaluation.measure(parent.model, imgsz, origin)}]
     with run_folders.new_run(parent.task, "prune", request.host) as folder:
         target = folder / "weights" / "pruned.pt"
         checkpoint.require_room(target)
@@ -88,8 +88,8 @@ def run(request: PruneRequest) -> PruneResult:
     checkpoint.tidy(target)
     if request.latency is not None:
         latency_search.judge(request.latency, *(row["ms"] for row in rows))
-    data = sight.data or datasets.own(parent) or "..."
-    step = _next_step(child, target, choice, data, unrepaired=not dead and sight.images is None)
+    data = sight.data or datasets.own(parent)
+    step = _next_step(child, target, choice, data or "...", unrepaired=not dead and sight.images is None)
     console.log("prune: ", f"saved {target}; next: {step}")
     return PruneResult(saving.load(target), target, choice, done, rows, step)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ def prune_module(
     limits: Limits = DEFAULT_LIMITS,
     *,
     score: str = "l1",
-    normalize: str = "mean",
+    normalize: Literal["none", "mean", "max", "cost"] = "mean",
     outputs: bool = False,
     examples: Sequence[Any] = (),
 ) -> tuple[nn.Module, Plan]:
@@ -73,7 +73,7 @@ def prune_module(
         alive = _all_but_the_dead(model, graph, probe)
     else:
         per_cost = normalize == "cost"
-        scores = criteria.score(model, graph, score, normalize="none" if per_cost else normalize)
+        scores = criteria.score(model, graph, score, normalize="none" if normalize == "cost" else normalize)
         alive = greedy_selection.select(graph, scores, wanted, limits, per_cost=per_cost)
     if alive.all():
         raise BudgetError(f"There is nothing to cut: {_why_not(graph, wanted)}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def _points(
     unreachable: dict[str, str] = {}
     for wanted in request.points:
         try:
-            choice = found.choose(lambda graph, wanted=wanted: order.select(graph, wanted))
+            choice = found.choose(partial(order.select, wanted=wanted))
             if choice.alive.all():
                 raise BudgetError(f"{wanted}: the model already meets it.")
             points[str(wanted)] = choice

@@ -37,8 +37,8 @@ def compare(models: Mapping[str, ModelSource], *, command: str = "val", **passed
     rows, networks = [], []
     for name, yolo in loaded.items():
         networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
-        file = models[name] if isinstance(models[name], (str, Path)) else None
-        sizes = evaluation.measure(yolo.model, imgsz, file)
+        source = models[name]
+        sizes = evaluation.measure(yolo.model, imgsz, source if isinstance(source, (str, Path)) else None)
         evaluation.validate(
             yolo, {**passed, "imgsz": imgsz, "project": str(folder.resolve()), "name": name, "exist_ok": True}
         )

@@ -25,7 +25,8 @@ class Calibration:
 
     Attributes:
         imgsz (int): Side of the images in pixels; FLOPs are counted there.
-        data (str | Path | bool | None): The data set; None where there is none, False where none is wanted.
+        data (str | Path | None): The data set, None without one.
+        declined (bool): Whether none is wanted, rather than none at hand.
         device (torch.device): Where scores and repairs are measured.
         seed (int): Chooses the images, and what random scores draw.
         images (list[Tensor] | None): Batches of shape (n, channels, imgsz, imgsz), None without data; 128 images at
@@ -33,7 +34,8 @@ class Calibration:
     """
 
     imgsz: int
-    data: str | Path | bool | None = None
+    data: str | Path | None = None
+    declined: bool = False
     device: torch.device = CPU
     seed: int = 0
     images: list[Tensor] | None = None
@@ -50,12 +52,12 @@ def calibration(parent: ultralytics.YOLO, data: Any, imgsz: int, passed: Mapping
     """
     seed, device = passed.get("seed") or 0, place(passed.get("device"))
     if not data:
-        return Calibration(imgsz, data, device, seed)
+        return Calibration(imgsz, None, data is False, device, seed)
     if passed.get("device") in (None, "") and torch.cuda.is_available():
         console.log("prune: ", "scores and repairs are computed on the CPU; device=0 is faster")
     channels = model_facts.channels(parent.model)
     images = calibration_images.batches(data, imgsz, task=parent.task, channels=channels, device=device, seed=seed)
-    return Calibration(imgsz, data, device, seed, images)
+    return Calibration(imgsz, data, False, device, seed, images)
 
 
 def place(device: Any) -> torch.device:

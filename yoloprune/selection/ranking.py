@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import ultralytics
+from torch import Tensor
 
 from yoloprune.backend import calibration_images, console, datasets, model_facts
 from yoloprune.importance import criteria, dead_channels
@@ -58,13 +61,14 @@ def rank(
     Raises:
         ModelError: If the score is taylor and the model's loss needs more than labels.
     """
-    model, batches = parent.model, sight.images
+    model = parent.model
+    batches: Iterable[Tensor] | Iterable[dict[str, Any]] | None = sight.images
     dead = dead_channels.dead(model, graph)
     how = _best(parent, sight, dead) if criterion.score == "auto" else criterion.score
     normalize = criterion.normalize
     if normalize == "auto":
         normalize = "cost" if how == "taylor" else "none"
-    if how == "taylor":
+    if how == "taylor" and sight.data is not None:
         model = model_facts.with_loss(parent)
         batches = calibration_images.labelled(parent, sight.data, sight.imgsz, device=sight.device, seed=sight.seed)
     with placed(sight.device, model):
@@ -86,7 +90,7 @@ def rank(
 
 def _best(parent: ultralytics.YOLO, sight: Calibration, dead: np.ndarray) -> str:
     """What `score=auto` stands for: the best that the data at hand allow."""
-    if sight.images is not None:
+    if sight.data is not None:
         if model_facts.is_prompted(parent.model):
             return "activation"
         if datasets.has_classes_of(parent, sight.data):
@@ -105,7 +109,7 @@ def _best(parent: ultralytics.YOLO, sight: Calibration, dead: np.ndarray) -> str
 
 def warn_of_no_data(parent: ultralytics.YOLO, sight: Calibration, instead: str) -> None:
     """Say what a cut without data does `instead`, and which data set it could have looked at."""
-    known = parent.overrides.get("data") if sight.data is None else None  # Ultralytics keeps it in checkpoints
+    known = parent.overrides.get("data") if not sight.declined else None  # Ultralytics keeps it in checkpoints
     console.warn(
         f"prune: without data= {instead}, and nothing is refitted, which costs far more accuracy"
         + (f"; data={known}, which this model was trained on, is not at hand" if known else "")

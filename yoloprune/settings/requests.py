@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from yoloprune.errors import ArgumentError
 from yoloprune.settings import commands
@@ -14,8 +14,6 @@ from yoloprune.settings.sparse_config import SparseConfig
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # of typing from Python 3.11 on
-
-Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,8 @@ class Criterion:
     """
 
     score: str = "auto"
-    reduce: str = "mean"
-    normalize: str = "auto"
+    reduce: Literal["mean", "max", "sum", "l2"] = "mean"
+    normalize: Literal["auto", "none", "mean", "max", "cost"] = "auto"
 
     def __post_init__(self) -> None:
         """Check every value; raises ArgumentError."""
@@ -82,9 +80,12 @@ class Request:
         return {**self.settings, **self.host}
 
 
+Part = TypeVar("Part", Budget, Limits, Criterion)
+
+
 def _part(kind: type[Part], settings: Mapping[str, Any]) -> Part:
     """One of the objects that several keys fill; a key that the command does not have keeps its default."""
-    return kind(**{name: settings[name] for name in kind.__dataclass_fields__ if name in settings})
+    return kind(**{name: settings[name] for name in (f.name for f in fields(kind)) if name in settings})
 
 
 @dataclass(frozen=True)
