@@ -18,10 +18,10 @@ from yoloprune.backend import console, evaluation
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.runtimes import timing, torch_eager
 from yoloprune.selection import latency_search
-from yoloprune.settings import command_line, commands
+from yoloprune.settings import command_line, own_options
 from yoloprune.settings.value_kinds import milliseconds
 
-OPTION = next(o for o in commands.PRUNE_BUDGETS if o.name == "latency")
+OPTION = next(o for o in own_options.PRUNE_BUDGETS if o.name == "latency")
 
 
 # What it may look like ------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from command_lines import ROOT
 
 from yoloprune.errors import ArgumentError, PruneError
-from yoloprune.settings import commands, keys
+from yoloprune.settings import commands, keys, own_options
 from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.command_line import parse
 from yoloprune.settings.commands import COMMANDS
@@ -78,7 +78,7 @@ def test_budgets_are_said_as_they_are_typed() -> None:
 
 
 def test_limits() -> None:
-    table = (*commands.SELECTION, commands.UNIFORM)
+    table = (*own_options.SELECTION, own_options.UNIFORM)
     assert Limits() == Limits(**{o.name: o.default for o in table})  # the dataclass repeats the table's defaults
     assert Limits(keep="model.0,neck") == Limits(keep=["model.0", "neck"]) == Limits(keep=("model.0", "neck"))  # type: ignore[arg-type]
     for key, value in (("round_to", 0), ("min_width", 1.5), ("max_ratio", 0), ("uniform", 1)):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from yoloprune.backend import calibration_images, console, datasets, evaluation, model_facts
 from yoloprune.errors import ArgumentError
-from yoloprune.settings.commands import NEED_IMAGES
+from yoloprune.settings.own_options import NEED_IMAGES
 from yoloprune.settings.requests import PruneRequest
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from yoloprune.settings import commands
+from yoloprune.settings import own_options
 from yoloprune.settings.option import Option
 from yoloprune.settings.value_kinds import write_amount
 
@@ -27,7 +27,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Check and convert every value; raises ArgumentError."""
-        check_fields(self, (commands.FLOPS, commands.PARAMS, commands.RATIO))
+        check_fields(self, (own_options.FLOPS, own_options.PARAMS, own_options.RATIO))
 
     @classmethod
     def parse(
@@ -87,7 +87,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Check and convert every value; raises ArgumentError."""
-        check_fields(self, (*commands.SELECTION, commands.UNIFORM))
+        check_fields(self, (*own_options.SELECTION, own_options.UNIFORM))
 
 
 def check_fields(instance: Any, table: Sequence[Option]) -> None:

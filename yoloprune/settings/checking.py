@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from yoloprune.errors import ArgumentError
-from yoloprune.settings import commands, keys, recipes
+from yoloprune.settings import keys, own_options, recipes
 from yoloprune.settings.commands import COMMANDS, Command
-from yoloprune.settings.requests import REQUESTS, Request
-
-Asked = TypeVar("Asked", bound=Request)
+from yoloprune.settings.requests import REQUESTS, Asked, Request
 
 
 def request(command: str, given: Mapping[str, Any]) -> Request:
@@ -43,7 +41,7 @@ def build(kind: type[Asked], given: Mapping[str, Any]) -> Asked:
 
     values: dict[str, Any] = {}
     for layer in layers:
-        one_of = {o.name for o in commands.EXCLUSIVE.get(command, ())}
+        one_of = {o.name for o in own_options.EXCLUSIVE.get(command, ())}
         if any(layer.get(name) is not None for name in one_of):
             # one budget only: a nearer source that names another replaces, it does not contradict
             values = {k: v for k, v in values.items() if k not in one_of}
@@ -69,13 +67,13 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: Mapping[str
         raise ArgumentError(f"seed={seed}: must be 0 or more. Received: {seed}")
     if spec.name == "train-sparse" and isinstance(passed.get("data"), (list, tuple)):
         raise ArgumentError(f"data={passed['data']}: train-sparse takes one data set. Received: {len(passed['data'])}")
-    if spec.name in commands.EXCLUSIVE:
-        names = [o.name for o in commands.EXCLUSIVE[spec.name]]
+    if spec.name in own_options.EXCLUSIVE:
+        names = [o.name for o in own_options.EXCLUSIVE[spec.name]]
         given = [name for name in names if settings[name] is not None]
         if len(given) > 1:
             raise ArgumentError(f"{spec.name} takes exactly one of {', '.join(names)}. Received: {', '.join(given)}")
         if not given and not resume:  # a resumed run brings its own
-            settings.update(commands.DEFAULT_BUDGET[spec.name])
+            settings.update(own_options.DEFAULT_BUDGET[spec.name])
     if spec.name == "finetune" and settings["distill"] and passed.get("distill_model"):
         raise ArgumentError("distill=parent: must not be combined with distill_model=, which names another teacher")
 

@@ -6,21 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from yoloprune.errors import ArgumentError
 from yoloprune.settings.option import Option
-from yoloprune.settings.value_kinds import (
-    AMOUNT,
-    FLAG,
-    LATENCY,
-    MODULES,
-    NATIVE_ROWS,
-    SHARE,
-    ValueKind,
-    choice,
-    integer,
-    number,
-    path_or_model,
-    several,
+from yoloprune.settings.own_options import (
+    AGAINST,
+    DEMO_FLOPS,
+    DISTILL,
+    GENTLE,
+    KEEP,
+    PRUNE_OPTIONS,
+    SPARSE_OPTIONS,
+    SWEEP_OPTIONS,
 )
 
 
@@ -53,170 +48,6 @@ class Command:
         """Return the own option of that name, or None."""
         return next((o for o in self.options if o.name == name), None)
 
-
-# The table ------------------------------------------------------------------------------------------------------------
-FLOPS = Option("flops", None, AMOUNT, "FLOPs that are kept", 0.5)
-PARAMS = Option("params", None, AMOUNT, "parameters that are kept", 0.5)
-RATIO = Option("ratio", None, SHARE, "share of the prunable channels that is removed", 0.5)
-SPARSITY = Option("sparsity", None, SHARE, "share of the prunable channel classes that is driven to zero", 0.5)
-BUDGETS = (FLOPS, PARAMS, SPARSITY)  # of sparse training
-
-ROUND_TO = Option("round_to", 8, integer(1), "kept widths are multiples of this, because odd widths are slow")
-MIN_WIDTH = Option("min_width", 8, integer(1), "no layer gets narrower than this")
-MAX_RATIO = Option(
-    "max_ratio",
-    0.8,
-    number("a fraction above 0 and at most 1", lambda x: 0 < x <= 1),
-    "at most this share of a group of layers is removed",
-)
-KEEP = Option("keep", (), MODULES, "modules left as they are", "model.2.*")
-UNIFORM = Option("uniform", False, FLAG, "every group of layers gives the same share, instead of one global ranking")
-NATIVE = Option(
-    "native",
-    None,
-    NATIVE_ROWS,
-    "only widths that a stock model YAML can say, so that stock Ultralytics trains the pruned model as well; not set: "
-    "where that is possible. Some blocks become several rows for that; tied keeps each in one, which ties its widths",
-    True,
-)
-SELECTION = (ROUND_TO, MIN_WIDTH, MAX_RATIO, KEEP, NATIVE)
-DEMO_FLOPS = Option("flops", 0.5, AMOUNT, FLOPS.meaning)
-
-NEED_IMAGES = {"recover": ("bn", "lsq"), "score": ("taylor", "activation")}
-_SCORES = choice("auto", "bn", "l1", "l2", "lamp", "fpgm", "taylor", "activation", "random")
-CRITERION = (
-    Option(
-        "score",
-        "auto",
-        _SCORES,
-        "importance of a channel; bn is |gamma| of its batch-norm, taylor how much the loss on labels hangs on it, "
-        "activation its mean |value| (both need data=), the others look at filters; auto is taylor with data=, without "
-        "it bn where sparse training left dead channels, and l2 with uniform=True elsewhere",
-    ),
-    Option("reduce", "mean", choice("mean", "max", "sum", "l2"), "how the scores of coupled channels become one"),
-    Option(
-        "normalize",
-        "auto",
-        choice("auto", "none", "mean", "max", "cost"),
-        "scores are divided by this of their group, or by the cost that a channel saves; auto is cost with "
-        "score=taylor, whose unit is the loss, and none otherwise",
-    ),
-)
-CUT_OPTIONS = (
-    *CRITERION,
-    UNIFORM,
-    *SELECTION,
-    Option(
-        "recover",
-        "auto",
-        choice("auto", "none", "fold", "bn", "lsq"),
-        "fold moves what cut channels contributed into biases; bn then measures batch-norm statistics anew, lsq refits "
-        "weights by least squares instead (both need data=); auto is lsq with data= and fold without",
-    ),
-)
-PRUNE_BUDGETS = (
-    FLOPS,
-    PARAMS,
-    RATIO,
-    Option("latency", None, LATENCY, "time per image on device=, measured at batch 1; instead of flops", 0.6),
-)
-PRUNE_OPTIONS = (*PRUNE_BUDGETS, *CUT_OPTIONS)
-SWEPT = tuple(
-    Option(
-        o.name,
-        None,
-        ValueKind(
-            f"{o.kind.allowed}; several separated by commas",
-            several(o.kind),
-            annotation=f"{o.kind.annotation} | Sequence[{o.kind.annotation}]",
-        ),
-        o.meaning,
-        "0.7,0.5",
-    )
-    for o in (FLOPS, PARAMS, RATIO)
-)
-EXCLUSIVE = {"train-sparse": BUDGETS, "sweep": SWEPT}  # of these options a command takes exactly one
-DEFAULT_BUDGET: dict[str, dict[str, Any]] = {  # when none is given
-    "train-sparse": {"flops": 0.5},
-    "sweep": {"flops": (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)},
-}
-SWEEP_OPTIONS = (
-    *SWEPT,
-    Option("within", 3.0, number("a number of at least 0", lambda x: x >= 0), "points of mAP50-95 that may be lost"),
-    *CUT_OPTIONS,
-)
-SPARSE_OPTIONS = (
-    *BUDGETS,
-    Option(
-        "penalty",
-        "select",
-        choice("select", "prox", "group", "l1"),
-        "select fades the least useful channels; prox (each gamma), group (coupled gammas together) and l1 push on all",
-    ),
-    Option(
-        "penalty_weight",
-        None,
-        number("a number above 0", lambda x: x > 0),
-        "strength of prox, group and l1; None steers prox and group to the budget, and is 0.01 for l1",
-        1e-4,
-    ),
-    Option(
-        "penalty_decay",
-        True,
-        FLAG,
-        "l1 weakens to nothing over the ramp; False keeps its weight until the ramp ends",
-    ),
-    Option(
-        "score",
-        "taylor",
-        choice("taylor", "gamma", "gamma-mean"),
-        "what select ranks by: how much the loss hangs on a channel, |gamma|, or |gamma| over the mean of its layer",
-    ),
-    Option("normalize", "cost", choice("none", "cost"), "cost ranks by score per FLOP (or parameter) saved"),
-    Option(
-        "ramp_start",
-        0.1,
-        number("a fraction from 0 to below 1", lambda x: 0 <= x < 1),
-        "share of the run after which the first channels fade",
-    ),
-    Option(
-        "ramp_end",
-        0.6,
-        number("a fraction above 0 and at most 1", lambda x: 0 < x <= 1),
-        "share of the run after which the budget is met; the rest recovers",
-    ),
-    Option("fade", 0.6, SHARE, "factor per optimizer step on the gammas that go"),
-    *SELECTION,
-)
-
-
-def check_ramp(start: float, end: float) -> None:
-    """Raise ArgumentError unless a ramp starts before it ends."""
-    if start >= end:
-        raise ArgumentError(f"ramp_start={start}: must be below ramp_end={end}. Received: {start}")
-
-
-DISTILL = Option(
-    "distill",
-    None,
-    choice("parent"),
-    "who teaches through Ultralytics' distillation: the unpruned parent, or nobody",
-    "parent",
-)
-GENTLE = {  # for weights that are trained already; Ultralytics' own choice, optimizer=auto, ignores lr0
-    "optimizer": "AdamW",
-    "lr0": 0.0005,
-    "warmup_epochs": 1.0,
-    "warmup_bias_lr": 0.0,
-    "nbs": 16,  # at 64 a small data set has too few steps for this rate
-}
-AGAINST = Option(
-    "against",
-    None,
-    ValueKind("the path of a checkpoint", path_or_model, annotation="ModelSource"),
-    "checkpoint to compare with, usually the unpruned parent",
-    "parent.pt",
-)
 
 _RUN = ("project", "name", "exist_ok", "seed")
 OWN_DATA = "Without data= the data set that the model was trained on is taken, if it is at hand; nothing is downloaded."

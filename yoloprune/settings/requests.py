@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from yoloprune.errors import ArgumentError
-from yoloprune.settings import commands
+from yoloprune.settings import commands, own_options
 from yoloprune.settings.budget import Budget, Limits, check_fields
 from yoloprune.settings.sparse_config import SparseConfig
 
-if TYPE_CHECKING:
-    from typing_extensions import Self  # of typing from Python 3.11 on
+Asked = TypeVar("Asked", bound="Request")
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Criterion:
 
     def __post_init__(self) -> None:
         """Check every value; raises ArgumentError."""
-        check_fields(self, commands.CRITERION)
+        check_fields(self, own_options.CRITERION)
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Request:
         object.__setattr__(self, "passed", MappingProxyType(dict(self.passed)))
 
     @classmethod
-    def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> Self:
+    def build(cls: type[Asked], settings: Mapping[str, Any], passed: Mapping[str, Any]) -> Asked:
         """From checked values by key, all of the command's own; what several fields need is checked here."""
         return cls(passed, **{f.name: settings[f.name] for f in fields(cls) if f.name != "passed"})
 
@@ -96,7 +95,7 @@ class TrainSparseRequest(Request):
     config: SparseConfig
 
     @classmethod
-    def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> Self:
+    def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> TrainSparseRequest:
         """`sparsity` is the ratio of the budget."""
         budget = Budget(settings["flops"], settings["params"], settings["sparsity"])
         known = {k: v for k, v in settings.items() if k in SparseConfig.__dataclass_fields__}
@@ -127,7 +126,7 @@ class PruneRequest(CutRequest):
     latency: float | str | None
 
     @classmethod
-    def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> Self:
+    def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> PruneRequest:
         """A time is met by FLOPs, so both cannot be given."""
         if settings["latency"] is not None and settings["flops"] is not None:
             raise ArgumentError(f"latency={settings['latency']}: must not be combined with flops, by which it is met")
@@ -151,7 +150,7 @@ class SweepRequest(CutRequest):
     within: float
 
     @classmethod
-    def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> Self:
+    def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> SweepRequest:
         """Exactly one kind of budget is set."""
         parts = (_part(Criterion, settings), _part(Limits, settings), settings["recover"])
         return cls(passed, *parts, *(settings[key] for key in ("flops", "params", "ratio", "within")))
@@ -159,7 +158,7 @@ class SweepRequest(CutRequest):
     @property
     def kind(self) -> str:
         """What the budgets are of: "flops", "params" or "ratio"."""
-        return next(o.name for o in commands.SWEPT if getattr(self, o.name) is not None)
+        return next(o.name for o in own_options.SWEPT if getattr(self, o.name) is not None)
 
     @property
     def points(self) -> tuple[Budget, ...]:

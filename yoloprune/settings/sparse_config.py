@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from yoloprune.errors import ArgumentError
-from yoloprune.settings import commands
+from yoloprune.settings import own_options
 from yoloprune.settings.budget import Budget, Limits, check_fields
 
 
@@ -48,8 +48,8 @@ class SparseConfig:
             if not isinstance(value := getattr(self, name), kind):
                 raise ArgumentError(f"{name}: must be a {kind.__name__}. Received: {value!r}")
         known = set(self.__dataclass_fields__)
-        check_fields(self, [option for option in commands.SPARSE_OPTIONS if option.name in known])
-        commands.check_ramp(self.ramp_start, self.ramp_end)
+        check_fields(self, [option for option in own_options.SPARSE_OPTIONS if option.name in known])
+        own_options.check_ramp(self.ramp_start, self.ramp_end)
 
     def settings(self) -> dict[str, Any]:
         """What is told here, in the keys of `train-sparse`; what is not set is left out."""
