@@ -104,7 +104,7 @@ def main() -> None:
         for flops in arguments.flops:
             for repair in arguments.repairs:
 
-                def make(flops: float = flops, repair: str = repair, told: dict = told) -> ultralytics.YOLO:
+                def make(flops: float = flops, repair: str = repair, told: dict[str, Any] = told) -> ultralytics.YOLO:
                     nonlocal order
                     order = order or ranking.rank(parent, found.graph, told, passed, images)
                     choice = found.choose(lambda graph: order.select(graph, Budget(flops=flops)))

@@ -29,7 +29,9 @@ BLOCK = "import sys; sys.modules['yoloprune'] = None"  # makes every import of i
 
 def widths(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shapes of all tensors outside the head, whose last layers follow the classes; quantizer states left out."""
-    head = f"model.{len(model.model) - 1}."
+    layers = model.get_submodule("model")
+    assert isinstance(layers, nn.Sequential)
+    head = f"model.{len(layers) - 1}."
     state = model.state_dict().items()
     return {k: tuple(v.shape) for k, v in state if not k.startswith(head) and "quantizer" not in k}
 

@@ -19,11 +19,13 @@ class Network(Protocol):
         model (nn.Sequential): Its layers, the head last.
         yaml (dict[str, Any]): The YAML that it was built from.
         save (list[int]): Layers whose output later ones read.
+        names (dict[int, str] | list[str]): Its classes.
     """
 
     model: nn.Sequential
     yaml: dict[str, Any]
     save: list[int]
+    names: dict[int, str] | list[str]
     args: Any
     criterion: Any
     nc: Any
