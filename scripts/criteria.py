@@ -23,9 +23,11 @@ from yoloprune.commands import cut_and_repair
 from yoloprune.native import candidates
 from yoloprune.reporting.run_report import write_text
 from yoloprune.reporting.text_table import table
-from yoloprune.selection import prune_job, ranking
+from yoloprune.selection import ranking
+from yoloprune.selection.calibration import calibration
 from yoloprune.settings.budget import Budget, Limits
-from yoloprune.settings.checking import request
+from yoloprune.settings.checking import build
+from yoloprune.settings.requests import PruneRequest
 
 RANKINGS = [
     "score=l2",
@@ -54,10 +56,10 @@ RANKINGS = [
 REPAIRS = ["none", "fold", "bn", "lsq"]
 
 
-def settings(ranking: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """All settings of `yoloprune prune` for a ranking such as "score=l2 uniform"."""
+def request_of(ranking: str, arguments: argparse.Namespace) -> PruneRequest:
+    """The request of `yoloprune prune` for a ranking such as "score=l2 uniform"."""
     given = {key: value or True for key, _, value in (word.partition("=") for word in ranking.split())}
-    return request("prune", {"model": arguments.model, "data": arguments.data, **given}).settings
+    return build(PruneRequest, {"model": arguments.model, "data": arguments.data, **given})
 
 
 def evaluate(model: ultralytics.YOLO, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -86,10 +88,9 @@ def main() -> None:
     parser.add_argument("--out", default="runs/criteria")
     arguments = parser.parse_args()
     out = Path(arguments.out)
-    passed = {"data": arguments.data, "imgsz": arguments.imgsz}
     parent = saving.load(arguments.model)
     found = candidates.Channels(parent.model, Limits(), arguments.imgsz)
-    images = prune_job.images(parent, passed)
+    sight = calibration(parent, arguments.data, arguments.imgsz, {"device": arguments.device})
     cells: dict[tuple[str, str, str], dict[str, Any]] = {}
 
     def cell(flops: str, how: str, repair: str, make: Any) -> None:
@@ -100,15 +101,15 @@ def main() -> None:
 
     cell("1", "parent", "none", lambda: parent)
     for how in arguments.rankings:
-        told, order = settings(how, arguments), None
+        asked, order = request_of(how, arguments), None
         for flops in arguments.flops:
             for repair in arguments.repairs:
 
-                def make(flops: float = flops, repair: str = repair, told: dict[str, Any] = told) -> ultralytics.YOLO:
+                def make(flops: float = flops, repair: str = repair, asked: PruneRequest = asked) -> ultralytics.YOLO:
                     nonlocal order
-                    order = order or ranking.rank(parent, found.graph, told, passed, images)
+                    order = order or ranking.rank(parent, found.graph, asked.criterion, asked.limits, sight)
                     choice = found.choose(lambda graph: order.select(graph, Budget(flops=flops)))
-                    return cut_and_repair.cut(parent, choice.plan, repair, images)[0]
+                    return cut_and_repair.cut(parent, choice.plan, repair, sight.images)[0]
 
                 cell(str(flops), how, repair, make)
     for split in arguments.splits:

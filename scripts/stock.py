@@ -115,7 +115,7 @@ def main() -> None:
         make_shapes(data.parent, train=32, val=8, imgsz=64)
         checkpoint = Path(f"{arguments.family}.pt")
         YOLO(checkpoint if checkpoint.is_file() else f"{arguments.family}.yaml").save(parent)
-        told = {"score": "random", "imgsz": 64, "project": str(out), "name": "prune", "exist_ok": True}
+        told: dict[str, Any] = {"score": "random", "imgsz": 64, "project": str(out), "name": "prune", "exist_ok": True}
         yoloprune.prune(parent, flops=0.5, native=True, **told)
         again = [sys.executable, __file__, "--blocked", "--family", arguments.family, "--out", str(arguments.out)]
         sys.exit(subprocess.run(again, check=False).returncode)

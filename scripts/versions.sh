@@ -12,9 +12,11 @@ for release in "${@:-8.3.0}"; do
     tqdm pandas pytz python-dateutil six tzdata
   echo "== ultralytics $release"
   YOLO_CONFIG_DIR="$folder" PYTHONPATH="$folder" OMP_NUM_THREADS=1 python -m pytest -q -p no:cacheprovider \
-    tests/test_exact.py tests/test_tracing_*.py tests/test_odd_networks.py tests/test_host.py tests/test_overview.py \
-    tests/test_surgery.py tests/test_pipeline.py tests/test_steps.py tests/test_load.py tests/test_save.py \
-    tests/test_rebuild.py tests/test_handoff_training.py tests/test_backend_surface.py tests/test_shortages.py || failed="$failed $release"
+    tests/cutting/test_exact.py tests/cutting/test_surgery.py tests/tracing/test_tracing_*.py \
+    tests/tracing/test_odd_networks.py tests/backend/test_host.py tests/backend/test_backend_surface.py \
+    tests/reporting/test_overview.py tests/commands/test_pipeline.py tests/commands/test_steps.py \
+    tests/checkpoint/test_load.py tests/checkpoint/test_save.py tests/checkpoint/test_rebuild.py \
+    tests/checkpoint/test_handoff_training.py tests/test_shortages.py || failed="$failed $release"
   rm -rf "$folder"
 done
 if [ -n "$failed" ]; then

@@ -8,16 +8,16 @@ import pytest
 import yaml
 
 from yoloprune.errors import ArgumentError
-from yoloprune.settings import checking
 from yoloprune.settings.command_line import parse
 from yoloprune.settings.commands import COMMANDS
+from yoloprune.settings.requests import Request
 
 ROOT = Path(__file__).resolve().parents[1]
 SPARSE = "train-sparse model=a.pt data=b.yaml"
 LEAST = {name: "".join(f"{key}=x " for key in command.required).split() for name, command in COMMANDS.items()}
 
 
-def ok(line: str) -> checking.Request:
+def ok(line: str) -> Request:
     """Return the request that the line parses to."""
     return parse(line.split())
 

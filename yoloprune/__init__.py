@@ -5,9 +5,28 @@ Everything is imported when it is first used, so that `yoloprune help` answers a
 
 import sys
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yoloprune.former_places import FormerPlaces
+
+if TYPE_CHECKING:  # what editors and type checkers see
+    from yoloprune.api import finetune as finetune
+    from yoloprune.api import info as info
+    from yoloprune.api import prune as prune
+    from yoloprune.api import sweep as sweep
+    from yoloprune.api import trace as trace
+    from yoloprune.api import train_sparse as train_sparse
+    from yoloprune.api import val as val
+    from yoloprune.checkpoint.saving import YOLO as YOLO
+    from yoloprune.checkpoint.saving import load as load
+    from yoloprune.checkpoint.saving import save as save
+    from yoloprune.commands.prune_module import prune_module as prune_module
+    from yoloprune.errors import PruneError as PruneError
+    from yoloprune.planning.plan import Plan as Plan
+    from yoloprune.settings.budget import Budget as Budget
+    from yoloprune.settings.budget import Limits as Limits
+    from yoloprune.settings.sparse_config import SparseConfig as SparseConfig
+    from yoloprune.sparse.callback import SparseTraining as SparseTraining
 
 __version__ = "0.1.0"
 
@@ -38,9 +57,11 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"yoloprune.{_HOME[name]}"), name)
-    if not name.startswith("_") and (moved := import_module("yoloprune.former_places").find(name)) is not None:
-        return moved
-    raise AttributeError(f"module 'yoloprune' has no attribute '{name}'")
+if not TYPE_CHECKING:  # whose readers would take any name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOME:
+            return getattr(import_module(f"yoloprune.{_HOME[name]}"), name)
+        if not name.startswith("_") and (moved := import_module("yoloprune.former_places").find(name)) is not None:
+            return moved
+        raise AttributeError(f"module 'yoloprune' has no attribute '{name}'")

@@ -16,10 +16,11 @@ from textwrap import wrap
 import yaml
 
 from yoloprune.errors import PruneError, raised_by
-from yoloprune.settings.checking import Request
 from yoloprune.settings.command_line import find_command, merge_tokens, parse
 from yoloprune.settings.commands import COMMANDS, Command
+from yoloprune.settings.requests import Request
 
+MODULES = {"val": "validate"}  # of commands, where the name is another
 HELP_WORDS = frozenset({"help", "-h", "-help", "--help"})
 VERSION_WORDS = frozenset({"version", "-v", "-version", "--version"})
 HELP_WIDTH = 110  # characters
@@ -62,11 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 def _dispatch(request: Request) -> None:
     """Call the function that does what is asked."""
     # Late, and by name: importing torch takes seconds, which help and wrong arguments should not cost
-    if request.command == "demo":
-        import_module("yoloprune.commands.demo").run(**request.kwargs())
-    else:
-        function = getattr(import_module("yoloprune.api"), request.command.replace("-", "_"))
-        function(request.model, **request.kwargs())
+    import_module(f"yoloprune.commands.{MODULES.get(request.command, request.command.replace('-', '_'))}").run(request)
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ def cut(
         parent (YOLO): The model before the cut, stays untouched.
         plan (Plan): What is kept.
         how (str): `recover=`.
-        calibrate (list[Tensor] | None): From `prune_job.images`.
+        calibrate (list[Tensor] | None): Batches of images, where there are any.
         probe (Probe | None): From `yolo_tracing.probe`, where there is one already.
         dead (bool): Whether nothing but dead channels go: then the repaired child has to compute what the parent does.
 
@@ -95,9 +95,9 @@ def _recover(
         console.log("prune: ", f"what {folded.channels} cut inputs contributed moved into {len(folded.into)} layers")
     if dead:
         _require_same(parent, child, folded, probe)
-    if how == "bn":
+    if how == "bn" and calibrate:
         batch_norm_statistics.reestimate(child.model, calibrate)
-    elif how == "lsq" or (how == "auto" and calibrate):
+    elif how in ("lsq", "auto") and calibrate:
         # Measuring statistics after it made mAP worse.
         with progress_bar.counted(len(least_squares.layers(parent.model)), "refitting layers") as tick:
             missed = least_squares.refit(parent.model, child.model, plan, calibrate, tick=tick)

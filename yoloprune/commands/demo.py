@@ -11,6 +11,8 @@ from ultralytics import YOLO
 from yoloprune.backend import compat, console, run_folders
 from yoloprune.commands import finetune, prune, train_sparse, validate
 from yoloprune.commands.demo_images import make_shapes
+from yoloprune.settings import checking
+from yoloprune.settings.requests import DemoRequest, FinetuneRequest, PruneRequest, TrainSparseRequest
 
 DATA = {"train": 320, "val": 80, "imgsz": 128}
 TRAIN: dict[str, Any] = {
@@ -37,33 +39,20 @@ TRAIN: dict[str, Any] = {
 PARENT_EPOCHS, SPARSE_EPOCHS, FINETUNE_EPOCHS = 9, 10, 6
 
 
-def run(
-    *,
-    flops: float = 0.5,
-    project: str | None = None,
-    name: str | None = None,
-    exist_ok: bool = False,
-    seed: int = 0,
-    device: str | None = None,
-) -> list[dict[str, Any]]:
+def run(request: DemoRequest) -> list[dict[str, Any]]:
     """Run the demo: a YOLOv8n from scratch on coloured shapes, pruned to a share of its FLOPs.
 
     Args:
-        flops (float): FLOPs that are kept, as a fraction or an absolute number.
-        project (str | None): Folder that the run's folder goes into.
-        name (str | None): Name of the run's folder.
-        exist_ok (bool): Write into an existing folder.
-        seed (int): Seed of the images and of all trainings.
-        device (str | None): Ultralytics' `device`, None picks by itself.
+        request (DemoRequest): FLOPs that are kept; where the run goes, the seed of the images and of all trainings,
+            and Ultralytics' `device`, None picks by itself.
 
     Returns:
         (list[dict[str, Any]]): Parent, pruned and fine-tuned: mAP50, mAP50-95, params, GFLOPs, ms, MB.
     """
     compat.require("demo")
     start = time.time()
-    folder = run_folders.run_folder(
-        "detect", "demo", {"project": project, "name": name, "exist_ok": exist_ok}
-    ).resolve()
+    folder = run_folders.run_folder("detect", "demo", request.host).resolve()
+    seed, device = request.passed.get("seed") or 0, request.passed.get("device")
     data = make_shapes(folder / "data", **DATA, seed=seed)
     common = {**TRAIN, "data": str(data), "seed": seed, "device": device, "exist_ok": True}
     common["project"] = str(folder)
@@ -71,10 +60,12 @@ def run(
     parent = YOLO("yolov8n.yaml")
     parent.train(**common, epochs=PARENT_EPOCHS, name="parent")
     parent_file = Path(parent.trainer.last)
-    sparse = train_sparse.run(parent_file, **common, epochs=SPARSE_EPOCHS, flops=flops, name="sparse")
-    prune.run(sparse.trainer.last, imgsz=DATA["imgsz"], project=str(folder), name="pruned", exist_ok=True)
-    pruned_file = folder / "pruned" / "weights" / "pruned.pt"
-    tuned = finetune.run(pruned_file, **common, epochs=FINETUNE_EPOCHS, name="finetuned")
+    told = {**common, "model": parent_file, "epochs": SPARSE_EPOCHS, "flops": request.flops, "name": "sparse"}
+    sparse = train_sparse.run(checking.build(TrainSparseRequest, told))
+    told = {"imgsz": DATA["imgsz"], "project": str(folder), "name": "pruned", "exist_ok": True}
+    pruned_file = prune.run(checking.build(PruneRequest, {**told, "model": sparse.trainer.last})).file
+    told = {**common, "model": pruned_file, "epochs": FINETUNE_EPOCHS, "name": "finetuned"}
+    tuned = finetune.run(checking.build(FinetuneRequest, told))
 
     rows = validate.compare(
         {"parent": parent_file, "pruned": pruned_file, "fine-tuned": Path(tuned.trainer.last)},

@@ -10,18 +10,16 @@ import ultralytics
 
 from yoloprune.backend import compat, console, datasets, evaluation, model_facts, moved_layers, yaml_markers
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import interruptions
 from yoloprune.errors import ArgumentError
 from yoloprune.reporting import run_report
-from yoloprune.settings import checking
+from yoloprune.settings.requests import FinetuneRequest
 
 
-def run(model: ModelSource, **kwargs: Any) -> saving.YOLO:
+def run(request: FinetuneRequest) -> saving.YOLO:
     """Fine-tune, see `api.finetune`."""
-    request = checking.request("finetune", {"model": model, **kwargs})
     compat.require("finetune")
-    passed = {k: v for k, v in request.passed.items() if k != "model"}
+    model, passed = request.model, request.host
     if passed.get("resume"):
         yolo = saving.reopen(interruptions.resumed(model, passed))
     else:
@@ -37,7 +35,7 @@ def run(model: ModelSource, **kwargs: Any) -> saving.YOLO:
         passed["data"] = datasets.given_or_own(yolo, passed.get("data"), "finetune")
     if yaml_markers.entry_of(yolo) is None:
         console.warn("finetune: yoloprune did not prune this model; it is trained at the widths that it has")
-    if request.settings["distill"] == "parent":
+    if request.distill == "parent":
         passed["distill_model"] = str(provenance.parent_file(yolo))
     require_teachable(yolo, passed)
     if (table := moved_layers.table_of(yolo.model)) and "freeze" in passed:  # which means the parent's layers
@@ -45,13 +43,13 @@ def run(model: ModelSource, **kwargs: Any) -> saving.YOLO:
     before = model_facts.widths(yolo.model)
     with interruptions.going_on(yolo, "finetune"):
         yolo.train(**passed)
-    if console.is_main_process() and not isinstance(
-        yolo.trainer.args, dict
-    ):  # of a list of data sets Ultralytics reports
+    of_many_sets = isinstance(yolo.trainer.args, dict)  # on which Ultralytics reports
+    if console.is_main_process() and not of_many_sets:
         folder = Path(yolo.trainer.save_dir)
         after = model_facts.widths(yolo.model)
-        data = {"command": "finetune", "widths_kept": before == after, "metrics": evaluation.metrics(yolo)}
-        rows = [{"model": "fine-tuned", **data["metrics"], **evaluation.measure(yolo.model, yolo.trainer.args.imgsz)}]
+        metrics = evaluation.metrics(yolo)
+        data = {"command": "finetune", "widths_kept": before == after, "metrics": metrics}
+        rows = [{"model": "fine-tuned", **metrics, **evaluation.measure(yolo.model, yolo.trainer.args.imgsz)}]
         run_report.write_report(folder, data, rows, [folder / "results.png"])
     return yolo
 

@@ -12,16 +12,15 @@ from yoloprune.importance import dead_channels
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
 from yoloprune.reporting import layer_table, text_table
-from yoloprune.settings import checking
+from yoloprune.settings.requests import InfoRequest
 
 
-def run(model: ModelSource, **kwargs: Any) -> list[dict[str, Any]]:
+def run(request: InfoRequest) -> list[dict[str, Any]]:
     """Print the layers of a model, see `api.info`."""
-    request = checking.request("info", {"model": model, **kwargs})
     compat.require("info")
-    yolo = saving.load(model)
+    yolo = saving.load(request.model)
     imgsz = saving.image_size(yolo, request.passed.get("imgsz"))
-    graph = yolo_tracing.trace_yolo(yolo.model, imgsz=imgsz, keep=request.settings["keep"])
+    graph = yolo_tracing.trace_yolo(yolo.model, imgsz=imgsz, keep=request.keep)
     rows = layer_table.layer_rows(graph)
     cost = Cost(graph)
     free, dead = int(graph.prunable.sum()), int(dead_channels.dead(yolo.model, graph).sum())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,33 +22,57 @@ from yoloprune.native import candidates
 from yoloprune.native.described import as_described
 from yoloprune.planning.plan import Plan
 from yoloprune.reporting import layer_table, plots, run_report, text_table
-from yoloprune.selection import decision, latency_search, prune_job
-from yoloprune.settings import checking
-from yoloprune.settings.commands import PRUNE_BUDGETS
+from yoloprune.selection import decision, latency_search
+from yoloprune.selection.calibration import calibration, data_set
+from yoloprune.settings.requests import PruneRequest
 
 
-def run(model: ModelSource, **kwargs: Any) -> ultralytics.YOLO:
+@dataclass(frozen=True)
+class PruneResult:
+    """What came of a cut.
+
+    Attributes:
+        model (YOLO): The pruned model, loaded from its file.
+        file (Path): `<run>/weights/pruned.pt`.
+        choice (Choice): Which channels stayed, and what can say them.
+        cut (Cut): The proof, and how far the outputs moved.
+        rows (list[dict]): The printed table: parent and pruned.
+        next_step (str): What to type now.
+    """
+
+    model: ultralytics.YOLO
+    file: Path
+    choice: candidates.Choice
+    cut: cut_and_repair.Cut
+    rows: list[dict[str, Any]]
+    next_step: str
+
+    def __repr__(self) -> str:
+        """The table, and the next command."""
+        return f"{text_table.table(self.rows)}\nsaved {self.file}; next: {self.next_step}"
+
+
+def run(request: PruneRequest) -> PruneResult:
     """Prune, see `api.prune`."""
-    request = checking.request("prune", {"model": model, **kwargs})
     compat.require("prune")
+    model: ModelSource = request.model
     parent = saving.load(model)
-    told, passed = request.settings, {**request.passed}
-    imgsz = passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
+    imgsz = saving.image_size(parent, request.passed.get("imgsz"))
     if yaml_markers.entry_of(parent) is not None:
         console.log("prune: ", "the model was pruned before; fractions are of what is left of it")
-    passed["data"] = prune_job.data_set(parent, told, passed)
-    images = prune_job.images(parent, passed)
-    choice = decision.choose(parent, told, passed, images)
-    budgeted = any(told[option.name] is not None for option in PRUNE_BUDGETS)
-    done = cut_and_repair.cut(parent, choice.plan, told["recover"], images, choice.probe, dead=not budgeted)
+    sight = calibration(parent, data_set(parent, request), imgsz, request.passed)
+    choice = decision.choose(parent, request, sight)
+    dead = not request.budgeted
+    done = cut_and_repair.cut(parent, choice.plan, request.recover, sight.images, choice.probe, dead=dead)
     child, layers = _in_rows(done.child, choice)
 
-    arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
+    told = {**request.kwargs(), "imgsz": imgsz, "data": sight.data or request.passed.get("data")}
+    arguments = {k: v for k, v in told.items() if v is not None}
     origin = (parent.ckpt_path or model) if isinstance(model, (str, Path)) else None  # "small" stands for small.pt
     facts = saving.make_provenance(origin, arguments)
     checkpoint = saving.pack(child, plan=choice.plan, provenance=facts, native=choice.yaml, layers=layers)
-    rows = [{"model": "parent", **evaluation.measure(parent.model, imgsz, origin)}]
-    with run_folders.new_run(parent.task, "prune", passed) as folder:
+    rows: list[dict[str, Any]] = [{"model": "parent", **evaluation.measure(parent.model, imgsz, origin)}]
+    with run_folders.new_run(parent.task, "prune", request.host) as folder:
         target = folder / "weights" / "pruned.pt"
         checkpoint.require_room(target)
         with files.staged(folder) as part:
@@ -58,17 +82,16 @@ def run(model: ModelSource, **kwargs: Any) -> ultralytics.YOLO:
             origin_name = str(origin or parent.model_name)
             run_folders.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
             rows.append({"model": "pruned", **evaluation.measure(child.model, imgsz, file)})
-            if told["latency"] is not None:
-                add_times(rows, [parent.model, child.model], imgsz, prune_job.place(passed))
+            if request.latency is not None:
+                add_times(rows, [parent.model, child.model], imgsz, sight.device)
             _report_cut(part, choice, rows, done, imgsz)
     checkpoint.tidy(target)
-    if told["latency"] is not None:
-        latency_search.judge(told["latency"], *(row["ms"] for row in rows))
-    data = passed["data"] or datasets.own(parent) or "..."
-    console.log(
-        "prune: ", f"saved {target}; next: {_next_step(child, target, choice, data, budgeted and images is None)}"
-    )
-    return saving.load(target)
+    if request.latency is not None:
+        latency_search.judge(request.latency, *(row["ms"] for row in rows))
+    data = sight.data or datasets.own(parent)
+    step = _next_step(child, target, choice, data or "...", unrepaired=not dead and sight.images is None)
+    console.log("prune: ", f"saved {target}; next: {step}")
+    return PruneResult(saving.load(target), target, choice, done, rows, step)
 
 
 def _in_rows(child: ultralytics.YOLO, choice: candidates.Choice) -> tuple[ultralytics.YOLO, dict[str, list[str]]]:

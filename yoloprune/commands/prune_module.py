@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from yoloprune.probing.examples import Example, Probe
 from yoloprune.probing.survey import survey_around
 from yoloprune.repair import constant_folding
 from yoloprune.settings.budget import Budget, Limits
+from yoloprune.settings.requests import Criterion
 from yoloprune.tracing import trace_network
 
 DEFAULT_LIMITS = Limits()
@@ -34,7 +35,7 @@ def prune_module(
     limits: Limits = DEFAULT_LIMITS,
     *,
     score: str = "l1",
-    normalize: str = "mean",
+    normalize: Literal["none", "mean", "max", "cost"] = "mean",
     outputs: bool = False,
     examples: Sequence[Any] = (),
 ) -> tuple[nn.Module, Plan]:
@@ -65,13 +66,14 @@ def prune_module(
         if not isinstance(value, kinds):
             allowed = " or a ".join(kind.__name__ for kind in kinds)
             raise ArgumentError(f"{name}: must be a {allowed}. Received: {value!r}")
+    Criterion(score, normalize=normalize)  # raises where there is no such word
     probe = survey_around(model, tuple(Example.of(one) for one in (example, *examples)))
     graph = trace_network.trace(model, probe, keep=trace_network.match(model, limits.keep), outputs=outputs)
     if wanted.empty:
         alive = _all_but_the_dead(model, graph, probe)
     else:
         per_cost = normalize == "cost"
-        scores = criteria.score(model, graph, score, normalize="none" if per_cost else normalize)
+        scores = criteria.score(model, graph, score, normalize="none" if normalize == "cost" else normalize)
         alive = greedy_selection.select(graph, scores, wanted, limits, per_cost=per_cost)
     if alive.all():
         raise BudgetError(f"There is nothing to cut: {_why_not(graph, wanted)}.")

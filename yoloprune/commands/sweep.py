@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,74 +15,69 @@ import ultralytics
 from yoloprune import files
 from yoloprune.backend import compat, console, datasets, evaluation, run_folders
 from yoloprune.checkpoint import saving
-from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import cut_and_repair
 from yoloprune.errors import BudgetError
 from yoloprune.native import candidates
 from yoloprune.reporting import plots, run_report, text_table
-from yoloprune.selection import prune_job, ranking
-from yoloprune.settings import checking
-from yoloprune.settings.budget import Budget
-from yoloprune.settings.commands import SWEPT
+from yoloprune.selection import ranking
+from yoloprune.selection.calibration import calibration
+from yoloprune.settings.requests import SweepRequest
 
 Row = Mapping[str, Any]
 
 
-def run(model: ModelSource, **kwargs: Any) -> list[dict[str, Any]]:
+def run(request: SweepRequest) -> list[dict[str, Any]]:
     """Evaluate a model at several budgets directly after the cut and its repair, see `api.sweep`.
 
     The trace, the scores and the calibration images are the same for all points. Rows go to `sweep.csv` one by one.
     """
-    request = checking.request("sweep", {"model": model, **kwargs})
     compat.require("sweep")
+    model, passed, within = request.model, request.host, request.within
     parent = saving.load(model)
-    told, passed = request.settings, {**request.passed}
     passed["data"] = datasets.given_or_own(parent, passed.get("data"), "sweep")
-    passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
-    found = candidates.Channels(parent.model, prune_job.limits(told), passed["imgsz"])
-    images = prune_job.images(parent, passed)
-    order = ranking.rank(parent, found.graph, told, passed, images)
-    points, unreachable = _points(found, order, told)
+    imgsz = passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
+    found = candidates.Channels(parent.model, request.limits, imgsz)
+    sight = calibration(parent, passed["data"], imgsz, passed)
+    order = ranking.rank(parent, found.graph, request.criterion, request.limits, sight)
+    points, unreachable = _points(found, order, request)
 
     folder = run_folders.run_folder(parent.task, "sweep", passed)
-    arguments = {k: v for k, v in {**told, **passed}.items() if k != "model" and v is not None}
+    arguments = {k: v for k, v in {**request.settings, **passed}.items() if v is not None}
     origin = model if isinstance(model, (str, Path)) else parent.model_name
     run_folders.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments, "save_dir": folder})
     whole = candidates.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool), found.probe)
     rows = [_evaluate("parent", parent, whole, passed, folder)]
     files.append_row(folder / "sweep.csv", rows[0], fresh=True)
     key = text_table.headline(k for k in rows[0] if k not in {"model", "flops", "params", "channels"})
-    if blind := 100 * rows[0][key] <= told["within"]:
+    if blind := 100 * rows[0][key] <= within:
         console.warn(
-            f"sweep: the parent itself has {key}={rows[0][key]:.4f}, so no point can lose within={told['within']:g} "
+            f"sweep: the parent itself has {key}={rows[0][key]:.4f}, so no point can lose within={within:g} "
             "points; train it first, or check that data= is what it was trained on"
         )
     for i, (name, choice) in enumerate(points.items(), start=1):
-        child = cut_and_repair.cut(parent, choice.plan, told["recover"], images, choice.probe).child
+        child = cut_and_repair.cut(parent, choice.plan, request.recover, sight.images, choice.probe).child
         rows.append(_evaluate(name, child, choice, passed, folder))
         files.append_row(folder / "sweep.csv", rows[-1])
         console.log("sweep: ", f"{i}/{len(points)}\n{text_table.table(rows[-1:])}")
 
-    cliff = None if blind else falls_off(rows, key, told["within"])
-    picture = plots.plot_sweep(folder / "sweep.png", rows, key, told["within"])
+    cliff = None if blind else falls_off(rows, key, within)
+    picture = plots.plot_sweep(folder / "sweep.png", rows, key, within)
     data = {"command": "sweep", "metric": key, "cliff": cliff, "out_of_reach": unreachable, "arguments": arguments}
     run_report.write_report(folder, data, rows, [picture])
-    said = f"{describe(cliff, key, told['within'])}\n" if cliff else ""
+    said = f"{describe(cliff, key, within)}\n" if cliff else ""
     console.log("sweep: ", f"\n{text_table.table(rows)}\n{said}saved {folder}")
     return rows
 
 
 def _points(
-    found: candidates.Channels, order: ranking.Ranking, told: Mapping[str, Any]
+    found: candidates.Channels, order: ranking.Ranking, request: SweepRequest
 ) -> tuple[dict[str, candidates.Choice], dict[str, str]]:
     """What stays, by name of the point, those that keep most first, and why other points are out of reach."""
-    kind = next(o.name for o in SWEPT if told[o.name] is not None)
     points: dict[str, candidates.Choice] = {}
     unreachable: dict[str, str] = {}
-    for value in told[kind]:
-        wanted = Budget(**{kind: value})
+    for wanted in request.points:
         try:
-            choice = found.choose(lambda graph, wanted=wanted: order.select(graph, wanted))
+            choice = found.choose(partial(order.select, wanted=wanted))
             if choice.alive.all():
                 raise BudgetError(f"{wanted}: the model already meets it.")
             points[str(wanted)] = choice
@@ -90,7 +86,7 @@ def _points(
             console.warn(f"sweep: left out: {e}")
     if not points:
         raise BudgetError(next(iter(unreachable.values())))
-    measure = "channels" if kind == "ratio" else kind  # of fractions and absolute numbers alike
+    measure = "channels" if request.kind == "ratio" else request.kind  # of fractions and absolute numbers alike
     return dict(sorted(points.items(), key=lambda point: -point[1].kept()[measure])), unreachable
 
 
@@ -99,7 +95,7 @@ def _evaluate(
 ) -> dict[str, Any]:
     kept = {kind: round(share, 4) for kind, share in choice.kept().items()}
     probe = saving.with_model(yolo, copy.deepcopy(yolo.model))  # validation may fuse the one it runs
-    given = {k: v for k, v in passed.items() if k not in {"model", "seed"}}
+    given = {k: v for k, v in passed.items() if k != "seed"}
     evaluation.validate(probe, {**given, "project": str(folder.resolve()), "name": "val", "exist_ok": True})
     return {"model": name, **kept, **evaluation.metrics(probe)}
 

@@ -13,33 +13,30 @@ from yoloprune import files
 from yoloprune.backend import compat, console, datasets
 from yoloprune.backend.yaml_markers import STATE_KEY
 from yoloprune.checkpoint import rebuild, saving, trainers
-from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import finetune, interruptions
 from yoloprune.errors import ArgumentError
 from yoloprune.reporting import plots, run_report
-from yoloprune.selection import prune_job
-from yoloprune.settings import checking
 from yoloprune.settings.budget import Budget, Limits
+from yoloprune.settings.requests import TrainSparseRequest
 from yoloprune.settings.sparse_config import SparseConfig
 from yoloprune.sparse import reach
 from yoloprune.sparse.callback import SparseTraining
 
 
-def run(model: ModelSource, **kwargs: Any) -> saving.YOLO:
+def run(request: TrainSparseRequest) -> saving.YOLO:
     """Train sparse, see `api.train_sparse`."""
-    request = checking.request("train-sparse", {"model": model, **kwargs})
     compat.require("train-sparse")
-    passed = {k: v for k, v in request.passed.items() if k != "model"}
+    model, passed = request.model, request.host
     if passed.get("resume"):
         yolo = saving.reopen(interruptions.resumed(model, passed))
-        sparse = SparseTraining(_interrupted(yolo, request.settings))
+        sparse = SparseTraining(_interrupted(yolo, request.config))
     else:
         datasets.require(passed["data"])
         passed = {"name": "train-sparse", **passed}
         yolo = saving.load(model)
         if trainers.driver_of(yolo) is not None:
             raise ArgumentError("model: it has a SparseTraining attached. Detach that, or train with model.train(...).")
-        sparse = SparseTraining(_sparse_config(request.settings))
+        sparse = SparseTraining(request.config)
         _require_reach(yolo, sparse.config, passed)
     finetune.require_teachable(yolo, passed)
     with sparse.attached(yolo), interruptions.going_on(yolo, "train-sparse"):
@@ -63,15 +60,7 @@ def _require_reach(yolo: ultralytics.YOLO, sparse: SparseConfig, passed: Mapping
     reach.require(network, sparse, imgsz, passed.get("freeze"))
 
 
-def _sparse_config(settings: dict[str, Any]) -> SparseConfig:
-    return SparseConfig(
-        budget=Budget(flops=settings["flops"], params=settings["params"], ratio=settings["sparsity"]),
-        limits=prune_job.limits(settings),
-        **{k: settings[k] for k in SparseConfig.__dataclass_fields__ if k in settings},
-    )
-
-
-def _interrupted(yolo: ultralytics.YOLO, told: Mapping[str, Any]) -> SparseConfig:
+def _interrupted(yolo: ultralytics.YOLO, new: SparseConfig) -> SparseConfig:
     """What the interrupted run was to reach, and how."""
     state = yolo.model.yaml.get(STATE_KEY)
     if state is None:
@@ -81,7 +70,6 @@ def _interrupted(yolo: ultralytics.YOLO, told: Mapping[str, Any]) -> SparseConfi
         )
     saved = dict(state["config"])
     old = SparseConfig(budget=Budget(**saved.pop("budget")), limits=Limits(**saved.pop("limits")), **saved)
-    new = _sparse_config(told)
     if not new.budget.empty and new.budget != old.budget:
         raise ArgumentError(
             f"resume: this run has the target {old.budget}, which cannot change. Received: {new.budget}"

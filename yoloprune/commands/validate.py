@@ -16,16 +16,15 @@ from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.probing.forward import placed
 from yoloprune.reporting import run_report, text_table
 from yoloprune.runtimes import torch_eager
-from yoloprune.settings import checking
+from yoloprune.settings.requests import ValRequest
 
 
-def run(model: ModelSource, against: ModelSource | None = None, **kwargs: Any) -> list[dict[str, Any]]:
+def run(request: ValRequest) -> list[dict[str, Any]]:
     """Validate, side by side with another model when one is given, see `api.val`."""
-    request = checking.request("val", {"model": model, "against": against, **kwargs})
     compat.require("val")
-    passed = {k: v for k, v in request.passed.items() if k != "model"}
+    model, against = request.model, request.against
     alone = Path(model).stem if isinstance(model, (str, Path)) else "network"  # "model" would be renamed, and warned of
-    return compare({alone: model} if against is None else {"parent": against, "pruned": model}, **passed)
+    return compare({alone: model} if against is None else {"parent": against, "pruned": model}, **request.host)
 
 
 def compare(models: Mapping[str, ModelSource], *, command: str = "val", **passed: Any) -> list[dict[str, Any]]:
@@ -38,8 +37,8 @@ def compare(models: Mapping[str, ModelSource], *, command: str = "val", **passed
     rows, networks = [], []
     for name, yolo in loaded.items():
         networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
-        file = models[name] if isinstance(models[name], (str, Path)) else None
-        sizes = evaluation.measure(yolo.model, imgsz, file)
+        source = models[name]
+        sizes = evaluation.measure(yolo.model, imgsz, source if isinstance(source, (str, Path)) else None)
         evaluation.validate(
             yolo, {**passed, "imgsz": imgsz, "project": str(folder.resolve()), "name": name, "exist_ok": True}
         )

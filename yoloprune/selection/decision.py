@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import ultralytics
-from torch import Tensor
 
 from yoloprune.backend import console
 from yoloprune.backend.yaml_markers import STATE_KEY
@@ -19,56 +17,55 @@ from yoloprune.native import candidates
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.cost import Cost
 from yoloprune.repair import constant_folding
-from yoloprune.selection import latency_search, prune_job, ranking
+from yoloprune.selection import latency_search, ranking
+from yoloprune.selection.calibration import Calibration
 from yoloprune.settings.budget import Budget, Limits
+from yoloprune.settings.requests import PruneRequest
 
 
-def choose(
-    parent: ultralytics.YOLO, told: Mapping[str, Any], passed: Mapping[str, Any], images: list[Tensor] | None
-) -> candidates.Choice:
+def choose(parent: ultralytics.YOLO, request: PruneRequest, sight: Calibration) -> candidates.Choice:
     """Decide which channels stay: under the budgets, or without one all but the dead.
 
     Args:
         parent (YOLO): The model before the cut.
-        told (Mapping[str, Any]): Settings of `prune`.
-        passed (Mapping[str, Any]): Its Ultralytics arguments, `imgsz` among them.
-        images (list[Tensor] | None): From `cutting.images`.
+        request (PruneRequest): The budgets, and what the choice must respect.
+        sight (Calibration): What scores look at.
 
     Returns:
-        (Choice): For `cutting.cut`.
+        (Choice): For `cut_and_repair.cut`.
 
     Raises:
         BudgetError: If the budget is out of reach or met already, or nothing is dead and no budget is given.
     """
-    wanted = Budget(flops=told["flops"], params=told["params"], ratio=told["ratio"])
-    if wanted.empty and told["latency"] is None:
-        return _all_but_the_dead(parent, told, passed)
-    found = candidates.Channels(parent.model, prune_job.limits(told), passed["imgsz"])
-    order = ranking.rank(parent, found.graph, told, passed, images)
+    if not request.budgeted:
+        return _all_but_the_dead(parent, request.limits, sight.imgsz)
+    wanted, latency = request.budget, request.latency
+    found = candidates.Channels(parent.model, request.limits, sight.imgsz)
+    order = ranking.rank(parent, found.graph, request.criterion, request.limits, sight)
 
     def under(budgets: Budget) -> candidates.Choice:
         return found.choose(lambda graph: order.select(graph, budgets))
 
-    if told["latency"] is not None:
+    if latency is not None:
         if not wanted.empty:
             under(wanted)  # raises where that alone is out of reach, before anything is timed
         return latency_search.meet(
             parent.model,
-            told["latency"],
+            latency,
             lambda share: under(replace(wanted, flops=share)),
-            passed["imgsz"],
-            prune_job.place(passed),
+            sight.imgsz,
+            sight.device,
         )
     choice = under(wanted)
     if choice.alive.all():
         cost = Cost(found.graph)
         has = ", ".join(f"{cost.parent(kind):,.0f} {kind}" for kind in ("flops", "params"))
         raise BudgetError(
-            f"The model already meets the budget, so there is nothing to cut: at imgsz {passed['imgsz']} it has {has}."
+            f"The model already meets the budget, so there is nothing to cut: at imgsz {sight.imgsz} it has {has}."
         )
     dead = dead_channels.dead(parent.model, found.graph)
-    if dead.any() and images is None and told["score"] == "auto" and (~choice.alive & ~dead).any():
-        ranking.warn_of_no_data(parent, passed, "channels beyond the dead go by the size of their batch-norm scales")
+    if dead.any() and sight.images is None and request.criterion.score == "auto" and (~choice.alive & ~dead).any():
+        ranking.warn_of_no_data(parent, sight, "channels beyond the dead go by the size of their batch-norm scales")
     stay = dead & choice.alive
     if stay.any() and STATE_KEY in parent.model.yaml:
         console.warn(
@@ -78,11 +75,9 @@ def choose(
     return choice
 
 
-def _all_but_the_dead(
-    parent: ultralytics.YOLO, told: Mapping[str, Any], passed: Mapping[str, Any]
-) -> candidates.Choice:
+def _all_but_the_dead(parent: ultralytics.YOLO, limits: Limits, imgsz: int) -> candidates.Choice:
     """Take out what sparse training silenced, under the limits that it silenced them under."""
-    limits, state = prune_job.limits(told), parent.model.yaml.get(STATE_KEY)
+    state = parent.model.yaml.get(STATE_KEY)
     if state is not None:
         lived = Limits(**state["config"]["limits"])
         lived = replace(lived, keep=(*lived.keep, *limits.keep))
@@ -90,7 +85,7 @@ def _all_but_the_dead(
         if replace(limits, keep=(), native=None) not in (Limits(), replace(lived, keep=(), native=None)):
             console.warn("prune: without a budget round_to, min_width and max_ratio are those of the sparse training")
         limits = lived
-    found = candidates.Channels(parent.model, limits, passed["imgsz"])
+    found = candidates.Channels(parent.model, limits, imgsz)
     dead = dead_channels.dead(parent.model, found.graph)
     choice, held = _without(found, parent, dead)
     if held.any():

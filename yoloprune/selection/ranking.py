@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +15,9 @@ from yoloprune.importance import criteria, dead_channels
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.forward import placed
-from yoloprune.selection.prune_job import limits, place
+from yoloprune.selection.calibration import Calibration
 from yoloprune.settings.budget import Budget, Limits
+from yoloprune.settings.requests import Criterion
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,18 @@ class Ranking:
 def rank(
     parent: ultralytics.YOLO,
     graph: ChannelGraph,
-    told: Mapping[str, Any],
-    passed: Mapping[str, Any],
-    calibrate: list[Tensor] | None,
+    criterion: Criterion,
+    limits: Limits,
+    sight: Calibration,
 ) -> Ranking:
-    """Rank channels as `score=`, `reduce=`, `normalize=` and the limits ask for it.
+    """Rank channels.
 
     Args:
         parent (YOLO): The model before the cut.
         graph (ChannelGraph): Its channels.
-        told (Mapping[str, Any]): Settings of the command.
-        passed (Mapping[str, Any]): Its Ultralytics arguments, `imgsz` among them.
-        calibrate (list[Tensor] | None): From `prune_job.images`.
+        criterion (Criterion): `score=`, `reduce=` and `normalize=`.
+        limits (Limits): What choices must respect.
+        sight (Calibration): What scores look at.
 
     Returns:
         (Ranking): For any number of budgets.
@@ -60,44 +61,41 @@ def rank(
     Raises:
         ModelError: If the score is taylor and the model's loss needs more than labels.
     """
-    model, batches = parent.model, calibrate
+    model = parent.model
+    batches: Iterable[Tensor] | Iterable[dict[str, Any]] | None = sight.images
     dead = dead_channels.dead(model, graph)
-    how = _criterion(parent, passed, calibrate, dead) if told["score"] == "auto" else told["score"]
-    normalize = told["normalize"]
+    how = _best(parent, sight, dead) if criterion.score == "auto" else criterion.score
+    normalize = criterion.normalize
     if normalize == "auto":
         normalize = "cost" if how == "taylor" else "none"
-    if how == "taylor":
+    if how == "taylor" and sight.data is not None:
         model = model_facts.with_loss(parent)
-        seed = passed.get("seed") or 0
-        batches = calibration_images.labelled(parent, passed["data"], passed["imgsz"], device=place(passed), seed=seed)
-    with placed(place(passed), model):
+        batches = calibration_images.labelled(parent, sight.data, sight.imgsz, device=sight.device, seed=sight.seed)
+    with placed(sight.device, model):
         scores = criteria.score(
             model,
             graph,
             how,
-            reduce=told["reduce"],
+            reduce=criterion.reduce,
             normalize=normalize if normalize != "cost" else "none",
             batches=batches,
-            seed=passed.get("seed") or 0,
+            seed=sight.seed,
         )
-    held = limits(told)
-    if told["score"] == "auto":
+    if criterion.score == "auto":
         scores[dead] = 0.0  # what sparse training took out goes first, whatever its constant does
         if how == "l2":  # sizes of weights say little within a layer, and nothing between layers
-            held = replace(held, uniform=True)
-    return Ranking(scores, normalize == "cost", held)
+            limits = replace(limits, uniform=True)
+    return Ranking(scores, normalize == "cost", limits)
 
 
-def _criterion(
-    parent: ultralytics.YOLO, passed: Mapping[str, Any], calibrate: list[Tensor] | None, dead: np.ndarray
-) -> str:
+def _best(parent: ultralytics.YOLO, sight: Calibration, dead: np.ndarray) -> str:
     """What `score=auto` stands for: the best that the data at hand allow."""
-    if calibrate is not None:
+    if sight.data is not None:
         if model_facts.is_prompted(parent.model):
             return "activation"
-        if datasets.has_classes_of(parent, passed["data"]):
+        if datasets.has_classes_of(parent, sight.data):
             return "taylor"
-        differ = datasets.difference(parent, passed["data"])
+        differ = datasets.difference(parent, sight.data)
         console.warn(
             f"prune: the classes of data= are not those of the model, {differ}; so its labels do not tell what the "
             "model needs, and channels are ranked by activation. Better train the model on this data first"
@@ -105,13 +103,13 @@ def _criterion(
         return "activation"
     if dead.any():
         return "bn"
-    warn_of_no_data(parent, passed, "every layer gives the same share, its smallest filters")
+    warn_of_no_data(parent, sight, "every layer gives the same share, its smallest filters")
     return "l2"
 
 
-def warn_of_no_data(parent: ultralytics.YOLO, passed: Mapping[str, Any], instead: str) -> None:
+def warn_of_no_data(parent: ultralytics.YOLO, sight: Calibration, instead: str) -> None:
     """Say what a cut without data does `instead`, and which data set it could have looked at."""
-    known = parent.overrides.get("data") if passed.get("data") is None else None  # Ultralytics keeps it in checkpoints
+    known = parent.overrides.get("data") if not sight.declined else None  # Ultralytics keeps it in checkpoints
     console.warn(
         f"prune: without data= {instead}, and nothing is refitted, which costs far more accuracy"
         + (f"; data={known}, which this model was trained on, is not at hand" if known else "")

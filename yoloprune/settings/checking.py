@@ -4,54 +4,37 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from yoloprune.errors import ArgumentError
 from yoloprune.settings import commands, keys, recipes
 from yoloprune.settings.commands import COMMANDS, Command
+from yoloprune.settings.requests import REQUESTS, Request
 
-
-@dataclass(frozen=True)
-class Request:
-    """A checked command.
-
-    Attributes:
-        command (str): Name of the command, e.g. 'train-sparse'.
-        settings (dict[str, Any]): All own keys of the command, defaults filled in.
-        passed (dict[str, Any]): The Ultralytics keys that were given, `model` among them, and those for which the
-            command has a default of its own.
-    """
-
-    command: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    passed: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def model(self) -> Any:
-        """Return what was given as model, or None."""
-        return self.passed.get("model")
-
-    def kwargs(self) -> dict[str, Any]:
-        """Return settings and passed keys as flat keyword arguments, without the model."""
-        return {k: v for k, v in {**self.settings, **self.passed}.items() if k != "model"}
+Asked = TypeVar("Asked", bound=Request)
 
 
 def request(command: str, given: Mapping[str, Any]) -> Request:
+    """Check what a command was given by its name, see `build`."""
+    return build(REQUESTS[command], given)
+
+
+def build(kind: type[Asked], given: Mapping[str, Any]) -> Asked:
     """Check keys and values and fill in the defaults.
 
     Args:
-        command (str): Name of the command.
+        kind (type[Request]): The command's own kind of request.
         given (Mapping[str, Any]): Own and Ultralytics keys with texts or Python values; `cfg` names a recipe, which
             they override. The settings and passed keys of an earlier request come back unchanged.
 
     Returns:
-        (Request): What to do.
+        (Asked): What to do.
 
     Raises:
         ArgumentError: If a key or value is wrong, or a required one is missing.
     """
+    command = kind.command
     spec = COMMANDS[command]
     given = dict(given)
     cfg = given.pop("cfg", None)
@@ -71,10 +54,10 @@ def request(command: str, given: Mapping[str, Any]) -> Request:
     if values.get("optimizer") is None and not values.get("resume"):  # a resumed run brings its own
         values = {**spec.own_defaults, **values}
     _check_together(spec, settings, values)
-    return Request(command, settings, values)
+    return kind.build(settings, values)
 
 
-def _check_together(spec: Command, settings: dict[str, Any], passed: dict[str, Any]) -> None:
+def _check_together(spec: Command, settings: dict[str, Any], passed: Mapping[str, Any]) -> None:
     """Check what single values cannot show, and fill in the budget of sparse training."""
     resume = bool(passed.get("resume"))
     for key in spec.required:
@@ -93,10 +76,6 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: dict[str, A
             raise ArgumentError(f"{spec.name} takes exactly one of {', '.join(names)}. Received: {', '.join(given)}")
         if not given and not resume:  # a resumed run brings its own
             settings.update(commands.DEFAULT_BUDGET[spec.name])
-    if spec.name == "train-sparse":
-        commands.check_ramp(settings["ramp_start"], settings["ramp_end"])
-    if spec.name == "prune" and settings["latency"] is not None and settings["flops"] is not None:
-        raise ArgumentError(f"latency={settings['latency']}: must not be combined with flops, by which it is met")
     if spec.name == "finetune" and settings["distill"] and passed.get("distill_model"):
         raise ArgumentError("distill=parent: must not be combined with distill_model=, which names another teacher")
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from yoloprune.errors import ArgumentError
 from yoloprune.settings import keys
-from yoloprune.settings.checking import Request, request
+from yoloprune.settings.checking import request
 from yoloprune.settings.commands import COMMANDS, Command
+from yoloprune.settings.requests import Request
 
 
 def parse(argv: Sequence[str]) -> Request:
@@ -33,7 +34,8 @@ def parse(argv: Sequence[str]) -> Request:
         if not seen_command and token.replace("_", "-") == name:
             seen_command = True
             continue
-        key, equals, value = (part.strip() for part in token.partition("="))
+        key, equals, text = (part.strip() for part in token.partition("="))
+        value: str | bool = text
         if not equals:
             value = _bare_word(key, spec)
         elif not value:

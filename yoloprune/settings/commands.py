@@ -84,7 +84,7 @@ DEMO_FLOPS = Option("flops", 0.5, AMOUNT, FLOPS.meaning)
 
 NEED_IMAGES = {"recover": ("bn", "lsq"), "score": ("taylor", "activation")}
 _SCORES = choice("auto", "bn", "l1", "l2", "lamp", "fpgm", "taylor", "activation", "random")
-CUT_OPTIONS = (
+CRITERION = (
     Option(
         "score",
         "auto",
@@ -101,6 +101,9 @@ CUT_OPTIONS = (
         "scores are divided by this of their group, or by the cost that a channel saves; auto is cost with "
         "score=taylor, whose unit is the loss, and none otherwise",
     ),
+)
+CUT_OPTIONS = (
+    *CRITERION,
     UNIFORM,
     *SELECTION,
     Option(
@@ -120,12 +123,20 @@ PRUNE_BUDGETS = (
 PRUNE_OPTIONS = (*PRUNE_BUDGETS, *CUT_OPTIONS)
 SWEPT = tuple(
     Option(
-        o.name, None, ValueKind(f"{o.kind.allowed}; several separated by commas", several(o.kind)), o.meaning, "0.7,0.5"
+        o.name,
+        None,
+        ValueKind(
+            f"{o.kind.allowed}; several separated by commas",
+            several(o.kind),
+            annotation=f"{o.kind.annotation} | Sequence[{o.kind.annotation}]",
+        ),
+        o.meaning,
+        "0.7,0.5",
     )
     for o in (FLOPS, PARAMS, RATIO)
 )
 EXCLUSIVE = {"train-sparse": BUDGETS, "sweep": SWEPT}  # of these options a command takes exactly one
-DEFAULT_BUDGET = {  # when none is given
+DEFAULT_BUDGET: dict[str, dict[str, Any]] = {  # when none is given
     "train-sparse": {"flops": 0.5},
     "sweep": {"flops": (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)},
 }
@@ -202,7 +213,7 @@ GENTLE = {  # for weights that are trained already; Ultralytics' own choice, opt
 AGAINST = Option(
     "against",
     None,
-    ValueKind("the path of a checkpoint", path_or_model),
+    ValueKind("the path of a checkpoint", path_or_model, annotation="ModelSource"),
     "checkpoint to compare with, usually the unpruned parent",
     "parent.pt",
 )

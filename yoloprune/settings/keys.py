@@ -41,7 +41,10 @@ def _read_host_defaults() -> dict[str, Any]:
     spec = find_spec("ultralytics")
     if spec is None or spec.origin is None:
         raise PruneError("ultralytics is not installed, run: pip install ultralytics")
-    return yaml.safe_load((Path(spec.origin).parent / "cfg" / "default.yaml").read_text(encoding="utf-8"))
+    defaults: dict[str, Any] = yaml.safe_load(
+        (Path(spec.origin).parent / "cfg" / "default.yaml").read_text(encoding="utf-8")
+    )
+    return defaults
 
 
 def smart_value(text: str) -> Any:

@@ -25,12 +25,14 @@ class ValueKind:
         convert (Callable[[Any], Any]): Returns the value in its final type; raises ValueError or TypeError otherwise.
         names (tuple[str, ...]): The possible values where they can be listed.
         meant (Callable[[Any], str]): What to add to the message for a value that is not allowed, perhaps nothing.
+        annotation (str): The type of what is given, as a signature writes it.
     """
 
     allowed: str
     convert: Callable[[Any], Any]
     names: tuple[str, ...] = ()
     meant: Callable[[Any], str] = lambda _: ""
+    annotation: str = "float"
 
 
 def to_number(value: Any) -> float:
@@ -110,7 +112,7 @@ def integer(at_least: int) -> ValueKind:
             raise ValueError(f"{value} is no integer in range")
         return int(parsed)
 
-    return ValueKind(f"an integer of at least {at_least}", convert)
+    return ValueKind(f"an integer of at least {at_least}", convert, annotation="int")
 
 
 def choice(*names: str) -> ValueKind:
@@ -122,7 +124,9 @@ def choice(*names: str) -> ValueKind:
             raise ValueError(f"{value} is not among {names}")
         return word
 
-    return ValueKind(f"one of {', '.join(names)}" if len(names) > 1 else f"{names[0]} (or None)", convert, names)
+    allowed = f"one of {', '.join(names)}" if len(names) > 1 else f"{names[0]} (or None)"
+    literal = ", ".join(f'"{name}"' for name in names)
+    return ValueKind(allowed, convert, names, annotation=f"Literal[{literal}]")
 
 
 def _flag(value: Any) -> bool:
@@ -196,11 +200,17 @@ def path_or_model(value: Any) -> Any:
     return value
 
 
-AMOUNT = ValueKind(AMOUNT_ALLOWED, parse_amount, meant=_fraction_meant)
+AMOUNT = ValueKind(AMOUNT_ALLOWED, parse_amount, meant=_fraction_meant, annotation="float | str")
 LATENCY = ValueKind(
-    "a fraction of the time that an image takes now (0.6), or milliseconds with the unit (12ms)", _latency
+    "a fraction of the time that an image takes now (0.6), or milliseconds with the unit (12ms)",
+    _latency,
+    annotation="float | str",
 )
 SHARE = number("a fraction between 0 and 1 (both excluded)", lambda x: 0 < x < 1)
-NATIVE_ROWS = ValueKind("True, False or tied", _native, ("true", "false", "tied"))
-FLAG = ValueKind("True or False", _flag, ("true", "false"))
-MODULES = ValueKind("dotted module names or shell patterns separated by commas, or backbone, neck", _module_names)
+NATIVE_ROWS = ValueKind("True, False or tied", _native, ("true", "false", "tied"), annotation='bool | Literal["tied"]')
+FLAG = ValueKind("True or False", _flag, ("true", "false"), annotation="bool")
+MODULES = ValueKind(
+    "dotted module names or shell patterns separated by commas, or backbone, neck",
+    _module_names,
+    annotation="str | Sequence[str]",
+)

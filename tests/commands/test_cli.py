@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,33 +17,29 @@ from yoloprune.cli import main
 from yoloprune.errors import BudgetError, ModelError
 from yoloprune.settings.command_line import parse
 from yoloprune.settings.commands import COMMANDS
+from yoloprune.settings.requests import REQUESTS
 
 CALLS: list[tuple[str, tuple, dict]] = []
 
 
 @pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Put a recorder in the place of the modules that do the work."""
+def commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
+    """Put recorders in the place of the modules that do the work."""
     CALLS.clear()
-
-    def recorder(name: str) -> Callable[..., None]:
-        return lambda *args, **kwargs: CALLS.append((name, args, kwargs))
-
-    module, demo = ModuleType("yoloprune.api"), ModuleType("yoloprune.commands.demo")
-    for name in ("train_sparse", "prune", "sweep", "finetune", "val", "info"):
-        setattr(module, name, recorder(name))
-    demo.run = recorder("demo")  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "yoloprune.api", module)
-    monkeypatch.setitem(sys.modules, "yoloprune.commands.demo", demo)
+    found = {}
+    for name in ("train_sparse", "prune", "sweep", "finetune", "validate", "info", "demo"):
+        found[name] = ModuleType(f"yoloprune.commands.{name}")
+        found[name].run = CALLS.append  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, f"yoloprune.commands.{name}", found[name])
     monkeypatch.delenv("YOLOPRUNE_DEBUG", raising=False)
-    return module
+    return found
 
 
-def fail(api: ModuleType, error: BaseException, where: str = "ultralytics.engine.trainer") -> None:
+def fail(commands: dict[str, ModuleType], error: BaseException, where: str = "ultralytics.engine.trainer") -> None:
     """Let `prune` raise the error from a function that lives in the module named by `where`."""
     space: dict[str, Any] = {"__name__": where, "error": error}
     exec("def raiser(*args, **kwargs):\n    raise error", space)
-    api.prune = space["raiser"]  # type: ignore[attr-defined]
+    commands["prune"].run = space["raiser"]  # type: ignore[attr-defined]
 
 
 # Help -----------------------------------------------------------------------------------------------------------------
@@ -94,7 +89,7 @@ def test_command_help_lists_options_defaults_and_examples(command: Any, capsys: 
     assert max(map(len, pages[0].splitlines())) <= 120
 
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TRAINED, PRUNED = "runs/detect/train-sparse/weights/best.pt", "runs/detect/prune/weights/pruned.pt"
 TRAINED_FIRST = [("sweep", "best.pt"), ("prune", "best.pt"), ("finetune", PRUNED)]
 SPARSE_FIRST = [("train-sparse", "yolov8n.pt"), ("prune", TRAINED)]
@@ -134,28 +129,23 @@ def test_version(word: str, capsys: pytest.CaptureFixture) -> None:
 
 
 # Dispatch -------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["train-sparse", "prune", "sweep", "finetune", "val", "info"])
-def test_dispatch_hands_over_flat_keywords(name: str, api: ModuleType) -> None:
+@pytest.mark.parametrize("name", ["train-sparse", "prune", "sweep", "finetune", "val", "info", "demo"])
+def test_dispatch_hands_over_what_was_asked_for(name: str, commands: dict[str, ModuleType]) -> None:
     given = {"data": "b.yaml"} if "data" in COMMANDS[name].required else {}
-    assert main([name, "model=a.pt", "imgsz=320", *(f"{k}={v}" for k, v in given.items())]) == 0
-    [(function, args, kwargs)] = CALLS
-    assert (function, args) == (name.replace("-", "_"), ("a.pt",))
-    assert set(kwargs) == {"imgsz", *given, *COMMANDS[name].own_defaults, *(o.name for o in COMMANDS[name].options)}
-    assert kwargs["imgsz"] == 320
+    line = [] if name == "demo" else ["model=a.pt", "imgsz=320"]
+    assert main([name, *line, *(f"{k}={v}" for k, v in given.items())]) == 0
+    [asked] = CALLS
+    assert type(asked) is REQUESTS[name]
+    assert asked.model == (None if name == "demo" else "a.pt")
+    assert set(asked.host) == {*given, *COMMANDS[name].own_defaults, *(["imgsz"] if line else [])}
 
 
-def test_dispatch_of_demo(api: ModuleType) -> None:
-    assert main(["demo", "seed=3"]) == 0
-    assert CALLS == [("demo", (), {"flops": 0.5, "seed": 3})]
-
-
-def test_command_line_wins_over_recipe(api: ModuleType, tmp_path: Path) -> None:
+def test_command_line_wins_over_recipe(commands: dict[str, ModuleType], tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("imgsz: 320\nepochs: 9\nprune: {flops: 0.3, score: l1}\n", encoding="utf-8")
     assert main(["prune", "score=l2", "model=a.pt", f"cfg={recipe}"]) == 0
-    [(_, _, kwargs)] = CALLS
-    assert (kwargs["score"], kwargs["flops"], kwargs["imgsz"]) == ("l2", 0.3, 320)
-    assert "epochs" not in kwargs and "cfg" not in kwargs
+    [asked] = CALLS
+    assert (asked.criterion.score, asked.budget.flops, asked.host) == ("l2", 0.3, {"imgsz": 320})
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------
@@ -170,7 +160,7 @@ def test_command_line_wins_over_recipe(api: ModuleType, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arguments_stop_before_anything_starts(
-    line: str, message: str, api: ModuleType, capsys: pytest.CaptureFixture
+    line: str, message: str, commands: dict[str, ModuleType], capsys: pytest.CaptureFixture
 ) -> None:
     assert main(line.split()) == 2
     captured = capsys.readouterr()
@@ -193,9 +183,13 @@ def test_wrong_arguments_stop_before_anything_starts(
     ids=lambda value: type(value).__name__,
 )
 def test_expected_failures_are_one_line(
-    error: Exception, code: int, api: ModuleType, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    error: Exception,
+    code: int,
+    commands: dict[str, ModuleType],
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fail(api, error)
+    fail(commands, error)
     assert main(["prune", "model=a.pt"]) == code
     captured = capsys.readouterr()
     assert captured.err.startswith("yoloprune: error: ") and captured.err.count("\n") == 1
@@ -214,30 +208,34 @@ def test_expected_failures_are_one_line(
         (ValueError("no frame of either"), "somewhere.else"),  # nearest that counts is the command line's own
     ],
 )
-def test_bugs_keep_their_traceback(error: Exception, where: str, api: ModuleType) -> None:
-    fail(api, error, where)
+def test_bugs_keep_their_traceback(error: Exception, where: str, commands: dict[str, ModuleType]) -> None:
+    fail(commands, error, where)
     with pytest.raises(type(error)):
         main(["prune", "model=a.pt"])
 
 
-def test_libraries_below_ultralytics_count_as_ultralytics(api: ModuleType, capsys: pytest.CaptureFixture) -> None:
+def test_libraries_below_ultralytics_count_as_ultralytics(
+    commands: dict[str, ModuleType], capsys: pytest.CaptureFixture
+) -> None:
     inner: dict[str, Any] = {"__name__": "torch.utils.data"}
     exec("def load():\n    raise ValueError('num_workers must not be negative')", inner)
     outer: dict[str, Any] = {"__name__": "ultralytics.data.build", "load": inner["load"]}
     exec("def build(*args, **kwargs):\n    load()", outer)
-    api.prune = outer["build"]  # type: ignore[attr-defined]
+    commands["prune"].run = outer["build"]  # type: ignore[attr-defined]
     assert main(["prune", "model=a.pt"]) == 1
     assert capsys.readouterr().err == "yoloprune: error: num_workers must not be negative\n"
 
 
-def test_endless_messages_are_cut(api: ModuleType, capsys: pytest.CaptureFixture) -> None:
-    fail(api, FileNotFoundError("word " * 1000))
+def test_endless_messages_are_cut(commands: dict[str, ModuleType], capsys: pytest.CaptureFixture) -> None:
+    fail(commands, FileNotFoundError("word " * 1000))
     assert main(["prune", "model=a.pt"]) == 1
     assert len(capsys.readouterr().err) < 700
 
 
-def test_an_interrupt_is_no_failure_and_begins_a_line(api: ModuleType, capsys: pytest.CaptureFixture) -> None:
-    fail(api, KeyboardInterrupt())
+def test_an_interrupt_is_no_failure_and_begins_a_line(
+    commands: dict[str, ModuleType], capsys: pytest.CaptureFixture
+) -> None:
+    fail(commands, KeyboardInterrupt())
     assert main(["prune", "model=a.pt"]) == 130
     assert capsys.readouterr().err == "\nyoloprune: interrupted\n"
 
@@ -260,7 +258,7 @@ def lose_an_interrupt() -> None:
 
 @pytest.mark.parametrize("seconds", [30, 0], ids=["long work", "none"])
 def test_an_interrupt_that_python_ignores_comes_again(
-    seconds: int, api: ModuleType, capsys: pytest.CaptureFixture
+    seconds: int, commands: dict[str, ModuleType], capsys: pytest.CaptureFixture
 ) -> None:
     finished: list[bool] = []
 
@@ -271,7 +269,7 @@ def test_an_interrupt_that_python_ignores_comes_again(
             time.sleep(0.01)
         finished.append(True)
 
-    api.prune = prune  # type: ignore[attr-defined]
+    commands["prune"].run = prune  # type: ignore[attr-defined]
     before = sys.unraisablehook
     assert main(["prune", "model=a.pt"]) == 130
     assert finished == [True] * (seconds == 0)
@@ -279,13 +277,15 @@ def test_an_interrupt_that_python_ignores_comes_again(
     assert sys.unraisablehook is before
 
 
-def test_what_else_python_ignores_is_still_told(api: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_else_python_ignores_is_still_told(
+    commands: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Fails:
         def __del__(self) -> None:
             raise ValueError("told")
 
     told: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_value))
-    api.prune = lambda *args, **kwargs: Fails() and None  # type: ignore[attr-defined]
+    commands["prune"].run = lambda *args, **kwargs: Fails() and None  # type: ignore[attr-defined]
     assert main(["prune", "model=a.pt"]) == 0
     assert [str(e) for e in told] == ["told"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "models.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "models.py"
 LARGE = (
     "rtdetr-l",
     "rtdetr-x",

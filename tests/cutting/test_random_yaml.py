@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "models.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "models.py"
 spec = importlib.util.spec_from_file_location("models_script", SCRIPT)
 models = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(models)

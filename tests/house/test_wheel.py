@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from checkpoints import run_python
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 INNER = "yoloprune/rooms/inner"  # a package within a package, which the copy that is built has besides
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-PACKAGE = Path(__file__).resolve().parents[1] / "yoloprune"
+PACKAGE = Path(__file__).resolve().parents[2] / "yoloprune"
 
 GROUND = {"errors", "files", "torch_internals"}
 ALLOWED: dict[str, set[str]] = {

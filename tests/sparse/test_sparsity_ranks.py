@@ -59,7 +59,7 @@ def test_the_callback_travels_to_the_workers(started: bool, tmp_path: Path, monk
     trainer.args = SimpleNamespace(imgsz=32, model="yolov8n.pt")
     trainer.model, trainer.callbacks = tiny(), yolo.callbacks
     file = Path(dist.generate_ddp_file(trainer))
-    code = WORKER.format(path=[str(Path(__file__).parent), str(Path(model_facts.__file__).parents[1])])
+    code = WORKER.format(path=[str(Path(__file__).parents[1]), str(Path(model_facts.__file__).parents[1])])
     command = [sys.executable, "-c", code, str(file.with_suffix(".pt")), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -23,9 +23,11 @@ from yoloprune.errors import BudgetError, ModelError
 from yoloprune.importance import criteria, dead_channels
 from yoloprune.probing.forward import placed
 from yoloprune.reporting.text_table import headline
-from yoloprune.selection import prune_job, ranking
+from yoloprune.selection import ranking
+from yoloprune.selection.calibration import calibration
 from yoloprune.settings.budget import Budget
-from yoloprune.settings.checking import request
+from yoloprune.settings.checking import build
+from yoloprune.settings.requests import PruneRequest
 
 LOOSE = {"round_to": 1, "min_width": 2}
 
@@ -200,11 +202,13 @@ def parent(tiny: Path) -> yoloprune.YOLO:
 
 
 def ranked(parent: Any, data: Path | None, **told: Any) -> ranking.Ranking:
-    passed = {"imgsz": 64, **({"data": str(data)} if data else {})}
-    settings = request("prune", {"model": "a.pt", **passed, **told}).settings
-    return ranking.rank(
-        parent, yolo_tracing.trace_yolo(parent.model), settings, passed, prune_job.images(parent, passed)
-    )
+    return ranked_by(parent, {"imgsz": 64, **({"data": str(data)} if data else {})}, **told)
+
+
+def ranked_by(parent: Any, passed: dict[str, Any], **told: Any) -> ranking.Ranking:
+    asked = build(PruneRequest, {"model": "a.pt", **passed, **told})
+    sight = calibration(parent, passed.get("data"), 64, passed)
+    return ranking.rank(parent, yolo_tracing.trace_yolo(parent.model), asked.criterion, asked.limits, sight)
 
 
 def test_automatic_score_is_taylor_per_cost_with_data_and_l2_without(parent: Any, data: Path) -> None:
@@ -300,14 +304,10 @@ def test_device_is_where_scores_and_repairs_are_measured(
             calibration_images, name, lambda *a, whole=whole, **k: moved.append(k["device"]) or whole(*a, **k)
         )
     given = {"data": common["data"], "imgsz": 64}
-    told = request("prune", {"model": "a.pt", **given}).settings
-    model = yoloprune.load(tiny)
-    passed = {**given, "device": "7"}
-    images = prune_job.images(model, passed)
-    ranking.rank(model, yolo_tracing.trace_yolo(model.model), told, passed, images)
+    ranked_by(yoloprune.load(tiny), {**given, "device": "7"})
     assert moved == [there, there, there]
-    ranking.rank(model, yolo_tracing.trace_yolo(model.model), told, given, images)
-    assert moved[3:] == [torch.device("cpu")] * 2
+    ranked_by(yoloprune.load(tiny), given)
+    assert moved[3:] == [torch.device("cpu")] * 3
 
 
 def test_seed_chooses_the_calibration_images(
@@ -317,12 +317,10 @@ def test_seed_chooses_the_calibration_images(
         whole = getattr(calibration_images, name)
         monkeypatch.setattr(calibration_images, name, lambda *a, whole=whole, **k: whole(*a, **k, n=4))
     given = {"data": common["data"], "imgsz": 64}
-    told = request("prune", {"model": "a.pt", **given, "score": "taylor"}).settings
     model = yoloprune.load(tiny)
-    graph = yolo_tracing.trace_yolo(model.model)
-    first, again, other = ({**given, "seed": seed} for seed in (1, 1, 2))
-    images = [prune_job.images(model, passed) for passed in (first, again, other)]
-    scores = [ranking.rank(model, graph, told, passed, images[0]).scores for passed in (first, again, other)]
+    runs = [{**given, "seed": seed} for seed in (1, 1, 2)]
+    images = [calibration(model, passed["data"], 64, passed).images for passed in runs]
+    scores = [ranked_by(model, passed, score="taylor").scores for passed in runs]
     assert torch.equal(images[0][0], images[1][0]) and not torch.equal(images[0][0], images[2][0])
     assert np.array_equal(scores[0], scores[1]) and not np.array_equal(scores[0], scores[2])
 

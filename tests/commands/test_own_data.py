@@ -18,8 +18,9 @@ from yoloprune.commands.demo_images import make_shapes
 from yoloprune.errors import ArgumentError
 from yoloprune.planning.plan import Plan
 from yoloprune.repair import least_squares
-from yoloprune.selection import prune_job
-from yoloprune.settings.checking import request
+from yoloprune.selection.calibration import calibration, data_set
+from yoloprune.settings.checking import build
+from yoloprune.settings.requests import PruneRequest
 
 
 class Reached(Exception):
@@ -46,8 +47,7 @@ def trained(tiny: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def looked_at(model: Any, **told: Any) -> Any:
-    found = request("prune", {"model": "best.pt", **told})
-    return prune_job.data_set(model, found.settings, found.passed)
+    return data_set(model, build(PruneRequest, {"model": "best.pt", **told}))
 
 
 def test_prune_repairs_on_the_data_of_the_checkpoint(trained: Path, data: Path, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_what_was_missed_is_at_most_all(trained: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(console, "log", lambda _, text: said.append(text))
     monkeypatch.setattr(least_squares, "refit", lambda *_, **__: {"a": (1e20, 7.0), "b": (0.5, 0.1)})
     parent = yoloprune.load(trained)
-    cut_and_repair.cut(parent, Plan({}), "lsq", prune_job.images(parent, {"data": str(data), "imgsz": 64}))
+    cut_and_repair.cut(parent, Plan({}), "lsq", calibration(parent, data, 64, {}).images)
     assert "75.0% of the layers' variance was missed, 55.0% is now" in said[-1]
 
 
@@ -179,6 +179,6 @@ def test_a_gpu_that_lies_idle_is_named(
     said: list[str] = []
     monkeypatch.setattr(console, "log", lambda _, text: said.append(text))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    images = prune_job.images(yoloprune.load(trained), {"data": str(data), "imgsz": 64, **device})
+    images = calibration(yoloprune.load(trained), data, 64, device).images
     assert images is not None and images[0].device.type == "cpu"
     assert [text for text in said if "device=0 is faster" in text] == said and bool(said) == told

@@ -1,0 +1,92 @@
+# Written by scripts/signatures.py from settings/commands.py.
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from ultralytics.models.yolo.model import YOLO as StockYOLO
+
+from yoloprune.checkpoint.trainers import YOLO
+from yoloprune.planning.channel_graph import ChannelGraph
+
+__all__ = ["compare", "finetune", "info", "prune", "sweep", "trace", "train_sparse", "val"]
+
+ModelSource: TypeAlias = str | Path | StockYOLO
+
+def train_sparse(
+    model: ModelSource,
+    *,
+    flops: float | str | None = None,
+    params: float | str | None = None,
+    sparsity: float | None = None,
+    penalty: Literal["select", "prox", "group", "l1"] = "select",
+    penalty_weight: float | None = None,
+    penalty_decay: bool = True,
+    score: Literal["taylor", "gamma", "gamma-mean"] = "taylor",
+    normalize: Literal["none", "cost"] = "cost",
+    ramp_start: float = 0.1,
+    ramp_end: float = 0.6,
+    fade: float = 0.6,
+    round_to: int = 8,
+    min_width: int = 8,
+    max_ratio: float = 0.8,
+    keep: str | Sequence[str] = (),
+    native: bool | Literal["tied"] | None = None,
+    **ultralytics_arguments: Any,
+) -> YOLO: ...
+def prune(
+    model: ModelSource,
+    *,
+    flops: float | str | None = None,
+    params: float | str | None = None,
+    ratio: float | None = None,
+    latency: float | str | None = None,
+    score: Literal["auto", "bn", "l1", "l2", "lamp", "fpgm", "taylor", "activation", "random"] = "auto",
+    reduce: Literal["mean", "max", "sum", "l2"] = "mean",
+    normalize: Literal["auto", "none", "mean", "max", "cost"] = "auto",
+    uniform: bool = False,
+    round_to: int = 8,
+    min_width: int = 8,
+    max_ratio: float = 0.8,
+    keep: str | Sequence[str] = (),
+    native: bool | Literal["tied"] | None = None,
+    recover: Literal["auto", "none", "fold", "bn", "lsq"] = "auto",
+    **ultralytics_arguments: Any,
+) -> StockYOLO: ...
+def sweep(
+    model: ModelSource,
+    *,
+    flops: float | str | Sequence[float | str] | None = None,
+    params: float | str | Sequence[float | str] | None = None,
+    ratio: float | Sequence[float] | None = None,
+    within: float = 3.0,
+    score: Literal["auto", "bn", "l1", "l2", "lamp", "fpgm", "taylor", "activation", "random"] = "auto",
+    reduce: Literal["mean", "max", "sum", "l2"] = "mean",
+    normalize: Literal["auto", "none", "mean", "max", "cost"] = "auto",
+    uniform: bool = False,
+    round_to: int = 8,
+    min_width: int = 8,
+    max_ratio: float = 0.8,
+    keep: str | Sequence[str] = (),
+    native: bool | Literal["tied"] | None = None,
+    recover: Literal["auto", "none", "fold", "bn", "lsq"] = "auto",
+    **ultralytics_arguments: Any,
+) -> list[dict[str, Any]]: ...
+def finetune(
+    model: ModelSource,
+    *,
+    distill: Literal["parent"] | None = None,
+    **ultralytics_arguments: Any,
+) -> YOLO: ...
+def val(
+    model: ModelSource,
+    against: ModelSource | None = None,
+    **ultralytics_arguments: Any,
+) -> list[dict[str, Any]]: ...
+def info(
+    model: ModelSource,
+    *,
+    keep: str | Sequence[str] = (),
+    **ultralytics_arguments: Any,
+) -> list[dict[str, Any]]: ...
+def trace(model: ModelSource, *, imgsz: int | None = None, keep: tuple[str, ...] = ()) -> ChannelGraph: ...
+def compare(models: Mapping[str, ModelSource], *, command: str = "val", **passed: Any) -> list[dict[str, Any]]: ...

@@ -1,0 +1,88 @@
+"""What scores and repairs look at: data set, images, device; once for `prune`, once for all points of `sweep`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import ultralytics
+from torch import Tensor
+
+from yoloprune.backend import calibration_images, console, datasets, evaluation, model_facts
+from yoloprune.errors import ArgumentError
+from yoloprune.settings.commands import NEED_IMAGES
+from yoloprune.settings.requests import PruneRequest
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What scores and repairs look at.
+
+    Attributes:
+        imgsz (int): Side of the images in pixels; FLOPs are counted there.
+        data (str | Path | None): The data set, None without one.
+        declined (bool): Whether none is wanted, rather than none at hand.
+        device (torch.device): Where scores and repairs are measured.
+        seed (int): Chooses the images, and what random scores draw.
+        images (list[Tensor] | None): Batches of shape (n, channels, imgsz, imgsz), None without data; 128 images at
+            imgsz 320 take 157 MB.
+    """
+
+    imgsz: int
+    data: str | Path | None = None
+    declined: bool = False
+    device: torch.device = CPU
+    seed: int = 0
+    images: list[Tensor] | None = None
+
+
+def calibration(parent: ultralytics.YOLO, data: Any, imgsz: int, passed: Mapping[str, Any]) -> Calibration:
+    """Load the images of `data=` at `imgsz=`.
+
+    Args:
+        parent (YOLO): The model before the cut.
+        data (str | Path | bool | None): The data set.
+        imgsz (int): Side of the images.
+        passed (Mapping[str, Any]): Ultralytics' arguments, of which `device` and `seed` count.
+    """
+    seed, device = passed.get("seed") or 0, place(passed.get("device"))
+    if not data:
+        return Calibration(imgsz, None, data is False, device, seed)
+    if passed.get("device") in (None, "") and torch.cuda.is_available():
+        console.log("prune: ", "scores and repairs are computed on the CPU; device=0 is faster")
+    channels = model_facts.channels(parent.model)
+    images = calibration_images.batches(data, imgsz, task=parent.task, channels=channels, device=device, seed=seed)
+    return Calibration(imgsz, data, False, device, seed, images)
+
+
+def place(device: Any) -> torch.device:
+    """Where scores and repairs are measured: `device=`, and the CPU without it."""
+    return CPU if device in (None, "") else evaluation.device(device)
+
+
+def data_set(parent: ultralytics.YOLO, request: PruneRequest) -> Any:
+    """The data set of a `prune`: `data=`, else the one that the model was trained on, where it is at hand.
+
+    `data=False` stands for none, and so does a cut without a budget, which takes only what is dead already.
+
+    Raises:
+        ArgumentError: If a score or repair needs images and there are none.
+    """
+    given = request.passed.get("data")
+    if given:
+        return given
+    told = {"score": request.criterion.score, "recover": request.recover}
+    needy = [key for key, values in NEED_IMAGES.items() if told[key] in values]
+    looking = given is None and (needy or (request.budgeted and "auto" in told.values()))
+    found = datasets.own(parent) if looking else given
+    if found:
+        console.log("prune: ", f"scores and repairs look at data={found}, the model's own; data=False goes without")
+    elif needy:
+        key = needy[0]
+        raise ArgumentError(f"{key}={told[key]}: must come with data=, whose images it needs. Received no data")
+    return found

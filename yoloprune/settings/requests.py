@@ -1,0 +1,231 @@
+"""What a command was asked for: one frozen object each, checked when it is made; no torch and no Ultralytics here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+from yoloprune.errors import ArgumentError
+from yoloprune.settings import commands
+from yoloprune.settings.budget import Budget, Limits, check_fields
+from yoloprune.settings.sparse_config import SparseConfig
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # of typing from Python 3.11 on
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """How channels are ranked; see `yoloprune prune help` for the words.
+
+    Attributes:
+        score (str): Importance of a channel, "auto" is the best that the data at hand allow.
+        reduce (str): How the scores of coupled channels become one.
+        normalize (str): What scores are divided by.
+    """
+
+    score: str = "auto"
+    reduce: Literal["mean", "max", "sum", "l2"] = "mean"
+    normalize: Literal["auto", "none", "mean", "max", "cost"] = "auto"
+
+    def __post_init__(self) -> None:
+        """Check every value; raises ArgumentError."""
+        check_fields(self, commands.CRITERION)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked command.
+
+    Attributes:
+        passed (Mapping[str, Any]): The Ultralytics keys that were given, `model` among them, and those for which the
+            command has a default of its own. They are Ultralytics' to judge.
+    """
+
+    command: ClassVar[str]
+    passed: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Freeze what is passed on."""
+        object.__setattr__(self, "passed", MappingProxyType(dict(self.passed)))
+
+    @classmethod
+    def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> Self:
+        """From checked values by key, all of the command's own; what several fields need is checked here."""
+        return cls(passed, **{f.name: settings[f.name] for f in fields(cls) if f.name != "passed"})
+
+    @property
+    def model(self) -> Any:
+        """What was given as model, None where there is none."""
+        return self.passed.get("model")
+
+    @property
+    def host(self) -> dict[str, Any]:
+        """Ultralytics' arguments without the model."""
+        return {k: v for k, v in self.passed.items() if k != "model"}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The command's own keys as a user writes them, in the order of its help."""
+        told: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            told.update(vars(value) if is_dataclass(value) else {f.name: value})
+        return {o.name: told[o.name] for o in commands.COMMANDS[self.command].options}
+
+    def kwargs(self) -> dict[str, Any]:
+        """Own and Ultralytics' keys as flat keyword arguments, without the model."""
+        return {**self.settings, **self.host}
+
+
+Part = TypeVar("Part", Budget, Limits, Criterion)
+
+
+def _part(kind: type[Part], settings: Mapping[str, Any]) -> Part:
+    """One of the objects that several keys fill; a key that the command does not have keeps its default."""
+    return kind(**{name: settings[name] for name in (f.name for f in fields(kind)) if name in settings})
+
+
+@dataclass(frozen=True)
+class TrainSparseRequest(Request):
+    """Train sparse: under `config`, whose budget is empty where a resumed run brings its own."""
+
+    command = "train-sparse"
+    config: SparseConfig
+
+    @classmethod
+    def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> Self:
+        """`sparsity` is the ratio of the budget."""
+        budget = Budget(settings["flops"], settings["params"], settings["sparsity"])
+        known = {k: v for k, v in settings.items() if k in SparseConfig.__dataclass_fields__}
+        return cls(passed, SparseConfig(budget, _part(Limits, settings), **known))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The command's own keys, unset ones as None."""
+        told = self.config.settings()
+        return {o.name: told.get(o.name) for o in commands.COMMANDS[self.command].options}
+
+
+@dataclass(frozen=True)
+class CutRequest(Request):
+    """What `prune` and `sweep` share: the ranking, what a cut must respect, and the way of repair."""
+
+    criterion: Criterion
+    limits: Limits
+    recover: str
+
+
+@dataclass(frozen=True)
+class PruneRequest(CutRequest):
+    """Cut under a budget, or a time; without either exactly the dead."""
+
+    command = "prune"
+    budget: Budget
+    latency: float | str | None
+
+    @classmethod
+    def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> Self:
+        """A time is met by FLOPs, so both cannot be given."""
+        if settings["latency"] is not None and settings["flops"] is not None:
+            raise ArgumentError(f"latency={settings['latency']}: must not be combined with flops, by which it is met")
+        parts = (_part(Criterion, settings), _part(Limits, settings), settings["recover"])
+        return cls(passed, *parts, _part(Budget, settings), settings["latency"])
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether more than the dead may go."""
+        return not self.budget.empty or self.latency is not None
+
+
+@dataclass(frozen=True)
+class SweepRequest(CutRequest):
+    """Cut to each of several budgets of one kind."""
+
+    command = "sweep"
+    flops: tuple[float, ...] | None
+    params: tuple[float, ...] | None
+    ratio: tuple[float, ...] | None
+    within: float
+
+    @classmethod
+    def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> Self:
+        """Exactly one kind of budget is set."""
+        parts = (_part(Criterion, settings), _part(Limits, settings), settings["recover"])
+        return cls(passed, *parts, *(settings[key] for key in ("flops", "params", "ratio", "within")))
+
+    @property
+    def kind(self) -> str:
+        """What the budgets are of: "flops", "params" or "ratio"."""
+        return next(o.name for o in commands.SWEPT if getattr(self, o.name) is not None)
+
+    @property
+    def points(self) -> tuple[Budget, ...]:
+        """One budget per point."""
+        return tuple(Budget(**{self.kind: value}) for value in getattr(self, self.kind))
+
+
+@dataclass(frozen=True)
+class FinetuneRequest(Request):
+    """Train on at the pruned widths; `distill` names the teacher."""
+
+    command = "finetune"
+    distill: str | None
+
+
+@dataclass(frozen=True)
+class ValRequest(Request):
+    """Validate, side by side with another model where one is given."""
+
+    command = "val"
+    against: Any
+
+
+@dataclass(frozen=True)
+class InfoRequest(Request):
+    """Show a model."""
+
+    command = "info"
+    keep: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DemoRequest(Request):
+    """Run the whole line on drawn images."""
+
+    command = "demo"
+    flops: float
+
+
+@dataclass(frozen=True)
+class HelpRequest(Request):
+    """Words that the command line answers by itself."""
+
+    command = "help"
+    passed: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class VersionRequest(HelpRequest):
+    """The versions."""
+
+    command = "version"
+
+
+REQUESTS: dict[str, type[Request]] = {
+    kind.command: kind
+    for kind in (
+        TrainSparseRequest,
+        PruneRequest,
+        SweepRequest,
+        FinetuneRequest,
+        ValRequest,
+        InfoRequest,
+        DemoRequest,
+        HelpRequest,
+        VersionRequest,
+    )
+}
+"""By name of the command."""
