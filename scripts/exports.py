@@ -57,7 +57,7 @@ def offered(model: nn.Module) -> Iterator[tuple[str, str]]:
             print(f"{name}: left out, {' and '.join(missing)} not installed")
             continue
         for setting, arguments in SETTINGS.items():
-            if setting == "nms=False" and getattr(model.model[-1], "one2one_cv2", None) is None:
+            if setting == "nms=False" and getattr(model_facts.network(model).model[-1], "one2one_cv2", None) is None:
                 continue
             if set(arguments) - {"conf"} <= set(allowed[name]):
                 yield name, setting
@@ -73,20 +73,21 @@ def export(file: Path, folder: Path, form: str, imgsz: int, **arguments: Any) ->
 
 def picture(file: Path, height: int, width: int, channels: int) -> Tensor:
     """A real image as the network gets it, shape (1, C, height, width)."""
-    image = LetterBox((height, width), auto=False)(image=cv2.imread(str(file)))[..., ::-1]
+    image = np.asarray(LetterBox((height, width), auto=False)(image=cv2.imread(str(file))))[..., ::-1]
     tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()[None] / 255
     return tensor if channels == 3 else tensor[:, torch.arange(channels) % 3]
 
 
 def expected(model: nn.Module, image: Tensor, setting: str) -> list[Tensor]:
     """Outputs of the checkpoint in torch, unfused and in float32; with NMS by Ultralytics' own function."""
-    model = deepcopy(model).float().eval()
-    if hasattr(model, "end2end"):
-        model.end2end = setting == "nms=False"
+    whole: Any = deepcopy(model).float().eval()
+    if hasattr(whole, "end2end"):
+        whole.end2end = setting == "nms=False"
     with torch.no_grad():
-        outputs = model(image)
+        outputs = whole(image)
     if setting == "nms=True":
-        return non_max_suppression(outputs, CONF, 0.7, nc=len(model.names), max_det=300)[:1]
+        found: list[Tensor] = non_max_suppression(outputs, CONF, 0.7, nc=len(whole.names), max_det=300)
+        return found[:1]
     first = outputs[0]
     return [t for t in tree_leaves(first) if isinstance(t, Tensor)]
 

@@ -79,7 +79,7 @@ class Scene:
         wrong = partial(_cut_another, changes) if isinstance(changes, Plan) else partial(_change_after, changes)
         return Fault(kind, layer, self.block(layer), told, wrong)
 
-    def layers(self) -> Iterator[tuple[str, nn.Module, Keep]]:
+    def layers(self) -> Iterator[tuple[str, _ConvNd | nn.Linear, Keep]]:
         """Convolutions and linear layers that were cut, in the child."""
         for name, keep in self.plan.keep.items():
             module = dict(self.child.named_modules()).get(name)
@@ -130,8 +130,10 @@ def _first(dim: int) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda old, new: old.narrow(dim, 0, new.shape[dim])
 
 
-def _next(kept: Sequence[int], width: int, chance: random.Random) -> tuple[int, ...] | None:
-    """Kept positions, one of which has moved on to its neighbour; None where no neighbour is cut."""
+def _next(kept: Sequence[int] | None, width: int | None, chance: random.Random) -> tuple[int, ...] | None:
+    """Kept positions, one of which has moved on to its neighbour; None where nothing, or no neighbour, is cut."""
+    if kept is None or width is None:
+        return None
     free = [k for k, p in enumerate(kept) if p + 1 < width and p + 1 not in kept]
     if not free:
         return None
@@ -170,7 +172,9 @@ def halves(scene: Scene) -> Iterator[Fault]:
         changes = [Change(m, k, _picked(order, 0)) for m, k in keys if m and _has(scene.child, m, k)]
         yield scene.fault("wrong half of a chunk", name, f"halves of {widths} exchanged", changes)
         keep = scene.plan.keep.get(name)
-        if keep is not None and keep.outputs is not None and len(set(widths)) == 1 and len(widths) == 2:
+        if keep is None or keep.outputs is None or keep.of[0] is None:
+            continue
+        if len(set(widths)) == 1 and len(widths) == 2:
             low, half = keep.outputs[: widths[0]], keep.of[0] // 2
             outputs = (*low, *(p + half for p in low))
             other = {m: replace(scene.plan.keep[m], outputs=outputs) for m in (name, norm) if m}
@@ -181,7 +185,7 @@ def halves(scene: Scene) -> Iterator[Fault]:
 def outputs_off(scene: Scene) -> Iterator[Fault]:
     """One kept output is the channel behind the right one, with its batch-norm or without."""
     for name, _, keep in scene.layers():
-        if keep.outputs is None or (moved := _next(keep.outputs, keep.of[0], scene.random)) is None:
+        if (moved := _next(keep.outputs, keep.of[0], scene.random)) is None:
             continue
         norm = scene.seams.norms.get(name)
         for names in {(name,), (name, norm) if norm else (name,)}:
@@ -193,7 +197,7 @@ def outputs_off(scene: Scene) -> Iterator[Fault]:
 def inputs_off(scene: Scene) -> Iterator[Fault]:
     """One kept input is the channel behind the right one."""
     for name, _, keep in scene.layers():
-        if keep.inputs is not None and (moved := _next(keep.inputs, keep.of[1], scene.random)) is not None:
+        if (moved := _next(keep.inputs, keep.of[1], scene.random)) is not None:
             other = Plan({**scene.plan.keep, name: replace(keep, inputs=moved)})
             yield scene.fault("an input one index off", name, "one input", other)
 
@@ -315,7 +319,7 @@ def chosen(scene: Scene) -> Iterator[Fault]:
 def _by_turns(faults: list[Fault], chance: random.Random) -> list[Fault]:
     chance.shuffle(faults)
     seen: dict[str, int] = {}
-    turns = []
+    turns: list[tuple[int, int, Fault]] = []
     for fault in faults:
         seen[fault.block] = seen.get(fault.block, 0) + 1
         turns.append((seen[fault.block], len(turns), fault))

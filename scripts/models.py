@@ -138,7 +138,7 @@ def _check_gradients(child: nn.Module) -> None:
     outputs = [
         t for t in tree_leaves(model(yolo_tracing.example(model, 2))) if isinstance(t, torch.Tensor) and t.requires_grad
     ]
-    sum(t.float().square().mean() for t in outputs).backward()
+    torch.stack([t.float().square().mean() for t in outputs]).sum().backward()
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     assert grads and all(torch.isfinite(g).all() for g in grads), "gradients are not finite"
 

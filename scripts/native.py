@@ -107,6 +107,7 @@ def examine(name: str) -> dict[str, Any]:
         pairs = zip(tree_leaves(saved(x)), tree_leaves(fresh(x)), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs if isinstance(a, torch.Tensor)), f"{name}: outputs differ"
     assert same == len(mine) == len(theirs), f"{name}: {same} of {len(mine)} tensors transferred"
+    assert found.stock is not None
     layers = found.stock.spelled.layers[:-1]
     whole = {layer.row.name for layer in layers if layer.row.at not in found.stock.blocks and len(layer.own) > 2}
     return {

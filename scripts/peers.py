@@ -25,13 +25,15 @@ class SplitC2f(nn.Module):
         super().__init__()
         self.cv0, self.cv1 = _half(old.cv1, slice(0, old.c)), _half(old.cv1, slice(old.c, 2 * old.c))
         self.cv2, self.m = old.cv2, old.m
-        self.i, self.f, self.type, self.np = old.i, old.f, old.type, old.np  # what Ultralytics' forward reads
+        for key in ("i", "f", "type", "np"):  # what Ultralytics' forward reads
+            setattr(self, key, getattr(old, key))
 
     def forward(self, x: Tensor) -> Tensor:
         y = [self.cv0(x), self.cv1(x)]
         for block in self.m:
             y.append(block(y[-1]))
-        return self.cv2(torch.cat(y, 1))
+        joined: Tensor = self.cv2(torch.cat(y, 1))
+        return joined
 
 
 def _half(old: Conv, rows: slice) -> Conv:
@@ -74,7 +76,7 @@ def prune(source: Path, target: Path, *, importance: str, flops: float, imgsz: i
         p.requires_grad_(True)  # the library takes frozen parameters for no parameters
 
     def pruned(ratio: float) -> nn.Module:
-        model = copy.deepcopy(parent.model)
+        model: nn.Module = copy.deepcopy(parent.model)
         pruner = tp.pruner.BasePruner(
             model,
             torch.zeros(1, 3, imgsz, imgsz),
@@ -83,7 +85,7 @@ def prune(source: Path, target: Path, *, importance: str, flops: float, imgsz: i
             pruning_ratio=ratio,
             max_pruning_ratio=0.8,
             round_to=8,
-            ignored_layers=[model.model[-1]],
+            ignored_layers=[list(model.get_submodule("model").children())[-1]],
         )
         pruner.step()
         return model

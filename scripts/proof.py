@@ -37,6 +37,7 @@ from yoloprune.backend import model_facts
 from yoloprune.cutting import proof, surgery
 from yoloprune.errors import PlanError, VerifyError
 from yoloprune.planning.plan import Plan
+from yoloprune.probing import examples
 
 TOLERANCE = 1e-4
 """What counts as something else: largest error of a channel of an output relative to the channel's largest value."""
@@ -64,7 +65,7 @@ class Case:
     @cached_property
     def reference(self) -> Reference:
         """The masked parent, in those of the modes that it runs in."""
-        runs = proof.modes(self.subject.model, self.subject.probe.examples[0])
+        runs = examples.modes(self.subject.model, self.subject.probe.examples[0])
         modes = [m for m in self.modes if m in runs]
         return Reference.of(self.subject.model, self.plan, self.pictures, modes)
 
@@ -79,7 +80,7 @@ class Case:
 
     def prove(self, child: nn.Module) -> tuple[proof.Proof, float]:
         """The proof in the modes that are measured, and its seconds; the surgery is whatever `surgery.cut` is."""
-        runs = proof.modes
+        runs = examples.modes
         with patch.object(proof, "modes", lambda *args: tuple(m for m in runs(*args) if m in self.modes)):
             start = time.process_time()
             found = proof.prove(self.subject.model, child, self.plan, self.subject.probe)

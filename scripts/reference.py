@@ -31,7 +31,7 @@ def images(data: Path | None, count: int, imgsz: int) -> Tensor:
     with tempfile.TemporaryDirectory() as drawn:
         folder = folder or make_shapes(drawn, train=count, val=1, imgsz=imgsz).parent / "images" / "train"
         files = sorted(folder.glob("*.jpg"))[:count]
-        pictures = [LetterBox((imgsz, imgsz))(image=cv2.imread(str(f)))[..., ::-1] for f in files]
+        pictures = [np.asarray(LetterBox((imgsz, imgsz))(image=cv2.imread(str(f))))[..., ::-1] for f in files]
     return torch.from_numpy(np.stack(pictures).copy()).permute(0, 3, 1, 2).double() / 255
 
 
@@ -76,11 +76,12 @@ def masked_parent(parent: nn.Module, plan: Plan) -> nn.Module:
         if (module := modules.get(name)) is None:
             continue
         dim = -1 if isinstance(module, nn.Linear) else 1
-        if keep.inputs is not None:
-            fill = _zeros(keep.inputs, keep.of[1], dim)
+        outputs, inputs = keep.of
+        if keep.inputs is not None and inputs is not None:
+            fill = _zeros(keep.inputs, inputs, dim)
             module.register_forward_pre_hook(lambda m, args, fill=fill: (fill(args[0]), *args[1:]))
-        if keep.outputs is not None:
-            fill = _zeros(keep.outputs, keep.of[0], dim)
+        if keep.outputs is not None and outputs is not None:
+            fill = _zeros(keep.outputs, outputs, dim)
             module.register_forward_hook(lambda m, args, output, fill=fill: fill(output))
     return parent
 
@@ -102,7 +103,8 @@ def outputs(model: nn.Module, pictures: Tensor, training: bool) -> list[Tensor]:
 
 
 def _seen(model: nn.Module, layer: str, pictures: Tensor) -> list[Tensor]:
-    model, found = copy.deepcopy(model), []
+    model = copy.deepcopy(model)
+    found: list[Tensor] = []
 
     def look(module: nn.Module, args: Any, output: Any) -> None:
         found.extend(t for t in tree_leaves(output) if isinstance(t, Tensor))

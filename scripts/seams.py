@@ -57,7 +57,7 @@ class _Mark:
         if isinstance(module, _ConvNd | nn.Linear):
             if (pieces := getattr(args[0], "pieces", None)) and getattr(module, "groups", 1) == 1:
                 self.found.joined[self.name] = pieces
-            made_by = self.name
+            made_by: str | None = self.name
         else:
             made_by = getattr(args[0], "made_by", None)
             if isinstance(module, _BatchNorm) and made_by:

@@ -37,7 +37,7 @@ def made_up_batch(model: nn.Module, batch: int, imgsz: int, device: torch.device
     boxes = torch.rand(5 * batch, 4, generator=generator) * 0.4 + 0.3
     told = {
         "img": torch.rand(batch, model_facts.channels(model), imgsz, imgsz, generator=generator),
-        "cls": torch.randint(len(model.names), (5 * batch, 1), generator=generator).float(),
+        "cls": torch.randint(len(model_facts.network(model).names), (5 * batch, 1), generator=generator).float(),
         "bboxes": boxes,
         "batch_idx": torch.arange(batch).repeat_interleave(5).float(),
     }
@@ -49,7 +49,7 @@ def stepper(
 ) -> tuple[Callable[[], None], torch.optim.Optimizer, ModelEMA]:
     """A function that trains for one step as Ultralytics' trainer does, its optimizer and its EMA."""
     model.train()
-    model.args = get_cfg(overrides={"task": "detect"})
+    model_facts.network(model).args = get_cfg(overrides={"task": "detect"})
     optimizer, ema = torch.optim.AdamW(model.parameters(), lr=1e-4), ModelEMA(model)
 
     def step() -> None:

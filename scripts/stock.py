@@ -29,7 +29,9 @@ BLOCK = "import sys; sys.modules['yoloprune'] = None"  # makes every import of i
 
 def widths(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shapes of all tensors outside the head, whose last layers follow the classes; quantizer states left out."""
-    head = f"model.{len(model.model) - 1}."
+    layers = model.get_submodule("model")
+    assert isinstance(layers, nn.Sequential)
+    head = f"model.{len(layers) - 1}."
     state = model.state_dict().items()
     return {k: tuple(v.shape) for k, v in state if not k.startswith(head) and "quantizer" not in k}
 
@@ -113,7 +115,7 @@ def main() -> None:
         make_shapes(data.parent, train=32, val=8, imgsz=64)
         checkpoint = Path(f"{arguments.family}.pt")
         YOLO(checkpoint if checkpoint.is_file() else f"{arguments.family}.yaml").save(parent)
-        told = {"score": "random", "imgsz": 64, "project": str(out), "name": "prune", "exist_ok": True}
+        told: dict[str, Any] = {"score": "random", "imgsz": 64, "project": str(out), "name": "prune", "exist_ok": True}
         yoloprune.prune(parent, flops=0.5, native=True, **told)
         again = [sys.executable, __file__, "--blocked", "--family", arguments.family, "--out", str(arguments.out)]
         sys.exit(subprocess.run(again, check=False).returncode)

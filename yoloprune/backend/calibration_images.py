@@ -115,11 +115,12 @@ def labelled(
             validator.data = datasets.check(data)
             files = _images(data, imgsz, yolo.task, model_facts.channels(yolo.model)).im_files
             drawn = [os.path.abspath(files[i]) for i in generator.permutation(len(files))[:n]]
-            train = Path(folder) / "drawn.txt"
-            train.write_text("\n".join(drawn), encoding="utf-8")
+            listed = Path(folder) / "drawn.txt"
+            listed.write_text("\n".join(drawn), encoding="utf-8")
+            train = str(listed)
         validator.device, validator.names = torch.device(device), yolo.model.names
         validator.stride = max(32, int(yolo.model.stride.max()))
-        images = validator.get_dataloader(train if yolo.task == "classify" else str(train), batch).dataset
+        images = validator.get_dataloader(train, batch).dataset
     if not any(len(label.get("cls", " ")) for label in getattr(images, "labels", [{}])):
         raise DataError(
             f"data={data}: of {len(images)} training images none has a label that Ultralytics accepts, and "
@@ -133,7 +134,7 @@ def labelled(
         yield validator.preprocess(found)
 
 
-class _Images(compat.BaseDataset):
+class _Images(compat.BaseDataset):  # type: ignore[misc]  # looked up when it is read, and so without a type
     """Images alone, through the two methods that Ultralytics leaves to subclasses."""
 
     task = "detect"
@@ -151,7 +152,8 @@ class _Images(compat.BaseDataset):
             image = compat.imread(self.im_files[index])  # not PIL's open, which Ultralytics lets install packages
             if image is None:
                 raise FileNotFoundError(self.im_files[index])
-            return compat.classify_transforms(self.imgsz)(Image.fromarray(image[..., ::-1]))
+            cropped: Tensor = compat.classify_transforms(self.imgsz)(Image.fromarray(image[..., ::-1]))
+            return cropped
         image = self.transforms(image=self.load_image(index)[0])
         image = image.reshape(self.imgsz, self.imgsz, -1)  # OpenCV drops the dimension of a single channel
         if image.shape[2] != self.channels:

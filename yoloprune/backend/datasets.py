@@ -23,7 +23,8 @@ def check(data: str | Path) -> dict[str, Any]:
         DataError: If it is missing or wrong.
     """
     with one_line(data), compat.replaced({"check_font": lambda *_: None}):  # a font for plots, from the network
-        return compat.check_det_dataset(data, autodownload=False)
+        found: dict[str, Any] = compat.check_det_dataset(data, autodownload=False)
+    return found
 
 
 def require(data: Any) -> None:

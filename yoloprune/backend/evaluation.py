@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from yoloprune.backend import compat
+from yoloprune.backend import compat, model_facts
 
 
 def measure(model: nn.Module, imgsz: int, file: str | Path | None = None) -> dict[str, float]:
@@ -37,12 +37,13 @@ def gflops(model: nn.Module, imgsz: int) -> float:
 
 def fused_copy(model: nn.Module) -> nn.Module:
     """The model as it runs in deployment, batch-norm folded; the original stays."""
-    return deepcopy(model).float().eval().fuse(verbose=False)
+    return model_facts.network(deepcopy(model).float().eval()).fuse(verbose=False)
 
 
 def device(name: Any) -> torch.device:
     """Device from Ultralytics' `device=` argument."""
-    return compat.select_device("" if name is None else name, verbose=False)
+    found: torch.device = compat.select_device("" if name is None else name, verbose=False)
+    return found
 
 
 def validate(yolo: Any, arguments: Mapping[str, Any]) -> None:

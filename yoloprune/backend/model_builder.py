@@ -40,7 +40,8 @@ def layer_class(name: str) -> type[nn.Module]:
     home, key = (nn, name[3:]) if name.startswith("nn.") else (compat.tasks, name)
     if not hasattr(home, key):
         raise LookupError(name)
-    return getattr(home, key)
+    found: type[nn.Module] = getattr(home, key)
+    return found
 
 
 def is_layer(name: str, kind: type[nn.Module]) -> bool:
@@ -82,13 +83,14 @@ def rebuild(model: nn.Module, config: Mapping[str, Any]) -> nn.Module:
     It may also take over the class branch as it is, whose width depends on the classes it was first trained for.
     """
     fresh = build(type(model), config, model_facts.channels(model))
-    fresh.load(deepcopy(model).cpu(), verbose=False)
+    model_facts.network(fresh).load(deepcopy(model).cpu(), verbose=False)
     return fresh
 
 
 def scale_in(name: str) -> str:
     """The scale that Ultralytics reads from the name of a model YAML, empty where there is none."""
-    return compat.guess_model_scale(name)
+    scale: str = compat.guess_model_scale(name)
+    return scale
 
 
 class RefusedError(Exception):
@@ -109,11 +111,12 @@ def parse_rows(config: dict[str, Any], inputs: int) -> tuple[nn.Sequential, list
     try:
         # `activation:` changes it for the whole process, and a row that fails leaves it so
         with compat.replaced({"Conv.default_act": compat.Conv.default_act}):
-            return compat.parse_model(config, inputs, verbose=False)
+            built: tuple[nn.Sequential, list[int]] = compat.parse_model(config, inputs, verbose=False)
     except Exception as e:  # constructors assert, divide by zero, or raise whatever they like
         if is_out_of_memory(e) or not _by_constructor(e):
             raise
         raise RefusedError(str(e)) from e
+    return built
 
 
 def _by_constructor(error: Exception) -> bool:

@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
 
 from yoloprune.backend import compat
 from yoloprune.errors import ModelError
+
+
+class Network(Protocol):
+    """What a network of Ultralytics has beside what every module has; torch takes all of it for tensors and modules.
+
+    Attributes:
+        model (nn.Sequential): Its layers, the head last.
+        yaml (dict[str, Any]): The YAML that it was built from.
+        save (list[int]): Layers whose output later ones read.
+        names (dict[int, str] | list[str]): Its classes.
+    """
+
+    model: nn.Sequential
+    yaml: dict[str, Any]
+    save: list[int]
+    names: dict[int, str] | list[str]
+    args: Any
+    criterion: Any
+    nc: Any
+
+    def fuse(self, *, verbose: bool) -> nn.Module: ...
+    def info(self) -> Any: ...
+    def is_fused(self) -> bool: ...
+    def load(self, weights: nn.Module, *, verbose: bool = True) -> None: ...
+
+
+def network(model: nn.Module) -> Network:
+    """The same object with the types that it has as a network of Ultralytics."""
+    return cast(Network, model)
 
 
 def check_prunable(model: Any) -> None:
@@ -48,9 +77,10 @@ def with_loss(yolo: Any) -> nn.Module:
     """
     if is_prompted(yolo.model):
         raise ModelError("score=taylor: the loss of this model needs prompts beside labels. Use score=activation.")
-    model = deepcopy(yolo.model)
-    model.args, model.criterion = compat.get_cfg(overrides={"task": yolo.task}), None
-    model.nc = model.yaml.get("nc")  # which RT-DETR's loss asks for, and only Ultralytics' trainer attaches
+    model: nn.Module = deepcopy(yolo.model)
+    theirs = network(model)
+    theirs.args, theirs.criterion = compat.get_cfg(overrides={"task": yolo.task}), None
+    theirs.nc = theirs.yaml.get("nc")  # which RT-DETR's loss asks for, and only Ultralytics' trainer attaches
     return model
 
 
@@ -66,7 +96,7 @@ def can_be_taught(model: nn.Module) -> bool:
 
 def head_name(model: nn.Module) -> str:
     """Dotted name of the head, the last layer."""
-    return f"model.{len(model.model) - 1}"
+    return f"model.{len(network(model).model) - 1}"
 
 
 def stride(model: nn.Module) -> int:
@@ -82,10 +112,11 @@ def channels(model: nn.Module) -> int:
 
 def parts(model: nn.Module) -> dict[str, list[str]]:
     """What `keep=backbone` and `keep=neck` stand for: names of layers."""
-    n = len(model.yaml["backbone"])
+    theirs = network(model)
+    n = len(theirs.yaml["backbone"])
     return {
         "backbone": [f"model.{i}" for i in range(n)],
-        "neck": [f"model.{i}" for i in range(n, len(model.model) - 1)],
+        "neck": [f"model.{i}" for i in range(n, len(theirs.model) - 1)],
     }
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import nn
 
+from yoloprune.backend.model_facts import network
+
 KEY = "yoloprune"
 VERSION = 1
 LAYERS = "layers"  # in the record: where the parent's modules are in a model whose blocks became several rows
@@ -71,7 +73,7 @@ def mark(model: nn.Module, entry: Mapping[str, Any]) -> None:
         model (nn.Module): An Ultralytics model that has the entry's widths.
         entry (Mapping): `version`, `widths`, `numbers` and `provenance`; `yaml`, what must be put back, is filled in.
     """
-    config = true_yaml(model.yaml)
+    config = true_yaml(network(model).yaml)
     replaced, how = {"module": config["backbone"][0][2]}, ""
     if entry["widths"]:
         family = untrainable(model)
@@ -86,7 +88,7 @@ def mark(model: nn.Module, entry: Mapping[str, Any]) -> None:
         replaced["yaml_file"] = file.name
         config["yaml_file"] = str(file.with_name(f"{file.stem} pruned by yoloprune{how}.yaml"))
     config[KEY] = {**deepcopy(dict(entry)), "yaml": replaced}
-    model.yaml = config
+    network(model).yaml = config
 
 
 # The state of a sparse run --------------------------------------------------------------------------------------------
@@ -106,10 +108,10 @@ def sealed(config: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any
 
 def opened(config: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a model YAML that builds again; the state stays."""
-    config = deepcopy(dict(config))
-    if replaced := config.get(STATE_KEY, {}).pop(MODULE, None):
-        config["backbone"][0][2] = replaced
-    return config
+    copy = deepcopy(dict(config))
+    if replaced := copy.get(STATE_KEY, {}).pop(MODULE, None):
+        copy["backbone"][0][2] = replaced
+    return copy
 
 
 def cleared(config: Mapping[str, Any]) -> dict[str, Any]:

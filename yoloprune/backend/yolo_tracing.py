@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from math import ceil, sqrt
+from typing import Any
 
 import torch
 from torch import nn
 
-from yoloprune.backend.model_facts import channels, check_prunable, head_name, parts, stride
+from yoloprune.backend.model_facts import channels, check_prunable, head_name, network, parts, stride
 from yoloprune.backend.moved_layers import moved, table_of
 from yoloprune.cutting.width_attributes import has_width_attributes
 from yoloprune.planning.channel_graph import ChannelGraph
@@ -40,15 +41,16 @@ def trace_yolo(
     with _forgetting_the_last_size(model):
         found = _survey(model, imgsz) if probe is None else probe
         size = found.examples[0].inputs[0].shape[-1]
+        layers = network(model).model
         return trace_network.trace(
             model,
             found,
-            frozen={head_name(model): f"{type(model.model[-1]).__name__} head"},
+            frozen={head_name(model): f"{type(layers[-1]).__name__} head"},
             keep=trace_network.match(model, moved(keep, table_of(model)), parts(model)),
             sized=has_width_attributes,
             outputs=True,  # the neck's features are among the outputs, and follow the head's input side
             area=(imgsz / size) ** 2,
-            handing_on=[f"model.{i}" for i in range(len(model.model))],
+            handing_on=[f"model.{i}" for i in range(len(layers))],
         )
 
 
@@ -70,7 +72,8 @@ def _survey(model: nn.Module, imgsz: int) -> Probe:
 
     smallest = example(model).shape[-1]
     asked = max(smallest, ceil(imgsz / stride(model)) * stride(model))  # Ultralytics makes it a multiple as well
-    head, also = model.model[-1], []
+    head: Any = network(model).model[-1]
+    also: list[Example] = []
     if hasattr(head, "savpe"):
         also.append(Example(images(smallest, 2).inputs, "a visual prompt", visual_prompts))
     if hasattr(head, "reprta") and (weights := list(head.reprta.parameters())):
@@ -82,7 +85,7 @@ def _survey(model: nn.Module, imgsz: int) -> Probe:
 @contextlib.contextmanager
 def _forgetting_the_last_size(model: nn.Module) -> Iterator[None]:
     """Without the size of the last image that a head has seen: comparing with it would count as a use of widths."""
-    head = model.model[-1]
+    head: Any = network(model).model[-1]
     remembered = vars(head).pop("shape", None)
     try:
         yield
@@ -93,7 +96,9 @@ def _forgetting_the_last_size(model: nn.Module) -> Iterator[None]:
 
 def text_prompts(model: nn.Module, words: torch.Tensor) -> torch.Tensor:
     """What YOLOE makes of the embeddings of a text: shape (B, N, D) to the same."""
-    return model.model[-1].get_tpe(words)
+    head: Any = network(model).model[-1]
+    prompts: torch.Tensor = head.get_tpe(words)
+    return prompts
 
 
 def visual_prompts(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
@@ -101,7 +106,8 @@ def visual_prompts(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
     side = image.shape[-1] // 8  # the prompt is a mask on the finest feature map
     mask = image.new_zeros(len(image), 1, side, side)
     mask[..., side // 4 : -side // 4, side // 4 : -side // 4] = 1
-    return model(image, vpe=mask, return_vpe=True)  # `get_visual_pe` without its inference mode
+    prompt: torch.Tensor = model(image, vpe=mask, return_vpe=True)  # `get_visual_pe` without its inference mode
+    return prompt
 
 
 def example(model: nn.Module, batch: int = 1, size: int | None = None) -> torch.Tensor:
@@ -111,8 +117,9 @@ def example(model: nn.Module, batch: int = 1, size: int | None = None) -> torch.
     2x2 cells, and a decoder that selects queries has enough to select from.
     """
     coarsest, weight = stride(model), next(model.parameters())
-    queries = getattr(model.model[-1], "num_queries", 0)
-    per_cell = sum(4**level for level in range(getattr(model.model[-1], "nl", 1)))
+    head = network(model).model[-1]
+    queries = getattr(head, "num_queries", 0)
+    per_cell = sum(4**level for level in range(getattr(head, "nl", 1)))
     size = size or coarsest * max(2, ceil(sqrt(queries / per_cell)))
     noise = torch.rand(batch, channels(model), size, size, generator=torch.Generator().manual_seed(0))
     return noise.to(weight.device, weight.dtype)

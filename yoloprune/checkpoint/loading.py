@@ -20,7 +20,7 @@ ModelSource = str | Path | ultralytics.YOLO
 """What a model is given as: checkpoint, model YAML, official name, or a live object."""
 
 
-def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> YOLO:
+def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> ultralytics.YOLO:
     """Load a model in float32 and evaluation mode, through Ultralytics' own loader and without any download.
 
     Args:
@@ -50,7 +50,7 @@ def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> YOLO
     return yolo
 
 
-def reopen(model: Any) -> YOLO:
+def reopen(model: Any) -> ultralytics.YOLO:
     """Load the `last.pt` of an interrupted run.
 
     Raises:
@@ -60,7 +60,7 @@ def reopen(model: Any) -> YOLO:
     if not isinstance(model, (str, Path)):
         raise ArgumentError("resume: needs the path of the last.pt of the interrupted run as model=.")
     yolo = _opened(model)
-    if not yolo.ckpt or yolo.ckpt.get("optimizer") is None:
+    if not yolo.ckpt or not yolo.ckpt_path or yolo.ckpt.get("optimizer") is None:
         raise ArgumentError(f"resume: the run of {model} is finished, or this is not its last.pt.")
     _require_home(Path(yolo.ckpt_path).resolve(), yolo.ckpt)
     return yolo
@@ -68,7 +68,7 @@ def reopen(model: Any) -> YOLO:
 
 def goes_on(file: Path) -> bool:
     """Whether a checkpoint is of a run that has epochs left, so that resuming it goes on with it."""
-    checkpoint = _opened(file).ckpt
+    checkpoint = _opened(file).ckpt or {}
     epochs = (checkpoint.get("train_args") or {}).get("epochs", 0)
     return checkpoint.get("optimizer") is not None and checkpoint["epoch"] + 1 < epochs
 
@@ -97,10 +97,11 @@ def image_size(yolo: ultralytics.YOLO, given: Any) -> int:
         raise ArgumentError(f"imgsz={size}: must be a positive number. Received: {size}")
     stride = getattr(yolo.model, "stride", None)
     size = int(size) if isinstance(size, float) else size
-    return compat.check_imgsz(size, stride=32 if stride is None else stride, max_dim=1)
+    side: int = compat.check_imgsz(size, stride=32 if stride is None else stride, max_dim=1)
+    return side
 
 
-def with_model(yolo: ultralytics.YOLO, model: nn.Module) -> YOLO:
+def with_model(yolo: ultralytics.YOLO, model: nn.Module) -> ultralytics.YOLO:
     """Return a new `YOLO` object like another one but around another module; `copy.copy` would share the module.
 
     Args:
@@ -136,7 +137,7 @@ def _opened(model: Any) -> YOLO:
         raise ModelError(f"{model} is not a YOLO model that Ultralytics can load: {reason}") from e
 
 
-def _existing(path: str | Path) -> str:
+def _existing(path: str | os.PathLike[str]) -> str:
     """Name of a model file that Ultralytics' loader can open without going to the network.
 
     One exception: an official name such as yolov8n.pt, given without a folder, is fetched as Ultralytics does it.

@@ -39,11 +39,12 @@ def mark_pruned(
     Raises:
         PlanError: If the parent's YAML, cut by the plan, or the native YAML does not give this model.
     """
-    model.yaml = yaml_markers.cleared(model.yaml)  # a sparse run that came before is the parent's
+    theirs = model_facts.network(model)
+    theirs.yaml = yaml_markers.cleared(theirs.yaml)  # a sparse run that came before is the parent's
     before = yaml_markers.entry_of(model) or {"widths": {}, "provenance": None}
     history = before["provenance"]
     earlier = [] if history is None else [*history["earlier"], {k: v for k, v in history.items() if k != "earlier"}]
-    entry = {
+    entry: dict[str, Any] = {
         "version": yaml_markers.VERSION,
         "widths": _merge(before["widths"], plan.widths()),
         "numbers": {},
@@ -53,12 +54,12 @@ def mark_pruned(
         entry["widths"], entry["native"] = {}, True
         if table := moved_layers.joined(before.get(yaml_markers.LAYERS) or {}, layers or {}):
             entry[yaml_markers.LAYERS] = table
-        said = {k: v for k, v in native.items() if k in model.yaml}  # not what the cut model has lost
+        said = {k: v for k, v in native.items() if k in theirs.yaml}  # not what the cut model has lost
         require_stock_build(model, said)
-        model.yaml = said
+        theirs.yaml = said
         yaml_markers.mark(model, entry)
         return
-    fresh = model_builder.build(type(model), yaml_markers.true_yaml(model.yaml), model_facts.channels(model))
+    fresh = model_builder.build(type(model), yaml_markers.true_yaml(theirs.yaml), model_facts.channels(model))
     reshape(fresh, entry)
     _require_widths(model, entry["widths"])
     require_same_shape(fresh, model)
@@ -129,9 +130,9 @@ def network(yolo: ultralytics.YOLO, nc: int | None, pretrained: Any = True) -> n
     if (entry := yaml_markers.entry_of(yolo)) is not None:
         reshape(built, entry)
     if isinstance(pretrained, (str, Path)):
-        built.load(ultralytics.YOLO(pretrained).model, verbose=False)
+        model_facts.network(built).load(ultralytics.YOLO(pretrained).model, verbose=False)
     elif pretrained is not False and yolo.ckpt:
-        built.load(deepcopy(yolo.model).cpu(), verbose=False)
+        model_facts.network(built).load(deepcopy(yolo.model).cpu(), verbose=False)
     return built
 
 
@@ -171,7 +172,8 @@ def _width(model: nn.Module, name: str, side: str) -> int:
     if isinstance(owner, Tensor):
         return max(owner.shape)
     names = ("out_channels", "out_features", "num_features") if side == "outputs" else ("in_channels", "in_features")
-    return next(getattr(owner, n) for n in names if hasattr(owner, n))
+    width: int = next(getattr(owner, n) for n in names if hasattr(owner, n))
+    return width
 
 
 def require_same_shape(model: nn.Module, weights: nn.Module) -> None:
@@ -181,7 +183,7 @@ def require_same_shape(model: nn.Module, weights: nn.Module) -> None:
     """
     mine, theirs = model_facts.widths(model), model_facts.widths(weights)
     if model_facts.channels(model) != model_facts.channels(weights):
-        first = next(iter(theirs), None)
+        first = next(iter(theirs), "")
         mine.pop(first, None), theirs.pop(first, None)
     if mine == theirs:
         return

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,10 +14,15 @@ from yoloprune import files
 from yoloprune.backend import compat, run_folders
 from yoloprune.errors import ArgumentError
 
+if TYPE_CHECKING:
+    from ultralytics.engine.trainer import BaseTrainer as Trainer
+else:
+    Trainer = object  # a mixin: the class that takes it in is the trainer
+
 FILLED_IN = frozenset({"model", "mode", "resume", "task"})  # by `YOLO.train`, whatever the user asks for
 
 
-class WholeFiles:
+class WholeFiles(Trainer):
     """Mixin for Ultralytics trainers.
 
     Attributes:
@@ -45,10 +50,10 @@ class WholeFiles:
             ArgumentError: If a resumed run would drop an argument, or a new one write over what it starts from.
             PruneError: If the folder cannot be made.
         """
-        super().check_resume(overrides)  # type: ignore[misc]
+        super().check_resume(overrides)
         if compat.RANK != -1:
             return  # a worker: arguments and folder were settled where it was started
-        if self.resume:  # type: ignore[attr-defined]
+        if self.resume:
             self._require_kept(overrides)
             return
         reads = [self.args.model, self.args.pretrained, getattr(self.args, "distill_model", None)]
@@ -73,14 +78,14 @@ class WholeFiles:
         try:
             with files.staged(self.wdir) as part:
                 self.wdir, self.last, self.best = part, part / self.last.name, part / self.best.name
-                return super().save_model()  # type: ignore[misc]
+                return super().save_model()
         finally:
             self.wdir, self.last, self.best = places
 
     def final_eval(self) -> None:
         """Strip and validate as Ultralytics does; a stripped checkpoint replaces the other in one step."""
         with saving_at_once():
-            super().final_eval()  # type: ignore[misc]
+            super().final_eval()
 
 
 @contextlib.contextmanager
@@ -88,11 +93,11 @@ def saving_at_once() -> Iterator[None]:
     """`torch.save` replaces a file in one step: Ultralytics strips checkpoints in place."""
     plain = torch.save
 
-    def save(content: Any, file: Any, *args: Any, **kwargs: Any) -> None:
-        if isinstance(file, (str, os.PathLike)):
-            files.write_at_once(Path(file), lambda f: plain(content, f, *args, **kwargs))
+    def save(obj: object, f: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(f, (str, os.PathLike)):
+            files.write_at_once(Path(f), lambda file: plain(obj, file, *args, **kwargs))
         else:
-            plain(content, file, *args, **kwargs)
+            plain(obj, f, *args, **kwargs)
 
     torch.save = save
     try:

@@ -18,6 +18,7 @@ from torch import nn
 from ultralytics.models import yolo
 
 from yoloprune.backend import console, model_builder, model_facts, yaml_markers
+from yoloprune.backend.model_facts import network
 from yoloprune.checkpoint import rebuild
 from yoloprune.checkpoint.trainer_files import WholeFiles
 from yoloprune.errors import ModelError
@@ -61,24 +62,23 @@ class KeepsWidths(WholeFiles):
             cfg = yaml_markers.opened(cfg)
         if (entry := yaml_markers.entry_of(cfg)) is None:
             model = super().get_model(cfg=cfg, weights=weights, verbose=verbose)
-            if yaml_markers.entry_of(weights) or (
-                cfg is not None and cfg is getattr(weights, "yaml", None) and not weights.is_fused()
-            ):
-                rebuild.require_same_shape(
-                    model, weights
-                )  # pruned weights in another network, or a model cut but not saved
+            if weights is not None and (
+                yaml_markers.entry_of(weights)
+                or (cfg is not None and cfg is getattr(weights, "yaml", None) and not network(weights).is_fused())
+            ):  # pruned weights in another network, or a model cut but not saved
+                rebuild.require_same_shape(model, weights)
             return model
         model = super().get_model(cfg=yaml_markers.true_yaml(cfg), weights=None, verbose=False)
         rebuild.reshape(model, entry)
         yaml_markers.mark(model, entry)
         if weights is not None:
             rebuild.require_same_shape(model, weights)
-            model.load(weights)
+            network(model).load(weights)
         if console.is_main_process():
             how = f"{len(entry['widths'])} layers" if entry["widths"] else "its YAML says them"
             console.log("prune: ", f"rebuilt at the pruned widths ({how})")
             if verbose:
-                model.info()
+                network(model).info()
         return model
 
 
@@ -152,14 +152,11 @@ class YOLO(ultralytics.YOLO):
             # Naming the trainer keeps a list of data sets in this process, else each is left to a stock command line;
             # without a checkpoint Ultralytics would build anew from the YAML file that the model came from.
             trainer, self.ckpt = trainer or self._smart_load("trainer"), self.ckpt or {"model": self.model}
-        elif not self.ckpt and isinstance(self.model, nn.Module) and not self.model.is_fused():
+        elif not self.ckpt and isinstance(self.model, nn.Module) and not network(self.model).is_fused():
             # Ultralytics builds anew from the YAML file; a model that was cut in memory would grow back.
-            rebuild.require_same_shape(
-                model_builder.build(
-                    type(self.model), yaml_markers.true_yaml(self.model.yaml), model_facts.channels(self.model)
-                ),
-                self.model,
-            )
+            config = yaml_markers.true_yaml(network(self.model).yaml)
+            built = model_builder.build(type(self.model), config, model_facts.channels(self.model))
+            rebuild.require_same_shape(built, self.model)
         return super().train(trainer=trainer, **kwargs)
 
     def tune(self, *args: Any, **kwargs: Any) -> Any:

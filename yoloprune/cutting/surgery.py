@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,10 @@ from yoloprune.errors import PlanError
 from yoloprune.planning.plan import Keep, Plan
 from yoloprune.torch_internals import BatchNorm, ConvNd
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def cut(model: nn.Module, plan: Plan) -> nn.Module:
+
+def cut(model: Model, plan: Plan) -> Model:
     """Remove channels in place; only tensors and numbers change, every class stays what it was.
 
     Args:

@@ -12,7 +12,7 @@ from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.torch_internals import BatchNorm, ConvNd
 
 
-def batch_norm(module: nn.Module) -> Tensor | None:
+def batch_norm(module: nn.Module | None) -> Tensor | None:
     """|gamma| of a batch-norm layer (Liu et al. 2017, arXiv 1708.06519, section 3)."""
     return module.weight.abs() if isinstance(module, BatchNorm) and module.affine else None
 

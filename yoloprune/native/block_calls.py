@@ -111,8 +111,8 @@ class _Watcher(DispatchMode):
         return leave
 
     def _note(self, kind: str, child: str, takes: Sequence[Any], gives: Sequence[Any]) -> None:
-        known = [self.number(x) for x in takes]
-        if None in known or not all(isinstance(x, Tensor) and x.ndim == 4 for x in gives):
+        known = [number for x in takes if (number := self.number(x)) is not None]
+        if len(known) < len(takes) or not all(isinstance(x, Tensor) and x.ndim == 4 for x in gives):
             self.lost = True
             return
         first = len(self.values)

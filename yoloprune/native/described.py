@@ -79,7 +79,7 @@ def as_described(model: nn.Module, described: Described) -> nn.Module:
         fresh, save = model_builder.parse_rows(deepcopy(described.yaml), inputs)
     layers = []
     for origin, stock in zip(described.origins, fresh, strict=True):
-        whole = model.model[origin.layer]
+        whole = model_facts.network(model).model[origin.layer]
         module = stock if origin.child is None else whole.get_submodule(origin.child)
         module = copy(module) if origin.piece is None else piece_of(module, origin.piece)
         for key in ("i", "f", "type", "np"):
@@ -87,5 +87,6 @@ def as_described(model: nn.Module, described: Described) -> nn.Module:
         module.train(whole.training)
         layers.append(module)
     shell = deepcopy(model, {id(model.model): nn.Sequential()})
-    shell.model, shell.save = nn.Sequential(*layers), sorted(save)
+    theirs = model_facts.network(shell)
+    theirs.model, theirs.save = nn.Sequential(*layers), sorted(save)
     return shell

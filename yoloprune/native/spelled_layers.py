@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from yoloprune.backend import model_builder, model_facts, yaml_markers
+from yoloprune.backend.model_facts import network
 from yoloprune.cutting import surgery
 from yoloprune.errors import ModelError
 from yoloprune.native import attention_heads, width_arguments, yaml_rows
@@ -45,15 +46,16 @@ class SpelledLayers:
                 "the trainers of YOLO-World and YOLOE build the full network from the name of its file, whatever the "
                 "YAML in the checkpoint says (native=True is not possible)"
             )
-        if model.yaml.get("yoloprune", {}).get("widths"):
+        yaml = network(model).yaml
+        if yaml.get("yoloprune", {}).get("widths"):
             raise ModelError("the model was pruned to free widths before (native=True is possible for its parent only)")
-        self.graph, self.yaml = graph, yaml_markers.cleared(model.yaml)
+        self.graph, self.yaml = graph, yaml_markers.cleared(yaml)
         self.image = model_facts.channels(model)
         self.carried: frozenset[str] = frozenset()  # children of the head that loading takes over from the weights
         bones = deepcopy(model).to("meta")  # shapes without numbers
         self.heads = attention_heads.find(bones, graph)
         self.graph = replace(graph, heads={i: len(found) for i, found in self.heads.items()})
-        self._bones = {f"model.{i}": pickle.dumps(layer) for i, layer in enumerate(bones.model)}
+        self._bones = {f"model.{i}": pickle.dumps(layer) for i, layer in enumerate(network(bones).model)}
         self.full = np.array([g.size for g in graph.groups], dtype=np.float64)
         self._read = {
             axis.module: np.bincount(graph.group_of[classes], minlength=len(graph.groups)) / self.full
@@ -61,10 +63,10 @@ class SpelledLayers:
             if axis.side == "count"
         }
         self.layers = [self._layer(row) for row in yaml_rows.read(self.yaml)]
-        if self.carried and width_arguments.shape_of(
-            model_builder.rebuild(model, self.yaml).model[-1]
-        ) != width_arguments.shape_of(self.bone(self.layers[-1])):
-            raise _unsaid(self.layers[-1])
+        if self.carried:
+            head = network(model_builder.rebuild(model, self.yaml)).model[-1]
+            if width_arguments.shape_of(head) != width_arguments.shape_of(self.bone(self.layers[-1])):
+                raise _unsaid(self.layers[-1])
 
     def said(self, layer: Layer, alive: np.ndarray, widths: np.ndarray) -> Row | None:
         """The row with which stock Ultralytics builds the layer that a cut leaves, None if there is none."""
@@ -94,7 +96,8 @@ class SpelledLayers:
 
     def bone(self, layer: Layer) -> nn.Module:
         """A layer of the parent, shapes without numbers."""
-        return pickle.loads(self._bones[layer.prefix])  # ten times as fast as deepcopy
+        bone: nn.Module = pickle.loads(self._bones[layer.prefix])  # ten times as fast as deepcopy
+        return bone
 
     def _layer(self, row: Row) -> Layer:
         """Spell a row out and find its dials."""

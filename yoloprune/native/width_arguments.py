@@ -84,6 +84,7 @@ def find(layer: Layer, inputs: list[int], config: Mapping[str, Any]) -> Layer:
 
     row, twice = layer.row, [2 * n for n in inputs]
     whole = yaml_rows.build(row, inputs, config)
+    assert whole is not None, "the row has built its layer before"
     full, chained = widths_of(whole), row.repeats > 1 and type(whole) is nn.Sequential
     moves: dict[int, frozenset[str]] = {}
     joint = set()

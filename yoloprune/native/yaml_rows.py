@@ -133,7 +133,8 @@ def spellings(row: Row, config: Mapping[str, Any]) -> Iterator[Row]:
     _, width, ceiling = _scale(config)
 
     def scaled(value: Any) -> int:
-        return compat.make_divisible(min(value, ceiling) * width, 8)
+        rounded: int = compat.make_divisible(min(value, ceiling) * width, 8)
+        return rounded
 
     for at, value in enumerate(row.arguments):
         if isinstance(value, int) and not isinstance(value, bool) and value > 1:
@@ -173,7 +174,7 @@ def build(row: Row, inputs: Sequence[int], config: Mapping[str, Any], hands_on: 
             built = model_builder.parse({**alone, "backbone": listed, "head": []}, 8 if row.listed else inputs[0])
     except model_builder.RefusedError:
         return None
-    if after and built[-1].conv.in_channels != hands_on:
+    if after and built[-1].get_submodule("conv").in_channels != hands_on:
         return None
     return built[len(before)]
 

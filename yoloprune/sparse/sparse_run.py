@@ -65,11 +65,12 @@ class SparseRun:
         self.victims = np.zeros(self.graph.n_classes, dtype=bool)
         self.factors: list[Tensor] | None = None
         self.reached: dict[str, float] = {}
-        state = self.model.yaml.pop(STATE_KEY, None)
+        state = model_facts.network(self.model).yaml.pop(STATE_KEY, None)
         if trainer.resume and state:
             self.progress.begin_at(state["progress"], state["steps"])
             self._restore(state)
-        self._epoch, self._kept = -1, {}  # what was before the epoch that is running
+        self._epoch = -1  # the one that is running, and what was before it
+        self._kept: dict[str, Any] = {}
 
     # ---- optimizer hooks ---------------------------------------------------------------------------------------------
 
@@ -138,7 +139,8 @@ class SparseRun:
                 self.scales.lift(model, self.scales.removable & ~gone)
         self.reached = self._reached(gone)
         for model in (*ema, self.model):  # the trainer tells the EMA, but not a student in it
-            model.yaml.update(sealed(model.yaml, self._state()))
+            yaml = model_facts.network(model).yaml
+            yaml.update(sealed(yaml, self._state()))
 
     # ---- choice ------------------------------------------------------------------------------------------------------
 
