@@ -123,8 +123,33 @@ def cut_copy(model: nn.Module, plan: Plan) -> nn.Module:
     return surgery.cut(copy.deepcopy(model), plan)
 
 
+def cutting_plan(graph: ChannelGraph, seed: int) -> Plan:
+    """A random plan by which channels go; where the first draw takes none, the draw is repeated."""
+    draws = (random_alive(graph, seed + 1000 * again) for again in range(20))
+    alive = next((drawn for drawn in draws if not drawn.all()), None)
+    assert alive is not None, "no channel may go here; `assert_held` is for networks of which that is the point"
+    return graph.plan(alive)
+
+
+def numbers(model: nn.Module) -> int:
+    """How many numbers its parameters hold."""
+    return sum(p.numel() for p in model.parameters())
+
+
 def assert_exact(model: nn.Module, graph: ChannelGraph, example: Tensor, seeds: Sequence[int] = (0, 1, 2)) -> None:
-    """Random plans of the graph can be cut, and each cut model equals its masked parent; `verify` raises otherwise."""
+    """By random plans channels go, and each cut model equals its masked parent; `verify` raises otherwise."""
     for seed in seeds:
-        plan = graph.plan(random_alive(graph, seed))
-        comparison.verify(model, cut_copy(model, plan), plan, example)
+        plan = cutting_plan(graph, seed)
+        small = cut_copy(model, plan)
+        assert numbers(small) < numbers(model), "a plan by which channels go left every parameter as wide as it was"
+        comparison.verify(model, small, plan, example)
+
+
+def assert_held(model: nn.Module, graph: ChannelGraph, example: Tensor) -> None:
+    """No channel at all may go, and the plan that says so is taken for one that changes nothing."""
+    for tie in graph.ties:
+        assert not (range(1, tie.units) if tie.allowed is None else tie.allowed), f"{tie} can be cut"
+    plan = graph.plan(random_alive(graph, 0))
+    small = cut_copy(model, plan)
+    assert numbers(small) == numbers(model)
+    comparison.verify(model, small, plan, example)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from conftest import assert_exact, conv, noise, settle
+from conftest import assert_exact, assert_held, conv, noise, settle
 from torch import Tensor, nn
 
 from yoloprune.planning.channel_graph import ChannelGraph
@@ -41,6 +41,13 @@ def exact(model: nn.Module, image: Tensor = IMAGE) -> ChannelGraph:
     """Trace, and check that random plans are cut exactly, also on a larger batch than the traced one."""
     graph = trace(model, image)
     assert_exact(model, graph, torch.cat([image, image.flip(-1) * 2]))
+    return graph
+
+
+def held(model: nn.Module, image: Tensor = IMAGE) -> ChannelGraph:
+    """Trace, and check that no channel at all may go."""
+    graph = trace(model, image)
+    assert_held(model, graph, torch.cat([image, image.flip(-1) * 2]))
     return graph
 
 

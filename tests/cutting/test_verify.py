@@ -317,7 +317,9 @@ def test_a_branch_dropped_at_random_does_not_fail_a_right_cut(seed: int) -> None
 def test_state_that_a_forward_pass_changes_is_put_back() -> None:
     """Spectral norm takes a step of its power iteration at every forward pass in training mode."""
     torch.manual_seed(0)
-    model = nn.Sequential(conv(3, 8), nn.utils.parametrizations.spectral_norm(conv(8, 8)), conv(8, 2)).eval()
+    model = nn.Sequential(
+        conv(3, 6), conv(6, 8), nn.utils.parametrizations.spectral_norm(conv(8, 8)), conv(8, 2)
+    ).eval()
     before = copy.deepcopy(model.state_dict())
     assert_exact(model, trace(model, IMAGE), IMAGE)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
