@@ -15,10 +15,10 @@ from yoloprune.settings.signatures import declaration
 STUB = Path(__file__).resolve().parents[1] / "yoloprune" / "api.pyi"
 ROWS = "list[dict[str, Any]]"
 COMMANDS = {
-    "train-sparse": "YOLO",
+    "train-sparse": "StockYOLO",
     "prune": "StockYOLO",
     "sweep": ROWS,
-    "finetune": "YOLO",
+    "finetune": "StockYOLO",
     "val": ROWS,
     "info": ROWS,
 }
@@ -29,7 +29,6 @@ from typing import Any, Literal, TypeAlias
 
 from ultralytics.models.yolo.model import YOLO as StockYOLO
 
-from yoloprune.checkpoint.trainers import YOLO
 from yoloprune.planning.channel_graph import ChannelGraph
 
 __all__ = ["compare", "finetune", "info", "prune", "sweep", "trace", "train_sparse", "val"]

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import ultralytics
 
 from yoloprune.checkpoint.loading import ModelSource
-from yoloprune.checkpoint.trainers import YOLO
 from yoloprune.commands import finetune as _finetune
 from yoloprune.commands import info as _info
 from yoloprune.commands import prune as _prune
@@ -35,7 +34,7 @@ def _told(function: Command) -> Command:
 
 
 @_told
-def train_sparse(model: ModelSource, **given: Any) -> YOLO:
+def train_sparse(model: ModelSource, **given: Any) -> ultralytics.YOLO:
     """Train with Ultralytics while the least useful channels fade to exactly zero, until the budget is met.
 
     Returns:
@@ -82,7 +81,7 @@ def sweep(model: ModelSource, **given: Any) -> list[dict[str, Any]]:
 
 
 @_told
-def finetune(model: ModelSource, **given: Any) -> YOLO:
+def finetune(model: ModelSource, **given: Any) -> ultralytics.YOLO:
     """Train a pruned model with Ultralytics; every width stays.
 
     Returns:

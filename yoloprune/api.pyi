@@ -5,7 +5,6 @@ from typing import Any, Literal, TypeAlias
 
 from ultralytics.models.yolo.model import YOLO as StockYOLO
 
-from yoloprune.checkpoint.trainers import YOLO
 from yoloprune.planning.channel_graph import ChannelGraph
 
 __all__ = ["compare", "finetune", "info", "prune", "sweep", "trace", "train_sparse", "val"]
@@ -32,7 +31,7 @@ def train_sparse(
     keep: str | Sequence[str] = (),
     native: bool | Literal["tied"] | None = None,
     **ultralytics_arguments: Any,
-) -> YOLO: ...
+) -> StockYOLO: ...
 def prune(
     model: ModelSource,
     *,
@@ -76,7 +75,7 @@ def finetune(
     *,
     distill: Literal["parent"] | None = None,
     **ultralytics_arguments: Any,
-) -> YOLO: ...
+) -> StockYOLO: ...
 def val(
     model: ModelSource,
     against: ModelSource | None = None,

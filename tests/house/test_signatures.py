@@ -22,7 +22,8 @@ NAMES = ("train-sparse", "prune", "sweep", "finetune", "val", "info")
 SCRIPT = """
 from pathlib import Path
 import yoloprune
-from yoloprune import Budget, Limits, YOLO, finetune, prune
+from ultralytics.models.yolo.model import YOLO
+from yoloprune import Budget, Limits, finetune, prune
 
 child = prune("best.pt", flops=0.5, score="taylor", native="tied", keep=["neck"], data="my.yaml", imgsz=320)
 tuned: YOLO = finetune(Path("pruned.pt"), distill="parent", epochs=3)

@@ -16,7 +16,7 @@ from yoloprune.reporting import run_report
 from yoloprune.settings.requests import FinetuneRequest
 
 
-def run(request: FinetuneRequest) -> saving.YOLO:
+def run(request: FinetuneRequest) -> ultralytics.YOLO:
     """Fine-tune, see `api.finetune`."""
     compat.require("finetune")
     model, passed = request.model, request.host

@@ -23,7 +23,7 @@ from yoloprune.sparse import reach
 from yoloprune.sparse.callback import SparseTraining
 
 
-def run(request: TrainSparseRequest) -> saving.YOLO:
+def run(request: TrainSparseRequest) -> ultralytics.YOLO:
     """Train sparse, see `api.train_sparse`."""
     compat.require("train-sparse")
     model, passed = request.model, request.host
