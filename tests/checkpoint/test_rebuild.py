@@ -133,7 +133,7 @@ def test_the_next_step_is_that_of_the_family_for_subclasses_too(kind: str) -> No
     mine = type("Mine", (getattr(nets, kind),), {})
     child: Any = types.SimpleNamespace(model=mine.__new__(mine))
     choice: Any = types.SimpleNamespace(yaml=None)
-    trains = kind == "DetectionModel"
+    trains = kind != "WorldModel"
     said = prune._next_step(child, Path("p.pt"), choice, "d.yaml", unrepaired=False)
     assert said.startswith("yoloprune finetune" if trains else "yolo val"), said
     assert (yaml_markers.untrainable(child.model) is None) == trains

@@ -58,6 +58,8 @@ def mark_pruned(
         yaml_markers.mark(model, entry)
         return
     _require_widths(model, entry["widths"])
+    if not entry["widths"] and own_network.difference(model) is not None:
+        entry["own"] = True  # nobody can say what was cut, and yet its YAML says another network
     yaml_markers.mark(model, entry)
 
 

@@ -102,8 +102,8 @@ class KeepsWidths(WholeFiles):
         """A copy of the checkpoint's network for this data set, with the weights that the training begins with."""
         if model_facts.network(own).is_fused():
             raise PlanError("These weights are fused for inference and cannot be trained. Load the checkpoint again.")
-        points = model_facts.network(own).yaml.get("kpt_shape")
-        if points is not None and list(points) != list(there := self.data["kpt_shape"]):
+        points, there = model_facts.network(own).yaml.get("kpt_shape"), self.data.get("kpt_shape")
+        if points and there and list(points) != list(there):
             raise ModelError(f"data: its kpt_shape is {there}, the model's {points}. Train the parent on it.")
         model = own_network.to_train(own, self.data.get("nc"), self.data["channels"], fresh=weights is None)
         theirs = model_facts.network(model)
