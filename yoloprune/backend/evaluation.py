@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from yoloprune.backend import compat, model_facts
+from yoloprune.errors import ArgumentError
 
 
 def measure(model: nn.Module, imgsz: int, file: str | Path | None = None) -> dict[str, float]:
@@ -41,8 +42,19 @@ def fused_copy(model: nn.Module) -> nn.Module:
 
 
 def device(name: Any) -> torch.device:
-    """Device from Ultralytics' `device=` argument."""
-    found: torch.device = compat.select_device("" if name is None else name, verbose=False)
+    """Device from Ultralytics' `device=` argument.
+
+    Raises:
+        ArgumentError: If it is not there, or no device of torch. Ultralytics takes the CPU where MPS is missing.
+    """
+    try:
+        found = compat.select_device("" if name is None else name, verbose=False)
+    except (ValueError, RuntimeError) as e:  # the first line names it, the others are a manual
+        raise ArgumentError(f"device={name}: {str(e).splitlines()[0]}") from None
+    if not isinstance(found, torch.device):
+        raise ArgumentError(f"device={name}: must be cpu, mps or the number of a GPU. Received: {name}")
+    if str(name).lower().startswith("mps") and not torch.backends.mps.is_available():
+        raise ArgumentError(f"device={name}: there is no MPS device here. Use device=cpu")
     return found
 
 

@@ -31,8 +31,8 @@ class Run:
 
     def drop_unused(self) -> None:
         """Remove the folder of a run that was refused before it began, so that the next one gets its name."""
-        begun = {f.name for f in self.folder.glob("*")} - {ARGS, "labels.jpg", "weights"}
-        if self.made and self.folder.is_dir() and not begun and not any(self.folder.glob("weights/*")):
+        begun = {f.name for f in self.folder.rglob("*") if not f.is_dir()} - {ARGS, "labels.jpg"}
+        if self.made and self.folder.is_dir() and not begun:
             shutil.rmtree(self.folder)
 
     def __enter__(self) -> Path:

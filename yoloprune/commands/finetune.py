@@ -8,7 +8,7 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune.backend import compat, console, datasets, evaluation, model_facts, moved_layers, yaml_markers
+from yoloprune.backend import compat, console, datasets, evaluation, host_arguments, model_facts, yaml_markers
 from yoloprune.checkpoint import provenance, saving
 from yoloprune.commands import interruptions
 from yoloprune.errors import ArgumentError
@@ -19,6 +19,7 @@ from yoloprune.settings.requests import FinetuneRequest
 def run(request: FinetuneRequest) -> ultralytics.YOLO:
     """Fine-tune, see `api.finetune`."""
     compat.require("finetune")
+    host_arguments.require(request.host)
     model, passed = request.model, request.host
     if passed.get("resume"):
         yolo = saving.reopen(interruptions.resumed(model, passed))
@@ -38,8 +39,8 @@ def run(request: FinetuneRequest) -> ultralytics.YOLO:
     if request.distill == "parent":
         passed["distill_model"] = str(provenance.parent_file(yolo))
     require_teachable(yolo, passed)
-    if (table := moved_layers.table_of(yolo.model)) and "freeze" in passed:  # which means the parent's layers
-        passed["freeze"] = moved_layers.frozen_layers(passed["freeze"], table)
+    if passed.get("freeze") is not None:
+        passed["freeze"] = host_arguments.frozen_layers(yolo.model, passed["freeze"])
     before = model_facts.widths(yolo.model)
     with interruptions.going_on(yolo, "finetune"):
         yolo.train(**passed)

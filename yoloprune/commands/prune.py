@@ -11,7 +11,7 @@ from typing import Any
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import compat, console, datasets, evaluation, run_folders, yaml_markers
+from yoloprune.backend import compat, console, datasets, evaluation, host_arguments, run_folders, yaml_markers
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import cut_and_repair
@@ -55,6 +55,7 @@ class PruneResult:
 def run(request: PruneRequest) -> PruneResult:
     """Prune, see `api.prune`."""
     compat.require("prune")
+    host_arguments.require(request.host)
     model: ModelSource = request.model
     parent = saving.load(model)
     imgsz = saving.image_size(parent, request.passed.get("imgsz"))

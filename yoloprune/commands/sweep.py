@@ -13,7 +13,7 @@ import numpy as np
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import compat, console, datasets, evaluation, run_folders
+from yoloprune.backend import compat, console, datasets, evaluation, host_arguments, run_folders
 from yoloprune.checkpoint import saving
 from yoloprune.commands import cut_and_repair
 from yoloprune.errors import BudgetError
@@ -32,6 +32,7 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
     The trace, the scores and the calibration images are the same for all points. Rows go to `sweep.csv` one by one.
     """
     compat.require("sweep")
+    host_arguments.require(request.host)
     model, passed, within = request.model, request.host, request.within
     parent = saving.load(model)
     passed["data"] = datasets.given_or_own(parent, passed.get("data"), "sweep")

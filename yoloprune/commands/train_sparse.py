@@ -10,7 +10,7 @@ from typing import Any
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import compat, console, datasets
+from yoloprune.backend import compat, console, datasets, host_arguments
 from yoloprune.backend.yaml_markers import STATE_KEY
 from yoloprune.checkpoint import rebuild, saving, trainers
 from yoloprune.commands import finetune, interruptions
@@ -26,6 +26,7 @@ from yoloprune.sparse.callback import SparseTraining
 def run(request: TrainSparseRequest) -> ultralytics.YOLO:
     """Train sparse, see `api.train_sparse`."""
     compat.require("train-sparse")
+    host_arguments.require(request.host)
     model, passed = request.model, request.host
     if passed.get("resume"):
         yolo = saving.reopen(interruptions.resumed(model, passed))
@@ -36,6 +37,8 @@ def run(request: TrainSparseRequest) -> ultralytics.YOLO:
         yolo = saving.load(model)
         if trainers.driver_of(yolo) is not None:
             raise ArgumentError("model: it has a SparseTraining attached. Detach that, or train with model.train(...).")
+        if passed.get("freeze") is not None:
+            passed["freeze"] = host_arguments.frozen_layers(yolo.model, passed["freeze"])
         sparse = SparseTraining(request.config)
         _require_reach(yolo, sparse.config, passed)
     finetune.require_teachable(yolo, passed)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from yoloprune.backend import compat, console, datasets, evaluation, run_folders
+from yoloprune.backend import compat, console, datasets, evaluation, host_arguments, run_folders
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.probing.forward import placed
@@ -22,6 +22,7 @@ from yoloprune.settings.requests import ValRequest
 def run(request: ValRequest) -> list[dict[str, Any]]:
     """Validate, side by side with another model when one is given, see `api.val`."""
     compat.require("val")
+    host_arguments.require(request.host)
     model, against = request.model, request.against
     alone = Path(model).stem if isinstance(model, (str, Path)) else "network"  # "model" would be renamed, and warned of
     return compare({alone: model} if against is None else {"parent": against, "pruned": model}, **request.host)

@@ -10,6 +10,7 @@ from typing import Any
 from yoloprune.errors import ArgumentError
 from yoloprune.settings import keys, own_options, recipes
 from yoloprune.settings.commands import COMMANDS, Command
+from yoloprune.settings.host_ranges import is_number
 from yoloprune.settings.requests import REQUESTS, Asked, Request
 
 
@@ -63,8 +64,7 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: Mapping[str
             example = {"model": "yolov8n.pt", "data": "coco8.yaml"}[key]
             raise ArgumentError(f"{spec.name} needs '{key}', i.e. {key}={example}")
     _check_project(passed.get("project"))
-    if (seed := passed.get("seed")) is not None and seed < 0:
-        raise ArgumentError(f"seed={seed}: must be 0 or more. Received: {seed}")
+    _check_fraction(passed)
     if spec.name == "train-sparse" and isinstance(passed.get("data"), (list, tuple)):
         raise ArgumentError(f"data={passed['data']}: train-sparse takes one data set. Received: {len(passed['data'])}")
     if spec.name in own_options.EXCLUSIVE:
@@ -76,6 +76,16 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: Mapping[str
             settings.update(own_options.DEFAULT_BUDGET[spec.name])
     if spec.name == "finetune" and settings["distill"] and passed.get("distill_model"):
         raise ArgumentError("distill=parent: must not be combined with distill_model=, which names another teacher")
+
+
+def _check_fraction(passed: Mapping[str, Any]) -> None:
+    """Raise where `fraction=`, which may be a number of images, asks for fewer than one batch: a percentage, perhaps."""
+    fraction, batch = passed.get("fraction"), passed.get("batch") or keys.host_defaults()["batch"]
+    if is_number(fraction) and 1 < fraction < batch:
+        raise ArgumentError(
+            f"fraction={fraction}: must be a fraction up to 1, or a number of images that fills a batch of {batch}. "
+            f"Received: {fraction}"
+        )
 
 
 def _check_project(project: Any) -> None:
