@@ -179,7 +179,7 @@ def test_numbers_that_cannot_be_meant(wrong: str) -> None:
 
 
 def test_numbers_at_the_edge_of_their_range() -> None:
-    good = "workers=0 time=0.1 seed=4294901760 imgsz=32768 batch=-1 close_mosaic=0 multi_scale=0 fraction=1 warmup_epochs=0"
+    good = "workers=0 time=0.1 seed=4294901760 imgsz=32768 batch=-1 close_mosaic=0 multi_scale=0 fraction=1"
     assert ok(f"{SPARSE} {good}").passed["batch"] == -1
     assert ok(f"{SPARSE} fraction=16").passed["fraction"] == 16  # a number of images
     assert ok(f"{SPARSE} fraction=8 batch=8").passed["fraction"] == 8

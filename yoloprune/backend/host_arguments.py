@@ -1,4 +1,4 @@
-"""Ultralytics' arguments, judged by Ultralytics before anything is loaded or made, and what it does not judge itself."""
+"""Ultralytics' arguments, judged before anything is loaded or made: by Ultralytics, and what it does not judge."""
 
 from __future__ import annotations
 

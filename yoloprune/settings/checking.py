@@ -79,7 +79,7 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: Mapping[str
 
 
 def _check_fraction(passed: Mapping[str, Any]) -> None:
-    """Raise where `fraction=`, which may be a number of images, asks for fewer than one batch: a percentage, perhaps."""
+    """Raise where `fraction=`, which may be a number of images, asks for less than a batch: a percentage, perhaps."""
     fraction, batch = passed.get("fraction"), passed.get("batch") or keys.host_defaults()["batch"]
     if is_number(fraction) and 1 < fraction < batch:
         raise ArgumentError(

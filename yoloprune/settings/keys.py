@@ -116,7 +116,7 @@ def check_keys(given: Mapping[str, Any], command: Command) -> dict[str, Any]:
 
 
 def check_host_value(key: str, value: Any) -> Any:
-    """Return an Ultralytics value whose type fits the type of its default, in a range that Ultralytics does not check."""
+    """Return an Ultralytics value whose type fits the type of its default; see `host_ranges` for what else it has to."""
     default = _read_host_defaults().get(key)
     value = smart_value(value) if isinstance(value, str) and key not in VERBATIM else plain_value(value)
     check_range(key, value)
