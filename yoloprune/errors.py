@@ -5,15 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def raised_by(error: BaseException) -> str:
-    """Which of yoloprune and ultralytics is nearest to a failure, empty for neither; libraries below do not count."""
+def raised_in(error: BaseException) -> str:
+    """Which module of yoloprune or ultralytics is nearest to a failure, empty for none; others do not count."""
     nearest, traceback = "", error.__traceback__
     while traceback is not None:
-        package = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package in {"yoloprune", "ultralytics"}:
-            nearest = package
+        module = str(traceback.tb_frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] in {"yoloprune", "ultralytics"}:
+            nearest = module
         traceback = traceback.tb_next
     return nearest
+
+
+def raised_by(error: BaseException) -> str:
+    """Which of yoloprune and ultralytics is nearest to a failure, empty for neither."""
+    return raised_in(error).partition(".")[0]
 
 
 class PruneError(ValueError):

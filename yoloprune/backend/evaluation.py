@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from yoloprune.backend import compat, model_facts
+from yoloprune.backend import compat, datasets, model_facts
 from yoloprune.errors import ArgumentError
 
 
@@ -60,7 +60,8 @@ def device(name: Any) -> torch.device:
 
 def validate(yolo: Any, arguments: Mapping[str, Any]) -> None:
     """Run Ultralytics' validation with its own defaults for what is not given."""
-    yolo.val(**{"plots": False, **arguments})
+    with datasets.reading(arguments.get("data")):
+        yolo.val(**{"plots": False, **arguments})
 
 
 def metrics(yolo: Any) -> dict[str, float]:

@@ -106,11 +106,6 @@ def new_run(task: str, name: str, arguments: Mapping[str, Any]) -> Run:
     return claim(compat.get_cfg(overrides={"task": task, "mode": "train", **given}))
 
 
-def run_folder(task: str, name: str, arguments: Mapping[str, Any]) -> Path:
-    """The folder of `new_run`, for runs that keep what they have when they fail."""
-    return new_run(task, name, arguments).folder
-
-
 def write_args(folder: Path, arguments: Mapping[str, Any]) -> None:
     """Write args.yaml as Ultralytics does; paths and devices, which YAML knows nothing of, as text."""
     told = plain(arguments)

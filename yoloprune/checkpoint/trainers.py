@@ -10,6 +10,7 @@ trainers the first module's name in `model.yaml` is replaced by a sentence: the 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -61,7 +62,8 @@ class KeepsWidths(WholeFiles):
                 raise ModelError(yaml_markers.STOP_SPARSE)
             cfg = yaml_markers.opened(cfg)
         if (entry := yaml_markers.entry_of(cfg)) is None:
-            model = super().get_model(cfg=cfg, weights=weights, verbose=verbose)
+            # A copy, because Ultralytics writes the number of channels of the data into what may be the weights' YAML
+            model = super().get_model(cfg=deepcopy(cfg), weights=weights, verbose=verbose)
             if weights is not None and (
                 yaml_markers.entry_of(weights)
                 or (cfg is not None and cfg is getattr(weights, "yaml", None) and not network(weights).is_fused())

@@ -42,7 +42,7 @@ def run(request: TrainSparseRequest) -> ultralytics.YOLO:
         sparse = SparseTraining(request.config)
         _require_reach(yolo, sparse.config, passed)
     finetune.require_teachable(yolo, passed)
-    with sparse.attached(yolo), interruptions.going_on(yolo, "train-sparse"):
+    with sparse.attached(yolo), interruptions.going_on(yolo, "train-sparse"), datasets.reading(passed.get("data")):
         yolo.train(**passed)
     folder = Path(yolo.trainer.save_dir)
     if console.is_main_process() and (log := folder / "sparsity.csv").is_file():

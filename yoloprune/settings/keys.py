@@ -116,7 +116,7 @@ def check_keys(given: Mapping[str, Any], command: Command) -> dict[str, Any]:
 
 
 def check_host_value(key: str, value: Any) -> Any:
-    """Return an Ultralytics value whose type fits the type of its default; see `host_ranges` for what else it has to."""
+    """Return an Ultralytics value whose type fits the type of its default; for its range see `host_ranges`."""
     default = _read_host_defaults().get(key)
     value = smart_value(value) if isinstance(value, str) and key not in VERBATIM else plain_value(value)
     check_range(key, value)
