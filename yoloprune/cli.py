@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
         (int): Exit status: 0 done, 2 wrong argument, 1 any other expected failure, 130 interrupted.
     """
     words = sys.argv[1:] if argv is None else list(argv)
+    if argv is None and not sys.flags.safe_path and not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())  # where users have the modules of their own layers, and 'python -m' finds them
     try:
         if not words or HELP_WORDS.intersection(words):
             print(_help([w for w in words if w not in HELP_WORDS and "=" not in w]))

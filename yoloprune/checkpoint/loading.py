@@ -12,6 +12,7 @@ import ultralytics
 from torch import nn
 
 from yoloprune.backend import compat, console, model_facts, official_weights
+from yoloprune.checkpoint import foreign_files
 from yoloprune.checkpoint.trainers import YOLO
 from yoloprune.errors import ArgumentError, ModelError, raised_by
 from yoloprune.torch_internals import CHILDREN, is_out_of_memory
@@ -129,12 +130,24 @@ def _opened(model: Any) -> YOLO:
     file = _existing(model)
     try:
         with compat.replaced({"AUTOINSTALL": False}):  # or packages that a checkpoint names are installed by pip
-            return YOLO(file)
+            yolo = ultralytics.RTDETR(file) if _says_rtdetr(file) else YOLO(file)
     except Exception as e:  # unpickling a file that is not a checkpoint can raise anything
         if raised_by(e) != "ultralytics" or is_out_of_memory(e):
             raise
         reason = (str(e).strip() or type(e).__name__).splitlines()[0].removeprefix("ERROR ❌️ ")
+        reason = foreign_files.remedy(file, e) or reason
         raise ModelError(f"{model} is not a YOLO model that Ultralytics can load: {reason}") from e
+    if not isinstance(model_facts.student(yolo.model), compat.BaseModel):
+        raise ModelError(foreign_files.BARE_NETWORK.format(file=file))
+    return yolo
+
+
+def _says_rtdetr(file: str) -> bool:
+    """Whether a model YAML is of an RT-DETR, which has a class of its own; of a checkpoint Ultralytics finds out."""
+    if not file.endswith((".yaml", ".yml")):
+        return False
+    rows = compat.tasks.yaml_model_load(file).get("head") or [[]]
+    return "RTDETR" in str(rows[-1])
 
 
 def _existing(path: str | os.PathLike[str]) -> str:
@@ -160,6 +173,8 @@ def _existing(path: str | os.PathLike[str]) -> str:
         inside = [f for f in (Path(file, "weights", "best.pt"), Path(file, "best.pt")) if f.is_file()]
         raise ModelError(f"{file} is a folder. Give the .pt checkpoint{f' {inside[0]}' if inside else ''} in it.")
     if suffix != ".pt" or not Path(file).is_file():
+        if Path(file).is_file() and foreign_files.looks_pickled(file):
+            raise ModelError(f"{file} does not end in .pt, by which Ultralytics knows a checkpoint. Rename it.")
         raise ModelError(
             f"{file} is not a .pt checkpoint. Exported models cannot be pruned: use what they came from. Stock "
             "commands such as 'yolo val' take them."
