@@ -195,6 +195,7 @@ def _solve(
 
     Every output has its own weights over the positions, but one matrix is factored for all: the first step solves the
     unweighted problem, and as weights are at most 1, each further step with its matrix comes closer (majorisation).
+    That matrix has the size of the inputs or of the positions, whichever are fewer.
 
     Args:
         weight (Tensor): Present weights, shape (O, …).
@@ -222,18 +223,25 @@ def _solve(
     if before < 1e-10:  # nothing has changed up to here
         return torch.zeros_like(weight), torch.zeros_like(constant), (before, before)
     middle = x.mean(1, keepdim=True) * movable
-    if movable:
-        x = torch.cat((x - middle, torch.ones_like(x[:, :, :1])), 2)
-    gram = x.mT @ x
-    diagonal = gram.diagonal(dim1=1, dim2=2)
-    held = torch.zeros_like(diagonal)  # the constant is not
-    held[:, :width] = ridge * diagonal[:, :width].mean(1, keepdim=True).clamp_min(1e-30)
-    diagonal += held
-    factor = torch.linalg.cholesky(gram)
-    change = torch.cholesky_solve(x.mT @ missing, factor)
+    x = x - middle  # so that the constant has no part in what the weights make
+    held = ridge * (x.square().sum((1, 2), keepdim=True) / width).clamp_min(1e-30)
+    dual = count < width  # then the weights are a sum of the rows, and how much of each is the smaller problem
+    matrix = x @ x.mT if dual else x.mT @ x
+    matrix.diagonal(dim1=1, dim2=2).add_(held[..., 0])
+    factor = torch.linalg.cholesky(matrix)
+
+    def made(by: Tensor) -> Tensor:
+        return matrix @ by - held * by if dual else x @ by
+
+    def step(rest: Tensor, by: Tensor | float) -> Tensor:
+        return torch.cholesky_solve((rest if dual else x.mT @ rest) - held * by, factor)
+
+    solution, added = step(missing, 0.0), missing.mean(1, keepdim=True) * movable
     for _ in range(0 if importance is None else STEPS):
-        rest = matters * (missing - x @ change)
-        change += torch.cholesky_solve(x.mT @ rest - held[..., None] * change, factor)
-    after = float((matters * (missing - x @ change).square()).sum() / variance)
-    change, shift = change[:, :width].mT, change[:, width:].sum(1)  # without a constant the sum is empty
-    return change.reshape(weight.shape), (shift - (change @ middle.mT)[..., 0]).flatten(), (before, after)
+        rest = matters * (missing - made(solution) - added)
+        solution += step(rest, solution)
+        added += rest.mean(1, keepdim=True) * movable
+    after = float((matters * (missing - made(solution) - added).square()).sum() / variance)
+    change = (x.mT @ solution if dual else solution).mT
+    shift = added.mT - change @ middle.mT
+    return change.reshape(weight.shape), shift.flatten(), (before, after)
