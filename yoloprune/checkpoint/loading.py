@@ -11,7 +11,7 @@ from typing import Any
 import ultralytics
 from torch import nn
 
-from yoloprune.backend import compat, console, model_facts, official_weights
+from yoloprune.backend import compat, console, model_facts, official_weights, records
 from yoloprune.checkpoint import foreign_files
 from yoloprune.checkpoint.trainers import YOLO
 from yoloprune.errors import ArgumentError, ModelError, raised_by
@@ -39,6 +39,7 @@ def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> ultr
             raise ModelError(f"{model.model_name} is an exported model. Use the .pt checkpoint it was exported from.")
         if prunable:
             model_facts.check_prunable(model.model)
+        records.require_sound(model_facts.student(model.model), "model")
         yolo = with_model(model, deepcopy(model.model).float().eval())
         for event, functions in model.callbacks.items():
             yolo.callbacks[event] = list(functions)  # the user's; what is added to this object stays off the other
@@ -139,6 +140,7 @@ def _opened(model: Any) -> YOLO:
         raise ModelError(f"{model} is not a YOLO model that Ultralytics can load: {reason}") from e
     if not isinstance(model_facts.student(yolo.model), compat.BaseModel):
         raise ModelError(foreign_files.BARE_NETWORK.format(file=file))
+    records.require_sound(model_facts.student(yolo.model), str(model))
     return yolo
 
 

@@ -10,13 +10,12 @@ from typing import Any
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import compat, console, datasets, host_arguments
+from yoloprune.backend import compat, console, datasets, host_arguments, records
 from yoloprune.backend.yaml_markers import STATE_KEY
 from yoloprune.checkpoint import rebuild, saving, trainers
 from yoloprune.commands import finetune, interruptions
 from yoloprune.errors import ArgumentError
 from yoloprune.reporting import plots, run_report
-from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.requests import TrainSparseRequest
 from yoloprune.settings.sparse_config import SparseConfig
 from yoloprune.sparse import reach
@@ -71,8 +70,7 @@ def _interrupted(yolo: ultralytics.YOLO, new: SparseConfig) -> SparseConfig:
             "resume: this checkpoint is not of a sparse run. A fine-tuning goes on with "
             "'yoloprune finetune model=... resume', a stock training with 'yolo train resume model=...'."
         )
-    saved = dict(state["config"])
-    old = SparseConfig(budget=Budget(**saved.pop("budget")), limits=Limits(**saved.pop("limits")), **saved)
+    old = records.sparse_config(state)
     if not new.budget.empty and new.budget != old.budget:
         raise ArgumentError(
             f"resume: this run has the target {old.budget}, which cannot change. Received: {new.budget}"
