@@ -45,10 +45,7 @@ def damaged(yolo: ultralytics.YOLO, key: str, change: Damage) -> str:
     "change",
     [
         *(lambda _: "text", lambda _: {}, lambda _: [1], lambda _: None, lambda _: 3),
-        *(
-            lambda r, k=k: {n: v for n, v in r.items() if n != k}
-            for k in ("version", "widths", "numbers", "provenance", "yaml")
-        ),
+        *(lambda r, k=k: {n: v for n, v in r.items() if n != k} for k in ("version", "widths", "provenance", "yaml")),
         *(lambda r, k=k: {**r, k: "text"} for k in ("version", "widths", "numbers", "provenance", "yaml", "layers")),
         *(lambda r, v=v: {**r, "widths": v} for v in ([1], {"model.0.conv": 3}, {"model.0.conv": {"bogus": 1}})),
         *(lambda r, v=v: {**r, "provenance": {**r["provenance"], "parent": v}} for v in ("name", {}, {"name": 1})),

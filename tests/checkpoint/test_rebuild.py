@@ -15,7 +15,7 @@ from torch import nn
 from ultralytics.nn import tasks as nets
 
 from yoloprune.backend import model_facts, yaml_markers
-from yoloprune.checkpoint import saving, trainers
+from yoloprune.checkpoint import models, saving
 from yoloprune.commands import prune
 from yoloprune.commands.demo_images import NAMES
 from yoloprune.errors import ModelError, PlanError
@@ -76,7 +76,7 @@ def test_weights_of_a_pruned_model_never_go_into_another(pruned: Path, parent: P
     before = copy.deepcopy(yolo.model.state_dict())
     for weights in (pruned, model, {"model": model}):
         with pytest.raises(PlanError, match="own checkpoint"):
-            trainers.YOLO.load(yolo, weights)
+            models.YOLO.load(yolo, weights)
     assert all(torch.equal(v, before[k]) for k, v in yolo.model.state_dict().items())
     saving.load(pruned).load(pruned)
     with pytest.raises(PlanError, match="do not have the shape"):

@@ -17,7 +17,6 @@ from ultralytics.engine.trainer import BaseTrainer
 import yoloprune
 from yoloprune import files
 from yoloprune.backend import console
-from yoloprune.checkpoint import trainers
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.errors import ArgumentError, BudgetError, ModelError, PlanError, WriteError
 from yoloprune.settings.command_line import parse
@@ -114,7 +113,7 @@ def test_a_trainer_that_is_refused_leaves_no_folder(data: str, tiny: Path, small
         with pytest.raises(PlanError, match="do not have the shape"):
             yoloprune.finetune(small, **told, name="run", exist_ok=exist_ok, pretrained=str(tiny))
         with pytest.raises(ModelError, match="bring its dead channels back"):
-            trainers.YOLO(sealed).train(**told, name="run", exist_ok=exist_ok)
+            yoloprune.YOLO(sealed).train(**told, name="run", exist_ok=exist_ok)
     assert {f.name for f in tmp_path.iterdir()} == {"run", "sparse"}
     assert contents(tmp_path / "run") == {"results.csv": b"mine"}
 

@@ -25,7 +25,7 @@ def require(arguments: Mapping[str, Any]) -> None:
     level = compat.LOGGER.level
     compat.LOGGER.setLevel(logging.ERROR)  # what it says of superseded spellings it says again
     try:
-        compat.get_cfg(overrides=dict(arguments))
+        compat.get_cfg(overrides={k: v for k, v in arguments.items() if k != "trainer"})  # which `train` takes itself
     except (SyntaxError, TypeError, ValueError, AssertionError) as e:
         if raised_by(e) != "ultralytics":
             raise

@@ -59,12 +59,12 @@ def _check_pruning(record: Any) -> None:
     if _require(record["version"], "version", int) > VERSION:
         return  # of a later yoloprune, which a rebuild says
     Plan.from_widths(_require(record["widths"], "widths", dict))
-    for name, numbers in _require(record["numbers"], "numbers", dict).items():
+    for name, numbers in _require(record.get("numbers", {}), "numbers", dict).items():  # until version 1
         _require(numbers, f"numbers of {name}", dict)
     _require(_require(record["yaml"], "yaml", dict)["module"], "module", str)
     for name, places in _require(record.get(LAYERS) or {}, LAYERS, dict).items():
         _require(places, f"{LAYERS} of {name}", list)
-    told = _require(record["provenance"], "provenance", dict)
+    told = _require(record["provenance"], "provenance", dict, type(None)) or {}
     for cut in (told, *_require(told.get("earlier", []), "earlier", list)):
         for part in ("arguments", "versions"):
             _require(_require(cut, "earlier", dict).get(part, {}), part, dict)

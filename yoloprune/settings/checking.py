@@ -65,6 +65,8 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: Mapping[str
             raise ArgumentError(f"{spec.name} needs '{key}', i.e. {key}={example}")
     _check_project(passed.get("project"))
     _check_fraction(passed)
+    if not isinstance(trainer := passed.get("trainer"), type | None):
+        raise ArgumentError(f"trainer={trainer}: must be a class, which only Python can give. Received: {trainer}")
     if spec.name == "train-sparse" and isinstance(passed.get("data"), (list, tuple)):
         raise ArgumentError(f"data={passed['data']}: train-sparse takes one data set. Received: {len(passed['data'])}")
     if spec.name in own_options.EXCLUSIVE:
