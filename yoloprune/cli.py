@@ -27,7 +27,7 @@ HELP_WIDTH = 110  # characters
 AGAIN = 0.05  # seconds until an interrupt that was lost comes once more
 LONGEST_MESSAGE = 600  # characters; Ultralytics appends whole manuals to some messages
 # What Ultralytics, or a library that it calls, raises for an argument that only it can judge
-WRONG_ARGUMENT = (SyntaxError, TypeError, ValueError, AssertionError, NotImplementedError, yaml.YAMLError)
+WRONG_ARGUMENT = (SyntaxError, TypeError, ValueError, AssertionError, NotImplementedError, ImportError, yaml.YAMLError)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         (int): Exit status: 0 done, 2 wrong argument, 1 any other expected failure, 130 interrupted.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    if argv is None and not sys.flags.safe_path and not {"", os.getcwd()} & set(sys.path):
+    if argv is None and not getattr(sys.flags, "safe_path", False) and not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())  # where users have the modules of their own layers, and 'python -m' finds them
     try:
         if not words or HELP_WORDS.intersection(words):

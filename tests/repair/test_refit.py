@@ -261,3 +261,14 @@ def test_memory_follows_the_smaller_number() -> None:
     x, y = noise(1, 3, 20_000), noise(3, 2)
     change, _, (before, after) = least_squares._solve(torch.zeros(2, 20_000), torch.zeros(2), x, y, 0.01)
     assert change.shape == (2, 20_000) and after < 0.01 < before
+
+
+def test_layers_that_are_called_by_keyword() -> None:
+    class Named(Dependent):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.consumer(input=self.producer(input=x))
+
+    parent = Named(nn.Conv2d(3, 4, 1), 0.5).eval()
+    model = cut(copy.deepcopy(parent), Dependent.plan)
+    least_squares.refit(parent, model, Dependent.plan, IMAGES, ridge=1e-9)
+    assert missed(parent, model, IMAGES) < 1e-6

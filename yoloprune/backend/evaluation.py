@@ -12,6 +12,7 @@ from torch import nn
 
 from yoloprune.backend import compat, datasets, model_facts
 from yoloprune.errors import ArgumentError
+from yoloprune.probing.forward import hooked
 
 
 def measure(model: nn.Module, imgsz: int, file: str | Path | None = None) -> dict[str, float]:
@@ -32,8 +33,18 @@ def measure(model: nn.Module, imgsz: int, file: str | Path | None = None) -> dic
 
 
 def gflops(model: nn.Module, imgsz: int) -> float:
-    """GFLOPs as Ultralytics prints them."""
-    return float(compat.get_flops(model, imgsz))
+    """GFLOPs as Ultralytics prints them.
+
+    It counts on memory that nobody filled, where operations that read at computed places may read anywhere.
+    """
+    with hooked() as hooks:
+        hooks.append(model.register_forward_pre_hook(_fill))
+        return float(compat.get_flops(model, imgsz))
+
+
+def _fill(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Hook that gives a network zeros in the place of what it was given."""
+    return tuple(torch.zeros_like(x) if isinstance(x, torch.Tensor) else x for x in inputs)
 
 
 def fused_copy(model: nn.Module) -> nn.Module:

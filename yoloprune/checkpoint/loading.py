@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import ultralytics
-from torch import nn
+from torch import Tensor, nn
 
 from yoloprune.backend import compat, console, model_facts, official_weights, records
 from yoloprune.checkpoint import foreign_files
 from yoloprune.checkpoint.models import YOLO
 from yoloprune.errors import ArgumentError, ModelError, raised_by
-from yoloprune.torch_internals import CHILDREN, is_out_of_memory
+from yoloprune.torch_internals import CHILDREN, drop_hooks, is_out_of_memory
 
 ModelSource = str | Path | ultralytics.YOLO
 """What a model is given as: checkpoint, model YAML, official name, or a live object."""
@@ -40,7 +40,7 @@ def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> ultr
         if prunable:
             model_facts.check_prunable(model.model)
         records.require_sound(model_facts.student(model.model), "model")
-        yolo = with_model(model, deepcopy(model.model).float().eval())
+        yolo = with_model(model, _copy_of(model.model).float().eval())
         for event, functions in model.callbacks.items():
             yolo.callbacks[event] = list(functions)  # the user's; what is added to this object stays off the other
         return yolo
@@ -50,6 +50,25 @@ def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> ultr
         model_facts.check_prunable(yolo.model)
     yolo.model.float().eval()
     return yolo
+
+
+def _copy_of(model: nn.Module) -> nn.Module:
+    """A copy of a live network that can be saved, whatever was done with it.
+
+    It is without the user's hooks, which may be functions that no other process finds; those by which torch computes
+    weights stay. Tensors that hang on a graph of gradients cannot be copied, so their values are.
+    """
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    made = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
+    copy = deepcopy(model, {id(value): value.detach().clone() for value in made})
+    dropped = sum(drop_hooks(module, _is_of_torch) for module in copy.modules())
+    if dropped:
+        console.warn(f"model: {dropped} hooks of the live network are left out")
+    return copy
+
+
+def _is_of_torch(hook: Any) -> bool:
+    return str(getattr(hook, "__module__", "")).partition(".")[0] == "torch"
 
 
 def reopen(model: Any) -> ultralytics.YOLO:
@@ -122,7 +141,7 @@ def with_model(yolo: ultralytics.YOLO, model: nn.Module) -> ultralytics.YOLO:
     return new
 
 
-def _opened(model: Any) -> YOLO:
+def _opened(model: Any) -> Any:
     if not isinstance(model, (str, os.PathLike)):
         raise ModelError(
             f"A {type(model).__name__} is no model that can be opened. Give a path or the YOLO object; any other "

@@ -12,7 +12,7 @@ from torch.nn.functional import batch_norm, pad
 
 from yoloprune.errors import DataError
 from yoloprune.planning.plan import Keep, Plan
-from yoloprune.probing.forward import Readers, feed, follow, hooked, running
+from yoloprune.probing.forward import Readers, feed, follow, hooked, input_of, running
 from yoloprune.repair.constants import Layer, add_constant, kept, layer_of, norm_of, running_mean_of
 from yoloprune.torch_internals import BatchNorm, padding_of
 
@@ -86,9 +86,9 @@ def refit(
     targets = {name: target for name, target in targets.items() if target.calls == 1}
     missed: dict[str, tuple[float, float]] = {}
 
-    def fit(name: str, module: Layer, inputs: tuple[Any, ...]) -> None:
+    def fit(name: str, module: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         target, follower = targets[name], followers.get(name)
-        x, y = _rows(module, inputs[0], target.positions), target.rows
+        x, y = _rows(module, input_of(args, kwargs), target.positions), target.rows
         constant = _constant(parent, model, plan, name, follower)
         importance = _importance(parent, plan, y, follower, activations.get(follower or name))
         movable = module.bias is not None or follower is not None
@@ -99,7 +99,10 @@ def refit(
         tick()
 
     with running(model), hooked() as hooks:
-        hooks += [model.get_submodule(name).register_forward_pre_hook(partial(fit, name)) for name in targets]
+        hooks += [
+            model.get_submodule(name).register_forward_pre_hook(partial(fit, name), with_kwargs=True)
+            for name in targets
+        ]
         feed(model, [images])
     return missed
 

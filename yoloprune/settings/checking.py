@@ -13,6 +13,9 @@ from yoloprune.settings.commands import COMMANDS, Command
 from yoloprune.settings.host_ranges import is_number
 from yoloprune.settings.requests import REQUESTS, Asked, Request
 
+QUANTIZED = frozenset({"8", "int8", "w8a8", "w8a16", "w8a32"})
+"""What `quantize=` may be in a training with quantizers."""
+
 
 def request(command: str, given: Mapping[str, Any]) -> Request:
     """Check what a command was given by its name, see `build`."""
@@ -67,6 +70,11 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: Mapping[str
     _check_fraction(passed)
     if not isinstance(trainer := passed.get("trainer"), type | None):
         raise ArgumentError(f"trainer={trainer}: must be a class, which only Python can give. Received: {trainer}")
+    if spec.name == "train-sparse" and (str(passed.get("quantize")).lower() in QUANTIZED or passed.get("int8")):
+        raise ArgumentError(
+            f"quantize={passed.get('quantize', 8)}: train-sparse needs weights that pass no quantizer. Prune before, "
+            "then fine-tune with quantize=8"
+        )
     if spec.name == "train-sparse" and isinstance(passed.get("data"), (list, tuple)):
         raise ArgumentError(f"data={passed['data']}: train-sparse takes one data set. Received: {len(passed['data'])}")
     if spec.name in own_options.EXCLUSIVE:
