@@ -97,7 +97,7 @@ def require_stock_build(model: nn.Module, config: Mapping[str, Any]) -> None:
     if wrong:
         raise PlanError(f"Stock Ultralytics builds {wrong[0]} otherwise than it was cut.")
     try:
-        comparison.verify(model, fresh.eval(), Plan({}), yolo_tracing.example(model, 2))
+        comparison.verify(model, fresh.eval(), Plan({}), yolo_tracing.runnable_example(model, 2))
     except VerifyError as e:
         raise PlanError(f"What stock Ultralytics builds computes something else. ({e})") from e
 
