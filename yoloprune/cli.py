@@ -15,7 +15,7 @@ from textwrap import wrap
 
 import yaml
 
-from yoloprune.errors import PruneError, raised_by
+from yoloprune.errors import PruneError, printable, raised_by
 from yoloprune.settings.command_line import find_command, merge_tokens, parse
 from yoloprune.settings.commands import COMMANDS, Command
 from yoloprune.settings.requests import Request
@@ -65,7 +65,9 @@ def main(argv: list[str] | None = None) -> int:
 def _dispatch(request: Request) -> None:
     """Call the function that does what is asked."""
     # Late, and by name: importing torch takes seconds, which help and wrong arguments should not cost
-    import_module(f"yoloprune.commands.{MODULES.get(request.command, request.command.replace('-', '_'))}").run(request)
+    command = import_module(f"yoloprune.commands.{MODULES.get(request.command, request.command.replace('-', '_'))}")
+    with import_module("yoloprune.backend.console").terminal_kept():
+        command.run(request)
 
 
 @contextlib.contextmanager
@@ -115,7 +117,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _one_line(error: Exception) -> str:
     """Return the message without line breaks, and not endless."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = printable(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= LONGEST_MESSAGE else text[: LONGEST_MESSAGE - 1] + "…"
 
 

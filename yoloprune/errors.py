@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that move the cursor, rename a window, turn the writing around, and halves of such; not \\n and \\t."""
+
+
+def printable(text: str) -> str:
+    """A text as a terminal may show it: names in a stranger's file are written by a stranger."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def raised_in(error: BaseException) -> str:

@@ -46,3 +46,8 @@ def test_a_layer_as_wide_as_its_input_keeps_one_value_per_output() -> None:
     both = Keep(outputs=(4, 5), inputs=(0, 1, 2), of=(6, 6))
     cut(model, Plan({"0": Keep(outputs=(0, 1, 2), of=(6, None)), "1": both}))
     assert model[1].hits.tolist() == [4, 5]  # type: ignore[operator,union-attr]
+    model = nn.Sequential(conv(3, 6), conv(6, 6))
+    model[1].register_buffer("scale", torch.arange(6))
+    inputs = Keep(inputs=(0, 1, 2), of=(None, 6))
+    cut(model, Plan({"0": Keep(outputs=(0, 1, 2), of=(6, None)), "1": inputs}))
+    assert model[1].scale.tolist() == [0, 1, 2, 3, 4, 5]  # type: ignore[operator,union-attr]

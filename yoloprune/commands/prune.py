@@ -22,6 +22,7 @@ from yoloprune.errors import PlanError, VerifyError
 from yoloprune.native import candidates
 from yoloprune.native.described import as_described
 from yoloprune.planning.plan import Plan
+from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import layer_table, plots, run_report, text_table
 from yoloprune.selection import decision, latency_search
 from yoloprune.selection.calibration import calibration, data_set
@@ -53,6 +54,7 @@ class PruneResult:
         return f"{text_table.table(self.rows)}\nsaved {self.file}; next: {self.next_step}"
 
 
+@generators_kept()
 def run(request: PruneRequest) -> PruneResult:
     """Prune, see `api.prune`."""
     compat.require("prune")

@@ -18,6 +18,7 @@ from yoloprune.checkpoint import saving
 from yoloprune.commands import cut_and_repair
 from yoloprune.errors import BudgetError
 from yoloprune.native import candidates
+from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import plots, run_report, text_table
 from yoloprune.selection import ranking
 from yoloprune.selection.calibration import calibration
@@ -28,6 +29,7 @@ Row = Mapping[str, Any]
 LARGEST_LOSS = 0.25  # of what the parent has: `within=` counts in points, and a poor model has few to lose
 
 
+@generators_kept()
 def run(request: SweepRequest) -> list[dict[str, Any]]:
     """Evaluate a model at several budgets directly after the cut and its repair, see `api.sweep`.
 

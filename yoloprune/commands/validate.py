@@ -13,6 +13,7 @@ from torch import nn
 from yoloprune.backend import compat, console, datasets, evaluation, host_arguments, run_folders
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
+from yoloprune.probing.examples import generators_kept
 from yoloprune.probing.forward import placed
 from yoloprune.reporting import run_report, text_table
 from yoloprune.runtimes import torch_eager
@@ -28,6 +29,7 @@ def run(request: ValRequest) -> list[dict[str, Any]]:
     return compare({alone: model} if against is None else {"parent": against, "pruned": model}, **request.host)
 
 
+@generators_kept()
 def compare(models: Mapping[str, ModelSource], *, command: str = "val", **passed: Any) -> list[dict[str, Any]]:
     """Validate models one after the other on the same data, then time them taking turns, see `api.compare`."""
     loaded = {name: saving.load(m, prunable=False) for name, m in models.items()}

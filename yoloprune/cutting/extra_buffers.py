@@ -34,14 +34,15 @@ def cut_extra_buffers(module: nn.Module, keep: Keep, planned: Container[str] = (
 
 def _dims(module: nn.Module, keep: Keep, buffer: Tensor) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Along which dimensions a buffer is cut, and to what."""
-    weight = module.weight
+    weight = module.weight if isinstance(module.weight, Tensor) else None
     out_dim, in_dim = (1, 0) if isinstance(module, ConvNd) and module.transposed else (0, 1)
     sides = [(out_dim, keep.outputs), (in_dim, keep.inputs)]
-    if isinstance(weight, Tensor) and weight.ndim > 1 and buffer.shape == weight.shape:
+    if weight is not None and weight.ndim > 1 and buffer.shape == weight.shape:
         yield from ((dim, kept) for dim, kept in sides if kept is not None)
         return
+    widths = keep.of if weight is None or weight.ndim < 2 else (weight.shape[out_dim], weight.shape[in_dim])
     long = [dim for dim, size in enumerate(buffer.shape) if size > 1]
-    for width, kept in zip(keep.of, (keep.outputs, keep.inputs), strict=True):
-        if kept is not None and len(long) == 1 and buffer.shape[long[0]] == width:
-            yield long[0], kept
+    for width, (_, kept) in zip(widths, sides, strict=True):
+        if len(long) == 1 and buffer.shape[long[0]] == width:
+            yield from () if kept is None else ((long[0], kept),)
             return
