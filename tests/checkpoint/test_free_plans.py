@@ -13,7 +13,7 @@ import torch
 import ultralytics
 import yaml
 from checkpoints import STILL, Stopped, body, crash, cut, network, plan_of, run_of, shapes_of, stub
-from conftest import random_alive
+from conftest import cutting_plan
 from ultralytics.models.yolo.world import WorldTrainer
 from ultralytics.models.yolo.yoloe import YOLOEPETrainer, YOLOETrainer
 
@@ -22,6 +22,8 @@ from yoloprune.backend import console, model_facts, yaml_markers, yolo_tracing
 from yoloprune.checkpoint import models, saving, trainers
 from yoloprune.commands.demo_images import NAMES, make_shapes
 from yoloprune.errors import ArgumentError
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +218,7 @@ def test_trainers_that_build_by_file_name_find_no_file(kind: type, folder: Path)
 
 def yolo_plan(yolo: ultralytics.YOLO) -> Any:
     graph = yolo_tracing.trace_yolo(yolo.model)
-    return graph.plan(random_alive(graph, 0))
+    return cutting_plan(graph, 0)
 
 
 def test_network_from_prune_module_does_not_grow_back(parent: Path, data: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from yoloprune.backend import yaml_markers
 from yoloprune.checkpoint import models, saving, trainers
 from yoloprune.commands.demo_images import NAMES, make_shapes
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 # ---- training --------------------------------------------------------------------------------------------------------

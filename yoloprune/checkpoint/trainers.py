@@ -69,6 +69,8 @@ class KeepsWidths(WholeFiles):
                 f"This model was pruned by a later yoloprune (format {entry['version']}). Upgrade yoloprune."
             )
         own = self._own(cfg, weights)
+        if own is None and entry and not entry.get("native"):
+            raise PlanError("The widths of a free plan are in its checkpoint only. Give the .pt file as model=.")
         why = None if own is None else own_network.difference(own)
         if own is None or why is None:
             built = yaml_markers.true_yaml(cfg) if entry else cfg
