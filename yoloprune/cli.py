@@ -15,7 +15,7 @@ from textwrap import wrap
 
 import yaml
 
-from yoloprune.errors import PruneError, raised_by
+from yoloprune.errors import PruneError, printable, raised_by
 from yoloprune.settings.command_line import find_command, merge_tokens, parse
 from yoloprune.settings.commands import COMMANDS, Command
 from yoloprune.settings.requests import Request
@@ -27,7 +27,7 @@ HELP_WIDTH = 110  # characters
 AGAIN = 0.05  # seconds until an interrupt that was lost comes once more
 LONGEST_MESSAGE = 600  # characters; Ultralytics appends whole manuals to some messages
 # What Ultralytics, or a library that it calls, raises for an argument that only it can judge
-WRONG_ARGUMENT = (SyntaxError, TypeError, ValueError, AssertionError, NotImplementedError, yaml.YAMLError)
+WRONG_ARGUMENT = (SyntaxError, TypeError, ValueError, AssertionError, NotImplementedError, ImportError, yaml.YAMLError)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
         (int): Exit status: 0 done, 2 wrong argument, 1 any other expected failure, 130 interrupted.
     """
     words = sys.argv[1:] if argv is None else list(argv)
+    if argv is None and not getattr(sys.flags, "safe_path", False) and not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())  # where users have the modules of their own layers, and 'python -m' finds them
     try:
         if not words or HELP_WORDS.intersection(words):
             print(_help([w for w in words if w not in HELP_WORDS and "=" not in w]))
@@ -63,7 +65,9 @@ def main(argv: list[str] | None = None) -> int:
 def _dispatch(request: Request) -> None:
     """Call the function that does what is asked."""
     # Late, and by name: importing torch takes seconds, which help and wrong arguments should not cost
-    import_module(f"yoloprune.commands.{MODULES.get(request.command, request.command.replace('-', '_'))}").run(request)
+    command = import_module(f"yoloprune.commands.{MODULES.get(request.command, request.command.replace('-', '_'))}")
+    with import_module("yoloprune.backend.console").terminal_kept():
+        command.run(request)
 
 
 @contextlib.contextmanager
@@ -113,7 +117,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _one_line(error: Exception) -> str:
     """Return the message without line breaks, and not endless."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = printable(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= LONGEST_MESSAGE else text[: LONGEST_MESSAGE - 1] + "…"
 
 

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that move the cursor, rename a window, turn the writing around, and halves of such; not \\n and \\t."""
+
+
+def printable(text: str) -> str:
+    """A text as a terminal may show it: names in a stranger's file are written by a stranger."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def raised_in(error: BaseException) -> str:
+    """Which module of yoloprune or ultralytics is nearest to a failure, empty for none; others do not count."""
+    nearest, traceback = "", error.__traceback__
+    while traceback is not None:
+        module = str(traceback.tb_frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] in {"yoloprune", "ultralytics"}:
+            nearest = module
+        traceback = traceback.tb_next
+    return nearest
 
 
 def raised_by(error: BaseException) -> str:
-    """Which of yoloprune and ultralytics is nearest to a failure, empty for neither; libraries below do not count."""
-    nearest, traceback = "", error.__traceback__
-    while traceback is not None:
-        package = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package in {"yoloprune", "ultralytics"}:
-            nearest = package
-        traceback = traceback.tb_next
-    return nearest
+    """Which of yoloprune and ultralytics is nearest to a failure, empty for neither."""
+    return raised_in(error).partition(".")[0]
 
 
 class PruneError(ValueError):

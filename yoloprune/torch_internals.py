@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.conv import _ConvNd as ConvNd
 from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeNd
@@ -30,6 +30,8 @@ __all__ = [
     "Dropout",
     "FunctionMode",
     "WeakIdKeyDictionary",
+    "drop_hooks",
+    "hooks_of",
     "is_out_of_memory",
     "multiply_all",
     "padding_of",
@@ -82,6 +84,25 @@ def version_of(tensor: Tensor) -> int:
 def padding_of(conv: ConvNd) -> list[int]:
     """Padding of a convolution as `functional.pad` takes it; of "same" as well."""
     return list(conv._reversed_padding_repeated_twice)
+
+
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+
+
+def hooks_of(module: nn.Module) -> list[Any]:
+    """What is called whenever a module runs, forward or backward."""
+    return [hook for kind in HOOKS for hook in getattr(module, kind).values()]
+
+
+def drop_hooks(module: nn.Module, kept: Callable[[Any], bool]) -> int:
+    """Take hooks off a module but for those that are kept; how many."""
+    dropped = 0
+    for kind in HOOKS:
+        hooks = getattr(module, kind)
+        for key in [key for key, hook in hooks.items() if not kept(hook)]:
+            del hooks[key]
+            dropped += 1
+    return dropped
 
 
 def multiply_all(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -182,3 +183,42 @@ def test_visual_prompts_of_a_pruned_yoloe(name: str) -> None:
             expected = yolo_tracing.visual_prompts(parent, image)
     assert (got - expected).abs().max() <= 1e-6
     assert (whole - expected).abs().max() >= 1e-3  # so the channels that were cut do matter
+
+
+def test_norms_tell_what_is_fused(model: DetectionModel) -> None:
+    """A network that has other norms than BatchNorm2d, or none at all by design, is not a fused one."""
+
+    def swapped(make: Callable[[nn.BatchNorm2d], nn.Module]) -> nn.Module:
+        other = copy.deepcopy(model)
+        for module in other.modules():
+            for name, child in list(module.named_children()):
+                if isinstance(child, nn.BatchNorm2d):
+                    setattr(module, name, make(child))
+        return other
+
+    for make in (
+        nn.SyncBatchNorm.convert_sync_batchnorm,
+        lambda norm: nn.GroupNorm(4, norm.num_features),
+        lambda norm: nn.Identity(),
+    ):
+        model_facts.check_prunable(swapped(make))
+
+
+def test_flops_are_counted_on_zeros(model: DetectionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ultralytics counts on memory that nobody filled; an operation that reads at computed places reads anywhere."""
+    seen: list[bool] = []
+    other = copy.deepcopy(model)
+    other.model[0].register_forward_pre_hook(lambda m, x: seen.append(bool((x[0] == 0).all())))
+    before = evaluation.gflops(model, 64)
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(float("nan")))
+    assert evaluation.gflops(other, 64) == before
+    assert seen and all(seen) and not other._forward_pre_hooks
+
+
+def test_a_network_that_needs_larger_images() -> None:
+    other = DetectionModel("yolov8n.yaml", verbose=False)
+    other.model[9] = nn.Sequential(other.model[9], nn.ReflectionPad2d(3), nn.MaxPool2d(7, 1))
+    other.model[9].i, other.model[9].f, other.model[9].type = 9, -1, "Sequential"  # type: ignore[assignment]
+    assert yolo_tracing.example(other).shape[-1] == 64
+    assert yolo_tracing.runnable_example(other, 2).shape == (2, 3, 128, 128)

@@ -56,6 +56,12 @@ def test_steepest_is_per_flop() -> None:
     assert sweep.falls_off(rows, "mAP50-95", 3)["steepest"] == ["flops=0.5", "flops=0.4"]
 
 
+def test_a_poor_model_has_few_points_to_lose() -> None:
+    assert sweep.may_lose(3, 0.4) == 3 and sweep.may_lose(3, 0.12) == 3
+    rows = [{"model": m, "mAP50-95": v, "flops": f} for m, v, f in (("parent", 0.032, 1), ("a", 0.013, 0.9))]
+    assert sweep.falls_off(rows, "mAP50-95", sweep.may_lose(3, 0.032))["safe"] == "parent"
+
+
 def test_description_names_the_points() -> None:
     rows = points((1, 0.6), (0.9, 0.59), (0.8, 0.4))
     said = [sweep.describe(sweep.falls_off(rows, "mAP50-95", w), "mAP50-95", w) for w in (3, 0.5)]

@@ -149,9 +149,9 @@ def test_names_of_the_parents_layers_go_on_meaning_them() -> None:
     assert moved(["model.2.conv", "model.1.cv1.bn", "backbone"], table) == ["model.3.conv", "model.1.bn", "backbone"]
     assert moved(["model.1"], table) == ["model.1", "model.2"]
     assert moved(["model.?"], table) == ["model.1", "model.2", "model.3"]
-    assert frozen_layers(2, {**table, "model.0": ["model.0"]}) == [0, 1, 2]
-    assert frozen_layers([2], table) == [3]
-    assert frozen_layers(3, {}) == 3
+    assert frozen_layers([0, 1], {**table, "model.0": ["model.0"]}) == [0, 1, 2]
+    assert frozen_layers([2, "2.conv", "1.cv1"], table) == [3, "3.conv", "1"]
+    assert frozen_layers([0, 1], {}) == [0, 1]
     later = {"model.3": ["model.3", "model.4"]}
     assert joined(table, later)["model.2"] == ["model.3", "model.4"]
     assert joined({}, later) == later

@@ -12,7 +12,7 @@ from conftest import conv, filled
 from torch import Tensor, nn
 from torch.nn import functional
 
-from yoloprune.probing.examples import Example, Probe, modes, run
+from yoloprune.probing.examples import Example, Probe, generators_kept, modes, run
 
 X = torch.ones(1, 1, 1, 1)
 
@@ -140,3 +140,15 @@ def test_whether_two_runs_drew_the_same() -> None:
     assert draws(lambda m, x: torch.rand(3)) == draws(lambda m, x: torch.rand(5))
     assert draws(lambda m, x: torch.randperm(3)) != draws(lambda m, x: torch.randperm(5))
     assert draws(lambda m, x: random.random()) != draws(lambda m, x: [random.random(), random.random()])
+
+
+def test_generators_stay_as_they_are() -> None:
+    def states() -> list[object]:
+        return [torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())]
+
+    before = states()
+    with pytest.raises(ValueError), generators_kept():
+        torch.rand(1), random.random(), np.random.rand(1)
+        torch.manual_seed(3), random.seed(3), np.random.seed(3)
+        raise ValueError
+    assert states() == before

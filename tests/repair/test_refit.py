@@ -233,3 +233,43 @@ def test_yolo_is_closer_to_its_parent_after_each_repair():
     least_squares.refit(parent, model, the_plan, images)
     errors.append(missed(parent, model, images[0]))
     assert errors[0] > errors[1] > 5 * errors[2], errors
+
+
+@pytest.mark.parametrize("movable", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_more_inputs_than_positions_are_solved_by_the_smaller_matrix(movable: bool, weighted: bool) -> None:
+    """The same fit in both forms: where every row is there four times, there are more rows than inputs."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 5, 12, generator=generator), torch.randn(5, 6, generator=generator)
+    importance = torch.rand(5, 6, generator=generator) * 0.8 + 0.2 if weighted else None
+    few = least_squares._solve(torch.zeros(6, 12), torch.zeros(6), x, y, 0.05, importance, movable=movable)
+    times = 4
+    many = least_squares._solve(
+        torch.zeros(6, 12),
+        torch.zeros(6),
+        x.repeat(1, times, 1),
+        y.repeat(times, 1),
+        0.05,
+        None if importance is None else importance.repeat(times, 1),
+        movable=movable,
+    )
+    for a, b in zip(few[:2], many[:2], strict=True):
+        assert torch.allclose(a, b, atol=1e-9)
+
+
+def test_memory_follows_the_smaller_number() -> None:
+    """Of 3 positions and 20,000 inputs no matrix of 20,000 squared (3 GB) is made."""
+    x, y = noise(1, 3, 20_000), noise(3, 2)
+    change, _, (before, after) = least_squares._solve(torch.zeros(2, 20_000), torch.zeros(2), x, y, 0.01)
+    assert change.shape == (2, 20_000) and after < 0.01 < before
+
+
+def test_layers_that_are_called_by_keyword() -> None:
+    class Named(Dependent):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.consumer(input=self.producer(input=x))
+
+    parent = Named(nn.Conv2d(3, 4, 1), 0.5).eval()
+    model = cut(copy.deepcopy(parent), Dependent.plan)
+    least_squares.refit(parent, model, Dependent.plan, IMAGES, ridge=1e-9)
+    assert missed(parent, model, IMAGES) < 1e-6

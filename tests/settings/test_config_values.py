@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_lines import SPARSE, error, ok
 
@@ -151,6 +152,48 @@ def test_types_of_ultralytics_values() -> None:
         "nbs=True",
     ):
         assert error(f"{SPARSE} {bad}").startswith(f"{bad}: must be ")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(
+            "workers=-1",
+            "workers=1.5",
+            "time=-1",
+            "time=0",
+            "time=nan",
+            "time=1e999",
+            "seed=1e30",
+            "seed=0.5",
+            "box=1e999",
+        ),
+        *("imgsz=1e9", "imgsz=1000000000", "imgsz=0", "imgsz=-32", "imgsz=[]", "imgsz=[64,0]", "imgsz=[64,64,64]"),
+        *("imgsz=[64,big]", "imgsz=64.5", "batch=0", "batch=-2", "batch=2.5", "close_mosaic=-1", "multi_scale=1"),
+        *("warmup_epochs=-1", "fraction=2", "fraction=15", "fraction=1.5"),
+    ],
+)
+def test_numbers_that_cannot_be_meant(wrong: str) -> None:
+    for command in (SPARSE, "finetune model=a.pt data=b.yaml"):
+        assert error(f"{command} {wrong}").startswith(f"{wrong.partition('=')[0]}=")
+
+
+def test_numbers_at_the_edge_of_their_range() -> None:
+    good = "workers=0 time=0.1 seed=4294901760 imgsz=32768 batch=-1 close_mosaic=0 multi_scale=0 fraction=1"
+    assert ok(f"{SPARSE} {good}").passed["batch"] == -1
+    assert ok(f"{SPARSE} fraction=16").passed["fraction"] == 16  # a number of images
+    assert ok(f"{SPARSE} fraction=8 batch=8").passed["fraction"] == 8
+    assert ok(f"{SPARSE} imgsz=[64,96] batch=0.5").passed["imgsz"] == [64, 96]
+
+
+def test_numbers_of_numpy_are_numbers_like_others() -> None:
+    told = {"imgsz": np.int64(64), "seed": np.int32(1), "exist_ok": np.bool_(True), "round_to": np.int64(4)}
+    made = request("prune", {"model": "a.pt", **told, "flops": np.float32(0.5), "uniform": np.bool_(True)})
+    values = [made.passed["imgsz"], made.passed["seed"], made.passed["exist_ok"], made.settings["round_to"]]
+    assert values == [64, 1, True, 4] and [type(v) for v in values] == [int, int, bool, int]
+    assert made.settings["flops"] == 0.5 and made.settings["uniform"] is True
+    swept = request("sweep", {"model": "a.pt", "flops": np.array([0.75, 0.5]), "imgsz": np.array([64, 96])})
+    assert swept.settings["flops"] == (0.75, 0.5) and swept.passed["imgsz"] == [64, 96]
 
 
 @pytest.mark.parametrize(

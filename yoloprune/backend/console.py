@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+
 from yoloprune.backend import compat
+from yoloprune.errors import printable
+
+COLOURS = re.compile("(\x1b\\[[0-9;]*[mK])")
+"""What Ultralytics itself sends to a terminal: colours, and the end of a line erased."""
 
 
 def is_main_process() -> bool:
@@ -12,9 +21,26 @@ def is_main_process() -> bool:
 
 def log(prefix: str, message: str) -> None:
     """Log as Ultralytics does, with a coloured prefix."""
-    compat.LOGGER.info(f"{compat.colorstr(prefix)}{message}")
+    compat.LOGGER.info(f"{compat.colorstr(prefix)}{printable(message)}")
 
 
 def warn(message: str) -> None:
     """Warn as Ultralytics does."""
-    compat.LOGGER.warning(message)
+    compat.LOGGER.warning(printable(message))
+
+
+@contextlib.contextmanager
+def terminal_kept() -> Iterator[None]:
+    """While active, nothing that Ultralytics logs gives orders to a terminal: it prints the names of classes raw."""
+
+    def plain(record: logging.LogRecord) -> bool:
+        parts = COLOURS.split(record.getMessage())
+        record.msg = "".join(part if i % 2 else printable(part) for i, part in enumerate(parts))
+        record.args = None
+        return True
+
+    compat.LOGGER.addFilter(plain)
+    try:
+        yield
+    finally:
+        compat.LOGGER.removeFilter(plain)

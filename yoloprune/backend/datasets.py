@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import ultralytics
 
-from yoloprune.backend import compat, console
-from yoloprune.errors import ArgumentError, DataError, raised_by
+from yoloprune.backend import compat, console, model_facts
+from yoloprune.errors import ArgumentError, DataError, raised_by, raised_in
 from yoloprune.torch_internals import is_out_of_memory
 
 
@@ -78,6 +78,29 @@ def class_count(yolo: ultralytics.YOLO, data: Any) -> int | None:
         return None
 
 
+def require_channels(yolo: ultralytics.YOLO, data: Any) -> None:
+    """Raise where a network shall look at images of another number of channels than it takes.
+
+    Args:
+        yolo (YOLO): The model; a training would adapt its first layer.
+        data (Any): What was given as `data=`; what cannot be read without fetching or unpacking it is passed over.
+
+    Raises:
+        DataError: If the YAML says another number.
+    """
+    if yolo.task == "classify" or not isinstance(data, (str, Path)) or not str(data).endswith((".yaml", ".yml")):
+        return
+    try:
+        told = int(check(data).get("channels", 3))
+    except DataError:  # who reads it next will say
+        return
+    if told != (takes := model_facts.channels(yolo.model)):
+        raise DataError(
+            f"data={data}: its images have channels: {told}, and the model takes {takes} channels. Train the model on "
+            "this data first, or give data= with images such as it was trained on."
+        )
+
+
 def difference(yolo: ultralytics.YOLO, data: str | Path) -> str:
     """Where the classes of a data set and of a model differ first, in a few words."""
     known, labels = _names(yolo.model), _labels(yolo, data)
@@ -131,8 +154,23 @@ def one_line(data: str | Path) -> Iterator[None]:
     except Exception as e:  # Ultralytics, which reads foreign files here, raises a dozen types
         if raised_by(e) != "ultralytics" or is_out_of_memory(e):
             raise
-        reason = shorten(str(e.__cause__ or e), 400, placeholder=" …") or type(e).__name__
-        raise DataError(f"data={data}: {reason}") from e
+        raise _in_one_line(data, e) from e
+
+
+@contextlib.contextmanager
+def reading(data: Any) -> Iterator[None]:
+    """What Ultralytics' reader of images and labels raises in a training or validation is a DataError of one line."""
+    try:
+        yield
+    except Exception as e:  # a dozen types, see `one_line`; what is raised elsewhere is not about the data
+        if not raised_in(e).startswith("ultralytics.data.") or is_out_of_memory(e):
+            raise
+        raise _in_one_line(data, e) from e
+
+
+def _in_one_line(data: Any, error: Exception) -> DataError:
+    reason = shorten(str(error.__cause__ or error), 400, placeholder=" …") or type(error).__name__
+    return DataError(f"data={data}: {reason}")
 
 
 @contextlib.contextmanager

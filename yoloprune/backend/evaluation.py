@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from yoloprune.backend import compat, model_facts
+from yoloprune.backend import compat, datasets, model_facts
+from yoloprune.errors import ArgumentError
+from yoloprune.probing.forward import hooked
 
 
 def measure(model: nn.Module, imgsz: int, file: str | Path | None = None) -> dict[str, float]:
@@ -31,8 +33,18 @@ def measure(model: nn.Module, imgsz: int, file: str | Path | None = None) -> dic
 
 
 def gflops(model: nn.Module, imgsz: int) -> float:
-    """GFLOPs as Ultralytics prints them."""
-    return float(compat.get_flops(model, imgsz))
+    """GFLOPs as Ultralytics prints them.
+
+    It counts on memory that nobody filled, where operations that read at computed places may read anywhere.
+    """
+    with hooked() as hooks:
+        hooks.append(model.register_forward_pre_hook(_fill))
+        return float(compat.get_flops(model, imgsz))
+
+
+def _fill(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Hook that gives a network zeros in the place of what it was given."""
+    return tuple(torch.zeros_like(x) if isinstance(x, torch.Tensor) else x for x in inputs)
 
 
 def fused_copy(model: nn.Module) -> nn.Module:
@@ -41,14 +53,26 @@ def fused_copy(model: nn.Module) -> nn.Module:
 
 
 def device(name: Any) -> torch.device:
-    """Device from Ultralytics' `device=` argument."""
-    found: torch.device = compat.select_device("" if name is None else name, verbose=False)
+    """Device from Ultralytics' `device=` argument.
+
+    Raises:
+        ArgumentError: If it is not there, or no device of torch. Ultralytics takes the CPU where MPS is missing.
+    """
+    try:
+        found = compat.select_device("" if name is None else name, verbose=False)
+    except (ValueError, RuntimeError) as e:  # the first line names it, the others are a manual
+        raise ArgumentError(f"device={name}: {str(e).splitlines()[0]}") from None
+    if not isinstance(found, torch.device):
+        raise ArgumentError(f"device={name}: must be cpu, mps or the number of a GPU. Received: {name}")
+    if str(name).lower().startswith("mps") and not torch.backends.mps.is_available():
+        raise ArgumentError(f"device={name}: there is no MPS device here. Use device=cpu")
     return found
 
 
 def validate(yolo: Any, arguments: Mapping[str, Any]) -> None:
     """Run Ultralytics' validation with its own defaults for what is not given."""
-    yolo.val(**{"plots": False, **arguments})
+    with datasets.reading(arguments.get("data")):
+        yolo.val(**{"plots": False, **arguments})
 
 
 def metrics(yolo: Any) -> dict[str, float]:

@@ -10,6 +10,8 @@ from torch import nn
 
 from yoloprune.backend import compat
 from yoloprune.errors import ModelError
+from yoloprune.probing.computed_weights import require_plain_weights
+from yoloprune.torch_internals import BatchNorm
 
 
 class Network(Protocol):
@@ -36,6 +38,9 @@ class Network(Protocol):
     def load(self, weights: nn.Module, *, verbose: bool = True) -> None: ...
 
 
+NORMS = (BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+
 def network(model: nn.Module) -> Network:
     """The same object with the types that it has as a network of Ultralytics."""
     return cast(Network, model)
@@ -45,7 +50,9 @@ def check_prunable(model: Any) -> None:
     """Raise ModelError unless this is an unfused Ultralytics model."""
     if not isinstance(model, compat.BaseModel) or not isinstance(getattr(model, "model", None), nn.Sequential):
         raise ModelError(f"Not an Ultralytics YOLO model. Received: {type(model).__name__}.")
-    if not any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
+    require_plain_weights(model)
+    normed = any(isinstance(m, NORMS) for m in model.modules())
+    if not normed and any(isinstance(m, compat.Conv) and not hasattr(m, "bn") for m in model.modules()):
         raise ModelError(
             "The model is fused: its batch-norm layers are folded into the convolutions and there is no gamma left. "
             "Use the checkpoint from before fuse()."

@@ -40,10 +40,10 @@ def joined(first: Mapping[str, list[str]], second: Mapping[str, list[str]]) -> d
     return {name: moved(places, second) for name, places in first.items()}
 
 
-def frozen_layers(freeze: int | list[int] | None, table: Mapping[str, list[str]]) -> int | list[int] | None:
-    """Ultralytics' `freeze=` in the layers of an unrolled model, for one that means the parent's."""
-    if not table or freeze is None:
-        return freeze
-    listed = range(freeze) if isinstance(freeze, int) else freeze
-    places = moved([f"model.{layer}" for layer in listed], table)
-    return sorted({int(place.split(".")[1]) for place in places})
+def frozen_layers(layers: Iterable[int | str], table: Mapping[str, list[str]]) -> list[int | str]:
+    """Layers by number and modules by name, such as "4.cv1", of an unrolled model for those of its parent."""
+    found: list[int | str] = []
+    for layer in layers:
+        places = moved([f"model.{layer}"], table)
+        found += [int(p.split(".")[1]) if isinstance(layer, int) else p.removeprefix("model.") for p in places]
+    return list(dict.fromkeys(found))

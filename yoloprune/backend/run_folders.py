@@ -31,8 +31,8 @@ class Run:
 
     def drop_unused(self) -> None:
         """Remove the folder of a run that was refused before it began, so that the next one gets its name."""
-        begun = {f.name for f in self.folder.glob("*")} - {ARGS, "labels.jpg", "weights"}
-        if self.made and self.folder.is_dir() and not begun and not any(self.folder.glob("weights/*")):
+        begun = {f.name for f in self.folder.rglob("*") if not f.is_dir()} - {ARGS, "labels.jpg"}
+        if self.made and self.folder.is_dir() and not begun:
             shutil.rmtree(self.folder)
 
     def __enter__(self) -> Path:
@@ -104,11 +104,6 @@ def new_run(task: str, name: str, arguments: Mapping[str, Any]) -> Run:
     given["name"] = given["name"] or name
     given["exist_ok"] = bool(given["exist_ok"])
     return claim(compat.get_cfg(overrides={"task": task, "mode": "train", **given}))
-
-
-def run_folder(task: str, name: str, arguments: Mapping[str, Any]) -> Path:
-    """The folder of `new_run`, for runs that keep what they have when they fail."""
-    return new_run(task, name, arguments).folder
 
 
 def write_args(folder: Path, arguments: Mapping[str, Any]) -> None:

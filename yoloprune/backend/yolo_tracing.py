@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from math import ceil, sqrt
 from typing import Any
 
@@ -15,7 +16,7 @@ from yoloprune.backend.moved_layers import moved, table_of
 from yoloprune.cutting.width_attributes import has_width_attributes
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.examples import Example, Probe
-from yoloprune.probing.survey import survey
+from yoloprune.probing.survey import first_to_run, survey
 from yoloprune.tracing import trace_network
 
 
@@ -66,10 +67,7 @@ def probe(model: nn.Module, imgsz: int = 640) -> Probe:
 
 
 def _survey(model: nn.Module, imgsz: int) -> Probe:
-    def images(size: int, batch: int) -> Example:
-        title = f"{'an image' if batch == 1 else f'{batch} images'} of {size} pixels"
-        return Example((example(model, batch, size),), title)
-
+    images = partial(_images, model)
     smallest = example(model).shape[-1]
     asked = max(smallest, ceil(imgsz / stride(model)) * stride(model))  # Ultralytics makes it a multiple as well
     head: Any = network(model).model[-1]
@@ -80,6 +78,22 @@ def _survey(model: nn.Module, imgsz: int) -> Probe:
         words = torch.rand(1, 2, weights[0].shape[-1], generator=torch.Generator().manual_seed(0)).to(weights[0])
         also.append(Example((words,), "a text prompt", text_prompts))
     return survey(model, images, smallest, asked, tuple(also))
+
+
+def _images(model: nn.Module, size: int, batch: int) -> Example:
+    title = f"{'an image' if batch == 1 else f'{batch} images'} of {size} pixels"
+    return Example((example(model, batch, size),), title)
+
+
+def runnable_example(model: nn.Module, batch: int = 1) -> torch.Tensor:
+    """Like `example`, as large as the network needs it: some pad by more than what is left of a small image.
+
+    Raises:
+        ModelError: If it does not run on images 16 times as large either.
+    """
+    smallest = example(model).shape[-1]
+    size, _ = first_to_run(model, partial(_images, model), [smallest << i for i in range(5)])
+    return example(model, batch, size)
 
 
 @contextlib.contextmanager

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import ultralytics
-from torch import nn
+from torch import Tensor, nn
 
-from yoloprune.backend import compat, console, model_facts, official_weights
+from yoloprune.backend import compat, console, model_facts, official_weights, records
+from yoloprune.checkpoint import foreign_files
 from yoloprune.checkpoint.models import YOLO
 from yoloprune.errors import ArgumentError, ModelError, raised_by
-from yoloprune.torch_internals import CHILDREN, is_out_of_memory
+from yoloprune.torch_internals import CHILDREN, drop_hooks, is_out_of_memory
 
 ModelSource = str | Path | ultralytics.YOLO
 """What a model is given as: checkpoint, model YAML, official name, or a live object."""
@@ -38,7 +39,8 @@ def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> ultr
             raise ModelError(f"{model.model_name} is an exported model. Use the .pt checkpoint it was exported from.")
         if prunable:
             model_facts.check_prunable(model.model)
-        yolo = with_model(model, deepcopy(model.model).float().eval())
+        records.require_sound(model_facts.student(model.model), "model")
+        yolo = with_model(model, _copy_of(model.model).float().eval())
         for event, functions in model.callbacks.items():
             yolo.callbacks[event] = list(functions)  # the user's; what is added to this object stays off the other
         return yolo
@@ -48,6 +50,25 @@ def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> ultr
         model_facts.check_prunable(yolo.model)
     yolo.model.float().eval()
     return yolo
+
+
+def _copy_of(model: nn.Module) -> nn.Module:
+    """A copy of a live network that can be saved, whatever was done with it.
+
+    It is without the user's hooks, which may be functions that no other process finds; those by which torch computes
+    weights stay. Tensors that hang on a graph of gradients cannot be copied, so their values are.
+    """
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    made = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
+    copy = deepcopy(model, {id(value): value.detach().clone() for value in made})
+    dropped = sum(drop_hooks(module, _is_of_torch) for module in copy.modules())
+    if dropped:
+        console.warn(f"model: {dropped} hooks of the live network are left out")
+    return copy
+
+
+def _is_of_torch(hook: Any) -> bool:
+    return str(getattr(hook, "__module__", "")).partition(".")[0] == "torch"
 
 
 def reopen(model: Any) -> ultralytics.YOLO:
@@ -120,7 +141,7 @@ def with_model(yolo: ultralytics.YOLO, model: nn.Module) -> ultralytics.YOLO:
     return new
 
 
-def _opened(model: Any) -> YOLO:
+def _opened(model: Any) -> Any:
     if not isinstance(model, (str, os.PathLike)):
         raise ModelError(
             f"A {type(model).__name__} is no model that can be opened. Give a path or the YOLO object; any other "
@@ -129,12 +150,25 @@ def _opened(model: Any) -> YOLO:
     file = _existing(model)
     try:
         with compat.replaced({"AUTOINSTALL": False}):  # or packages that a checkpoint names are installed by pip
-            return YOLO(file)
+            yolo = ultralytics.RTDETR(file) if _says_rtdetr(file) else YOLO(file)
     except Exception as e:  # unpickling a file that is not a checkpoint can raise anything
         if raised_by(e) != "ultralytics" or is_out_of_memory(e):
             raise
         reason = (str(e).strip() or type(e).__name__).splitlines()[0].removeprefix("ERROR ❌️ ")
+        reason = foreign_files.remedy(file, e) or reason
         raise ModelError(f"{model} is not a YOLO model that Ultralytics can load: {reason}") from e
+    if not isinstance(model_facts.student(yolo.model), compat.BaseModel):
+        raise ModelError(foreign_files.BARE_NETWORK.format(file=file))
+    records.require_sound(model_facts.student(yolo.model), str(model))
+    return yolo
+
+
+def _says_rtdetr(file: str) -> bool:
+    """Whether a model YAML is of an RT-DETR, which has a class of its own; of a checkpoint Ultralytics finds out."""
+    if not file.endswith((".yaml", ".yml")):
+        return False
+    rows = compat.tasks.yaml_model_load(file).get("head") or [[]]
+    return "RTDETR" in str(rows[-1])
 
 
 def _existing(path: str | os.PathLike[str]) -> str:
@@ -160,6 +194,8 @@ def _existing(path: str | os.PathLike[str]) -> str:
         inside = [f for f in (Path(file, "weights", "best.pt"), Path(file, "best.pt")) if f.is_file()]
         raise ModelError(f"{file} is a folder. Give the .pt checkpoint{f' {inside[0]}' if inside else ''} in it.")
     if suffix != ".pt" or not Path(file).is_file():
+        if Path(file).is_file() and foreign_files.looks_pickled(file):
+            raise ModelError(f"{file} does not end in .pt, by which Ultralytics knows a checkpoint. Rename it.")
         raise ModelError(
             f"{file} is not a .pt checkpoint. Exported models cannot be pruned: use what they came from. Stock "
             "commands such as 'yolo val' take them."

@@ -87,7 +87,7 @@ def require_stock_build(model: nn.Module, config: Mapping[str, Any]) -> None:
     except Exception as e:  # whatever Ultralytics may raise while it builds
         if raised_by(e) != "ultralytics" or is_out_of_memory(e):
             raise
-        raise PlanError(f"Stock Ultralytics cannot build the pruned model: {e}. Use native=False.") from e
+        raise PlanError(f"Stock Ultralytics cannot build the pruned model: {e}.") from e
     model = deepcopy(model).float().cpu().eval()
     mine, theirs = model.state_dict(), fresh.state_dict()
     wrong = [k for k in mine if k not in theirs or not mine[k].equal(theirs[k])] + [k for k in theirs if k not in mine]
@@ -97,11 +97,11 @@ def require_stock_build(model: nn.Module, config: Mapping[str, Any]) -> None:
         name for name, told in kept.items() if name not in modules or model_builder.numbers(modules[name]) != told
     ]
     if wrong:
-        raise PlanError(f"Stock Ultralytics builds {wrong[0]} otherwise than it was cut. Use native=False.")
+        raise PlanError(f"Stock Ultralytics builds {wrong[0]} otherwise than it was cut.")
     try:
-        comparison.verify(model, fresh.eval(), Plan({}), yolo_tracing.example(model, 2))
+        comparison.verify(model, fresh.eval(), Plan({}), yolo_tracing.runnable_example(model, 2))
     except VerifyError as e:
-        raise PlanError(f"What stock Ultralytics builds computes something else. Use native=False. ({e})") from e
+        raise PlanError(f"What stock Ultralytics builds computes something else. ({e})") from e
 
 
 def network(yolo: ultralytics.YOLO, nc: int | None, pretrained: Any = True) -> nn.Module:

@@ -51,7 +51,7 @@ def run(request: DemoRequest) -> list[dict[str, Any]]:
     """
     compat.require("demo")
     start = time.time()
-    folder = run_folders.run_folder("detect", "demo", request.host).resolve()
+    folder = run_folders.new_run("detect", "demo", request.host).folder.resolve()
     seed, device = request.passed.get("seed") or 0, request.passed.get("device")
     data = make_shapes(folder / "data", **DATA, seed=seed)
     common = {**TRAIN, "data": str(data), "seed": seed, "device": device, "exist_ok": True}

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import ultralytics
 
-from yoloprune.backend import compat, console, datasets, evaluation, model_facts, moved_layers, yaml_markers
+from yoloprune.backend import compat, console, datasets, evaluation, host_arguments, model_facts, yaml_markers
 from yoloprune.checkpoint import provenance, saving
 from yoloprune.commands import interruptions
-from yoloprune.errors import ArgumentError
-from yoloprune.reporting import run_report
+from yoloprune.errors import ArgumentError, DataError
+from yoloprune.reporting import run_report, text_table
 from yoloprune.settings.requests import FinetuneRequest
+
+LIKE_THE_END = frozenset({"data", "imgsz", "batch", "device", "workers", "single_cls", "max_det", "iou", "conf"})
+"""Arguments of a training by which it validates."""
+
+NOISE = 0.005  # of a metric, a fraction of 1: by so much two runs differ that differ in nothing that counts
 
 
 def run(request: FinetuneRequest) -> ultralytics.YOLO:
     """Fine-tune, see `api.finetune`."""
     compat.require("finetune")
+    host_arguments.require(request.host)
     model, passed = request.model, request.host
     if passed.get("resume"):
         yolo = saving.reopen(interruptions.resumed(model, passed))
@@ -38,20 +46,56 @@ def run(request: FinetuneRequest) -> ultralytics.YOLO:
     if request.distill == "parent":
         passed["distill_model"] = str(provenance.parent_file(yolo))
     require_teachable(yolo, passed)
-    if (table := moved_layers.table_of(yolo.model)) and "freeze" in passed:  # which means the parent's layers
-        passed["freeze"] = moved_layers.frozen_layers(passed["freeze"], table)
+    if passed.get("freeze") is not None:
+        passed["freeze"] = host_arguments.frozen_layers(yolo.model, passed["freeze"])
     before = model_facts.widths(yolo.model)
-    with interruptions.going_on(yolo, "finetune"):
+    start = {} if passed.get("resume") else _start(yolo, passed)
+    with interruptions.going_on(yolo, "finetune"), datasets.reading(passed.get("data")):
         yolo.train(**passed)
     of_many_sets = isinstance(yolo.trainer.args, dict)  # on which Ultralytics reports
     if console.is_main_process() and not of_many_sets:
         folder = Path(yolo.trainer.save_dir)
         after = model_facts.widths(yolo.model)
         metrics = evaluation.metrics(yolo)
-        data = {"command": "finetune", "widths_kept": before == after, "metrics": metrics}
-        rows = [{"model": "fine-tuned", **metrics, **evaluation.measure(yolo.model, yolo.trainer.args.imgsz)}]
+        sizes = evaluation.measure(yolo.model, yolo.trainer.args.imgsz)
+        data = {"command": "finetune", "widths_kept": before == after, "start": start, "metrics": metrics}
+        rows = [{"model": "start", **start, **sizes}] if start else []
+        rows.append({"model": "fine-tuned", **metrics, **sizes})
+        _warn_of_loss(start, metrics)
         run_report.write_report(folder, data, rows, [folder / "results.png"])
     return yolo
+
+
+def _start(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> dict[str, float]:
+    """How good the model is before it is trained; empty where the data is not at hand or others."""
+    data = passed["data"]
+    try:
+        known = datasets.class_count(yolo, data) is not None and datasets.has_classes_of(yolo, data)
+        datasets.require_channels(yolo, data)
+    except DataError:  # the trainer fetches it, or says what is wrong
+        return {}
+    if not known or not console.is_main_process():
+        return {}
+    asked = {k: v for k, v in passed.items() if k in LIKE_THE_END}
+    if not isinstance(asked.get("batch", 1), int) or asked.get("batch", 1) < 1:
+        del asked["batch"]  # which the trainer finds out
+    probe = saving.with_model(yolo, deepcopy(yolo.model))  # validation fuses the one it runs
+    with tempfile.TemporaryDirectory() as folder:
+        imgsz = saving.image_size(yolo, asked.pop("imgsz", None))
+        evaluation.validate(probe, {**asked, "imgsz": imgsz, "project": folder, "name": "start", "verbose": False})
+    start = evaluation.metrics(probe)
+    console.log("finetune: ", f"starts from {', '.join(f'{k} {v:.4g}' for k, v in start.items())}")
+    return start
+
+
+def _warn_of_loss(start: Mapping[str, float], end: Mapping[str, float]) -> None:
+    """Warn where the training has made the model worse."""
+    key = text_table.headline(start)
+    if key in end and end[key] < start[key] - NOISE:
+        console.warn(
+            f"finetune: {key} is {end[key]:.4f}, below the {start[key]:.4f} that it started from. Train longer, or "
+            "with a smaller lr0="
+        )
 
 
 def require_teachable(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> None:

@@ -11,10 +11,12 @@ from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.importance import dead_channels
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
+from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import layer_table, text_table
 from yoloprune.settings.requests import InfoRequest
 
 
+@generators_kept()
 def run(request: InfoRequest) -> list[dict[str, Any]]:
     """Print the layers of a model, see `api.info`."""
     compat.require("info")
@@ -38,6 +40,7 @@ def run(request: InfoRequest) -> list[dict[str, Any]]:
     return rows
 
 
+@generators_kept()
 def trace(model: ModelSource, *, imgsz: int | None = None, keep: tuple[str, ...] = ()) -> ChannelGraph:
     """Find the channel groups of a model, see `api.trace`."""
     compat.require("trace")

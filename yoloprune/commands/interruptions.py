@@ -13,15 +13,15 @@ import ultralytics
 from yoloprune.backend import console
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
-from yoloprune.errors import ModelError, PruneError, WriteError
+from yoloprune.errors import ModelError, WriteError
 
 
 @contextlib.contextmanager
 def going_on(yolo: ultralytics.YOLO, command: str) -> Iterator[None]:
-    """Say what an interrupted training left and how it goes on; leave nothing of one that was refused."""
+    """Say what an interrupted training left and how it goes on; leave nothing of one that failed before it began."""
     try:
         yield
-    except PruneError as e:
+    except Exception as e:
         run = getattr(yolo.trainer, "run", None)  # a list of data sets has a trainer that is not ours
         if run is not None:
             run.drop_unused()

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import copy
 import shlex
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import compat, console, datasets, evaluation, run_folders, yaml_markers
+from yoloprune.backend import compat, console, datasets, evaluation, host_arguments, run_folders, yaml_markers
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import cut_and_repair
 from yoloprune.commands.validate import add_times
 from yoloprune.cutting import comparison
-from yoloprune.errors import VerifyError
+from yoloprune.errors import PlanError, VerifyError
 from yoloprune.native import candidates
 from yoloprune.native.described import as_described
 from yoloprune.planning.plan import Plan
+from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import layer_table, plots, run_report, text_table
 from yoloprune.selection import decision, latency_search
 from yoloprune.selection.calibration import calibration, data_set
@@ -52,9 +54,11 @@ class PruneResult:
         return f"{text_table.table(self.rows)}\nsaved {self.file}; next: {self.next_step}"
 
 
+@generators_kept()
 def run(request: PruneRequest) -> PruneResult:
     """Prune, see `api.prune`."""
     compat.require("prune")
+    host_arguments.require(request.host)
     model: ModelSource = request.model
     parent = saving.load(model)
     imgsz = saving.image_size(parent, request.passed.get("imgsz"))
@@ -64,13 +68,11 @@ def run(request: PruneRequest) -> PruneResult:
     choice = decision.choose(parent, request, sight)
     dead = not request.budgeted
     done = cut_and_repair.cut(parent, choice.plan, request.recover, sight.images, choice.probe, dead=dead)
-    child, layers = _in_rows(done.child, choice)
-
     told = {**request.kwargs(), "imgsz": imgsz, "data": sight.data or request.passed.get("data")}
     arguments = {k: v for k, v in told.items() if v is not None}
     origin = (parent.ckpt_path or model) if isinstance(model, (str, Path)) else None  # "small" stands for small.pt
     facts = saving.make_provenance(origin, arguments)
-    checkpoint = saving.pack(child, plan=choice.plan, provenance=facts, native=choice.yaml, layers=layers)
+    choice, child, checkpoint = _packed(done.child, choice, facts, insists=request.limits.native is True)
     rows: list[dict[str, Any]] = [{"model": "parent", **evaluation.measure(parent.model, imgsz, origin)}]
     with run_folders.new_run(parent.task, "prune", request.host) as folder:
         target = folder / "weights" / "pruned.pt"
@@ -92,6 +94,24 @@ def run(request: PruneRequest) -> PruneResult:
     step = _next_step(child, target, choice, data or "...", unrepaired=not dead and sight.images is None)
     console.log("prune: ", f"saved {target}; next: {step}")
     return PruneResult(saving.load(target), target, choice, done, rows, step)
+
+
+def _packed(
+    cut: ultralytics.YOLO, choice: candidates.Choice, facts: Mapping[str, Any], *, insists: bool
+) -> tuple[candidates.Choice, ultralytics.YOLO, saving.Checkpoint]:
+    """What is saved, in the rows of its YAML; with the parent's where that was not asked for and is built otherwise."""
+    try:
+        child, layers = _in_rows(cut, choice)
+        made = saving.pack(child, plan=choice.plan, provenance=facts, native=choice.yaml, layers=layers)
+    except PlanError as e:
+        if choice.described is None:
+            raise
+        if insists:
+            raise PlanError(f"{e} Use native=False.") from e
+        candidates.warn_of_free_widths(e)
+        choice, child = replace(choice, described=None), cut
+        made = saving.pack(child, plan=choice.plan, provenance=facts)
+    return choice, child, made
 
 
 def _in_rows(child: ultralytics.YOLO, choice: candidates.Choice) -> tuple[ultralytics.YOLO, dict[str, list[str]]]:

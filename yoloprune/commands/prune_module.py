@@ -18,7 +18,7 @@ from yoloprune.importance import criteria, dead_channels
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.plan import Plan
-from yoloprune.probing.examples import Example, Probe
+from yoloprune.probing.examples import Example, Probe, generators_kept
 from yoloprune.probing.survey import survey_around
 from yoloprune.repair import constant_folding
 from yoloprune.settings.budget import Budget, Limits
@@ -28,6 +28,7 @@ from yoloprune.tracing import trace_network
 DEFAULT_LIMITS = Limits()
 
 
+@generators_kept()
 def prune_module(
     model: nn.Module,
     example: Tensor | tuple[Any, ...],

@@ -13,11 +13,12 @@ import numpy as np
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import compat, console, datasets, evaluation, run_folders
+from yoloprune.backend import compat, console, datasets, evaluation, host_arguments, run_folders
 from yoloprune.checkpoint import saving
 from yoloprune.commands import cut_and_repair
 from yoloprune.errors import BudgetError
 from yoloprune.native import candidates
+from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import plots, run_report, text_table
 from yoloprune.selection import ranking
 from yoloprune.selection.calibration import calibration
@@ -25,13 +26,17 @@ from yoloprune.settings.requests import SweepRequest
 
 Row = Mapping[str, Any]
 
+LARGEST_LOSS = 0.25  # of what the parent has: `within=` counts in points, and a poor model has few to lose
 
+
+@generators_kept()
 def run(request: SweepRequest) -> list[dict[str, Any]]:
     """Evaluate a model at several budgets directly after the cut and its repair, see `api.sweep`.
 
     The trace, the scores and the calibration images are the same for all points. Rows go to `sweep.csv` one by one.
     """
     compat.require("sweep")
+    host_arguments.require(request.host)
     model, passed, within = request.model, request.host, request.within
     parent = saving.load(model)
     passed["data"] = datasets.given_or_own(parent, passed.get("data"), "sweep")
@@ -41,31 +46,32 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
     order = ranking.rank(parent, found.graph, request.criterion, request.limits, sight)
     points, unreachable = _points(found, order, request)
 
-    folder = run_folders.run_folder(parent.task, "sweep", passed)
-    arguments = {k: v for k, v in {**request.settings, **passed}.items() if v is not None}
-    origin = model if isinstance(model, (str, Path)) else parent.model_name
-    run_folders.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments, "save_dir": folder})
-    whole = candidates.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool), found.probe)
-    rows = [_evaluate("parent", parent, whole, passed, folder)]
-    files.append_row(folder / "sweep.csv", rows[0], fresh=True)
-    key = text_table.headline(k for k in rows[0] if k not in {"model", "flops", "params", "channels"})
-    if blind := 100 * rows[0][key] <= within:
-        console.warn(
-            f"sweep: the parent itself has {key}={rows[0][key]:.4f}, so no point can lose within={within:g} "
-            "points; train it first, or check that data= is what it was trained on"
-        )
-    for i, (name, choice) in enumerate(points.items(), start=1):
-        child = cut_and_repair.cut(parent, choice.plan, request.recover, sight.images, choice.probe).child
-        rows.append(_evaluate(name, child, choice, passed, folder))
-        files.append_row(folder / "sweep.csv", rows[-1])
-        console.log("sweep: ", f"{i}/{len(points)}\n{text_table.table(rows[-1:])}")
+    with run_folders.new_run(parent.task, "sweep", passed) as folder:
+        arguments = {k: v for k, v in {**request.settings, **passed}.items() if v is not None}
+        origin = model if isinstance(model, (str, Path)) else parent.model_name
+        run_folders.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments, "save_dir": folder})
+        whole = candidates.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool), found.probe)
+        rows = [_evaluate("parent", parent, whole, passed, folder)]
+        files.append_row(folder / "sweep.csv", rows[0], fresh=True)
+        key = text_table.headline(k for k in rows[0] if k not in {"model", "flops", "params", "channels"})
+        if blind := 100 * rows[0][key] <= within:
+            console.warn(
+                f"sweep: the parent itself has {key}={rows[0][key]:.4f}, so no point can lose within={within:g} "
+                "points; train it first, or check that data= is what it was trained on"
+            )
+        within = may_lose(within, rows[0][key])
+        for i, (name, choice) in enumerate(points.items(), start=1):
+            child = cut_and_repair.cut(parent, choice.plan, request.recover, sight.images, choice.probe).child
+            rows.append(_evaluate(name, child, choice, passed, folder))
+            files.append_row(folder / "sweep.csv", rows[-1])
+            console.log("sweep: ", f"{i}/{len(points)}\n{text_table.table(rows[-1:])}")
 
-    cliff = None if blind else falls_off(rows, key, within)
-    picture = plots.plot_sweep(folder / "sweep.png", rows, key, within)
-    data = {"command": "sweep", "metric": key, "cliff": cliff, "out_of_reach": unreachable, "arguments": arguments}
-    run_report.write_report(folder, data, rows, [picture])
-    said = f"{describe(cliff, key, within)}\n" if cliff else ""
-    console.log("sweep: ", f"\n{text_table.table(rows)}\n{said}saved {folder}")
+        cliff = None if blind else falls_off(rows, key, within)
+        picture = plots.plot_sweep(folder / "sweep.png", rows, key, within)
+        data = {"command": "sweep", "metric": key, "cliff": cliff, "out_of_reach": unreachable, "arguments": arguments}
+        run_report.write_report(folder, data, rows, [picture])
+        said = f"{describe(cliff, key, within)}\n" if cliff else ""
+        console.log("sweep: ", f"\n{text_table.table(rows)}\n{said}saved {folder}")
     return rows
 
 
@@ -125,12 +131,18 @@ def falls_off(rows: Sequence[Row], key: str, within: float) -> dict[str, Any]:
     return {"safe": safe["model"], "lost": lost, "steepest": [above["model"], below["model"]]}
 
 
+def may_lose(within: float, parent: float) -> float:
+    """How many points a cut may lose: `within`, but of a poor parent no more than a share of what it has."""
+    return min(within, 100 * LARGEST_LOSS * parent)
+
+
 def describe(cliff: Mapping[str, Any], key: str, within: float) -> str:
     """The two sentences that a sweep ends with."""
     first, second = cliff["steepest"]
     safe = (
-        f"no point is within {within:g} points of the parent's {key}"
+        f"no point is within {within:.3g} points of the parent's {key}"
         if cliff["safe"] == "parent"
-        else f"down to {cliff['safe']}, {key} stays within {within:g} points of the parent's ({cliff['lost']:.1f} lost)"
+        else f"down to {cliff['safe']}, {key} stays within {within:.3g} points of the parent's "
+        f"({cliff['lost']:.1f} lost)"
     )
     return f"{safe}; it falls most steeply from {first} to {second}"

@@ -10,13 +10,12 @@ from typing import Any
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import compat, console, datasets
+from yoloprune.backend import compat, console, datasets, host_arguments, records
 from yoloprune.backend.yaml_markers import STATE_KEY
 from yoloprune.checkpoint import rebuild, saving, trainers
 from yoloprune.commands import finetune, interruptions
 from yoloprune.errors import ArgumentError
 from yoloprune.reporting import plots, run_report
-from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.requests import TrainSparseRequest
 from yoloprune.settings.sparse_config import SparseConfig
 from yoloprune.sparse import reach
@@ -26,6 +25,7 @@ from yoloprune.sparse.callback import SparseTraining
 def run(request: TrainSparseRequest) -> ultralytics.YOLO:
     """Train sparse, see `api.train_sparse`."""
     compat.require("train-sparse")
+    host_arguments.require(request.host)
     model, passed = request.model, request.host
     if passed.get("resume"):
         yolo = saving.reopen(interruptions.resumed(model, passed))
@@ -36,10 +36,12 @@ def run(request: TrainSparseRequest) -> ultralytics.YOLO:
         yolo = saving.load(model)
         if trainers.driver_of(yolo) is not None:
             raise ArgumentError("model: it has a SparseTraining attached. Detach that, or train with model.train(...).")
+        if passed.get("freeze") is not None:
+            passed["freeze"] = host_arguments.frozen_layers(yolo.model, passed["freeze"])
         sparse = SparseTraining(request.config)
         _require_reach(yolo, sparse.config, passed)
     finetune.require_teachable(yolo, passed)
-    with sparse.attached(yolo), interruptions.going_on(yolo, "train-sparse"):
+    with sparse.attached(yolo), interruptions.going_on(yolo, "train-sparse"), datasets.reading(passed.get("data")):
         yolo.train(**passed)
     folder = Path(yolo.trainer.save_dir)
     if console.is_main_process() and (log := folder / "sparsity.csv").is_file():
@@ -68,8 +70,7 @@ def _interrupted(yolo: ultralytics.YOLO, new: SparseConfig) -> SparseConfig:
             "resume: this checkpoint is not of a sparse run. A fine-tuning goes on with "
             "'yoloprune finetune model=... resume', a stock training with 'yolo train resume model=...'."
         )
-    saved = dict(state["config"])
-    old = SparseConfig(budget=Budget(**saved.pop("budget")), limits=Limits(**saved.pop("limits")), **saved)
+    old = records.sparse_config(state)
     if not new.budget.empty and new.budget != old.budget:
         raise ArgumentError(
             f"resume: this run has the target {old.budget}, which cannot change. Received: {new.budget}"

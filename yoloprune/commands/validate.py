@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from yoloprune.backend import compat, console, datasets, evaluation, run_folders
+from yoloprune.backend import compat, console, datasets, evaluation, host_arguments, run_folders
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
+from yoloprune.probing.examples import generators_kept
 from yoloprune.probing.forward import placed
 from yoloprune.reporting import run_report, text_table
 from yoloprune.runtimes import torch_eager
@@ -22,32 +23,36 @@ from yoloprune.settings.requests import ValRequest
 def run(request: ValRequest) -> list[dict[str, Any]]:
     """Validate, side by side with another model when one is given, see `api.val`."""
     compat.require("val")
+    host_arguments.require(request.host)
     model, against = request.model, request.against
     alone = Path(model).stem if isinstance(model, (str, Path)) else "network"  # "model" would be renamed, and warned of
     return compare({alone: model} if against is None else {"parent": against, "pruned": model}, **request.host)
 
 
+@generators_kept()
 def compare(models: Mapping[str, ModelSource], *, command: str = "val", **passed: Any) -> list[dict[str, Any]]:
     """Validate models one after the other on the same data, then time them taking turns, see `api.compare`."""
     loaded = {name: saving.load(m, prunable=False) for name, m in models.items()}
     passed["data"] = datasets.given_or_own(list(loaded.values())[-1], passed.get("data"), command)
-    folder = run_folders.run_folder(next(iter(loaded.values())).task, command, passed)
+    for yolo in loaded.values():
+        datasets.require_channels(yolo, passed["data"])
     device = evaluation.device(passed.get("device"))
     imgsz = saving.image_size(next(iter(loaded.values())), passed.get("imgsz"))
-    rows, networks = [], []
-    for name, yolo in loaded.items():
-        networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
-        source = models[name]
-        sizes = evaluation.measure(yolo.model, imgsz, source if isinstance(source, (str, Path)) else None)
-        evaluation.validate(
-            yolo, {**passed, "imgsz": imgsz, "project": str(folder.resolve()), "name": name, "exist_ok": True}
+    with run_folders.new_run(next(iter(loaded.values())).task, command, passed) as folder:
+        rows, networks = [], []
+        for name, yolo in loaded.items():
+            networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
+            source = models[name]
+            sizes = evaluation.measure(yolo.model, imgsz, source if isinstance(source, (str, Path)) else None)
+            evaluation.validate(
+                yolo, {**passed, "imgsz": imgsz, "project": str(folder.resolve()), "name": name, "exist_ok": True}
+            )
+            rows.append({"model": name, **evaluation.metrics(yolo), **sizes})
+        add_times(rows, networks, imgsz, device)
+        run_report.write_report(
+            folder, {"command": command, "device": str(device), "imgsz": imgsz, "arguments": passed}, rows
         )
-        rows.append({"model": name, **evaluation.metrics(yolo), **sizes})
-    add_times(rows, networks, imgsz, device)
-    run_report.write_report(
-        folder, {"command": command, "device": str(device), "imgsz": imgsz, "arguments": passed}, rows
-    )
-    console.log(f"{command}: ", f"imgsz {imgsz}, {device}\n{text_table.table(rows)}\nsaved {folder}")
+        console.log(f"{command}: ", f"imgsz {imgsz}, {device}\n{text_table.table(rows)}\nsaved {folder}")
     return rows
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from yoloprune.cutting import width_attributes
+from yoloprune.cutting import extra_buffers, width_attributes
 from yoloprune.errors import PlanError
 from yoloprune.planning.plan import Keep, Plan
 from yoloprune.torch_internals import BatchNorm, ConvNd
@@ -39,6 +39,8 @@ def cut(model: Model, plan: Plan) -> Model:
         width_attributes.correct(module, partial(_kept, plan, module_name))
     for name, keep in plan.keep.items():
         if name not in loose:
+            named = {path.rpartition(".")[2] for path in plan.keep if path.rpartition(".")[0] == name}
+            extra_buffers.cut_extra_buffers(modules[name], keep, named)
             _slice(modules[name], keep)
         elif (outputs := _index(keep.outputs)) is not None:
             parent, _, key = name.rpartition(".")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from yoloprune.errors import DataError
 from yoloprune.importance.reduction import Values
 from yoloprune.planning.channel_graph import ChannelGraph
-from yoloprune.probing.forward import feed, follow, hooked, running
+from yoloprune.probing.forward import feed, follow, hooked, input_of, running
 from yoloprune.torch_internals import BatchNorm, ConvNd
 
 Layer = ConvNd | nn.Linear | BatchNorm
@@ -27,13 +27,13 @@ def _activation(model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor]
     total: dict[nn.Module, np.ndarray] = {}
     count: dict[nn.Module, int] = defaultdict(int)
 
-    def watch(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        x = inputs[0].movedim(-1 if isinstance(module, nn.Linear) else 1, 0).flatten(1)
+    def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = input_of(args, kwargs).movedim(-1 if isinstance(module, nn.Linear) else 1, 0).flatten(1)
         total[module] = total.get(module, 0.0) + x.abs().float().mean(1).cpu().double().numpy() * x.shape[1]
         count[module] += x.shape[1]
 
     with running(model), hooked() as hooks:
-        hooks += [modules[name].register_forward_pre_hook(watch) for _, name in readers]
+        hooks += [modules[name].register_forward_pre_hook(watch, with_kwargs=True) for _, name in readers]
         feed(model, batches)
     for i, name in readers:
         if count[modules[name]]:
@@ -53,7 +53,7 @@ def _taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]) -> Va
         for i, a in enumerate(graph.axes)
         if a.side == "outputs" and (layer := _gated(modules.get(a.module))) is not None
     }
-    parameters = [p for _, m in makers.values() for p in m.parameters()]
+    parameters = [p for _, m in makers.values() for p in (m.weight, m.bias) if p is not None]
     total: dict[str, Tensor] = {}
     fed = 0
     with _differentiable(model), hooked() as hooks:
@@ -61,8 +61,9 @@ def _taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]) -> Va
         for batch in batches:
             loss = model(batch)
             loss = (loss[0] if isinstance(loss, tuple) else loss).sum()
-            slopes = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-            by_parameter: dict[Tensor, Tensor] = dict(zip(parameters, slopes, strict=True))
+            loss.backward()  # not `autograd.grad`, which re-entrant checkpoints refuse
+            by_parameter = {p: torch.zeros_like(p) if p.grad is None else p.grad for p in parameters}
+            model.zero_grad()
             for name, (_, layer) in makers.items():
                 gate = _gate(layer, by_parameter).abs()
                 total[name] = total[name] + gate if name in total else gate
@@ -75,8 +76,10 @@ def _taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]) -> Va
 
 
 def _gated(module: nn.Module | None) -> Layer | None:
-    """A module that may have a gate behind it, None for any other."""
-    return module if isinstance(module, (ConvNd, nn.Linear, BatchNorm)) and module.weight is not None else None
+    """A module that may have a gate behind it, None for any other: a weight that is computed has no gradient."""
+    if not isinstance(module, (ConvNd, nn.Linear, BatchNorm)) or not isinstance(module.weight, nn.Parameter):
+        return None
+    return module if module.bias is None or isinstance(module.bias, nn.Parameter) else None
 
 
 def _gate(layer: Layer, slopes: Mapping[Tensor, Tensor]) -> Tensor:
@@ -91,14 +94,15 @@ def _gate(layer: Layer, slopes: Mapping[Tensor, Tensor]) -> Tensor:
 @contextlib.contextmanager
 def _differentiable(model: nn.Module) -> Iterator[None]:
     """As `running`, but with gradients of all parameters; stripped checkpoints have them off."""
-    wanted = [(p, p.requires_grad) for p in model.parameters()]
+    before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     try:
         with running(model), torch.enable_grad():
             model.requires_grad_()
+            model.zero_grad()
             yield
     finally:
-        for p, on in wanted:
-            p.requires_grad = on
+        for p, on, grad in before:
+            p.requires_grad, p.grad = on, grad
 
 
 ON_DATA: dict[str, Callable[[nn.Module, ChannelGraph, Iterable[Any]], Values]] = {

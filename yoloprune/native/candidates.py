@@ -93,7 +93,7 @@ class Channels:
         except ModelError as e:
             if self._insists:
                 raise
-            self._warn(e)
+            warn_of_free_widths(e)
 
     def choose(self, select: Callable[[ChannelGraph], np.ndarray]) -> Choice:
         """Choose with native widths, and with free ones where those cannot do it and were not asked for.
@@ -120,9 +120,10 @@ class Channels:
             if self._insists:
                 raise
             free = Choice(self.graph, select(self.graph), self.probe)  # raises where the budget is out of any reach
-            self._warn(e)
+            warn_of_free_widths(e)
             return free
 
-    @staticmethod
-    def _warn(reason: Exception) -> None:
-        console.warn(f"native: free widths, which stock Ultralytics cannot train: {reason}")
+
+def warn_of_free_widths(reason: Exception) -> None:
+    """Say that widths are free where native ones were not asked for, and why."""
+    console.warn(f"native: free widths, which stock Ultralytics cannot train: {reason}")

@@ -153,12 +153,23 @@ def run(
 
 
 @contextlib.contextmanager
-def seeded(seed: int, level: bool = False) -> Iterator[list[Any]]:
-    """Own random numbers for all three generators; the list says in the end whether some were drawn, and which."""
+def generators_kept() -> Iterator[None]:
+    """Leave the process's three generators as they are; what runs in between may draw and seed as it likes."""
     python, numpy = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, level: bool = False) -> Iterator[list[Any]]:
+    """Own random numbers for all three generators; the list says in the end whether some were drawn, and which."""
     told: list[Any] = []
-    with torch.random.fork_rng(devices), _Draws(seed, level) as draws:
+    with generators_kept(), _Draws(seed, level) as draws:
         random.seed(seed)
         np.random.seed(seed)
         before = _others()
@@ -166,8 +177,6 @@ def seeded(seed: int, level: bool = False) -> Iterator[list[Any]]:
             yield told
         finally:
             told += [bool(draws.count) or draws.moved() or _others() != before, (*draws.uneven, _others())]
-            random.setstate(python)
-            np.random.set_state(numpy)
 
 
 def _others() -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -153,6 +153,11 @@ def hooked() -> Iterator[list[RemovableHandle]]:
             handle.remove()
 
 
+def input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a layer was given, its first argument, by position or by name."""
+    return next(iter((*args, *kwargs.values())))
+
+
 def feed(model: nn.Module, batches: Iterable[Tensor]) -> None:
     weight, fed = next(model.parameters()), False
     for batch in batches:
@@ -181,7 +186,7 @@ def follow(
         output.made_by = (name, version_of(output))  # type: ignore[attr-defined]  # it lives and dies with the tensor
 
     def look(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = next(iter((*args, *kwargs.values())))
+        given = input_of(args, kwargs)
         source, version = getattr(given, "made_by", (None, None))
         source = source if version == version_of(given) else None
         sources.setdefault(name, set()).add(source)

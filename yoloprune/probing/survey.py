@@ -50,7 +50,7 @@ def survey(
         ModelError: If the network does not run at the size that was asked for.
     """
     sizes = [size for i in range(16) if (size := smallest << i) < asked] + [asked]
-    at, work = _first_to_run(model, make, sizes)
+    at, work = first_to_run(model, make, sizes)
     large = make(asked, 1)
     lists = _Lists(model, large)
     wanted = lists.of(large)
@@ -97,7 +97,7 @@ def survey_around(model: nn.Module, examples: tuple[Example, ...]) -> Probe:
     return Probe(examples, proving, frames=lists.frames(examples[0]))
 
 
-def _first_to_run(model: nn.Module, make: Callable[[int, int], Example], sizes: list[int]) -> tuple[int, float]:
+def first_to_run(model: nn.Module, make: Callable[[int, int], Example], sizes: list[int]) -> tuple[int, float]:
     """The smallest size at which the network runs at all, and the FLOPs that it has at the largest."""
     for size in sizes:
         try:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.planning.plan import Keep, Plan
+from yoloprune.probing.forward import input_of
 from yoloprune.torch_internals import BatchNorm, ConvNd, ConvTransposeNd
 
 Layer = ConvNd | nn.Linear
@@ -28,7 +29,7 @@ class CutInputs:
         self.high = -self.low
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = next(iter((*args, *kwargs.values())))
+        x = input_of(args, kwargs)
         x = x.movedim(-1 if isinstance(module, nn.Linear) else 1, 0)[self.cut].flatten(1).float()
         self.total += x.mean(1).cpu().double() * x.shape[1]
         self.count += x.shape[1]

@@ -12,7 +12,7 @@ from torch.nn.functional import batch_norm, pad
 
 from yoloprune.errors import DataError
 from yoloprune.planning.plan import Keep, Plan
-from yoloprune.probing.forward import Readers, feed, follow, hooked, running
+from yoloprune.probing.forward import Readers, feed, follow, hooked, input_of, running
 from yoloprune.repair.constants import Layer, add_constant, kept, layer_of, norm_of, running_mean_of
 from yoloprune.torch_internals import BatchNorm, padding_of
 
@@ -86,9 +86,9 @@ def refit(
     targets = {name: target for name, target in targets.items() if target.calls == 1}
     missed: dict[str, tuple[float, float]] = {}
 
-    def fit(name: str, module: Layer, inputs: tuple[Any, ...]) -> None:
+    def fit(name: str, module: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         target, follower = targets[name], followers.get(name)
-        x, y = _rows(module, inputs[0], target.positions), target.rows
+        x, y = _rows(module, input_of(args, kwargs), target.positions), target.rows
         constant = _constant(parent, model, plan, name, follower)
         importance = _importance(parent, plan, y, follower, activations.get(follower or name))
         movable = module.bias is not None or follower is not None
@@ -99,7 +99,10 @@ def refit(
         tick()
 
     with running(model), hooked() as hooks:
-        hooks += [model.get_submodule(name).register_forward_pre_hook(partial(fit, name)) for name in targets]
+        hooks += [
+            model.get_submodule(name).register_forward_pre_hook(partial(fit, name), with_kwargs=True)
+            for name in targets
+        ]
         feed(model, [images])
     return missed
 
@@ -195,6 +198,7 @@ def _solve(
 
     Every output has its own weights over the positions, but one matrix is factored for all: the first step solves the
     unweighted problem, and as weights are at most 1, each further step with its matrix comes closer (majorisation).
+    That matrix has the size of the inputs or of the positions, whichever are fewer.
 
     Args:
         weight (Tensor): Present weights, shape (O, …).
@@ -222,18 +226,25 @@ def _solve(
     if before < 1e-10:  # nothing has changed up to here
         return torch.zeros_like(weight), torch.zeros_like(constant), (before, before)
     middle = x.mean(1, keepdim=True) * movable
-    if movable:
-        x = torch.cat((x - middle, torch.ones_like(x[:, :, :1])), 2)
-    gram = x.mT @ x
-    diagonal = gram.diagonal(dim1=1, dim2=2)
-    held = torch.zeros_like(diagonal)  # the constant is not
-    held[:, :width] = ridge * diagonal[:, :width].mean(1, keepdim=True).clamp_min(1e-30)
-    diagonal += held
-    factor = torch.linalg.cholesky(gram)
-    change = torch.cholesky_solve(x.mT @ missing, factor)
+    x = x - middle  # so that the constant has no part in what the weights make
+    held = ridge * (x.square().sum((1, 2), keepdim=True) / width).clamp_min(1e-30)
+    dual = count < width  # then the weights are a sum of the rows, and how much of each is the smaller problem
+    matrix = x @ x.mT if dual else x.mT @ x
+    matrix.diagonal(dim1=1, dim2=2).add_(held[..., 0])
+    factor = torch.linalg.cholesky(matrix)
+
+    def made(by: Tensor) -> Tensor:
+        return matrix @ by - held * by if dual else x @ by
+
+    def step(rest: Tensor, by: Tensor | float) -> Tensor:
+        return torch.cholesky_solve((rest if dual else x.mT @ rest) - held * by, factor)
+
+    solution, added = step(missing, 0.0), missing.mean(1, keepdim=True) * movable
     for _ in range(0 if importance is None else STEPS):
-        rest = matters * (missing - x @ change)
-        change += torch.cholesky_solve(x.mT @ rest - held[..., None] * change, factor)
-    after = float((matters * (missing - x @ change).square()).sum() / variance)
-    change, shift = change[:, :width].mT, change[:, width:].sum(1)  # without a constant the sum is empty
-    return change.reshape(weight.shape), (shift - (change @ middle.mT)[..., 0]).flatten(), (before, after)
+        rest = matters * (missing - made(solution) - added)
+        solution += step(rest, solution)
+        added += rest.mean(1, keepdim=True) * movable
+    after = float((matters * (missing - made(solution) - added).square()).sum() / variance)
+    change = (x.mT @ solution if dual else solution).mT
+    shift = added.mT - change @ middle.mT
+    return change.reshape(weight.shape), shift.flatten(), (before, after)

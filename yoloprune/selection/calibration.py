@@ -55,6 +55,7 @@ def calibration(parent: ultralytics.YOLO, data: Any, imgsz: int, passed: Mapping
         return Calibration(imgsz, None, data is False, device, seed)
     if passed.get("device") in (None, "") and torch.cuda.is_available():
         console.log("prune: ", "scores and repairs are computed on the CPU; device=0 is faster")
+    datasets.require_channels(parent, data)
     channels = model_facts.channels(parent.model)
     images = calibration_images.batches(data, imgsz, task=parent.task, channels=channels, device=device, seed=seed)
     return Calibration(imgsz, data, False, device, seed, images)

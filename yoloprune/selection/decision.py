@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import ultralytics
 
-from yoloprune.backend import console
+from yoloprune.backend import console, records
 from yoloprune.backend.yaml_markers import STATE_KEY
 from yoloprune.errors import BudgetError
 from yoloprune.importance import dead_channels
@@ -79,7 +79,7 @@ def _all_but_the_dead(parent: ultralytics.YOLO, limits: Limits, imgsz: int) -> c
     """Take out what sparse training silenced, under the limits that it silenced them under."""
     state = parent.model.yaml.get(STATE_KEY)
     if state is not None:
-        lived = Limits(**state["config"]["limits"])
+        lived = records.sparse_config(state).limits
         lived = replace(lived, keep=(*lived.keep, *limits.keep))
         lived = lived if limits.native is None else replace(lived, native=limits.native)
         if replace(limits, keep=(), native=None) not in (Limits(), replace(lived, keep=(), native=None)):
@@ -106,7 +106,7 @@ def _all_but_the_dead(parent: ultralytics.YOLO, limits: Limits, imgsz: int) -> c
     else:
         reached = state["reached"]
         if not state["met"]:
-            target = Budget(**state["config"]["budget"])
+            target = records.sparse_config(state).budget
             console.warn(f"prune: sparse training was stopped before it met {target}; the cut goes as far as it got")
     _compare(reached, choice.kept())
     return choice

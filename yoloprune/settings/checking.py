@@ -10,7 +10,11 @@ from typing import Any
 from yoloprune.errors import ArgumentError
 from yoloprune.settings import keys, own_options, recipes
 from yoloprune.settings.commands import COMMANDS, Command
+from yoloprune.settings.host_ranges import is_number
 from yoloprune.settings.requests import REQUESTS, Asked, Request
+
+QUANTIZED = frozenset({"8", "int8", "w8a8", "w8a16", "w8a32"})
+"""What `quantize=` may be in a training with quantizers."""
 
 
 def request(command: str, given: Mapping[str, Any]) -> Request:
@@ -63,10 +67,14 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: Mapping[str
             example = {"model": "yolov8n.pt", "data": "coco8.yaml"}[key]
             raise ArgumentError(f"{spec.name} needs '{key}', i.e. {key}={example}")
     _check_project(passed.get("project"))
+    _check_fraction(passed)
     if not isinstance(trainer := passed.get("trainer"), type | None):
         raise ArgumentError(f"trainer={trainer}: must be a class, which only Python can give. Received: {trainer}")
-    if (seed := passed.get("seed")) is not None and seed < 0:
-        raise ArgumentError(f"seed={seed}: must be 0 or more. Received: {seed}")
+    if spec.name == "train-sparse" and (str(passed.get("quantize")).lower() in QUANTIZED or passed.get("int8")):
+        raise ArgumentError(
+            f"quantize={passed.get('quantize', 8)}: train-sparse needs weights that pass no quantizer. Prune before, "
+            "then fine-tune with quantize=8"
+        )
     if spec.name == "train-sparse" and isinstance(passed.get("data"), (list, tuple)):
         raise ArgumentError(f"data={passed['data']}: train-sparse takes one data set. Received: {len(passed['data'])}")
     if spec.name in own_options.EXCLUSIVE:
@@ -78,6 +86,16 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: Mapping[str
             settings.update(own_options.DEFAULT_BUDGET[spec.name])
     if spec.name == "finetune" and settings["distill"] and passed.get("distill_model"):
         raise ArgumentError("distill=parent: must not be combined with distill_model=, which names another teacher")
+
+
+def _check_fraction(passed: Mapping[str, Any]) -> None:
+    """Raise where `fraction=`, which may be a number of images, asks for less than a batch: a percentage, perhaps."""
+    fraction, batch = passed.get("fraction"), passed.get("batch") or keys.host_defaults()["batch"]
+    if is_number(fraction) and 1 < fraction < batch:
+        raise ArgumentError(
+            f"fraction={fraction}: must be a fraction up to 1, or a number of images that fills a batch of {batch}. "
+            f"Received: {fraction}"
+        )
 
 
 def _check_project(project: Any) -> None:

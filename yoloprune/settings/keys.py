@@ -15,6 +15,7 @@ import yaml
 
 from yoloprune.errors import ArgumentError, PruneError
 from yoloprune.settings.commands import COMMANDS, Command
+from yoloprune.settings.host_ranges import check_range, is_number, plain_value
 
 # Ultralytics accepts these although its default.yaml does not list them: superseded spellings, extras
 SUPERSEDED = ("half", "int8", "end2end", "boxes", "hide_labels", "hide_conf", "line_thickness", "label_smoothing")
@@ -117,19 +118,18 @@ def check_keys(given: Mapping[str, Any], command: Command) -> dict[str, Any]:
 
 
 def check_host_value(key: str, value: Any) -> Any:
-    """Return an Ultralytics value whose type fits the type of its default; ranges are left to Ultralytics."""
+    """Return an Ultralytics value whose type fits the type of its default; for its range see `host_ranges`."""
     default = _read_host_defaults().get(key)
-    if isinstance(value, str) and key not in VERBATIM:
-        value = smart_value(value)
+    value = smart_value(value) if isinstance(value, str) and key not in VERBATIM else plain_value(value)
+    check_range(key, value)
     if default is None or isinstance(default, str) or isinstance(value, ALSO_ALLOWED.get(key, ())):
         return value
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if isinstance(default, bool):
         fits, allowed = isinstance(value, bool), "True or False"
     elif isinstance(default, int):
-        fits, allowed = is_number and float(value).is_integer(), "an integer"
+        fits, allowed = is_number(value) and float(value).is_integer(), "an integer"
     else:
-        fits, allowed = is_number, "a number"
+        fits, allowed = is_number(value), "a number"
     if not fits:
         raise ArgumentError(f"{key}={value}: must be {allowed} (i.e. {key}={default}). Received: {value}")
-    return value
+    return int(value) if type(default) is int else value

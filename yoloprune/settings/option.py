@@ -7,9 +7,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from yoloprune.errors import ArgumentError
-from yoloprune.settings.value_kinds import (
-    ValueKind,
-)
+from yoloprune.settings.host_ranges import plain_value
+from yoloprune.settings.value_kinds import ValueKind
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class Option:
         Raises:
             ArgumentError: If the value is not allowed.
         """
+        value = plain_value(value)
         if self.default is None and (value is None or (isinstance(value, str) and value.strip().lower() == "none")):
             return None
         try:

@@ -108,7 +108,12 @@ DEFAULT_BUDGET: dict[str, dict[str, Any]] = {  # when none is given
 }
 SWEEP_OPTIONS = (
     *SWEPT,
-    Option("within", 3.0, number("a number of at least 0", lambda x: x >= 0), "points of mAP50-95 that may be lost"),
+    Option(
+        "within",
+        3.0,
+        number("a number of at least 0", lambda x: x >= 0),
+        "points of mAP50-95 that may be lost; of a poor model a quarter of what it has",
+    ),
     *CUT_OPTIONS,
 )
 SPARSE_OPTIONS = (

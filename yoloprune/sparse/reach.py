@@ -24,7 +24,7 @@ def require(model: nn.Module, config: SparseConfig, imgsz: int, freeze: Any = No
         imgsz (int): Image size for which FLOPs are counted.
         freeze (int | list | None): Ultralytics' `freeze=`: the first layers, or these.
     """
-    layers = range(freeze) if isinstance(freeze, int) else freeze if isinstance(freeze, list) else ()
+    layers = range(freeze) if isinstance(freeze, int) else freeze or ()
     for name, parameter in model.named_parameters():
         if any(f"model.{layer}." in name for layer in layers):
             parameter.requires_grad_(False)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.probing.computed_weights import require_plain_weights
 from yoloprune.probing.examples import DRAWS, Example, Probe, modes, seeded
 from yoloprune.probing.forward import preserved, running
 from yoloprune.probing.outputs import Leaf, leaves
@@ -64,8 +65,9 @@ def trace(
         (ChannelGraph): Axes, groups, ties and costs.
 
     Raises:
-        ModelError: If the model cannot be run on the example.
+        ModelError: If the model cannot be run on the example, or its weights pass masks or quantizers.
     """
+    require_plain_weights(model)
     probe = Probe.of(example)
     first = probe.examples[0]
     with _one_thread():

@@ -1,0 +1,41 @@
+"""What a stranger wrote into a file does not reach the terminal raw."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from yoloprune import cli
+from yoloprune.backend import compat, console
+from yoloprune.errors import ArgumentError, printable
+
+TITLE, CLEAR, TURNED, HALF = "\x1b]0;owned\x07", "\x1b[2J\x1b[H", "\u202egnp.exe", "\udcff"
+
+
+def test_orders_are_shown_and_not_sent() -> None:
+    assert printable(f"a\tb\n{TITLE}") == "a\tb\n\\x1b]0;owned\\x07"
+    for text in (TITLE, CLEAR, TURNED, HALF, "\x9b2J", "\r"):
+        assert printable(text).isprintable() and printable(text).isascii()
+    assert printable("Füße 犬 👩‍🚒") == "Füße 犬 👩‍🚒"
+
+
+def test_messages(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compat.LOGGER, "propagate", True)
+    with caplog.at_level(logging.INFO), console.terminal_kept():
+        console.log("info: ", TITLE)
+        console.warn(CLEAR)
+        compat.LOGGER.info("%s %s", TITLE, compat.colorstr("blue", "bold", "known"))
+    said = "".join(record.getMessage() for record in caplog.records)
+    assert "\x1b]" not in said and "\x07" not in said and "\x1b[2J" not in said
+    assert "\x1b[34m" in said and "owned" in said
+    assert not compat.LOGGER.filters
+
+
+def test_errors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(_: object) -> None:
+        raise ArgumentError(f"the parent {TITLE}{HALF} is not there")
+
+    monkeypatch.setattr(cli, "_dispatch", refuse)
+    assert cli.main(["info", "model=a.pt"]) == 2
+    assert "\x1b" not in (said := capsys.readouterr().err) and "owned" in said

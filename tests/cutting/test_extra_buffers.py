@@ -1,0 +1,53 @@
+"""Buffers that a tool hung onto layers are cut with them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import conv
+from torch import nn
+
+from yoloprune.cutting.surgery import cut
+from yoloprune.planning.plan import Keep, Plan
+
+PLAN = Plan(
+    {
+        "0": Keep(outputs=(1, 2, 5), of=(6, None)),
+        "1": Keep(outputs=(1, 2, 5), of=(6, None)),
+        "2": Keep(outputs=(0, 3), inputs=(1, 2, 5), of=(4, 6)),
+    }
+)
+
+
+def network(layer: nn.Module) -> nn.Sequential:
+    return nn.Sequential(conv(3, 6), nn.BatchNorm2d(6), layer)
+
+
+@pytest.mark.parametrize("layer", [conv(6, 4, 3), nn.ConvTranspose2d(6, 4, 3), nn.Linear(6, 4)])
+def test_buffers_follow_the_weight(layer: nn.Module) -> None:
+    model = network(layer)
+    layer.register_buffer("mask", layer.weight.detach() + 1)  # type: ignore[operator]
+    layer.register_buffer("hits", torch.arange(4))
+    layer.register_buffer("seen", torch.arange(6).reshape(1, 6, 1, 1))
+    layer.register_buffer("step", torch.tensor(7))
+    layer.register_buffer("table", torch.arange(20).reshape(4, 5))
+    model[1].register_buffer("votes", torch.arange(6))
+    cut(model, PLAN)
+    assert torch.equal(layer.mask, layer.weight + 1)  # type: ignore[operator,arg-type]
+    assert layer.hits.tolist() == [0, 3]  # type: ignore[operator,union-attr]
+    assert layer.seen.flatten().tolist() == [1, 2, 5]  # type: ignore[operator,union-attr]
+    assert layer.step.item() == 7 and layer.table.shape == (4, 5)  # type: ignore[operator,union-attr]
+    assert model[1].votes.tolist() == [1, 2, 5] and len(model[1].running_mean) == 3  # type: ignore[operator,union-attr,arg-type]
+
+
+def test_a_layer_as_wide_as_its_input_keeps_one_value_per_output() -> None:
+    model = nn.Sequential(conv(3, 6), conv(6, 6))
+    model[1].register_buffer("hits", torch.arange(6))
+    both = Keep(outputs=(4, 5), inputs=(0, 1, 2), of=(6, 6))
+    cut(model, Plan({"0": Keep(outputs=(0, 1, 2), of=(6, None)), "1": both}))
+    assert model[1].hits.tolist() == [4, 5]  # type: ignore[operator,union-attr]
+    model = nn.Sequential(conv(3, 6), conv(6, 6))
+    model[1].register_buffer("scale", torch.arange(6))
+    inputs = Keep(inputs=(0, 1, 2), of=(None, 6))
+    cut(model, Plan({"0": Keep(outputs=(0, 1, 2), of=(6, None)), "1": inputs}))
+    assert model[1].scale.tolist() == [0, 1, 2, 3, 4, 5]  # type: ignore[operator,union-attr]

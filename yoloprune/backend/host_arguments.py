@@ -1,0 +1,67 @@
+"""Ultralytics' arguments, judged before anything is loaded or made: by Ultralytics, and what it does not judge."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from yoloprune.backend import compat, evaluation, moved_layers
+from yoloprune.backend.model_facts import network
+from yoloprune.errors import ArgumentError, raised_by
+
+
+def require(arguments: Mapping[str, Any]) -> None:
+    """Let Ultralytics judge its arguments, which it otherwise does when models are loaded and images looked at.
+
+    Args:
+        arguments (Mapping[str, Any]): What a command passes on.
+
+    Raises:
+        ArgumentError: If it does not take one, or `device=` is not there.
+    """
+    level = compat.LOGGER.level
+    compat.LOGGER.setLevel(logging.ERROR)  # what it says of superseded spellings it says again
+    try:
+        compat.get_cfg(overrides={k: v for k, v in arguments.items() if k != "trainer"})  # which `train` takes itself
+    except (SyntaxError, TypeError, ValueError, AssertionError) as e:
+        if raised_by(e) != "ultralytics":
+            raise
+        raise ArgumentError(str(e)) from None
+    finally:
+        compat.LOGGER.setLevel(level)
+    evaluation.device(arguments.get("device"))
+
+
+def frozen_layers(model: nn.Module, freeze: Any) -> int | list[int | str] | None:
+    """`freeze=` as Ultralytics shall read it: the first layers, or these, or modules by name.
+
+    Ultralytics passes over a value of another type, and over what names no layer.
+
+    Args:
+        model (nn.Module): An Ultralytics model; where blocks of its parent became several rows, the parent's are meant.
+        freeze (Any): What was given.
+
+    Raises:
+        ArgumentError: If it names a layer that is not there, or all of them.
+    """
+    if freeze is None:
+        return None
+    count = len(network(model).model)
+    number = type(freeze) is int
+    listed = list(range(freeze)) if number else list(freeze) if isinstance(freeze, (list, tuple)) else []
+    layers = moved_layers.frozen_layers(listed, moved_layers.table_of(model))
+    inside = [[n for n, _ in model.named_parameters() if f"model.{layer}." in n] for layer in layers]
+    there = [
+        bool(found) or (type(layer) is int and 0 <= layer < count) for layer, found in zip(layers, inside, strict=True)
+    ]
+    if not all(there) or (not listed and freeze not in (0, [], ())):
+        raise ArgumentError(
+            f"freeze={freeze}: must be how many of the first layers are frozen, fewer than the {count} of this model, "
+            f"or a list of layers from 0 to {count - 1} or of modules such as '0.conv'. Received: {freeze}"
+        )
+    if len({name for found in inside for name in found}) == len(list(model.parameters())):
+        raise ArgumentError(f"freeze={freeze}: all layers would be frozen, and nothing trained. Freeze fewer")
+    return freeze if number and layers == listed else layers

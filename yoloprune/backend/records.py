@@ -1,0 +1,90 @@
+"""Whether what yoloprune wrote into a `model.yaml` is what it writes; asked where a model is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from yoloprune.backend.model_facts import network
+from yoloprune.backend.yaml_markers import KEY, LAYERS, MODULE, STATE_KEY, VERSION
+from yoloprune.errors import ModelError
+from yoloprune.planning.plan import Plan
+from yoloprune.settings.budget import Budget, Limits
+from yoloprune.settings.sparse_config import SparseConfig
+
+STATE: Mapping[str, tuple[type, ...]] = {
+    "met": (bool,),
+    "progress": (int, float),
+    "steps": (int,),
+    "held": (int,),
+    "victims": (list,),
+    "scores": (list,),
+    MODULE: (str,),
+}
+"""Types in the state of a sparse run."""
+
+
+def require_sound(model: nn.Module, title: str) -> None:
+    """Raise ModelError where a record is damaged: everything else takes it for what it should be.
+
+    Args:
+        model (nn.Module): An Ultralytics model.
+        title (str): What it is called in the message.
+    """
+    config = getattr(network(model), "yaml", None)
+    if not isinstance(config, Mapping):
+        return
+    checks: dict[str, Callable[[Any], None]] = {KEY: _check_pruning, STATE_KEY: _check_sparse_run}
+    for key in checks.keys() & config.keys():
+        try:
+            checks[key](config[key])
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            told = f"{e} is missing" if isinstance(e, KeyError) else " ".join(str(e).split())
+            raise ModelError(
+                f"{title}: what yoloprune wrote into its model.yaml under '{key}' is damaged, {told}. Use another copy "
+                "of the file, or the model that it was made from."
+            ) from e
+
+
+def sparse_config(state: Mapping[str, Any]) -> SparseConfig:
+    """What a sparse run was to reach, and how, from its state; raises TypeError or ArgumentError if damaged."""
+    saved = dict(state["config"])
+    return SparseConfig(budget=Budget(**saved.pop("budget")), limits=Limits(**saved.pop("limits")), **saved)
+
+
+def _check_pruning(record: Any) -> None:
+    _require(record, "the record", dict)
+    if _require(record["version"], "version", int) > VERSION:
+        return  # of a later yoloprune, which a rebuild says
+    Plan.from_widths(_require(record["widths"], "widths", dict))
+    for name, numbers in _require(record.get("numbers", {}), "numbers", dict).items():  # until version 1
+        _require(numbers, f"numbers of {name}", dict)
+    _require(_require(record["yaml"], "yaml", dict)["module"], "module", str)
+    for name, places in _require(record.get(LAYERS) or {}, LAYERS, dict).items():
+        _require(places, f"{LAYERS} of {name}", list)
+    told = _require(record["provenance"], "provenance", dict, type(None)) or {}
+    for cut in (told, *_require(told.get("earlier", []), "earlier", list)):
+        for part in ("arguments", "versions"):
+            _require(_require(cut, "earlier", dict).get(part, {}), part, dict)
+        if (parent := cut.get("parent")) is not None:
+            _require(parent, "parent", dict)
+            _require(parent["name"], "name of the parent", str)
+            _require(parent["sha256"], "sha256 of the parent", str, type(None))
+
+
+def _check_sparse_run(state: Any) -> None:
+    _require(state, "the state", dict)
+    _require(state["config"], "config", dict)
+    sparse_config(state)
+    for name, share in _require(state["reached"], "reached", dict).items():
+        _require(share, f"{name} reached", int, float)
+    for key, kinds in STATE.items():
+        _require(state[key], key, *kinds)
+
+
+def _require(value: Any, name: str, *kinds: type) -> Any:
+    if not isinstance(value, kinds):
+        raise TypeError(f"{name} is of type {type(value).__name__}")
+    return value
