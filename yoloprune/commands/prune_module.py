@@ -28,6 +28,8 @@ from yoloprune.tracing import trace_network
 DEFAULT_LIMITS = Limits()
 
 
+@torch.inference_mode(False)
+@torch.no_grad()
 def prune_module(
     model: nn.Module,
     example: Tensor | tuple[Any, ...],

@@ -27,7 +27,7 @@ def running(model: nn.Module, training: bool = True) -> Iterator[None]:
         for m in model.modules():
             if isinstance(m, (BatchNorm, Dropout)):
                 m.eval()
-        with torch.no_grad(), _NoDropout():
+        with torch.inference_mode(False), torch.no_grad(), _NoDropout():
             yield
     finally:
         for m, training in modes:
@@ -211,8 +211,8 @@ class Readers(DispatchMode):
         super().__init__()
         self.others: set[str] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def operation(self, func: Any, args: Any, kwargs: Any) -> Any:
         if "batch_norm" not in schema_of(func).name:
             read = [a for arg in args for a in (arg if isinstance(arg, list | tuple) else [arg])]
             self.others.update(a.made_by[0] for a in read if isinstance(a, Tensor) and hasattr(a, "made_by"))
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)

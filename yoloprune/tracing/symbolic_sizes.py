@@ -75,12 +75,12 @@ def _arithmetic(name: str) -> Callable[[Width, Any], Any]:
 
 
 def _comparison(name: str) -> Callable[[Width, Any], Any]:
-    plain = getattr(int, name)
+    plain, least = getattr(int, name), ("__lt__", "__ge__")  # a width is 1 at least, whatever is cut
 
     def operator(self: Width, other: Any) -> Any:
         if isinstance(other, Width):
             self.book.tie([self.tag.labels, other.tag.labels])
-        else:
+        elif not (isinstance(other, int | float) and (other < 1 or (other == 1 and name in least))):
             self.number()
         return plain(self, other)
 
