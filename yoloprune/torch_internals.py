@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -50,20 +50,33 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "can
 """What a RuntimeError says that stands for a shortage: of a GPU's or a library's allocator, of the CPU's."""
 
 
+_COMPOSITE: dict[int, bool] = {}
+"""Whether an operation is made of others, by its identity; asking torch takes as long as a small operation."""
+
+
 class DispatchMode(TorchDispatchMode):
     """Base of modes that see every ATen operation, the same ones whatever mode the code that runs has switched on.
 
     Under `torch.inference_mode` torch hands on composite operations (`conv2d`, `batch_norm`) as they are called; here
     they are taken apart as otherwise. The first use of a mode does not import the compiler, which takes seconds.
+
+    Attributes:
+        takes_apart (bool): Whether that is of any use to a mode; those of another mode inside it come composed as well.
     """
+
+    takes_apart: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's own, which takes nothing
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func._can_decompose():
+        if (composite := _COMPOSITE.get(id(func))) is None:  # operations live as long as torch
+            composite = _COMPOSITE[id(func)] = torch._C._dispatch_has_kernel_for_dispatch_key(
+                func.name(), "CompositeImplicitAutograd"
+            )
+        if composite and self.takes_apart:
             with self:
-                return func.decompose(*args, **(kwargs or {}))
+                return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **(kwargs or {}))
         return self.operation(func, args, kwargs or {})
 
     def operation(self, func: Any, args: Any, kwargs: Any) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.errors import DataError
-from yoloprune.importance.reduction import Values
+from yoloprune.importance.reduction import Values, by_output
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.forward import feed, follow, hooked, running
 from yoloprune.torch_internals import BatchNorm, ConvNd
@@ -82,9 +82,7 @@ def _gated(module: nn.Module | None) -> Layer | None:
 def _gate(layer: Layer, slopes: Mapping[Tensor, Tensor]) -> Tensor:
     """g · dL/dg of a gate behind each output of a layer, shape (outputs,)."""
     product = layer.weight.detach() * slopes[layer.weight]
-    if getattr(layer, "transposed", False):
-        product = product.transpose(0, 1)
-    gate = product.flatten(1).sum(1) if product.ndim > 1 else product
+    gate = by_output(layer, product).sum(1) if product.ndim > 1 else product
     return gate if layer.bias is None else gate + layer.bias.detach() * slopes[layer.bias]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from yoloprune.importance.reduction import Values
+from yoloprune.importance.reduction import Values, by_output
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.torch_internals import BatchNorm, ConvNd
 
@@ -19,9 +19,7 @@ def batch_norm(module: nn.Module | None) -> Tensor | None:
 
 def _filters(module: nn.Module) -> Tensor | None:
     """One row per output channel, shape (outputs, weights)."""
-    if isinstance(module, ConvNd):
-        return (module.weight.transpose(0, 1) if module.transposed else module.weight).flatten(1)
-    return module.weight if isinstance(module, nn.Linear) else None
+    return by_output(module, module.weight) if isinstance(module, ConvNd | nn.Linear) else None
 
 
 def _l1(module: nn.Module) -> Tensor | None:

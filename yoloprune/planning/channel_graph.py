@@ -72,18 +72,27 @@ class Tie:
         allowed (tuple[int, ...] | None): Units below the full one that may be chosen, None for all.
         heads (tuple[tuple[tuple[int, ...], ...], ...]): Per attention operation its heads, each as the groups that run
             through it, where whole heads go and the others stay as they are; empty where all heads shrink alike.
+        packs (tuple[int, ...]): How many neighbours one class of each group is, in whatever it runs through; 1 each
+            where empty. The groups of a grouped convolution go as a whole.
     """
 
     groups: tuple[int, ...]
     sizes: tuple[int, ...]
     allowed: tuple[int, ...] | None = None
     heads: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    packs: tuple[int, ...] = ()
 
     @cached_property
     def shrinking(self) -> dict[int, int]:
         """Full width of every group that does not go or stay with a whole head."""
         headed = {g for attention in self.heads for head in attention for g in head}
         return {g: size for g, size in zip(self.groups, self.sizes, strict=True) if g not in headed}
+
+    @cached_property
+    def channels(self) -> list[int]:
+        """Channels that each of these groups has side by side at full width."""
+        packs = dict(zip(self.groups, self.packs or (1,) * len(self.groups), strict=True))
+        return [size * packs[g] for g, size in self.shrinking.items()]
 
     @cached_property
     def units(self) -> int:

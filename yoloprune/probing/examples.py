@@ -187,6 +187,8 @@ LEVELLED = frozenset(
 class _Draws(DispatchMode):
     """Seeds torch's generators anew before every operation that draws from them."""
 
+    takes_apart = False
+
     def __init__(self, seed: int, level: bool) -> None:
         super().__init__()
         self.seed, self.level, self.count = seed, level, 0
