@@ -47,7 +47,8 @@ def test_a_group_of_the_image_stays() -> None:
 def test_a_group_is_cut_by_hand() -> None:
     """Two groups of two; the first goes: what is left reads inputs 2 and 3 with the weights of outputs 2 and 3."""
     weight = [[1, 2], [3, 4], [5, 6], [7, 8]]
-    model = Net(lambda m, x: m.b(m.g(m.a(x))), a=conv(3, 4), g=filled(conv(4, 4, groups=2), weight, [0, 0, 1, 2]), b=conv(4, 2))  # fmt: skip
+    grouped = filled(conv(4, 4, groups=2), weight, [0, 0, 1, 2])
+    model = Net(lambda m, x: m.b(m.g(m.a(x))), a=conv(3, 4), g=grouped, b=conv(4, 2))
     graph = trace(model, IMAGE)
     plan = graph.plan(without(graph, "g.outputs", [0, 1]))
     small = cut_copy(model, plan)
@@ -129,7 +130,7 @@ def test_a_grid_is_read_and_its_channels_stay() -> None:
         lambda y: y.masked_fill_(y.detach() < 0, -1.0),
         lambda y: torch.where(y > 0, y, 0.1),
         lambda y: y.floor_divide_(0.3),
-        lambda y: torch.polar(y.abs(), y).real,
+        lambda y: torch.polar(y.abs(), y).abs(),
         lambda y: F.interpolate(y.unsqueeze(2), scale_factor=2, mode="trilinear").amax(2),
         lambda y: F.interpolate(y.flatten(2), scale_factor=2, mode="linear")[..., None],
         lambda y: F.adaptive_avg_pool3d(y.unsqueeze(2), 1)[:, :, 0],

@@ -82,7 +82,9 @@ def test_a_literal_holds_the_channels_that_it_counts(piece: Callable[[Tensor], T
     ],
 )
 def test_pieces_that_no_share_says_are_held(piece: Callable[[Tensor], Tensor]) -> None:
-    graph = exact(net(lambda m, x: m.d(m.b(piece(m.a(x))) + m.c(m.a(x))), a=(3, 8), b=(piece(torch.zeros(1, 8, 6, 6)).shape[1], 4), c=(8, 4), d=(4, 2)))  # fmt: skip
+    left = piece(torch.zeros(1, 8, 6, 6)).shape[1]
+    layers = {"a": (3, 8), "b": (left, 4), "c": (8, 4), "d": (4, 2)}
+    graph = exact(net(lambda m, x: m.d(m.b(piece(m.a(x))) + m.c(m.a(x))), **layers))
     assert None not in reasons(graph, "a.outputs")
     assert reasons(graph, "b.outputs") == FREE
 
@@ -112,8 +114,13 @@ def test_questions_about_sums_hold_what_they_ask(ask: Callable[[int, int], bool]
 
 
 # Packs and quotients --------------------------------------------------------------------------------------------------
+def _shuffled(y: Tensor) -> Tensor:
+    n, c, h, w = y.shape
+    return y.view(n, c // 4, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3).reshape(n, c // 4, 2 * h, 2 * w)
+
+
 PACKS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
-    "view": (lambda y: y.view(len(y), y.shape[1] // 4, 2, 2, 6, 6).permute(0, 1, 4, 2, 5, 3).reshape(len(y), y.shape[1] // 4, 12, 12), 4),
+    "view": (_shuffled, 4),
     "open": (lambda y: y.view(len(y), -1, 2, 6, 6).amax(2), 2),
     "unflatten": (lambda y: y.unflatten(1, (y.shape[1] // 2, 2)).sum(2), 2),
     "pixel shuffle": (lambda y: F.pixel_shuffle(y, 2), 4),
@@ -249,7 +256,8 @@ class Pieces(nn.Module):
         self.widths = [int(w) for w in self.rng.choice([4, 6, 8, 12], 3)]
         self.maps = nn.ModuleList(conv(3, w) for w in self.widths)
         self.gate, self.kinds = conv(3, 1), self.rng.integers(0, 7, 4).tolist()
-        self.out = nn.ModuleList(conv(self._piece(k, self._join(torch.zeros(1, 3, 6, 6)), torch.zeros(1, 1, 6, 6)).shape[1], 2) for k in self.kinds)  # fmt: skip
+        maps, gate = self._join(torch.zeros(1, 3, 6, 6)), torch.zeros(1, 1, 6, 6)
+        self.out = nn.ModuleList(conv(self._piece(k, maps, gate).shape[1], 2) for k in self.kinds)
 
     def _join(self, x: Tensor) -> list[Tensor]:
         return [m(x) for m in self.maps]

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from yoloprune.cutting import width_attributes
+from yoloprune.cutting import remembered_widths, width_attributes
 from yoloprune.errors import PlanError
 from yoloprune.planning.plan import Keep, Plan
 from yoloprune.torch_internals import BatchNorm, ConvNd
@@ -36,6 +36,7 @@ def cut(model: Model, plan: Plan) -> Model:
     loose = {name: tensor for name, tensor in tensors if name in plan.keep}
     for name, keep in plan.keep.items():
         _check(name, modules.get(name), loose.get(name), keep)
+    numbers = remembered_widths.remembered(model)
     for module_name, module in modules.items():
         width_attributes.correct(module, partial(_kept, plan, module_name))
     for name, keep in plan.keep.items():
@@ -44,6 +45,7 @@ def cut(model: Model, plan: Plan) -> Model:
         elif (outputs := _index(keep.outputs)) is not None:
             parent, _, key = name.rpartition(".")
             setattr(modules[parent], key, _sliced(loose[name], outputs, _long_dim(loose[name])))
+    remembered_widths.correct(model, numbers)
     return model
 
 

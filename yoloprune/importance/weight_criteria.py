@@ -22,7 +22,7 @@ def _filters(module: nn.Module) -> Tensor | None:
     return by_output(module, module.weight) if isinstance(module, ConvNd | nn.Linear) else None
 
 
-def _l1(module: nn.Module) -> Tensor | None:
+def l1(module: nn.Module) -> Tensor | None:
     """L1 norm of each filter (Li et al. 2017, arXiv 1608.08710, section 3.1)."""
     return None if (w := _filters(module)) is None else w.abs().sum(1)
 
@@ -52,7 +52,7 @@ def _fpgm(module: nn.Module) -> Tensor | None:
 
 CRITERIA: dict[str, Callable[[nn.Module], Tensor | None]] = {
     "bn": batch_norm,
-    "l1": _l1,
+    "l1": l1,
     "l2": _l2,
     "lamp": _lamp,
     "fpgm": _fpgm,
