@@ -40,7 +40,18 @@ def _activation(model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor]
             yield i, total[modules[name]] / count[modules[name]]
 
 
-def _taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]) -> Values:
+def _own_loss(model: nn.Module, batch: Any) -> Tensor:
+    """What a model makes of a batch is its loss, or a tuple that begins with it, as in Ultralytics."""
+    loss = model(batch)
+    return loss[0] if isinstance(loss, tuple) else loss  # type: ignore[no-any-return]
+
+
+def taylor(
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Iterable[Any],
+    loss_of: Callable[[nn.Module, Any], Tensor] = _own_loss,
+) -> Values:
     """First-order Taylor estimate of how much the loss changes without a channel (Molchanov et al. 2019, arXiv
     1906.10771, section 3.1): |g · dL/dg| of a gate g = 1 behind the layer, averaged over batches.
 
@@ -59,9 +70,9 @@ def _taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]) -> Va
     with _differentiable(model), hooked() as hooks:
         followers = follow(model, [n for n, (_, m) in makers.items() if not isinstance(m, BatchNorm)], BatchNorm, hooks)
         for batch in batches:
-            loss = model(batch)
-            loss = (loss[0] if isinstance(loss, tuple) else loss).sum()
-            slopes = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+            slopes = torch.autograd.grad(
+                loss_of(model, batch).sum(), parameters, allow_unused=True, materialize_grads=True
+            )
             by_parameter: dict[Tensor, Tensor] = dict(zip(parameters, slopes, strict=True))
             for name, (_, layer) in makers.items():
                 gate = _gate(layer, by_parameter).abs()
@@ -100,7 +111,7 @@ def _differentiable(model: nn.Module) -> Iterator[None]:
 
 
 ON_DATA: dict[str, Callable[[nn.Module, ChannelGraph, Iterable[Any]], Values]] = {
-    "taylor": _taylor,
+    "taylor": taylor,
     "activation": _activation,
 }
 """Values per channel that are measured on data."""

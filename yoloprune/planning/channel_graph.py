@@ -21,6 +21,7 @@ import numpy as np
 
 from yoloprune.errors import PlanError
 from yoloprune.planning.plan import Keep, Plan
+from yoloprune.planning.tables import in_html, in_text
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Term:
     axes: tuple[int, ...]
 
 
-@dataclass
+@dataclass(repr=False)
 class ChannelGraph:
     """What a trace found: which channel positions belong together, and what each costs.
 
@@ -160,6 +161,23 @@ class ChannelGraph:
     unknown: dict[str, str] = field(default_factory=dict)
     bare: np.ndarray | None = None
     heads: Mapping[int, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return in_text(*self._table())
+
+    def _repr_html_(self) -> str:
+        return in_html(*self._table())
+
+    def _table(self) -> tuple[str, tuple[str, ...], list[tuple[object, ...]]]:
+        """Title, header and rows: every width there is to decide, the ones that may change first."""
+        tied = {g: len(tie.groups) for tie in self.ties for g in tie.groups}
+        groups = sorted(enumerate(self.groups), key=lambda pair: pair[1].frozen is not None)
+        rows: list[tuple[object, ...]] = [
+            (g.name, g.size, g.frozen or (f"tied with {tied[i] - 1} more" if tied.get(i, 1) > 1 else "free"))
+            for i, g in groups
+        ]
+        title = f"ChannelGraph: {len(rows)} widths, {int(self.prunable.sum())} of {self.n_classes} channels may go"
+        return title, ("width", "channels", "why"), rows
 
     @property
     def n_classes(self) -> int:

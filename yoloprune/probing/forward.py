@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from yoloprune.errors import DataError
-from yoloprune.torch_internals import BatchNorm, DispatchMode, Dropout, FunctionMode, schema_of, version_of
+from yoloprune.torch_internals import BatchNorm, DispatchMode, Dropout, FunctionMode, schema_of, tree_map, version_of
 
 
 @contextlib.contextmanager
@@ -153,10 +153,15 @@ def hooked() -> Iterator[list[RemovableHandle]]:
             handle.remove()
 
 
-def feed(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def feed(model: nn.Module, batches: Iterable[Any]) -> None:
+    """Run a model on batches, each a tensor or all arguments as a tuple; raises DataError if there are none."""
     weight, fed = next(model.parameters()), False
+
+    def placed(x: Any) -> Any:
+        return x.to(weight.device, weight.dtype if x.is_floating_point() else None) if isinstance(x, Tensor) else x
+
     for batch in batches:
-        model(batch.to(weight.device, weight.dtype))
+        model(*(tree_map(placed, batch) if isinstance(batch, tuple) else (placed(batch),)))
         fed = True
     if not fed:
         raise DataError("There are no calibration images.")
