@@ -91,9 +91,11 @@ class TraceState:
 
         def leave(module: nn.Module, _: Any, output: Any) -> None:
             name = stack.pop()
-            tag = self.tag(output) if name in self.handing_on and isinstance(output, Tensor) else None
-            if tag is not None and (labels := tag.vector(1)) is not None:
-                self.attach(self.axis(name, "count", len(labels)), labels)
+            if name in self.handing_on and isinstance(output, Tensor) and output.ndim > 1:
+                tag = self.tag(output)  # without one nothing of it can go
+                labels = None if tag is None else tag.vector(1)
+                if tag is None or labels is not None:
+                    self.attach(self.axis(name, "count", output.shape[1]), labels)
             self.where = stack[-1] if stack else ""
             self.hold(self.where, output)
 
