@@ -76,17 +76,18 @@ def build(name: str) -> Any:
     return yolo
 
 
-def examine(name: str, flops: float = 0.5) -> dict[str, Any]:
+def examine(name: str, flops: float = 0.5, yolo: Any = None) -> dict[str, Any]:
     """Prune one model and check everything; raises where something does not hold.
 
     Args:
         name (str): Model YAML.
         flops (float): Share of the FLOPs to keep; raised in steps of 0.05 until it is within reach.
+        yolo (YOLO | None): The model where it is built already.
 
     Returns:
         (dict): Figures for the table.
     """
-    yolo = build(name)
+    yolo = build(name) if yolo is None else yolo
     parent = yolo.model
     start = time.process_time()
     graph = yolo_tracing.trace_yolo(parent)

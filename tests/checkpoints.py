@@ -18,7 +18,7 @@ import pytest
 import torch
 import ultralytics
 import yaml
-from conftest import random_alive, settle
+from conftest import cutting_plan, settle
 from torch import nn
 
 from yoloprune.backend import yolo_tracing
@@ -89,7 +89,7 @@ def network(folder: Path, task: str = "detect") -> ultralytics.YOLO:
 def plan_of(model: nn.Module, seed: int = 0) -> Plan:
     """A random plan."""
     graph = yolo_tracing.trace_yolo(model)
-    return graph.plan(random_alive(graph, seed))
+    return cutting_plan(graph, seed)
 
 
 def cut(yolo: ultralytics.YOLO, plan: Plan) -> saving.YOLO:

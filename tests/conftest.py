@@ -123,12 +123,17 @@ def cut_copy(model: nn.Module, plan: Plan) -> nn.Module:
     return surgery.cut(copy.deepcopy(model), plan)
 
 
-def cutting_plan(graph: ChannelGraph, seed: int) -> Plan:
-    """A random plan by which channels go; where the first draw takes none, the draw is repeated."""
+def cutting_alive(graph: ChannelGraph, seed: int) -> np.ndarray:
+    """Survivors of a random draw by which channels go, shape (classes,); a draw that takes none is repeated."""
     draws = (random_alive(graph, seed + 1000 * again) for again in range(20))
     alive = next((drawn for drawn in draws if not drawn.all()), None)
     assert alive is not None, "no channel may go here; `assert_held` is for networks of which that is the point"
-    return graph.plan(alive)
+    return alive
+
+
+def cutting_plan(graph: ChannelGraph, seed: int) -> Plan:
+    """A random plan by which channels go."""
+    return graph.plan(cutting_alive(graph, seed))
 
 
 def numbers(model: nn.Module) -> int:

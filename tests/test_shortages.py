@@ -178,6 +178,7 @@ def test_no_memory_for_a_layer_is_no_refusal(error: Exception, monkeypatch: pyte
         lambda config, *, channels, verbose=True: None,  # another name
     ],
 )
+@pytest.mark.slow
 def test_a_changed_builder_is_told(changed: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ultralytics.YOLO(tiny).model
     assert Channels(model, Limits(), 64).native is not None

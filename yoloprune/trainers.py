@@ -1,13 +1,14 @@
 """Trainers to derive from: Ultralytics' own, which keep the widths of a pruned model; see `checkpoint.trainers`."""
 
+from yoloprune.checkpoint.models import YOLO
 from yoloprune.checkpoint.trainers import (
     TRAINERS,
-    YOLO,
     ClassificationTrainer,
     DetectionTrainer,
     KeepsWidths,
     OBBTrainer,
     PoseTrainer,
+    RTDETRTrainer,
     SegmentationTrainer,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "KeepsWidths",
     "OBBTrainer",
     "PoseTrainer",
+    "RTDETRTrainer",
     "SegmentationTrainer",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import ultralytics
-from conftest import classes, cut_copy, random_alive, reasons, settle, shipped
+from conftest import classes, cut_copy, cutting_plan, reasons, settle, shipped
 from torch import nn
 from ultralytics.nn.tasks import ClassificationModel, DetectionModel
 
@@ -62,6 +62,7 @@ def test_only_image_and_head_are_frozen(graph: ChannelGraph) -> None:
 
 
 @pytest.mark.parametrize("name", shipped("yolo11n", "yolo12n"))
+@pytest.mark.slow
 def test_attention_blocks_are_prunable(name: str) -> None:
     """Widths that these blocks keep as numbers are corrected by the cut, so that they need not be frozen."""
     graph = yolo_tracing.trace_yolo(DetectionModel(f"{name}.yaml", verbose=False))
@@ -85,10 +86,12 @@ def test_attention_blocks_are_prunable(name: str) -> None:
         ("neck", {12, 15, 16, 18, 19, 21}),
     ],
 )
+@pytest.mark.slow
 def test_keep_patterns(model: DetectionModel, pattern: str, layers: set[int]) -> None:
     assert frozen(model, pattern) - {22} == layers
 
 
+@pytest.mark.slow
 def test_keep_tells_which_pattern_it_was(model: DetectionModel) -> None:
     graph = yolo_tracing.trace_yolo(model, keep=("model.4.cv2", "model.0"))
     assert reasons(graph, "model.4.cv2.conv.outputs") == {"keep=model.4.cv2"}
@@ -96,6 +99,7 @@ def test_keep_tells_which_pattern_it_was(model: DetectionModel) -> None:
     assert reasons(graph, "model.4.cv1.conv.outputs") == {None}
 
 
+@pytest.mark.slow
 def test_keep_that_names_nothing(model: DetectionModel) -> None:
     with pytest.raises(ArgumentError, match=r"keep=model\.4\.cv9.*model\.4\.cv"):
         yolo_tracing.trace_yolo(model, keep=("model.4.cv9",))
@@ -104,6 +108,7 @@ def test_keep_that_names_nothing(model: DetectionModel) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["head", "Head", "model.4x"])
+@pytest.mark.slow
 def test_keep_that_names_nothing_hears_of_the_parts(model: DetectionModel, pattern: str) -> None:
     with pytest.raises(ArgumentError, match=r"backbone and neck; the head stays in any case\.$") as caught:
         yolo_tracing.trace_yolo(model, keep=(pattern,))
@@ -137,6 +142,7 @@ def test_the_probe_is_small_seeded_and_fits_the_stride(model: DetectionModel) ->
     assert yolo_tracing.example(model, 2).shape == (2, 3, 64, 64)
 
 
+@pytest.mark.slow
 def test_a_trace_leaves_the_detection_head_as_it_was() -> None:
     model = DetectionModel("yolo11n.yaml", verbose=False).eval()
     head = model.model[-1]
@@ -151,6 +157,7 @@ def test_a_trace_leaves_the_detection_head_as_it_was() -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_model_that_has_seen_an_image_is_traced_as_a_new_one() -> None:
     """The head compares an image's shape with that of the last one, which must not count as reading a width."""
     model = DetectionModel("yolov8n.yaml", verbose=False).eval()
@@ -160,13 +167,14 @@ def test_a_model_that_has_seen_an_image_is_traced_as_a_new_one() -> None:
 
 
 @pytest.mark.parametrize("name", shipped("yoloe-v8n", "yoloe-26n-seg"))
+@pytest.mark.slow
 def test_visual_prompts_of_a_pruned_yoloe(name: str) -> None:
     """Their encoder reads the neck, but no plain forward pass reaches it."""
     parent = ultralytics.YOLOE(f"{name}.yaml").model
     image = yolo_tracing.example(parent, 8)
     settle(parent, image)
     graph = yolo_tracing.trace_yolo(parent)
-    plan = graph.plan(random_alive(graph, 0))
+    plan = cutting_plan(graph, 0)
     child = cut_copy(parent, plan)
     with torch.no_grad():
         whole, got = (yolo_tracing.visual_prompts(m.eval(), image) for m in (parent, child))

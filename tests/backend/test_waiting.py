@@ -52,6 +52,7 @@ def test_only_the_main_process_has_a_bar(capsys: pytest.CaptureFixture, monkeypa
 
 
 @pytest.mark.parametrize("round_to", [4, 8])
+@pytest.mark.slow
 def test_finding_native_widths_has_one_that_ends_full(
     round_to: int, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

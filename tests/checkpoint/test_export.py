@@ -21,6 +21,8 @@ from yoloprune import cli
 from yoloprune.backend import model_facts, yolo_tracing
 from yoloprune.checkpoint import saving
 
+pytestmark = pytest.mark.slow
+
 CONF = 0.25
 
 

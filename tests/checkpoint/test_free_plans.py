@@ -13,15 +13,17 @@ import torch
 import ultralytics
 import yaml
 from checkpoints import STILL, Stopped, body, crash, cut, network, plan_of, run_of, shapes_of, stub
-from conftest import random_alive
+from conftest import cutting_plan
 from ultralytics.models.yolo.world import WorldTrainer
 from ultralytics.models.yolo.yoloe import YOLOEPETrainer, YOLOETrainer
 
 import yoloprune
 from yoloprune.backend import console, model_facts, yaml_markers, yolo_tracing
-from yoloprune.checkpoint import saving, trainers
+from yoloprune.checkpoint import models, saving, trainers
 from yoloprune.commands.demo_images import NAMES, make_shapes
 from yoloprune.errors import ArgumentError
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def test_pixel_tasks_train_at_the_pruned_widths(task: str, folder: Path, tmp_pat
     yolo = saving.load(network(folder, task))
     plan = plan_of(yolo.model)
     out = saving.save(cut(yolo, plan), tmp_path / "p.pt", plan=plan, provenance={})
-    model = trainers.YOLO(str(out))
+    model = models.YOLO(str(out))
     shapes = shapes_of(model.model)
     model.train(data=str(_pixel_labels(tmp_path / "data", task)), **run_of(tmp_path))
     assert type(model.trainer) is trainers.TRAINERS[task]
@@ -70,7 +72,7 @@ def test_pixel_tasks_train_at_the_pruned_widths(task: str, folder: Path, tmp_pat
 
 
 def test_pruned_and_tuned_and_pruned_again_and_tuned(pruned: Path, data: Path, tmp_path: Path) -> None:
-    tuned = trainers.YOLO(str(pruned))
+    tuned = models.YOLO(str(pruned))
     tuned.train(data=str(data), **run_of(tmp_path, name="first"))  # 3 classes instead of 80
     best = Path(tuned.trainer.best)
     again = yoloprune.prune(
@@ -92,7 +94,7 @@ def test_pruned_and_tuned_and_pruned_again_and_tuned(pruned: Path, data: Path, t
 
 def test_taught_run_resumes_in_the_middle(pruned: Path, parent: Path, data: Path, tmp_path: Path) -> None:
     """Ultralytics saves student and projector of such a run, without the teacher."""
-    yolo = trainers.YOLO(str(pruned))
+    yolo = models.YOLO(str(pruned))
     shapes = shapes_of(yolo.model)
     yolo.add_callback("on_fit_epoch_end", crash)
     with pytest.raises(Stopped):
@@ -100,7 +102,7 @@ def test_taught_run_resumes_in_the_middle(pruned: Path, parent: Path, data: Path
     last = str(yolo.trainer.last)
     with pytest.raises(KeyError, match="yoloprune finetune"):
         ultralytics.YOLO(last).train(resume=True)
-    again = trainers.YOLO(last)
+    again = models.YOLO(last)
     again.train(resume=True)
     assert again.trainer.start_epoch == 1
     assert shapes_of(again.model) == shapes
@@ -116,7 +118,7 @@ def test_parent_is_found_from_any_folder(
     )
     monkeypatch.chdir(tmp_path)
     started = []
-    monkeypatch.setattr(trainers.YOLO, "train", lambda self, **k: started.append(k) or _stop())
+    monkeypatch.setattr(models.YOLO, "train", lambda self, **k: started.append(k) or _stop())
     with pytest.raises(Stopped):
         yoloprune.finetune(tmp_path / "here" / "weights" / "pruned.pt", data=str(data), distill="parent")
     assert Path(started[0]["distill_model"]) == parent
@@ -134,7 +136,7 @@ def test_parent_is_found_through_later_trainings(
         yoloprune.finetune(tuned, data=str(data), distill="parent")
     (tmp_path / "tuned" / "args.yaml").write_text(f"model: {pruned}\n")
     started = []
-    monkeypatch.setattr(trainers.YOLO, "train", lambda self, **k: started.append(k) or _stop())
+    monkeypatch.setattr(models.YOLO, "train", lambda self, **k: started.append(k) or _stop())
     with pytest.raises(Stopped):
         yoloprune.finetune(tuned, data=str(data), distill="parent")
     assert Path(started[0]["distill_model"]) == parent
@@ -149,7 +151,7 @@ def test_parent_of_a_live_model_is_found(
 ) -> None:
     """As in Python, where `prune` hands it to `finetune`."""
     started = []
-    monkeypatch.setattr(trainers.YOLO, "train", lambda self, **k: started.append(k) or _stop())
+    monkeypatch.setattr(models.YOLO, "train", lambda self, **k: started.append(k) or _stop())
     with pytest.raises(Stopped):
         yoloprune.finetune(saving.load(pruned), data=str(data), distill="parent")
     assert Path(started[0]["distill_model"]) == parent
@@ -216,7 +218,7 @@ def test_trainers_that_build_by_file_name_find_no_file(kind: type, folder: Path)
 
 def yolo_plan(yolo: ultralytics.YOLO) -> Any:
     graph = yolo_tracing.trace_yolo(yolo.model)
-    return graph.plan(random_alive(graph, 0))
+    return cutting_plan(graph, 0)
 
 
 def test_network_from_prune_module_does_not_grow_back(parent: Path, data: Path, tmp_path: Path) -> None:

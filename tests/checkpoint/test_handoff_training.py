@@ -17,17 +17,17 @@ import yaml
 from checkpoints import STILL, Stopped, body, crash, cut, network, plan_of, run_of, run_python, shapes_of
 
 from yoloprune.backend import yaml_markers
-from yoloprune.checkpoint import saving, trainers
+from yoloprune.checkpoint import models, saving, trainers
 from yoloprune.commands.demo_images import NAMES, make_shapes
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
 def test_training_keeps_widths_weights_and_provenance(pruned: Path, data: Path, tmp_path: Path) -> None:
-    yolo = trainers.YOLO(str(pruned))
+    yolo = models.YOLO(str(pruned))
     before = yolo.model
     yolo.train(data=str(data), **run_of(tmp_path, **STILL))
     for path in (yolo.trainer.last, yolo.trainer.best):
@@ -55,7 +55,7 @@ def test_stock_object_trains_with_our_trainer(pruned: Path, data: Path, tmp_path
 
 
 def test_interrupted_run_resumes_at_the_pruned_widths(pruned: Path, data: Path, tmp_path: Path) -> None:
-    yolo = trainers.YOLO(str(pruned))
+    yolo = models.YOLO(str(pruned))
     shapes = shapes_of(yolo.model)
     yolo.add_callback("on_fit_epoch_end", crash)
     with pytest.raises(Stopped):
@@ -63,7 +63,7 @@ def test_interrupted_run_resumes_at_the_pruned_widths(pruned: Path, data: Path, 
     last = Path(yolo.trainer.last)
     with pytest.raises(KeyError, match="yoloprune finetune"):
         ultralytics.YOLO(str(last)).train(resume=True)
-    again = trainers.YOLO(str(last))
+    again = models.YOLO(str(last))
     again.train(resume=True)
     assert again.trainer.start_epoch == 1 and again.trainer.epoch == 1
     assert shapes_of(again.model) == shapes
@@ -83,7 +83,7 @@ def test_model_marked_in_memory_trains_at_its_widths(folder: Path, data: Path, t
 
 
 def test_parent_as_teacher(pruned: Path, parent: Path, data: Path, tmp_path: Path) -> None:
-    yolo = trainers.YOLO(str(pruned))
+    yolo = models.YOLO(str(pruned))
     shapes = shapes_of(yolo.model)
     yolo.train(data=str(data), distill_model=str(parent), **run_of(tmp_path))
     assert shapes_of(yolo.model) == shapes
@@ -125,7 +125,7 @@ def test_other_tasks_train_at_the_pruned_widths(task: str, folder: Path, tmp_pat
     yolo = saving.load(network(folder, task))
     plan = plan_of(yolo.model)
     out = saving.save(cut(yolo, plan), tmp_path / "p.pt", plan=plan, provenance={})
-    pruned = trainers.YOLO(str(out))
+    pruned = models.YOLO(str(out))
     shapes = shapes_of(pruned.model)
     pruned.train(data=str(source), **run_of(tmp_path))
     assert type(pruned.trainer) is trainers.TRAINERS[task]
@@ -143,7 +143,7 @@ def test_multi_gpu_worker_rebuilds_the_trainer(
 
     monkeypatch.setattr("ultralytics.utils.checks.check_requirements", lambda *a, **k: True)
     monkeypatch.setattr(dist, "USER_CONFIG_DIR", tmp_path)
-    yolo = trainers.YOLO(str(pruned))
+    yolo = models.YOLO(str(pruned))
     trainer = trainers.DetectionTrainer(overrides={"model": str(pruned), "data": str(data), **run_of(tmp_path)})
     if importlib.util.find_spec("cloudpickle") is None:  # Ultralytics installs it when it first needs it
         monkeypatch.setitem(sys.modules, "cloudpickle", pickle)  # stricter: everything must be importable by name

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+import ultralytics
 from checkpoints import NC, TASKS, cut, network, plan_of, run_of, shapes_of, stub
 from torch import nn
 from ultralytics.nn import tasks as nets
 
 from yoloprune.backend import model_facts, yaml_markers
-from yoloprune.checkpoint import saving, trainers
+from yoloprune.checkpoint import models, saving
 from yoloprune.commands import prune
 from yoloprune.commands.demo_images import NAMES
 from yoloprune.errors import ModelError, PlanError
@@ -41,13 +42,11 @@ def test_rebuilt_model_computes_the_same(task: str, folder: Path, tmp_path: Path
     assert {n for n, p in rebuilt.named_parameters() if not p.requires_grad} <= {
         f"{model_facts.head_name(model)}.dfl.conv.weight"
     }
-    scratch = stub(task, nc=2, pretrained=False).get_model(cfg=model.yaml, weights=None, verbose=False)
+    scratch = stub(task, nc=2, pretrained=False, model=out).get_model(cfg=model.yaml, weights=None, verbose=False)
     assert shapes_of(scratch) == shapes_of(model)
-
-
-def test_attention_widths_need_more_than_their_sum(pruned: Path) -> None:
-    entry = saving.load(pruned).model.yaml["yoloprune"]
-    assert set(entry["numbers"]) == {"model.6.m.0.attn"}  # else this file tests nothing of it
+    assert not torch.equal(next(scratch.parameters()), next(model.parameters()))
+    with pytest.raises(PlanError, match="in its checkpoint only"):
+        stub(task, nc=2, pretrained=False).get_model(cfg=model.yaml, weights=None, verbose=False)
 
 
 def test_class_branch_keeps_its_source_width_for_other_classes(pruned: Path) -> None:
@@ -76,7 +75,7 @@ def test_weights_of_a_pruned_model_never_go_into_another(pruned: Path, parent: P
     before = copy.deepcopy(yolo.model.state_dict())
     for weights in (pruned, model, {"model": model}):
         with pytest.raises(PlanError, match="own checkpoint"):
-            trainers.YOLO.load(yolo, weights)
+            models.YOLO.load(yolo, weights)
     assert all(torch.equal(v, before[k]) for k, v in yolo.model.state_dict().items())
     saving.load(pruned).load(pruned)
     with pytest.raises(PlanError, match="do not have the shape"):
@@ -96,8 +95,11 @@ def test_model_cut_in_memory_is_not_trained_full_size(
 ) -> None:
     yolo = saving.load(parent if source == "checkpoint" else network(folder))
     child = cut(yolo, plan_of(yolo.model))
-    with pytest.raises(PlanError, match="own checkpoint"):
-        child.train(data=str(data), **run_of(tmp_path))
+    shapes = shapes_of(child.model)
+    child.train(data=str(data), **run_of(tmp_path))
+    assert shapes_of(child.model) == shapes != shapes_of(yolo.model)
+    with pytest.raises(KeyError, match="not the one that its YAML describes"):
+        ultralytics.YOLO(child.trainer.last).train(data=str(data), **run_of(tmp_path))
 
 
 def test_tune_refuses(pruned: Path) -> None:

@@ -12,6 +12,8 @@ from yoloprune.backend import console
 from yoloprune.errors import BudgetError
 from yoloprune.selection import decision
 
+pytestmark = pytest.mark.slow
+
 
 def silenced(tiny: Path, file: Path, channels: dict[int, int]) -> Path:
     """The tiny network with the first batch-norm scales of some layers at zero, as a checkpoint."""

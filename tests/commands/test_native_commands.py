@@ -13,7 +13,7 @@ import torch
 import ultralytics
 import yaml
 from checkpoints import build
-from conftest import cut_copy, noise, random_alive, settle
+from conftest import cut_copy, cutting_alive, noise, settle
 from native_models import BACKBONE, HEAD, restricted
 from ultralytics.models.yolo.world import WorldTrainer
 from ultralytics.models.yolo.yoloe import YOLOETrainer
@@ -25,6 +25,8 @@ from yoloprune.errors import ModelError
 from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.sparse_config import SparseConfig
 from yoloprune.sparse.sparse_run import SparseRun
+
+pytestmark = pytest.mark.slow
 
 FAST = {"imgsz": 64, "batch": 4, "epochs": 1, "plots": False, "verbose": False, "workers": 0, "exist_ok": True}
 
@@ -163,7 +165,7 @@ def test_a_free_plan_leaves_no_native_yaml_of_another_behind(parent: Path, tmp_p
 def test_names_with_a_scale_are_not_given_to_the_yaml(parent: Path, tmp_path: Path) -> None:
     yolo = saving.load(parent)
     graph, stock = restricted(yolo.model)
-    alive = random_alive(graph, 0)
+    alive = cutting_alive(graph, 0)
     plan = graph.plan(alive)
     child = saving.with_model(yolo, cut_copy(yolo.model, plan))
     facts = saving.make_provenance(None, {})

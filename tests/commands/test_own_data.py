@@ -149,6 +149,7 @@ def test_data_is_asked_for_before_ultralytics_downloads_what_the_checkpoint_name
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.slow
 def test_the_data_of_the_checkpoint_is_taken(
     name: str, trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +163,7 @@ def test_the_data_of_the_checkpoint_is_taken(
         COMMANDS[name](trained, project=str(tmp_path))
 
 
+@pytest.mark.slow
 def test_what_was_missed_is_at_most_all(trained: Path, monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
     """Of an output that hardly varies in an untrained parent, any error is many times its variance."""
     said: list[str] = []

@@ -26,6 +26,8 @@ from yoloprune.planning import greedy_selection
 from yoloprune.planning.cost import Cost
 from yoloprune.settings import keys
 
+pytestmark = pytest.mark.slow
+
 work, data = tiny_line.work, tiny_line.data  # fixtures, made once a file
 
 

@@ -43,8 +43,9 @@ def test_args_are_plain_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     }
 
 
+@pytest.mark.slow
 def test_prune_takes_paths_and_devices(tiny: Path, tmp_path: Path) -> None:
-    told = {"project": tmp_path, "name": Path("mine"), "device": torch.device("cpu"), "data": False}
+    told = {"project": tmp_path, "name": Path("mine"), "device": torch.device("cpu"), "data": False, "native": False}
     yoloprune.prune(tiny, flops=0.7, round_to=1, min_width=2, **told)
     assert {f.name for f in (tmp_path / "mine").iterdir()} >= {"args.yaml", "report.json", "weights"}
 
@@ -110,6 +111,7 @@ def test_a_run_does_not_write_over_what_it_starts_from(tmp_path: Path) -> None:
     assert run_folders.claim(asked(tmp_path), [best]).folder.name == "x-2"
 
 
+@pytest.mark.slow
 def test_a_refused_training_leaves_no_folder(tiny: Path, tmp_path: Path) -> None:
     data = make_shapes(tmp_path / "data", train=4, val=4, imgsz=32)
     # refused before and after the labels are read

@@ -26,6 +26,8 @@ from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.importance import dead_channels
 from yoloprune.sparse.callback import EVENTS
 
+pytestmark = pytest.mark.slow
+
 work, data = tiny_line.work, tiny_line.data  # fixtures, made once a file
 
 

@@ -17,10 +17,11 @@ from ultralytics.engine.trainer import BaseTrainer
 import yoloprune
 from yoloprune import files
 from yoloprune.backend import console
-from yoloprune.checkpoint import trainers
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.errors import ArgumentError, BudgetError, ModelError, PlanError, WriteError
 from yoloprune.settings.command_line import parse
+
+pytestmark = pytest.mark.slow
 
 SMALL = {"round_to": 1, "min_width": 1}
 QUICK: dict[str, Any] = {
@@ -114,7 +115,7 @@ def test_a_trainer_that_is_refused_leaves_no_folder(data: str, tiny: Path, small
         with pytest.raises(PlanError, match="do not have the shape"):
             yoloprune.finetune(small, **told, name="run", exist_ok=exist_ok, pretrained=str(tiny))
         with pytest.raises(ModelError, match="bring its dead channels back"):
-            trainers.YOLO(sealed).train(**told, name="run", exist_ok=exist_ok)
+            yoloprune.YOLO(sealed).train(**told, name="run", exist_ok=exist_ok)
     assert {f.name for f in tmp_path.iterdir()} == {"run", "sparse"}
     assert contents(tmp_path / "run") == {"results.csv": b"mine"}
 
@@ -204,14 +205,20 @@ def test_stripping_replaces_a_checkpoint_in_one_step(
     assert torch.save is full
 
 
-@pytest.mark.parametrize("native", [True, False], ids=["native before", "free before"])
-@pytest.mark.parametrize("name", ["pruned.pt", "pruned.yaml", "args.yaml", "widths.png", "report.json", "report.html"])
-def test_a_prune_leaves_all_of_the_old_or_all_of_the_new(
-    name: str, native: bool, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = {"data": False, "imgsz": 32, "project": str(tmp_path), "name": "p", "exist_ok": True, **SMALL}
-    yoloprune.prune(tiny, flops=0.95, native=native, **told)
-    before, write = contents(tmp_path), files.write_at_once
+PRUNE = {"data": False, "imgsz": 32, "name": "p", "exist_ok": True, **SMALL}
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["native before", "free before"])
+def earlier(request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bool]:
+    """The folder of a project with one prune, and whether that is a native one."""
+    project = tmp_path_factory.mktemp("earlier")
+    yoloprune.prune(tiny, flops=0.95, native=request.param, **PRUNE, project=str(project))
+    return project, request.param
+
+
+def leave_no_room_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full as soon as half of this file is written."""
+    write = files.write_at_once
 
     def full(path: Path, content: Any) -> None:
         def half(file: Any) -> None:
@@ -221,13 +228,32 @@ def test_a_prune_leaves_all_of_the_old_or_all_of_the_new(
         write(path, half if path.name == name else content)
 
     monkeypatch.setattr(files, "write_at_once", full)
+
+
+@pytest.mark.parametrize("name", ["pruned.pt", "pruned.yaml", "args.yaml", "widths.png", "report.json", "report.html"])
+def test_a_prune_leaves_all_of_the_old_or_all_of_the_new(
+    name: str, earlier: tuple[Path, bool], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(earlier[0], tmp_path, dirs_exist_ok=True)
+    told, before = {**PRUNE, "project": str(tmp_path)}, contents(tmp_path)
+    leave_no_room_for(name, monkeypatch)
     with pytest.raises(WriteError, match=rf"Cannot write {tmp_path / 'p'}[\w/]*/{name}: No space left on device"):
         yoloprune.prune(tiny, flops=0.9, native=True, **told)
     assert contents(tmp_path) == before
     with pytest.raises(WriteError):
         yoloprune.prune(tiny, flops=0.9, native=True, **told | {"name": "new"})
     assert {f.name for f in tmp_path.iterdir()} == {"p"}  # nothing of a run that never had anything
-    monkeypatch.undo()
+
+
+def test_the_prune_after_one_that_had_no_room_replaces_all(
+    earlier: tuple[Path, bool], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, native = earlier
+    shutil.copytree(project, tmp_path, dirs_exist_ok=True)
+    told, before = {**PRUNE, "project": str(tmp_path)}, contents(tmp_path)
+    with monkeypatch.context() as patched, pytest.raises(WriteError):
+        leave_no_room_for("report.html", patched)
+        yoloprune.prune(tiny, flops=0.9, native=True, **told)
     yoloprune.prune(tiny, flops=0.9, native=not native, **told)
     after = contents(tmp_path)
     assert ("p/weights/pruned.yaml" in after) == (not native)

@@ -26,6 +26,8 @@ from yoloprune.planning.greedy_selection import select
 from yoloprune.planning.plan import Plan
 from yoloprune.settings.budget import Budget, Limits
 
+pytestmark = pytest.mark.slow
+
 NAMES = shipped("yolov8n", "yolo11n", "yolo26n", "yolov5n")
 SHARES = (0.7, 0.5, 0.35)
 PLANS = [(name, share) for name in NAMES for share in SHARES]

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "models.py"
 LARGE = (
     "rtdetr-l",
@@ -51,8 +53,7 @@ def test_pruned_exactly(name: str) -> None:
         yolo = models.build(name)
     except (OSError, ImportError) as e:  # torchvision backbones come with pretrained weights
         pytest.skip(f"cannot be built offline: {e}")
-    del yolo
-    result = models.examine(name)
+    result = models.examine(name, yolo=yolo)
     assert result["saved"] == "yes"
     assert result["error"] <= 1e-4
     least = next((share for word, share in LEAST.items() if word in name), 0.99)

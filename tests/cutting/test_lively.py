@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import conv, cut_copy, noise, random_alive
+from conftest import conv, cut_copy, cutting_alive, noise
 from torch import nn
 
 from yoloprune.cutting import surgery
@@ -42,7 +42,7 @@ def test_where_all_is_alive_there_is_no_copy() -> None:
 
 def test_wrong_surgery_between_dead_channels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = without_norms(-100.0)
-    plan = (graph := trace(model, IMAGE)).plan(random_alive(graph, 0))
+    plan = (graph := trace(model, IMAGE)).plan(cutting_alive(graph, 0))
     right = surgery.cut
 
     def wrong(model: nn.Module, plan: Plan) -> nn.Module:
@@ -62,7 +62,7 @@ def test_a_finished_model_that_is_not_what_the_surgery_makes_is_refused(fault: s
     """Nothing reads the channels in which it differs on this example, and nothing reads the number at all."""
     model = without_norms(-100.0)
     model.width = 8
-    plan = (graph := trace(model, IMAGE)).plan(random_alive(graph, 0))
+    plan = (graph := trace(model, IMAGE)).plan(cutting_alive(graph, 0))
     child = cut_copy(model, plan)
     if fault == "weight":
         child[2].weight.data = child[2].weight.data.flip(1)

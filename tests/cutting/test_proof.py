@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 import ultralytics
-from conftest import conv, cut_copy, filled, noise, random_alive, settle, shipped
+from conftest import conv, cut_copy, cutting_alive, filled, noise, settle, shipped
 from torch import Tensor, nn
 
 import yoloprune
@@ -76,6 +76,7 @@ def wrong_inputs(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 # A signal that dies out -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("layer", ["model.1.conv", "model.4.m.0.cv1.conv", "model.6.cv2.conv", "model.8.m.0.cv2.conv"])
+@pytest.mark.slow
 def test_wrong_surgery_on_a_fresh_model_is_refused(wrong_inputs: Callable[[str], None], layer: str) -> None:
     yolo = fresh("yolov8n-cls")
     plan = plan_for(yolo.model)
@@ -93,6 +94,7 @@ def test_wrong_surgery_on_any_network_is_refused(wrong_inputs: Callable[[str], N
 
 
 @pytest.mark.parametrize("name", shipped("yolov8n-cls", "yolo12n"))
+@pytest.mark.slow
 def test_right_cuts_of_fresh_models_pass(name: str) -> None:
     yolo = fresh(name)
     for seed in range(2):
@@ -103,7 +105,7 @@ def test_right_cuts_of_fresh_models_pass(name: str) -> None:
 def test_the_model_that_is_handed_back_is_checked_itself() -> None:
     """A fault that surgery did not make shows with the true weights only."""
     model = settle(fading(), IMAGE)
-    plan = (graph := trace(model, IMAGE)).plan(random_alive(graph, 0))
+    plan = (graph := trace(model, IMAGE)).plan(cutting_alive(graph, 0))
     child = cut_copy(model, plan)
     assert prove(model, child, plan, IMAGE).error <= TOLERANCE
     child[-1].weight.data.mul_(1.01)
@@ -123,14 +125,14 @@ def test_the_largest_error_is_reported(monkeypatch: pytest.MonkeyPatch, largest:
 # What the second check copes with -------------------------------------------------------------------------------------
 def proved(model: nn.Module, example: Tensor) -> float:
     """Error of a random cut, by the whole proof."""
-    plan = (graph := trace(model, example)).plan(random_alive(graph, 0))
+    plan = (graph := trace(model, example)).plan(cutting_alive(graph, 0))
     return prove(model, cut_copy(model, plan), plan, example).error
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions(dtype: torch.dtype, wrong_inputs: Callable[[str], None]) -> None:
     model = fading()
-    plan = (graph := trace(model, IMAGE)).plan(random_alive(graph, 0))
+    plan = (graph := trace(model, IMAGE)).plan(cutting_alive(graph, 0))
     model.to(dtype)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     assert prove(model, cut_copy(model, plan), plan, IMAGE.to(dtype)).error <= TOLERANCE
@@ -146,7 +148,7 @@ def test_scales_of_zero_as_after_sparse_training() -> None:
     model = settle(fading(), IMAGE)
     for i in (1, 4):
         model[i].weight.data[::2] = 0
-    plan = (graph := trace(model, IMAGE)).plan(random_alive(graph, 1))
+    plan = (graph := trace(model, IMAGE)).plan(cutting_alive(graph, 1))
     assert prove(model, cut_copy(model, plan), plan, IMAGE).error <= TOLERANCE
     assert not model[1].weight[::2].any()
 
@@ -156,7 +158,7 @@ def test_a_network_in_which_all_is_alive_has_the_first_check_only() -> None:
     model = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 2)).eval()
     for layer in (model[0], model[2]):
         layer.bias.data += 9
-    plan = (graph := trace(model, IMAGE)).plan(random_alive(graph, 0))
+    plan = (graph := trace(model, IMAGE)).plan(cutting_alive(graph, 0))
     assert len(prove(model, cut_copy(model, plan), plan, IMAGE).looks) == 2  # two modes
 
 
@@ -193,13 +195,14 @@ class WantsTargets(nn.Module):
 
 def test_models_that_want_targets_and_remember() -> None:
     model = WantsTargets()
-    plan = (graph := trace(model.eval(), IMAGE)).plan(random_alive(graph, 0))
+    plan = (graph := trace(model.eval(), IMAGE)).plan(cutting_alive(graph, 0))
     names = [set(vars(m)) for m in model.modules()]
     assert prove(model, cut_copy(model, plan), plan, IMAGE).error <= TOLERANCE
     assert [set(vars(m)) for m in model.modules()] == names
     assert model.shape is None and model.calls == 0
 
 
+@pytest.mark.slow
 def test_the_parent_is_left_as_it_was() -> None:
     model = fresh("yolov8n").model
     model.train()

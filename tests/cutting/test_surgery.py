@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from conftest import conv, cut_copy, filled, noise, random_alive, settle, shipped
+from conftest import conv, cut_copy, cutting_alive, cutting_plan, filled, noise, settle, shipped
 from torch import Tensor, nn
 from ultralytics.nn.modules import block as blocks
 from ultralytics.nn.modules.block import Attention, C2f, C3k2, CBFuse, CBLinear, RepNCSPELAN4
@@ -208,7 +208,7 @@ def planned(block: nn.Module, size: tuple[int, int], seed: int = 3) -> tuple[nn.
     image = noise(4, 3, *size)
     model = settle(nn.Sequential(conv(3, 16), block, conv(16, 3)), image)
     graph = trace(model, image[:1], sized=has_width_attributes)
-    return model, graph.plan(random_alive(graph, seed))
+    return model, cutting_plan(graph, seed)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_area_attention_cut_twice() -> None:
     model, plan = planned(blocks.AAttn(16, num_heads=2), (4, 4))
     once = cut_copy(model, plan)
     graph = trace(once, noise(1, 3, 4, 4), sized=has_width_attributes)
-    again = graph.plan(random_alive(graph, 5))
+    again = cutting_plan(graph, 5)
     twice = cut_copy(once, again)
     assert twice[1].head_dim < once[1].head_dim
     assert verify(once, twice, again, noise(2, 3, 4, 4)) <= 1e-4
@@ -382,7 +382,7 @@ def test_a_name_does_not_make_a_class_one_of_ultralytics(block: type[nn.Module],
     assert not has_width_attributes(namesake)
     assert removable_heads(namesake) == 0
     model = nn.Sequential(conv(3, 8), namesake, conv(8, 2))
-    plan = (graph := trace(model, noise(1, 3, 4, 4), sized=has_width_attributes)).plan(random_alive(graph, 0))
+    plan = (graph := trace(model, noise(1, 3, 4, 4), sized=has_width_attributes)).plan(cutting_alive(graph, 0))
     small = cut_copy(model, plan)
     assert len(plan.keep["0"].outputs) < 8
     assert getattr(small[1], "c", None) == getattr(namesake, "c", None)
@@ -397,10 +397,11 @@ def test_a_fork_may_build_a_class_otherwise_under_its_name() -> None:
 
 # Stock classes --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", shipped("yolov9t", "yolo12n"))
+@pytest.mark.slow
 def test_only_stock_classes_come_out(name: str) -> None:
     model = DetectionModel(f"{name}.yaml", verbose=False)
     model.requires_grad_(False)
-    plan = (graph := yolo_tracing.trace_yolo(model)).plan(random_alive(graph, 0))
+    plan = (graph := yolo_tracing.trace_yolo(model)).plan(cutting_alive(graph, 0))
     small = cut_copy(model, plan)
     assert [type(m) for m in small.modules()] == [type(m) for m in model.modules()]
     assert [n for n, _ in small.named_parameters()] == [n for n, _ in model.named_parameters()]
@@ -411,9 +412,10 @@ def test_only_stock_classes_come_out(name: str) -> None:
         assert {k: type(v) for k, v in vars(a).items()} == {k: type(v) for k, v in vars(b).items()}
 
 
+@pytest.mark.slow
 def test_the_same_shape_from_widths_alone() -> None:
     model = DetectionModel("yolov8n.yaml", verbose=False)
-    plan = (graph := yolo_tracing.trace_yolo(model)).plan(random_alive(graph, 0))
+    plan = (graph := yolo_tracing.trace_yolo(model)).plan(cutting_alive(graph, 0))
     a, b = cut_copy(model, plan), cut(copy.deepcopy(model), Plan.from_widths(plan.widths()))
     assert {k: v.shape for k, v in a.state_dict().items()} == {k: v.shape for k, v in b.state_dict().items()}
     b.load_state_dict(a.state_dict())

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import assert_exact, conv, cut_copy, filled, noise, random_alive, settle, without
+from conftest import assert_exact, conv, cut_copy, cutting_alive, cutting_plan, filled, noise, settle, without
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -54,7 +54,7 @@ def test_a_right_cut_passes(cut: Cut) -> None:
     parent, small, plan, graph = cut
     assert verify(parent, small, plan, IMAGE) <= comparison.TOLERANCE
     for seed in range(5):
-        plan = graph.plan(random_alive(graph, seed))
+        plan = cutting_plan(graph, seed)
         assert verify(parent, cut_copy(parent, plan), plan, IMAGE) <= comparison.TOLERANCE
 
 
@@ -288,7 +288,7 @@ def test_dropout_by_function_does_not_fail_a_right_cut() -> None:
 def test_an_example_of_zeros_is_no_proof() -> None:
     """Without biases nothing but zeros comes out, whatever was cut."""
     model = nn.Sequential(conv(3, 4, bias=False), nn.ReLU(), conv(4, 2, bias=False))
-    plan = (graph := trace(model, IMAGE)).plan(random_alive(graph, 0))
+    plan = (graph := trace(model, IMAGE)).plan(cutting_alive(graph, 0))
     with pytest.raises(VerifyError, match="All outputs are zero"):
         verify(model, cut_copy(model, plan), plan, torch.zeros_like(IMAGE))
 

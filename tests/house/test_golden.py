@@ -27,7 +27,7 @@ from yoloprune.cutting import surgery
 from yoloprune.importance import dead_channels
 from yoloprune.planning.plan import Plan
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 PRUNED = ("free", "native", "twice")
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from checkpoints import run_python
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 INNER = "yoloprune/rooms/inner"  # a package within a package, which the copy that is built has besides
 

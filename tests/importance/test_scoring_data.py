@@ -118,6 +118,7 @@ LABELS = {
 
 
 @pytest.mark.parametrize("task", [*LABELS, "classify"])
+@pytest.mark.slow
 def test_taylor_on_labels_of_every_task(task: str, tmp_path: Path) -> None:
     """Ultralytics' own data set and loss; the model keeps neither gradients nor the criterion."""
     rng = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import ultralytics
-from conftest import cut_copy, noise, random_alive, settle
+from conftest import cut_copy, cutting_alive, cutting_plan, noise, settle
 from native_models import BACKBONE, HEAD, model_of, restricted
 
 import yoloprune
@@ -30,6 +30,7 @@ def tied(graph: ChannelGraph) -> dict[str, tuple[tuple[str, ...], tuple[int, ...
     }
 
 
+@pytest.mark.slow
 def test_what_one_argument_sets_is_tied() -> None:
     graph, stock = restricted(model_of(BACKBONE))
     ties = tied(graph)
@@ -44,6 +45,7 @@ def test_what_one_argument_sets_is_tied() -> None:
     assert stock.spelled.layers[4].follows == {"cv1.conv", "cv1.bn"}
 
 
+@pytest.mark.slow
 def test_a_yaml_worked_out_by_hand() -> None:
     model = model_of(BACKBONE)
     graph, stock = restricted(model)
@@ -79,6 +81,7 @@ def test_widths_that_ultralytics_rounds_are_spelled_as_they_come_out() -> None:
     assert tied(graph)["model.3.conv"][1] == (56, 48, 40, 32, 24, 16, 8)
 
 
+@pytest.mark.slow
 def test_heads_that_size_themselves_by_their_input_hold_it() -> None:
     """The class branch is max(first input, min(classes, 100)) wide: 32 for 3 classes, 80 for 80."""
     few, _ = restricted(model_of(BACKBONE, nc=3))
@@ -89,6 +92,7 @@ def test_heads_that_size_themselves_by_their_input_hold_it() -> None:
     assert tied(many)["model.2.cv2.conv"][1] == (24, 16, 8)
 
 
+@pytest.mark.slow
 def test_a_class_branch_that_loading_takes_over_holds_nothing() -> None:
     """Fine-tuned from 80 classes to 3, the branch stays 80 wide, which the YAML alone does not say."""
     before = model_of(BACKBONE, nc=80)
@@ -99,12 +103,13 @@ def test_a_class_branch_that_loading_takes_over_holds_nothing() -> None:
     graph, stock = restricted(model)
     assert stock.spelled.carried == {"cv3"}
     assert tied(graph)["model.2.cv2.conv"][1] == (24, 16, 8)
-    alive = random_alive(graph, 0)
+    alive = cutting_alive(graph, 0)
     small = cut_copy(model, graph.plan(alive))
     fresh = model_builder.rebuild(small, stock.describe(alive).yaml)
     assert all(torch.equal(v, small.state_dict()[k]) for k, v in fresh.state_dict().items())
 
 
+@pytest.mark.slow
 def test_whole_attention_heads_go() -> None:
     """A C2PSA makes one head of every 64 hidden channels; its 128 may become 64 if one of the two heads goes whole."""
     model = model_of(
@@ -156,6 +161,7 @@ def test_widths_out_of_step_with_ultralytics_rounding_are_tried_one_by_one() -> 
     assert all(w % 8 == 0 for _, allowed in tied(graph).values() for w in allowed or ())
 
 
+@pytest.mark.slow
 def test_free_plans_cannot_be_said() -> None:
     model = model_of(BACKBONE)
     _, stock = restricted(model)
@@ -174,6 +180,7 @@ def test_plans_under_the_restrictions_keep_them() -> None:
         graph.plan(alive)
 
 
+@pytest.mark.slow
 def test_the_dead_go_as_far_as_the_yaml_allows() -> None:
     graph, _ = restricted(model_of(BACKBONE))
     conv = next(i for i, g in enumerate(graph.groups) if g.name == "model.1.conv")  # 32 wide, steps of 8
@@ -184,14 +191,16 @@ def test_the_dead_go_as_far_as_the_yaml_allows() -> None:
     assert not alive[graph.classes(conv)[:13]].all()
 
 
+@pytest.mark.slow
 def test_models_that_are_not_their_yaml_are_refused() -> None:
     model = model_of(BACKBONE)
     graph = yolo_tracing.trace_yolo(model)
-    free = cut_copy(model, graph.plan(random_alive(graph, 0)))
+    free = cut_copy(model, cutting_plan(graph, 0))
     with pytest.raises(ModelError, match="is not what its row in the model YAML builds"):
         candidates.Channels(free, Limits(native=True), 64)
 
 
+@pytest.mark.slow
 def test_text_prompted_models_are_refused() -> None:
     model = ultralytics.YOLO("yolov8s-worldv2.yaml").model
     with pytest.raises(ModelError, match="YOLO-World and YOLOE"):

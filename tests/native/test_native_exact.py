@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import ultralytics
-from conftest import cut_copy, noise, random_alive, settle
+from conftest import cut_copy, cutting_alive, noise, settle
 from native_models import BACKBONE, HEAD, model_of, restricted
 from torch.utils._pytree import tree_leaves
 from ultralytics.nn.modules import Conv
@@ -21,6 +21,8 @@ from yoloprune.errors import PlanError
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.plan import Plan
 from yoloprune.settings.budget import Budget, Limits
+
+pytestmark = pytest.mark.slow
 
 BLOCKS = {
     "C3": [64, True],
@@ -50,7 +52,7 @@ def test_random_native_plans_are_exact_and_said(block: str, seed: int) -> None:
     model = model_of(rows)
     graph, stock = restricted(model)
     assert any(g.name.startswith("model.2.") or "model.2." in str(g.axes) for g in graph.groups if not g.frozen)
-    alive = random_alive(graph, seed)
+    alive = cutting_alive(graph, seed)
     plan = graph.plan(alive)
     small = cut_copy(model, plan)
     assert comparison.verify(model, small, plan, noise(2, 3, 64, 64)) <= 1e-4
@@ -88,7 +90,7 @@ ODD: dict[str, list[list[Any]]] = {
 def test_odd_rows_are_exact(odd: str, seed: int) -> None:
     model = model_of([*BACKBONE[:2], *ODD[odd], BACKBONE[3]], [[3, 4], 1, "Detect", ["nc"]])
     graph, stock = restricted(model, Limits(round_to=8, min_width=8))
-    alive = random_alive(graph, seed)
+    alive = cutting_alive(graph, seed)
     plan = graph.plan(alive)
     small = cut_copy(model, plan)
     fresh = model_builder.rebuild(small, stock.describe(alive).yaml).eval()
@@ -127,7 +129,7 @@ def test_other_activations() -> None:
     graph, stock = restricted(model)
     assert isinstance(model.model[0].act, torch.nn.ReLU)
     assert isinstance(Conv.default_act, torch.nn.SiLU)  # as before, though rows were built that fail
-    alive = random_alive(graph, 0)
+    alive = cutting_alive(graph, 0)
     small = cut_copy(model, graph.plan(alive))
     fresh = model_builder.rebuild(small, stock.describe(alive).yaml).eval()
     assert comparison.verify(small, fresh, Plan({}), noise(2, 3, 64, 64)) <= 1e-4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import conv, cut_copy, hand_graph, noise, random_alive, settle
+from conftest import conv, cut_copy, cutting_alive, hand_graph, noise, settle
 from torch import Tensor, nn
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.torch_utils import get_flops
@@ -144,19 +144,21 @@ def test_flops_at_another_image_size() -> None:
 
 # Real networks --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["yolov8n", "yolo12n", "yolov9t"])
+@pytest.mark.slow
 def test_costs_are_those_of_the_built_model_before_and_after(name: str) -> None:
     model = settle(DetectionModel(f"{name}.yaml", verbose=False), noise(4, 3, 128, 128))
     graph = yolo_tracing.trace_yolo(model)
     cost = Cost(graph)
     assert cost.parent("params") == pytest.approx(sum(p.numel() for p in model.parameters()), abs=1e-3)
     assert cost.parent("flops") == pytest.approx(get_flops(model) * 1e9, rel=1e-6)
-    alive = random_alive(graph, seed=1)
+    alive = cutting_alive(graph, 1)
     small = cut_copy(model, graph.plan(alive))
     widths = width_of(graph, alive)
     assert cost.of("params", widths) == pytest.approx(sum(p.numel() for p in small.parameters()), abs=1e-3)
     assert cost.of("flops", widths) == pytest.approx(get_flops(small) * 1e9, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_image_size_scales_as_ultralytics_counts() -> None:
     model = DetectionModel("yolo11n.yaml", verbose=False)
     flops = Cost(yolo_tracing.trace_yolo(model, imgsz=320)).parent("flops")
@@ -164,6 +166,7 @@ def test_image_size_scales_as_ultralytics_counts() -> None:
 
 
 @pytest.mark.parametrize("kind", ["params", "flops", "channels"])
+@pytest.mark.slow
 def test_slope_is_the_difference_quotient(kind: str) -> None:
     graph = yolo_tracing.trace_yolo(DetectionModel("yolov8n.yaml", verbose=False))
     cost = Cost(graph)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import conv, cut_copy, noise, random_alive
+from conftest import conv, cut_copy, cutting_alive, noise
 from torch import Tensor, nn
 
 from yoloprune.cutting.comparison import TOLERANCE, verify
@@ -37,7 +37,7 @@ def images(size: int, batch: int) -> Example:
 def test_pieces_that_are_alike_on_a_small_image_are_told_apart() -> None:
     model = Pooled()
     probe = survey(model, images, 4, 64)
-    plan = (graph := trace(model, probe)).plan(random_alive(graph, 0))
+    plan = (graph := trace(model, probe)).plan(cutting_alive(graph, 0))
     child = cut_copy(model, plan)
     assert prove(model, child, plan, probe).error <= TOLERANCE
     first, second, third, fourth = child.b.weight.data.chunk(4, 1)

@@ -216,6 +216,7 @@ def test_images_beyond_the_memory_bound_are_left_out(monkeypatch: pytest.MonkeyP
     assert least_squares._together(IMAGES).shape == (1, 3, 12, 12)
 
 
+@pytest.mark.slow
 def test_yolo_is_closer_to_its_parent_after_each_repair():
     parent, *_ = quarter_dead()
     graph = yolo_tracing.trace_yolo(parent)

@@ -115,6 +115,7 @@ def test_long_lists_tell_how_many_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("name", shipped("yolov8n", "yolo11n", "yolo12n", "yolov8n-worldv2"))
+@pytest.mark.slow
 def test_real_tables_fit_a_terminal_and_name_layers_that_can_be_kept(name: str) -> None:
     model = YOLO(f"{name}.yaml").model
     rows = layer_rows(yolo_tracing.trace_yolo(model))

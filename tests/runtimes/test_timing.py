@@ -126,6 +126,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("wanted", [0.7, "19ms"])
+@pytest.mark.slow
 def test_prune_meets_a_time(tiny: Path, tmp_path: Path, clock: list[list[float]], wanted: float | str) -> None:
     told = {"round_to": 1, "min_width": 2, "native": False}
     child = yoloprune.prune(tiny, latency=wanted, project=str(tmp_path), **told).model
@@ -137,12 +138,14 @@ def test_prune_meets_a_time(tiny: Path, tmp_path: Path, clock: list[list[float]]
     assert all(now == size(parent) for now, *_ in clock)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_fast_enough_is_left_alone(tiny: Path, tmp_path: Path, clock: list[list[float]]) -> None:
     with pytest.raises(BudgetError, match="latency=500ms: the model already takes no longer"):
         yoloprune.prune(tiny, latency="500ms", project=str(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_another_budget_that_is_out_of_reach_is_named_before_anything_is_timed(
     tiny: Path, tmp_path: Path, clock: list[list[float]]
 ) -> None:
@@ -151,6 +154,7 @@ def test_another_budget_that_is_out_of_reach_is_named_before_anything_is_timed(
     assert clock == []
 
 
+@pytest.mark.slow
 def test_luck_is_not_enough(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that meets the time once is timed again, for longer."""
     said: list[str] = []
@@ -167,6 +171,7 @@ def test_luck_is_not_enough(tiny: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("swing", "warns"), [(1.4, False), (1.6, True)])
+@pytest.mark.slow
 def test_a_busy_machine_is_noticed(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swing: float, warns: bool
 ) -> None:

@@ -320,6 +320,7 @@ def test_few_steps_are_told_with_the_remedy(
     assert told is None or told in said[0]
 
 
+@pytest.mark.slow
 def test_picture_of_a_run(tmp_path: Path) -> None:
     """Drawn from the files of the run alone, with and without a results.csv."""
     Loop(SparseTraining(config()), tmp_path).run()

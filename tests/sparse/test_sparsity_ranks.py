@@ -22,6 +22,8 @@ from yoloprune import YOLO, Budget, SparseConfig, SparseTraining
 from yoloprune.backend import model_facts
 from yoloprune.checkpoint.trainers import DetectionTrainer
 
+pytestmark = pytest.mark.slow
+
 CONFIG = SparseConfig(Budget(flops=0.8), FREE)
 
 WORKER = """

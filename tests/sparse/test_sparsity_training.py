@@ -23,6 +23,8 @@ from yoloprune.commands.demo_images import make_shapes
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.importance import dead_channels
 
+pytestmark = pytest.mark.slow
+
 QUICK: dict[str, Any] = {
     "epochs": 3,
     "imgsz": 32,

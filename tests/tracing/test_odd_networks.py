@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
-from conftest import conv, cut_copy, noise, random_alive, settle
+from conftest import conv, cut_copy, cutting_plan, noise, settle
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
@@ -249,7 +249,7 @@ def check(names: Sequence[str], seeds: Sequence[int]) -> None:
     model = settle(Odd(names), IMAGE, seed=seeds[0]).eval()
     graph = trace(model, IMAGE)
     for seed in seeds:
-        plan = graph.plan(random_alive(graph, seed))
+        plan = cutting_plan(graph, seed)
         child = cut_copy(model, plan)
         for x in (IMAGE, torch.cat([IMAGE, IMAGE.flip(-1) * 1.5])):
             comparison.verify(model, child, plan, x)
@@ -270,6 +270,7 @@ def test_what_the_trace_cannot_see_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(24))
+@pytest.mark.slow
 def test_odd_pieces_in_a_row(seed: int) -> None:
     names = sorted(set(PIECES) - REFUSED)
     check([names[i] for i in np.random.default_rng(seed).permutation(len(names))[:4]], seeds=(seed, seed + 100))

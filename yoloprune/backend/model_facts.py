@@ -107,7 +107,8 @@ def stride(model: nn.Module) -> int:
 
 def channels(model: nn.Module) -> int:
     """Number of input channels, 3 unless the model YAML says otherwise."""
-    return int(getattr(model, "yaml", {}).get("channels", 3))
+    config = getattr(model, "yaml", {})
+    return int(config.get("channels", config.get("ch", 3)))  # the key of Ultralytics up to 8.3.120
 
 
 def parts(model: nn.Module) -> dict[str, list[str]]:

@@ -18,7 +18,8 @@ from torch import nn
 from yoloprune.backend.model_facts import network
 
 KEY = "yoloprune"
-VERSION = 1
+VERSION = 2
+"""Of the record; 2 does without numbers that a rebuild from the parent's YAML needed."""
 LAYERS = "layers"  # in the record: where the parent's modules are in a model whose blocks became several rows
 STATE_KEY = "yoloprune_sparse"
 MODULE = "module"  # in the state: the name that the sentence replaced
@@ -30,6 +31,11 @@ STOP_PRUNED = (
     "stops here. Install yoloprune and run 'yoloprune finetune model=... data=...', or in Python 'from yoloprune "
     "import YOLO'. Validation, prediction and export work as they are"
 )
+STOP_OWN = (
+    "The network of this checkpoint is not the one that its YAML describes. Stock Ultralytics would build that one and "
+    "train it, so it stops here. Install yoloprune and run 'yoloprune finetune model=... data=...', or in Python 'from "
+    "yoloprune import YOLO'. Validation, prediction and export work as they are"
+)
 STOP_FOR_GOOD = (
     "This {family} model was pruned by yoloprune. Its trainer would build the unpruned network and train that, so it "
     "stops here. yoloprune has no trainer for pruned {family} models: train the parent first, then prune. "
@@ -40,7 +46,11 @@ STOP_SPARSE = (
     "it stops here. Run 'yoloprune prune model=...' first; an interrupted run goes on with 'yoloprune train-sparse "
     "model=.../last.pt resume'. Validation, prediction and export work as they are"
 )
-UNTRAINABLE = {"WorldModel": "YOLO-World", "YOLOEModel": "YOLOE", "RTDETRDetectionModel": "RT-DETR"}
+UNTRAINABLE = {"WorldModel": "YOLO-World", "YOLOEModel": "YOLOE"}
+
+
+OWN: Mapping[str, Any] = {"version": VERSION, "widths": {}, "own": True, "provenance": None}
+"""The record of a network that nobody pruned and that its YAML does not describe."""
 
 
 # The record of a pruning ----------------------------------------------------------------------------------------------
@@ -71,10 +81,12 @@ def mark(model: nn.Module, entry: Mapping[str, Any]) -> None:
 
     Args:
         model (nn.Module): An Ultralytics model that has the entry's widths.
-        entry (Mapping): `version`, `widths`, `numbers` and `provenance`; `yaml`, what must be put back, is filled in.
+        entry (Mapping): `version`, `widths` and `provenance`; `yaml`, what must be put back, is filled in.
     """
     config = true_yaml(network(model).yaml)
     replaced, how = {"module": config["backbone"][0][2]}, ""
+    if entry.get("own"):
+        config["backbone"][0][2] = STOP_OWN
     if entry["widths"]:
         family = untrainable(model)
         config["backbone"][0][2] = STOP_FOR_GOOD.format(family=family) if family else STOP_PRUNED

@@ -12,7 +12,7 @@ import ultralytics
 from torch import nn
 
 from yoloprune.backend import compat, console, model_facts, official_weights
-from yoloprune.checkpoint.trainers import YOLO
+from yoloprune.checkpoint.models import YOLO
 from yoloprune.errors import ArgumentError, ModelError, raised_by
 from yoloprune.torch_internals import CHILDREN, is_out_of_memory
 

@@ -1,4 +1,4 @@
-"""From the record of a pruning to its shape, and the checks that a build is the network that is meant."""
+"""The record of a pruning, and the checks that a build is the network that is meant."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import ultralytics
 from torch import Tensor, nn
 
-from yoloprune.backend import model_builder, model_facts, moved_layers, yaml_markers, yolo_tracing
-from yoloprune.cutting import comparison, surgery
+from yoloprune.backend import model_builder, model_facts, moved_layers, own_network, yaml_markers, yolo_tracing
+from yoloprune.cutting import comparison
 from yoloprune.errors import PlanError, VerifyError, raised_by
 from yoloprune.planning.plan import Plan
 from yoloprune.torch_internals import is_out_of_memory
@@ -24,10 +24,9 @@ def mark_pruned(
     native: Mapping[str, Any] | None = None,
     layers: Mapping[str, list[str]] | None = None,
 ) -> None:
-    """Write into `model.yaml` what rebuilds this cut model, and stop stock trainers; `save` does it to its copy.
+    """Write the record of a pruning into `model.yaml`, and stop stock trainers; `save` does it to its copy.
 
-    The plan is proved first: the true YAML is built, cut, and compared with the model, tensor by tensor. A native YAML
-    is built as it is, and stock trainers need not be stopped.
+    A native YAML is built first and compared with the model, and stock trainers need not be stopped.
 
     Args:
         model (nn.Module): The cut model; its `model.yaml` is still the parent's.
@@ -37,7 +36,7 @@ def mark_pruned(
         layers (Mapping | None): Where the modules of the model that was pruned went, where they moved.
 
     Raises:
-        PlanError: If the parent's YAML, cut by the plan, or the native YAML does not give this model.
+        PlanError: If the native YAML does not give this model, or the plan is of another one.
     """
     theirs = model_facts.network(model)
     theirs.yaml = yaml_markers.cleared(theirs.yaml)  # a sparse run that came before is the parent's
@@ -47,7 +46,6 @@ def mark_pruned(
     entry: dict[str, Any] = {
         "version": yaml_markers.VERSION,
         "widths": _merge(before["widths"], plan.widths()),
-        "numbers": {},
         "provenance": {**deepcopy(dict(provenance)), "earlier": earlier},
     }
     if native is not None:
@@ -59,15 +57,7 @@ def mark_pruned(
         theirs.yaml = said
         yaml_markers.mark(model, entry)
         return
-    fresh = model_builder.build(type(model), yaml_markers.true_yaml(theirs.yaml), model_facts.channels(model))
-    reshape(fresh, entry)
     _require_widths(model, entry["widths"])
-    require_same_shape(fresh, model)
-    # Widths do not say how an attention's channels divide into queries and values: carry those numbers as they are.
-    rebuilt = dict(fresh.named_modules())
-    for name, module in model.named_modules():
-        if (own := model_builder.numbers(module)) and own != (built := model_builder.numbers(rebuilt[name])):
-            entry["numbers"][name] = {k: v for k, v in own.items() if built.get(k) != v}
     yaml_markers.mark(model, entry)
 
 
@@ -123,40 +113,16 @@ def network(yolo: ultralytics.YOLO, nc: int | None, pretrained: Any = True) -> n
     Returns:
         (nn.Module): With the weights it starts from, because a head may be taken over at the widths that it has.
     """
-    config = yaml_markers.true_yaml(yaml_markers.cleared(yolo.model.yaml))
-    built = model_builder.build(
-        type(yolo.model), {**config, "nc": nc or config.get("nc")}, model_facts.channels(yolo.model)
-    )
-    if (entry := yaml_markers.entry_of(yolo)) is not None:
-        reshape(built, entry)
+    model: nn.Module = yolo.model
+    if own_network.difference(model) is not None:
+        return own_network.to_train(model, nc, model_facts.channels(model), fresh=pretrained is False)
+    config = yaml_markers.true_yaml(yaml_markers.cleared(model_facts.network(model).yaml))
+    built = model_builder.build(type(model), {**config, "nc": nc or config.get("nc")}, model_facts.channels(model))
     if isinstance(pretrained, (str, Path)):
         model_facts.network(built).load(ultralytics.YOLO(pretrained).model, verbose=False)
     elif pretrained is not False and yolo.ckpt:
         model_facts.network(built).load(deepcopy(yolo.model).cpu(), verbose=False)
     return built
-
-
-def reshape(model: nn.Module, entry: Mapping[str, Any]) -> None:
-    """Cut a fresh build of the parent to the widths of an entry, in place.
-
-    Args:
-        model (nn.Module): Built from the true YAML, with any number of classes.
-        entry (Mapping): See `mark`.
-
-    Raises:
-        PlanError: If the entry is damaged, of a later version, or does not fit the model.
-    """
-    try:
-        if entry["version"] > yaml_markers.VERSION:
-            raise PlanError(
-                f"This model was pruned by a later yoloprune (format {entry['version']}). Upgrade yoloprune."
-            )
-        surgery.cut(model, Plan.from_widths(entry["widths"]))
-        for name, numbers in entry["numbers"].items():
-            vars(model.get_submodule(name)).update(deepcopy(numbers))
-        _require_widths(model, entry["widths"])
-    except (KeyError, TypeError, AttributeError) as e:
-        raise PlanError(f"The '{yaml_markers.KEY}' entry of this model is damaged: {type(e).__name__} {e}.") from e
 
 
 def _require_widths(model: nn.Module, widths: Mapping[str, Mapping[str, Any]]) -> None:
@@ -182,9 +148,9 @@ def require_same_shape(model: nn.Module, weights: nn.Module) -> None:
     The first layer may differ in its input channels, and the head in all that follows the number of classes.
     """
     mine, theirs = model_facts.widths(model), model_facts.widths(weights)
-    if model_facts.channels(model) != model_facts.channels(weights):
-        first = next(iter(theirs), "")
-        mine.pop(first, None), theirs.pop(first, None)
+    first = next(iter(theirs), "")
+    if (there := mine.get(first, ())) and there[:1] + there[2:] == theirs[first][:1] + theirs[first][2:]:
+        mine[first] = theirs[first]
     if mine == theirs:
         return
     name = next(k for k in [*theirs, *mine] if mine.get(k) != theirs.get(k))

@@ -17,9 +17,9 @@ from yoloprune import files
 from yoloprune.backend import compat, model_builder
 from yoloprune.backend.yaml_markers import KEY
 from yoloprune.checkpoint.loading import goes_on, image_size, load, reopen, with_model
+from yoloprune.checkpoint.models import YOLO
 from yoloprune.checkpoint.provenance import make_provenance, plain, provenance, pruned_widths
 from yoloprune.checkpoint.rebuild import mark_pruned
-from yoloprune.checkpoint.trainers import YOLO
 from yoloprune.errors import PruneError
 from yoloprune.native import yaml_rows
 from yoloprune.planning.plan import Plan

@@ -1,10 +1,10 @@
 """Training that keeps a pruned shape: Ultralytics' own trainers with one method overridden.
 
 Ultralytics builds the network to train from `model.yaml`. Of a native plan that is the pruned network, and stock
-trainers will do. Of a free plan it describes the parent. So such a model carries in
-`model.yaml["yoloprune"]` what its true YAML lacks, and these trainers cut the fresh build to it before weights are
-loaded. Everything else (class names, number of classes, EMA, resume, multi-GPU) stays in Ultralytics' hands. For stock
-trainers the first module's name in `model.yaml` is replaced by a sentence: the text of the error they stop with.
+trainers will do. Of a free plan, of a network that somebody changed or that an older release built, it is another. So
+these trainers compare the two, and where they differ train a copy of the network itself. Everything else (class names,
+EMA, resume, multi-GPU) stays in Ultralytics' hands. For stock trainers the first module's name in `model.yaml` is
+replaced by a sentence: the text of the error they stop with.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any, Protocol, runtime_checkable
 import ultralytics
 from torch import nn
 from ultralytics.models import yolo
+from ultralytics.models.rtdetr import train as rtdetr
 
-from yoloprune.backend import console, model_builder, model_facts, yaml_markers
-from yoloprune.backend.model_facts import network
+from yoloprune.backend import console, model_facts, own_network, yaml_markers
 from yoloprune.checkpoint import rebuild
 from yoloprune.checkpoint.trainer_files import WholeFiles
-from yoloprune.errors import ModelError
+from yoloprune.errors import ModelError, PlanError
 
 
 @runtime_checkable
@@ -39,10 +39,14 @@ def driver_of(trainer: Any) -> SparseDriver | None:
 
 
 class KeepsWidths(WholeFiles):
-    """Mixin for Ultralytics trainers: the network that is built has the widths that `model.yaml` promises."""
+    """Mixin for Ultralytics trainers: the network that is trained is the one that the checkpoint holds."""
+
+    args: Any
+    data: Any
+    resume: Any
 
     def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> nn.Module:
-        """Build the network to train through the stock trainer, at its pruned widths if it was pruned.
+        """Build the network to train through the stock trainer, or take the checkpoint's own where that is another.
 
         Args:
             cfg (str | dict | None): Model YAML.
@@ -60,26 +64,67 @@ class KeepsWidths(WholeFiles):
             if driver_of(self) is None:
                 raise ModelError(yaml_markers.STOP_SPARSE)
             cfg = yaml_markers.opened(cfg)
-        if (entry := yaml_markers.entry_of(cfg)) is None:
-            model = super().get_model(cfg=cfg, weights=weights, verbose=verbose)
-            if weights is not None and (
-                yaml_markers.entry_of(weights)
-                or (cfg is not None and cfg is getattr(weights, "yaml", None) and not network(weights).is_fused())
-            ):  # pruned weights in another network, or a model cut but not saved
+        if (entry := yaml_markers.entry_of(cfg)) and entry.get("version", 0) > yaml_markers.VERSION:
+            raise PlanError(
+                f"This model was pruned by a later yoloprune (format {entry['version']}). Upgrade yoloprune."
+            )
+        own = self._own(cfg, weights)
+        if own is None and entry and not entry.get("native"):
+            raise PlanError("The widths of a free plan are in its checkpoint only. Give the .pt file as model=.")
+        why = None if own is None else own_network.difference(own)
+        if own is None or why is None:
+            built = yaml_markers.true_yaml(cfg) if entry else cfg
+            model: nn.Module = super().get_model(cfg=built, weights=weights, verbose=verbose)
+            if entry:
+                yaml_markers.mark(model, entry)
+            if weights is not None and (own is weights or yaml_markers.entry_of(weights)):
                 rebuild.require_same_shape(model, weights)
             return model
-        model = super().get_model(cfg=yaml_markers.true_yaml(cfg), weights=None, verbose=False)
-        rebuild.reshape(model, entry)
-        yaml_markers.mark(model, entry)
+        model = self._as_it_is(own, weights)
+        if console.is_main_process():
+            console.log("prune: ", f"the network of the checkpoint is trained as it is: {why}")
+            if verbose:
+                model_facts.network(model).info()
+        return model
+
+    def _own(self, cfg: Any, weights: nn.Module | None) -> nn.Module | None:
+        """The network that the model to be trained is, None where there is but a YAML."""
+        foreign = isinstance(self.args.pretrained, (str, Path)) and not self.resume
+        if weights is not None and not foreign:
+            return weights if cfg is None or (isinstance(cfg, Mapping) and not _other(cfg, weights)) else None
+        file = Path(str(getattr(self.args, "model", None) or ""))
+        if file.suffix != ".pt" or not file.is_file():
+            return None
+        own: nn.Module = ultralytics.YOLO(file).model
+        return own
+
+    def _as_it_is(self, own: nn.Module, weights: nn.Module | None) -> nn.Module:
+        """A copy of the checkpoint's network for this data set, with the weights that the training begins with."""
+        if model_facts.network(own).is_fused():
+            raise PlanError("These weights are fused for inference and cannot be trained. Load the checkpoint again.")
+        points = model_facts.network(own).yaml.get("kpt_shape")
+        if points is not None and list(points) != list(there := self.data["kpt_shape"]):
+            raise ModelError(f"data: its kpt_shape is {there}, the model's {points}. Train the parent on it.")
+        model = own_network.to_train(own, self.data.get("nc"), self.data["channels"], fresh=weights is None)
+        theirs = model_facts.network(model)
+        theirs.yaml = yaml_markers.opened(theirs.yaml)
+        if yaml_markers.entry_of(model) is None:
+            yaml_markers.mark(model, yaml_markers.OWN)
+        if hasattr(self, "set_model_names_for_load"):
+            self.set_model_names_for_load(model)
         if weights is not None:
             rebuild.require_same_shape(model, weights)
-            network(model).load(weights)
-        if console.is_main_process():
-            how = f"{len(entry['widths'])} layers" if entry["widths"] else "its YAML says them"
-            console.log("prune: ", f"rebuilt at the pruned widths ({how})")
-            if verbose:
-                network(model).info()
+            theirs.load(weights, verbose=False)
+        for module in model.modules():
+            if isinstance(module, nn.Dropout) and getattr(self.args, "dropout", None):
+                module.p = self.args.dropout  # as Ultralytics sets it in a classifier
         return model
+
+
+def _other(cfg: Mapping[str, Any], weights: nn.Module) -> bool:
+    """Whether a YAML is of another model than the weights: others are loaded into what it builds."""
+    theirs = model_facts.network(weights).yaml
+    return any(cfg.get(key) != theirs.get(key) for key in ("head", yaml_markers.KEY))
 
 
 class DetectionTrainer(KeepsWidths, yolo.detect.DetectionTrainer):
@@ -100,6 +145,10 @@ class OBBTrainer(KeepsWidths, yolo.obb.OBBTrainer):
 
 class ClassificationTrainer(KeepsWidths, yolo.classify.ClassificationTrainer):
     """Ultralytics' classification trainer that keeps pruned widths."""
+
+
+class RTDETRTrainer(KeepsWidths, rtdetr.RTDETRTrainer):
+    """Ultralytics' trainer of RT-DETR that keeps pruned widths."""
 
 
 TRAINERS: dict[str, type] = {
@@ -124,57 +173,3 @@ if hasattr(yolo, "depth"):  # Ultralytics 8.4
         """Ultralytics' depth trainer that keeps pruned widths."""
 
     TRAINERS["depth"] = DepthTrainer
-
-
-class YOLO(ultralytics.YOLO):
-    """`ultralytics.YOLO` whose training keeps the widths of a pruned model; all else is Ultralytics'.
-
-    YOLO-World, YOLOE and RT-DETR models become the stock classes, as Ultralytics does; pruned ones refuse to train.
-    """
-
-    @property
-    def task_map(self) -> dict[str, dict[str, Any]]:
-        """Map task to model, trainer, validator and predictor classes; the trainers are those of this module."""
-        return {t: {**s, "trainer": TRAINERS.get(t, s["trainer"])} for t, s in super().task_map.items()}
-
-    def train(self, trainer: Any = None, **kwargs: Any) -> Any:
-        """Train as Ultralytics does, at the pruned widths if the model was pruned; see `ultralytics.YOLO.train`.
-
-        Raises:
-            ModelError: If sparse training left dead channels that are not cut yet, and this is another training.
-            PlanError: If other widths would be trained, or weights of other widths be mixed in.
-        """
-        if yaml_markers.STATE_KEY in getattr(self.model, "yaml", {}) and driver_of(self) is None:
-            raise ModelError(yaml_markers.STOP_SPARSE)
-        if isinstance(kwargs.get("pretrained"), (str, Path)) and not kwargs.get("resume"):
-            self._require_fitting(kwargs["pretrained"])  # before there is a folder
-        if yaml_markers.entry_of(self) is not None:
-            # Naming the trainer keeps a list of data sets in this process, else each is left to a stock command line;
-            # without a checkpoint Ultralytics would build anew from the YAML file that the model came from.
-            trainer, self.ckpt = trainer or self._smart_load("trainer"), self.ckpt or {"model": self.model}
-        elif not self.ckpt and isinstance(self.model, nn.Module) and not network(self.model).is_fused():
-            # Ultralytics builds anew from the YAML file; a model that was cut in memory would grow back.
-            config = yaml_markers.true_yaml(network(self.model).yaml)
-            built = model_builder.build(type(self.model), config, model_facts.channels(self.model))
-            rebuild.require_same_shape(built, self.model)
-        return super().train(trainer=trainer, **kwargs)
-
-    def tune(self, *args: Any, **kwargs: Any) -> Any:
-        """Search hyperparameters as Ultralytics does; pruned models refuse, since every trial is a stock process."""
-        if (entry := yaml_markers.entry_of(self)) and entry["widths"]:
-            raise ModelError(
-                "tune starts stock Ultralytics for every trial, which cannot train a pruned model. Tune the parent."
-            )
-        return super().tune(*args, **kwargs)
-
-    def load(self, weights: str | Path | dict[str, Any] | nn.Module = "yolo26n.pt") -> YOLO:
-        """Load weights as Ultralytics does; into a pruned model, and those of one, only where the widths are equal."""
-        self._require_fitting(weights)
-        return super().load(weights)
-
-    def _require_fitting(self, weights: str | Path | dict[str, Any] | nn.Module) -> None:
-        """Raise PlanError where Ultralytics would mix a pruned model with weights of other widths."""
-        source = ultralytics.YOLO(weights).model if isinstance(weights, (str, Path)) else weights
-        source = (source.get("ema") or source["model"]) if isinstance(source, dict) else source
-        if yaml_markers.entry_of(self) is not None or yaml_markers.entry_of(source) is not None:
-            rebuild.require_same_shape(self.model, source)

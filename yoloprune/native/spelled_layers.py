@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from yoloprune.backend import model_builder, model_facts, yaml_markers
+from yoloprune.backend import model_builder, model_facts, own_network, yaml_markers
 from yoloprune.backend.model_facts import network
 from yoloprune.cutting import surgery
 from yoloprune.errors import ModelError
@@ -47,8 +47,8 @@ class SpelledLayers:
                 "YAML in the checkpoint says (native=True is not possible)"
             )
         yaml = network(model).yaml
-        if yaml.get("yoloprune", {}).get("widths"):
-            raise ModelError("the model was pruned to free widths before (native=True is possible for its parent only)")
+        if (why := own_network.difference(model)) is not None:
+            raise ModelError(f"the network is not what its own YAML says, {why} (native=True is not possible)")
         self.graph, self.yaml = graph, yaml_markers.cleared(yaml)
         self.image = model_facts.channels(model)
         self.carried: frozenset[str] = frozenset()  # children of the head that loading takes over from the weights

@@ -62,6 +62,7 @@ class Stock:
         self.spelled = SpelledLayers(model, graph)
         self.blocks: dict[int, Told] = {}
         self._found: dict[int, Told] | None = None
+        self._said: dict[tuple[int, tuple[int, ...], int], bool] = {}  # by row, groups of a tie, and unit
         self._unroller = Unroller(self.spelled.yaml)
 
     # ---- restrictions ------------------------------------------------------------------------------------------------
@@ -146,10 +147,17 @@ class Stock:
             widths[g] = width
         touched = set(tie.groups)
         return all(
-            self.spelled.said(layer, alive, widths) is not None
+            self._is_said(layer, tie, unit, alive, widths)
             for layer in self._in_one_row()
             if not touched.isdisjoint(itertools.chain(layer.reaching, *layer.own.values()))
         )
+
+    def _is_said(self, layer: Layer, tie: Tie, unit: int, alive: np.ndarray, widths: np.ndarray) -> bool:
+        """Whether one layer can be said; asked once, since each `restrict` after a `tie` comes to the same widths."""
+        key = layer.row.at, tie.groups, unit
+        if key not in self._said:
+            self._said[key] = self.spelled.said(layer, alive, widths) is not None
+        return self._said[key]
 
     def tie(self, layer: int) -> bool:
         """Keep a block in one row after all, from the next `restrict` on; False if it was in one anyway."""

@@ -63,6 +63,8 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: Mapping[str
             example = {"model": "yolov8n.pt", "data": "coco8.yaml"}[key]
             raise ArgumentError(f"{spec.name} needs '{key}', i.e. {key}={example}")
     _check_project(passed.get("project"))
+    if not isinstance(trainer := passed.get("trainer"), type | None):
+        raise ArgumentError(f"trainer={trainer}: must be a class, which only Python can give. Received: {trainer}")
     if (seed := passed.get("seed")) is not None and seed < 0:
         raise ArgumentError(f"seed={seed}: must be 0 or more. Received: {seed}")
     if spec.name == "train-sparse" and isinstance(passed.get("data"), (list, tuple)):

@@ -16,9 +16,11 @@ import yaml
 from yoloprune.errors import ArgumentError, PruneError
 from yoloprune.settings.commands import COMMANDS, Command
 
-# Ultralytics accepts these although its default.yaml does not list them: superseded spellings, and two extras
+# Ultralytics accepts these although its default.yaml does not list them: superseded spellings, extras
 SUPERSEDED = ("half", "int8", "end2end", "boxes", "hide_labels", "hide_conf", "line_thickness", "label_smoothing")
-UNLISTED_HOST_KEYS = frozenset({*SUPERSEDED, "save_hybrid", "crop_fraction", "keras", "save_dir", "augmentations"})
+UNLISTED_HOST_KEYS = frozenset(
+    {*SUPERSEDED, "save_hybrid", "crop_fraction", "keras", "save_dir", "augmentations", "trainer"}
+)
 BARE_FLAGS = frozenset({"half", "int8", "end2end", "nms"})  # boolean although no default says so
 VERBATIM = frozenset({"name", "project"})  # a run called 7.10 is not the number 7.1
 ALSO_ALLOWED: dict[str, tuple[type, ...]] = {  # beyond the type of the default; their content is Ultralytics' to judge

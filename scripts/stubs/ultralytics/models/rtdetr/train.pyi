@@ -1,0 +1,3 @@
+from ultralytics.engine.trainer import BaseTrainer
+
+class RTDETRTrainer(BaseTrainer): ...
