@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from yoloprune.checkpoint.saving import YOLO as YOLO
     from yoloprune.checkpoint.saving import load as load
     from yoloprune.checkpoint.saving import save as save
+    from yoloprune.commands.module_repair import rebuild as rebuild
+    from yoloprune.commands.prune_module import PruneResult as PruneResult
     from yoloprune.commands.prune_module import prune_module as prune_module
     from yoloprune.errors import PruneError as PruneError
     from yoloprune.planning.plan import Plan as Plan
@@ -38,6 +40,8 @@ _HOME = {
     "val": "api",
     "info": "api",
     "prune_module": "commands.prune_module",
+    "PruneResult": "commands.prune_module",
+    "rebuild": "commands.module_repair",
     "trace": "api",
     "load": "checkpoint.saving",
     "save": "checkpoint.saving",

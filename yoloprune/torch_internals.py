@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -51,13 +52,38 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "can
 """What a RuntimeError says that stands for a shortage: of a GPU's or a library's allocator, of the CPU's."""
 
 
+_COMPOSITE: dict[int, bool] = {}
+"""Whether an operation is made of others, by its identity; asking torch takes as long as a small operation."""
+
+
 class DispatchMode(TorchDispatchMode):
-    """Base of modes that see every ATen operation; the first use of one does not import the compiler, which takes
-    seconds.
+    """Base of modes that see every ATen operation, the same ones whatever mode the code that runs has switched on.
+
+    Under `torch.inference_mode` torch hands on composite operations (`conv2d`, `batch_norm`) as they are called; here
+    they are taken apart as otherwise. The first use of a mode does not import the compiler, which takes seconds.
+
+    Attributes:
+        takes_apart (bool): Whether that is of any use to a mode; those of another mode inside it come composed as well.
     """
+
+    takes_apart: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's own, which takes nothing
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (composite := _COMPOSITE.get(id(func))) is None:  # operations live as long as torch
+            composite = _COMPOSITE[id(func)] = torch._C._dispatch_has_kernel_for_dispatch_key(
+                func.name(), "CompositeImplicitAutograd"
+            )
+        if composite and self.takes_apart:
+            with self:
+                return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **(kwargs or {}))
+        return self.operation(func, args, kwargs or {})
+
+    def operation(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run one operation, and look at it; gives what it gives."""
+        return func(*args, **kwargs)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -76,9 +102,11 @@ def storage_key(storage: Any) -> int:
     return key
 
 
-def version_of(tensor: Tensor) -> int:
-    """How often a tensor was changed in place, by whatever name it is known."""
-    return tensor._version
+def version_of(tensor: Tensor) -> float:
+    """How often a tensor was changed in place, by whatever name it is known; not a number, which equals nothing, for
+    one made under `torch.inference_mode`, of which nobody counts it.
+    """
+    return math.nan if tensor.is_inference() else tensor._version
 
 
 def padding_of(conv: ConvNd) -> list[int]:

@@ -218,3 +218,24 @@ def test_random_networks_are_cut_exactly(seed: int) -> None:
     assert all(r == FREE for _, r in sizes)
     tied = sorted(g for t in graph.ties for g in t.groups)
     assert tied == [g for g, group in enumerate(graph.groups) if group.frozen is None]  # a partition
+
+
+# Numbers that no width can reach -------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "ask", [lambda w: w == 0, lambda w: w <= 0, lambda w: w < 1, lambda w: w > -1, lambda w: w != 0, lambda w: not w]
+)
+def test_a_question_that_every_width_answers_alike_holds_nothing(ask: Callable[[int], bool]) -> None:
+    graph = exact(net(lambda m, x: m.b(y * 3 if ask((y := m.a(x)).shape[1]) else y), a=(3, 4), b=(4, 2)))
+    assert reasons(graph, "a.outputs") == FREE
+
+
+@pytest.mark.parametrize("ask", [lambda w: w == 1, lambda w: w > 1, lambda w: w < 2])
+def test_a_question_that_a_cut_could_answer_otherwise_holds(ask: Callable[[int], bool]) -> None:
+    graph = held(net(lambda m, x: m.b(y * 3 if ask((y := m.a(x)).shape[1]) else y), a=(3, 4), b=(4, 2)))
+    assert reasons(graph, "a.outputs") == {"width used as a number"}
+
+
+def test_synchronised_batch_norm_is_cut_as_any_other() -> None:
+    plain = net(lambda m, x: m.b(m.bn(m.a(x))), a=(3, 4), bn=nn.BatchNorm2d(4), b=(4, 2))
+    graph = exact(nn.SyncBatchNorm.convert_sync_batchnorm(plain).eval())
+    assert reasons(graph, "a.outputs") == FREE

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from conftest import classes, noise, reasons
-from networks import FREE, INPUT, Net, exact, held, net
+from networks import FREE, IMAGE, INPUT, Net, exact, held, net
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from yoloprune.tracing import trace
 
 
 class Scan(nn.Module):
@@ -134,3 +136,22 @@ def test_computed_weights_are_frozen() -> None:
 def test_network_input_is_frozen_where_it_joins_channels() -> None:
     graph = held(net(lambda m, x: m.b(m.a(x) + x), a=(3, 3), b=(3, 2)))
     assert None not in reasons(graph, "a.outputs")
+
+
+def test_what_a_module_hands_on_without_channels_has_its_width_all_the_same() -> None:
+    """A convolution along the channels, as in ECA: nothing of them can go, and layers behind it know how many come."""
+
+    def body(m: Net, x: Tensor) -> Tensor:
+        return m.b(m.eca(m.a(x)))
+
+    class Eca(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.conv(x.mean((2, 3))[:, None]).transpose(1, 2)[..., None].sigmoid()
+
+    graph = trace(net(body, a=(3, 6), eca=Eca(), b=(6, 2)), IMAGE, handing_on=["a", "eca"])
+    assert len(classes(graph, "eca.count")) == len(classes(graph, "a.count")) == 6
+    assert None not in reasons(graph, "eca.count")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from yoloprune.backend import compat, console, model_facts, official_weights, records
 from yoloprune.checkpoint import foreign_files
-from yoloprune.checkpoint.models import YOLO
+from yoloprune.checkpoint.models import RTDETR, YOLO
 from yoloprune.errors import ArgumentError, ModelError, raised_by
 from yoloprune.torch_internals import CHILDREN, drop_hooks, is_out_of_memory
 
@@ -44,7 +44,7 @@ def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> ultr
         for event, functions in model.callbacks.items():
             yolo.callbacks[event] = list(functions)  # the user's; what is added to this object stays off the other
         return yolo
-    yolo = _opened(model)
+    yolo: ultralytics.YOLO = _opened(model)
     yolo.model = model_facts.student(yolo.model)  # an interrupted run with a teacher saved both
     if prunable:
         model_facts.check_prunable(yolo.model)
@@ -80,7 +80,7 @@ def reopen(model: Any) -> ultralytics.YOLO:
     """
     if not isinstance(model, (str, Path)):
         raise ArgumentError("resume: needs the path of the last.pt of the interrupted run as model=.")
-    yolo = _opened(model)
+    yolo: ultralytics.YOLO = _opened(model)
     if not yolo.ckpt or not yolo.ckpt_path or yolo.ckpt.get("optimizer") is None:
         raise ArgumentError(f"resume: the run of {model} is finished, or this is not its last.pt.")
     _require_home(Path(yolo.ckpt_path).resolve(), yolo.ckpt)
@@ -150,7 +150,7 @@ def _opened(model: Any) -> Any:
     file = _existing(model)
     try:
         with compat.replaced({"AUTOINSTALL": False}):  # or packages that a checkpoint names are installed by pip
-            yolo = ultralytics.RTDETR(file) if _says_rtdetr(file) else YOLO(file)
+            yolo = RTDETR(file) if _says_rtdetr(file) else YOLO(file)
     except Exception as e:  # unpickling a file that is not a checkpoint can raise anything
         if raised_by(e) != "ultralytics" or is_out_of_memory(e):
             raise

@@ -44,10 +44,10 @@ def reached(parent: nn.Module, plan: Plan, example: Example, training: bool, fra
 
 
 def _tensors(model: nn.Module, name: str) -> list[Tensor]:
-    """Parameters and buffers of a module, or the parameter of this name."""
+    """Parameters and buffers of a module, or the one of this name."""
     owner, _, key = name.rpartition(".")
     found = getattr(model.get_submodule(owner), key)
-    return [found] if isinstance(found, nn.Parameter) else [*found.parameters(), *found.buffers()]
+    return [found] if isinstance(found, Tensor) else [*found.parameters(), *found.buffers()]
 
 
 def told_of(path: str, training_mode: str, example: Example, why: str) -> str:

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from yoloprune.cutting import extra_buffers, width_attributes
+from yoloprune.cutting import extra_buffers, remembered_widths, width_attributes
 from yoloprune.errors import PlanError
 from yoloprune.planning.plan import Keep, Plan
 from yoloprune.torch_internals import BatchNorm, ConvNd
@@ -32,9 +32,11 @@ def cut(model: Model, plan: Plan) -> Model:
         PlanError: If a name or a width of the plan does not fit the model. Nothing has been changed then.
     """
     modules = dict(model.named_modules())
-    loose = {name: p for name, p in model.named_parameters() if name in plan.keep}
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    loose = {name: tensor for name, tensor in tensors if name in plan.keep}
     for name, keep in plan.keep.items():
         _check(name, modules.get(name), loose.get(name), keep)
+    numbers = remembered_widths.remembered(model)
     for module_name, module in modules.items():
         width_attributes.correct(module, partial(_kept, plan, module_name))
     for name, keep in plan.keep.items():
@@ -44,7 +46,8 @@ def cut(model: Model, plan: Plan) -> Model:
             _slice(modules[name], keep)
         elif (outputs := _index(keep.outputs)) is not None:
             parent, _, key = name.rpartition(".")
-            setattr(modules[parent], key, _parameter(loose[name], outputs, _long_dim(loose[name])))
+            setattr(modules[parent], key, _sliced(loose[name], outputs, _long_dim(loose[name])))
+    remembered_widths.correct(model, numbers)
     return model
 
 
@@ -59,13 +62,12 @@ def _slice(module: nn.Module, keep: Keep) -> None:
     outputs, inputs = _index(keep.outputs), _index(keep.inputs)
     if isinstance(module, ConvNd):
         out_dim, in_dim = (1, 0) if module.transposed else (0, 1)
-        if outputs is not None:
-            module.groups = module.groups * len(outputs) // module.out_channels if module.groups > 1 else 1
-            module.weight = _parameter(module.weight, outputs, out_dim)
-            module.out_channels = len(outputs)
+        if outputs is not None and module.groups > 1:
+            _slice_groups(module, outputs)
+        elif outputs is not None:
+            module.weight, module.out_channels = _parameter(module.weight, outputs, out_dim), len(outputs)
         if inputs is not None:
-            module.weight = _parameter(module.weight, inputs, in_dim)
-        module.in_channels = module.weight.shape[in_dim] * (module.groups if in_dim else 1)
+            module.weight, module.in_channels = _parameter(module.weight, inputs, in_dim), len(inputs)
     elif isinstance(module, nn.Linear):
         if outputs is not None:
             module.weight, module.out_features = _parameter(module.weight, outputs, 0), len(outputs)
@@ -75,15 +77,31 @@ def _slice(module: nn.Module, keep: Keep) -> None:
         module.num_features = len(outputs)
         for key in ("running_mean", "running_var"):
             if (buffer := getattr(module, key)) is not None:
-                setattr(module, key, buffer.index_select(0, outputs.to(buffer.device)))
+                setattr(module, key, _sliced(buffer, outputs, 0))
         if module.weight is not None:
             module.weight = _parameter(module.weight, outputs, 0)
     if outputs is not None and isinstance(module.bias, nn.Parameter):
         module.bias = _parameter(module.bias, outputs, 0)
 
 
+def _slice_groups(conv: ConvNd, outputs: Tensor) -> None:
+    """Whole groups of a grouped convolution go, their inputs with their outputs."""
+    each, fed = conv.out_channels // conv.groups, conv.in_channels // conv.groups
+    groups = outputs[::each] // each
+    rows = (groups[:, None] * fed + torch.arange(fed)).flatten() if conv.transposed else outputs
+    conv.weight = _parameter(conv.weight, rows, 0)
+    conv.groups, conv.in_channels, conv.out_channels = len(groups), len(groups) * fed, len(outputs)
+
+
 def _parameter(p: Tensor, index: Tensor, dim: int) -> nn.Parameter:
-    return nn.Parameter(p.detach().index_select(dim, index.to(p.device)), requires_grad=p.requires_grad)
+    return nn.Parameter(_sliced(p.detach(), index, dim), requires_grad=p.requires_grad)
+
+
+def _sliced(tensor: Tensor, index: Tensor, dim: int) -> Tensor:
+    """Some positions of a tensor, which is a parameter if that one is."""
+    if isinstance(tensor, nn.Parameter):
+        return _parameter(tensor, index, dim)
+    return tensor.index_select(dim, index.to(tensor.device))
 
 
 def _index(positions: Sequence[int] | None) -> Tensor | None:
@@ -109,6 +127,11 @@ def _check(name: str, module: nn.Module | None, parameter: Tensor | None, keep: 
     if keep.heads is not None and (keep.heads < 1 or len(keep.outputs or ()) % keep.heads):
         count = len(keep.outputs or ())
         raise PlanError(f"The plan does not fit this model: {count} outputs of {name} for {keep.heads} heads.")
+    if isinstance(module, ConvNd) and module.groups > 1 and keep.outputs is not None:
+        each = module.out_channels // module.groups
+        whole = {p // each for p in keep.outputs}
+        if keep.inputs is not None or len(whole) * each != len(keep.outputs):
+            raise PlanError(f"The plan does not fit this model: of {name} whole groups of {each} outputs can go.")
     for side, kept, of, width in zip(("outputs", "inputs"), (keep.outputs, keep.inputs), keep.of, widths, strict=True):
         if kept is None:
             continue

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from yoloprune.errors import ArgumentError
-from yoloprune.importance.data_criteria import ON_DATA
+from yoloprune.importance.data_criteria import ON_DATA, taylor
 from yoloprune.importance.reduction import Reduce, reduce_to_channels
 from yoloprune.importance.weight_criteria import CRITERIA, values_of
 from yoloprune.planning.channel_graph import ChannelGraph
@@ -25,6 +25,7 @@ def score(
     reduce: Reduce = "mean",
     normalize: Normalize = "none",
     batches: Iterable[Any] | None = None,
+    loss: Callable[[nn.Module, Any], Tensor] | None = None,
     seed: int = 0,
 ) -> np.ndarray:
     """Importance of each channel class.
@@ -37,6 +38,7 @@ def score(
         normalize (str): Divide by the "mean" or "max" of the group, so that groups compare; "none" leaves values alone.
         batches (Iterable[Any] | None): For "activation", images of shape (B, C, H, W). For "taylor", what the model
             makes a loss of: `model(batch)` is the loss, or a tuple that begins with it, as in Ultralytics.
+        loss (Callable | None): From the model and a batch to the loss, where the model does not make it itself.
         seed (int): Seed of "random".
 
     Returns:
@@ -51,7 +53,9 @@ def score(
             raise ArgumentError(f"{name}={value}: must be one of {', '.join(get_args(known))}. Received: {value}")
     if criterion == "random":
         return np.random.default_rng(seed).random(graph.n_classes)
-    if criterion in ON_DATA and batches is not None:
+    if criterion == "taylor" and batches is not None and loss is not None:
+        found = taylor(model, graph, batches, loss)
+    elif criterion in ON_DATA and batches is not None:
         found = ON_DATA[criterion](model, graph, batches)
     elif criterion in CRITERIA:
         found = values_of(model, graph, CRITERIA[criterion])

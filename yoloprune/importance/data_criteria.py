@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.errors import DataError
-from yoloprune.importance.reduction import Values
+from yoloprune.importance.reduction import Values, by_output
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.forward import feed, follow, hooked, input_of, running
 from yoloprune.torch_internals import BatchNorm, ConvNd
@@ -40,7 +40,18 @@ def _activation(model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor]
             yield i, total[modules[name]] / count[modules[name]]
 
 
-def _taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]) -> Values:
+def _own_loss(model: nn.Module, batch: Any) -> Tensor:
+    """What a model makes of a batch is its loss, or a tuple that begins with it, as in Ultralytics."""
+    loss = model(batch)
+    return loss[0] if isinstance(loss, tuple) else loss  # type: ignore[no-any-return]
+
+
+def taylor(
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Iterable[Any],
+    loss_of: Callable[[nn.Module, Any], Tensor] = _own_loss,
+) -> Values:
     """First-order Taylor estimate of how much the loss changes without a channel (Molchanov et al. 2019, arXiv
     1906.10771, section 3.1): |g · dL/dg| of a gate g = 1 behind the layer, averaged over batches.
 
@@ -59,9 +70,7 @@ def _taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any]) -> Va
     with _differentiable(model), hooked() as hooks:
         followers = follow(model, [n for n, (_, m) in makers.items() if not isinstance(m, BatchNorm)], BatchNorm, hooks)
         for batch in batches:
-            loss = model(batch)
-            loss = (loss[0] if isinstance(loss, tuple) else loss).sum()
-            loss.backward()  # not `autograd.grad`, which re-entrant checkpoints refuse
+            loss_of(model, batch).sum().backward()  # not `autograd.grad`, which re-entrant checkpoints refuse
             by_parameter = {p: torch.zeros_like(p) if p.grad is None else p.grad for p in parameters}
             model.zero_grad()
             for name, (_, layer) in makers.items():
@@ -85,9 +94,7 @@ def _gated(module: nn.Module | None) -> Layer | None:
 def _gate(layer: Layer, slopes: Mapping[Tensor, Tensor]) -> Tensor:
     """g · dL/dg of a gate behind each output of a layer, shape (outputs,)."""
     product = layer.weight.detach() * slopes[layer.weight]
-    if getattr(layer, "transposed", False):
-        product = product.transpose(0, 1)
-    gate = product.flatten(1).sum(1) if product.ndim > 1 else product
+    gate = by_output(layer, product).sum(1) if product.ndim > 1 else product
     return gate if layer.bias is None else gate + layer.bias.detach() * slopes[layer.bias]
 
 
@@ -106,7 +113,7 @@ def _differentiable(model: nn.Module) -> Iterator[None]:
 
 
 ON_DATA: dict[str, Callable[[nn.Module, ChannelGraph, Iterable[Any]], Values]] = {
-    "taylor": _taylor,
+    "taylor": taylor,
     "activation": _activation,
 }
 """Values per channel that are measured on data."""

@@ -6,14 +6,18 @@ import numpy as np
 from torch import nn
 
 from yoloprune.importance.reduction import reduce_to_channels
-from yoloprune.importance.weight_criteria import batch_norm, values_of
+from yoloprune.importance.weight_criteria import batch_norm, l1, values_of
 from yoloprune.planning.channel_graph import ChannelGraph
 
 
 def dead(model: nn.Module, graph: ChannelGraph) -> np.ndarray:
-    """Mask of the prunable classes whose batch-norm scales are all exactly zero, shape (classes,)."""
-    largest = reduce_to_channels(graph, values_of(model, graph, batch_norm), "max")
-    dead: np.ndarray = (largest == 0) & removable_by_gamma(model, graph)
+    """Mask of the prunable classes that always give the same number, shape (classes,).
+
+    Their batch-norm scales are all exactly zero, or all filters that make them are, as structured pruning by masks
+    leaves them.
+    """
+    gamma, filters = (reduce_to_channels(graph, values_of(model, graph, one), "max") for one in (batch_norm, l1))
+    dead: np.ndarray = ((gamma == 0) & removable_by_gamma(model, graph)) | ((filters == 0) & graph.prunable)
     return dead
 
 

@@ -6,13 +6,22 @@ from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
+from torch import Tensor, nn
 
 from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.torch_internals import ConvNd
 
 Values = Iterator[tuple[int, np.ndarray]]
 """Pairs of axis index and values, shape (width,)."""
 
 Reduce = Literal["mean", "max", "sum", "l2"]
+
+
+def by_output(layer: nn.Module, weight: Tensor) -> Tensor:
+    """What belongs to each output of a layer, from a tensor in the shape of its weight, shape (outputs, weights)."""
+    if isinstance(layer, ConvNd) and layer.transposed:  # (inputs, outputs of a group, taps)
+        weight = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
+    return weight.flatten(1)
 
 
 def reduce_to_channels(graph: ChannelGraph, values: Values, reduce: Reduce) -> np.ndarray:

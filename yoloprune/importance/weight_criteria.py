@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from yoloprune.importance.reduction import Values
+from yoloprune.importance.reduction import Values, by_output
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.torch_internals import BatchNorm, ConvNd
 
@@ -19,12 +19,10 @@ def batch_norm(module: nn.Module | None) -> Tensor | None:
 
 def _filters(module: nn.Module) -> Tensor | None:
     """One row per output channel, shape (outputs, weights)."""
-    if isinstance(module, ConvNd):
-        return (module.weight.transpose(0, 1) if module.transposed else module.weight).flatten(1)
-    return module.weight if isinstance(module, nn.Linear) else None
+    return by_output(module, module.weight) if isinstance(module, ConvNd | nn.Linear) else None
 
 
-def _l1(module: nn.Module) -> Tensor | None:
+def l1(module: nn.Module) -> Tensor | None:
     """L1 norm of each filter (Li et al. 2017, arXiv 1608.08710, section 3.1)."""
     return None if (w := _filters(module)) is None else w.abs().sum(1)
 
@@ -54,7 +52,7 @@ def _fpgm(module: nn.Module) -> Tensor | None:
 
 CRITERIA: dict[str, Callable[[nn.Module], Tensor | None]] = {
     "bn": batch_norm,
-    "l1": _l1,
+    "l1": l1,
     "l2": _l2,
     "lamp": _lamp,
     "fpgm": _fpgm,

@@ -119,12 +119,12 @@ class _Watcher(DispatchMode):
         self.values += gives
         self.steps.append(Step(kind, child, tuple(known), tuple(range(first, len(self.values)))))
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+    def operation(self, func: Any, args: Any, kwargs: Any) -> Any:
+        out = func(*args, **kwargs)
         if self._depth:
             return out
         name = schema_of(func).name
-        dim = args[-1] if len(args) > (2 if name in SPLITS else 1) else (kwargs or {}).get("dim", 0)
+        dim = args[-1] if len(args) > (2 if name in SPLITS else 1) else kwargs.get("dim", 0)
         if name in SPLITS and dim in {1, -3}:
             self._note("split", "", [args[0]], list(out))
         elif name == "aten::cat" and dim in {1, -3}:

@@ -20,7 +20,7 @@ from yoloprune.probing.examples import Probe
 from yoloprune.settings.budget import Limits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Choice:
     """Which channels stay.
 
@@ -40,6 +40,10 @@ class Choice:
     def yaml(self) -> dict[str, Any] | None:
         """The model YAML that says these widths, None where they are free."""
         return None if self.described is None else self.described.yaml
+
+    def __repr__(self) -> str:
+        kept = ", ".join(f"{kind} {share:.1%}" for kind, share in self.kept().items())
+        return f"Choice: {'free' if self.described is None else 'native'} widths, which keep of the parent {kept}"
 
     @property
     def plan(self) -> Plan:

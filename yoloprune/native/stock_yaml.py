@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 from torch import nn
@@ -28,6 +29,12 @@ from yoloprune.native.yaml_rows import Row
 from yoloprune.planning import disjoint_sets, steps
 from yoloprune.planning.channel_graph import ChannelGraph, Tie
 from yoloprune.settings.budget import Limits
+
+
+def _is_allowed(tie: Tie, share: Fraction) -> bool:
+    """Whether a tie may keep this share of its channels."""
+    unit = share * tie.units
+    return unit.denominator == 1 and (unit == tie.units or unit in (tie.allowed or ()))
 
 
 class NotSayableError(PlanError):
@@ -95,7 +102,15 @@ class Stock:
         several = tuple(
             found for found in self.spelled.heads.values() if {*members}.issuperset(itertools.chain(*found))
         )
-        return Tie(tuple(members), tuple(self.spelled.graph.groups[g].size for g in members), heads=several)
+        graph = self.spelled.graph
+        packs = {g: n for tie in graph.ties for g, n in zip(tie.groups, tie.packs, strict=True)}
+        sizes = tuple(graph.groups[g].size for g in members)
+        whole = Tie(tuple(members), sizes, heads=several, packs=tuple(packs.get(g, 1) for g in members))
+        limited = [tie for tie in graph.ties if tie.allowed is not None and {*members}.issuperset(tie.groups)]
+        if not limited:
+            return whole
+        units = [u for u in range(1, whole.units) if all(_is_allowed(tie, Fraction(u, whole.units)) for tie in limited)]
+        return replace(whole, allowed=tuple(units))
 
     def _couplings(self) -> tuple[list[list[int]], dict[int, str]]:
         """Groups that one argument sets together, a partition, and why some cannot be set at all."""

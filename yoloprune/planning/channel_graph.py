@@ -21,6 +21,7 @@ import numpy as np
 
 from yoloprune.errors import PlanError
 from yoloprune.planning.plan import Keep, Plan
+from yoloprune.planning.tables import in_html, in_text
 
 
 @dataclass(frozen=True)
@@ -72,18 +73,27 @@ class Tie:
         allowed (tuple[int, ...] | None): Units below the full one that may be chosen, None for all.
         heads (tuple[tuple[tuple[int, ...], ...], ...]): Per attention operation its heads, each as the groups that run
             through it, where whole heads go and the others stay as they are; empty where all heads shrink alike.
+        packs (tuple[int, ...]): How many neighbours one class of each group is, in whatever it runs through; 1 each
+            where empty. The groups of a grouped convolution go as a whole.
     """
 
     groups: tuple[int, ...]
     sizes: tuple[int, ...]
     allowed: tuple[int, ...] | None = None
     heads: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    packs: tuple[int, ...] = ()
 
     @cached_property
     def shrinking(self) -> dict[int, int]:
         """Full width of every group that does not go or stay with a whole head."""
         headed = {g for attention in self.heads for head in attention for g in head}
         return {g: size for g, size in zip(self.groups, self.sizes, strict=True) if g not in headed}
+
+    @cached_property
+    def channels(self) -> list[int]:
+        """Channels that each of these groups has side by side at full width."""
+        packs = dict(zip(self.groups, self.packs or (1,) * len(self.groups), strict=True))
+        return [size * packs[g] for g, size in self.shrinking.items()]
 
     @cached_property
     def units(self) -> int:
@@ -124,7 +134,7 @@ class Term:
     axes: tuple[int, ...]
 
 
-@dataclass
+@dataclass(repr=False)
 class ChannelGraph:
     """What a trace found: which channel positions belong together, and what each costs.
 
@@ -151,6 +161,23 @@ class ChannelGraph:
     unknown: dict[str, str] = field(default_factory=dict)
     bare: np.ndarray | None = None
     heads: Mapping[int, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return in_text(*self._table())
+
+    def _repr_html_(self) -> str:
+        return in_html(*self._table())
+
+    def _table(self) -> tuple[str, tuple[str, ...], list[tuple[object, ...]]]:
+        """Title, header and rows: every width there is to decide, the ones that may change first."""
+        tied = {g: len(tie.groups) for tie in self.ties for g in tie.groups}
+        groups = sorted(enumerate(self.groups), key=lambda pair: pair[1].frozen is not None)
+        rows: list[tuple[object, ...]] = [
+            (g.name, g.size, g.frozen or (f"tied with {tied[i] - 1} more" if tied.get(i, 1) > 1 else "free"))
+            for i, g in groups
+        ]
+        title = f"ChannelGraph: {len(rows)} widths, {int(self.prunable.sum())} of {self.n_classes} channels may go"
+        return title, ("width", "channels", "why"), rows
 
     @property
     def n_classes(self) -> int:

@@ -19,6 +19,9 @@ class Cost:
     def __init__(self, graph: ChannelGraph) -> None:
         self.graph = graph
         self.full: np.ndarray = np.array([g.size for g in graph.groups], dtype=np.float64)
+        self._packs: np.ndarray = np.ones(len(graph.groups))
+        for tie in graph.ties:
+            self._packs[list(tie.groups)] = tie.packs or 1
 
     @cached_property
     def _occurrence(self) -> np.ndarray:
@@ -38,14 +41,15 @@ class Cost:
 
         Args:
             kind (str): "params" (number), "flops" (operations as Ultralytics counts them, one image) or "channels"
-                (prunable channel classes).
+                (prunable ones; of those that go as a whole, each).
             widths (np.ndarray): Width of each group, shape (groups,).
 
         Returns:
             (float): The cost.
         """
         if kind == "channels":
-            return float(sum(w for w, g in zip(widths, self.graph.groups, strict=True) if g.frozen is None))
+            free = np.array([g.frozen is None for g in self.graph.groups], dtype=bool)
+            return float((widths * self._packs)[free].sum())
         factor, first, second = self._terms[kind]
         axis = np.append(self._occurrence @ widths, 1.0)  # index -1: a term with fewer axes
         return float(factor @ (axis[first] * axis[second]))
@@ -53,7 +57,7 @@ class Cost:
     def slope(self, kind: str) -> np.ndarray:
         """What the last channel of each group costs in the uncut model, shape (groups,)."""
         if kind == "channels":
-            return np.ones(len(self.full))
+            return self._packs
         factor, first, second = self._terms[kind]
         axis = np.append(self._occurrence @ self.full, 1.0)
         per_axis: np.ndarray = np.zeros(len(axis))

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from yoloprune import files
 from yoloprune.errors import PlanError
+from yoloprune.planning.tables import in_text
+
+FORMAT = "yoloprune plan 1"
+"""What a file of a plan says that it is."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Keep:
         return cls(**fields)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """The decision: for each module that changes, the kept output and input positions. Plain data, replayable.
 
@@ -51,6 +58,49 @@ class Plan:
 
     def __len__(self) -> int:
         return len(self.keep)
+
+    def __repr__(self) -> str:
+        rows = [
+            (
+                name,
+                *(
+                    f"{len(kept)} of {of}" if kept else "all"
+                    for kept, of in zip((k.outputs, k.inputs), k.of, strict=True)
+                ),
+            )
+            for name, k in self.keep.items()
+        ]
+        return in_text(f"Plan: {len(self)} modules change", ("module", "outputs", "inputs"), rows)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON, in one step.
+
+        Args:
+            path (str | Path): The file; one that is there is replaced.
+
+        Raises:
+            WriteError: If it cannot be written.
+        """
+        text = json.dumps({"format": FORMAT, "keep": self.to_dict()})
+        files.write_at_once(Path(path), lambda file: file.write(text.encode()))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read what `save` wrote.
+
+        Args:
+            path (str | Path): The file.
+
+        Raises:
+            PlanError: If there is no such file, or it is none of a plan.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            raise PlanError(f"{path} cannot be read as a plan: {e}.") from e
+        if not isinstance(data, dict) or data.get("format") != FORMAT or not isinstance(data.get("keep"), dict):
+            raise PlanError(f"{path} is no plan: `Plan.save` writes one.")
+        return cls.from_dict(data["keep"])
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain lists for YAML, JSON or a checkpoint: {module: {"outputs": […], "inputs": […], "of": [o, i]}}."""

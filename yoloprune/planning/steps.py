@@ -75,7 +75,7 @@ def allowed(tie: Tie, limits: Limits) -> list[int]:
     """Units that a tie may shrink to, widest first, without the full one."""
     units = []
     for unit in range(tie.units - 1, 0, -1) if tie.allowed is None else sorted(tie.allowed, reverse=True):
-        widths = [size // tie.units * unit for size in tie.shrinking.values()]  # a head that stays keeps its widths
+        widths = [channels // tie.units * unit for channels in tie.channels]  # a head that stays keeps its widths
         if (
             all(w % limits.round_to == 0 for w in widths)
             and all(w >= limits.min_width for w in widths)

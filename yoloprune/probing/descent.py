@@ -27,8 +27,7 @@ class Descendants(DispatchMode):
     def __contains__(self, tensor: Tensor) -> bool:
         return _memory(tensor)[0] in self._marked
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+    def operation(self, func: Any, args: Any, kwargs: Any) -> Any:
         out = func(*args, **kwargs)
         name = schema_of(func).name
         if name.endswith("_like") or name.startswith("aten::new_"):

@@ -196,6 +196,8 @@ LEVELLED = frozenset(
 class _Draws(DispatchMode):
     """Seeds torch's generators anew before every operation that draws from them."""
 
+    takes_apart = False
+
     def __init__(self, seed: int, level: bool) -> None:
         super().__init__()
         self.seed, self.level, self.count = seed, level, 0
@@ -207,12 +209,12 @@ class _Draws(DispatchMode):
         """Whether something drew from the generator past this mode."""
         return not self.count and not torch.equal(self.before, torch.get_rng_state())
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def operation(self, func: Any, args: Any, kwargs: Any) -> Any:
         if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
         self.count += 1
         torch.manual_seed(self.seed * 10007 + self.count)
-        out = func(*args, **(kwargs or {}))
+        out = func(*args, **kwargs)
         if not self.level or schema_of(func).name not in LEVELLED:
             self.uneven.append((schema_of(func).name, *(tuple(t.shape) for t in tensors(out))))
         elif out.numel() > 1:

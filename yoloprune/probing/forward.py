@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from yoloprune.errors import DataError
-from yoloprune.torch_internals import BatchNorm, DispatchMode, Dropout, FunctionMode, schema_of, version_of
+from yoloprune.torch_internals import BatchNorm, DispatchMode, Dropout, FunctionMode, schema_of, tree_map, version_of
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def running(model: nn.Module, training: bool = True) -> Iterator[None]:
         for m in model.modules():
             if isinstance(m, (BatchNorm, Dropout)):
                 m.eval()
-        with torch.no_grad(), _NoDropout():
+        with torch.inference_mode(False), torch.no_grad(), _NoDropout():
             yield
     finally:
         for m, training in modes:
@@ -158,10 +158,15 @@ def input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return next(iter((*args, *kwargs.values())))
 
 
-def feed(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def feed(model: nn.Module, batches: Iterable[Any]) -> None:
+    """Run a model on batches, each a tensor or all arguments as a tuple; raises DataError if there are none."""
     weight, fed = next(model.parameters()), False
+
+    def placed(x: Any) -> Any:
+        return x.to(weight.device, weight.dtype if x.is_floating_point() else None) if isinstance(x, Tensor) else x
+
     for batch in batches:
-        model(batch.to(weight.device, weight.dtype))
+        model(*(tree_map(placed, batch) if isinstance(batch, tuple) else (placed(batch),)))
         fed = True
     if not fed:
         raise DataError("There are no calibration images.")
@@ -216,8 +221,8 @@ class Readers(DispatchMode):
         super().__init__()
         self.others: set[str] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def operation(self, func: Any, args: Any, kwargs: Any) -> Any:
         if "batch_norm" not in schema_of(func).name:
             read = [a for arg in args for a in (arg if isinstance(arg, list | tuple) else [arg])]
             self.others.update(a.made_by[0] for a in read if isinstance(a, Tensor) and hasattr(a, "made_by"))
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)

@@ -65,8 +65,7 @@ class _Lister(DispatchMode):
         super().__init__()
         self.hollow, self.found = hollow, Listing([], [], 0.0)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+    def operation(self, func: Any, args: Any, kwargs: Any) -> Any:
         out = _hollow(func, args, kwargs) if self.hollow else None
         out = func(*args, **kwargs) if out is None else out
         schema = schema_of(func)

@@ -11,7 +11,7 @@ from yoloprune.settings.option import Option
 from yoloprune.settings.value_kinds import write_amount
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Budget:
     """What a cut has to meet; all values that are set hold together, and none set means "the dead channels only".
 
@@ -35,6 +35,10 @@ class Budget:
     ) -> Budget:
         """Return a budget from numbers or texts with units, e.g. `Budget.parse(flops="4.2G")`."""
         return cls(flops, params, ratio)  # type: ignore[arg-type]  # __post_init__ converts
+
+    def __repr__(self) -> str:
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return f"Budget({', '.join(f'{name}={value!r}' for name, value in given.items() if value is not None)})"
 
     def __str__(self) -> str:
         """Return the values that are set as a user writes them."""

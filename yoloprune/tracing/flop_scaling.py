@@ -19,8 +19,8 @@ class Growth(DispatchMode):
         super().__init__()
         self.work: list[float] = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+    def operation(self, func: Any, args: Any, kwargs: Any) -> Any:
+        out = func(*args, **kwargs)
         if schema_of(func).name in COSTED:
             tensors = [a for a in args if isinstance(a, Tensor)]
             first = out[0] if isinstance(out, tuple) else out

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
+from math import gcd
 
 import numpy as np
 from torch import Tensor, nn
@@ -41,6 +43,8 @@ def build(
     number = number[roots]  # label -> class, -1 for labels that no parameter carries
     class_of = [number[a.numpy()] for a in axes.values()]
     blocks = [[c[c >= 0] for c in (number[b] for b in block)] for block in book.blocks.values()]
+    divided = [(number[labels], by) for (_, by), labels in book.divided.items()]
+    divided = [(classes[classes >= 0], by) for classes, by in divided]
     reasons: list[str | None] = [None] * len(used)
     for labels, reason in reversed(book.frozen):  # reversed: the first reason wins
         for c in np.unique(number[labels]):
@@ -48,9 +52,11 @@ def build(
                 reasons[c] = reason
     keys = list(axes)
     listed = [Axis(module, side, len(c)) for (module, side), c in zip(keys, class_of, strict=True)]
-    group_of = _partition(class_of, blocks, reasons)
+    group_of = _partition(class_of, [*blocks, [classes for classes, _ in divided]], reasons)
     groups = _describe(listed, class_of, group_of, reasons)
-    ties, groups = _ties(blocks, group_of, groups)
+    ties, groups = _ties(blocks, divided, group_of, groups)
+    packs = _packs(class_of, group_of, len(groups))
+    ties = [replace(tie, packs=tuple(packs[list(tie.groups)].tolist())) for tie in ties]
     index = {key: i for i, key in enumerate(keys)}
     flops = [Term(f, tuple(index[k] for k in ks)) for ks, f in costs.items()]
     bare = np.zeros(len(used), dtype=bool)
@@ -100,8 +106,17 @@ def _describe(
     return groups
 
 
-def _ties(blocks: list[list[np.ndarray]], group_of: np.ndarray, groups: list[Group]) -> tuple[list[Tie], list[Group]]:
-    """Tie groups whose proportion must hold; constraints that finer ones imply add nothing."""
+def _ties(
+    blocks: list[list[np.ndarray]], divided: list[tuple[np.ndarray, int]], group_of: np.ndarray, groups: list[Group]
+) -> tuple[list[Tie], list[Group]]:
+    """Tie groups whose proportion must hold; constraints that finer ones imply add nothing.
+
+    Args:
+        blocks (list[list[np.ndarray]]): Classes of blocks that keep the same share of theirs.
+        divided (list[tuple[np.ndarray, int]]): Classes of positions of which a multiple of a number must stay.
+        group_of (np.ndarray): Group of each class, shape (classes,).
+        groups (list[Group]): All groups.
+    """
     together = DisjointSets(len(groups))
     counted = [[Counter(group_of[c].tolist()) for c in block if len(c)] for block in blocks]
     for block in sorted(counted, key=lambda b: len(set().union(*b))):
@@ -113,17 +128,58 @@ def _ties(blocks: list[list[np.ndarray]], group_of: np.ndarray, groups: list[Gro
                 share[root] = share.get(root, 0.0) + n / counter.total()
             shares.append(share)
         together.unite({g for s in shares for g in s if any(abs(s[g] - o.get(g, 0.0)) > 1e-9 for o in shares)})
+    counts = [(Counter(group_of[classes].tolist()), by) for classes, by in divided]
+    for counter, by in counts:
+        together.unite(set().union(*_uneven(together, counter, by, groups)))
+    allowed: dict[int, set[int]] = {}
+    for counter, by in counts:
+        for tied in _uneven(together, counter, by, groups):
+            units, lost = _steps(together, tied, counter, groups)
+            every = {u for u in range(1, units) if lost * (units - u) % by == 0}
+            root = together.find(next(iter(tied)))
+            allowed[root] = allowed.get(root, every) & every
     ties = []
     for members in together.listed():
         held = next((g for g in members if groups[g].frozen), None)
+        some = allowed.get(together.find(members[0]))
+        if held is None and (some or some is None):
+            sizes = tuple(groups[g].size for g in members)
+            ties.append(Tie(tuple(members), sizes, None if some is None else tuple(sorted(some))))
+            continue
         if held is None:
-            ties.append(Tie(tuple(members), tuple(groups[g].size for g in members)))
+            for g in members:
+                groups[g] = replace(groups[g], frozen="its width is divided by a number")
             continue
         for g in members:
             if not groups[g].frozen:
                 why = f"tied to {groups[held].name}: {groups[held].frozen}"
-                groups[g] = Group(groups[g].name, groups[g].size, why, groups[g].axes)
+                groups[g] = replace(groups[g], frozen=why)
     return ties, groups
+
+
+def _packs(class_of: list[np.ndarray], group_of: np.ndarray, n: int) -> np.ndarray:
+    """How many neighbouring positions one class of each group has at least on any axis, shape (groups,)."""
+    least = np.full(n, np.iinfo(np.int64).max)
+    for classes in class_of:
+        starts = np.flatnonzero(np.diff(classes, prepend=-1))
+        np.minimum.at(least, group_of[classes[starts]], np.diff(starts, append=len(classes)))
+    return least
+
+
+def _uneven(together: DisjointSets, counter: Counter[int], by: int, groups: list[Group]) -> list[set[int]]:
+    """Of counted positions, those ties of which one step could leave no multiple of a number."""
+    parts: dict[int, set[int]] = {}
+    for g in counter:
+        parts.setdefault(together.find(g), set()).add(g)
+    free = [members for members in parts.values() if not any(groups[g].frozen for g in members)]
+    return [members for members in free if _steps(together, members, counter, groups)[1] % by]
+
+
+def _steps(together: DisjointSets, members: set[int], counter: Counter[int], groups: list[Group]) -> tuple[int, int]:
+    """In how many equal steps a tie of groups shrinks, and how many of the counted positions go with each."""
+    root = together.find(next(iter(members)))
+    units = gcd(*(group.size for g, group in enumerate(groups) if together.find(g) == root))
+    return units, sum(counter[g] for g in members) // units
 
 
 def _params(model: nn.Module, index: Mapping[AxisKey, int], axes: list[Axis]) -> list[Term]:

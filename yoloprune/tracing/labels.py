@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +21,14 @@ class Tag:
             e.g. over attention heads; those keep their length, so every row must lose equally many.
         zero (bool): Whether channels that are cut are zero here in the masked parent, so that a sum may leave them out.
         bare (bool): Whether a layer just made these channels and no batch-norm has scaled them yet.
+        loose (bool): Whether only parameters and buffers of no layer are in it, which may turn out to be constants.
     """
 
     labels: Tensor
     axis: int
     zero: bool = True
     bare: bool = False
+    loose: bool = False
 
     def vector(self, dim: int) -> Tensor | None:
         """Labels along `dim` when they vary along nothing else, else None."""
@@ -40,7 +43,13 @@ class Tag:
 
 
 class LabelBook:
-    """Issues labels and records which must live or die together, which may not be cut, and which counts must agree."""
+    """Issues labels and records which must live or die together, which may not be cut, and which counts must agree.
+
+    Attributes:
+        divided (dict): Labels whose number must stay a multiple of a number, by themselves and this.
+        looked_up (bool): Whether a width was hashed.
+        hashed_as_numbers (bool): Whether it has the hash of its value, and may not change then.
+    """
 
     def __init__(self) -> None:
         self.issued = 1  # 0 is "no channel"
@@ -48,6 +57,8 @@ class LabelBook:
         self.frozen: list[tuple[np.ndarray, str]] = []
         self.bare: list[np.ndarray] = []
         self.blocks: dict[bytes, list[np.ndarray]] = {}
+        self.divided: dict[tuple[bytes, int], np.ndarray] = {}
+        self.looked_up, self.hashed_as_numbers = False, False
 
     def issue(self, n: int) -> Tensor:
         """`n` new labels, shape (n,)."""
@@ -97,6 +108,25 @@ class LabelBook:
         elif len(blocks) > 1:
             flat = [_flat(b) for b in blocks]
             self.blocks.setdefault(b"|".join(b.tobytes() for b in flat), flat)
+
+    def divide(self, row: Tensor, by: int) -> None:
+        """Record that the number of these positions that stay must be a multiple of `by`."""
+        if by > 1:
+            flat = _flat(row)
+            self.divided[flat.tobytes(), by] = flat
+
+    def hash_of(self, value: int, labels: Iterable[Tensor]) -> int:
+        """Hash of a width: another than that of its value, so that no table finds what it keeps for that.
+
+        A cache works out anew what it would have found. Where that is no cache but a table (`scales[x.shape[1]]`), the
+        network does something else then; that is noticed, and with `hashed_as_numbers` these widths may not change.
+        """
+        self.looked_up = True
+        if not self.hashed_as_numbers:
+            return hash((id(self), value))
+        for some in labels:
+            self.freeze(some, "width used as a number")
+        return hash(value)
 
     def roots(self) -> np.ndarray:
         """Smallest label of the component of each label, shape (issued,), by pointer jumping."""

@@ -7,6 +7,7 @@ channels, never correctness.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from yoloprune.tracing.rules_elementwise import (
 )
 from yoloprune.tracing.rules_layers import batch_norm, convolution, matmul, transpose
 from yoloprune.tracing.rules_shape import along, cat, move, split, stack
+from yoloprune.tracing.rules_shuffle import glu, packs
 
 
 def _names(rule: Callable[[Call], None], names: str) -> dict[str, Callable[[Call], None]]:
@@ -41,10 +43,18 @@ RULES: dict[str, Callable[[Call], None]] = {
     **_names(like, "zeros_like ones_like empty_like full_like rand_like randn_like bernoulli"),
     **_names(fill, "fill_ zero_ normal_ uniform_"),
     **_names(anew, "new_full new_zeros new_ones new_empty"),
-    **_names(pointwise, "copy_ hardswish hardswish_ _prelu_kernel clip clip_"),
+    **_names(pointwise, "copy_ hardswish _prelu_kernel clip masked_fill floor_divide true_divide rsub polar complex"),
+    **_names(pointwise, "log_sigmoid_forward rrelu_with_noise"),
     **_names(spatial, "max_pool2d_with_indices max_pool2d avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d"),
+    **_names(spatial, "max_pool3d_with_indices max_pool3d avg_pool3d adaptive_avg_pool3d _adaptive_avg_pool3d"),
     **_names(spatial, "adaptive_max_pool2d upsample_nearest2d _upsample_nearest_exact2d upsample_bilinear2d"),
-    **_names(spatial, "upsample_bicubic2d constant_pad_nd reflection_pad2d replication_pad2d"),
+    **_names(spatial, "adaptive_max_pool3d upsample_nearest3d _upsample_nearest_exact3d upsample_trilinear3d"),
+    **_names(spatial, "upsample_nearest1d _upsample_nearest_exact1d upsample_linear1d reflection_pad1d"),
+    **_names(spatial, "upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa constant_pad_nd"),
+    **_names(spatial, "reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d"),
+    **_names(spatial, "grid_sampler_2d grid_sampler_3d"),
+    **_names(glu, "glu"),
+    **_names(packs, "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col col2im"),
     **_names(reduce, "mean sum amax amin max min logsumexp var std _softmax _log_softmax linalg_vector_norm"),
     **_names(cat, "cat"),
     **_names(stack, "stack"),
@@ -59,6 +69,16 @@ RULES: dict[str, Callable[[Call], None]] = {
 
 
 def rule_of(func: Any) -> Callable[[Call], None]:
-    """The rule of an operation, `unknown` when there is none."""
-    found = RULES.get(schema_of(func).name)
-    return found or (pointwise if torch.Tag.pointwise in func.tags else unknown)
+    """The rule of an operation, `unknown` when there is none; one that works in place has that of its other form."""
+    name = schema_of(func).name
+    plain = name.removesuffix("_")
+    if (found := RULES.get(name) or RULES.get(plain)) is not None:
+        return found
+    return pointwise if torch.Tag.pointwise in func.tags or _is_pointwise(plain) else unknown
+
+
+@cache
+def _is_pointwise(name: str) -> bool:
+    """Whether torch says of some form of an operation that it is point-wise."""
+    packet = getattr(torch.ops.aten, name.removeprefix("aten::"), None)
+    return packet is not None and any(torch.Tag.pointwise in getattr(packet, o).tags for o in packet.overloads())

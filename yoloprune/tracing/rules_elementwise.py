@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -34,14 +35,20 @@ def meet(call: Call, tensors: list[Tensor], ndim: int, zero: Callable[[], bool])
         (Tag | None): Labels of the result, None when it has no channels.
     """
     tagged = [(t, tag) for t in tensors if (tag := call.tracer.tag(t)) is not None]
+    axes = {tag.axis - t.ndim for t, tag in tagged if not tag.loose}  # counted from the end, as broadcasting aligns
+    axes = axes or {tag.axis - t.ndim for t, tag in tagged}
+    # A parameter or buffer whose numbers stand along another dimension, e.g. one per column, is a constant.
+    aside = [t for t, tag in tagged if tag.loose and (len(axes) > 1 or tag.axis - t.ndim not in axes)]
+    call.freeze(*aside, why="no channels, but positions meet in")
+    tagged = [(t, tag) for t, tag in tagged if not any(t is other for other in aside)]
     if not tagged:
         return None
-    axes = {tag.axis - t.ndim for t, tag in tagged}  # counted from the end, as broadcasting aligns
     axis = axes.pop()
     if axes:
         call.freeze(*tensors, why="two channel dimensions meet in")
         return None
-    constants = [t for t in tensors if call.tracer.tag(t) is None and t.ndim >= -axis and t.shape[axis] > 1]
+    carrying = {id(t) for t, _ in tagged}
+    constants = [t for t in tensors if id(t) not in carrying and t.ndim >= -axis and t.shape[axis] > 1]
     if constants:
         call.freeze(*tensors, why="a tensor of fixed width meets channels in")
         return None
@@ -51,7 +58,7 @@ def meet(call: Call, tensors: list[Tensor], ndim: int, zero: Callable[[], bool])
         why = f"a constant meets channels in {call.name} in {call.tracer.where}"
         merged = labels if merged is None else call.tracer.book.unite(merged, labels, why)
     assert merged is not None
-    return Tag(merged, ndim + axis, zero())
+    return Tag(merged, ndim + axis, zero(), loose=all(tag.loose for _, tag in tagged))
 
 
 def _zero_at_zero(call: Call) -> bool:
@@ -64,17 +71,19 @@ def _zero_at_zero(call: Call) -> bool:
         return value.new_zeros(value.shape if mutable else [1] * value.ndim)
 
     args, kwargs = tree_map(emptied, (tuple(call.args), call.kwargs))
-    return not call.func(*args, **kwargs).count_nonzero()  # not a number counts as well
+    out = call.func(*args, **kwargs)
+    return not (out[0] if isinstance(out, tuple) else out).count_nonzero()  # not a number counts as well
 
 
 def pointwise(call: Call) -> None:
     """Element-wise: labels that meet are united. In-place results alias labels that others may hold already."""
-    if not isinstance(call.out, Tensor):
+    out = call.out[0] if isinstance(call.out, tuple) else call.out  # the others serve the way back
+    if not isinstance(out, Tensor):
         return unknown(call)
     target = call.args[0] if schema_of(call.func).is_mutable else None
     if isinstance(target, Tensor) and call.tracer.tag(target) is None:
         return call.freeze(*call.tensors(), why="channels are written into a tensor without channels by")
-    return call.tracer.put(call.out, meet(call, call.tensors(), call.out.ndim, partial(_zero_at_zero, call)))
+    return call.tracer.put(out, meet(call, call.tensors(), out.ndim, partial(_zero_at_zero, call)))
 
 
 def same(call: Call) -> None:
@@ -85,7 +94,7 @@ def same(call: Call) -> None:
 def like(call: Call) -> None:
     """A new tensor of the same shape; only `zeros_like` is known to be zero where channels are cut."""
     if (tag := call.tracer.tag(call.args[0])) is not None:
-        call.tracer.put(call.out, Tag(tag.labels, tag.axis, zero=call.name == "aten::zeros_like"))
+        call.tracer.put(call.out, replace(tag, zero=call.name == "aten::zeros_like", bare=False))
 
 
 def fill(call: Call) -> None:
@@ -98,9 +107,10 @@ def anew(call: Call) -> None:
 
 
 def spatial(call: Call) -> None:
-    """Pooling, resizing, padding: channels pass through when only the dimensions behind them change."""
+    """Pooling, resizing, padding, sampling: channels pass through when only the dimensions behind them change."""
     x = call.args[0]
     tag = call.tracer.tag(x)
+    call.freeze(*call.tensors()[1:], why="positions are read from channels by")
     if tag is None:
         return None
     outs = [o for o in (call.out if isinstance(call.out, tuple) else [call.out]) if isinstance(o, Tensor)]
@@ -108,7 +118,7 @@ def spatial(call: Call) -> None:
     if call.name == "aten::constant_pad_nd":
         changed = [x.ndim - 1 - i // 2 for i, amount in enumerate(call.arg("pad")) if amount]
     else:  # of one image without a batch dimension as well
-        changed = [x.ndim - 2, x.ndim - 1]
+        changed = list(range(x.ndim - next((n for n in (1, 3) if f"{n}d" in call.name), 2), x.ndim))
     if out.ndim != x.ndim or tag.axis in changed or any(tag.labels.shape[d] > 1 for d in changed):
         return call.freeze(x, why="channels are mixed by")
     padded = call.name == "aten::constant_pad_nd" and call.arg("value", 0) != 0
@@ -136,7 +146,7 @@ def reduce(call: Call) -> None:
                 labels = labels.squeeze(d)
             axis -= sum(d < tag.axis for d in dims)
             dims = []
-        call.tracer.put(out, Tag(labels, axis, tag.zero and call.name in KEEPS_ZERO))
+        call.tracer.put(out, Tag(labels, axis, tag.zero and call.name in KEEPS_ZERO, loose=tag.loose))
     return None
 
 

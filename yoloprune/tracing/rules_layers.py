@@ -11,14 +11,14 @@ from yoloprune.tracing.rules_shape import move
 
 
 def convolution(call: Call) -> None:
-    """Dense: consume channels, make new ones. Depthwise: pass them on. Any other grouping freezes both sides."""
+    """Dense: consume channels, make new ones. Depthwise: pass them on. Other groups go as a whole, in and out."""
     x, weight = call.args[0], call.args[1]
     transposed, groups = bool(call.arg("transposed", False)), int(call.arg("groups", 1))
     tr, tag = call.tracer, call.tracer.tag(x)
     name = tr.owner(weight, ConvNd)
     if name is None or tr.modules[name].transposed != transposed:
         return call.freeze(*call.tensors(), why="computed weights of")
-    c_in, c_out = x.shape[1], call.out.shape[1]
+    c_in, c_out = int(x.shape[1]), int(call.out.shape[1])
     made = tr.axis(name, "outputs", c_out)
     incoming = tag.vector(1) if tag else None
     if tag is not None and incoming is None:
@@ -29,13 +29,13 @@ def convolution(call: Call) -> None:
         tr.attach(tr.axis(name, "inputs", c_in), incoming)
         tr.made(name, made)
         tr.flops(work, (name, "outputs"), (name, "inputs"))
-    elif groups == c_in and not transposed:
-        tr.attach(made, None if incoming is None else incoming.repeat_interleave(c_out // c_in))
-        tr.flops(work, (name, "outputs"))
     else:
-        call.freeze(x, why="grouped")
-        tr.book.freeze(made, f"grouped convolution {name}")
-        tr.flops(work * c_out * c_in / groups)
+        why = f"a constant meets channels in a group of {name}"
+        out = tr.book.unite_along(made.reshape(groups, -1), 1, why)
+        tr.attach(out, None if incoming is None else tr.book.unite_along(incoming.reshape(groups, -1), 1, why))
+        if groups < c_in:  # a depthwise layer makes none
+            tr.made(name, made)
+        tr.flops(work * c_in / groups, (name, "outputs"))
     return tr.put(call.out, Tag(made.reshape(1, -1, *[1] * (x.ndim - 2)), 1, bare=True))
 
 
@@ -70,7 +70,9 @@ def matmul(call: Call) -> None:
         return _linear(call, name, a)
     if call.name == "aten::addmm":
         call.freeze(call.args[0], why="the bias of computed weights in")
-    tag_a, tag_b, rank = tr.tag(a), tr.tag(b), call.out.ndim
+    call.freeze(*(t for t in (a, b) if (tag := tr.tag(t)) is not None and tag.loose), why="no channels, but numbers in")
+    tag_a, tag_b = (None if tag is None or tag.loose else tag for tag in (tr.tag(a), tr.tag(b)))
+    rank = call.out.ndim
     _count_product(call, a, b, tag_a, tag_b)
     if (
         tag_a is not None

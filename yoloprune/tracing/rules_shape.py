@@ -20,7 +20,7 @@ def move(call: Call) -> None:
     if tag is None:
         return
     packed = _pack(tag, x)
-    reshaped = isinstance(call.out, Tensor) and call.name in {"aten::view", "aten::_unsafe_view", "aten::reshape"}
+    reshaped = isinstance(call.out, Tensor) and call.name in {"aten::view", "aten::_unsafe_view"}
     if reshaped and _interleaved(packed.reshape(call.out.shape)):
         # (channels, rows) become one dimension: unequal choices per row would come out in another order than they had.
         labels = tag.labels
@@ -31,7 +31,7 @@ def move(call: Call) -> None:
     moved = packed.reshape(call.out.shape) if reshaped else call.func(packed, *call.args[1:], **call.kwargs)
     outs = call.out if isinstance(call.out, (list, tuple)) else [call.out]
     for out, m in zip(outs, moved if isinstance(moved, (list, tuple)) else [moved], strict=True):
-        call.tracer.put(out, _unpack(m, tag.zero))
+        call.tracer.put(out, _unpack(call, m, tag))
 
 
 def along(call: Call) -> None:
@@ -45,25 +45,24 @@ def along(call: Call) -> None:
     # x[:, :] alone: any other start, end or step would mean other channels after a cut
     bounds = (call.arg("start") or 0, min(call.arg("end") or _END, _END), call.arg("step", 1))
     whole = call.name == "aten::slice" and bounds == (0, _END, 1)
-    if tag.axis in dims and not whole:
+    taken_apart = call.name == "aten::slice" and call.tracer.said is not None  # which has held what the bounds count
+    if tag.axis in dims and not whole and not taken_apart:
         call.freeze(x, why="channels are picked by number by")
     else:
         move(call)
 
 
 def split(call: Call) -> None:
-    """Pieces of equal size along the channel axis stay equal: their sizes are computed, or kept as one attribute."""
+    """Pieces of equal size along the channel axis stay equal; others are held, unless what their sizes say is known."""
     x = call.args[0]
     tag = call.tracer.tag(x)
     if tag is None:
         return None
-    if call.arg("dim", 0) % x.ndim == tag.axis:
+    if call.arg("dim", 0) % x.ndim == tag.axis and call.tracer.said is None:
         sizes = [o.shape[tag.axis] for o in call.out]
-        if call.name == "aten::split" and len(set(sizes)) > 1:
+        if call.name == "aten::split_with_sizes" or len(set(sizes)) > 1:
             return call.freeze(x, why="uneven")
-        pieces = tag.labels.split(sizes, tag.axis)
-        for size in set(sizes):
-            call.tracer.book.tie([p for p, s in zip(pieces, sizes, strict=True) if s == size])
+        call.tracer.book.tie(list(tag.labels.split(sizes, tag.axis)))
     return move(call)
 
 
@@ -122,9 +121,19 @@ def _interleaved(packed: Tensor) -> bool:
     return False
 
 
-def _unpack(packed: Tensor, zero: bool) -> Tag | None:
+def _unpack(call: Call, packed: Tensor, tag: Tag) -> Tag | None:
+    """Labels of what was moved. Of the factors into which one axis was divided, one may change.
+
+    It is the one that code gives as a width or leaves open, the last one where it does neither: (heads, width). Those
+    outside it divide the channels into blocks that keep equally many; those inside it make packs that go as a whole.
+    """
     packed = compress(packed)
     position = packed & ((1 << _SHIFT) - 1)
     varying = [d for d in range(packed.ndim) if packed.shape[d] > 1 and (position != position.narrow(d, 0, 1)).any()]
-    # Where one axis was factored into several, code writes the inner factor as the one that may change: (heads, width).
-    return Tag(packed >> _SHIFT, varying[-1], zero) if varying else None
+    if not varying:
+        return None
+    axis = next((d for d in call.tracer.said or () if d in varying), varying[-1])
+    labels = packed >> _SHIFT
+    for inner in varying[varying.index(axis) + 1 :]:
+        labels = call.tracer.book.unite_along(labels, inner, "a constant meets channels in one pack")
+    return Tag(labels, axis, tag.zero, loose=tag.loose)

@@ -6,7 +6,7 @@ channels, and looks where that number goes. What happens below, to the tensors t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,102 +14,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yoloprune.torch_internals import FunctionMode, tree_leaves
-from yoloprune.tracing.labels import LabelBook, Tag
+from yoloprune.tracing import slices
+from yoloprune.tracing.labels import Tag
 from yoloprune.tracing.trace_state import TraceState
-
-
-class Width(int):
-    """A size that remembers the channels it counts; products and exact quotients remember them too.
-
-    Used as a mere number, e.g. in `x / x.shape[1] ** 0.5` or `if x.shape[1] > 64`, it freezes them: its value would
-    change with a cut. Compared with another width, the two keep their proportion, and the answer stays what it was.
-    """
-
-    tag: Tag
-    book: LabelBook
-
-    @classmethod
-    def of(cls, value: int, tag: Tag, book: LabelBook) -> Width:
-        width = cls(value)
-        width.tag, width.book = tag, book
-        return width
-
-    def number(self) -> int:
-        """The value, which may not change any more."""
-        self.book.freeze(self.tag.labels, "width used as a number")
-        return int.__int__(self)
-
-    def __mul__(self, other: Any) -> Any:
-        if isinstance(other, Width):
-            return self.number() * other.number()
-        if isinstance(other, int):
-            return Width.of(int.__mul__(self, other), self.tag, self.book)
-        return self.number() * other
-
-    __rmul__ = __mul__
-
-    def __floordiv__(self, other: Any) -> Any:
-        if isinstance(other, Width):
-            return self.number() // other.number()
-        if isinstance(other, int) and other and int.__mod__(self, other) == 0:
-            return Width.of(int.__floordiv__(self, other), self.tag, self.book)
-        return self.number() // other
-
-    __int__ = number
-    __hash__ = int.__hash__
-
-    def __float__(self) -> float:
-        return float(self.number())
-
-    def __reduce__(self) -> Any:
-        return int, (int.__int__(self),)
-
-
-def _arithmetic(name: str) -> Callable[[Width, Any], Any]:
-    plain = getattr(int, name)
-
-    def operator(self: Width, other: Any) -> Any:
-        return plain(self.number(), other)
-
-    return operator
-
-
-def _comparison(name: str) -> Callable[[Width, Any], Any]:
-    plain = getattr(int, name)
-
-    def operator(self: Width, other: Any) -> Any:
-        if isinstance(other, Width):
-            self.book.tie([self.tag.labels, other.tag.labels])
-        else:
-            self.number()
-        return plain(self, other)
-
-    return operator
-
-
-for _name in ("add", "sub", "mod", "divmod", "truediv", "pow"):
-    setattr(Width, f"__{_name}__", _arithmetic(f"__{_name}__"))
-for _name in ("add", "sub", "mod", "divmod", "truediv", "pow", "floordiv"):
-    setattr(Width, f"__r{_name}__", _arithmetic(f"__r{_name}__"))
-for _name in ("lt", "le", "eq", "ne", "gt", "ge"):
-    setattr(Width, f"__{_name}__", _comparison(f"__{_name}__"))
-
+from yoloprune.tracing.widths import Width
 
 SHAPE: Any = Tensor.shape
 """The property itself, which torch declares to be what it gives."""
 
 
 class Sizes(FunctionMode):
-    """Hands out widths instead of plain sizes, and reads them back where tensors are reshaped, split or made."""
+    """Hands out widths instead of plain sizes, and reads them back where tensors are reshaped, divided or made."""
 
     # by what a function does with the sizes it is given
-    SHAPED = frozenset({Tensor.view, Tensor.reshape, torch.reshape, Tensor.expand})
+    SHAPED = frozenset({Tensor.view, Tensor.reshape, torch.reshape})
+    EXPAND = frozenset({Tensor.expand, Tensor.broadcast_to, torch.broadcast_to})
+    REPEAT = frozenset({Tensor.repeat, Tensor.tile, torch.tile})
     UNFLATTEN = frozenset({Tensor.unflatten, torch.unflatten})
     LIKE = frozenset({Tensor.view_as, Tensor.reshape_as, Tensor.expand_as})
     SPLIT = frozenset({Tensor.split, Tensor.split_with_sizes}) | {torch.split, torch.split_with_sizes}
-    MADE = frozenset({torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn})
-    MADE |= {Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty}
-    FILLED = frozenset({torch.full, Tensor.new_full})
+    NARROW = frozenset({Tensor.narrow, torch.narrow})
+    MADE = frozenset({torch.empty, torch.rand, torch.randn, Tensor.new_empty})
+    CONSTANT = frozenset({torch.zeros, torch.ones, Tensor.new_zeros, Tensor.new_ones, torch.full, Tensor.new_full})
     # without being given any: the number of elements, and ways out of PyTorch
     COUNTED = frozenset({Tensor.numel, torch.numel, Tensor.nelement})
     LEFT = frozenset({Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.__deepcopy__})
@@ -120,23 +46,22 @@ class Sizes(FunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is Tensor.__getitem__ or func in self.NARROW:
+            return self._sliced(func, args, kwargs)
+        if func in self.SHAPED or func in self.UNFLATTEN or func in self.LIKE:
+            return self._shaped(func, args, kwargs)
+        if func in self.SPLIT:
+            return self._split(func, args, kwargs)
         out = func(*args, **kwargs)
         if func == SHAPE.__get__ or (func is Tensor.size and len(args) == 1 and not kwargs):
             return self._sizes(args[0], out)
         if func is Tensor.size and isinstance(out, int):
             dim = (args[1] if len(args) > 1 else kwargs["dim"]) % args[0].ndim
             return self._sizes(args[0], args[0].shape)[dim]
-        if func in self.SHAPED and isinstance(out, Tensor):
-            sizes = [*args[1:], *kwargs.values()]
-            self._check(out, sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes)
-        elif func in self.UNFLATTEN:
-            dim, sizes = [*args[1:], *kwargs.values()][:2]
-            at = dim % args[0].ndim
-            self._check(out, [-1] * at + list(sizes) + [-1] * (args[0].ndim - 1 - at))
-        elif func in self.LIKE:
-            self._check(out, self._sizes(args[1], args[1].shape))
-        elif func in self.SPLIT:
-            self._check_split(args, kwargs, out)
+        if func in self.EXPAND or func in self.REPEAT:
+            self._spread(out, args[0], _listed([*args[1:], *kwargs.values()]), times=func in self.REPEAT)
+        elif func in self.CONSTANT:
+            self._constant(func, args, kwargs, out)
         elif func in self.COUNTED or (func is Tensor.__len__ and self._axis(args[0]) == 0):
             self._as_numbers(self._sizes(args[0], args[0].shape))
         elif func in self.LEFT:
@@ -145,8 +70,6 @@ class Sizes(FunctionMode):
         elif func is F.scaled_dot_product_attention:
             if kwargs.get("scale") is None:  # then it divides by the root of the queries' width
                 self._as_numbers(self._sizes(args[0], args[0].shape))
-        elif func in self.FILLED:
-            self._as_numbers((args[-1:], kwargs.get("fill_value")))
         elif func not in self.MADE:
             self._as_numbers((args, kwargs))
         return out
@@ -154,8 +77,9 @@ class Sizes(FunctionMode):
     @staticmethod
     def _as_numbers(values: Any) -> None:
         for value in tree_leaves(values):
-            if isinstance(value, Width):
-                value.number()
+            for number in (value.start, value.stop, value.step) if isinstance(value, slice) else (value,):
+                if isinstance(number, Width):
+                    number.number()
 
     def _axis(self, tensor: Tensor) -> int | None:
         tag = self.state.tag(tensor)
@@ -167,32 +91,126 @@ class Sizes(FunctionMode):
             return shape
         return torch.Size([Width.of(n, tag, self.state.book) if d == tag.axis else n for d, n in enumerate(shape)])
 
-    def _check(self, out: Tensor, sizes: Any) -> None:
+    def _literal(self, labels: Tensor) -> None:
+        if not self._is_sized():
+            module = self.state.modules.get(self.state.where)
+            where = f"{type(module).__name__} {self.state.where}"
+            self.state.book.freeze(labels, f"width written as a number in {where}")
+
+    def _is_sized(self) -> bool:
+        module = self.state.modules.get(self.state.where)
+        return module is not None and self.sized(module)
+
+    # ---- shapes ------------------------------------------------------------------------------------------------------
+
+    def _shaped(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A tensor in another shape: of the factors that its channels become, the one that may change is told."""
+        given = [*args[1:], *kwargs.values()]
+        if func in self.LIKE:
+            sizes: Sequence[Any] = self._sizes(args[1], args[1].shape)
+        elif func in self.UNFLATTEN:
+            at = given[0] % args[0].ndim
+            sizes = [-1] * at + list(given[1]) + [-1] * (args[0].ndim - 1 - at)
+        else:
+            sizes = _listed(given)
+        widths = [d for d, size in enumerate(sizes) if isinstance(size, Width)]
+        # what is left to torch may change as well, unless the numbers beside it are those that are corrected
+        open_ends = [d for d, size in enumerate(sizes) if type(size) is int and size == -1 and not self._is_sized()]
+        out = self.state.told((*widths, *open_ends), func, args, kwargs)
+        if func is Tensor.expand_as:
+            self._spread(out, args[0], sizes, times=False)
+        elif isinstance(out, Tensor):
+            self._check(out, sizes)
+        return out
+
+    def _check(self, out: Tensor, sizes: Sequence[Any]) -> None:
         """The sizes that a tensor was given: along its channels a width follows them, a literal holds them fast."""
         tag, missing = self.state.tag(out), out.ndim - len(sizes)
         for dim, size in enumerate(sizes, missing):
             if tag is None or dim != tag.axis:
                 self._as_numbers(size)
             elif isinstance(size, Width):
-                self.state.book.tie([size.tag.labels, tag.labels])
+                size.count(tag.labels, tag.axis)
             elif size != -1:
                 self._literal(tag.labels)
 
-    def _check_split(self, args: Any, kwargs: Any, pieces: Any) -> None:
+    def _spread(self, out: Tensor, source: Tensor, sizes: Sequence[Any], *, times: bool) -> None:
+        """One value is repeated as often as there are channels; the sizes say how long it gets, or how many times."""
+        if self.state.tag(source) is None:
+            missing = source.ndim - len(sizes)
+            once = [d + missing < 0 or source.shape[d + missing] == 1 for d in range(len(sizes))]
+            self._as_numbers([size for size, free in zip(sizes, once, strict=True) if not free])
+            self._follow(out, [size if free else None for size, free in zip(sizes, once, strict=True)], zero=False)
+        elif times:
+            self._as_numbers(sizes)
+        else:
+            self._check(out, sizes)
+
+    def _constant(self, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
+        """A tensor of one value in a given shape: its positions may become fewer as the channels do."""
+        given = list(args[1:] if func.__name__.startswith("new_") else args)
+        filled = "full" in func.__name__
+        value = kwargs.get("fill_value", given.pop() if filled and given and "fill_value" not in kwargs else None)
+        self._as_numbers(value)
+        self._follow(
+            out, _listed([*given, *(v for k, v in kwargs.items() if k == "size")]), zero="zeros" in func.__name__
+        )
+
+    def _follow(self, out: Tensor, sizes: Sequence[Any], *, zero: bool) -> None:
+        """Labels for a tensor that has the same value at all positions along a dimension as long as a width."""
+        widths = [(d, size) for d, size in enumerate(sizes, out.ndim - len(sizes)) if isinstance(size, Width)]
+        for dim, size in widths:
+            if len(widths) > 1:
+                size.number()
+            else:
+                row = self.state.counted(out.shape[dim])
+                size.count(row, 0)
+                self.state.put(out, Tag(row.reshape([-1 if d == dim else 1 for d in range(out.ndim)]), dim, zero))
+
+    # ---- pieces ------------------------------------------------------------------------------------------------------
+
+    def _split(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Pieces whose sizes are widths follow them; a literal holds its own piece, and no other."""
         sizes = args[1] if len(args) > 1 else next((kwargs[k] for k in kwargs if k.startswith("split_size")), None)
         dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % args[0].ndim
-        if (tag := self.state.tag(args[0])) is None or dim != tag.axis:
-            return self._as_numbers(sizes)
-        listed = sizes if isinstance(sizes, (list, tuple)) else [sizes] * len(pieces)
-        for size, piece in zip(listed, pieces, strict=True):
-            if not isinstance(size, Width):
-                self._literal(tag.labels)
-            elif (part := self.state.tag(piece)) is not None:
-                self.state.book.tie([size.tag.labels, part.labels])
-        return None
+        tag = self.state.tag(args[0])
+        if tag is None or dim != tag.axis or not isinstance(sizes, (list, tuple)):
+            pieces = func(*args, **kwargs)
+            if tag is None or dim != tag.axis:
+                self._as_numbers(sizes)
+                return pieces
+            sizes = [sizes] * len(pieces)
+        else:
+            pieces = self.state.told((), func, args, kwargs)
+        parts = tag.labels.split([p.shape[dim] for p in pieces], dim)
+        written: dict[int, list[Tensor]] = {}
+        for size, part in zip(sizes, parts, strict=True):
+            if isinstance(size, Width):
+                size.count(part, dim)
+            else:
+                self._literal(part)
+                written.setdefault(size, []).append(part)
+        for equal in written.values():  # sizes that are corrected after a cut may all be one number
+            self.state.book.tie(equal)
+        return pieces
 
-    def _literal(self, labels: Tensor) -> None:
-        where = self.state.where
-        module = self.state.modules.get(where)
-        if module is None or not self.sized(module):
-            self.state.book.freeze(labels, f"width written as a number in {type(module).__name__} {where}")
+    def _sliced(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Channels from one bound to another: as many stay before each as it will say."""
+        tag, bounds, others = self.state.tag(args[0]), None, (args, kwargs)
+        if func in self.NARROW:
+            dim, start, length = (*args[1:], *kwargs.values())[:3]
+            if tag is not None and isinstance(start, int) and dim % args[0].ndim == tag.axis:
+                bounds, others = slice(start, start + length), ((), {})
+        else:
+            bounds, others = slices.along_axis(args[0], args[1], None if tag is None else tag.axis)
+        self._as_numbers(others)
+        strict = func in self.NARROW
+        if tag is not None and bounds is not None and slices.hold(self.state, args[0], tag, bounds, strict=strict):
+            return self.state.told((), func, args, kwargs)
+        self._as_numbers(bounds)
+        return func(*args, **kwargs)
+
+
+def _listed(given: Sequence[Any]) -> Sequence[Any]:
+    """Sizes that were given one by one, or as one list."""
+    return list(given[0]) if len(given) == 1 and isinstance(given[0], (tuple, list)) else list(given)

@@ -19,15 +19,16 @@ from torch import Tensor, nn
 from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.computed_weights import require_plain_weights
-from yoloprune.probing.examples import DRAWS, Example, Probe, modes, seeded
+from yoloprune.probing.examples import DRAWS, Example, Probe, modes, run, seeded
 from yoloprune.probing.forward import preserved, running
 from yoloprune.probing.outputs import Leaf, leaves
 from yoloprune.torch_internals import is_out_of_memory
 from yoloprune.tracing import graph_builder
 from yoloprune.tracing.flop_scaling import growths
 from yoloprune.tracing.loose_ends import WHY
-from yoloprune.tracing.symbolic_sizes import Sizes, Width
+from yoloprune.tracing.symbolic_sizes import Sizes
 from yoloprune.tracing.tracer import Tracer
+from yoloprune.tracing.widths import Width
 
 
 def trace(
@@ -78,13 +79,22 @@ def trace(
             if is_out_of_memory(e):
                 raise
             raise ModelError(f"The model does not run on an input of shape {first.shapes}: {e}") from e
-        tracer = Tracer(model, frozen or {}, growth)
-        tracer.handing_on = frozenset(handing_on)
         ways = [(one, training) for one in probe.examples for training in modes(model, one)]
-        results = [_follow_all(tracer, sized, one, training, probe.frames) for one, training in ways]
-        if tracer.overhear(tracer.unreached()):
-            for one, training in ways:
-                _follow_all(tracer, sized, one, training, probe.frames)
+
+        def follow(tracer: Tracer) -> list[list[Leaf]]:
+            tracer.handing_on = frozenset(handing_on)
+            results = [_follow_all(tracer, sized, one, training, probe.frames) for one, training in ways]
+            if tracer.overhear(tracer.unreached()):
+                for one, training in ways:
+                    _follow_all(tracer, sized, one, training, probe.frames)
+            return results
+
+        tracer = Tracer(model, frozen or {}, growth)
+        results = _unless_looked_up(model, tracer, follow, ways, probe.frames)
+        if results is None:
+            tracer = Tracer(model, frozen or {}, growth)
+            tracer.book.hashed_as_numbers = True
+            results = follow(tracer)
     for leaf in itertools.chain.from_iterable(results):
         if isinstance(leaf.value, Width):
             leaf.value.number()
@@ -131,6 +141,34 @@ def _hint(pattern: str, names: list[str], parts: list[str]) -> str:
     like = f"Similar names are i.e. {near}." if near else f"Names look like '{inner}'."
     whole = f" Whole parts are {' and '.join(parts)}; the head stays in any case." if parts else ""
     return f"no layer of this model has that name. {like}{whole}"
+
+
+def _unless_looked_up(
+    model: nn.Module,
+    tracer: Tracer,
+    follow: Callable[[Tracer], list[list[Leaf]]],
+    ways: list[tuple[Example, bool]],
+    frames: int,
+) -> list[list[Leaf]] | None:
+    """What came out of all passes; None if the network looked a width up in a table and did something else for it."""
+    try:
+        results = follow(tracer)
+    except Exception as e:  # whatever a network may raise that does not find a width in its table
+        if is_out_of_memory(e) or not tracer.book.looked_up:
+            raise
+        return None
+    if tracer.book.looked_up:
+        for (one, training), found in zip(ways, results, strict=True):
+            plain = run(model, one, training, frames=frames).leaves
+            if not all(_is_same(a.value, b.value) for a, b in zip(plain, found, strict=False)):
+                return None
+    return results
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and torch.equal(a, b)
+    return bool(type(a) is type(b) and a == b) or isinstance(b, Width)
 
 
 def _follow_all(

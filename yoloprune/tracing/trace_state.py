@@ -41,6 +41,7 @@ class TraceState:
         entered (set[str]): Modules that ran.
         counting (bool): Whether FLOPs are recorded in this pass.
         worked (int): Number of costed operations so far, which finds the growth of each.
+        said (tuple[int, ...] | None): What `told` was given, while its function runs.
     """
 
     def __init__(self, model: nn.Module, frozen: Mapping[str, str], growth: list[float]) -> None:
@@ -52,6 +53,7 @@ class TraceState:
         self.unknown: dict[str, str] = {}
         self.misused: set[str] = set()
         self.where, self.counting = "", True
+        self.said: tuple[int, ...] | None = None
         self.entered: set[str] = set()
         self._seen: set[int] = set()  # parameters and buffers by identity
         self.ends = LooseEnds()
@@ -63,12 +65,14 @@ class TraceState:
         self._owners: WeakIdKeyDictionary[Tensor, str] = WeakIdKeyDictionary()
         self._loose: WeakIdKeyDictionary[Tensor, str] = WeakIdKeyDictionary()
         self._transposed: WeakIdKeyDictionary[Tensor, str] = WeakIdKeyDictionary()
-        shared: Counter[int] = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
+        shared: Counter[int] = Counter(
+            id(p) for m in model.modules() for p in (*m.parameters(recurse=False), *m.buffers(recurse=False))
+        )
         for name, module in self.modules.items():
             for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
                 if isinstance(module, LAYERS) and key in SLICED and shared[id(tensor)] < 2:
                     self._owners[tensor] = name
-                elif isinstance(tensor, nn.Parameter) and shared[id(tensor)] < 2:
+                elif tensor.is_floating_point() and shared[id(tensor)] < 2:
                     self._loose[tensor] = f"{name}.{key}".lstrip(".")
 
     @contextlib.contextmanager
@@ -87,9 +91,11 @@ class TraceState:
 
         def leave(module: nn.Module, _: Any, output: Any) -> None:
             name = stack.pop()
-            tag = self.tag(output) if name in self.handing_on and isinstance(output, Tensor) else None
-            if tag is not None and (labels := tag.vector(1)) is not None:
-                self.attach(self.axis(name, "count", len(labels)), labels)
+            if name in self.handing_on and isinstance(output, Tensor) and output.ndim > 1:
+                tag = self.tag(output)  # without one nothing of it can go
+                labels = None if tag is None else tag.vector(1)
+                if tag is None or labels is not None:
+                    self.attach(self.axis(name, "count", output.shape[1]), labels)
             self.where = stack[-1] if stack else ""
             self.hold(self.where, output)
 
@@ -124,7 +130,7 @@ class TraceState:
                     self.book.freeze(tag.labels, why)
 
     def tag(self, tensor: Tensor) -> Tag | None:
-        """Labels of a tensor. One-dimensional parameters have those of their layer, or get their own at first use."""
+        """Labels of a tensor. Parameters and buffers of one dimension have those of their layer, or get their own."""
         if (tag := self._tags.get(tensor)) is not None:
             return tag
         layer, name = self._owners.get(tensor), self._loose.get(tensor)
@@ -134,7 +140,7 @@ class TraceState:
         owner = name or (layer if tensor.ndim == 1 else None)
         if len(dims) == 1 and owner:
             labels = self.axis(owner, "outputs", tensor.numel())
-            return Tag(labels.reshape(tensor.shape), dims[0], zero=False)
+            return Tag(labels.reshape(tensor.shape), dims[0], zero=False, loose=name is not None)
         if layer and isinstance(tensor, nn.Parameter):
             self.misused.add(layer)
         return None
@@ -193,6 +199,25 @@ class TraceState:
             self.book.freeze(labels, "fixed input")
         else:
             self.book.unite(labels, incoming, "fixed input")
+
+    def counted(self, width: int) -> Tensor:
+        """Labels of positions that no layer makes, but which are as many as some channels, shape (width,)."""
+        return self.axis(f"{self.where} constant {len(self.axes)}", "count", width)
+
+    def told(self, axes: tuple[int, ...], func: Any, args: Any, kwargs: Any) -> Any:
+        """Run a function of which it is known that it takes channels apart by their widths, and not by number.
+
+        Args:
+            axes (tuple[int, ...]): Dimensions of the result that may change, the likeliest first.
+            func (Callable): The function.
+            args (tuple): Its arguments.
+            kwargs (dict): Its arguments by keyword.
+        """
+        self.said = axes
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.said = None
 
     def made(self, module: str, labels: Tensor) -> None:
         """A dense layer made channels: inside a frozen part they keep their number."""

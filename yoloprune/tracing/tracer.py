@@ -22,8 +22,7 @@ class Tracer(TraceState, DispatchMode):
         DispatchMode.__init__(self)
         TraceState.__init__(self, model, frozen, growth)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+    def operation(self, func: Any, args: Any, kwargs: Any) -> Any:
         out = func(*args, **kwargs)
         self.worked += schema_of(func).name in COSTED
         call, rule = Call(self, func, args, kwargs, out), rule_of(func)
