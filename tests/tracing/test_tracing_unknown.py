@@ -7,9 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from conftest import classes, noise, reasons
-from networks import FREE, INPUT, Net, exact, held, net
+from networks import FREE, IMAGE, INPUT, Net, exact, held, net
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from yoloprune.tracing.trace_network import trace
 
 
 class Scan(nn.Module):

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.planning.channel_graph import ChannelGraph
@@ -69,7 +70,7 @@ def trace(
     """
     probe = Probe.of(example)
     first = probe.examples[0]
-    with _one_thread():
+    with _plainly():
         try:
             with preserved(model), running(model, training=False):
                 growth = growths(model, first, area)
@@ -196,11 +197,12 @@ def _follow(
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Waking threads costs more than the tiny operations of a trace."""
+def _plainly() -> Iterator[None]:
+    """Attention in single steps, in one thread: waking others costs more than the tiny operations of a trace."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch.set_num_threads(threads)
