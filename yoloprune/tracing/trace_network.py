@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.planning.channel_graph import ChannelGraph
@@ -199,10 +198,20 @@ def _follow(
 @contextlib.contextmanager
 def _plainly() -> Iterator[None]:
     """Attention in single steps, in one thread: waking others costs more than the tiny operations of a trace."""
-    threads = torch.get_num_threads()
+    threads, cuda = torch.get_num_threads(), torch.backends.cuda
+    kernels = [
+        (switch, is_on())
+        for switch, is_on in (
+            (cuda.enable_flash_sdp, cuda.flash_sdp_enabled),  # of the CPU as well
+            (cuda.enable_mem_efficient_sdp, cuda.mem_efficient_sdp_enabled),
+        )
+    ]
     torch.set_num_threads(1)
+    for switch, _ in kernels:
+        switch(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
+        yield
     finally:
+        for switch, was_on in kernels:
+            switch(was_on)
         torch.set_num_threads(threads)
