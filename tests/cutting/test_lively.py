@@ -61,12 +61,12 @@ def test_wrong_surgery_between_dead_channels_is_refused(monkeypatch: pytest.Monk
 def test_a_finished_model_that_is_not_what_the_surgery_makes_is_refused(fault: str) -> None:
     """Nothing reads the channels in which it differs on this example, and nothing reads the number at all."""
     model = without_norms(-100.0)
-    model.width = 8
+    model.width = 1000
     plan = (graph := trace(model, IMAGE)).plan(cutting_alive(graph, 0))
     child = cut_copy(model, plan)
     if fault == "weight":
         child[2].weight.data = child[2].weight.data.flip(1)
     else:
-        child.width = 7
+        child.width = 999
     with pytest.raises(VerifyError, match="'2.weight'" if fault == "weight" else "'width'"):
         prove(model, child, plan, IMAGE)

@@ -108,3 +108,22 @@ def test_a_norm_after_a_second_reader_does_not_silence() -> None:
     model = Before().eval()
     graph = trace(model, IMAGE)
     assert not dead(model, graph).any()
+
+
+# Filters of zeros -----------------------------------------------------------------------------------------------------
+def test_filters_of_zeros_are_dead_whatever_follows() -> None:
+    """Of two layers that make the same channels both filters have to be zero; batch-norms may do as they like."""
+    model = Net()
+    for norm in (model.bn, model.bn2):
+        norm.weight.data.fill_(1.0)
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.out_channels == 3]
+    for conv_layer in layers:
+        conv_layer.weight.data[:2] = 0
+    layers[-1].weight.data[1] = 1e-30
+    graph = trace(model, IMAGE)
+    assert hidden(graph, dead(model, graph)) == [True, len(layers) == 1, False]
+
+
+def test_channels_without_filters_are_not_dead() -> None:
+    model, graph = with_gammas([1, 1, 1], [1, 1, 1])
+    assert not dead(model, graph).any()

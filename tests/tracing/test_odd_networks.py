@@ -225,7 +225,7 @@ REFUSED = {"again", "logarithm of its width", "as often as it is wide"}
 def dead(model: nn.Module, plan: Plan) -> nn.Module:
     """The parent with weights of zero wherever the plan cuts: no hooks, no masks, and the same result."""
     model = copy.deepcopy(model)
-    modules, loose = dict(model.named_modules()), dict(model.named_parameters())
+    modules, loose = dict(model.named_modules()), {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, keep in plan.keep.items():
         outputs, inputs = (
             None if kept is None else np.setdiff1d(np.arange(of), kept)

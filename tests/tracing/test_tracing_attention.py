@@ -154,3 +154,18 @@ def test_a_bias_of_computed_weights() -> None:
     assert reasons(graph, "first.outputs") == FREE
     for axis in map(str, graph.axes):
         assert not axis.startswith("bias") or None not in reasons(graph, axis)
+
+
+def test_attention_by_function_with_a_scale_of_its_own() -> None:
+    """As timm writes it; the linear layer gets a transposed map, to which torch adds the bias in a step of its own."""
+
+    def body(m: Net, x: Tensor) -> Tensor:
+        y = m.a(x).flatten(2).transpose(1, 2)
+        b, n, c = y.shape
+        q, k, v = m.qkv(y).reshape(b, n, 3, 2, c // 2).permute(2, 0, 3, 1, 4).unbind(0)
+        o = F.scaled_dot_product_attention(q, k, v, scale=0.3).transpose(1, 2).reshape(b, n, c)
+        return m.b((y + m.proj(o)).transpose(1, 2).reshape(b, c, *x.shape[2:]))
+
+    layers = {"a": (3, 8), "qkv": nn.Linear(8, 24), "proj": nn.Linear(8, 8), "b": (8, 2)}
+    graph = exact(net(body, **layers))
+    assert reasons(graph, "qkv.outputs") == reasons(graph, "a.outputs") == FREE

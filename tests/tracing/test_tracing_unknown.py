@@ -11,7 +11,7 @@ from networks import FREE, IMAGE, INPUT, Net, exact, held, net
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from yoloprune.tracing import trace
+from yoloprune.tracing.trace_network import trace
 
 
 class Scan(nn.Module):

@@ -290,3 +290,32 @@ def test_random_pieces_are_cut_exactly(seed: int) -> None:
     graph = trace(model, IMAGE)
     if any(tie.units > 1 and tie.allowed != () for tie in graph.ties):
         exact(model)
+
+
+def test_the_first_channels_are_written_anew() -> None:
+    """A partial convolution in place, as FasterNet has it at inference; what is written elsewhere is held."""
+
+    def body(m: Net, x: Tensor) -> Tensor:
+        y = m.a(x).clone()
+        y[:, :2] = m.p(y[:, :2])
+        return m.b(y)
+
+    graph = exact(net(body, a=(3, 8), p=(2, 2), b=(8, 2)))
+    classes = next(c for a, c in zip(graph.axes, graph.class_of, strict=True) if str(a) == "a.outputs")
+    assert graph.prunable[classes].tolist() == [False] * 2 + [True] * 6
+
+
+@pytest.mark.parametrize("at", [slice(2, None), slice(-2, None), slice(1, 3)])
+def test_channels_that_are_written_by_number_are_held(at: slice) -> None:
+    def body(m: Net, x: Tensor) -> Tensor:
+        y = m.a(x).clone()
+        y[:, at] = 0.5
+        return m.c(m.b(y))
+
+    graph = exact(net(body, a=(3, 8), b=(8, 4), c=(4, 2)))
+    assert None not in reasons(graph, "a.outputs")
+
+
+def test_equal_pieces_by_tensor_split() -> None:
+    graph = exact(net(lambda m, x: m.b(torch.mul(*torch.tensor_split(m.a(x), 2, 1))), a=(3, 8), b=(4, 2)))
+    assert reasons(graph, "a.outputs") == FREE

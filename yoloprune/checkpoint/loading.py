@@ -40,10 +40,10 @@ def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> ultr
         if prunable:
             model_facts.check_prunable(model.model)
         records.require_sound(model_facts.student(model.model), "model")
-        yolo = with_model(model, _copy_of(model.model).float().eval())
+        copy = with_model(model, _copy_of(model.model).float().eval())
         for event, functions in model.callbacks.items():
-            yolo.callbacks[event] = list(functions)  # the user's; what is added to this object stays off the other
-        return yolo
+            copy.callbacks[event] = list(functions)  # the user's; what is added to this object stays off the other
+        return copy
     yolo: ultralytics.YOLO = _opened(model)
     yolo.model = model_facts.student(yolo.model)  # an interrupted run with a teacher saved both
     if prunable:

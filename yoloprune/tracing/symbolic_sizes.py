@@ -33,6 +33,7 @@ class Sizes(FunctionMode):
     UNFLATTEN = frozenset({Tensor.unflatten, torch.unflatten})
     LIKE = frozenset({Tensor.view_as, Tensor.reshape_as, Tensor.expand_as})
     SPLIT = frozenset({Tensor.split, Tensor.split_with_sizes}) | {torch.split, torch.split_with_sizes}
+    SHARED = frozenset({Tensor.tensor_split, torch.tensor_split})
     NARROW = frozenset({Tensor.narrow, torch.narrow})
     MADE = frozenset({torch.empty, torch.rand, torch.randn, Tensor.new_empty})
     CONSTANT = frozenset({torch.zeros, torch.ones, Tensor.new_zeros, Tensor.new_ones, torch.full, Tensor.new_full})
@@ -52,6 +53,8 @@ class Sizes(FunctionMode):
             return self._shaped(func, args, kwargs)
         if func in self.SPLIT:
             return self._split(func, args, kwargs)
+        if func in self.SHARED or func is Tensor.__setitem__:
+            return self._shared(func, args, kwargs) if func in self.SHARED else self._written(func, args, kwargs)
         out = func(*args, **kwargs)
         if func == SHAPE.__get__ or (func is Tensor.size and len(args) == 1 and not kwargs):
             return self._sizes(args[0], out)
@@ -193,6 +196,28 @@ class Sizes(FunctionMode):
         for equal in written.values():  # sizes that are corrected after a cut may all be one number
             self.state.book.tie(equal)
         return pieces
+
+    def _shared(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Equal pieces, which stay equal."""
+        count, dim = (*args[1:], *kwargs.values(), 0)[:2]
+        tag = self.state.tag(args[0])
+        self._as_numbers((args, kwargs))
+        if tag is None or type(count) is not int or dim % args[0].ndim != tag.axis or args[0].shape[dim] % count:
+            return func(*args, **kwargs)
+        self.state.book.tie(list(tag.labels.chunk(count, tag.axis)))
+        return self.state.told((), func, args, kwargs)
+
+    def _written(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Values written over the first so many channels, which stay: `x[:, :8] = …`; anywhere else they are held."""
+        tag = self.state.tag(args[0])
+        bounds, others = slices.along_axis(args[0], args[1], None if tag is None else tag.axis)
+        self._as_numbers((bounds, others, args[2]))
+        if tag is None or bounds is None or bounds.start not in (None, 0) or bounds.step not in (None, 1):
+            return func(*args, **kwargs)
+        if type(bounds.stop) is int and 0 < bounds.stop < args[0].shape[tag.axis]:
+            slices.hold(self.state, args[0], tag, bounds, strict=False)
+            return self.state.told((), func, args, kwargs)
+        return func(*args, **kwargs)
 
     def _sliced(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Channels from one bound to another: as many stay before each as it will say."""

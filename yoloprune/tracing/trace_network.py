@@ -71,7 +71,7 @@ def trace(
     require_plain_weights(model)
     probe = Probe.of(example)
     first = probe.examples[0]
-    with _one_thread():
+    with _plainly():
         try:
             with preserved(model), running(model, training=False):
                 growth = growths(model, first, area)
@@ -198,11 +198,22 @@ def _follow(
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Waking threads costs more than the tiny operations of a trace."""
-    threads = torch.get_num_threads()
+def _plainly() -> Iterator[None]:
+    """Attention in single steps, in one thread: waking others costs more than the tiny operations of a trace."""
+    threads, cuda = torch.get_num_threads(), torch.backends.cuda
+    kernels = [
+        (switch, is_on())
+        for switch, is_on in (
+            (cuda.enable_flash_sdp, cuda.flash_sdp_enabled),  # of the CPU as well
+            (cuda.enable_mem_efficient_sdp, cuda.mem_efficient_sdp_enabled),
+        )
+    ]
     torch.set_num_threads(1)
+    for switch, _ in kernels:
+        switch(False)
     try:
         yield
     finally:
+        for switch, was_on in kernels:
+            switch(was_on)
         torch.set_num_threads(threads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -91,11 +92,15 @@ class TraceState:
 
         def leave(module: nn.Module, _: Any, output: Any) -> None:
             name = stack.pop()
+            layer = self._tags.get(output) if isinstance(module, LAYERS) and isinstance(output, Tensor) else None
+            if layer is not None and not layer.zero:  # the masked parent has zeros there, after the bias too
+                self._tags[output] = replace(layer, zero=True)
             if name in self.handing_on and isinstance(output, Tensor) and output.ndim > 1:
                 tag = self.tag(output)  # without one nothing of it can go
                 labels = None if tag is None else tag.vector(1)
                 if tag is None or labels is not None:
-                    self.attach(self.axis(name, "count", output.shape[1]), labels)
+                    width = output.shape[1] if labels is None else len(labels)
+                    self.attach(self.axis(name, "count", width), labels)
             self.where = stack[-1] if stack else ""
             self.hold(self.where, output)
 
