@@ -6,4 +6,7 @@ source scripts/environment.sh
 # One torch thread per worker: two workers on two cores do not fight over them.
 export OMP_NUM_THREADS=1 YOLO_OFFLINE=true
 python -m ruff check .
-exec python -m pytest -n "${WORKERS:-2}" --dist worksteal "$@"
+python -m ruff format --check .
+python -m mypy
+python -m pytest -n "${WORKERS:-2}" --dist worksteal "$@"
+[ $# -gt 0 ] || bash scripts/wheel.sh # with all tests the package as well

@@ -36,7 +36,7 @@ TRAIN: dict[str, Any] = {
     "plots": False,
     "verbose": False,
 }
-PARENT_EPOCHS, SPARSE_EPOCHS, FINETUNE_EPOCHS = 9, 10, 6
+EPOCHS = {"parent": 9, "sparse": 10, "finetuned": 6}
 
 
 def run(request: DemoRequest) -> list[dict[str, Any]]:
@@ -53,18 +53,19 @@ def run(request: DemoRequest) -> list[dict[str, Any]]:
     start = time.time()
     folder = run_folders.new_run("detect", "demo", request.host).folder.resolve()
     seed, device = request.passed.get("seed") or 0, request.passed.get("device")
+    epochs = {name: int(request.passed.get("epochs") or most) for name, most in EPOCHS.items()}
     data = make_shapes(folder / "data", **DATA, seed=seed)
     common = {**TRAIN, "data": str(data), "seed": seed, "device": device, "exist_ok": True}
     common["project"] = str(folder)
 
     parent = YOLO("yolov8n.yaml")
-    parent.train(**common, epochs=PARENT_EPOCHS, name="parent")
+    parent.train(**common, epochs=epochs["parent"], name="parent")
     parent_file = Path(parent.trainer.last)
-    told = {**common, "model": parent_file, "epochs": SPARSE_EPOCHS, "flops": request.flops, "name": "sparse"}
+    told = {**common, "model": parent_file, "epochs": epochs["sparse"], "flops": request.flops, "name": "sparse"}
     sparse = train_sparse.run(checking.build(TrainSparseRequest, told))
     told = {"imgsz": DATA["imgsz"], "project": str(folder), "name": "pruned", "exist_ok": True}
     pruned_file = prune.run(checking.build(PruneRequest, {**told, "model": sparse.trainer.last})).file
-    told = {**common, "model": pruned_file, "epochs": FINETUNE_EPOCHS, "name": "finetuned"}
+    told = {**common, "model": pruned_file, "epochs": epochs["finetuned"], "name": "finetuned"}
     tuned = finetune.run(checking.build(FinetuneRequest, told))
 
     rows = validate.compare(
