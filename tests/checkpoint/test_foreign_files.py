@@ -93,5 +93,12 @@ def test_modules_of_the_working_folder_are_found(tmp_path: Path, monkeypatch: py
     assert main() == 0 and sys.path[-1] == str(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"names: [a]\ntrain: images\n", b"", b"PK\x05\x06" + bytes(18), b"no model"])
+@pytest.mark.parametrize("suffix", [".yaml", ".pt"])
+def test_what_is_nothing_of_the_kind(tmp_path: Path, content: bytes, suffix: str) -> None:
+    (tmp_path / f"data{suffix}").write_bytes(content)
+    refused(tmp_path / f"data{suffix}")
+
+
 def test_rtdetr_by_the_name_of_its_yaml() -> None:
     assert type(saving.load("rtdetr-resnet50.yaml")).__name__ == "RTDETR"

@@ -27,7 +27,8 @@ def looks_pickled(file: str | Path) -> bool:
     """Whether torch.save wrote a file, as it writes checkpoints; TorchScript, which has code in it, is none."""
     if not zipfile.is_zipfile(file):
         return False
-    with zipfile.ZipFile(file) as archive:
+    names: list[str] = []
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
         names = [name.partition("/")[2] for name in archive.namelist()]
     return "data.pkl" in names and not any(name.startswith("code/") for name in names)
 
@@ -61,6 +62,8 @@ def remedy(file: str | Path, error: Exception) -> str:
 def _is_state_dict(file: str | Path) -> bool:
     """Whether a file holds tensors by name, perhaps one level down; nothing but plain data is read."""
     content: Any = None
+    if not looks_pickled(file):
+        return False
     with contextlib.suppress(OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
         content = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(content, Mapping):

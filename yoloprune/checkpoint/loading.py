@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ultralytics
 from torch import Tensor, nn
@@ -141,7 +141,7 @@ def with_model(yolo: ultralytics.YOLO, model: nn.Module) -> ultralytics.YOLO:
     return new
 
 
-def _opened(model: Any) -> Any:
+def _opened(model: Any) -> YOLO:
     if not isinstance(model, (str, os.PathLike)):
         raise ModelError(
             f"A {type(model).__name__} is no model that can be opened. Give a path or the YOLO object; any other "
@@ -150,7 +150,8 @@ def _opened(model: Any) -> Any:
     file = _existing(model)
     try:
         with compat.replaced({"AUTOINSTALL": False}):  # or packages that a checkpoint names are installed by pip
-            yolo = RTDETR(file) if _says_rtdetr(file) else YOLO(file)
+            # RT-DETR's class has all that is used of the other
+            yolo = cast(YOLO, RTDETR(file)) if _says_rtdetr(file) else YOLO(file)
     except Exception as e:  # unpickling a file that is not a checkpoint can raise anything
         if raised_by(e) != "ultralytics" or is_out_of_memory(e):
             raise

@@ -8,7 +8,7 @@ from typing import Any
 
 from ultralytics import YOLO
 
-from yoloprune.backend import compat, console, run_folders
+from yoloprune.backend import compat, console, host_arguments, run_folders
 from yoloprune.commands import finetune, prune, train_sparse, validate
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.settings import checking
@@ -50,6 +50,7 @@ def run(request: DemoRequest) -> list[dict[str, Any]]:
         (list[dict[str, Any]]): Parent, pruned and fine-tuned: mAP50, mAP50-95, params, GFLOPs, ms, MB.
     """
     compat.require("demo")
+    host_arguments.require(request.host)
     start = time.time()
     folder = run_folders.new_run("detect", "demo", request.host).folder.resolve()
     seed, device = request.passed.get("seed") or 0, request.passed.get("device")
