@@ -103,7 +103,7 @@ class Stock:
             found for found in self.spelled.heads.values() if {*members}.issuperset(itertools.chain(*found))
         )
         graph = self.spelled.graph
-        packs = {g: n for tie in graph.ties for g, n in zip(tie.groups, tie.packs, strict=True)}
+        packs = {g: n for tie in graph.ties for g, n in zip(tie.groups, tie.packs, strict=False)}
         sizes = tuple(graph.groups[g].size for g in members)
         whole = Tie(tuple(members), sizes, heads=several, packs=tuple(packs.get(g, 1) for g in members))
         limited = [tie for tie in graph.ties if tie.allowed is not None and {*members}.issuperset(tie.groups)]

@@ -201,13 +201,11 @@ def _follow(
 def _plainly() -> Iterator[None]:
     """Attention in single steps, in one thread: waking others costs more than the tiny operations of a trace."""
     threads, cuda = torch.get_num_threads(), torch.backends.cuda
-    kernels = [
-        (switch, is_on())
-        for switch, is_on in (
-            (cuda.enable_flash_sdp, cuda.flash_sdp_enabled),  # of the CPU as well
-            (cuda.enable_mem_efficient_sdp, cuda.mem_efficient_sdp_enabled),
-        )
-    ]
+    switches: tuple[tuple[Any, Any], ...] = (
+        (cuda.enable_flash_sdp, cuda.flash_sdp_enabled),  # of the CPU as well
+        (cuda.enable_mem_efficient_sdp, cuda.mem_efficient_sdp_enabled),
+    )
+    kernels = [(switch, is_on()) for switch, is_on in switches]
     torch.set_num_threads(1)
     for switch, _ in kernels:
         switch(False)
