@@ -75,8 +75,8 @@ def test_keep_that_names_nothing_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("told", "why"),
     [
-        ({"wanted": 0.5}, "wanted: must be a Budget. Received: 0.5"),
-        ({"example": "x"}, "example: must be a Tensor or a tuple. Received: 'x'"),
+        ({"wanted": 0.5}, "wanted: must be a Budget, e.g. Budget(ratio=0.5). Received: 0.5"),
+        ({"example": "x"}, "example: must be a tensor, or all arguments of forward as a tuple. Received: x"),
     ],
 )
 def test_arguments_of_another_type(told: dict[str, Any], why: str) -> None:
