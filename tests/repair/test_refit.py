@@ -272,4 +272,5 @@ def test_layers_that_are_called_by_keyword() -> None:
     parent = Named(nn.Conv2d(3, 4, 1), 0.5).eval()
     model = cut(copy.deepcopy(parent), Dependent.plan)
     least_squares.refit(parent, model, Dependent.plan, IMAGES, ridge=1e-9)
-    assert missed(parent, model, IMAGES) < 1e-6
+    for x in IMAGES:
+        torch.testing.assert_close(model(x), parent(x), rtol=1e-4, atol=1e-5)
