@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
+import torchvision
 from torch import nn
 
 from yoloprune.backend import compat, model_facts
@@ -37,7 +38,10 @@ def layer_class(name: str) -> type[nn.Module]:
     Raises:
         LookupError: If there is none.
     """
-    home, key = (nn, name[3:]) if name.startswith("nn.") else (compat.tasks, name)
+    home: Any = compat.tasks
+    prefix, _, key = name.rpartition(".")
+    if prefix:  # as Ultralytics' parser reads it
+        home = {"nn": nn, "torchvision.ops": torchvision.ops}.get(prefix)
     if not hasattr(home, key):
         raise LookupError(name)
     found: type[nn.Module] = getattr(home, key)
