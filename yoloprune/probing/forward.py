@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -55,6 +56,9 @@ class _NoDropout(FunctionMode):
 
 
 CONTAINERS = (dict, list, set, deque)  # a module's attributes are a dict as well
+NUMBERS = (int, float, bool, complex, torch.Size)
+ATOMS = frozenset({*NUMBERS, str, bytes, type(None), torch.dtype, torch.device, FunctionType})
+"""Kinds of values that hold nothing that could change; most attributes are of them."""
 
 
 @contextlib.contextmanager
@@ -64,7 +68,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
     A head remembers its anchors, a network for video its last frame.
     """
     found = _found(model)
-    containers = [(v, copy.copy(v)) for v in found if isinstance(v, CONTAINERS)]
+    containers = [(v, _copied(v) if v else None) for v in found if isinstance(v, CONTAINERS)]
     tensors = [v for v in found if isinstance(v, Tensor) and not v.is_inference()]  # which nothing can change
     values = [(v, version_of(v), v.detach().clone()) for v in tensors]
     generators = [(v, v.get_state()) for v in found if isinstance(v, torch.Generator)]
@@ -72,7 +76,10 @@ def preserved(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for container, content in containers:
-            _refill(container, content)
+            if content is not None:
+                _refill(container, content)
+            elif container:  # most are the dicts of hooks, and empty before and after
+                container.clear()
         for tensor, version, value in values:
             if version_of(tensor) != version:
                 tensor.detach().copy_(value)
@@ -108,13 +115,21 @@ def _found(model: nn.Module) -> list[Any]:
 
 def _collect(value: Any, found: dict[int, Any]) -> None:
     """Every container, tensor that is no parameter, and generator below a value, by identity."""
-    if id(value) in found or isinstance(value, nn.Module | nn.Parameter):
+    kind = type(value)
+    if kind in ATOMS or kind is nn.Parameter or id(value) in found or isinstance(value, (nn.Module, nn.Parameter)):
         return
     if isinstance(value, (*CONTAINERS, Tensor, torch.Generator)):
         found[id(value)] = value
-    if isinstance(value, dict | list | tuple | deque):
+    if isinstance(value, (dict, list, tuple, deque)):
         for inner in _items(value):
-            _collect(inner, found)
+            if type(inner) not in ATOMS:
+                _collect(inner, found)
+
+
+def _copied(container: Any) -> Any:
+    """What a container holds; `copy.copy` asks each object how it is copied, which takes ten times as long."""
+    kind = type(container)
+    return kind(container) if kind in (dict, list, set, OrderedDict) else copy.copy(container)
 
 
 def _refill(container: Any, content: Any) -> None:
