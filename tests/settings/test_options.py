@@ -22,7 +22,7 @@ def test_own_keys_are_disjoint_from_ultralytics() -> None:
 
     assert not OWN & set(DEFAULT_CFG_DICT)
     assert not OWN & keys.UNLISTED_HOST_KEYS
-    assert len(OWN) == 24
+    assert len(OWN) == 25
 
 
 def test_host_defaults_are_those_of_ultralytics() -> None:

@@ -95,3 +95,11 @@ def test_unreadable_recipes(tmp_path: Path) -> None:
     assert "must hold key: value pairs" in error(f"{SPARSE} cfg={tmp_path / 'list.yaml'}")
     (tmp_path / "empty.yaml").write_text("", encoding="utf-8")
     assert load_recipe(tmp_path / "empty.yaml", "prune") == ({}, {})
+
+
+def test_shares_of_layers_are_a_mapping_and_no_section(tmp_path: Path) -> None:
+    cfg = recipe(tmp_path, {"layers": {"model.2.*": 0.3}, "prune": {"layers": {"backbone": 0.5}}})
+    assert parse(["sweep", "model=a.pt", cfg]).settings["layers"] == (("model.2.*", 0.3),)
+    assert parse(["prune", "model=a.pt", cfg]).settings["layers"] == (("backbone", 0.5),)
+    line = parse(["prune", "model=a.pt", cfg, "layers=model.4.*=0.9,model.6=0"])
+    assert line.settings["layers"] == (("model.4.*", 0.9), ("model.6", 0.0))

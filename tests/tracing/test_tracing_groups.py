@@ -64,7 +64,7 @@ def test_widths_of_groups_are_rounded_as_channels() -> None:
     graph = trace(net(lambda m, x: m.b(m.g(m.a(x))), a=(3, 32), g=conv(32, 32, groups=8), b=(32, 2)), IMAGE)
     (tie,) = graph.ties
     assert tie.packs == (4,)
-    assert steps.allowed(tie, Limits(round_to=8, min_width=8, max_ratio=1)) == [6, 4, 2]
+    assert steps.allowed(tie, Limits(round_to=8, min_width=8, max_ratio=1), graph) == [6, 4, 2]
 
 
 # Numbers beside the channels ------------------------------------------------------------------------------------------

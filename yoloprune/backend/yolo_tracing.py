@@ -55,6 +55,17 @@ def trace_yolo(
         )
 
 
+def layer_shares(model: nn.Module, layers: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """From modules to the share that `layers=` gives them; names are those of the model that was first pruned.
+
+    Raises:
+        ArgumentError: If a pattern matches nothing.
+    """
+    table = table_of(model)
+    named = [(name, share) for pattern, share in layers for name in moved([pattern], table)]
+    return trace_network.shares(model, named, parts(model))
+
+
 def probe(model: nn.Module, imgsz: int = 640) -> Probe:
     """Examples that stand for an Ultralytics model at an image size, for one image and for two: see `survey`.
 

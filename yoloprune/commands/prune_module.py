@@ -18,7 +18,7 @@ from yoloprune.commands.module_repair import Recover, repair
 from yoloprune.cutting import comparison, proof, remembered_widths, surgery
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.importance import criteria, dead_channels
-from yoloprune.planning import greedy_selection
+from yoloprune.planning import greedy_selection, steps
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
 from yoloprune.planning.plan import Plan
@@ -125,6 +125,7 @@ def prune_module(
     limits = replace(limits, keep=(*limits.keep, *([keep] if isinstance(keep, str) else keep)))
     probe = survey_around(model, tuple(Example.of(one) for one in (example, *examples)))
     graph = trace_network.trace(model, probe, keep=trace_network.match(model, limits.keep), outputs=outputs)
+    graph = steps.with_ceilings(graph, trace_network.shares(model, limits.layers))
     if wanted.empty:
         alive = _all_but_the_dead(model, graph, probe)
     else:

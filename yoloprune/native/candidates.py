@@ -13,6 +13,7 @@ from yoloprune.backend import console, yolo_tracing
 from yoloprune.errors import BudgetError, ModelError, PlanError
 from yoloprune.native.described import Described
 from yoloprune.native.stock_yaml import NotSayableError, Stock
+from yoloprune.planning import steps
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
 from yoloprune.planning.plan import Plan
@@ -86,6 +87,7 @@ class Channels:
         """
         self.probe = yolo_tracing.probe(model, imgsz)
         self.graph = yolo_tracing.trace_yolo(model, imgsz=imgsz, keep=limits.keep, probe=self.probe)
+        self.graph = steps.with_ceilings(self.graph, yolo_tracing.layer_shares(model, limits.layers))
         self.native: ChannelGraph | None = None
         self.stock: Stock | None = None
         self._limits, self._insists = limits, limits.native is True

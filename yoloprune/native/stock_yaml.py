@@ -85,7 +85,9 @@ class Stock:
         groups, ties = list(self.spelled.graph.groups), []
         whole = [self._tie(members) for members in merged]
         whys = [next((reasons[g] for g in tie.groups if g in reasons), None) for tie in whole]
-        tried = [[] if why else steps.allowed(tie, limits) for tie, why in zip(whole, whys, strict=True)]
+        tried = [
+            [] if why else steps.allowed(tie, limits, self.spelled.graph) for tie, why in zip(whole, whys, strict=True)
+        ]
         with Wait(sum(map(len, tried)), "finding native widths") as wait:
             found = [self._allowed(tie, units, wait, limits) for tie, units in zip(whole, tried, strict=True)]
         for tie, why, candidates, allowed in zip(whole, whys, tried, found, strict=True):

@@ -52,12 +52,14 @@ class Group:
         size (int): Number of channel classes in the parent.
         frozen (str | None): Why these channels may not be cut, None when they may.
         axes (tuple[str, ...]): All axes the channels run through.
+        ceiling (float | None): Largest share of them that may go, None for the limit of all groups.
     """
 
     name: str
     size: int
     frozen: str | None
     axes: tuple[str, ...]
+    ceiling: float | None = None
 
 
 @dataclass(frozen=True)

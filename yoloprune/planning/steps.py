@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def in_order(
     found: list[tuple[float, int, int]] = []
     for t, (tie, parts) in enumerate(zip(graph.ties, waiting, strict=True)):
         previous, highest = tie.units, -np.inf
-        for unit in allowed(tie, limits):
+        for unit in allowed(tie, limits, graph):
             each = [len(part) // tie.units for part in parts]
             gone = np.concatenate(
                 [p[n * (tie.units - previous) : n * (tie.units - unit)] for p, n in zip(parts, each, strict=True)]
@@ -71,18 +71,35 @@ def in_order(
     return Steps(np.array([s[1] for s in found], dtype=int), np.array([s[2] for s in found], dtype=int))
 
 
-def allowed(tie: Tie, limits: Limits) -> list[int]:
+def allowed(tie: Tie, limits: Limits, graph: ChannelGraph) -> list[int]:
     """Units that a tie may shrink to, widest first, without the full one."""
     units = []
+    ceilings = [c for g in tie.groups if (c := graph.groups[g].ceiling) is not None]
+    most = min(ceilings, default=limits.max_ratio)
     for unit in range(tie.units - 1, 0, -1) if tie.allowed is None else sorted(tie.allowed, reverse=True):
         widths = [channels // tie.units * unit for channels in tie.channels]  # a head that stays keeps its widths
         if (
             all(w % limits.round_to == 0 for w in widths)
             and all(w >= limits.min_width for w in widths)
-            and unit >= (1 - limits.max_ratio) * tie.units - 1e-9
+            and unit >= (1 - most) * tie.units - 1e-9
         ):
             units.append(unit)
     return units
+
+
+def with_ceilings(graph: ChannelGraph, shares: Mapping[str, float]) -> ChannelGraph:
+    """A graph in which at most a share of what each of these layers puts out may go.
+
+    Args:
+        graph (ChannelGraph): The traced channels.
+        shares (Mapping[str, float]): By name of the module.
+    """
+    groups = []
+    for group in graph.groups:
+        makers = [axis.removesuffix(".outputs") for axis in group.axes if axis.endswith(".outputs")]
+        found = [shares[name] for name in makers if name in shares]
+        groups.append(replace(group, ceiling=min(found, default=None)))
+    return replace(graph, groups=groups)
 
 
 def refill(

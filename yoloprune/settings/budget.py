@@ -76,6 +76,8 @@ class Limits:
         round_to (int): Kept widths are multiples of this.
         min_width (int): Narrowest width in channels.
         max_ratio (float): Largest share of a group that may go, in (0, 1].
+        layers (tuple[tuple[str, float], ...]): By name or pattern, the largest share that may go instead of
+            `max_ratio`; a text `a=0.3,b=0.5` or a mapping is converted.
         keep (tuple[str, ...]): Dotted module names, shell patterns, or 'backbone' and 'neck'.
         uniform (bool): Whether every group gives the same share.
         native (bool | str | None): Whether only widths that a stock model YAML can say are chosen; None where it is
@@ -85,6 +87,7 @@ class Limits:
     round_to: int = 8
     min_width: int = 8
     max_ratio: float = 0.8
+    layers: tuple[tuple[str, float], ...] = ()
     keep: tuple[str, ...] = ()
     uniform: bool = False
     native: bool | Literal["tied"] | None = None

@@ -10,6 +10,7 @@ from yoloprune.settings.value_kinds import (
     AMOUNT,
     FLAG,
     LATENCY,
+    LAYER_SHARES,
     MODULES,
     NATIVE_ROWS,
     SHARE,
@@ -35,6 +36,13 @@ MAX_RATIO = Option(
     number("a fraction above 0 and at most 1", lambda x: 0 < x <= 1),
     "at most this share of a group of layers is removed",
 )
+LAYERS = Option(
+    "layers",
+    (),
+    LAYER_SHARES,
+    "at most this share of the layers that match is removed, instead of max_ratio; of several names the last counts",
+    "model.2.*=0.3,model.4=0.5",
+)
 KEEP = Option("keep", (), MODULES, "modules left as they are", "model.2.*")
 UNIFORM = Option("uniform", False, FLAG, "every group of layers gives the same share, instead of one global ranking")
 NATIVE = Option(
@@ -45,7 +53,7 @@ NATIVE = Option(
     "where that is possible. Some blocks become several rows for that; tied keeps each in one, which ties its widths",
     True,
 )
-SELECTION = (ROUND_TO, MIN_WIDTH, MAX_RATIO, KEEP, NATIVE)
+SELECTION = (ROUND_TO, MIN_WIDTH, MAX_RATIO, LAYERS, KEEP, NATIVE)
 DEMO_FLOPS = Option("flops", 0.5, AMOUNT, FLOPS.meaning)
 
 NEED_IMAGES = {"recover": ("bn", "lsq"), "score": ("taylor", "activation")}

@@ -45,8 +45,10 @@ def load_recipe(path: str | Path, command: str) -> tuple[dict[str, Any], dict[st
     if {"mode", "save_dir"} <= set(content):
         content = _without_its_run(content)
     # `val` is a command and an Ultralytics switch: a mapping is the section, anything else the switch
-    sections = {str(k).replace("_", "-"): v for k, v in content.items() if isinstance(v, dict)}
-    general = {str(k): v for k, v in content.items() if not isinstance(v, dict)}
+    own = {o.name for c in COMMANDS.values() for o in c.options}
+    inner = {k for k, v in content.items() if isinstance(v, dict) and k not in own}
+    sections = {str(k).replace("_", "-"): v for k, v in content.items() if k in inner}
+    general = {str(k): v for k, v in content.items() if k not in inner}
     try:
         if len(sections) + len(general) < len(content):
             raise ArgumentError("a command is given twice, once with '-' and once with '_'")

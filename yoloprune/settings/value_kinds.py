@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,6 +158,22 @@ def _module_names(value: Any) -> tuple[str, ...]:
     return names
 
 
+def _layer_shares(value: Any) -> tuple[tuple[str, float], ...]:
+    """Pairs of a name or pattern and a share, from `a=0.9,b=0.7`, a mapping, or pairs."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        text = value.strip().strip("()[]{}, ")
+        value = [] if text.lower() in {"", "none"} else [part.rpartition("=")[::2] for part in text.split(",")]
+    pairs: list[tuple[Any, Any]] = list(value.items() if isinstance(value, Mapping) else value)
+    found = []
+    for name, share in pairs:
+        if len(names := _module_names(name)) != 1 or not 0 <= to_number(share) <= 1:
+            raise ValueError(f"{value} holds no name, or no share")
+        found.append((names[0], to_number(share)))
+    return tuple(found)
+
+
 def several(kind: ValueKind) -> Callable[[Any], tuple[Any, ...]]:
     """Return the conversion of a comma-separated text, a sequence or a single value into values of a kind."""
 
@@ -209,6 +225,11 @@ LATENCY = ValueKind(
 SHARE = number("a fraction between 0 and 1 (both excluded)", lambda x: 0 < x < 1)
 NATIVE_ROWS = ValueKind("True, False or tied", _native, ("true", "false", "tied"), annotation='bool | Literal["tied"]')
 FLAG = ValueKind("True or False", _flag, ("true", "false"), annotation="bool")
+LAYER_SHARES = ValueKind(
+    "names or patterns with a share from 0 to 1 each, as model.2.*=0.3,model.4=0.5",
+    _layer_shares,
+    annotation="str | Mapping[str, float] | Sequence[tuple[str, float]]",
+)
 MODULES = ValueKind(
     "dotted module names or shell patterns separated by commas, or backbone, neck",
     _module_names,

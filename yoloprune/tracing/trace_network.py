@@ -108,7 +108,7 @@ def trace(
 
 
 def match(
-    model: nn.Module, patterns: Iterable[str], parts: Mapping[str, Iterable[str]] | None = None
+    model: nn.Module, patterns: Iterable[str], parts: Mapping[str, Iterable[str]] | None = None, key: str = "keep"
 ) -> dict[str, str]:
     """Modules and parameters named by `keep` patterns, with the pattern as the reason.
 
@@ -116,6 +116,7 @@ def match(
         model (nn.Module): The network.
         patterns (Iterable[str]): Each names a module and all inside it; `*` matches across dots.
         parts (Mapping): Words that stand for several modules; the head, which stays, is not among them.
+        key (str): What the patterns were given as.
 
     Returns:
         (dict[str, str]): Name to reason.
@@ -129,8 +130,18 @@ def match(
         roots = (parts or {}).get(pattern) or [n for n in names if fnmatchcase(n, pattern)]
         hits = [n for n in names if any(n == r or n.startswith(f"{r}.") for r in roots)]
         if not hits:
-            raise ArgumentError(f"keep={pattern}: {_hint(pattern, names, [p for p, n in (parts or {}).items() if n])}")
-        found.update(dict.fromkeys(hits, f"keep={pattern}"))
+            raise ArgumentError(f"{key}={pattern}: {_hint(pattern, names, [p for p, n in (parts or {}).items() if n])}")
+        found.update(dict.fromkeys(hits, f"{key}={pattern}"))
+    return found
+
+
+def shares(
+    model: nn.Module, layers: Iterable[tuple[str, float]], parts: Mapping[str, Iterable[str]] | None = None
+) -> dict[str, float]:
+    """From modules to the share that `layers=` gives them, see `match`; of several that match the last counts."""
+    found: dict[str, float] = {}
+    for pattern, share in layers:
+        found.update(dict.fromkeys(match(model, [pattern], parts, key="layers"), share))
     return found
 
 
