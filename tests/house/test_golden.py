@@ -87,7 +87,14 @@ def test_old_files_are_those_of_the_record(name: str) -> None:
 
 @pytest.mark.parametrize("name", PRUNED)
 def test_pruned_files_say_today_what_they_said(name: str, fresh: dict[str, Path]) -> None:
-    assert goldens.saved_yaml(fresh[name]) == goldens.read(name)
+    told = goldens.read(name)
+    record = told["yoloprune"]
+    assert (record["version"], record.pop("numbers")) == (1, {})
+    record["version"] = 2  # which keeps no numbers: the network that is trained is the one in the file
+    now = goldens.saved_yaml(fresh[name])
+    for cut in (now["yoloprune"]["provenance"], *now["yoloprune"]["provenance"]["earlier"]):
+        assert cut["arguments"].pop("layers") == []  # an option that came later
+    assert now == told
 
 
 def test_interrupted_files_say_today_what_they_said(data: Path, tmp_path: Path) -> None:

@@ -32,9 +32,11 @@ class TrainsItsNetwork:
             raise ModelError(yaml_markers.STOP_SPARSE)
         if isinstance(kwargs.get("pretrained"), (str, Path)) and not kwargs.get("resume"):
             self._require_fitting(kwargs["pretrained"])  # before there is a folder
-        entry, network = yaml_markers.entry_of(self), self.model
-        unfused = isinstance(network, nn.Module) and not model_facts.network(network).is_fused()
-        why = own_network.difference(network) if unfused and (entry is not None or trainer or not self.ckpt) else None
+        entry = yaml_markers.entry_of(self)
+        network = model_facts.student(self.model) if isinstance(self.model, nn.Module) else None
+        why = None
+        if network is not None and (entry is not None or trainer or not self.ckpt):
+            why = None if model_facts.network(network).is_fused() else own_network.difference(network)
         if trainer is not None and (why or driver_of(self)) and not issubclass(trainer, KeepsWidths):
             raise ArgumentError(
                 f"trainer={trainer.__name__}: must derive from yoloprune's trainer, or another network than the "
