@@ -125,3 +125,13 @@ def test_drawn_anew() -> None:
     assert {k: v.shape for k, v in new.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
     weights = [k for k, v in model.state_dict().items() if k.endswith("conv.weight") and "dfl" not in k]
     assert not any(new.state_dict()[k].equal(model.state_dict()[k]) for k in weights)
+
+
+def test_a_class_branch_of_other_classes_is_taken_over() -> None:
+    """Fine-tuned on two classes, the branch that was made for 80 keeps its 80 channels; the YAML alone builds 64."""
+    model = built(nc=2)
+    model.load(built(nc=80), verbose=False)
+    assert model.model[-1].cv3[0][-1].in_channels == 80
+    assert own_network.difference(model) is None
+    swap(model)
+    assert "model.0.act" in str(own_network.difference(model))

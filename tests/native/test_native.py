@@ -196,7 +196,7 @@ def test_models_that_are_not_their_yaml_are_refused() -> None:
     model = model_of(BACKBONE)
     graph = yolo_tracing.trace_yolo(model)
     free = cut_copy(model, cutting_plan(graph, 0))
-    with pytest.raises(ModelError, match="is not what its row in the model YAML builds"):
+    with pytest.raises(ModelError, match=r"the network is not what its own YAML says, model.0.conv.weight is"):
         candidates.Channels(free, Limits(native=True), 64)
 
 

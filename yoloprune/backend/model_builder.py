@@ -117,14 +117,16 @@ def parse_rows(config: dict[str, Any], inputs: int) -> tuple[nn.Sequential, list
         with compat.replaced({"Conv.default_act": compat.Conv.default_act}):
             built: tuple[nn.Sequential, list[int]] = compat.parse_model(config, inputs, verbose=False)
     except Exception as e:  # constructors assert, divide by zero, or raise whatever they like
-        if is_out_of_memory(e) or not _by_constructor(e):
+        if is_out_of_memory(e) or not by_constructor(e):
             raise
         raise RefusedError(str(e)) from e
     return built
 
 
-def _by_constructor(error: Exception) -> bool:
-    """Whether an error came out of a constructor, or says that one was given what it has no parameter for."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    inside = any(frame.f_code.co_name == "__init__" for frame in frames)
+def by_constructor(error: Exception) -> bool:
+    """Whether an error came out of a layer's constructor, or says that one was given what it has no parameter for."""
+    names = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if "parse_model" not in names:
+        return False  # whoever calls the parser has changed, or the parser itself
+    inside = "__init__" in names[names.index("parse_model") :]
     return inside or (isinstance(error, TypeError) and "__init__()" in str(error))

@@ -34,12 +34,26 @@ def difference(model: nn.Module) -> str | None:
         model (nn.Module): An Ultralytics model, pruned or not.
     """
     config = yaml_markers.true_yaml(yaml_markers.cleared(model_facts.network(model).yaml))
+    for _, _, name, *_ in [*config["backbone"], *config["head"]]:
+        try:
+            model_builder.layer_class(name)
+        except LookupError:
+            return f"Ultralytics cannot build its YAML (it has no {name})"
     try:
         built = model_builder.build(type(model), config, model_facts.channels(model))
-    except Exception as e:  # whatever Ultralytics may raise while it builds
-        if raised_by(e) != "ultralytics" or is_out_of_memory(e):
+    except Exception as e:  # constructors raise whatever they like
+        if is_out_of_memory(e) or not model_builder.by_constructor(e):
             raise
         return f"Ultralytics cannot build its YAML ({type(e).__name__}: {e})"
+    why = _first_difference(built, model)
+    if why is None or model_facts.network(model).is_fused():
+        return why
+    try:  # loading takes over the class branch, whose width depends on the classes it was first trained for
+        model_facts.network(built).load(deepcopy(model).cpu(), verbose=False)
+    except Exception as e:  # a head that is put together otherwise has nothing that it looks for
+        if is_out_of_memory(e) or raised_by(e) != "ultralytics":
+            raise
+        return why
     return _first_difference(built, model)
 
 
@@ -112,12 +126,9 @@ def _give_classes(model: nn.Module, nc: int) -> None:
     """Replace the last class layers, and correct what counts classes."""
     theirs = model_facts.network(model)
     before = theirs.yaml["nc"]
-    try:
-        small, large, stock = (_built_for(model, n) for n in (*ODD, nc))
-    except Exception as e:  # whatever Ultralytics may raise while it builds
-        if raised_by(e) != "ultralytics" or is_out_of_memory(e):
-            raise
-        raise ModelError(_another_number(before, nc, f"Ultralytics cannot build its YAML ({e})")) from e
+    if (why := difference(model)) is not None and "cannot build" in why:
+        raise ModelError(_another_number(before, nc, why))
+    small, large, stock = (_built_for(model, n) for n in (*ODD, nc))
     wider = dict(large.named_modules())
     for name, module in small.named_modules():
         other, mine = wider[name], dict(model.named_modules()).get(name)
