@@ -47,6 +47,8 @@ class SpelledLayers:
                 "YAML in the checkpoint says (native=True is not possible)"
             )
         yaml = network(model).yaml
+        if yaml.get("yoloprune", {}).get("widths"):
+            raise ModelError("the model was pruned to free widths before (native=True is possible for its parent only)")
         if (why := own_network.difference(model)) is not None:
             raise ModelError(f"the network is not what its own YAML says, {why} (native=True is not possible)")
         self.graph, self.yaml = graph, yaml_markers.cleared(yaml)
