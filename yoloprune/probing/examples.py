@@ -136,20 +136,34 @@ def run(
     Networks of other widths draw the same numbers as long as they ask for as many. With `level` all numbers of one draw
     are the same one, and they need not. With `inside` the leaves are followed by what every module gave.
     """
-    outputs: list[Leaf] = []
-    within: list[Leaf] = []
 
-    def listen(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        within.extend(Leaf(f" of {name}, {len(within)}", plain(tensor)) for tensor in tensors(output))
+    def whole() -> list[Leaf]:
+        outputs: list[Leaf] = []
+        within: list[Leaf] = []
 
-    with preserved(model), running(model, training), seeded(seed, level) as drawn, hooked() as hooks:
-        if inside:
-            hooks += [m.register_forward_hook(partial(listen, name)) for name, m in model.named_modules() if name]
-        for frame in range(frames):
-            for path, value in leaves(example(model)):
-                value = plain(value) if isinstance(value, Tensor) else value  # before a buffer gets its old values back
-                outputs.append(Leaf(f"{path} of frame {frame + 1}" if frames > 1 else path, value))
-    return Run([*outputs, *within], *drawn)
+        def listen(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+            within.extend(Leaf(f" of {name}, {len(within)}", plain(tensor)) for tensor in tensors(output))
+
+        with preserved(model), running(model, training), hooked() as hooks:
+            if inside:
+                hooks += [m.register_forward_hook(partial(listen, name)) for name, m in model.named_modules() if name]
+            for frame in range(frames):
+                for path, value in leaves(example(model)):
+                    value = plain(value) if isinstance(value, Tensor) else value  # before a buffer gets its own back
+                    outputs.append(Leaf(f"{path} of frame {frame + 1}" if frames > 1 else path, value))
+        return [*outputs, *within]
+
+    if not any(isinstance(v, torch.Generator) for m in model.modules() for v in vars(m).values()):
+        with (
+            generators_kept()
+        ):  # most networks draw nothing, and to watch every operation takes longer than to run them
+            before = _all_states()
+            found = whole()
+            if _all_states() == before:
+                return Run(found, False)
+    with seeded(seed, level) as drawn:
+        found = whole()
+    return Run(found, *drawn)
 
 
 @contextlib.contextmanager
@@ -177,6 +191,12 @@ def seeded(seed: int, level: bool = False) -> Iterator[list[Any]]:
             yield told
         finally:
             told += [bool(draws.count) or draws.moved() or _others() != before, (*draws.uneven, _others())]
+
+
+def _all_states() -> tuple[Any, ...]:
+    """State of all generators of the process."""
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return (*(state.numpy().tobytes() for state in (torch.get_rng_state(), *devices)), *_others())
 
 
 def _others() -> tuple[Any, ...]:
