@@ -72,6 +72,7 @@ def test_all_public_names_are_seen_by_static_analyzers() -> None:
     assert seen == set(yoloprune.__all__) - {"__version__"}
 
 
+@pytest.mark.slow
 def test_a_user_script_is_checked_by_mypy(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     lines = [SCRIPT, *WRONG]
