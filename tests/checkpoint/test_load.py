@@ -266,3 +266,13 @@ def test_a_copy_of_a_run_is_not_resumed(tmp_path: Path, monkeypatch: pytest.Monk
     shutil.rmtree(tmp_path / "run")
     saving.reopen(copy)
     assert len(said) == 1 and "its results are written there again" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("wrote", "cause", "said"),
+    [("8.1.2", AttributeError("qkv"), "version 8.1.2"), (None, AttributeError("qkv"), "^no$"), ("8.1.2", None, "^no$")],
+)
+def test_where_a_network_does_not_run_it_is_said_who_wrote_it(wrote: Any, cause: Any, said: str) -> None:
+    yolo: Any = types.SimpleNamespace(ckpt={"version": wrote})
+    with pytest.raises(ModelError, match=said), saving.told_who_wrote(yolo):
+        raise ModelError("no") from cause

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
@@ -107,6 +108,21 @@ def _require_home(file: Path, ckpt: Mapping[str, Any]) -> None:
         )
     if not home.exists():
         console.warn(f"resume: the run was in {home}, and its results are written there again")
+
+
+@contextlib.contextmanager
+def told_who_wrote(yolo: ultralytics.YOLO) -> Iterator[None]:
+    """Where a network does not run, say which release of Ultralytics, or of a fork, wrote its checkpoint."""
+    try:
+        yield
+    except ModelError as e:
+        wrote, here = (yolo.ckpt or {}).get("version"), ultralytics.__version__
+        if e.__cause__ is None or wrote in (None, here):
+            raise
+        raise ModelError(
+            f"{e}. The checkpoint was written by version {wrote} of Ultralytics or of a fork of it, and {here} is "
+            "installed: use the release that wrote it"
+        ) from e
 
 
 def image_size(yolo: ultralytics.YOLO, given: Any) -> int:

@@ -22,7 +22,8 @@ def run(request: InfoRequest) -> list[dict[str, Any]]:
     compat.require("info")
     yolo = saving.load(request.model)
     imgsz = saving.image_size(yolo, request.passed.get("imgsz"))
-    graph = yolo_tracing.trace_yolo(yolo.model, imgsz=imgsz, keep=request.keep)
+    with saving.told_who_wrote(yolo):
+        graph = yolo_tracing.trace_yolo(yolo.model, imgsz=imgsz, keep=request.keep)
     rows = layer_table.layer_rows(graph)
     cost = Cost(graph)
     free, dead = int(graph.prunable.sum()), int(dead_channels.dead(yolo.model, graph).sum())

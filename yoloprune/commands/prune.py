@@ -65,7 +65,8 @@ def run(request: PruneRequest) -> PruneResult:
     if yaml_markers.entry_of(parent) is not None:
         console.log("prune: ", "the model was pruned before; fractions are of what is left of it")
     sight = calibration(parent, data_set(parent, request), imgsz, request.passed)
-    choice = decision.choose(parent, request, sight)
+    with saving.told_who_wrote(parent):
+        choice = decision.choose(parent, request, sight)
     dead = not request.budgeted
     done = cut_and_repair.cut(parent, choice.plan, request.recover, sight.images, choice.probe, dead=dead)
     told = {**request.kwargs(), "imgsz": imgsz, "data": sight.data or request.passed.get("data")}

@@ -41,7 +41,8 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
     parent = saving.load(model)
     passed["data"] = datasets.given_or_own(parent, passed.get("data"), "sweep")
     imgsz = passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
-    found = candidates.Channels(parent.model, request.limits, imgsz)
+    with saving.told_who_wrote(parent):
+        found = candidates.Channels(parent.model, request.limits, imgsz)
     sight = calibration(parent, passed["data"], imgsz, passed)
     order = ranking.rank(parent, found.graph, request.criterion, request.limits, sight)
     points, unreachable = _points(found, order, request)

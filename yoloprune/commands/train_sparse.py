@@ -59,7 +59,8 @@ def _require_reach(yolo: ultralytics.YOLO, sparse: SparseConfig, passed: Mapping
     nc = 1 if passed.get("single_cls") else datasets.class_count(yolo, passed["data"])
     imgsz = saving.image_size(yolo, passed.get("imgsz"))
     network = rebuild.network(yolo, nc, passed.get("pretrained", True))
-    reach.require(network, sparse, imgsz, passed.get("freeze"))
+    with saving.told_who_wrote(yolo):
+        reach.require(network, sparse, imgsz, passed.get("freeze"))
 
 
 def _interrupted(yolo: ultralytics.YOLO, new: SparseConfig) -> SparseConfig:
