@@ -16,7 +16,7 @@ from torch import nn
 from ultralytics.nn import tasks as nets
 
 from yoloprune.backend import model_facts, yaml_markers
-from yoloprune.checkpoint import models, saving
+from yoloprune.checkpoint import models, saving, trainers
 from yoloprune.commands import prune
 from yoloprune.commands.demo_images import NAMES
 from yoloprune.errors import ModelError, PlanError
@@ -167,3 +167,18 @@ def test_networks_of_a_sparse_run_are_built_for_another_alone(parent: Path) -> N
             driven(*callbacks).get_model(cfg=sealed, weights=model, verbose=False)
     built = driven([].append, driver.on_train_start).get_model(cfg=sealed, weights=model, verbose=False)
     assert shapes_of(built) == shapes_of(model)
+
+
+def test_what_every_trial_of_tune_or_of_several_data_sets_would_build_is_this_network(
+    parent: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a trainer that is named, Ultralytics leaves each of several data sets to a stock command line."""
+    yolo = saving.load(parent)
+    yolo.model.model[0].act = nn.ReLU()
+    with pytest.raises(ModelError, match=r"cannot train this network.*model\.0\.act is a ReLU"):
+        yolo.tune(iterations=1)
+    named: list[Any] = []
+    monkeypatch.setattr(ultralytics.YOLO, "train", lambda self, trainer=None, **kwargs: named.append(trainer))
+    yolo.train(data=[str(data), str(data)], **run_of(tmp_path))
+    saving.load(parent).train(data=[str(data), str(data)], **run_of(tmp_path))
+    assert named == [trainers.DetectionTrainer, None]

@@ -95,8 +95,8 @@ def to_train(model: nn.Module, nc: int | None, inputs: int, *, fresh: bool = Fal
         model (nn.Module): The network of a checkpoint.
         nc (int | None): Classes of the data set: where they are others, the last class layers alone are new. None
             stands for the model's own.
-        inputs (int): Channels of its images: where they are others, the first convolution sums or repeats its filters.
-        fresh (bool): Whether all weights are drawn anew.
+        inputs (int): Channels of its images: where they are others, the first convolution is filled from its filters.
+        fresh (bool): Whether layers draw their weights anew.
 
     Returns:
         (nn.Module): All of it trainable, in float32.

@@ -32,11 +32,7 @@ class TrainsItsNetwork:
             raise ModelError(yaml_markers.STOP_SPARSE)
         if isinstance(kwargs.get("pretrained"), (str, Path)) and not kwargs.get("resume"):
             self._require_fitting(kwargs["pretrained"])  # before there is a folder
-        entry = yaml_markers.entry_of(self)
-        network = model_facts.student(self.model) if isinstance(self.model, nn.Module) else None
-        why = None
-        if network is not None and (entry is not None or trainer or not self.ckpt):
-            why = None if model_facts.network(network).is_fused() else own_network.difference(network)
+        entry, why = yaml_markers.entry_of(self), self._difference()
         if trainer is not None and (why or driver_of(self)) and not issubclass(trainer, KeepsWidths):
             raise ArgumentError(
                 f"trainer={trainer.__name__}: must derive from yoloprune's trainer, or another network than the "
@@ -51,10 +47,15 @@ class TrainsItsNetwork:
         return super().train(trainer=trainer, **kwargs)  # type: ignore[misc]
 
     def tune(self, *args: Any, **kwargs: Any) -> Any:
-        """Search hyperparameters as Ultralytics does; pruned models refuse, since every trial is a stock process."""
-        if (entry := yaml_markers.entry_of(self)) and not entry.get("native"):
+        """Search hyperparameters as Ultralytics does; every trial is a stock process, which builds from the YAML.
+
+        Raises:
+            ModelError: If that would be another network than this one.
+        """
+        if (why := self._difference()) is not None:
             raise ModelError(
-                "tune starts stock Ultralytics for every trial, which cannot train a pruned model. Tune the parent."
+                "tune starts stock Ultralytics for every trial, which cannot train this network, and no pruned model "
+                f"with free widths: {why}. Tune the parent."
             )
         return super().tune(*args, **kwargs)  # type: ignore[misc]
 
@@ -62,6 +63,13 @@ class TrainsItsNetwork:
         """Load weights as Ultralytics does; into a pruned model, and those of one, only where the widths are equal."""
         self._require_fitting(weights)
         return super().load(weights)  # type: ignore[misc]
+
+    def _difference(self) -> str | None:
+        """What of the network is not as its YAML says; fused ones are refused by the trainer."""
+        network = model_facts.student(self.model) if isinstance(self.model, nn.Module) else None
+        if network is None or model_facts.network(network).is_fused():
+            return None
+        return own_network.difference(network)
 
     def _smart_load(self, key: str) -> Any:
         return super()._smart_load(key)  # type: ignore[misc]

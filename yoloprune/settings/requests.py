@@ -116,6 +116,11 @@ class CutRequest(Request):
     limits: Limits
     recover: str
 
+    @staticmethod
+    def parts(settings: Mapping[str, Any]) -> tuple[Criterion, Limits, str]:
+        """These three, from values by key."""
+        return _part(Criterion, settings), _part(Limits, settings), settings["recover"]
+
 
 @dataclass(frozen=True)
 class PruneRequest(CutRequest):
@@ -130,8 +135,7 @@ class PruneRequest(CutRequest):
         """A time is met by FLOPs, so both cannot be given."""
         if settings["latency"] is not None and settings["flops"] is not None:
             raise ArgumentError(f"latency={settings['latency']}: must not be combined with flops, by which it is met")
-        parts = (_part(Criterion, settings), _part(Limits, settings), settings["recover"])
-        return cls(passed, *parts, _part(Budget, settings), settings["latency"])
+        return cls(passed, *cls.parts(settings), _part(Budget, settings), settings["latency"])
 
     @property
     def budgeted(self) -> bool:
@@ -152,8 +156,7 @@ class SweepRequest(CutRequest):
     @classmethod
     def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> SweepRequest:
         """Exactly one kind of budget is set."""
-        parts = (_part(Criterion, settings), _part(Limits, settings), settings["recover"])
-        return cls(passed, *parts, *(settings[key] for key in ("flops", "params", "ratio", "within")))
+        return cls(passed, *cls.parts(settings), *(settings[key] for key in ("flops", "params", "ratio", "within")))
 
     @property
     def kind(self) -> str:
