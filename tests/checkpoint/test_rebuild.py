@@ -19,7 +19,7 @@ from yoloprune.backend import model_facts, yaml_markers
 from yoloprune.checkpoint import models, saving, trainers
 from yoloprune.commands import prune
 from yoloprune.commands.demo_images import NAMES
-from yoloprune.errors import ModelError, PlanError
+from yoloprune.errors import ArgumentError, ModelError, PlanError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -182,3 +182,11 @@ def test_what_every_trial_of_tune_or_of_several_data_sets_would_build_is_this_ne
     yolo.train(data=[str(data), str(data)], **run_of(tmp_path))
     saving.load(parent).train(data=[str(data), str(data)], **run_of(tmp_path))
     assert named == [trainers.DetectionTrainer, None]
+
+
+def test_other_weights_do_not_go_into_a_network_that_no_file_holds(parent: Path, data: Path, tmp_path: Path) -> None:
+    yolo = saving.load(parent)
+    yolo.model.model[0].act = nn.ReLU()
+    with pytest.raises(ArgumentError, match="changed in memory"):
+        yolo.train(data=str(data), pretrained=str(parent), **run_of(tmp_path))
+    assert not list(tmp_path.iterdir())

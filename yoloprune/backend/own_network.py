@@ -45,7 +45,7 @@ def difference(model: nn.Module) -> str | None:
         if is_out_of_memory(e) or not model_builder.by_constructor(e):
             raise
         return f"Ultralytics cannot build its YAML ({type(e).__name__}: {e})"
-    why = _first_difference(built, model)
+    why = between(built, model)
     if why is None or model_facts.network(model).is_fused():
         return why
     try:  # loading takes over the class branch, whose width depends on the classes it was first trained for
@@ -54,10 +54,11 @@ def difference(model: nn.Module) -> str | None:
         if is_out_of_memory(e) or raised_by(e) != "ultralytics":
             raise
         return why
-    return _first_difference(built, model)
+    return between(built, model)
 
 
-def _first_difference(built: nn.Module, model: nn.Module) -> str | None:
+def between(built: nn.Module, model: nn.Module) -> str | None:
+    """The first difference of a model from another build, see `difference`."""
     theirs = dict(built.named_modules())
     mine = dict(model.named_modules())
     for name, module in mine.items():

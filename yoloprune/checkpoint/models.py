@@ -19,6 +19,7 @@ class TrainsItsNetwork:
 
     model: Any
     ckpt: Any
+    ckpt_path: Any
 
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:
         """Train as Ultralytics does, at the pruned widths if the model was pruned; see `ultralytics.YOLO.train`.
@@ -32,6 +33,7 @@ class TrainsItsNetwork:
             raise ModelError(yaml_markers.STOP_SPARSE)
         if isinstance(kwargs.get("pretrained"), (str, Path)) and not kwargs.get("resume"):
             self._require_fitting(kwargs["pretrained"])  # before there is a folder
+            self._require_in_its_file()
         entry, why = yaml_markers.entry_of(self), self._difference()
         if trainer is not None and (why or driver_of(self)) and not issubclass(trainer, KeepsWidths):
             raise ArgumentError(
@@ -70,6 +72,17 @@ class TrainsItsNetwork:
         if network is None or model_facts.network(network).is_fused():
             return None
         return own_network.difference(network)
+
+    def _require_in_its_file(self) -> None:
+        """Raise ArgumentError where weights of another file would go into a network that no file holds."""
+        if self._difference() is None:
+            return
+        file = Path(str(self.ckpt_path or ""))
+        if not file.is_file() or own_network.between(ultralytics.YOLO(file).model, self.model) is not None:
+            raise ArgumentError(
+                "pretrained: this network was changed in memory, and what its file or YAML says would be trained. Save "
+                "it first, and train that file"
+            )
 
     def _smart_load(self, key: str) -> Any:
         return super()._smart_load(key)  # type: ignore[misc]
