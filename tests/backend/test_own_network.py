@@ -87,10 +87,10 @@ def test_class_layers_alone_are_new_for_another_number_of_classes(name: str) -> 
     swap(model)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     new = own_network.to_train(model, 2, 3)
-    after, stock = new.state_dict(), built(name, 2).state_dict()
+    after, stock, first = new.state_dict(), built(name, 2).state_dict(), built(name).state_dict()
     other = {k for k in after if after[k].shape != before[k].shape}
     assert other and all(before[k].shape[0] == 5 and after[k].shape[0] == 2 for k in other)
-    assert {k for k in stock if stock[k].shape != built(name).state_dict()[k].shape} == other
+    assert {k for k in stock if stock[k].shape != first[k].shape} == other
     assert all(after[k].equal(before[k]) for k in after.keys() - other)
     assert all(after[k].equal(stock[k]) for k in other if k.endswith("bias") and "cv3" in k)
     assert all(p.requires_grad for p in new.parameters()) and new.yaml["nc"] == 2 and model.yaml["nc"] == 5
