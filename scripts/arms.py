@@ -136,6 +136,15 @@ TABLES: dict[str, dict[str, Chain]] = {
         "random": [train(H), prune(score="random", uniform=True, **PLAIN), finetune(H)],
         "the pruned shape, fresh weights": [train(H), prune(flops=0.5, data=True), fresh(E)],
     },
+    "widths": {  # what the words of native= cost, beside what a user would do instead: a smaller image
+        "(a) train-sparse, prune": [sparse(E, flops=0.5), prune()],
+        "(a) with native=tied": [sparse(E, flops=0.5, native="tied"), prune()],
+        "dense": [train(E)],
+        "dense at 224": [train(E, imgsz=224)],
+        "(a) with native=False": [sparse(E, flops=0.5, native=False), prune()],
+        "(b) train, prune, finetune": [train(H), prune(flops=0.5, data=True), finetune(H)],
+        "(b) with native=tied": [train(H), prune(flops=0.5, data=True, native="tied"), finetune(H)],
+    },
     "native": {
         "dense": [train(E)],
         **{

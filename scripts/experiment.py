@@ -81,8 +81,8 @@ def forgotten(source: Path, target: Path) -> Path:
     return target
 
 
-def measure(file: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    """MAP on the validation and test split, size and work of a checkpoint."""
+def measure(file: Path, arguments: argparse.Namespace, imgsz: int) -> dict[str, float]:
+    """MAP on the validation and test split, size and work of a checkpoint, all at the image size of its stage."""
     from ultralytics import YOLO
 
     from yoloprune.backend import evaluation
@@ -94,7 +94,7 @@ def measure(file: Path, arguments: argparse.Namespace) -> dict[str, float]:
             yolo,
             {
                 "data": arguments.data,
-                "imgsz": arguments.imgsz,
+                "imgsz": imgsz,
                 "split": split,
                 "device": "cpu",
                 "workers": 0,
@@ -105,7 +105,7 @@ def measure(file: Path, arguments: argparse.Namespace) -> dict[str, float]:
         )
         metrics = evaluation.metrics(yolo)
         row |= {f"{k} {split}": v for k, v in metrics.items() if k.startswith("mAP50")}
-    return {**row, **evaluation.measure(YOLO(file).model, arguments.imgsz, file)}
+    return {**row, **evaluation.measure(YOLO(file).model, imgsz, file)}
 
 
 def each(event: str, callback: Callable[[Any], Any]) -> None:
@@ -158,7 +158,8 @@ def run_chain(arm: str, seed: int, arguments: argparse.Namespace) -> None:
                 start = time.time()
                 file = run_stage(stage, source, folder, common, {"imgsz": arguments.imgsz})
                 row = {"file": str(file.relative_to(folder)), "minutes": (time.time() - start) / 60}
-                done.write_text(json.dumps({**row, **measure(file, arguments)}))
+                imgsz = stage.arguments.get("imgsz", arguments.imgsz)
+                done.write_text(json.dumps({**row, **measure(file, arguments, imgsz)}))
         source = folder / json.loads(done.read_text())["file"]
 
 
