@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeNd
 from torch.nn.modules.dropout import _DropoutNd as Dropout
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode as FunctionMode
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -32,6 +34,8 @@ __all__ = [
     "FunctionMode",
     "WeakIdKeyDictionary",
     "drop_hooks",
+    "filled",
+    "hollow",
     "hooks_of",
     "is_out_of_memory",
     "multiply_all",
@@ -131,6 +135,43 @@ def drop_hooks(module: nn.Module, kept: Callable[[Any], bool]) -> int:
             del hooks[key]
             dropped += 1
     return dropped
+
+
+class _Meta(DeviceContext):
+    """All tensors on the meta device. There `arange` is made of other operations, for which torch imports its compiler,
+    which takes a second.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.arange:
+            return func(*args, **{**(kwargs or {}), "device": "cpu"}).to("meta")
+        return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
+
+
+NUMBERED = (ConvNd, BatchNorm.__base__, nn.Linear)
+"""Layers that draw their numbers in `reset_parameters`; batch-norms have it from a base of their own."""
+
+
+@contextlib.contextmanager
+def hollow() -> Iterator[None]:
+    """Modules built inside are shapes without numbers; none are drawn, which would take most of the time."""
+    before = [(kind, vars(kind)["reset_parameters"]) for kind in NUMBERED]
+    try:
+        for kind, _ in before:
+            kind.reset_parameters = lambda self: None  # type: ignore[union-attr]
+        with _Meta(torch.device("meta")):
+            yield
+    finally:
+        for kind, method in before:
+            kind.reset_parameters = method  # type: ignore[union-attr]
+
+
+def filled(module: nn.Module) -> nn.Module:
+    """The same module with zeros for its numbers, on the CPU; `to_empty` imports torch's compiler for tensors of the
+    meta device.
+    """
+    whole: nn.Module = module._apply(lambda t: torch.zeros(t.shape, dtype=t.dtype))
+    return whole
 
 
 def multiply_all(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:

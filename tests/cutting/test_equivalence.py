@@ -113,8 +113,8 @@ def test_errors_by_path() -> None:
 def test_rows_that_an_output_kept() -> None:
     a = torch.tensor([[1.0], [0.0], [3.0]])
     marked = torch.tensor([[1.0], [1.0], [3.0]])
-    assert kept_rows(a, marked, torch.tensor([[1.0], [3.0]])) == (0, [0, 2])
+    assert kept_rows(a, marked, torch.tensor([[1.0], [3.0]])) == (0, [0, 2], True)
     mixed = a + 1  # all change: by their values, in their order
-    assert kept_rows(a, mixed, torch.tensor([[0.0], [3.0]])) == (0, [1, 2])
+    assert kept_rows(a, mixed, torch.tensor([[0.0], [3.0]])) == (0, [1, 2], False)
     assert kept_rows(a, marked, torch.ones(3, 2)) is None  # wider than its parent
     assert kept_rows(torch.ones(2, 2), torch.ones(2, 2), torch.ones(1, 1)) is None

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-import torchvision
 from torch import nn
 
 from yoloprune.backend import compat, model_facts
@@ -41,7 +40,11 @@ def layer_class(name: str) -> type[nn.Module]:
     home: Any = compat.tasks
     prefix, _, key = name.rpartition(".")
     if prefix:  # as Ultralytics' parser reads it
-        home = {"nn": nn, "torchvision.ops": torchvision.ops}.get(prefix)
+        home = {"nn": nn}.get(prefix)
+        if prefix == "torchvision.ops":
+            import torchvision  # late: it takes as long to import as torch itself
+
+            home = torchvision.ops
     if not hasattr(home, key):
         raise LookupError(name)
     found: type[nn.Module] = getattr(home, key)

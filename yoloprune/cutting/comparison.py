@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from yoloprune.cutting.equivalence import apart, depends_on_luck, errors, says_something
-from yoloprune.cutting.pair import ADVICE, STORED, Pair, mode_name
+from yoloprune.cutting.pair import ADVICE, STORED, Findings, Pair, mode_name
 from yoloprune.errors import VerifyError
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import DRAWS, Example, Probe, Run, modes, run
@@ -88,17 +88,23 @@ def compare(
     outputs: bool = True,
     tolerance: float = TOLERANCE,
     inside: bool = False,
+    findings: Findings | None = None,
+    doubled: dict[nn.Module, nn.Module] | None = None,
 ) -> Look:
     """Compare all that comes out of the masked parent and of the cut model in one mode.
 
     An error beyond the tolerance stands unless rounding explains it: it is small, or the parent's own output moves as
     much when layers are disturbed by that much, because it sorts, or because what it is made of cancels out. Then
-    float64 decides.
+    float64 decides. What was found out is kept in `findings` for looks at the same networks in the same mode, and their
+    copies in float64 in `doubled`.
 
     Raises:
         VerifyError: If they differ, or the cut model does not run.
     """
-    pair = Pair(parent, model, plan, example, training, frames, outputs, inside=inside)
+    findings, doubled = Findings() if findings is None else findings, {} if doubled is None else doubled
+    pair = Pair(
+        parent, model, plan, example, training, frames, outputs, inside=inside, findings=findings, doubled=doubled
+    )
     wanted, got = pair.run()
     if not wanted.drawn:
         return _judged(pair, wanted, got, tolerance)
@@ -124,7 +130,7 @@ def _judged(pair: Pair, wanted: Run, got: Run, tolerance: float) -> Look:
         raise VerifyError(f"{_output(random)} is drawn at random in evaluation mode, which proves nothing.")
     if doubtful := wrong - random:
         large = {path for path in doubtful if not found[path] <= PLAUSIBLE}
-        noise = pair.noise(wanted) if large else {}
+        noise = pair.rounding(wanted, {path: found[path] / EXPLAINED for path in large})
         if any(not found[path] <= EXPLAINED * noise.get(path, 0.0) for path in large):
             raise VerifyError(_difference(wanted, got, found, doubtful, pair.training))
         found |= _decided(pair, doubtful, found, tolerance)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -113,7 +113,21 @@ def errors(expected: Sequence[Leaf], got: Sequence[Leaf]) -> dict[str, float]:
     }
 
 
-def kept_rows(expected: Tensor, marked: Tensor, got: Tensor) -> tuple[int, list[int]] | None:
+class KeptRows(NamedTuple):
+    """What is left of an output.
+
+    Attributes:
+        dim (int): Along which it lost channels.
+        rows (list[int]): Their positions.
+        certain (bool): Whether marks told, which do so for any weights; else values did, which may be alike.
+    """
+
+    dim: int
+    rows: list[int]
+    certain: bool
+
+
+def kept_rows(expected: Tensor, marked: Tensor, got: Tensor) -> KeptRows | None:
     """Which channels are left of an output that itself lost some, e.g. the neck's features.
 
     Lost are those that change when masked channels are written with another value than zero. Where more change, because
@@ -125,17 +139,18 @@ def kept_rows(expected: Tensor, marked: Tensor, got: Tensor) -> tuple[int, list[
         got (Tensor): Of the cut model.
 
     Returns:
-        (tuple[int, list[int]] | None): The dimension and its kept positions; None if not exactly one got narrower.
+        (KeptRows | None): None if not exactly one dimension got narrower.
     """
     changed = [d for d in range(expected.ndim) if expected.ndim == got.ndim and expected.shape[d] != got.shape[d]]
     if len(changed) != 1 or expected.shape[changed[0]] < got.shape[changed[0]]:
         return None
     (dim,) = changed
     kept = (expected == marked).movedim(dim, 0).flatten(1).all(1).nonzero().flatten().tolist()
-    if len(kept) != got.shape[dim]:
+    certain = len(kept) == got.shape[dim]
+    if not certain:
         rows, wanted = (x.movedim(dim, 0).flatten(1).double() for x in (expected, got))
         errors, kept, at = torch.cdist(wanted, rows, p=float("inf")), [], 0
         for i, row in enumerate(errors):  # each lies behind the one before, and leaves enough for those to come
             at += int(row[at : len(rows) - (len(wanted) - i) + 1].argmin()) + 1
             kept.append(at - 1)
-    return dim, kept
+    return KeptRows(dim, kept, certain)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -48,8 +49,9 @@ class _Mask:
     """Fills the masked channels of a tensor."""
 
     def __init__(self, kept: Sequence[int], width: int, dim: int, fill: float) -> None:
-        self.kept = torch.zeros(width, dtype=torch.bool)
-        self.kept[list(kept)] = True
+        rows = np.zeros(width, dtype=bool)  # by numpy: there are hundreds of them, several times in a proof
+        rows[list(kept)] = True
+        self.kept = torch.from_numpy(rows)
         self.dim, self.fill = dim, fill
 
     def __call__(self, x: Tensor) -> Tensor:

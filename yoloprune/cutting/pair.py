@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yoloprune.cutting.equivalence import errors, kept_rows
+from yoloprune.cutting.equivalence import KeptRows, errors, kept_rows
 from yoloprune.cutting.masked_parent import masked
 from yoloprune.errors import VerifyError
 from yoloprune.planning.plan import Plan
@@ -34,6 +34,21 @@ ADVICE = (
 )
 
 
+@dataclass
+class Findings:
+    """What one look at two networks found out that holds for the next, in the same mode.
+
+    Attributes:
+        kept (dict): By output that lost channels, which are left; what is certain holds for other weights as well.
+        noise (dict): By output, the largest error that rounding was seen to make.
+        alike (bool): Whether the parent does the same in float64.
+    """
+
+    kept: dict[str, KeptRows] = field(default_factory=dict)
+    noise: dict[str, float] = field(default_factory=dict)
+    alike: bool = False
+
+
 @dataclass(frozen=True)
 class Pair:
     """The two networks of a comparison and how they are run.
@@ -42,7 +57,8 @@ class Pair:
         seed (int): Of the random numbers.
         level (bool): Whether all numbers of one draw are the same one, so that channels of other numbers get the same.
         inside (bool): Whether what the modules give is compared as well, where it has lost no channels.
-        kept (dict): By output, the dimension along which it lost channels, and which are left.
+        findings (Findings): Of looks at the same networks before, and of this one.
+        doubled (dict): Copies in float64 by the network, made when they are first needed.
     """
 
     parent: nn.Module
@@ -55,7 +71,8 @@ class Pair:
     seed: int = 0
     level: bool = False
     inside: bool = False
-    kept: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
+    findings: Findings = field(default_factory=Findings)
+    doubled: dict[nn.Module, nn.Module] = field(default_factory=dict)
 
     def run(self) -> tuple[Run, Run]:
         """What the masked parent gives, without the channels that an output lost, and what the cut model gives."""
@@ -108,16 +125,21 @@ class Pair:
             path: a
             for path, a in wanted.leaves
             if isinstance(a, Tensor) and isinstance(b := theirs.get(path), Tensor) and a.shape != b.shape
+            if not self._is_known(path, b)
         }
         marked = dict(self.masked_run(written=1.0).leaves) if shorter else {}
         for path, a in shorter.items():
             if (found := kept_rows(a, marked[path], theirs[path])) is not None:
-                self.kept[path] = found
+                self.findings.kept[path] = found
+
+    def _is_known(self, path: str, got: Tensor) -> bool:
+        known = self.findings.kept.get(path)
+        return known is not None and known.certain and got.ndim > known.dim and got.shape[known.dim] == len(known.rows)
 
     def fitting(self, wanted: Run) -> Run:
         """A run of the parent without the channels that its outputs lost."""
         leaves = dict(wanted.leaves)
-        for path, (dim, rows) in self.kept.items():
+        for path, (dim, rows, _) in self.findings.kept.items():
             leaves[path] = leaves[path].index_select(dim, torch.tensor(rows, device=leaves[path].device))
         return replace(wanted, leaves=[Leaf(path, value) for path, value in leaves.items()])
 
@@ -131,16 +153,27 @@ class Pair:
                 worst[path] = max(worst.get(path, 0.0), error)
         return worst
 
+    def rounding(self, wanted: Run, needed: Mapping[str, float]) -> dict[str, float]:
+        """The same, of all looks so far; looked for anew only where that is less than what is needed."""
+        seen = self.findings.noise
+        if any(not error <= seen.get(path, 0.0) for path, error in needed.items()):
+            seen.update({path: max(seen.get(path, 0.0), error) for path, error in self.noise(wanted).items()})
+        return seen
+
     def in_float64(self) -> Pair:
         """Copies in float64, where rounding errors are too small to reorder anything.
 
         Raises:
             VerifyError: If the parent does something else there than in its own precision.
         """
-        parent, model = (copy.deepcopy(m).double() for m in (self.parent, self.model))
-        precise = replace(self, parent=parent, model=model, example=self.example.cast(Tensor.double), kept={})
-        if self._operations() != precise._operations():
+        for m in (self.parent, self.model):
+            if m not in self.doubled:
+                self.doubled[m] = copy.deepcopy(m).double()
+        parent, model = self.doubled[self.parent], self.doubled[self.model]
+        precise = replace(self, parent=parent, model=model, example=self.example.cast(Tensor.double))
+        if not self.findings.alike and self._operations() != precise._operations():
             raise VerifyError("the network does something else there")
+        self.findings.alike = True
         return precise
 
     def _operations(self) -> list[tuple[Any, ...]]:

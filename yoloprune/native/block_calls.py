@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.probing.forward import hooked, preserved, running
-from yoloprune.torch_internals import DispatchMode, schema_of
+from yoloprune.torch_internals import DispatchMode, filled, schema_of
 
 SIDE = 4
 """Pixels of the image that a block is watched on."""
@@ -63,9 +63,7 @@ def watch(block: nn.Module, width: int) -> Calls | None:
         (Calls | None): None if it does anything else than to call children on single tensors, and to split and join
             channels; if it takes or gives several tensors; or does not run on a small image.
     """
-    block = block.to_empty(device="cpu")
-    for tensor in (*block.parameters(), *block.buffers()):
-        tensor.data.zero_()
+    block = filled(block)
     image = torch.zeros(1, width, SIDE, SIDE)
     with preserved(block), running(block, training=False), hooked() as hooks, _Watcher(image) as watcher:
         for name, module in block.named_modules():

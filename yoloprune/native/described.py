@@ -6,11 +6,11 @@ from copy import copy, deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from yoloprune.backend import model_builder, model_facts
 from yoloprune.native.unrolled_rows import piece_of
+from yoloprune.torch_internals import hollow
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def as_described(model: nn.Module, described: Described) -> nn.Module:
     if not described.unrolled:
         return model
     inputs = model_facts.channels(model)
-    with torch.device("meta"):
+    with hollow():
         fresh, save = model_builder.parse_rows(deepcopy(described.yaml), inputs)
     layers = []
     for origin, stock in zip(described.origins, fresh, strict=True):

@@ -15,12 +15,12 @@ from functools import cached_property
 from math import inf
 from typing import Any
 
-import torch
 import yaml
 from torch import nn
 
 from yoloprune.backend import compat, model_builder
 from yoloprune.errors import ModelError
+from yoloprune.torch_internals import hollow
 
 HEADER = "# Widths of a model pruned by yoloprune"
 NOTE = "; its weights, and a class branch of other width, are in the .pt beside. Keep scale letters out of the name."
@@ -169,7 +169,7 @@ def build(row: Row, inputs: Sequence[int], config: Mapping[str, Any], hands_on: 
         before = [[-1, 1, feeder, [width]] for width in inputs]
         this[0] = list(range(len(inputs)))
     try:
-        with torch.device("meta"):
+        with hollow():
             listed = [*before, this, *after]
             built = model_builder.parse({**alone, "backbone": listed, "head": []}, 8 if row.listed else inputs[0])
     except model_builder.RefusedError:

@@ -24,15 +24,17 @@ def running(model: nn.Module, training: bool = True) -> Iterator[None]:
     """No gradients; training mode, in which heads run all their branches, but not for dropout and batch-norm."""
     modes = [(m, m.training) for m in model.modules()]
     try:
-        model.train(training)
-        for m in model.modules():
-            if isinstance(m, (BatchNorm, Dropout)):
+        if any(before is not training for _, before in modes):
+            model.train(training)
+        for m, _ in modes:
+            if m.training and isinstance(m, (BatchNorm, Dropout)):
                 m.eval()
         with torch.inference_mode(False), torch.no_grad(), _NoDropout():
             yield
     finally:
-        for m, training in modes:
-            m.training = training
+        for m, before in modes:
+            if m.training is not before:
+                m.training = before
 
 
 class _NoDropout(FunctionMode):
@@ -56,6 +58,7 @@ class _NoDropout(FunctionMode):
 
 
 CONTAINERS = (dict, list, set, deque)  # a module's attributes are a dict as well
+PLAIN = frozenset({dict, OrderedDict, list, set})
 NUMBERS = (int, float, bool, complex, torch.Size)
 ATOMS = frozenset({*NUMBERS, str, bytes, type(None), torch.dtype, torch.device, FunctionType})
 """Kinds of values that hold nothing that could change; most attributes are of them."""
@@ -106,30 +109,34 @@ def _items(container: Any) -> Iterable[Any]:
 
 
 def _found(model: nn.Module) -> list[Any]:
-    """All that a forward pass could change: the attributes of every module, and what these hold."""
+    """All that a forward pass could change: the attributes of every module, and what these hold.
+
+    That is every container, tensor that is no parameter, and generator, by identity. A loop without calls: a proof
+    comes by here dozens of times, and most of what a module has are the empty dicts of its hooks.
+    """
     found: dict[int, Any] = {}
-    for module in model.modules():
-        _collect(vars(module), found)
+    open_: list[Any] = [vars(module) for module in model.modules()]
+    while open_:
+        value = open_.pop()
+        kind = type(value)
+        if kind in ATOMS or kind is nn.Parameter or id(value) in found:
+            continue
+        if kind in PLAIN or isinstance(value, CONTAINERS):
+            found[id(value)] = value
+            open_ += value.values() if isinstance(value, dict) else () if isinstance(value, set) else value
+        elif isinstance(value, (nn.Module, nn.Parameter)):
+            continue
+        elif isinstance(value, (Tensor, torch.Generator)):
+            found[id(value)] = value
+        elif isinstance(value, tuple):
+            open_ += value
     return list(found.values())
-
-
-def _collect(value: Any, found: dict[int, Any]) -> None:
-    """Every container, tensor that is no parameter, and generator below a value, by identity."""
-    kind = type(value)
-    if kind in ATOMS or kind is nn.Parameter or id(value) in found or isinstance(value, (nn.Module, nn.Parameter)):
-        return
-    if isinstance(value, (*CONTAINERS, Tensor, torch.Generator)):
-        found[id(value)] = value
-    if isinstance(value, (dict, list, tuple, deque)):
-        for inner in _items(value):
-            if type(inner) not in ATOMS:
-                _collect(inner, found)
 
 
 def _copied(container: Any) -> Any:
     """What a container holds; `copy.copy` asks each object how it is copied, which takes ten times as long."""
     kind = type(container)
-    return kind(container) if kind in (dict, list, set, OrderedDict) else copy.copy(container)
+    return kind(container) if kind in PLAIN else copy.copy(container)
 
 
 def _refill(container: Any, content: Any) -> None:

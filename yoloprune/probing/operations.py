@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -121,7 +122,7 @@ def _hollow(func: Any, args: Any, kwargs: Any) -> Any:
         return x[(slice(0, 1),) * x.ndim] if isinstance(x, Tensor) and x.ndim else x
 
     out = func(*map(corner, args), **{k: corner(v) for k, v in kwargs.items()})
-    return out.expand(torch.broadcast_shapes(*(t.shape for t in taken))) if isinstance(out, Tensor) else None
+    return out.expand(np.broadcast_shapes(*(t.shape for t in taken))) if isinstance(out, Tensor) else None
 
 
 def _blank(like: Tensor, shape: Sequence[int]) -> Tensor:
