@@ -66,6 +66,48 @@ def test_taylor_behind_batch_norm_averages_magnitudes_over_batches() -> None:
     assert norm.running_mean.tolist() == [0, 0] and norm.running_var.tolist() == [1, 1]
 
 
+PIXELS = torch.tensor([[[[2.0]]], [[[-2.0]]]])
+
+
+def test_output_is_the_norm_of_what_a_gate_changes() -> None:
+    """Weights 1 and -2, bias 0.5 and 0 make 2.5 and -4 of the pixel 2, -1.5 and 4 of -2; they are read by 3 and 5."""
+    model = Graded(filled(conv(1, 2), [1, -2], [0.5, 0]))
+    assert measured(model, "output", [PIXELS]) == pytest.approx([3 * (8.5 / 2) ** 0.5, 5 * 4])
+
+
+def test_output_of_many_numbers_is_that_of_each_on_average() -> None:
+    """Signs are drawn per image: of 400 copies of one whose positions have 1 and 2 the cross terms cancel."""
+    model = Graded(filled(conv(1, 2), [1, -2], [0, 0]))
+    image = torch.tensor([[[[1.0, 2.0]]]]).repeat(400, 1, 1, 1)
+    assert measured(model, "output", [image]) == pytest.approx([3 * 5**0.5, 10 * 5**0.5], rel=0.1)
+
+
+class WithFeatures(Graded):
+    """Gives its features as well, a thousand times as large as what is made of them, as heads do while they train."""
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x)
+        return {"features": [x], "out": self.c(x)}
+
+
+def test_features_that_a_network_gives_are_no_outputs() -> None:
+    model = WithFeatures(filled(conv(1, 2), [1, -2], [0.5, 0]))
+    assert measured(model, "output", [PIXELS]) == pytest.approx([3 * (8.5 / 2) ** 0.5, 5 * 4])
+
+
+def test_output_needs_numbers() -> None:
+    class Chosen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.c = conv(1, 2), conv(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(self.a(x)).argmax(1)
+
+    with pytest.raises(DataError, match="no tensor of numbers"):
+        measured(Chosen(), "output", [PIXELS])
+
+
 def test_taylor_leaves_gradients_and_modes_as_they_were() -> None:
     model = Graded(conv(1, 2), nn.BatchNorm2d(2))
     model.a.requires_grad_(False)

@@ -15,7 +15,7 @@ from yoloprune.cutting import comparison, proof, surgery
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Example, Probe
 from yoloprune.probing.forward import placed
-from yoloprune.repair import batch_norm_statistics, constant_folding, least_squares
+from yoloprune.repair import batch_norm_statistics, constant_folding, least_squares, recipes
 
 
 class Cut(NamedTuple):
@@ -88,17 +88,17 @@ def _recover(
     dead: bool,
 ) -> None:
     """Repair the cut model in place, in the way that `recover=` names."""
-    if how == "none":
+    steps = recipes.steps_of(how, images=bool(calibrate))
+    if "fold" not in steps:
         return
     folded = constant_folding.fold(parent.model, child.model, plan, calibrate, noise=probe.proving)
     if folded.channels:  # without data only constants move, and a trained network has none
         console.log("prune: ", f"what {folded.channels} cut inputs contributed moved into {len(folded.into)} layers")
     if dead:
         _require_same(parent, child, folded, probe)
-    if how == "bn" and calibrate:
+    if calibrate and "bn" in steps:
         batch_norm_statistics.reestimate(child.model, calibrate)
-    elif how in ("lsq", "auto") and calibrate:
-        # Measuring statistics after it made mAP worse.
+    if calibrate and "lsq" in steps:
         with progress_bar.counted(len(least_squares.layers(parent.model)), "refitting layers") as tick:
             missed = least_squares.refit(parent.model, child.model, plan, calibrate, tick=tick)
         # Where the parent's output hardly varies, as in an untrained network, any error is many times that.

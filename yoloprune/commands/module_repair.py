@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from yoloprune.cutting import surgery
 from yoloprune.errors import ArgumentError
 from yoloprune.planning.plan import Plan
-from yoloprune.repair import constant_folding, least_squares
+from yoloprune.repair import constant_folding, least_squares, recipes
 
 Recover = Literal["auto", "none", "fold", "lsq"]
 
@@ -41,7 +41,7 @@ def repair(parent: nn.Module, child: nn.Module, plan: Plan, recover: Recover, ba
         raise ArgumentError("recover=lsq: must come with batches= of images of one size. Received other inputs")
     folded = constant_folding.fold(parent, child, plan, batches)
     said = f"what {folded.channels} cut inputs gave moved into {len(folded.into)} layers"
-    if recover == "fold" or not images:
+    if "lsq" not in recipes.steps_of(recover, images=images):
         return said
     fitted = least_squares.refit(parent, child, plan, batches)
     return f"{said}, {len(fitted)} layers fitted"

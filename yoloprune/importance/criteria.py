@@ -3,18 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 from torch import Tensor, nn
 
 from yoloprune.errors import ArgumentError
-from yoloprune.importance.data_criteria import ON_DATA, taylor
-from yoloprune.importance.reduction import Reduce, reduce_to_channels
-from yoloprune.importance.weight_criteria import CRITERIA, values_of
+from yoloprune.importance import data_criteria, weight_criteria
+from yoloprune.importance.reduction import Reduce, Values, reduce_to_channels
 from yoloprune.planning.channel_graph import ChannelGraph
 
 Normalize = Literal["none", "mean", "max"]
+Batches = Iterable[Any] | None
+Loss = Callable[[nn.Module, Any], Tensor] | None
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One word of `score=`.
+
+    Attributes:
+        needs (str): What it looks at beside the weights: "nothing", "images", or "labels" with them.
+        values (Callable): From model, graph, batches and loss to values per channel at the axes that it looks at.
+    """
+
+    needs: Literal["nothing", "images", "labels"]
+    values: Callable[[nn.Module, ChannelGraph, Batches, Loss], Values]
+
+
+def _of_weights(of: Callable[[nn.Module], Tensor | None]) -> Criterion:
+    return Criterion("nothing", lambda model, graph, batches, loss: weight_criteria.values_of(model, graph, of))
+
+
+def _of_images(of: Callable[[nn.Module, ChannelGraph, Iterable[Tensor]], Values]) -> Criterion:
+    return Criterion("images", lambda model, graph, batches, loss: of(model, graph, batches or ()))
+
+
+def _taylor(model: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss) -> Values:
+    return data_criteria.taylor(model, graph, batches or (), *([] if loss is None else [loss]))
+
+
+CRITERIA: dict[str, Criterion] = {
+    "bn": _of_weights(weight_criteria.batch_norm),
+    "l1": _of_weights(weight_criteria.l1),
+    "l2": _of_weights(weight_criteria.l2),
+    "lamp": _of_weights(weight_criteria.lamp),
+    "fpgm": _of_weights(weight_criteria.fpgm),
+    "activation": _of_images(data_criteria.activation),
+    "output": _of_images(data_criteria.output),
+    "taylor": Criterion("labels", _taylor),
+}
+"""The words of `score=`, beside "random", a control that looks at nothing at all."""
 
 
 def score(
@@ -33,11 +73,11 @@ def score(
     Args:
         model (nn.Module): The traced model.
         graph (ChannelGraph): Its channels.
-        criterion (str): A key of `CRITERIA` or `ON_DATA`, or "random" as a control.
+        criterion (str): A key of `CRITERIA`, or "random" as a control.
         reduce (str): How the values of a class's members become one: "mean", "max", "sum" or "l2", their norm.
         normalize (str): Divide by the "mean" or "max" of the group, so that groups compare; "none" leaves values alone.
-        batches (Iterable[Any] | None): For "activation", images of shape (B, C, H, W). For "taylor", what the model
-            makes a loss of: `model(batch)` is the loss, or a tuple that begins with it, as in Ultralytics.
+        batches (Iterable[Any] | None): For "activation" and "output", images of shape (B, C, H, W). For "taylor", what
+            the model makes a loss of: `model(batch)` is the loss, or a tuple that begins with it, as in Ultralytics.
         loss (Callable | None): From the model and a batch to the loss, where the model does not make it itself.
         seed (int): Seed of "random".
 
@@ -53,17 +93,11 @@ def score(
             raise ArgumentError(f"{name}={value}: must be one of {', '.join(get_args(known))}. Received: {value}")
     if criterion == "random":
         return np.random.default_rng(seed).random(graph.n_classes)
-    if criterion == "taylor" and batches is not None and loss is not None:
-        found = taylor(model, graph, batches, loss)
-    elif criterion in ON_DATA and batches is not None:
-        found = ON_DATA[criterion](model, graph, batches)
-    elif criterion in CRITERIA:
-        found = values_of(model, graph, CRITERIA[criterion])
-    elif criterion in ON_DATA:
+    if criterion not in CRITERIA:
+        raise ArgumentError(f"score={criterion}: must be one of {sorted([*CRITERIA, 'random'])}.")
+    if CRITERIA[criterion].needs != "nothing" and batches is None:
         raise ArgumentError(f"score={criterion}: must come with data, on which it is measured. Received no data")
-    else:
-        raise ArgumentError(f"score={criterion}: must be one of {sorted([*CRITERIA, *ON_DATA, 'random'])}.")
-    values = reduce_to_channels(graph, found, reduce)
+    values = reduce_to_channels(graph, CRITERIA[criterion].values(model, graph, batches, loss), reduce)
     if normalize != "none":
         for g in range(len(graph.groups)):
             members = graph.classes(g)

@@ -1,10 +1,11 @@
-"""Criteria that are measured on images: activation and taylor."""
+"""Criteria that are measured on images: activation, and what a gate does to the loss or to the outputs."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from yoloprune.errors import DataError
 from yoloprune.importance.reduction import Values, by_output
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.forward import feed, follow, hooked, input_of, running
-from yoloprune.torch_internals import BatchNorm, ConvNd
+from yoloprune.probing.outputs import tensors
+from yoloprune.torch_internals import BatchNorm, ConvNd, register_module_forward_pre_hook
 
 Layer = ConvNd | nn.Linear | BatchNorm
 
 
-def _activation(model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor]) -> Values:
+def activation(model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor]) -> Values:
     """Mean |activation| of each channel where it is consumed, so past all activations, sums and pooling."""
     modules = dict(model.named_modules())
     readers = [(i, a.module) for i, a in enumerate(graph.axes) if a.side == "inputs" and a.module in modules]
@@ -58,6 +60,43 @@ def taylor(
     Behind a batch-norm that is |gamma · dL/dgamma + beta · dL/dbeta|; behind a layer that none follows |sum w · dL/dw|
     over the weights of the filter and its bias. Batch-norm runs in evaluation mode, as it will after the cut.
     """
+    yield from _gates(model, graph, (partial(loss_of, model, batch) for batch in batches), power=1)
+
+
+def output(model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor], seed: int = 0) -> Values:
+    """How much all raw outputs change without a channel, to first order; no labels are asked for.
+
+    The norm of the derivatives of all outputs by a gate g = 1 behind the layer, as the root mean square over images of
+    g · dP/dg, where P is the sum of the outputs with random signs (Hutchinson 1989, Communications in Statistics 18.3):
+    the signs of different outputs cancel on average, so one backward pass stands for all of them.
+
+    Args:
+        model (nn.Module): The traced model; in training mode an Ultralytics head gives logits of boxes and classes.
+        graph (ChannelGraph): Its channels.
+        batches (Iterable[Tensor]): Images, shape (B, C, H, W); each is projected on its own.
+        seed (int): Of the signs.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def projected(image: Tensor) -> Tensor:
+        taken: list[Tensor] = []
+        hook = register_module_forward_pre_hook(lambda module, args: taken.extend(tensors(args)))
+        try:
+            given = model(image)
+        finally:
+            hook.remove()
+        inside = {id(t) for t in taken}  # a head that gives its features as well: these are no outputs
+        ends = [t for t in tensors(given) if t.is_floating_point() and t.requires_grad and id(t) not in inside]
+        if not ends:
+            raise DataError("score=output: the network gives no tensor of numbers that depend on its weights.")
+        signs = (torch.randint(0, 2, t.shape, generator=generator).to(t) * 2 - 1 for t in ends)
+        return torch.stack([(t * sign).sum() for t, sign in zip(ends, signs, strict=True)]).sum()
+
+    yield from _gates(model, graph, (partial(projected, one[None]) for batch in batches for one in batch), power=2)
+
+
+def _gates(model: nn.Module, graph: ChannelGraph, passes: Iterable[Callable[[], Tensor]], power: int) -> Values:
+    """|g · dL/dg| of a gate behind each layer, as a power mean over passes, each of which gives an L."""
     modules = dict(model.named_modules())
     makers = {
         a.module: (i, layer)
@@ -69,19 +108,19 @@ def taylor(
     fed = 0
     with _differentiable(model), hooked() as hooks:
         followers = follow(model, [n for n, (_, m) in makers.items() if not isinstance(m, BatchNorm)], BatchNorm, hooks)
-        for batch in batches:
-            loss_of(model, batch).sum().backward()  # not `autograd.grad`, which re-entrant checkpoints refuse
+        for one in passes:
+            one().sum().backward()  # not `autograd.grad`, which re-entrant checkpoints refuse
             by_parameter = {p: torch.zeros_like(p) if p.grad is None else p.grad for p in parameters}
             model.zero_grad()
             for name, (_, layer) in makers.items():
-                gate = _gate(layer, by_parameter).abs()
+                gate = _gate(layer, by_parameter).abs() ** power
                 total[name] = total[name] + gate if name in total else gate
             fed += 1
     if not fed:
-        raise DataError("There are no labelled images.")
+        raise DataError("There are no images to rank channels on.")
     for name, (i, _) in makers.items():
         if name not in followers:
-            yield i, (total[name] / fed).cpu().double().numpy()
+            yield i, ((total[name] / fed) ** (1 / power)).cpu().double().numpy()
 
 
 def _gated(module: nn.Module | None) -> Layer | None:
@@ -110,10 +149,3 @@ def _differentiable(model: nn.Module) -> Iterator[None]:
     finally:
         for p, on, grad in before:
             p.requires_grad, p.grad = on, grad
-
-
-ON_DATA: dict[str, Callable[[nn.Module, ChannelGraph, Iterable[Any]], Values]] = {
-    "taylor": taylor,
-    "activation": _activation,
-}
-"""Values per channel that are measured on data."""

@@ -27,12 +27,12 @@ def l1(module: nn.Module) -> Tensor | None:
     return None if (w := _filters(module)) is None else w.abs().sum(1)
 
 
-def _l2(module: nn.Module) -> Tensor | None:
+def l2(module: nn.Module) -> Tensor | None:
     """L2 norm of each filter."""
     return None if (w := _filters(module)) is None else w.norm(dim=1)
 
 
-def _lamp(module: nn.Module) -> Tensor | None:
+def lamp(module: nn.Module) -> Tensor | None:
     """Squared norm over the sum of all that are not smaller in the layer (Lee et al. 2021, arXiv 2010.07611, eq. 3)."""
     if (w := _filters(module)) is None:
         return None
@@ -43,21 +43,11 @@ def _lamp(module: nn.Module) -> Tensor | None:
     return result
 
 
-def _fpgm(module: nn.Module) -> Tensor | None:
+def fpgm(module: nn.Module) -> Tensor | None:
     """Sum of distances to all filters of the layer: the most replaceable is nearest the geometric median (He et al.
     2019, arXiv 1811.00250, section 3.3).
     """
     return None if (w := _filters(module)) is None else torch.cdist(w[None], w[None])[0].sum(1)
-
-
-CRITERIA: dict[str, Callable[[nn.Module], Tensor | None]] = {
-    "bn": batch_norm,
-    "l1": l1,
-    "l2": _l2,
-    "lamp": _lamp,
-    "fpgm": _fpgm,
-}
-"""Value per output channel of one module, None for modules that a criterion does not look at."""
 
 
 def values_of(model: nn.Module, graph: ChannelGraph, criterion: Callable[[nn.Module], Tensor | None]) -> Values:

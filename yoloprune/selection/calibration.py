@@ -13,7 +13,8 @@ from torch import Tensor
 
 from yoloprune.backend import calibration_images, console, datasets, evaluation, model_facts
 from yoloprune.errors import ArgumentError
-from yoloprune.settings.own_options import NEED_IMAGES
+from yoloprune.importance import criteria
+from yoloprune.repair import recipes
 from yoloprune.settings.requests import PruneRequest
 
 CPU = torch.device("cpu")
@@ -78,7 +79,9 @@ def data_set(parent: ultralytics.YOLO, request: PruneRequest) -> Any:
     if given:
         return given
     told = {"score": request.criterion.score, "recover": request.recover}
-    needy = [key for key, values in NEED_IMAGES.items() if told[key] in values]
+    scored, repaired = criteria.CRITERIA.get(told["score"]), recipes.RECIPES.get(told["recover"], ())
+    needy = ["recover"] if recipes.NEED_IMAGES.intersection(repaired) else []
+    needy += ["score"] if scored is not None and scored.needs != "nothing" else []
     looking = given is None and (needy or (request.budgeted and "auto" in told.values()))
     found = datasets.own(parent) if looking else given
     if found:

@@ -92,15 +92,15 @@ def _best(parent: ultralytics.YOLO, sight: Calibration, dead: np.ndarray) -> str
     """What `score=auto` stands for: the best that the data at hand allow."""
     if sight.data is not None:
         if model_facts.is_prompted(parent.model):
-            return "activation"
+            return "output"
         if datasets.has_classes_of(parent, sight.data):
             return "taylor"
         differ = datasets.difference(parent, sight.data)
         console.warn(
             f"prune: the classes of data= are not those of the model, {differ}; so its labels do not tell what the "
-            "model needs, and channels are ranked by activation. Better train the model on this data first"
+            "model needs, and channels are ranked by what they do to its outputs. Better train it on this data first"
         )
-        return "activation"
+        return "output"
     if dead.any():
         return "bn"
     warn_of_no_data(parent, sight, "every layer gives the same share, its smallest filters")

@@ -56,16 +56,16 @@ NATIVE = Option(
 SELECTION = (ROUND_TO, MIN_WIDTH, MAX_RATIO, LAYERS, KEEP, NATIVE)
 DEMO_FLOPS = Option("flops", 0.5, AMOUNT, FLOPS.meaning)
 
-NEED_IMAGES = {"recover": ("bn", "lsq"), "score": ("taylor", "activation")}
-_SCORES = choice("auto", "bn", "l1", "l2", "lamp", "fpgm", "taylor", "activation", "random")
+_SCORES = choice("auto", "bn", "l1", "l2", "lamp", "fpgm", "taylor", "output", "activation", "random")
 CRITERION = (
     Option(
         "score",
         "auto",
         _SCORES,
         "importance of a channel; bn is |gamma| of its batch-norm, taylor how much the loss on labels hangs on it, "
-        "activation its mean |value| (both need data=), the others look at filters; auto is taylor with data=, without "
-        "it bn where sparse training left dead channels, and l2 with uniform=True elsewhere",
+        "output how much the raw outputs do, without labels, activation its mean |value| (all three need data=), the "
+        "others look at filters; auto is taylor with data=, output where its classes are not the model's, without data "
+        "bn where sparse training left dead channels, and l2 with uniform=True elsewhere",
     ),
     Option("reduce", "mean", choice("mean", "max", "sum", "l2"), "how the scores of coupled channels become one"),
     Option(
