@@ -39,6 +39,7 @@ def frozen(model: nn.Module, *keep: str) -> set[int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_c2f_block_of_the_real_model(graph: ChannelGraph) -> None:
     """model.2: cv1 makes two halves of 16, the second is also what the bottleneck makes; cv2 reads both, then m.0."""
     cv1 = classes(graph, "model.2.cv1.conv.outputs")

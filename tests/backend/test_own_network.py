@@ -57,6 +57,7 @@ CHANGES: dict[Callable[[Any], None], str] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolov8n.yaml", "yolo11n-seg.yaml", "yolo26n.yaml", "yolov8n-cls.yaml"])
 def test_a_network_is_what_its_yaml_builds(name: str) -> None:
     model = built(name)
@@ -81,6 +82,7 @@ def test_a_yaml_that_cannot_be_built_is_another_network() -> None:
     assert "cannot build its YAML" in str(own_network.difference(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolov8n.yaml", "yolo26n-seg.yaml", "yolov8n-cls.yaml", "yolov10n.yaml"])
 def test_class_layers_alone_are_new_for_another_number_of_classes(name: str) -> None:
     model = built(name)

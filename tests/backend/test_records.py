@@ -41,6 +41,7 @@ def damaged(yolo: ultralytics.YOLO, key: str, change: Damage) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

@@ -44,6 +44,7 @@ def look(module: nn.Module, inputs: Any, output: Any) -> None:
     """A hook of a module that other processes do not have."""
 
 
+@pytest.mark.slow
 def test_hooks_do_not_go_into_the_file(live: ultralytics.YOLO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
     monkeypatch.setattr(console, "warn", heard.append)

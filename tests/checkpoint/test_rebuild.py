@@ -21,7 +21,7 @@ from yoloprune.commands import prune
 from yoloprune.commands.demo_images import NAMES
 from yoloprune.errors import ArgumentError, ModelError, PlanError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.mark.parametrize("task", TASKS)

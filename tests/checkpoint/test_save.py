@@ -119,6 +119,7 @@ def test_save_replaces_in_one_step(parent: Path, tmp_path: Path) -> None:
     assert sorted(f.name for f in tmp_path.iterdir()) == ["open elsewhere", "p.pt"]
 
 
+@pytest.mark.slow
 def test_save_refuses_a_plan_that_does_not_describe_the_model(parent: Path, tmp_path: Path) -> None:
     yolo = saving.load(parent)
     child = cut(yolo, plan_of(yolo.model, 0))

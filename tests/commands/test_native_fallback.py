@@ -15,6 +15,7 @@ from yoloprune.checkpoint import rebuild
 from yoloprune.errors import PlanError
 
 
+@pytest.mark.slow
 def test_free_widths_where_a_build_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = untrained(tmp_path, TINY, 32)
     heard: list[str] = []

@@ -50,6 +50,7 @@ def looked_at(model: Any, **told: Any) -> Any:
     return data_set(model, build(PruneRequest, {"model": "best.pt", **told}))
 
 
+@pytest.mark.slow
 def test_prune_repairs_on_the_data_of_the_checkpoint(trained: Path, data: Path, tmp_path: Path) -> None:
     told = {"flops": 0.6, "project": str(tmp_path), **LOOSE}
     own = yoloprune.prune(trained, name="own", **told)
@@ -117,6 +118,7 @@ def test_data_that_is_elsewhere_or_other_is_not_taken(trained: Path, data: Path,
     assert datasets.own(model) is None
 
 
+@pytest.mark.slow
 def test_the_user_is_told_which_data_it_is_and_why_there_is_none(
     trained: Path, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -49,6 +49,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", WRONG)
 def test_a_wrong_argument_is_told_in_one_line(what: str) -> None:
     call, said = WRONG[what]

@@ -60,6 +60,7 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["prune", "sweep", "val"])
 def test_images_of_another_number_of_channels(name: str, command: Command, tiny: Path, data: Path) -> None:
     grey = data.with_name("grey.yaml")
@@ -68,6 +69,7 @@ def test_images_of_another_number_of_channels(name: str, command: Command, tiny:
     assert status == 1 and "channels: 1" in said and "takes 3 channels" in said
 
 
+@pytest.mark.slow
 def test_a_training_adapts_the_first_layer(command: Command, tiny: Path, data: Path, tmp_path: Path) -> None:
     grey = data.with_name("grey.yaml")
     grey.write_text(data.read_text() + "channels: 1\n")
@@ -77,6 +79,7 @@ def test_a_training_adapts_the_first_layer(command: Command, tiny: Path, data: P
         assert next(trained.model.parameters()).shape[1] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(WORDS))
 def test_no_image_that_can_be_read(name: str, command: Command, tiny: Path, tmp_path: Path) -> None:
     broken = make_shapes(tmp_path / "data", train=2, val=2, imgsz=32)
@@ -93,6 +96,7 @@ def test_wrong_values(name: str, wrong: str, command: Command, tiny: Path, data:
     assert status in (1, 2) and wrong.partition("=")[0] in said and "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_a_training_that_makes_a_model_worse(
     command: Command, tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +110,7 @@ def test_a_training_that_makes_a_model_worse(
     assert [row["mAP50-95"] for row in report["table"]] == [0.4, 0.3] and report["start"]["mAP50-95"] == 0.4
 
 
+@pytest.mark.slow
 def test_other_data_than_the_models_has_no_start(
     command: Command, tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

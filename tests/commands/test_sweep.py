@@ -30,6 +30,7 @@ from yoloprune.settings.checking import build
 from yoloprune.settings.requests import PruneRequest
 
 LOOSE = {"round_to": 1, "min_width": 2}
+pytestmark = pytest.mark.slow
 
 
 def points(*figures: tuple[float, float]) -> list[dict[str, Any]]:
@@ -247,8 +248,8 @@ def test_without_data_the_user_is_told_what_it_costs_and_which_data_it_was(
         (["circle", "square", "triangle"], "taylor"),
         (["Circle", "square", "triangle"], "taylor"),  # one renamed
         (["0", "1", "2"], "taylor"),  # never trained
-        (["RBC", "WBC", "platelets"], "activation"),
-        (["circle", "square"], "activation"),
+        (["RBC", "WBC", "platelets"], "output"),
+        (["circle", "square"], "output"),
     ],
 )
 def test_labels_of_other_classes_do_not_rank(
@@ -262,7 +263,7 @@ def test_labels_of_other_classes_do_not_rank(
     model.model.names = dict(enumerate(names))
     ranked(model, data)
     assert said[-1] == score
-    assert ["not those of the model" in s for s in said[:-1]] == ([True] if score == "activation" else [])
+    assert ["not those of the model" in s for s in said[:-1]] == ([True] if score == "output" else [])
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -283,7 +284,7 @@ def test_automatic_score_takes_the_dead_first(parent: Any, data: Path, labelled:
 def test_models_that_learn_from_prompts_have_no_taylor_score(data: Path) -> None:
     world = YOLO("yolov8s-world.yaml")
     assert model_facts.is_prompted(world.model) and not model_facts.is_prompted(YOLO("yolov8n.yaml").model)
-    with pytest.raises(ModelError, match="score=activation"):
+    with pytest.raises(ModelError, match="score=output"):
         model_facts.with_loss(world)
 
 

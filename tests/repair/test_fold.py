@@ -308,6 +308,7 @@ def yolo() -> tuple[nn.Module, nn.Module, Plan]:
     return parent, cut(copy.deepcopy(parent), the_plan), the_plan
 
 
+@pytest.mark.slow
 def test_yolo_equals_its_unmasked_parent(yolo: tuple[nn.Module, nn.Module, Plan]):
     parent, model, the_plan = copy.deepcopy(yolo)
     verify(parent, model, the_plan, yolo_tracing.example(parent))

@@ -22,6 +22,8 @@ from yoloprune.reporting.plots import plot_sparsity
 from yoloprune.settings.command_line import parse
 from yoloprune.sparse.schedule import Schedule
 
+pytestmark = pytest.mark.slow
+
 
 def config(**changed: Any) -> SparseConfig:
     return SparseConfig(**{"budget": Budget(ratio=0.3), "limits": FREE, "normalize": "none"} | changed)

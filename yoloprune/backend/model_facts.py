@@ -83,7 +83,7 @@ def with_loss(yolo: Any) -> nn.Module:
         ModelError: If the loss needs prompts beside labels.
     """
     if is_prompted(yolo.model):
-        raise ModelError("score=taylor: the loss of this model needs prompts beside labels. Use score=activation.")
+        raise ModelError("score=taylor: the loss of this model needs prompts beside labels. Use score=output.")
     model: nn.Module = deepcopy(yolo.model)
     theirs = network(model)
     theirs.args, theirs.criterion = compat.get_cfg(overrides={"task": yolo.task}), None
