@@ -124,7 +124,7 @@ def labelled(
     if not any(len(label.get("cls", " ")) for label in getattr(images, "labels", [{}])):
         raise DataError(
             f"data={data}: of {len(images)} training images none has a label that Ultralytics accepts, and "
-            "score=taylor needs some. Use score=activation."
+            "score=taylor needs some. Use score=output."
         )
     order = generator.permutation(len(images)).tolist()
     loader = DataLoader(Subset(images, order), batch, collate_fn=getattr(images, "collate_fn", None))
