@@ -145,6 +145,10 @@ TABLES: dict[str, dict[str, Chain]] = {
         "(b) train, prune, finetune": [train(H), prune(flops=0.5, data=True), finetune(H)],
         "(b) with native=tied": [train(H), prune(flops=0.5, data=True, native="tied"), finetune(H)],
     },
+    "sides": {  # half the FLOPs of the parent at 320, shared between widths and the image's side
+        "(a) at 288": [sparse(E, flops=0.617, imgsz=288), prune()],
+        "(a) at 256": [sparse(E, flops=0.781, imgsz=256), prune()],
+    },
     "native": {
         "dense": [train(E)],
         **{
