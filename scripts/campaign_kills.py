@@ -1,0 +1,239 @@
+"""Parts of the campaign that end processes: kills, full disks, signals, and runs that choose a folder at once."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from campaign_ground import EPOCHS, KILLED, Ended, Ground, Part, Run, contents, epochs, torn
+
+from yoloprune.checkpoint import saving
+
+PLANTED = ("notes.txt", "run/mine.txt", "run/weights/mine.pt.txt", "other/args.yaml", "run-2.txt")
+"""Files of the user's in the folders of runs."""
+
+RACERS = 6  # processes that begin at once
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A run that nobody disturbed: its folder, its files, and how many seconds it took."""
+
+    folder: Path
+    files: frozenset[str]
+    seconds: float
+
+
+def undisturbed(ground: Ground, command: str, *, fresh: bool = False) -> Whole:
+    """Run a command to its end and keep what it leaves; the second time counts, the first one fills caches."""
+    folder = ground.folder / ("whole-fresh" if fresh else "whole") / command
+    seconds = 0.0
+    for _ in range(2):
+        shutil.rmtree(folder, ignore_errors=True)
+        run = Run(ground.words(command, folder), ground.folder, fresh=fresh)
+        run.began.wait()
+        began = time.monotonic()
+        ended = run.end()
+        if ended.status:
+            raise SystemExit(f"{command} does not run: {ended.said}")
+        seconds = time.monotonic() - began
+    return Whole(folder / "run", frozenset(contents(folder / "run")), seconds)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folder of a trial, with files of the user's in it and, in some, an earlier run of the same name."""
+
+    project: Path
+    planted: dict[str, str]
+    earlier: dict[str, str]
+
+    @classmethod
+    def prepare(cls, project: Path, whole: Whole | None) -> Place:
+        """Plant the files; `whole` is the earlier run that was in the folder."""
+        shutil.rmtree(project, ignore_errors=True)
+        if whole is not None:
+            shutil.copytree(whole.folder, project / "run")
+        earlier = contents(project) if whole is not None else {}
+        for name in PLANTED:
+            if whole is not None or not name.startswith("run/"):
+                (project / name).parent.mkdir(parents=True, exist_ok=True)
+                (project / name).write_text(f"mine: {name}")
+        return cls(project, {k: v for k, v in contents(project).items() if k in PLANTED}, earlier)
+
+    @property
+    def run(self) -> Path:
+        """The folder of the run."""
+        return self.project / "run"
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong with the files, whenever one looks."""
+        now = contents(self.project)
+        yield from (f"the user's {k} is lost or changed" for k, v in self.planted.items() if now.get(k) != v)
+        yield from torn(self.project)
+        best = {v for k, v in self.earlier.items() if k.endswith(("best.pt", "pruned.pt"))}
+        if best - set(now.values()) and not self._replaced():
+            yield "an earlier result is gone, and nothing whole is in its place"
+
+    def _replaced(self) -> bool:
+        return any((self.run / "weights" / name).is_file() for name in ("pruned.pt", "last.pt"))
+
+
+def again(ground: Ground, command: str, place: Place, whole: Whole, more: list[str]) -> tuple[str, list[str]]:
+    """Go on with what a run left, or run it again; what was done, and what is wrong with the end."""
+    last = place.run / "weights" / "last.pt"
+    before = contents(place.project).get("run/weights/last.pt")
+    words, how = ground.words(command, place.project, *more), "run again"
+    if command != "prune" and last.is_file() and before != place.earlier.get("run/weights/last.pt"):
+        if not saving.goes_on(last):
+            best = place.run / "weights" / "best.pt"
+            return "was over", [] if best.is_file() and epochs(place.run)[-1] == EPOCHS else ["over, without a best.pt"]
+        words, how = [command, f"model={last}", "resume"], "resumed"
+    elif not more and place.run.exists():  # a name that is taken gets a number, as ever
+        words = [w if w != "name=run" else "name=again" for w in words]
+    ended = Run(words, ground.folder).end()
+    folder = place.run if how == "resumed" or "name=run" in words else place.project / "again"
+    faults = [f"{how}: exit {ended.status}: {ended.said[-300:]}"] if ended.status else []
+    if not faults:
+        faults += [f"{how}: {name} is missing" for name in sorted(whole.files - set(contents(folder)))]
+        if command != "prune" and sorted(set(epochs(folder))) != list(range(1, EPOCHS + 1)):
+            faults.append(f"{how}: results.csv has the epochs {epochs(folder)}")
+        if command != "prune" and len(epochs(folder)) > EPOCHS:
+            faults.append(f"{how}: results.csv has an epoch twice: {epochs(folder)}")
+        if command == "train-sparse" and not json.loads((folder / "report.json").read_text())["met"]:
+            faults.append(f"{how}: the target is not met")
+    return how, faults
+
+
+def kills(ground: Ground, count: int, seed: int) -> Part:
+    """Kill runs at random moments, look at the files, and bring each to its end."""
+    part, chance = Part("kills"), random.Random(seed)
+    wholes = {command: undisturbed(ground, command) for command in KILLED}
+    for i in range(count):
+        command = KILLED[i % len(KILLED)]
+        over = i // len(KILLED) % 2 == 1  # into the folder of an earlier run
+        more = ["exist_ok=True"] if over else []
+        moment = chance.uniform(0, wholes[command].seconds)
+        while True:
+            place = Place.prepare(ground.folder / "kills" / str(i), wholes[command] if over else None)
+            run = Run(ground.words(command, place.project, *more), ground.folder)
+            landed = _stopped(run, moment, signal.SIGKILL)
+            run.end()
+            if landed:
+                break
+            moment *= 0.9  # it was over first
+        faults = list(place.faults())
+        how, wrong = again(ground, command, place, wholes[command], more)
+        faults += wrong + list(place.faults())
+        part.count(how)
+        part.judge(f"{command}{' exist_ok' if over else ''} killed after {moment:.2f} s", *faults)
+        shutil.rmtree(place.project)
+    return part
+
+
+def _stopped(run: Run, moment: float, number: int) -> bool:
+    run.began.wait()
+    run.wait(moment)
+    return run.send(number)
+
+
+def disks(ground: Ground, count: int, seed: int) -> Part:
+    """Let no file grow beyond a size: what cannot be written is told in a line, and what was there stays."""
+    part, chance = Part("disks"), random.Random(seed)
+    wholes = {command: undisturbed(ground, command) for command in KILLED}
+    for i in range(count):
+        command = KILLED[i % len(KILLED)]
+        over = i // len(KILLED) % 2 == 1
+        whole = wholes[command]
+        place = Place.prepare(ground.folder / "disks" / str(i), whole if over else None)
+        size = int(2 ** chance.uniform(8, 17.5))
+        more = ["exist_ok=True"] if over else []
+        ended = Run(ground.words(command, place.project, *more), ground.folder, limit=size).end()
+        faults = list(place.faults())
+        if ended.status == 0:
+            part.count("had room enough")
+        else:
+            part.count("refused in a line")
+            faults += [f for f in [ended.unclean()] if f]
+            if ended.status != 1 and not faults:
+                faults.append(f"exit {ended.status} for a full disk")
+        part.judge(f"{command}{' exist_ok' if over else ''}, no file above {size} bytes", *faults)
+        shutil.rmtree(place.project)
+    return part
+
+
+def signals(ground: Ground, count: int, seed: int) -> Part:
+    """Interrupt and terminate at random moments, every second process from its start, imports included."""
+    part, chance = Part("signals"), random.Random(seed)
+    wholes = {(c, fresh): undisturbed(ground, c, fresh=fresh) for c in KILLED for fresh in (False, True)}
+    for i in range(count):
+        command, fresh = KILLED[i % len(KILLED)], i % 2 == 1
+        number = signal.SIGTERM if i % 5 == 4 else signal.SIGINT
+        whole = wholes[command, fresh]
+        place = Place.prepare(ground.folder / "signals" / str(i), None)
+        run = Run(ground.words(command, place.project), ground.folder, fresh=fresh)
+        moment = chance.uniform(0, whole.seconds * 0.9)
+        sent = _stopped(run, moment, number)
+        ended = run.end()
+        faults = list(place.faults())
+        if not sent or (ended.status == 0 and whole.files <= set(contents(place.run))):
+            part.count("over before the signal")  # or so near to its end that nothing was left to do
+        else:
+            part.count("interrupted" if number == signal.SIGINT else "terminated")
+            faults += [f for f in [_badly_interrupted(ended, number)] if f]
+        told = f"{command}{' from its start' if fresh else ''}, {signal.Signals(number).name} after {moment:.2f} s"
+        part.judge(told, *faults)
+        shutil.rmtree(place.project)
+    return part
+
+
+def _badly_interrupted(ended: Ended, number: int) -> str | None:
+    if "Traceback" in ended.said:
+        return f"a traceback: {' / '.join(ended.said.strip().splitlines()[-6:])}"
+    if ended.status not in ((130, -signal.SIGINT) if number == signal.SIGINT else (143, -signal.SIGTERM)):
+        return f"exit {ended.status}: {ended.said[-200:]}"
+    return None if len(ended.errors) <= 1 else f"{len(ended.errors)} lines of error"
+
+
+def races(ground: Ground, count: int, seed: int) -> Part:
+    """Begin runs of one name at once: each has a folder of its own, and who is refused takes nobody's."""
+    part, chance = Part("races"), random.Random(seed)
+    refused = {"prune": "flops=0.01", "train-sparse": "flops=0.01", "finetune": "device=99"}
+    for i in range(-(-count // RACERS)):
+        project = ground.folder / "races" / str(i)
+        (project / "run").mkdir(parents=True)
+        (project / "run" / "mine.txt").write_text("mine")
+        started: list[tuple[str, bool, Run]] = []
+        for k in range(RACERS):
+            command, wrong = chance.choice(KILLED), k % 3 == 2
+            words = ground.words(command, project)
+            if wrong:
+                key = refused[command].partition("=")[0]
+                words = [w for w in words if not w.startswith(f"{key}=")] + [refused[command]]
+            started.append((command, wrong, Run(words, ground.folder)))
+        said = [(command, wrong, run.end()) for command, wrong, run in started]
+        folders = {f.name for f in project.iterdir() if f.is_dir()} - {"run"}
+        saved = [re.sub(r"\x1b\[\d*m", "", e.said) for _, wrong, e in said if not wrong]
+        named = [set(re.findall(rf"{re.escape(str(project))}/(run[-\d]*)", text)) for text in saved]
+        faults = [f"{c} exit {e.status}: {e.said[-200:]}" for c, wrong, e in said if bool(e.status) != wrong]
+        faults += [f"{c}: {e.unclean()}" for c, wrong, e in said if wrong and e.unclean()]
+        if len(folders) != len(saved):
+            faults.append(f"{len(saved)} runs left {len(folders)} folders")
+        if sorted(n for names in named for n in names) != sorted(folders):
+            faults.append(f"runs name {named}, folders are {sorted(folders)}")
+        if (project / "run" / "mine.txt").read_text() != "mine":
+            faults.append("the user's folder was written to")
+        faults += list(torn(project))
+        for _, wrong, _ in said:
+            part.count("refused" if wrong else "a folder of its own")
+        part.judge(f"round {i}", *faults)
+        part.tried += RACERS - 1
+        shutil.rmtree(project)
+    return part
