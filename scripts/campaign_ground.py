@@ -38,8 +38,9 @@ SMALL = ("flops=0.8", "round_to=1", "min_width=1", "native=False")
 KILLED = ("train-sparse", "prune", "finetune")
 LIMIT = 120  # seconds, for any process
 CONTEXT = multiprocessing.get_context("forkserver")
-"""Children are forked from a process that has imported torch and Ultralytics: what is left of a run is mostly ours."""
-CONTEXT.set_forkserver_preload(["torch", "ultralytics.models", "ultralytics.nn.tasks"])
+"""Children are forked from a process that has imported all that it takes, so that moments fall into the work itself."""
+COMMANDS = ("train_sparse", "prune", "finetune", "sweep", "validate", "info")
+CONTEXT.set_forkserver_preload(["ultralytics.models", *(f"yoloprune.commands.{name}" for name in COMMANDS)])
 
 
 # ---- models, images, words -------------------------------------------------------------------------------------------
