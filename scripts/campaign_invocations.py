@@ -95,7 +95,6 @@ TOGETHER = (
     "demo flops=2",
     "demo epochs=x",
     "demo model=tiny.pt",
-    "",
     "prune",
     "train-sparse model=tiny.pt",
     "train-sparse data=data/data.yaml",
@@ -140,6 +139,8 @@ def all_wrong(ground: Ground) -> Iterator[Wrong]:
                     yield _with(ground, "key of Ultralytics", name, f"{key}={value}")
                 yield _with(ground, "misspelt", name, f"{_misspelt(key)}=1")
         for file in damaged_checkpoints(ground):
+            if name == "val" and "version" in file.name:
+                continue  # the network itself is whole, and validation needs no more
             yield _with(ground, "damaged checkpoint", name, f"model={file}")
         for file in damaged_models(ground):
             yield _with(ground, "wrong model YAML", name, f"model={file}")
@@ -232,6 +233,8 @@ def _faults(ended: Ended, folder: Path, before: set[str]) -> Iterator[str]:
         yield f"{unclean}: {ended.said[-300:]!r}" if "traceback" not in unclean else unclean
     elif not ended.said.rstrip().splitlines()[-1].startswith("yoloprune: error: "):
         yield f"the error is not what is said last: {ended.said[-200:]!r}"
-    left = {str(f.relative_to(folder)) for f in folder.glob("runs/*")} | ({f.name for f in folder.iterdir()} - before)
+    left = {str(f.relative_to(folder)) for f in folder.glob("runs/**/*")} | (
+        {f.name for f in folder.iterdir()} - before
+    )
     if left - {"runs"}:
         yield f"left behind: {sorted(left)}"
