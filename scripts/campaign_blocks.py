@@ -106,7 +106,7 @@ def chunk(r: random.Random, c: int) -> tuple[nn.Module, int]:
     """Two halves, of which one goes on, as in C2f."""
     n = r.choice(WIDTHS)
 
-    def body(m: Any, x: Tensor) -> Tensor:
+    def body(m: Any, x: Tensor) -> Any:
         a, b = m.a(x).chunk(2, 1)
         return m.c(torch.cat([a, b, m.b(b) + b], 1))
 
@@ -118,7 +118,7 @@ def split(r: random.Random, c: int) -> tuple[nn.Module, int]:
     """Part of the channels is convolved, as FasterNet has it."""
     n = c // 4
 
-    def body(m: Any, x: Tensor) -> Tensor:
+    def body(m: Any, x: Tensor) -> Any:
         a, b = x.split([n, x.shape[1] - n], 1) if r_literal else (x[:, : x.shape[1] // 4], x[:, x.shape[1] // 4 :])
         return torch.cat([m.a(a), b], 1)
 
@@ -141,7 +141,7 @@ def squeeze(r: random.Random, c: int) -> tuple[nn.Module, int]:
 def eca(r: random.Random, c: int) -> tuple[nn.Module, int]:
     """Efficient channel attention: a convolution along the channels."""
 
-    def body(m: Any, x: Tensor) -> Tensor:
+    def body(m: Any, x: Tensor) -> Any:
         y = m.a(x.mean((2, 3)).unsqueeze(1)).transpose(1, 2).unsqueeze(-1)
         return x * y.sigmoid().expand_as(x)
 
@@ -166,7 +166,7 @@ def gsconv(r: random.Random, c: int) -> tuple[nn.Module, int]:
     """GSConv of Slim-neck: half of the channels by a depthwise layer, then shuffled."""
     n = r.choice(WIDTHS)
 
-    def body(m: Any, x: Tensor) -> Tensor:
+    def body(m: Any, x: Tensor) -> Any:
         x = m.a(x)
         x = torch.cat([x, m.b(x)], 1)
         b, k, h, w = x.shape
@@ -180,7 +180,7 @@ def gsconv(r: random.Random, c: int) -> tuple[nn.Module, int]:
 def shuffled_channels(r: random.Random, c: int) -> tuple[nn.Module, int]:
     """Groups and a channel shuffle, as ShuffleNet has it."""
 
-    def body(m: Any, x: Tensor) -> Tensor:
+    def body(m: Any, x: Tensor) -> Any:
         b, k, h, w = x.shape
         return m.b(m.a(x).view(b, 2, k // 2, h, w).transpose(1, 2).reshape(b, k, h, w))
 
@@ -206,7 +206,7 @@ def attention(r: random.Random, c: int) -> tuple[nn.Module, int]:
     """Self-attention over the map, written out, by `einsum`, or by torch's own function."""
     heads, n, how = r.choice((1, 2)), r.choice((4, 8)), r.randrange(3)
 
-    def body(m: Any, x: Tensor) -> Tensor:
+    def body(m: Any, x: Tensor) -> Any:
         b, _, h, w = x.shape
         q, k, v = m.qkv(x).view(b, heads, 3 * n, h * w).split([n, n, n], 2)
         if how == 0:
@@ -220,39 +220,3 @@ def attention(r: random.Random, c: int) -> tuple[nn.Module, int]:
         return x + m.out(y.reshape(b, heads * n, h, w))
 
     return Own(body, qkv=conv(c, 3 * n * heads), out=conv(n * heads, c)), c
-
-
-@block
-def library_attention(r: random.Random, c: int) -> tuple[nn.Module, int]:
-    """Tokens through `nn.MultiheadAttention` or an encoder layer."""
-    tokens = nn.MultiheadAttention(c, 2, batch_first=True)
-
-    def body(m: Any, x: Tensor) -> Tensor:
-        t = x.flatten(2).transpose(1, 2)
-        t = t + m.a(t, t, t, need_weights=False)[0]
-        return m.b(t).transpose(1, 2).view(x.shape)
-
-    return Own(body, a=tokens, b=nn.Linear(c, c)), c
-
-
-@block
-def shared(r: random.Random, c: int) -> tuple[nn.Module, int]:
-    """One layer called twice, or one weight in two layers."""
-    layer = unit(r, c, c)
-    if r.random() < 0.5:
-        return Own(lambda m, x: m.a(m.a(x)), a=layer), c
-    other = conv(c, c, 3)
-    other.weight = layer[0].weight
-    return Own(lambda m, x: m.a(x) + m.b(x), a=layer, b=other), c
-
-
-@block
-def loose_weights(r: random.Random, c: int) -> tuple[nn.Module, int]:
-    """Weights that no layer holds, through `F.conv2d`, `F.linear` or a product."""
-    n, how = r.choice(WIDTHS), r.randrange(3)
-    weight = nn.Parameter(torch.randn(n, c, 1, 1) * 0.3)
-    if how == 0:
-        return Own(lambda m, x: F.conv2d(x, m.w).relu(), w=weight), n
-    if how == 1:
-        return Own(lambda m, x: F.linear(x.movedim(1, -1), m.w[..., 0, 0]).movedim(-1, 1), w=weight), n
-    return Own(lambda m, x: torch.einsum("nc,bchw->bnhw", m.w[..., 0, 0], x), w=weight), n

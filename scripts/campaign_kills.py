@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from campaign_ground import EPOCHS, KILLED, Ended, Ground, Part, Run, contents, epochs, torn
+from campaign_folders import contents, epochs, torn
+from campaign_ground import EPOCHS, KILLED, Ended, Ground, Part, Run
 
 from yoloprune.checkpoint import saving
 

@@ -12,11 +12,47 @@ from torch import Tensor, nn
 
 
 @block
+def library_attention(r: random.Random, c: int) -> tuple[nn.Module, int]:
+    """Tokens through `nn.MultiheadAttention` or an encoder layer."""
+    tokens = nn.MultiheadAttention(c, 2, batch_first=True)
+
+    def body(m: Any, x: Tensor) -> Any:
+        t = x.flatten(2).transpose(1, 2)
+        t = t + m.a(t, t, t, need_weights=False)[0]
+        return m.b(t).transpose(1, 2).view(x.shape)
+
+    return Own(body, a=tokens, b=nn.Linear(c, c)), c
+
+
+@block
+def shared(r: random.Random, c: int) -> tuple[nn.Module, int]:
+    """One layer called twice, or one weight in two layers."""
+    layer = unit(r, c, c)
+    if r.random() < 0.5:
+        return Own(lambda m, x: m.a(m.a(x)), a=layer), c
+    other: Any = conv(c, c, 3)
+    other.weight = layer.get_submodule("0").weight
+    return Own(lambda m, x: m.a(x) + m.b(x), a=layer, b=other), c
+
+
+@block
+def loose_weights(r: random.Random, c: int) -> tuple[nn.Module, int]:
+    """Weights that no layer holds, through `F.conv2d`, `F.linear` or a product."""
+    n, how = r.choice(WIDTHS), r.randrange(3)
+    weight = nn.Parameter(torch.randn(n, c, 1, 1) * 0.3)
+    if how == 0:
+        return Own(lambda m, x: F.conv2d(x, m.w).relu(), w=weight), n
+    if how == 1:
+        return Own(lambda m, x: F.linear(x.movedim(1, -1), m.w[..., 0, 0]).movedim(-1, 1), w=weight), n
+    return Own(lambda m, x: torch.einsum("nc,bchw->bnhw", m.w[..., 0, 0], x), w=weight), n
+
+
+@block
 def pooled(r: random.Random, c: int) -> tuple[nn.Module, int]:
     """Pools of a pool, as SPPF has it."""
     n = r.choice(WIDTHS)
 
-    def body(m: Any, x: Tensor) -> Tensor:
+    def body(m: Any, x: Tensor) -> Any:
         y = [m.a(x)]
         for _ in range(3):
             y.append(F.max_pool2d(y[-1], 5, 1, 2))
@@ -29,7 +65,7 @@ def pooled(r: random.Random, c: int) -> tuple[nn.Module, int]:
 def spatial_attention(r: random.Random, c: int) -> tuple[nn.Module, int]:
     """CBAM's second half: the mean and the largest of all channels."""
 
-    def body(m: Any, x: Tensor) -> Tensor:
+    def body(m: Any, x: Tensor) -> Any:
         return x * m.a(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)).sigmoid()
 
     return Own(body, a=conv(2, 1, 7)), c
@@ -40,7 +76,7 @@ def coordinates(r: random.Random, c: int) -> tuple[nn.Module, int]:
     """Coordinate attention: pools along rows and columns."""
     n = r.choice(WIDTHS)
 
-    def body(m: Any, x: Tensor) -> Tensor:
+    def body(m: Any, x: Tensor) -> Any:
         h, w = x.shape[2:]
         rows, columns = x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(2, 3)
         y = m.a(torch.cat([rows, columns], 2))
@@ -62,7 +98,7 @@ def resized(r: random.Random, c: int) -> tuple[nn.Module, int]:
     """Down by a pool, up by interpolation, and a sum with what was not."""
     mode = r.choice(("nearest", "bilinear"))
 
-    def body(m: Any, x: Tensor) -> Tensor:
+    def body(m: Any, x: Tensor) -> Any:
         y = m.a(F.avg_pool2d(x, 2))
         return x + F.interpolate(y, size=x.shape[2:], mode=mode)
 
@@ -74,7 +110,7 @@ def einops_views(r: random.Random, c: int) -> tuple[nn.Module, int]:
     """`b (g d) h w -> b g d (h w)`, a softmax over the map, and back."""
     g = 2
 
-    def body(m: Any, x: Tensor) -> Tensor:
+    def body(m: Any, x: Tensor) -> Any:
         x = m.a(x)
         b, k, h, w = x.shape
         if k % g:
@@ -98,7 +134,7 @@ def dynamic(r: random.Random, c: int) -> tuple[nn.Module, int]:
     """A gate that chooses between kernels, as CondConv and ODConv do."""
     weight = nn.Parameter(torch.randn(3, c, c, 3, 3) * 0.1)
 
-    def body(m: Any, x: Tensor) -> Tensor:
+    def body(m: Any, x: Tensor) -> Any:
         chosen = m.gate(x.mean((2, 3))).softmax(1)
         b, k, h, w = x.shape
         kernels = torch.einsum("be,eoikl->boikl", chosen, m.w).reshape(b * k, k, 3, 3)
@@ -113,7 +149,7 @@ def rolled(r: random.Random, c: int) -> tuple[nn.Module, int]:
     how = r.randrange(3)
     order = torch.randperm(c, generator=torch.Generator().manual_seed(r.randrange(99)))
 
-    def body(m: Any, x: Tensor) -> Tensor:
+    def body(m: Any, x: Tensor) -> Any:
         y = m.a(x)
         y = y.roll(1, 1) if how == 0 else y.flip(1) if how == 1 else y[:, m.order]
         return x + y
@@ -148,7 +184,7 @@ def maxout(r: random.Random, c: int) -> tuple[nn.Module, int]:
     """The larger of two halves, a GLU, or a product of them."""
     how = r.randrange(3)
 
-    def body(m: Any, x: Tensor) -> Tensor:
+    def body(m: Any, x: Tensor) -> Any:
         y = m.a(x)
         a, b = y.chunk(2, 1)
         return F.glu(y, 1) if how == 0 else torch.maximum(a, b) if how == 1 else a * b.sigmoid()
@@ -160,7 +196,7 @@ def maxout(r: random.Random, c: int) -> tuple[nn.Module, int]:
 def stacked(r: random.Random, c: int) -> tuple[nn.Module, int]:
     """Branches stacked, weighted by a softmax over them, and summed: selective kernels."""
 
-    def body(m: Any, x: Tensor) -> Tensor:
+    def body(m: Any, x: Tensor) -> Any:
         y = torch.stack([m.a(x), m.b(x)], 1)
         gate = m.gate(y.sum(1).mean((2, 3), keepdim=True)).view(x.shape[0], 2, -1, 1, 1)
         return (y * gate.softmax(1)).sum(1)

@@ -73,9 +73,10 @@ def _in_ultralytics(stem: nn.Module, layers: list[nn.Module], c: int) -> nn.Modu
     rows: dict[str, Any] = copy.deepcopy(TINY)
     model = DetectionModel(rows, verbose=False)
     body = nn.Sequential(stem, *layers, nn.Conv2d(c, 8, 3, 2, 1))
-    first = model.model[0]
-    body.i, body.f, body.type, body.np = first.i, first.f, "body", 0
-    model.model[0] = body
+    layers_of: Any = model.model
+    for key, value in {"i": 0, "f": -1, "type": "body", "np": 0}.items():  # what Ultralytics' forward pass reads
+        setattr(body, key, value)
+    layers_of[0] = body
     return model
 
 
