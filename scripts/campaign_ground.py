@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,11 @@ TINY = {
     ],
     "head": [[[4], 1, "Detect", ["nc"]]],
 }
-EPOCHS = 4
+EPOCHS = 8
 TRAINING = ("batch=4", "nbs=4", "optimizer=SGD", "plots=False", "amp=False", "workers=0", "warmup_epochs=0")
 SMALL = ("flops=0.8", "round_to=1", "min_width=1", "native=False")
 KILLED = ("train-sparse", "prune", "finetune")
+VERBOSE = bool(os.environ.get("CAMPAIGN_VERBOSE"))  # a line for every trial
 LIMIT = 120  # seconds, for any process
 CONTEXT = multiprocessing.get_context("forkserver")
 """Children are forked from a process that has imported all that it takes, so that moments fall into the work itself."""
@@ -149,11 +151,11 @@ class Run:
             os.kill(self._process.pid, signal)
         return running
 
-    def wait(self, seconds: float) -> None:
-        """Let time pass, less where the process is over first."""
+    def wait(self, seconds: float, happened: Callable[[], bool] = lambda: False) -> None:
+        """Let time pass, less where the process is over first, or something has happened."""
         until = time.monotonic() + seconds
-        while self._status() is None and time.monotonic() < until:
-            time.sleep(min(0.01, max(until - time.monotonic(), 0)))
+        while self._status() is None and time.monotonic() < until and not happened():
+            time.sleep(min(0.005, max(until - time.monotonic(), 0)))
 
     def _status(self) -> int | None:
         status: int | None = self._process.poll() if isinstance(self._process, subprocess.Popen) else None
@@ -214,6 +216,8 @@ class Part:
     def judge(self, trial: str, *faults: str | None) -> None:
         """One trial is over, without faults or with some."""
         self.tried += 1
+        if VERBOSE:
+            print(f"{time.monotonic():8.1f}  {self.name}  {trial}", flush=True)
         for fault in faults:
             if fault:
                 self.faults.append(f"{trial}: {fault}")

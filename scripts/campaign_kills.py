@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from campaign_folders import contents, epochs, torn
-from campaign_ground import EPOCHS, KILLED, Ended, Ground, Part, Run
+from campaign_ground import EPOCHS, KILLED, LIMIT, Ended, Ground, Part, Run
 
 from yoloprune.checkpoint import saving
 
@@ -25,27 +25,44 @@ RACERS = 6  # processes that begin at once
 
 @dataclass(frozen=True)
 class Whole:
-    """A run that nobody disturbed: its folder, its files, and how many seconds it took."""
+    """A run that nobody disturbed.
+
+    Attributes:
+        folder (Path): Of the run.
+        files (frozenset[str]): What it leaves there.
+        seconds (float): What it takes from its begin.
+        writing (float): What it takes from its first file on.
+    """
 
     folder: Path
     files: frozenset[str]
     seconds: float
+    writing: float
 
 
 def undisturbed(ground: Ground, command: str, *, fresh: bool = False) -> Whole:
     """Run a command to its end and keep what it leaves; the second time counts, the first one fills caches."""
     folder = ground.folder / ("whole-fresh" if fresh else "whole") / command
-    seconds = 0.0
+    seconds = writing = 0.0
     for _ in range(2):
         shutil.rmtree(folder, ignore_errors=True)
         run = Run(ground.words(command, folder), ground.folder, fresh=fresh)
         run.began.wait()
         began = time.monotonic()
+        run.wait(LIMIT, lambda: _writes(folder / "run", 0.0))
+        writes = time.monotonic()
         ended = run.end()
         if ended.status:
             raise SystemExit(f"{command} does not run: {ended.said}")
-        seconds = time.monotonic() - began
-    return Whole(folder / "run", frozenset(contents(folder / "run")), seconds)
+        seconds, writing = (time.monotonic() - moment for moment in (began, writes))
+    return Whole(folder / "run", frozenset(contents(folder / "run")), seconds, writing)
+
+
+def _writes(run: Path, since: float) -> bool:
+    """Whether a run has begun to write results: args.yaml comes long before, beside what was there."""
+    return any(
+        f.stat().st_ctime > since for f in (*run.glob("results.csv"), *run.glob(".part*"), *run.glob("weights/*"))
+    )
 
 
 @dataclass(frozen=True)
@@ -121,26 +138,31 @@ def kills(ground: Ground, count: int, seed: int) -> Part:
         command = KILLED[i % len(KILLED)]
         over = i // len(KILLED) % 2 == 1  # into the folder of an earlier run
         more = ["exist_ok=True"] if over else []
-        moment = chance.uniform(0, wholes[command].seconds)
+        whole, late = wholes[command], i % 4 != 3  # most while it writes, which is a short part of it
+        moment = chance.uniform(0, whole.writing if late else whole.seconds)
         while True:
-            place = Place.prepare(ground.folder / "kills" / str(i), wholes[command] if over else None)
+            place = Place.prepare(ground.folder / "kills" / str(i), whole if over else None)
+            since = time.time() if late else None
             run = Run(ground.words(command, place.project, *more), ground.folder)
-            landed = _stopped(run, moment, signal.SIGKILL)
+            landed = _stopped(run, moment, signal.SIGKILL, place.run, since)
             run.end()
             if landed:
                 break
             moment *= 0.9  # it was over first
         faults = list(place.faults())
-        how, wrong = again(ground, command, place, wholes[command], more)
+        how, wrong = again(ground, command, place, whole, more)
         faults += wrong + list(place.faults())
         part.count(how)
-        part.judge(f"{command}{' exist_ok' if over else ''} killed after {moment:.2f} s", *faults)
+        told = f"{moment:.2f} s after its {'first file' if late else 'begin'}, {how}"
+        part.judge(f"{command}{' exist_ok' if over else ''} killed {told}", *faults)
         shutil.rmtree(place.project)
     return part
 
 
-def _stopped(run: Run, moment: float, number: int) -> bool:
+def _stopped(run: Run, moment: float, number: int, folder: Path | None = None, since: float | None = None) -> bool:
     run.began.wait()
+    if folder is not None and since is not None:
+        run.wait(LIMIT, lambda: _writes(folder, since))
     run.wait(moment)
     return run.send(number)
 
