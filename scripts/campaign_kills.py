@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import re
@@ -40,11 +41,12 @@ class Whole:
     writing: float
 
 
+@functools.cache
 def undisturbed(ground: Ground, command: str, *, fresh: bool = False) -> Whole:
-    """Run a command to its end and keep what it leaves; the second time counts, the first one fills caches."""
+    """Run a command to its end and keep what it leaves; where a second time counts, the first one fills caches."""
     folder = ground.folder / ("whole-fresh" if fresh else "whole") / command
     seconds = writing = 0.0
-    for _ in range(2):
+    for _ in range(1 if fresh else 2):
         shutil.rmtree(folder, ignore_errors=True)
         run = Run(ground.words(command, folder), ground.folder, fresh=fresh)
         run.began.wait()
@@ -112,7 +114,9 @@ def again(ground: Ground, command: str, place: Place, whole: Whole, more: list[s
     if command != "prune" and last.is_file() and before != place.earlier.get("run/weights/last.pt"):
         if not saving.goes_on(last):
             best = place.run / "weights" / "best.pt"
-            return "was over", [] if best.is_file() and epochs(place.run)[-1] == EPOCHS else ["over, without a best.pt"]
+            faults = [] if best.is_file() and epochs(place.run)[-1] == EPOCHS else ["over, without a best.pt"]
+            told = Run([command, f"model={last}", "resume"], ground.folder).end()  # which there is no need for
+            return "was over", [*faults, *(f"resumed after its end: {f}" for f in [told.unclean()] if f)]
         words, how = [command, f"model={last}", "resume"], "resumed"
     elif not more and place.run.exists():  # a name that is taken gets a number, as ever
         words = [w if w != "name=run" else "name=again" for w in words]
