@@ -27,7 +27,7 @@ PARTS = {
     "kills": ("campaign_kills", 40),
     "disks": ("campaign_kills", 30),
     "signals": ("campaign_kills", 24),
-    "races": ("campaign_kills", 24),
+    "races": ("campaign_races", 24),
     "invocations": ("campaign_invocations", 250),
     "networks": ("campaign_networks", 210),
 }

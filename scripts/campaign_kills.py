@@ -1,11 +1,10 @@
-"""Parts of the campaign that end processes: kills, full disks, signals, and runs that choose a folder at once."""
+"""Parts of the campaign that end processes: kills, full disks and signals."""
 
 from __future__ import annotations
 
 import functools
 import json
 import random
-import re
 import shutil
 import signal
 import time
@@ -20,8 +19,6 @@ from yoloprune.checkpoint import saving
 
 PLANTED = ("notes.txt", "run/mine.txt", "run/weights/mine.pt.txt", "other/args.yaml", "run-2.txt")
 """Files of the user's in the folders of runs."""
-
-RACERS = 6  # processes that begin at once
 
 
 @dataclass(frozen=True)
@@ -227,40 +224,3 @@ def _badly_interrupted(ended: Ended, number: int) -> str | None:
     if ended.status not in ((130, -signal.SIGINT) if number == signal.SIGINT else (143, -signal.SIGTERM)):
         return f"exit {ended.status}: {ended.said[-200:]}"
     return None if len(ended.errors) <= 1 else f"{len(ended.errors)} lines of error"
-
-
-def races(ground: Ground, count: int, seed: int) -> Part:
-    """Begin runs of one name at once: each has a folder of its own, and who is refused takes nobody's."""
-    part, chance = Part("races"), random.Random(seed)
-    refused = {"prune": "flops=0.01", "train-sparse": "flops=0.01", "finetune": "device=99"}
-    for i in range(-(-count // RACERS)):
-        project = ground.folder / "races" / str(i)
-        (project / "run").mkdir(parents=True)
-        (project / "run" / "mine.txt").write_text("mine")
-        started: list[tuple[str, bool, Run]] = []
-        for k in range(RACERS):
-            command, wrong = chance.choice(KILLED), k % 3 == 2
-            words = ground.words(command, project)
-            if wrong:
-                key = refused[command].partition("=")[0]
-                words = [w for w in words if not w.startswith(f"{key}=")] + [refused[command]]
-            started.append((command, wrong, Run(words, ground.folder)))
-        said = [(command, wrong, run.end()) for command, wrong, run in started]
-        folders = {f.name for f in project.iterdir() if f.is_dir()} - {"run"}
-        saved = [re.sub(r"\x1b\[\d*m", "", e.said) for _, wrong, e in said if not wrong]
-        named = [set(re.findall(rf"{re.escape(str(project))}/(run[-\d]*)", text)) for text in saved]
-        faults = [f"{c} exit {e.status}: {e.said[-200:]}" for c, wrong, e in said if bool(e.status) != wrong]
-        faults += [f"{c}: {e.unclean()}" for c, wrong, e in said if wrong and e.unclean()]
-        if len(folders) != len(saved):
-            faults.append(f"{len(saved)} runs left {len(folders)} folders")
-        if sorted(n for names in named for n in names) != sorted(folders):
-            faults.append(f"runs name {named}, folders are {sorted(folders)}")
-        if (project / "run" / "mine.txt").read_text() != "mine":
-            faults.append("the user's folder was written to")
-        faults += list(torn(project))
-        for _, wrong, _ in said:
-            part.count("refused" if wrong else "a folder of its own")
-        part.judge(f"round {i}", *faults)
-        part.tried += RACERS - 1
-        shutil.rmtree(project)
-    return part
