@@ -9,7 +9,7 @@ from typing import BinaryIO
 import pytest
 
 from yoloprune.errors import WriteError
-from yoloprune.files import append_row, read_numbers, staged, write_at_once
+from yoloprune.files import append_row, forget_epochs, read_numbers, staged, write_at_once
 
 
 def full(file: BinaryIO) -> None:
@@ -91,6 +91,21 @@ def test_a_fresh_row_begins_anew(tmp_path: Path) -> None:
     append_row(file, {"step": 1, "loss": 2.5}, fresh=True)
     append_row(file, {"step": 2, "loss": 1.5})
     assert read_numbers(file) == [{"step": 1.0, "loss": 2.5}, {"step": 2.0, "loss": 1.5}]
+
+
+def test_later_epochs_and_what_was_cut_short_are_forgotten(tmp_path: Path) -> None:
+    """Ultralytics tells of an epoch before it saves the checkpoint; numbers may be padded."""
+    file, other = tmp_path / "results.csv", tmp_path / "other.csv"
+    rows = "  epoch,   loss\n 1, 0.500\n 2, 0.25\n"
+    file.write_text(rows + " 3, 0.125\n 2, 0.\n 1")
+    forget_epochs(file, 2)
+    assert file.read_text() == rows + " 2, 0.\n"
+    forget_epochs(file, 0)
+    assert file.read_text() == "  epoch,   loss\n"
+    other.write_text(text := "a,b\n1\n")
+    forget_epochs(other, 0)
+    forget_epochs(tmp_path / "no.csv", 0)
+    assert other.read_text() == text and {f.name for f in tmp_path.iterdir()} == {"results.csv", "other.csv"}
 
 
 def test_names_come_without_the_spaces_around_them(tmp_path: Path) -> None:

@@ -100,6 +100,29 @@ def append_row(path: Path, row: Mapping[str, Any], *, fresh: bool = False) -> No
         writer.writerow(row)
 
 
+def forget_epochs(path: Path, after: int) -> None:
+    """Take the rows of later epochs out of a CSV file, and one that was cut short; the others stay to the letter.
+
+    Args:
+        path (Path): A file with a column "epoch"; where there is none, nothing happens.
+        after (int): The last epoch that stays.
+    """
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    names = [name.strip() for name in lines[0].split(",")] if lines else []
+    if "epoch" not in names:
+        return
+
+    def stays(line: str) -> bool:
+        cells = line.split(",")
+        return line.endswith("\n") and len(cells) == len(names) and float(cells[names.index("epoch")]) <= after
+
+    kept = [lines[0], *(line for line in lines[1:] if stays(line))]
+    if kept != lines:
+        write_at_once(path, lambda f: f.write("".join(kept).encode()))
+
+
 def read_numbers(path: Path) -> list[dict[str, float]]:
     """Rows of a CSV of numbers, none when there is no such file; names without spaces around them."""
     if not path.is_file():

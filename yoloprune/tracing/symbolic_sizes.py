@@ -69,7 +69,7 @@ class Sizes(FunctionMode):
             self._as_numbers(self._sizes(args[0], args[0].shape))
         elif func in self.LEFT:
             if (tag := self.state.tag(args[0])) is not None:  # what comes back, if anything, has no labels
-                self.state.book.freeze(tag.labels, f"values leave PyTorch by {func.__name__} in {self.state.where}")
+                self.state.book.freeze(tag.labels, f"values leave PyTorch by {func.__name__} in {self.state.place}")
         elif func is F.scaled_dot_product_attention:
             if kwargs.get("scale") is None:  # then it divides by the root of the queries' width
                 self._as_numbers(self._sizes(args[0], args[0].shape))
@@ -97,7 +97,7 @@ class Sizes(FunctionMode):
     def _literal(self, labels: Tensor) -> None:
         if not self._is_sized():
             module = self.state.modules.get(self.state.where)
-            where = f"{type(module).__name__} {self.state.where}"
+            where = f"{type(module).__name__} {self.state.where}".rstrip()
             self.state.book.freeze(labels, f"width written as a number in {where}")
 
     def _is_sized(self) -> bool:

@@ -76,6 +76,11 @@ class TraceState:
                 elif tensor.is_floating_point() and shared[id(tensor)] < 2:
                     self._loose[tensor] = f"{name}.{key}".lstrip(".")
 
+    @property
+    def place(self) -> str:
+        """The innermost running module in words: the network has no name of its own."""
+        return self.where or "the network's own code"
+
     @contextlib.contextmanager
     def following(self) -> Iterator[None]:
         """Keep `where`, the dotted name of the innermost running module, up to date."""
