@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import os
 import shutil
 import tempfile
@@ -98,6 +99,36 @@ def append_row(path: Path, row: Mapping[str, Any], *, fresh: bool = False) -> No
         if new:
             writer.writeheader()
         writer.writerow(row)
+
+
+def keep_rows(path: Path, column: str, last: float) -> None:
+    """Drop the rows of a CSV of numbers that are done again: beyond the last one that counts, double, or torn.
+
+    Args:
+        path (Path): The file; nothing happens where there is none.
+        column (str): Says which row it is, a rising number.
+        last (float): The last one to keep.
+    """
+    if not path.is_file():
+        return
+    with path.open(newline="", encoding="utf-8") as f:
+        header, *rows = [*csv.reader(f)] or [[]]
+    if column not in header:  # a process was killed before the first row was written
+        path.unlink()
+        return
+    whole = [row for row in rows if len(row) == len(header) and all(map(_is_number, row))]
+    kept = {number: row for row in whole if (number := float(row[header.index(column)])) <= last}
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *kept.values()])
+    write_at_once(path, lambda f: f.write(text.getvalue().encode()))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def read_numbers(path: Path) -> list[dict[str, float]]:
