@@ -37,7 +37,7 @@ class TraceState:
         axes (dict[tuple[str, str], Tensor]): Labels by module and side, in the order in which modules ran.
         costs (dict): FLOPs by the axes to whose widths they are proportional.
         unknown (dict[str, str]): Operations without a rule that met channels, with the module that ran them first.
-        misused (set[str]): Layers whose weights something else reads as well.
+        misused, asked (set[str]): Layers whose weights something else reads as well; of whose weights sizes were asked.
         where (str): Dotted name of the innermost running module.
         entered (set[str]): Modules that ran.
         counting (bool): Whether FLOPs are recorded in this pass.
@@ -53,6 +53,7 @@ class TraceState:
         self.costs: defaultdict[tuple[tuple[str, str], ...], float] = defaultdict(float)
         self.unknown: dict[str, str] = {}
         self.misused: set[str] = set()
+        self.asked: set[str] = set()
         self.where, self.counting = "", True
         self.said: tuple[int, ...] | None = None
         self.entered: set[str] = set()
@@ -169,6 +170,10 @@ class TraceState:
             if (tag := self._tags.get(tensor)) is not None and tag.bare:
                 self.book.read_bare(tag.labels)
 
+    def layer(self, tensor: Tensor) -> str | None:
+        """Name of the layer whose weight this is, None of anything else."""
+        return self._owners.get(tensor) if tensor.ndim > 1 else None
+
     def owner(self, tensor: Any, kind: type[nn.Module]) -> str | None:
         """Name of the running layer that a weight belongs to; a weight used outside its layer holds the layer fast."""
         name = self._owners.get(tensor) if isinstance(tensor, Tensor) else None
@@ -233,7 +238,7 @@ class TraceState:
     def keep(self, keep: Mapping[str, str]) -> None:
         """Freeze all output channels of the named modules, and layers whose weights are also used elsewhere."""
         for (module, side), labels in self.axes.items():
-            if module in self.misused:
+            if module in self.misused or (module in self.asked and id(self.modules[module].weight) not in self._seen):
                 self.book.freeze(labels, f"weights of {module} are used outside it")
             elif side == "outputs" and module in keep:
                 self.book.freeze(labels, keep[module])
