@@ -151,9 +151,10 @@ def examine(name: str) -> str:
     made = prune_module(model, example, Budget(flops=flops), score="random")
     seconds = time.process_time() - start
     kept = made.after["flops"] / made.before["flops"]
-    why = Counter(_short(g.frozen) for g in graph.groups for _ in range(g.size) if g.frozen and g.frozen not in ENDS)
+    real = [g for g in graph.groups if g.axes]  # others count boxes or the like, and belong to no layer
+    why = Counter(_short(g.frozen) for g in real for _ in range(g.size) if g.frozen and g.frozen not in ENDS)
     held = "; ".join(f"{n} {reason}" for reason, n in why.most_common(4)) or "nothing"
-    free = int(graph.prunable.sum())
+    free = sum(g.size for g in real if not g.frozen)
     share = free / (free + sum(why.values()))
     return f"| {name} | `{written}` | {share:.2%} | {made.error:.0e} | {seconds:.1f} | {kept:.3f} | {held} |"
 
@@ -171,8 +172,10 @@ def _reached(model: nn.Module, graph: ChannelGraph) -> float:
 
 
 def _short(reason: str | None) -> str:
-    """A reason without the layer that it was met in."""
-    return str(reason).partition(" in ")[0] if reason else ""
+    """A reason with the class of the block that it was met in, where that is named, and without its place."""
+    told, _, place = str(reason).partition(" in ")
+    words = place.split()
+    return f"{told} in {words[0]}" if len(words) > 1 and words[0][:1].isupper() else told
 
 
 def section(out: Path) -> str:
@@ -191,10 +194,11 @@ def write(rows: list[str], missing: dict[str, str], failed: dict[str, str], out:
         "",
         "    python scripts/detectors.py",
         "",
-        "One call prunes each: `prune_module(model, example, Budget(flops=...))`; no name of a layer is given. torchvision's",
-        "detectors are pruned whole, from a list of images to boxes, with frozen batch-norms where pretrained ones have them.",
+        "One call prunes each: `prune_module(model, example, Budget(flops=...))`; no name of a layer is given.",
+        "torchvision's detectors are pruned whole, from a list of images to boxes, with frozen batch-norms where those",
+        "of pretrained weights are.",
         "",
-        f"torch {torch.__version__.split('+')[0]}, torchvision {torchvision.__version__.split('+')[0]}, one thread of a CPU.",
+        f"torch {torch.__version__.split('+')[0]}, torchvision {torchvision.__version__.split('+')[0]}, one thread.",
         "",
         "* *prunable*: share of the channels that may be cut, of all but those of the image and of the outputs.",
         "* *error*: as above. *seconds*: processor time of the whole call: trace, choice, cut, proof.",
