@@ -27,7 +27,7 @@ from yoloprune.tracing.rules_elementwise import (
     unknown,
 )
 from yoloprune.tracing.rules_layers import batch_norm, convolution, matmul, transpose
-from yoloprune.tracing.rules_picked import boxes, picked, written
+from yoloprune.tracing.rules_picked import boxes, picked
 from yoloprune.tracing.rules_shape import along, cat, move, split, stack
 from yoloprune.tracing.rules_shuffle import glu, packs
 
@@ -66,7 +66,6 @@ RULES: dict[str, Callable[[Call], None]] = {
     **_names(transpose, "t"),
     **_names(matmul, "mm addmm bmm"),
     **_names(picked, "index"),
-    **_names(written, "index_put"),
     **{f"torchvision::{n}": boxes for n in ("roi_align", "roi_pool")},
 }
 """Rule of each operation by its ATen name; point-wise operations are recognised by PyTorch's own tag."""

@@ -36,27 +36,6 @@ def picked(call: Call) -> None:
     return call.tracer.put(call.out, Tag(labels.reshape(shape), axis, tag.zero, loose=tag.loose))
 
 
-def written(call: Call) -> None:
-    """Rows written by index: channels meet one by one where they lie behind what is indexed.
-
-    Written in place, what was zero where channels are cut has to stay so in every view of it.
-    """
-    target, values, gone = call.args[0], call.args[2], _indexed(call.args[1])
-    mine, theirs = call.tracer.tag(target), call.tracer.tag(values)
-    call.freeze(*(i for i in call.args[1] if i is not None), why="positions are read from channels by")
-    if mine is None and theirs is None:
-        return None
-    if mine is None or theirs is None or gone is None or mine.axis < gone:
-        return call.freeze(target, values, why="channels are written by number by")
-    if theirs.axis - values.ndim != mine.axis - target.ndim:  # they meet as in any broadcast, from the last dimension
-        return call.freeze(target, values, why="channels are written by number by")
-    here, there = mine.vector(mine.axis), theirs.vector(theirs.axis)
-    if here is None or there is None or len(here) != len(there) or (mine.zero and not theirs.zero):
-        return call.freeze(target, values, why="channels are written by number by")
-    call.tracer.book.unite(here, there, f"a constant meets channels in {call.name}")
-    return call.tracer.put(call.out, mine)
-
-
 def _indexed(indices: Sequence[Tensor | None]) -> int | None:
     """How many of the first dimensions one index takes the place of; None for indices of any other kind."""
     if len(indices) != 1 or (index := indices[0]) is None:
