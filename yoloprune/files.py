@@ -100,27 +100,30 @@ def append_row(path: Path, row: Mapping[str, Any], *, fresh: bool = False) -> No
         writer.writerow(row)
 
 
-def forget_epochs(path: Path, after: int) -> None:
-    """Take the rows of later epochs out of a CSV file, and one that was cut short; the others stay to the letter.
+def keep_rows(path: Path, column: str, last: float) -> None:
+    """Drop the rows of a CSV that are done again: beyond the last one that counts, double, or torn; the others stay to
+    the letter.
 
     Args:
-        path (Path): A file with a column "epoch"; where there is none, nothing happens.
-        after (int): The last epoch that stays.
+        path (Path): The file; nothing happens where there is none.
+        column (str): Says which row it is, a rising number; a file whose header was torn before it goes.
+        last (float): The last one to keep.
     """
     if not path.is_file():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    names = [name.strip() for name in lines[0].split(",")] if lines else []
-    if "epoch" not in names:
+    with path.open(newline="", encoding="utf-8") as f:
+        header, *rows = [*f] or [""]
+    names = [name.strip() for name in header.split(",")]
+    if column not in names:  # a process was killed before the first row was written
+        path.unlink()
         return
-
-    def stays(line: str) -> bool:
-        cells = line.split(",")
-        return line.endswith("\n") and len(cells) == len(names) and float(cells[names.index("epoch")]) <= after
-
-    kept = [lines[0], *(line for line in lines[1:] if stays(line))]
-    if kept != lines:
-        write_at_once(path, lambda f: f.write("".join(kept).encode()))
+    kept: dict[float, str] = {}
+    for row in rows:
+        cells = row.split(",")
+        if row.endswith("\n") and len(cells) == len(names) and (number := float(cells[names.index(column)])) <= last:
+            kept[number] = row
+    if [*kept.values()] != rows:
+        write_at_once(path, lambda f: f.write("".join([header, *kept.values()]).encode()))
 
 
 def read_numbers(path: Path) -> list[dict[str, float]]:

@@ -72,7 +72,7 @@ class WholeFiles(Trainer):
         """Go on behind the epoch of the checkpoint; a run that was killed may have told of the next one already."""
         super().resume_training(ckpt)
         if self.resume and ckpt is not None and console.is_main_process():
-            files.forget_epochs(self.csv, self.start_epoch)
+            files.keep_rows(self.csv, "epoch", self.start_epoch)
 
     def save_model(self) -> Any:
         """Write last.pt, best.pt and the checkpoint of an epoch as Ultralytics does, all of them or none.

@@ -62,6 +62,11 @@ def rank(
         ModelError: If the score is taylor and the model's loss needs more than labels.
     """
     model = parent.model
+    if model_facts.is_untrained(model):
+        console.warn(
+            "prune: the weights are untrained: which channels go is chance, and what is refitted fits noise. Train the "
+            "model first, or give a checkpoint"
+        )
     dead = dead_channels.dead(model, graph)
     how = _best(parent, sight, dead) if criterion.score == "auto" else criterion.score
     kind = criteria.CRITERIA.get(how)  # None is random

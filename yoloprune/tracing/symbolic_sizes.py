@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yoloprune.torch_internals import FunctionMode, tree_leaves
-from yoloprune.tracing import slices
+from yoloprune.tracing import slices, weight_sizes
 from yoloprune.tracing.labels import Tag
 from yoloprune.tracing.trace_state import TraceState
 from yoloprune.tracing.widths import Width
@@ -89,6 +89,8 @@ class Sizes(FunctionMode):
         return None if tag is None else tag.axis
 
     def _sizes(self, tensor: Tensor, shape: torch.Size) -> torch.Size:
+        if (layer := self.state.layer(tensor)) and (sizes := weight_sizes.sizes(self.state, layer, tensor)) is not None:
+            return sizes
         tag = self.state.tag(tensor)
         if tag is None:
             return shape
