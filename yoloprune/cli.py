@@ -17,6 +17,7 @@ from textwrap import wrap
 
 import yaml
 
+from yoloprune import completion
 from yoloprune.errors import PruneError, printable, raised_by
 from yoloprune.settings.command_line import find_command, merge_tokens, parse
 from yoloprune.settings.commands import COMMANDS, Command
@@ -47,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not words or HELP_WORDS.intersection(words):
             print(_help([w for w in words if w not in HELP_WORDS and "=" not in w]))
+        elif words[0] == "completion":
+            print(completion.script(words[1:]))
         elif words[0] in VERSION_WORDS:
             print(f"yoloprune {_version('yoloprune')} (ultralytics {_version('ultralytics')})")
         else:

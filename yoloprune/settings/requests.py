@@ -210,6 +210,13 @@ class HelpRequest(Request):
 
 
 @dataclass(frozen=True)
+class CompletionRequest(HelpRequest):
+    """What completes words in a shell."""
+
+    command = "completion"
+
+
+@dataclass(frozen=True)
 class VersionRequest(HelpRequest):
     """The versions."""
 
@@ -227,6 +234,7 @@ REQUESTS: dict[str, type[Request]] = {
         InfoRequest,
         DemoRequest,
         HelpRequest,
+        CompletionRequest,
         VersionRequest,
     )
 }
