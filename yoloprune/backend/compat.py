@@ -124,6 +124,7 @@ DATA = (
     ForeignName("utils", "DATASETS_DIR", "is where data sets lie"),
     ForeignName("utils.checks", "check_file", "finds the YAML of a data set", 1, ("hard",)),
     ForeignName("data.utils", "check_det_dataset", "reads the YAML of a data set", 1, ("autodownload",)),
+    ForeignName("data.utils", "img2label_paths", "finds the labels of images", 1),
     ForeignName("data.utils", "check_font", "fetches a font, and is replaced while a YAML is read"),
 )
 IMAGES = (
