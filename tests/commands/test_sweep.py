@@ -224,7 +224,7 @@ def test_automatic_score_is_taylor_per_cost_with_data_and_l2_without(parent: Any
         auto, named = ranked(parent, given), ranked(parent, given, score=how)
         assert np.array_equal(auto.scores, named.scores) and auto.per_cost is named.per_cost is per_cost
         assert (auto.limits.uniform, named.limits.uniform) == (how == "l2", False)
-    assert not ranked(parent, data, score="activation").per_cost
+    assert not ranked(parent, data, score="activation").per_cost and ranked(parent, data, score="output").per_cost
     assert not ranked(parent, data, score="taylor", normalize="none").per_cost
 
 
