@@ -14,9 +14,6 @@ import numpy as np
 
 from yoloprune.backend import calibration_images, compat, console, datasets, run_folders
 
-FOLDER = "labels-of-its-classes"
-"""In the folder of a run: the data set that was looked at, with its `data.yaml`."""
-
 SPLITS = ("train", "val", "test")
 NOT_COPIED = frozenset({*SPLITS, "path", "names", "nc", "download", "minival", "yaml_file"})
 
@@ -36,8 +33,7 @@ def matched(kept: Sequence[str] | None, data: Any) -> dict[int, int] | None:
     """
     if not kept or not isinstance(data, (str, Path)) or not str(data).endswith((".yaml", ".yml")):
         return None
-    names = datasets.check(data).get("names") or {}
-    labels = list(names.values() if isinstance(names, dict) else names)
+    labels = names_in(data)
     if labels == list(kept) or not set(kept) <= set(labels):
         return None
     return {number: kept.index(name) for number, name in enumerate(labels) if name in kept}
@@ -46,6 +42,12 @@ def matched(kept: Sequence[str] | None, data: Any) -> dict[int, int] | None:
 def few(kept: Sequence[str] | None, data: Any, seed: int) -> contextlib.AbstractContextManager[Any]:
     """As many training images as ranking and repair look at, those that show one of the classes first, see `view`."""
     return view(kept, data, draw=calibration_images.DRAWN, seed=seed)
+
+
+def names_in(data: str | Path) -> list[str]:
+    """Class names of a data YAML, in the order of their numbers."""
+    names = datasets.check(data).get("names") or {}
+    return list(names.values() if isinstance(names, dict) else names)
 
 
 @contextlib.contextmanager

@@ -63,7 +63,7 @@ def entry_of(source: Any) -> dict[str, Any] | None:
 
 
 def kept_classes(yolo: Any) -> list[str] | None:
-    """Names of a model's classes where others were cut from it; None where none were, or it was trained on others since.
+    """Names of a model's classes where others were cut from it; None where none were, or a training changed them.
 
     Args:
         yolo (YOLO): The model.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import contextlib
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ultralytics
 
-from yoloprune.backend import class_labels, class_rows, console, evaluation, yaml_markers
+from yoloprune.backend import class_labels, class_rows, console, evaluation, run_folders, yaml_markers
 from yoloprune.checkpoint import saving
 
 
@@ -66,23 +67,56 @@ def cut(parent: ultralytics.YOLO, asked: Sequence[int | str] | None, imgsz: int)
     return saving.with_model(parent, model), Kept(record["names"], record)
 
 
-def labels_for(yolo: ultralytics.YOLO, data: Any, folder: Path, command: str) -> Any:
-    """The data set that a model with fewer classes is trained on: written into a folder where `data=` has others too.
+@contextlib.contextmanager
+def trained_on(yolo: ultralytics.YOLO, passed: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
+    """The arguments of a training; where `data=` has more classes than the model, with a data set of the model's alone.
+
+    It lies in the folder of the run, which is claimed for it, so stock Ultralytics resumes and validates on it too.
 
     Args:
         yolo (YOLO): The model.
-        data (Any): What was given as `data=`.
-        folder (Path): The run's.
-        command (str): Who says so.
+        passed (Mapping[str, Any]): Ultralytics' arguments.
+        name (str): Of the command, and of the run where none is given.
+
+    Yields:
+        (dict[str, Any]): Ultralytics' arguments.
     """
     kept = yaml_markers.kept_classes(yolo)
-    found = class_labels.matched(kept, data)
+    found = None if passed.get("resume") else class_labels.matched(kept, passed.get("data"))
     if kept is None or found is None:
-        return data
-    file = class_labels.write(kept, data, found, folder / class_labels.FOLDER)
-    console.log(
-        f"{command}: ",
-        f"data={data} has other classes as well: labels of {', '.join(kept)} are matched by name, numbered as the "
-        f"model's, and written to {file}; your files are only read",
-    )
-    return str(file)
+        yield dict(passed)
+        return
+    with run_folders.new_run(yolo.task, name, passed) as folder:
+        shutil.rmtree(folder / run_folders.LABELS, ignore_errors=True)  # of a run before, with exist_ok
+        file = class_labels.write(kept, passed["data"], found, folder / run_folders.LABELS)
+        console.log(
+            f"{name}: ",
+            f"data={passed['data']} has other classes as well: labels of {', '.join(kept)} are matched by name, "
+            f"numbered as the model's, and written to {file}; your files are only read",
+        )
+        yield {**passed, "data": str(file), "save_dir": str(folder)}
+
+
+@contextlib.contextmanager
+def looked_at(
+    yolo: ultralytics.YOLO, passed: Mapping[str, Any], others: Iterable[ultralytics.YOLO]
+) -> Iterator[dict[str, Any]]:
+    """The arguments of a validation: a model with fewer classes sees its own alone, and so do those it is set beside.
+
+    Args:
+        yolo (YOLO): The model that is validated.
+        passed (Mapping[str, Any]): Ultralytics' arguments.
+        others (Iterable[YOLO]): The models of the same table.
+
+    Yields:
+        (dict[str, Any]): Ultralytics' arguments.
+    """
+    kept, data = yaml_markers.kept_classes(yolo), passed.get("data")
+    fewest = min((k for o in others if (k := yaml_markers.kept_classes(o))), key=len, default=None)
+    if kept is None and passed.get("classes") is None and class_labels.matched(fewest, data) is not None:
+        names = class_labels.names_in(data)
+        if names == class_rows.names_of(yolo.model):
+            yield {**passed, "classes": [i for i, name in enumerate(names) if name in (fewest or ())]}
+            return
+    with class_labels.view(kept, data) as seen:
+        yield {**passed, "data": seen}

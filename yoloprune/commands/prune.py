@@ -12,7 +12,16 @@ from typing import Any
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import class_labels, compat, console, datasets, evaluation, host_arguments, run_folders, yaml_markers
+from yoloprune.backend import (
+    class_labels,
+    compat,
+    console,
+    datasets,
+    evaluation,
+    host_arguments,
+    run_folders,
+    yaml_markers,
+)
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import cut_and_repair, only_classes
@@ -92,7 +101,7 @@ def run(request: PruneRequest) -> PruneResult:
             rows.append({"model": "pruned", **has, **evaluation.measure(child.model, imgsz, file)})
             if request.latency is not None:
                 add_times(rows, [whole.model, child.model], imgsz, sight.device)
-            _report_cut(part, choice, rows, done, imgsz)
+            _report_cut(part, choice, rows, done, imgsz, classes)
     checkpoint.tidy(target)
     if request.latency is not None:
         latency_search.judge(request.latency, *(row["ms"] for row in rows))
@@ -152,7 +161,12 @@ def _next_step(
 
 
 def _report_cut(
-    folder: Path, choice: candidates.Choice, rows: list[dict[str, Any]], done: cut_and_repair.Cut, imgsz: int
+    folder: Path,
+    choice: candidates.Choice,
+    rows: list[dict[str, Any]],
+    done: cut_and_repair.Cut,
+    imgsz: int,
+    classes: only_classes.Kept,
 ) -> None:
     """Write and say what was cut."""
     kept = choice.kept()
@@ -165,6 +179,7 @@ def _report_cut(
         "layers": layer_table.layer_rows(choice.graph, choice.widths),
         "unknown_operations": choice.graph.unknown,
         "plan": choice.plan.to_dict(),
+        **classes.noted({}),
     }
     picture = plots.plot_widths(folder / "widths.png", choice.graph, choice.widths)
     run_report.write_report(folder, data, rows, [picture])

@@ -144,7 +144,7 @@ def widths_of(layer: nn.Module) -> Widths:
 
 def shape_of(layer: nn.Module) -> Shape:
     shape: Shape = {name: tuple(t.shape) for name, t in layer.state_dict().items()}
-    for name, module in layer.named_modules():
+    for name, module in layer.named_modules(remove_duplicate=False):
         shape[f"{name}()"] = type(module).__name__, getattr(module, "add", None)  # which asks for equal widths
         shape[f"{name}#"] = model_builder.numbers(module)
     return shape

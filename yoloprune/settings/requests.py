@@ -110,7 +110,7 @@ class TrainSparseRequest(Request):
 
 @dataclass(frozen=True)
 class CutRequest(Request):
-    """What `prune` and `sweep` share: the ranking, what a cut must respect, the way of repair, and which classes stay."""
+    """What `prune` and `sweep` share: the ranking, what a cut must respect, the repair, and which classes stay."""
 
     criterion: Criterion
     limits: Limits
