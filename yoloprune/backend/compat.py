@@ -157,10 +157,10 @@ _PRUNING = (OPENING, BUILDING, FOLDERS, MEASURING, DATA, IMAGES)
 NEEDS: dict[str, tuple[tuple[ForeignName, ...], ...]] = {
     "info": (OPENING,),
     "trace": (OPENING,),
-    "val": (OPENING, FOLDERS, MEASURING, DATA),
+    "val": (OPENING, FOLDERS, MEASURING, DATA, IMAGES),
     "prune": _PRUNING,
     "sweep": _PRUNING,
-    "finetune": (OPENING, BUILDING, FOLDERS, DATA, TRAINING),
+    "finetune": (OPENING, BUILDING, FOLDERS, DATA, IMAGES, TRAINING),
     "train-sparse": (OPENING, BUILDING, FOLDERS, DATA, TRAINING),
     "demo": GROUPS,
 }
