@@ -60,8 +60,8 @@ def test_names_and_numbers_are_told_apart() -> None:
     assert asked("[0,16]") == asked("0,16") == (0, 16)
     assert asked("3,dog") == (3, "dog")
     assert asked("none") is None
-    assert "nothing" not in error("prune model=a.pt classes=dog,dog")
-    assert "names or numbers of classes" in error("prune model=a.pt classes=,")
+    assert "each once" in error("prune model=a.pt classes=dog,dog")
+    assert "names or numbers of classes" in error("prune model=a.pt classes=dog,,cat")
 
 
 def test_a_wrong_name_ends_with_the_nearest_in_one_line(
@@ -85,7 +85,7 @@ def test_classes_alone_cut_nothing_else(fewer: Path, whole: Path) -> None:
     assert own_network.difference(model.model) is None  # and stock training keeps it
     report = json.loads((fewer.parents[1] / "report.json").read_text())
     assert report["classes"] == {"names": KEPT, "of": 3}
-    assert [row["classes"] for row in report["rows"]] == [3, 2]
+    assert [row["classes"] for row in report["table"]] == [3, 2]
 
 
 def test_without_classes_a_cut_of_nothing_is_refused(whole: Path, tmp_path: Path) -> None:

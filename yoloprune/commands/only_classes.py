@@ -113,7 +113,8 @@ def looked_at(
     """
     kept, data = yaml_markers.kept_classes(yolo), passed.get("data")
     fewest = min((k for o in others if (k := yaml_markers.kept_classes(o))), key=len, default=None)
-    if kept is None and passed.get("classes") is None and class_labels.matched(fewest, data) is not None:
+    alone = kept is None and passed.get("classes") is None
+    if alone and data is not None and class_labels.matched(fewest, data) is not None:
         names = class_labels.names_in(data)
         if names == class_rows.names_of(yolo.model):
             yield {**passed, "classes": [i for i, name in enumerate(names) if name in (fewest or ())]}

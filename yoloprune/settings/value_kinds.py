@@ -234,7 +234,7 @@ SHARE = number("a fraction between 0 and 1 (both excluded)", lambda x: 0 < x < 1
 NATIVE_ROWS = ValueKind("True, False or tied", _native, ("true", "false", "tied"), annotation='bool | Literal["tied"]')
 FLAG = ValueKind("True or False", _flag, ("true", "false"), annotation="bool")
 CLASS_NAMES = ValueKind(
-    "names or numbers of classes separated by commas, as person,dog or 0,16",
+    "names or numbers of classes separated by commas, each once, as person,dog or 0,16",
     several(ValueKind("a name or number", _class_name)),
     annotation="str | int | Sequence[str | int]",
 )
