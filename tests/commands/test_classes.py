@@ -121,7 +121,7 @@ def test_ranking_sees_labels_of_these_classes_alone(
 
     monkeypatch.setattr(calibration_images, "labelled", labelled)
     before = {f: f.stat().st_mtime_ns for f in data.parent.rglob("*")}
-    pruned = yoloprune.prune(whole, classes=KEPT, flops=0.8, data=str(data), project=str(tmp_path))
+    pruned = yoloprune.prune(whole, classes=KEPT, flops=0.8, score="taylor", data=str(data), project=str(tmp_path))
     assert seen
     assert all(names == dict(enumerate(KEPT)) and set(classes) <= {0.0, 1.0} for names, classes in seen)
     assert {1.0} <= {c for _, classes in seen for c in classes}

@@ -76,6 +76,16 @@ def kept_classes(yolo: Any) -> list[str] | None:
     return now if last == now else None
 
 
+def later(source: Any) -> str | None:
+    """Why a record cannot be read, in words, where a later yoloprune wrote it; None where it can, or is none."""
+    version = (entry_of(source) or {}).get("version", 0)
+    return (
+        f"This model was pruned by a later yoloprune (format {version}). Upgrade yoloprune."
+        if version > VERSION
+        else None
+    )
+
+
 def true_yaml(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of a model YAML that builds the parent: without our entry, the names we replaced put back."""
     config = opened(config)

@@ -18,6 +18,7 @@ from yoloprune.backend import (
     console,
     datasets,
     evaluation,
+    head_task,
     host_arguments,
     run_folders,
     yaml_markers,
@@ -70,6 +71,7 @@ def run(request: PruneRequest) -> PruneResult:
     host_arguments.require(request.host)
     model: ModelSource = request.model
     parent = saving.load(model)
+    head_task.settle(parent, {}, asked=False)
     imgsz = saving.image_size(parent, request.passed.get("imgsz"))
     if yaml_markers.entry_of(parent) is not None:
         console.log("prune: ", "the model was pruned before; fractions are of what is left of it")
@@ -88,17 +90,17 @@ def run(request: PruneRequest) -> PruneResult:
     facts = classes.noted(saving.make_provenance(origin, arguments))
     choice, child, checkpoint = _packed(done.child, choice, facts, insists=request.limits.native is True)
     had, has = classes.columns()
-    rows: list[dict[str, Any]] = [{"model": "parent", **had, **evaluation.measure(whole.model, imgsz, origin)}]
+    rows: list[dict[str, Any]] = [{"model": "parent", **had, **evaluation.measure(whole.model, imgsz)}]
     with run_folders.new_run(parent.task, "prune", request.host) as folder:
         target = folder / "weights" / "pruned.pt"
         checkpoint.require_room(target)
         with files.staged(folder) as part:
             file = part / target.relative_to(folder)
             checkpoint.write(file)
-            _require_saved(child, saving.load(file), choice)
+            _require_saved(child, saved := saving.load(file), choice)
             origin_name = str(origin or parent.model_name)
             run_folders.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
-            rows.append({"model": "pruned", **has, **evaluation.measure(child.model, imgsz, file)})
+            rows.append({"model": "pruned", **has, **evaluation.measure(saved.model, imgsz)})
             if request.latency is not None:
                 add_times(rows, [whole.model, child.model], imgsz, sight.device)
             _report_cut(part, choice, rows, done, imgsz, classes)

@@ -13,7 +13,16 @@ import numpy as np
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import class_labels, compat, console, datasets, evaluation, host_arguments, run_folders
+from yoloprune.backend import (
+    class_labels,
+    compat,
+    console,
+    datasets,
+    evaluation,
+    head_task,
+    host_arguments,
+    run_folders,
+)
 from yoloprune.checkpoint import saving
 from yoloprune.commands import cut_and_repair, only_classes
 from yoloprune.errors import BudgetError
@@ -38,6 +47,7 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
     compat.require("sweep")
     host_arguments.require(request.host)
     passed, parent = request.host, saving.load(request.model)
+    head_task.settle(parent, {}, asked=False)
     passed["data"] = datasets.given_or_own(parent, passed.get("data"), "sweep")
     passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
     parent, classes = only_classes.cut(parent, request.classes, passed["imgsz"])

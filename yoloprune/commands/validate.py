@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from yoloprune.backend import compat, console, datasets, evaluation, host_arguments, run_folders
+from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, run_folders
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import only_classes
@@ -36,6 +36,7 @@ def compare(models: Mapping[str, ModelSource], *, command: str = "val", **passed
     loaded = {name: saving.load(m, prunable=False) for name, m in models.items()}
     passed["data"] = datasets.given_or_own(list(loaded.values())[-1], passed.get("data"), command)
     for yolo in loaded.values():
+        head_task.settle(yolo, passed)
         datasets.require_channels(yolo, passed["data"])
     device = evaluation.device(passed.get("device"))
     imgsz = saving.image_size(next(iter(loaded.values())), passed.get("imgsz"))
@@ -43,8 +44,7 @@ def compare(models: Mapping[str, ModelSource], *, command: str = "val", **passed
         rows, networks = [], []
         for name, yolo in loaded.items():
             networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
-            source = models[name]
-            sizes = evaluation.measure(yolo.model, imgsz, source if isinstance(source, (str, Path)) else None)
+            sizes = evaluation.measure(yolo.model, imgsz)
             place = {"imgsz": imgsz, "project": str(folder.resolve()), "name": name, "exist_ok": True}
             with only_classes.looked_at(yolo, passed, loaded.values()) as asked:
                 evaluation.validate(yolo, {**asked, **place})

@@ -62,6 +62,11 @@ def rank(
         ModelError: If the score is taylor and the model's loss needs more than labels.
     """
     model = parent.model
+    if model_facts.is_untrained(model):
+        console.warn(
+            "prune: the weights are untrained: which channels go is chance, and what is refitted fits noise. Train the "
+            "model first, or give a checkpoint"
+        )
     dead = dead_channels.dead(model, graph)
     how = _best(parent, sight, dead) if criterion.score == "auto" else criterion.score
     kind = criteria.CRITERIA.get(how)  # None is random
@@ -97,11 +102,11 @@ def _best(parent: ultralytics.YOLO, sight: Calibration, dead: np.ndarray) -> str
         if model_facts.is_prompted(parent.model):
             return "output"
         if datasets.has_classes_of(parent, sight.data):
-            return "taylor"
+            return "output" if parent.task == "detect" else "taylor"  # which was measured for boxes only
         differ = datasets.difference(parent, sight.data)
         console.warn(
-            f"prune: the classes of data= are not those of the model, {differ}; so its labels do not tell what the "
-            "model needs, and channels are ranked by what they do to its outputs. Better train it on this data first"
+            f"prune: the classes of data= are not those of the model, {differ}; channels are ranked by what it finds in"
+            " these images, which may not be what you need. Better train the model on this data first"
         )
         return "output"
     if dead.any():

@@ -211,6 +211,13 @@ class HelpRequest(Request):
 
 
 @dataclass(frozen=True)
+class CompletionRequest(HelpRequest):
+    """What completes words in a shell."""
+
+    command = "completion"
+
+
+@dataclass(frozen=True)
 class VersionRequest(HelpRequest):
     """The versions."""
 
@@ -228,6 +235,7 @@ REQUESTS: dict[str, type[Request]] = {
         InfoRequest,
         DemoRequest,
         HelpRequest,
+        CompletionRequest,
         VersionRequest,
     )
 }
