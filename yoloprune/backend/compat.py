@@ -125,6 +125,7 @@ DATA = (
     ForeignName("utils", "DATASETS_DIR", "is where data sets lie"),
     ForeignName("utils.checks", "check_file", "finds the YAML of a data set", 1, ("hard",)),
     ForeignName("data.utils", "check_det_dataset", "reads the YAML of a data set", 1, ("autodownload",)),
+    ForeignName("data.utils", "img2label_paths", "finds the labels of images", 1),
     ForeignName("data.utils", "check_font", "fetches a font, and is replaced while a YAML is read"),
 )
 IMAGES = (
@@ -157,10 +158,10 @@ _PRUNING = (OPENING, BUILDING, FOLDERS, MEASURING, DATA, IMAGES)
 NEEDS: dict[str, tuple[tuple[ForeignName, ...], ...]] = {
     "info": (OPENING,),
     "trace": (OPENING,),
-    "val": (OPENING, FOLDERS, MEASURING, DATA),
+    "val": (OPENING, FOLDERS, MEASURING, DATA, IMAGES),
     "prune": _PRUNING,
     "sweep": _PRUNING,
-    "finetune": (OPENING, BUILDING, FOLDERS, DATA, TRAINING),
+    "finetune": (OPENING, BUILDING, FOLDERS, DATA, IMAGES, TRAINING),
     "train-sparse": (OPENING, BUILDING, FOLDERS, DATA, TRAINING),
     "demo": GROUPS,
 }

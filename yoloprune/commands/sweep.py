@@ -13,9 +13,18 @@ import numpy as np
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, run_folders
+from yoloprune.backend import (
+    class_labels,
+    compat,
+    console,
+    datasets,
+    evaluation,
+    head_task,
+    host_arguments,
+    run_folders,
+)
 from yoloprune.checkpoint import saving
-from yoloprune.commands import cut_and_repair
+from yoloprune.commands import cut_and_repair, only_classes
 from yoloprune.errors import BudgetError
 from yoloprune.native import candidates
 from yoloprune.probing.examples import generators_kept
@@ -37,14 +46,23 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
     """
     compat.require("sweep")
     host_arguments.require(request.host)
-    model, passed, within = request.model, request.host, request.within
-    parent = saving.load(model)
+    passed, parent = request.host, saving.load(request.model)
     head_task.settle(parent, {}, asked=False)
     passed["data"] = datasets.given_or_own(parent, passed.get("data"), "sweep")
-    imgsz = passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
+    passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
+    parent, classes = only_classes.cut(parent, request.classes, passed["imgsz"])
+    with class_labels.view(classes.names, passed["data"]) as seen:
+        return _swept(parent, request, passed, seen)
+
+
+def _swept(
+    parent: ultralytics.YOLO, request: SweepRequest, passed: Mapping[str, Any], seen: Any
+) -> list[dict[str, Any]]:
+    """The rows of a sweep, on the labels of the model's classes."""
+    model, within, imgsz = request.model, request.within, passed["imgsz"]
     with saving.told_who_wrote(parent):
         found = candidates.Channels(parent.model, request.limits, imgsz)
-    sight = calibration(parent, passed["data"], imgsz, passed)
+    sight = calibration(parent, seen, imgsz, passed)
     order = ranking.rank(parent, found.graph, request.criterion, request.limits, sight)
     points, unreachable = _points(found, order, request)
 
@@ -53,7 +71,7 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
         origin = model if isinstance(model, (str, Path)) else parent.model_name
         run_folders.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments, "save_dir": folder})
         whole = candidates.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool), found.probe)
-        rows = [_evaluate("parent", parent, whole, passed, folder)]
+        rows = [_evaluate("parent", parent, whole, {**passed, "data": seen}, folder)]
         files.append_row(folder / "sweep.csv", rows[0], fresh=True)
         key = text_table.headline(k for k in rows[0] if k not in {"model", "flops", "params", "channels"})
         if blind := 100 * rows[0][key] <= within:
@@ -64,7 +82,7 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
         within = may_lose(within, rows[0][key])
         for i, (name, choice) in enumerate(points.items(), start=1):
             child = cut_and_repair.cut(parent, choice.plan, request.recover, sight.images, choice.probe).child
-            rows.append(_evaluate(name, child, choice, passed, folder))
+            rows.append(_evaluate(name, child, choice, {**passed, "data": seen}, folder))
             files.append_row(folder / "sweep.csv", rows[-1])
             console.log("sweep: ", f"{i}/{len(points)}\n{text_table.table(rows[-1:])}")
 

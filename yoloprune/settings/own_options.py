@@ -8,6 +8,7 @@ from yoloprune.errors import ArgumentError
 from yoloprune.settings.option import Option
 from yoloprune.settings.value_kinds import (
     AMOUNT,
+    CLASS_NAMES,
     FLAG,
     LATENCY,
     LAYER_SHARES,
@@ -76,7 +77,17 @@ CRITERION = (
         "score=taylor and output, which compare between layers, and none otherwise",
     ),
 )
+CLASSES = Option(
+    "classes",
+    None,
+    CLASS_NAMES,
+    "only these classes stay in the model, by name or by number as in yolo predict; ranking and repair look at them "
+    "alone, and budgets count what is left with them. A data set that has others as well is matched by name. Not set: "
+    "all stay",
+    "person,dog",
+)
 CUT_OPTIONS = (
+    CLASSES,
     *CRITERION,
     UNIFORM,
     *SELECTION,

@@ -188,6 +188,14 @@ def several(kind: ValueKind) -> Callable[[Any], tuple[Any, ...]]:
     return convert
 
 
+def _class_name(value: Any) -> str | int:
+    """Return a name, or a number from itself or its text, which is never a name: so does `yolo predict` read it."""
+    text = str(value).strip(" '\"")
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or not text:
+        raise TypeError(f"{value} is neither a name nor a number")
+    return int(text) if text.isdecimal() else text
+
+
 def _latency(value: Any) -> float | str:
     """Return a fraction, or milliseconds as text with the unit."""
     text = value.strip().lower() if isinstance(value, str) else ""
@@ -225,6 +233,11 @@ LATENCY = ValueKind(
 SHARE = number("a fraction between 0 and 1 (both excluded)", lambda x: 0 < x < 1)
 NATIVE_ROWS = ValueKind("True, False or tied", _native, ("true", "false", "tied"), annotation='bool | Literal["tied"]')
 FLAG = ValueKind("True or False", _flag, ("true", "false"), annotation="bool")
+CLASS_NAMES = ValueKind(
+    "names or numbers of classes separated by commas, each once, as person,dog or 0,16",
+    several(ValueKind("a name or number", _class_name)),
+    annotation="str | int | Sequence[str | int]",
+)
 LAYER_SHARES = ValueKind(
     "names or patterns with a share from 0 to 1 each, as model.2.*=0.3,model.4=0.5",
     _layer_shares,
