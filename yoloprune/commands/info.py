@@ -13,6 +13,9 @@ from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
 from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import layer_table, text_table
+from yoloprune.runtimes import bench
+from yoloprune.runtimes.deployment import Deployment
+from yoloprune.selection.calibration import place
 from yoloprune.settings.requests import InfoRequest
 
 
@@ -20,6 +23,8 @@ from yoloprune.settings.requests import InfoRequest
 def run(request: InfoRequest) -> list[dict[str, Any]]:
     """Print the layers of a model, see `api.info`."""
     compat.require("info")
+    passed = request.passed
+    deployment = Deployment.asked(passed, place(passed.get("device")), request.threads, passed.get("batch"))
     yolo = saving.load(request.model)
     imgsz = saving.image_size(yolo, request.passed.get("imgsz"))
     with saving.told_who_wrote(yolo):
@@ -35,8 +40,13 @@ def run(request: InfoRequest) -> list[dict[str, Any]]:
         f"{free:,} of {graph.n_classes:,} channels prunable in {len(graph.ties)} widths, {dead:,} dead",
         *(f"no rule for operation {op} in {where}" for op, where in graph.unknown.items()),
     ]
-    if (told := saving.provenance(yolo)) is not None:
-        lines += ["", *_history(told)]
+    if request.timed:
+        with bench.opened(deployment, yolo.model, imgsz) as timer:
+            found = timer.time()
+        ms, told = found[0], bench.unsteady(found)
+        lines += [f"{ms.median:.2f} ms per image in {deployment}, p95 {ms.p95:.2f}" + (f" ({told})" if told else "")]
+    if (past := saving.provenance(yolo)) is not None:
+        lines += ["", *_history(past)]
     console.log("info: ", "\n".join(["", *lines]))
     return rows
 

@@ -61,6 +61,11 @@ class Request:
         return self.passed.get("model")
 
     @property
+    def timed(self) -> bool:
+        """Whether it names a runtime, whose time is to be measured."""
+        return bool(self.passed.get("format")) or self.settings.get("threads") is not None
+
+    @property
     def host(self) -> dict[str, Any]:
         """Ultralytics' arguments without the model."""
         return {k: v for k, v in self.passed.items() if k != "model"}
@@ -129,13 +134,19 @@ class PruneRequest(CutRequest):
     command = "prune"
     budget: Budget
     latency: float | str | None
+    threads: int | None
 
     @classmethod
     def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> PruneRequest:
         """A time is met by FLOPs, so both cannot be given."""
         if settings["latency"] is not None and settings["flops"] is not None:
             raise ArgumentError(f"latency={settings['latency']}: must not be combined with flops, by which it is met")
-        return cls(passed, *cls.parts(settings), _part(Budget, settings), settings["latency"])
+        return cls(passed, *cls.parts(settings), _part(Budget, settings), settings["latency"], settings["threads"])
+
+    @property
+    def timed(self) -> bool:
+        """Whether times are measured."""
+        return self.latency is not None or super().timed
 
     @property
     def budgeted(self) -> bool:
@@ -152,11 +163,13 @@ class SweepRequest(CutRequest):
     params: tuple[float, ...] | None
     ratio: tuple[float, ...] | None
     within: float
+    threads: int | None
 
     @classmethod
     def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> SweepRequest:
         """Exactly one kind of budget is set."""
-        return cls(passed, *cls.parts(settings), *(settings[key] for key in ("flops", "params", "ratio", "within")))
+        own = ("flops", "params", "ratio", "within", "threads")
+        return cls(passed, *cls.parts(settings), *(settings[key] for key in own))
 
     @property
     def kind(self) -> str:
@@ -183,6 +196,7 @@ class ValRequest(Request):
 
     command = "val"
     against: Any
+    threads: int | None
 
 
 @dataclass(frozen=True)
@@ -191,6 +205,7 @@ class InfoRequest(Request):
 
     command = "info"
     keep: tuple[str, ...]
+    threads: int | None
 
 
 @dataclass(frozen=True)
