@@ -52,7 +52,8 @@ class Command:
 
 _RUN = ("project", "name", "exist_ok", "seed")
 _EXPORT = ("format", "half", "int8", "quantize", "dynamic", "nms", "simplify", "opset", "workspace")
-_TIMED = (*_EXPORT, "compile", "channels_last")  # how a network runs whose time is measured
+TIMED = (*_EXPORT, "compile", "channels_last")
+"""Ultralytics' arguments that say how a network runs whose time is measured."""
 OWN_DATA = "Without data= the data set that the model was trained on is taken, if it is at hand; nothing is downloaded."
 _COMMANDS = (
     Command(
@@ -72,7 +73,7 @@ _COMMANDS = (
         "prune",
         "cut channels out; the smaller checkpoint is a stock Ultralytics model",
         PRUNE_OPTIONS,
-        host_keys=("model", "data", "imgsz", "device", *_RUN, "batch", *_TIMED),
+        host_keys=("model", "data", "imgsz", "device", *_RUN, "batch", *TIMED),
         required=("model",),
         examples=(
             "prune model=runs/detect/train-sparse/weights/best.pt",
@@ -93,7 +94,7 @@ _COMMANDS = (
         "sweep",
         "show where accuracy falls off: cut and repair at several budgets, evaluate each, no training",
         SWEEP_OPTIONS,
-        host_keys=("model", "data", "split", "imgsz", "batch", "device", "workers", *_RUN, "verbose", *_TIMED),
+        host_keys=("model", "data", "split", "imgsz", "batch", "device", "workers", *_RUN, "verbose", *TIMED),
         required=("model",),
         examples=(
             "sweep model=best.pt data=my.yaml",
@@ -139,7 +140,7 @@ _COMMANDS = (
         "info",
         "show groups, widths, and what is frozen and why",
         (KEEP, THREADS),
-        host_keys=("model", "imgsz", "device", "batch", *_TIMED),
+        host_keys=("model", "imgsz", "device", "batch", *TIMED),
         required=("model",),
         examples=("info model=yolov8n.pt", "info model=yolo11n.yaml keep=neck", "info model=yolov8n.pt format=onnx"),
         notes=("With format=, as of 'yolo export', or threads= the time per image is measured.",),
