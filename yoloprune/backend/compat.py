@@ -127,6 +127,7 @@ RUNNING = (
     ForeignName(
         "utils.torch_utils", "attempt_compile", "compiles as predict does", 1, ("device", "mode"), optional=True
     ),
+    ForeignName("utils", "USER_CONFIG_DIR", "holds the times that were measured"),
     ForeignName("utils.torch_utils", "get_cpu_info", "names the processor", 0),
 )
 DATA = (

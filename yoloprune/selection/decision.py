@@ -16,9 +16,10 @@ from yoloprune.importance import dead_channels
 from yoloprune.native import candidates
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.cost import Cost
+from yoloprune.planning.time_model import TimedBudget
 from yoloprune.repair import constant_folding
 from yoloprune.runtimes.bench import Bench
-from yoloprune.selection import latency_search, ranking
+from yoloprune.selection import latency_search, ranking, time_profile
 from yoloprune.selection.calibration import Calibration
 from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.requests import PruneRequest
@@ -53,7 +54,15 @@ def choose(
     if latency is not None and bench is not None:
         if not wanted.empty:
             under(wanted)  # raises where that alone is out of reach, before anything is timed
-        return latency_search.meet(parent.model, latency, lambda share: under(replace(wanted, flops=share)), bench)
+        if not order.per_cost:  # what a channel costs has no say in which one goes
+            return latency_search.meet(parent.model, latency, lambda share: under(replace(wanted, flops=share)), bench)
+        times = time_profile.learnt(parent.model, found.graph, request.limits, bench)
+
+        def within(share: float) -> candidates.Choice:
+            budget = TimedBudget(params=wanted.params, ratio=wanted.ratio, time=share)
+            return found.choose(lambda graph: order.select(graph, budget, times))
+
+        return latency_search.meet(parent.model, latency, within, bench)
     choice = under(wanted)
     if choice.alive.all():
         cost = Cost(found.graph)
