@@ -145,6 +145,17 @@ TABLES: dict[str, dict[str, Chain]] = {
         "(b) train, prune, finetune": [train(H), prune(flops=0.5, data=True), finetune(H)],
         "(b) with native=tied": [train(H), prune(flops=0.5, data=True, native="tied"), finetune(H)],
     },
+    "labels": {  # what ranks the channels of a trained model: its loss on labels, or its outputs
+        name: [train(H), prune(flops=0.5, data=True, **own), finetune(H)]
+        for name, own in (
+            ("score=taylor", {"score": "taylor"}),
+            ("score=output", {"score": "output", "normalize": "cost"}),
+        )
+    },
+    "sides": {  # half the FLOPs of the parent at 320, shared between widths and the image's side
+        "(a) at 288": [sparse(E, flops=0.617, imgsz=288), prune()],
+        "(a) at 256": [sparse(E, flops=0.781, imgsz=256), prune()],
+    },
     "native": {
         "dense": [train(E)],
         **{

@@ -105,7 +105,7 @@ def measure(file: Path, arguments: argparse.Namespace, imgsz: int) -> dict[str, 
         )
         metrics = evaluation.metrics(yolo)
         row |= {f"{k} {split}": v for k, v in metrics.items() if k.startswith("mAP50")}
-    return {**row, **evaluation.measure(YOLO(file).model, imgsz, file)}
+    return {**row, **evaluation.measure(YOLO(file).model, imgsz)}
 
 
 def each(event: str, callback: Callable[[Any], Any]) -> None:

@@ -181,6 +181,8 @@ def _reasons(parent: nn.Module, graph: Any) -> str:
 
 def write(rows: Iterable[dict[str, Any]], failures: dict[str, str], out: Path) -> None:
     """Write the table as Markdown."""
+    from detectors import section  # of the same file; the tests import this one alone
+
     lines = [
         "# Models",
         "",
@@ -217,7 +219,7 @@ def write(rows: Iterable[dict[str, Any]], failures: dict[str, str], out: Path) -
         lines += ["", "## Where half the FLOPs are out of reach, and why", "", *notes]
     if failures:
         lines += ["", "## Not built or not pruned", "", *(f"* **{n}**: {e}" for n, e in failures.items())]
-    text = "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n" + section(out)
     if str(out) == "-":
         sys.stdout.write(text)
     else:

@@ -124,6 +124,6 @@ def apart(a: Tensor, b: Tensor) -> float:
     if not a.is_floating_point():
         return 0.0 if torch.equal(a, b) else float("inf")
     dim = -1 if a.ndim < 3 or (a.ndim == 3 and a.shape[2] < a.shape[1]) else 1
-    a, b = (x.movedim(dim, 0).flatten(1) for x in (a, b))
+    a, b = (x.movedim(dim, 0).reshape(x.shape[dim], -1) for x in (a, b))
     size = a.abs().amax(1)
     return float(((a - b).abs().amax(1) / size.clamp_min(max(FLOOR * float(size.max()), 1e-290))).max())

@@ -51,6 +51,7 @@ class Loop:
             "lr": 0.01,
             "time": None,
             "resume": False,
+            "start_epoch": 0,
         }
         told |= {"patience": 100, "scale": 1.0} | changed
         self.sparse, self.save_dir, self.best = sparse, folder, folder / "weights" / "best.pt"
@@ -59,7 +60,8 @@ class Loop:
         self.args = SimpleNamespace(imgsz=32, time=told["time"], freeze=None)
         self.train_loader = range(told["batches"])
         self.epochs, self.accumulate, self.batch_size = told["epochs"], told["accumulate"], 4
-        self.epoch, self.resume, self.best_fitness = 0, told["resume"], None
+        self.epoch = self.start_epoch = told["start_epoch"]
+        self.resume, self.best_fitness = told["resume"], None
         self.stopper = EarlyStopping(told["patience"])
         self.saved_as_best: list[int] = []
         self.scale = told["scale"]

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import pytest
 
 from yoloprune.errors import WriteError
-from yoloprune.files import append_row, read_numbers, staged, write_at_once
+from yoloprune.files import append_row, keep_rows, read_numbers, staged, write_at_once
 
 
 def full(file: BinaryIO) -> None:
@@ -91,6 +91,41 @@ def test_a_fresh_row_begins_anew(tmp_path: Path) -> None:
     append_row(file, {"step": 1, "loss": 2.5}, fresh=True)
     append_row(file, {"step": 2, "loss": 1.5})
     assert read_numbers(file) == [{"step": 1.0, "loss": 2.5}, {"step": 2.0, "loss": 1.5}]
+
+
+def test_rows_that_stay_stay_to_the_letter(tmp_path: Path) -> None:
+    """Ultralytics pads its numbers, and tells of an epoch before it saves the checkpoint."""
+    file, rows = tmp_path / "results.csv", "  epoch,   loss\n 1, 0.500\n 2, 0.25\n"
+    file.write_text(rows + " 3, 0.125\n 2, 0.\n 1")
+    keep_rows(file, "epoch", 2)
+    assert file.read_text() == "  epoch,   loss\n 1, 0.500\n 2, 0.\n"
+    keep_rows(file, "epoch", 0)
+    assert file.read_text() == "  epoch,   loss\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("epoch,dead\n1,0.25\n2,0.5\n3,0.75\n", [1, 2]),  # the third is done again
+        ("epoch,dead\n1,0.25\n1,0.25\n2,0.5\n", [1, 2]),  # an earlier release wrote it twice
+        ("epoch,dead\n1,0.25\n2,0.", [1]),  # torn, though a number all the same
+        ("epoch,dead\n1,0.25\n2", [1]),
+        ("epoch,dead\n1,0.25\n2,", [1]),
+        ("epoch,dead\n", []),
+        ("epo", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_rows_that_are_done_again_go(text: str | None, left: list[float] | None, tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    if text is not None:
+        file.write_text(text)
+    keep_rows(file, "epoch", 2)
+    assert file.exists() == (left is not None)
+    assert [row["epoch"] for row in read_numbers(file)] == (left or [])
+    append_row(file, {"epoch": 3, "dead": 1})  # the table goes on below
+    assert [row["epoch"] for row in read_numbers(file)] == [*(left or []), 3]
 
 
 def test_names_come_without_the_spaces_around_them(tmp_path: Path) -> None:

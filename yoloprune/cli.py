@@ -5,6 +5,8 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
+import shutil
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from textwrap import wrap
 
 import yaml
 
+from yoloprune import completion
 from yoloprune.errors import PruneError, printable, raised_by
 from yoloprune.settings.command_line import find_command, merge_tokens, parse
 from yoloprune.settings.commands import COMMANDS, Command
@@ -23,7 +26,7 @@ from yoloprune.settings.requests import Request
 MODULES = {"val": "validate"}  # of commands, where the name is another
 HELP_WORDS = frozenset({"help", "-h", "-help", "--help"})
 VERSION_WORDS = frozenset({"version", "-v", "-version", "--version"})
-HELP_WIDTH = 110  # characters
+HELP_WIDTH = 110  # characters, where the terminal is not narrower
 AGAIN = 0.05  # seconds until an interrupt that was lost comes once more
 LONGEST_MESSAGE = 600  # characters; Ultralytics appends whole manuals to some messages
 # What Ultralytics, or a library that it calls, raises for an argument that only it can judge
@@ -45,11 +48,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not words or HELP_WORDS.intersection(words):
             print(_help([w for w in words if w not in HELP_WORDS and "=" not in w]))
+        elif words[0] == "completion":
+            print(completion.script(words[1:]))
         elif words[0] in VERSION_WORDS:
             print(f"yoloprune {_version('yoloprune')} (ultralytics {_version('ultralytics')})")
         else:
             with _no_interrupt_lost():
                 _dispatch(parse(words))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has read enough, as 'head' does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains when it flushes at the end
+        return 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
     except KeyboardInterrupt:
         print("\nyoloprune: interrupted", file=sys.stderr)
         return 130
@@ -130,6 +139,16 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def _columns() -> int:
+    """Return how many characters a line of the help may have."""
+    return max(40, min(HELP_WIDTH, shutil.get_terminal_size((HELP_WIDTH, 24)).columns))
+
+
+def _indented(text: str) -> list[str]:
+    """Return a paragraph of the help in lines."""
+    return wrap(text, _columns(), initial_indent="  ", subsequent_indent="  ")
+
+
 def _help(topic: list[str]) -> str:
     """Return the help of the command that the words name, or of the whole program."""
     if not topic:
@@ -160,9 +179,12 @@ def _overview() -> str:
             "  yoloprune train-sparse model=yolov8n.pt data=my.yaml epochs=50 flops=0.5",
             "  yoloprune prune model=runs/detect/train-sparse/weights/best.pt",
             "",
-            "'yoloprune COMMAND help' lists the options of a command. cfg=recipe.yaml reads keys from a file;",
-            "the command line wins over it. Every Ultralytics train and val argument passes through train-sparse,",
-            "finetune and val. YOLOPRUNE_DEBUG=1 shows the traceback of an error.",
+            *wrap(
+                "'yoloprune COMMAND help' lists the options of a command. cfg=recipe.yaml reads keys from a file; the "
+                "command line wins over it. Every Ultralytics train and val argument passes through train-sparse, "
+                "finetune and val. YOLOPRUNE_DEBUG=1 shows the traceback of an error.",
+                _columns(),
+            ),
         ]
     )
 
@@ -181,17 +203,17 @@ def _command_help(command: Command) -> str:
     for name, option in zip(names, command.options, strict=True):
         text = f"{option.meaning} [{option.kind.allowed}]"
         start, hang = f"  {name:<{width}}  ", " " * (width + 4)
-        lines += wrap(text, HELP_WIDTH, initial_indent=start, subsequent_indent=hang)
-    lines += [f"  {note}" for note in command.notes]
+        lines += wrap(text, _columns(), initial_indent=start, subsequent_indent=hang)
+    lines += [line for note in command.notes for line in _indented(note)]
     lines += ["", "Ultralytics arguments"]
     if command.host_keys is None:
         mode = "val" if command.name == "val" else "train"
-        lines.append(f"  Every Ultralytics {mode} argument passes through unchanged ('yolo cfg' lists them):")
-        lines.append("  imgsz, batch, device, workers, project, name, seed ...")
+        lines += _indented(f"Every Ultralytics {mode} argument passes through unchanged ('yolo cfg' lists them):")
+        lines += _indented("imgsz, batch, device, workers, project, name, seed ...")
         if command.own_defaults:
             said = " ".join(f"{k}={v}" for k, v in command.own_defaults.items())
-            lines.append(f"  Other defaults unless optimizer= is given: {said}")
+            lines += _indented(f"Other defaults unless optimizer= is given: {said}")
     else:
-        lines.append(f"  {', '.join(command.host_keys)}")
-    lines.append("  cfg=recipe.yaml reads keys of both sorts from a file; the command line wins over it.")
+        lines += _indented(", ".join(command.host_keys))
+    lines += _indented("cfg=recipe.yaml reads keys of both sorts from a file; the command line wins over it.")
     return "\n".join([*lines, "", "Examples", *(f"  yoloprune {example}" for example in command.examples)])

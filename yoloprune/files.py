@@ -100,6 +100,32 @@ def append_row(path: Path, row: Mapping[str, Any], *, fresh: bool = False) -> No
         writer.writerow(row)
 
 
+def keep_rows(path: Path, column: str, last: float) -> None:
+    """Drop the rows of a CSV that are done again: beyond the last one that counts, double, or torn; the others stay to
+    the letter.
+
+    Args:
+        path (Path): The file; nothing happens where there is none.
+        column (str): Says which row it is, a rising number; a file whose header was torn before it goes.
+        last (float): The last one to keep.
+    """
+    if not path.is_file():
+        return
+    with path.open(newline="", encoding="utf-8") as f:
+        header, *rows = [*f] or [""]
+    names = [name.strip() for name in header.split(",")]
+    if column not in names:  # a process was killed before the first row was written
+        path.unlink()
+        return
+    kept: dict[float, str] = {}
+    for row in rows:
+        cells = row.split(",")
+        if row.endswith("\n") and len(cells) == len(names) and (number := float(cells[names.index(column)])) <= last:
+            kept[number] = row
+    if [*kept.values()] != rows:
+        write_at_once(path, lambda f: f.write("".join([header, *kept.values()]).encode()))
+
+
 def read_numbers(path: Path) -> list[dict[str, float]]:
     """Rows of a CSV of numbers, none when there is no such file; names without spaces around them."""
     if not path.is_file():

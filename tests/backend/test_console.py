@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import pytest
 
@@ -20,15 +21,22 @@ def test_orders_are_shown_and_not_sent() -> None:
     assert printable("Füße 犬 👩‍🚒") == "Füße 犬 👩‍🚒"
 
 
-def test_messages(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("terminal", "variable", "coloured"), [(True, "", True), (True, "1", False), (False, "", False)]
+)
+def test_messages(
+    terminal: bool, variable: str, coloured: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compat.LOGGER, "propagate", True)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.setenv("NO_COLOR", variable)
     with caplog.at_level(logging.INFO), console.terminal_kept():
         console.log("info: ", TITLE)
         console.warn(CLEAR)
         compat.LOGGER.info("%s %s", TITLE, compat.colorstr("blue", "bold", "known"))
     said = "".join(record.getMessage() for record in caplog.records)
     assert "\x1b]" not in said and "\x07" not in said and "\x1b[2J" not in said
-    assert "\x1b[34m" in said and "owned" in said
+    assert ("\x1b[34m" in said) is coloured and "owned" in said and "known" in said
     assert not compat.LOGGER.filters
 
 
@@ -39,3 +47,15 @@ def test_errors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     monkeypatch.setattr(cli, "_dispatch", refuse)
     assert cli.main(["info", "model=a.pt"]) == 2
     assert "\x1b" not in (said := capsys.readouterr().err) and "owned" in said
+
+
+@pytest.mark.parametrize(("terminal", "redraws"), [(True, True), (False, False)])
+def test_bars_without_a_terminal_are_not_drawn_over(
+    terminal: bool, redraws: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    with console.terminal_kept():
+        bar = compat.TQDM(total=2, desc="work")
+        bar.update(2)
+        bar.close()
+    assert ("\r" in capsys.readouterr().out) is redraws

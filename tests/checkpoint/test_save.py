@@ -22,7 +22,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 
 from yoloprune.backend import yaml_markers
 from yoloprune.checkpoint import saving
-from yoloprune.errors import PlanError, PruneError
+from yoloprune.errors import ModelError, PlanError, PruneError
 from yoloprune.planning.plan import Plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -202,11 +202,17 @@ def test_second_pruning_is_relative_to_the_true_yaml(pruned: Path, parent: Path,
     assert told["second"] and [p["parent"]["name"] for p in told["earlier"]] == ["parent.pt"]
 
 
-def test_the_record_of_a_later_release_is_refused(pruned: Path) -> None:
-    model = saving.load(pruned).model
-    model.yaml["yoloprune"]["version"] = 99
+def test_the_record_of_a_later_release_is_refused(pruned: Path, tmp_path: Path) -> None:
+    yolo = saving.load(pruned)
+    yolo.model.yaml["yoloprune"] = {"version": 99, "said": "otherwise"}
     with pytest.raises(PlanError, match="Upgrade yoloprune"):
-        stub("detect").get_model(cfg=model.yaml, weights=model, verbose=False)
+        stub("detect").get_model(cfg=yolo.model.yaml, weights=yolo.model, verbose=False)
+    with pytest.raises(ModelError, match="model: This model was pruned by a later yoloprune"):
+        saving.load(yolo)
+    yolo.save(tmp_path / "later.pt")
+    with pytest.raises(ModelError, match=r"later\.pt: This model was pruned by a later yoloprune"):
+        saving.load(tmp_path / "later.pt")
+    saving.load(tmp_path / "later.pt", prunable=False)  # validation is Ultralytics' own
 
 
 @pytest.mark.parametrize(

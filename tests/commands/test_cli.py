@@ -115,6 +115,22 @@ def test_every_command_takes_the_file_that_the_one_before_it_makes(capsys: pytes
     assert "weights/last.pt" not in said.replace("weights/last.pt resume", "")  # best.pt has met the target as well
 
 
+def test_help_is_as_wide_as_the_terminal(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    for columns, most in (("60", 60), ("300", 110), ("5", 40)):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(["prune", "help"]) == 0
+        options = capsys.readouterr().out.split("Options and their defaults\n")[1].split("\n\n")[0].splitlines()
+        assert most - 30 < max(map(len, options)) <= most
+
+
+def test_whoever_reads_may_stop() -> None:
+    """As in `yoloprune prune help | head -1`."""
+    words = [sys.executable, "-m", "yoloprune", "prune", "help"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 141
+
+
 def test_help_on_a_misspelt_command(capsys: pytest.CaptureFixture) -> None:
     assert main(["help", "prun"]) == 2
     assert capsys.readouterr().err == "yoloprune: error: 'prun' is not a command. Did you mean 'prune'?\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +64,32 @@ def test_only_the_folder_of_a_training_that_never_began_goes(kept: str, tmp_path
     assert not (tmp_path / "unused").exists()
     assert (tmp_path / "used" / kept).read_text() == "mine" and (tmp_path / "used" / "args.yaml").exists()
     assert (tmp_path / "somebody's" / "args.yaml").exists()
+
+
+def test_folders_above_a_refused_run_go_as_well_where_nobody_else_is(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    first, second = (run_folders.claim(asked(tmp_path / "mine" / "a" / "b")) for _ in range(2))
+    assert (first.folder.name, second.folder.name) == ("x", "x-2")
+    first.drop_unused()
+    assert {f.name for f in (tmp_path / "mine" / "a" / "b").iterdir()} == {"x-2"}
+    third = run_folders.claim(asked(tmp_path / "mine" / "c" / "d"))
+    third.drop_unused()
+    assert {f.name for f in (tmp_path / "mine").iterdir()} == {"a"}
+    second.drop_unused()  # which made none of the folders above it
+    assert (tmp_path / "mine" / "a" / "b").is_dir()
+
+
+def test_a_folder_above_that_goes_meanwhile_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, gone = Path.mkdir, []
+
+    def slow(self: Path, *args: Any, **told: Any) -> None:
+        if not gone:
+            gone.append(self)
+            raise FileNotFoundError(2, "No such file or directory", str(self))
+        make(self, *args, **told)
+
+    monkeypatch.setattr(Path, "mkdir", slow)
+    assert run_folders.claim(asked(tmp_path / "above")) == run_folders.Run(tmp_path / "above" / "x", made=True)
 
 
 def asked(folder: Path, **more: object) -> SimpleNamespace:

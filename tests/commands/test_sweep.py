@@ -171,8 +171,9 @@ def test_a_point_that_the_parent_meets_is_left_out(
     monkeypatch.setattr(console, "log", lambda *words: logged.append(" ".join(words)))
     rows = yoloprune.sweep(tiny, params=["5M", 0.9], recover="none", score="l2", **LOOSE, **common)
     assert [r["model"] for r in rows] == ["parent", "params=0.9"]
-    assert said[0] == "sweep: left out: params=5M: the model already meets it."
-    assert said[1:] == [  # an untrained network
+    assert said[0].startswith("prune: the weights are untrained")
+    assert said[1] == "sweep: left out: params=5M: the model already meets it."
+    assert said[2:] == [
         "sweep: the parent itself has mAP50-95=0.0000, so no point can lose within=3 points; train it first, or check "
         "that data= is what it was trained on"
     ]
@@ -224,7 +225,7 @@ def test_automatic_score_is_taylor_per_cost_with_data_and_l2_without(parent: Any
         auto, named = ranked(parent, given), ranked(parent, given, score=how)
         assert np.array_equal(auto.scores, named.scores) and auto.per_cost is named.per_cost is per_cost
         assert (auto.limits.uniform, named.limits.uniform) == (how == "l2", False)
-    assert not ranked(parent, data, score="activation").per_cost
+    assert not ranked(parent, data, score="activation").per_cost and ranked(parent, data, score="output").per_cost
     assert not ranked(parent, data, score="taylor", normalize="none").per_cost
 
 
@@ -235,6 +236,7 @@ def test_without_data_the_user_is_told_what_it_costs_and_which_data_it_was(
     monkeypatch.setattr(console, "warn", said.append)
     model = yoloprune.load(tiny)
     model.overrides["data"] = "cells.yaml"
+    next(m for m in model.model.modules() if isinstance(m, torch.nn.BatchNorm2d)).weight.data[0] = 0.9  # trained
     ranked(model, data)
     ranked(model, None, score="l1")  # chosen by the user
     assert not said

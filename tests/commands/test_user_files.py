@@ -205,6 +205,33 @@ def test_stripping_replaces_a_checkpoint_in_one_step(
     assert torch.save is full
 
 
+@pytest.mark.parametrize("command", ["train_sparse", "finetune"])
+def test_an_epoch_that_is_done_again_is_told_once(
+    command: str, data: str, tiny: Path, small: Path, tmp_path: Path
+) -> None:
+    """A kill between the row of an epoch and its checkpoint."""
+    rows: list[str] = []
+
+    class Killed(BaseException):
+        pass
+
+    def kill(trainer: BaseTrainer) -> None:
+        if trainer.epoch == 1:
+            rows.extend(trainer.csv.read_text().splitlines())
+            trainer.csv.write_text("\n".join([*rows, rows[-1].replace("1,", "2,", 1), ""]))
+            raise Killed
+
+    yolo = yoloprune.YOLO(tiny if command == "train_sparse" else small)
+    yolo.add_callback("on_train_epoch_end", kill)
+    more = {"flops": 0.9, **SMALL} if command == "train_sparse" else {}
+    with pytest.raises(Killed):
+        getattr(yoloprune, command)(yolo, data=data, **{**QUICK, "epochs": 3, "project": str(tmp_path), **more})
+    last = next(tmp_path.rglob("last.pt"))
+    getattr(yoloprune, command)(last, resume=True)
+    after = (last.parent.parent / "results.csv").read_text().splitlines()
+    assert [line.split(",")[0].strip() for line in after] == ["epoch", "1", "2", "3"] and after[:2] == rows[:2]
+
+
 PRUNE = {"data": False, "imgsz": 32, "name": "p", "exist_ok": True, **SMALL}
 
 

@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from yoloprune import Budget, Limits
 from yoloprune.backend import yolo_tracing
 from yoloprune.commands import cut_and_repair
 from yoloprune.cutting import proof, surgery
-from yoloprune.cutting.comparison import TOLERANCE, Look, verify
+from yoloprune.cutting.comparison import TOLERANCE, Look, compare, verify
+from yoloprune.cutting.pair import Findings, Pair
 from yoloprune.cutting.proof import prove
 from yoloprune.errors import VerifyError
 from yoloprune.importance import criteria
@@ -380,3 +382,44 @@ def test_a_live_copy_is_the_same_every_time() -> None:
     one, two, other = (settle(fading(), IMAGE, seed=seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(v, two[k]) for k, v in one.items())
     assert not torch.equal(one["1.weight"], other["1.weight"])
+
+
+# ---- what is asked once ----------------------------------------------------------------------------------------------
+
+KEPT = Plan({"0": Keep(outputs=(0, 2, 5), of=(8, None)), "1": Keep(outputs=(0, 2, 5), of=(8, None)),
+             "3": Keep(inputs=(0, 2, 5), outputs=(0, 2, 3), of=(6, 8))})  # fmt: skip
+
+
+def losing() -> tuple[nn.Module, nn.Module]:
+    """A network whose output is narrower after the cut."""
+    model = settle(nn.Sequential(conv(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 6)))
+    return model, surgery.cut(copy.deepcopy(model), KEPT)
+
+
+def test_what_an_output_kept_is_marked_once_in_each_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One image and two, as it is and brought to life: that is the same for all."""
+    marks: list[bool] = []
+    whole = Pair.masked_run
+
+    def noted(self: Pair, written: float = 0.0) -> Any:
+        marks.extend([self.training] if written else [])
+        return whole(self, written)
+
+    monkeypatch.setattr(Pair, "masked_run", noted)
+    model, child = losing()
+    found = prove(model, child, KEPT, survey_around(model, (Example((IMAGE,)),)))
+    assert len(found.looks) == 8 and sorted(marks) == [False, True]
+
+
+def test_copies_in_float64_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[nn.Module] = []
+    whole = nn.Module.double
+    monkeypatch.setattr(nn.Module, "double", lambda self: made.append(self) or whole(self))
+    model, child = losing()
+    findings, doubled = Findings(), {}
+    for image in (IMAGE, IMAGE[:1]):
+        look = compare(
+            model, child, KEPT, Example((image,)), False, tolerance=1e-13, findings=findings, doubled=doubled
+        )
+        assert look.error < 1e-13
+    assert len(made) == 2 and list(doubled) == [model, child] and findings.alike

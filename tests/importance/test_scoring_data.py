@@ -209,7 +209,7 @@ def test_images_without_any_label_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((48, 64, 3), dtype=np.uint8)).save(tmp_path / "images" / "0.png")
     told = {"path": str(tmp_path), "train": "images", "val": "images", "names": ["a"]}
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(told))
-    with pytest.raises(DataError, match=r"of 1 training images none has a label.*score=activation"):
+    with pytest.raises(DataError, match=r"of 1 training images none has a label.*score=output"):
         next(labelled(ultralytics.YOLO("yolov8n.yaml"), tmp_path / "data.yaml", 64))
 
 

@@ -13,7 +13,7 @@ from native_models import BACKBONE, FINE, model_of
 from torch import Tensor, nn
 from ultralytics.nn.modules import C3, C2f
 
-from yoloprune.backend.moved_layers import frozen_layers, joined, moved
+from yoloprune.backend.moved_layers import frozen_layers, joined, layers, moved
 from yoloprune.checkpoint.rebuild import require_stock_build
 from yoloprune.cutting.comparison import verify
 from yoloprune.native import candidates
@@ -155,3 +155,5 @@ def test_names_of_the_parents_layers_go_on_meaning_them() -> None:
     later = {"model.3": ["model.3", "model.4"]}
     assert joined(table, later)["model.2"] == ["model.3", "model.4"]
     assert joined({}, later) == later
+    assert layers(joined(table, later)) == {1: [1, 2], 2: [3, 4]}
+    assert layers({"model.0": ["model.0"], "model.1": ["model.1"]}) == {}  # all where they were

@@ -268,6 +268,13 @@ def test_dead_only_never_takes_the_last_of_a_group() -> None:
     assert widths(graph, dead_only(graph, np.ones(10, dtype=bool))) == [1, 1, 2]
 
 
+@pytest.mark.parametrize("wanted", [{"ratio": 0.4}, {"flops": 0.9}, {"params": 0.9}])
+def test_where_all_is_frozen_no_budget_counts_as_met(wanted: dict[str, float]) -> None:
+    graph = layers(4, 4, frozen={0: "Detect head", 1: "keep=b"}, price=(1e3, 1e3))
+    with pytest.raises(BudgetError, match=r"out of reach.*Held by: .*keep=b"):
+        select(graph, np.zeros(8), Budget(**wanted), Limits(round_to=1, min_width=1))
+
+
 def test_dead_only_leaves_frozen_groups() -> None:
     graph = layers(4, 4, frozen={0: "keep"})
     assert widths(graph, dead_only(graph, np.ones(8, dtype=bool))) == [4, 1]

@@ -219,8 +219,8 @@ def test_resuming_goes_on_with_the_same_victims(stop: int, tmp_path: Path) -> No
     kept.yaml = first.model.yaml
     for parameter in kept.parameters():
         parameter.requires_grad = True
-    again = Loop(SparseTraining(first.sparse.config), tmp_path, kept, resume=True)
-    again.epoch, again.best_fitness = stop + 1, first.best_fitness
+    again = Loop(SparseTraining(first.sparse.config), tmp_path, kept, resume=True, start_epoch=stop + 1)
+    again.best_fitness = first.best_fitness
     run, before = again.sparse._live, first.sparse._live
     assert before.victims.any()
     assert (run.victims == before.victims).all()

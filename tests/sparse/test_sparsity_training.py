@@ -214,6 +214,19 @@ def test_interrupted_run(
     assert saved(tmp_path).yaml[KEY]["met"] is True
 
 
+def test_epochs_that_are_done_again_have_one_row(data: Path, tiny: Path, tmp_path: Path) -> None:
+    """A run goes on from an older checkpoint than its last, as after a full disk; a row was torn by a power cut."""
+    train(tiny, data, tmp_path, save_period=1)
+    before = rows(tmp_path)[0]
+    with (tmp_path / "run" / "sparsity.csv").open("a") as f:
+        f.write("4,12,0.")
+    yoloprune.train_sparse(tmp_path / "run" / "weights" / "epoch0.pt", resume=True)
+    assert [r["epoch"] for r in rows(tmp_path)] == [1, 2, 3]
+    assert rows(tmp_path)[0] == before and rows(tmp_path)[1]["steps"] == 2 * before["steps"]
+    with (tmp_path / "run" / "sparsity_layers.csv").open() as f:
+        assert [int(r["epoch"]) for r in csv.DictReader(f)] == [1, 2, 3]
+
+
 def test_time_stops_by_the_clock(data: Path, tiny: Path, tmp_path: Path) -> None:
     """Three seconds out of a thousand epochs: the target is met when the trainer stops."""
     trainer = train(tiny, data, tmp_path, epochs=1000, time=3 / 3600)

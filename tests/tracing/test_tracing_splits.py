@@ -60,7 +60,7 @@ def test_split_into_unequal_shares_of_the_width() -> None:
 
 def test_split_by_a_number_is_frozen_unless_the_number_is_corrected() -> None:
     model = net(lambda m, x: m.b(m.a(x).split(4, 1)[0]), a=(3, 8), b=(4, 2))
-    assert reasons(held(model), "a.outputs") == {"width written as a number in Net "}
+    assert reasons(held(model), "a.outputs") == {"width written as a number in Net"}
     graph = trace(model, IMAGE, sized=lambda m: isinstance(m, Net))
     assert reasons(graph, "a.outputs") == FREE
     assert partners(graph, "a.outputs") == [(4, 4)]

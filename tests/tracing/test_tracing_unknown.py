@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import classes, noise, reasons
+from conftest import classes, conv, noise, reasons
 from networks import FREE, IMAGE, INPUT, Net, exact, held, net
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,6 +41,14 @@ def test_unknown_operation_freezes_exactly_what_it_touches(module: nn.Module, op
     for name, width in (("a", 4), ("c", 6), ("e", 3)):
         assert reasons(graph, f"{name}.outputs") == FREE
         assert len(set(classes(graph, f"{name}.outputs"))) == width
+
+
+def test_the_code_of_the_network_itself_has_no_name_but_is_told() -> None:
+    graph = exact(
+        net(lambda m, x: m.b(m.a(x).cumsum(1)) + m.c(x), a=(3, 4), b=(4, 2), c=nn.Sequential(conv(3, 4), conv(4, 2)))
+    )
+    assert graph.unknown == {"cumsum": "the network's own code"}
+    assert reasons(graph, "a.outputs") == {"no rule for cumsum in the network's own code"}
 
 
 def test_unknown_operation_on_two_maps_freezes_both() -> None:
@@ -130,7 +138,7 @@ def test_computed_weights_are_frozen() -> None:
         return m.c(F.conv2d(m.a(x), (w - w.mean((1, 2, 3), keepdim=True)) / w.std((1, 2, 3), keepdim=True)))
 
     graph = held(net(standardised, a=(3, 4), b=(4, 5), c=(5, 2)))
-    assert reasons(graph, "a.outputs") == {"computed weights of convolution in "}
+    assert reasons(graph, "a.outputs") == {"computed weights of convolution in the network's own code"}
 
 
 def test_network_input_is_frozen_where_it_joins_channels() -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from yoloprune.tracing.trace_network import trace
 
-PICKED = "channels are picked by number by slice in "
+PICKED = "channels are picked by number by slice in the network's own code"
 
 
 def _one(piece: Callable[[Tensor], Tensor], width: int = 8) -> Net:

@@ -136,8 +136,9 @@ def test_what_counts_as_unread() -> None:
     model = nn.ModuleDict({"c": conv(1, 1), "l": Loose("parameter"), "e": nn.Embedding(2, 2), "n": nn.BatchNorm2d(2)})
     modules = dict(model.named_modules())
     layers = (nn.Conv2d, nn.BatchNorm2d)
-    assert unread(modules, {"", "l", "n"}, set(), layers) == ["c", "l.scale", "l.a", "l.b"]
-    seen = {id(model.c.weight), id(model.l.scale)}  # a weight that something else reads
+    assert unread(modules, {"", "l", "n"}, set(), layers) == ["c", "l.scale", "l.a", "l.b", "n.weight"]
+    used = (model.c.weight, model.l.scale, model.n.weight, model.l.a.weight, model.l.b.weight)
+    seen = {id(tensor) for tensor in used}  # the first by something else
     assert unread(modules, {"", "l", "n", "l.a", "l.b"}, seen, layers) == []
 
 

@@ -99,6 +99,7 @@ OPENING = (
     ForeignName("utils.checks", "check_yolov5u_filename", "reads some file names as others", 1, ("verbose",)),
     ForeignName("utils.downloads", "GITHUB_ASSETS_NAMES", "lists official checkpoints"),
     ForeignName("utils.downloads", "attempt_download_asset", "finds or fetches an official checkpoint", 1),
+    ForeignName("utils.tqdm", "is_noninteractive_console", "keeps bars from being drawn over", optional=True),
     ForeignName("utils.torch_utils", "select_device", "reads device=", 1, ("verbose",)),
     ForeignName("utils.torch_utils", "unwrap_model", "unwraps a network", 1, earlier="de_parallel"),  # 8.3.212
 )
@@ -188,6 +189,11 @@ def require(command: str) -> None:
     for foreign in (foreign for group in NEEDS[command] for foreign in group):
         if (fault := foreign.fault()) is not None:
             raise _changed(foreign, fault)
+
+
+def has(path: str) -> bool:
+    """Whether this release has a name that others lack."""
+    return NAMES[path].look_up() is not None
 
 
 def accepts(path: str, keyword: str) -> bool:

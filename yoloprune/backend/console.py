@@ -16,6 +16,9 @@ from yoloprune.errors import printable
 COLOURS = re.compile("(\x1b\\[[0-9;]*[mK])")
 """What Ultralytics itself sends to a terminal: colours, and the end of a line erased."""
 
+BARS = "is_noninteractive_console"
+"""What Ultralytics' bars ask before they draw over themselves."""
+
 
 def is_main_process() -> bool:
     """Whether this process logs and saves."""
@@ -34,17 +37,25 @@ def warn(message: str) -> None:
 
 @contextlib.contextmanager
 def terminal_kept() -> Iterator[None]:
-    """While active, nothing that Ultralytics logs gives orders to a terminal: it prints the names of classes raw."""
+    """While active, nothing that Ultralytics logs gives orders to a terminal: it prints the names of classes raw.
+
+    Where there is no terminal, or NO_COLOR is set (https://no-color.org), colours go as well, and without a terminal
+    bars are not drawn over themselves.
+    """
+    terminal = sys.stdout.isatty()
+    coloured = terminal and not os.environ.get("NO_COLOR")
 
     def plain(record: logging.LogRecord) -> bool:
         parts = COLOURS.split(record.getMessage())
-        record.msg = "".join(part if i % 2 else printable(part) for i, part in enumerate(parts))
+        record.msg = "".join((part if coloured else "") if i % 2 else printable(part) for i, part in enumerate(parts))
         record.args = None
         return True
 
+    bars = {} if terminal or not compat.has(BARS) else {BARS: lambda: True}
     compat.LOGGER.addFilter(plain)
     try:
-        yield
+        with compat.replaced(bars):
+            yield
     finally:
         compat.LOGGER.removeFilter(plain)
 

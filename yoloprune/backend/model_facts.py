@@ -74,6 +74,13 @@ def own_yaml(model: nn.Module) -> None:
     whole.yaml = inner.yaml = deepcopy(inner.yaml)
 
 
+def is_untrained(model: nn.Module) -> bool:
+    """Whether no batch-norm has moved from where a build puts it; False without any."""
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.affine]
+    built = ((m.weight.detach(), m.bias.detach()) for m in norms)
+    return bool(norms) and all(bool(((w == 0) | (w == 1)).all() and (b == 0).all()) for w, b in built)
+
+
 def with_loss(yolo: Any) -> nn.Module:
     """A copy of the model on which `model(batch)` is Ultralytics' training loss, with its default weights.
 

@@ -16,6 +16,14 @@ def table_of(model: nn.Module) -> dict[str, list[str]]:
     return (entry_of(model) or {}).get(LAYERS) or {}
 
 
+def layers(table: Mapping[str, list[str]]) -> dict[int, list[int]]:
+    """The same by numbers of layers, those that became several or moved; in the parent's order."""
+    found: dict[int, set[int]] = {}
+    for old, places in table.items():
+        found.setdefault(int(old.split(".")[1]), set()).update(int(new.split(".")[1]) for new in places)
+    return {old: sorted(new) for old, new in sorted(found.items()) if [old] != sorted(new)}
+
+
 def moved(names: Iterable[str], table: Mapping[str, list[str]]) -> list[str]:
     """Names or patterns of an unrolled model's modules for those of its parent's, e.g. `model.4.cv1`.
 

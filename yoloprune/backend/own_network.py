@@ -59,8 +59,8 @@ def difference(model: nn.Module) -> str | None:
 
 def between(built: nn.Module, model: nn.Module) -> str | None:
     """The first difference of a model from another build, see `difference`."""
-    theirs = dict(built.named_modules())
-    mine = dict(model.named_modules())
+    # activations are one object or several, which makes no difference
+    theirs, mine = (dict(m.named_modules(remove_duplicate=False)) for m in (built, model))
     for name, module in mine.items():
         if name not in theirs:
             return f"{name} ({type(module).__name__}) is not in its YAML"

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from yoloprune.backend import yaml_markers
 from yoloprune.backend.model_facts import network
 from yoloprune.backend.yaml_markers import KEY, LAYERS, MODULE, STATE_KEY, VERSION
 from yoloprune.errors import ModelError
@@ -48,6 +49,17 @@ def require_sound(model: nn.Module, title: str) -> None:
             ) from e
 
 
+def require_known(model: nn.Module, title: str) -> None:
+    """Raise ModelError where a later yoloprune wrote the record: validation does without, all else reads it.
+
+    Args:
+        model (nn.Module): An Ultralytics model.
+        title (str): What it is called in the message.
+    """
+    if (later := yaml_markers.later(network(model))) is not None:
+        raise ModelError(f"{title}: {later}")
+
+
 def sparse_config(state: Mapping[str, Any]) -> SparseConfig:
     """What a sparse run was to reach, and how, from its state; raises TypeError or ArgumentError if damaged."""
     saved = dict(state["config"])
@@ -57,7 +69,7 @@ def sparse_config(state: Mapping[str, Any]) -> SparseConfig:
 def _check_pruning(record: Any) -> None:
     _require(record, "the record", dict)
     if _require(record["version"], "version", int) > VERSION:
-        return  # of a later yoloprune, which a rebuild says
+        return  # of a later yoloprune, see `require_known`
     Plan.from_widths(_require(record["widths"], "widths", dict))
     for name, numbers in _require(record.get("numbers", {}), "numbers", dict).items():  # until version 1
         _require(numbers, f"numbers of {name}", dict)

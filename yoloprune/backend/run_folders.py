@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,21 @@ class Run:
     Attributes:
         folder (Path): Where it writes.
         made (bool): Whether this process made it, so that it may remove it.
+        above (tuple[Path, ...]): Folders above it that were made for it, the nearest first.
     """
 
     folder: Path
     made: bool
+    above: tuple[Path, ...] = field(default=(), compare=False)
 
     def drop_unused(self) -> None:
         """Remove the folder of a run that was refused before it began, so that the next one gets its name."""
         begun = {f.name for f in self.folder.rglob("*") if not f.is_dir()} - {ARGS, "labels.jpg"}
         if self.made and self.folder.is_dir() and not begun:
             shutil.rmtree(self.folder)
+            with contextlib.suppress(OSError):  # another run has its folder there by now
+                for folder in self.above:
+                    folder.rmdir()
 
     def __enter__(self) -> Path:
         return self.folder
@@ -63,9 +69,14 @@ def claim(arguments: Any, reads: Iterable[Any] = ()) -> Run:
     taken: Path | None = None
     while True:
         folder = Path(compat.get_save_dir(arguments))
+        above = tuple(f for f in folder.parents if not f.exists())
         try:
             folder.mkdir(parents=True)
-            return Run(folder, made=True)
+            return Run(folder, made=True, above=above)
+        except FileNotFoundError as e:  # a run that was refused has taken the folder above away again
+            if folder == taken:
+                raise PruneError(f"Cannot write to {e.filename}: {e.strerror}. Choose another project= folder.") from e
+            taken = folder
         except FileExistsError:
             if shared and folder.is_dir():
                 _require_elsewhere(folder, reads)

@@ -61,6 +61,16 @@ def entry_of(source: Any) -> dict[str, Any] | None:
     return config.get(KEY) if isinstance(config, Mapping) else None
 
 
+def later(source: Any) -> str | None:
+    """Why a record cannot be read, in words, where a later yoloprune wrote it; None where it can, or is none."""
+    version = (entry_of(source) or {}).get("version", 0)
+    return (
+        f"This model was pruned by a later yoloprune (format {version}). Upgrade yoloprune."
+        if version > VERSION
+        else None
+    )
+
+
 def true_yaml(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of a model YAML that builds the parent: without our entry, the names we replaced put back."""
     config = opened(config)

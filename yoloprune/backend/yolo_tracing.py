@@ -103,7 +103,7 @@ def runnable_example(model: nn.Module, batch: int = 1) -> torch.Tensor:
         ModelError: If it does not run on images 16 times as large either.
     """
     smallest = example(model).shape[-1]
-    size, _ = first_to_run(model, partial(_images, model), [smallest << i for i in range(5)])
+    size, *_ = first_to_run(model, partial(_images, model), [smallest << i for i in range(5)])
     return example(model, batch, size)
 
 

@@ -27,7 +27,7 @@ def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> ultr
 
     Args:
         model (str | Path | YOLO): Checkpoint (.pt), model YAML, or a live object, which stays untouched.
-        prunable (bool): Whether a fused model is refused.
+        prunable (bool): Whether a fused model is refused, and one that a later yoloprune pruned.
 
     Returns:
         (YOLO): A new object; a subclass of `ultralytics.YOLO` whose training keeps pruned widths.
@@ -41,6 +41,8 @@ def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> ultr
         if prunable:
             model_facts.check_prunable(model.model)
         records.require_sound(model_facts.student(model.model), "model")
+        if prunable:
+            records.require_known(model_facts.student(model.model), "model")
         copy = with_model(model, _copy_of(model.model).float().eval())
         for event, functions in model.callbacks.items():
             copy.callbacks[event] = list(functions)  # the user's; what is added to this object stays off the other
@@ -49,6 +51,7 @@ def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> ultr
     yolo.model = model_facts.student(yolo.model)  # an interrupted run with a teacher saved both
     if prunable:
         model_facts.check_prunable(yolo.model)
+        records.require_known(yolo.model, str(model))
     yolo.model.float().eval()
     return yolo
 

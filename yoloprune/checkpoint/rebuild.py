@@ -91,7 +91,7 @@ def require_stock_build(model: nn.Module, config: Mapping[str, Any]) -> None:
     model = deepcopy(model).float().cpu().eval()
     mine, theirs = model.state_dict(), fresh.state_dict()
     wrong = [k for k in mine if k not in theirs or not mine[k].equal(theirs[k])] + [k for k in theirs if k not in mine]
-    modules = dict(fresh.named_modules())
+    modules = dict(fresh.named_modules(remove_duplicate=False))
     kept = {name: told for name, module in model.named_modules() if (told := model_builder.numbers(module))}
     wrong += [
         name for name, told in kept.items() if name not in modules or model_builder.numbers(modules[name]) != told

@@ -124,7 +124,7 @@ def pack(
     model = deepcopy(yolo.model).float()
     mark_pruned(model, plan, plain(provenance), native, layers)
     stored = (yolo.ckpt or {}).get("train_args") or {}
-    arguments = {k: v for k, v in {"task": yolo.task, **stored}.items() if k in compat.DEFAULT_CFG_DICT}
+    arguments = {k: v for k, v in {**stored, "task": yolo.task}.items() if k in compat.DEFAULT_CFG_DICT}
     model.args, model.criterion = dict(arguments), None
     vars(model).pop("pt_path", None)  # the loader sets it; this one names a place on the machine of the parent
     _to_half(model)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from yoloprune import files
-from yoloprune.backend import compat, run_folders
+from yoloprune.backend import compat, console, run_folders
 from yoloprune.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -67,6 +67,12 @@ class WholeFiles(Trainer):
             filler = key in FILLED_IN or (key == "pretrained" and value is True)
             if not filler and value is not None and value != kept:
                 raise ArgumentError(f"resume: this run has {key}={kept}, which cannot change. Received: {value}")
+
+    def resume_training(self, ckpt: Any) -> None:
+        """Go on behind the epoch of the checkpoint; a run that was killed may have told of the next one already."""
+        super().resume_training(ckpt)
+        if self.resume and ckpt is not None and console.is_main_process():
+            files.keep_rows(self.csv, "epoch", self.start_epoch)
 
     def save_model(self) -> Any:
         """Write last.pt, best.pt and the checkpoint of an epoch as Ultralytics does, all of them or none.

@@ -64,10 +64,9 @@ class KeepsWidths(WholeFiles):
             if driver_of(self) is None:
                 raise ModelError(yaml_markers.STOP_SPARSE)
             cfg = yaml_markers.opened(cfg)
-        if (entry := yaml_markers.entry_of(cfg)) and entry.get("version", 0) > yaml_markers.VERSION:
-            raise PlanError(
-                f"This model was pruned by a later yoloprune (format {entry['version']}). Upgrade yoloprune."
-            )
+        if (later := yaml_markers.later(cfg)) is not None:
+            raise PlanError(later)
+        entry = yaml_markers.entry_of(cfg)
         own = self._own(cfg, weights)
         if own is None and entry and not entry.get("native"):
             raise PlanError("The widths of a free plan are in its checkpoint only. Give the .pt file as model=.")

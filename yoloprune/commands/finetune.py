@@ -10,7 +10,16 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune.backend import compat, console, datasets, evaluation, host_arguments, model_facts, yaml_markers
+from yoloprune.backend import (
+    compat,
+    console,
+    datasets,
+    evaluation,
+    head_task,
+    host_arguments,
+    model_facts,
+    yaml_markers,
+)
 from yoloprune.checkpoint import provenance, saving
 from yoloprune.commands import interruptions
 from yoloprune.errors import ArgumentError, DataError
@@ -34,6 +43,7 @@ def run(request: FinetuneRequest) -> ultralytics.YOLO:
         datasets.require(passed.get("data"))
         passed = {"name": "finetune", **passed}
         yolo = saving.load(model)
+        head_task.settle(yolo, passed)
     if yaml_markers.STATE_KEY in yolo.model.yaml:  # its dead channels are still there and would come back to life
         raise ArgumentError(
             f"model={yolo.ckpt_path or yolo.model_name}: sparse training left dead channels that are not cut yet. Run "

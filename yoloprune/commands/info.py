@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from yoloprune.backend import compat, console, yolo_tracing
+from yoloprune.backend import compat, console, host_arguments, moved_layers, yolo_tracing
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.importance import dead_channels
@@ -23,6 +23,7 @@ from yoloprune.settings.requests import InfoRequest
 def run(request: InfoRequest) -> list[dict[str, Any]]:
     """Print the layers of a model, see `api.info`."""
     compat.require("info")
+    host_arguments.require(request.host)
     passed = request.passed
     deployment = Deployment.asked(passed, place(passed.get("device")), request.threads, passed.get("batch"))
     yolo = saving.load(request.model)
@@ -39,6 +40,7 @@ def run(request: InfoRequest) -> list[dict[str, Any]]:
         f"{cost.parent('params'):,.0f} parameters, {cost.parent('flops') / 1e9:.2f} GFLOPs at imgsz {imgsz}; "
         f"{free:,} of {graph.n_classes:,} channels prunable in {len(graph.ties)} widths, {dead:,} dead",
         *(f"no rule for operation {op} in {where}" for op, where in graph.unknown.items()),
+        *_moved(moved_layers.layers(moved_layers.table_of(yolo.model))),
     ]
     if request.timed:
         with bench.opened(deployment, yolo.model, imgsz) as timer:
@@ -57,6 +59,14 @@ def trace(model: ModelSource, *, imgsz: int | None = None, keep: tuple[str, ...]
     compat.require("trace")
     yolo = saving.load(model)
     return yolo_tracing.trace_yolo(yolo.model, imgsz=saving.image_size(yolo, imgsz), keep=keep)
+
+
+def _moved(places: Mapping[int, list[int]]) -> list[str]:
+    """Where the layers of the model that was first pruned are now; `keep=` and `freeze=` go on by the old numbers."""
+    if not places:
+        return []
+    spans = (f"{old} is {new[0]}" + (f" to {new[-1]}" if len(new) > 1 else "") for old, new in places.items())
+    return [f"layers by the numbers of the parent, which keep=, layers= and freeze= go on taking: {', '.join(spans)}"]
 
 
 def _history(told: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,16 @@ from typing import Any
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import compat, console, datasets, evaluation, host_arguments, run_folders, yaml_markers
+from yoloprune.backend import (
+    compat,
+    console,
+    datasets,
+    evaluation,
+    head_task,
+    host_arguments,
+    run_folders,
+    yaml_markers,
+)
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import cut_and_repair
@@ -65,6 +74,7 @@ def run(request: PruneRequest) -> PruneResult:
     passed = request.passed
     deployment = Deployment.asked(passed, place(passed.get("device")), request.threads, passed.get("batch"))
     parent = saving.load(request.model)
+    head_task.settle(parent, {}, asked=False)
     imgsz = saving.image_size(parent, passed.get("imgsz"))
     with bench.opened(deployment, parent.model, imgsz) if request.timed else nullcontext() as timer:
         return _run(request, parent, imgsz, timer)
@@ -85,17 +95,17 @@ def _run(request: PruneRequest, parent: ultralytics.YOLO, imgsz: int, timer: ben
     origin = (parent.ckpt_path or model) if isinstance(model, (str, Path)) else None  # "small" stands for small.pt
     facts = saving.make_provenance(origin, arguments)
     choice, child, checkpoint = _packed(done.child, choice, facts, insists=request.limits.native is True)
-    rows: list[dict[str, Any]] = [{"model": "parent", **evaluation.measure(parent.model, imgsz, origin)}]
+    rows: list[dict[str, Any]] = [{"model": "parent", **evaluation.measure(parent.model, imgsz)}]
     with run_folders.new_run(parent.task, "prune", request.host) as folder:
         target = folder / "weights" / "pruned.pt"
         checkpoint.require_room(target)
         with files.staged(folder) as part:
             file = part / target.relative_to(folder)
             checkpoint.write(file)
-            _require_saved(child, saving.load(file), choice)
+            _require_saved(child, saved := saving.load(file), choice)
             origin_name = str(origin or parent.model_name)
             run_folders.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
-            rows.append({"model": "pruned", **evaluation.measure(child.model, imgsz, file)})
+            rows.append({"model": "pruned", **evaluation.measure(saved.model, imgsz)})
             timing = None if timer is None else add_times("prune", rows, timer, child.model)
             _report_cut(part, choice, rows, done, imgsz, timing)
     checkpoint.tidy(target)

@@ -14,7 +14,7 @@ import numpy as np
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import compat, console, datasets, evaluation, host_arguments, run_folders
+from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, run_folders
 from yoloprune.checkpoint import saving
 from yoloprune.commands import cut_and_repair
 from yoloprune.errors import BudgetError
@@ -44,6 +44,7 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
     model, passed, within = request.model, request.host, request.within
     deployment = Deployment.asked(passed, place(passed.get("device")), request.threads)
     parent = saving.load(model)
+    head_task.settle(parent, {}, asked=False)
     passed["data"] = datasets.given_or_own(parent, passed.get("data"), "sweep")
     imgsz = passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
     with saving.told_who_wrote(parent):

@@ -10,7 +10,7 @@ from typing import Any
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import compat, console, datasets, host_arguments, records
+from yoloprune.backend import compat, console, datasets, head_task, host_arguments, records
 from yoloprune.backend.yaml_markers import STATE_KEY
 from yoloprune.checkpoint import rebuild, saving, trainers
 from yoloprune.commands import finetune, interruptions
@@ -34,6 +34,7 @@ def run(request: TrainSparseRequest) -> ultralytics.YOLO:
         datasets.require(passed["data"])
         passed = {"name": "train-sparse", **passed}
         yolo = saving.load(model)
+        head_task.settle(yolo, passed)
         if trainers.driver_of(yolo) is not None:
             raise ArgumentError("model: it has a SparseTraining attached. Detach that, or train with model.train(...).")
         if passed.get("freeze") is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from yoloprune.backend import compat, console, datasets, evaluation, host_arguments, run_folders
+from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, run_folders
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.probing.examples import generators_kept
@@ -39,14 +39,14 @@ def compare(
     loaded = {name: saving.load(m, prunable=False) for name, m in models.items()}
     passed["data"] = datasets.given_or_own(list(loaded.values())[-1], passed.get("data"), command)
     for yolo in loaded.values():
+        head_task.settle(yolo, passed)
         datasets.require_channels(yolo, passed["data"])
     imgsz = saving.image_size(next(iter(loaded.values())), passed.get("imgsz"))
     with run_folders.new_run(next(iter(loaded.values())).task, command, passed) as folder:
         rows, networks = [], []
         for name, yolo in loaded.items():
             networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
-            source = models[name]
-            sizes = evaluation.measure(yolo.model, imgsz, source if isinstance(source, (str, Path)) else None)
+            sizes = evaluation.measure(yolo.model, imgsz)
             evaluation.validate(
                 yolo, {**passed, "imgsz": imgsz, "project": str(folder.resolve()), "name": name, "exist_ok": True}
             )

@@ -13,7 +13,7 @@ from yoloprune.cutting.equivalence import apart, depends_on_luck, errors, says_s
 from yoloprune.cutting.pair import ADVICE, STORED, Findings, Pair, mode_name
 from yoloprune.errors import VerifyError
 from yoloprune.planning.plan import Plan
-from yoloprune.probing.examples import DRAWS, Example, Probe, Run, modes, run
+from yoloprune.probing.examples import DRAWS, Example, Probe, Run, run
 from yoloprune.torch_internals import is_out_of_memory
 
 TOLERANCE = 1e-4
@@ -67,7 +67,7 @@ def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Any, *, out
     looks = [
         compare(parent, model, plan, one, training, frames=probe.frames, outputs=outputs)
         for one in probe.proving
-        for training in modes(parent, one)
+        for training in probe.modes(parent, one)
     ]
     if not any(look.told for look in looks):
         raise VerifyError(

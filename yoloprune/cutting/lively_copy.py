@@ -21,14 +21,14 @@ LAYERS = (ConvNd, nn.Linear)
 LOW = (torch.float16, torch.bfloat16)
 
 
-def lively_copy(model: nn.Module, example: Example) -> nn.Module | None:
+def lively_copy(model: nn.Module, example: Example, training: bool | None = None) -> nn.Module | None:
     """A copy that `settle` has brought to life; None if there is nothing in it that was not.
 
     Half precision becomes float32, or variances would be out of range.
     """
     live = copy.deepcopy(model).float() if _is_low(model) else sharing_copy(model)
     before = [bias.detach().clone() for _, bias in _biased(live)]
-    settle(live, lively_example(example, model), wake=True)
+    settle(live, lively_example(example, model), training=training, wake=True)
     if any(isinstance(m, BatchNorm) for m in model.modules()) or _asleep(model):
         return live
     same = all(torch.equal(bias, old) for (_, bias), old in zip(_biased(live), before, strict=True))

@@ -15,7 +15,7 @@ from yoloprune.cutting.pair import ADVICE, Findings, mode_name
 from yoloprune.cutting.silence import LOUDER, random_in, reached, silent_in, told_of, without_luck
 from yoloprune.errors import VerifyError
 from yoloprune.planning.plan import Plan
-from yoloprune.probing.examples import Example, Probe, modes
+from yoloprune.probing.examples import Example, Probe
 from yoloprune.probing.operations import listing
 from yoloprune.torch_internals import is_out_of_memory
 
@@ -65,7 +65,7 @@ def prove(parent: nn.Module, model: nn.Module, plan: Plan, example: Any, *, outp
     pairs = [_Pair("as it is", parent, model)]
     unlit: list[str] = []
     try:
-        live = lively_copy(parent, probe.proving[0])
+        live = lively_copy(parent, probe.proving[0], probe.modes(parent, probe.proving[0])[-1])
     except Exception as e:  # whatever a network may raise that checks its own values
         if is_out_of_memory(e):
             raise
@@ -75,7 +75,7 @@ def prove(parent: nn.Module, model: nn.Module, plan: Plan, example: Any, *, outp
             pairs.append(_Pair("brought to life", live, surgery.cut(sharing_copy(live), plan)))
     compared = _Comparison(parent, plan, probe, outputs, pairs)
     for one in probe.proving:
-        for training in modes(parent, one):
+        for training in probe.modes(parent, one):
             for pair in pairs:
                 compared.look(pair, one, training)
     if probe.asked and probe.affordable:

@@ -26,18 +26,20 @@ class Criterion:
     Attributes:
         needs (str): What it looks at beside the weights: "nothing", "images", or "labels" with them.
         values (Callable): From model, graph, batches and loss to values per channel at the axes that it looks at.
+        per_cost (bool): Whether its values compare between layers, so that costs of channels can be set against them.
     """
 
     needs: Literal["nothing", "images", "labels"]
     values: Callable[[nn.Module, ChannelGraph, Batches, Loss], Values]
+    per_cost: bool = False
 
 
 def _of_weights(of: Callable[[nn.Module], Tensor | None]) -> Criterion:
     return Criterion("nothing", lambda model, graph, batches, loss: weight_criteria.values_of(model, graph, of))
 
 
-def _of_images(of: Callable[[nn.Module, ChannelGraph, Iterable[Tensor]], Values]) -> Criterion:
-    return Criterion("images", lambda model, graph, batches, loss: of(model, graph, batches or ()))
+def _of_images(of: Callable[[nn.Module, ChannelGraph, Iterable[Tensor]], Values], *, per_cost: bool) -> Criterion:
+    return Criterion("images", lambda model, graph, batches, loss: of(model, graph, batches or ()), per_cost)
 
 
 def _taylor(model: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss) -> Values:
@@ -50,9 +52,9 @@ CRITERIA: dict[str, Criterion] = {
     "l2": _of_weights(weight_criteria.l2),
     "lamp": _of_weights(weight_criteria.lamp),
     "fpgm": _of_weights(weight_criteria.fpgm),
-    "activation": _of_images(data_criteria.activation),
-    "output": _of_images(data_criteria.output),
-    "taylor": Criterion("labels", _taylor),
+    "activation": _of_images(data_criteria.activation, per_cost=False),
+    "output": _of_images(data_criteria.output, per_cost=True),
+    "taylor": Criterion("labels", _taylor, per_cost=True),
 }
 """The words of `score=`, beside "random", a control that looks at nothing at all."""
 

@@ -75,12 +75,13 @@ class SpelledLayers:
         if not layer.own:
             return layer.row  # without widths of its own
         wanted = self.left_of(layer, alive)
+        shape, own = width_arguments.shape_of(wanted), width_arguments.widths_of(wanted)
+        if not width_arguments.is_thinkable(layer, own):
+            return None
         inputs, hands_on = self.inputs(layer.row, widths), self._handed_on(layer.row, widths)
-        for row in width_arguments.settings(layer, width_arguments.widths_of(wanted)):
+        for row in width_arguments.settings(layer, own):
             built = yaml_rows.build(row, inputs, self.yaml, hands_on)
-            if built is not None and self._agree(
-                layer, width_arguments.shape_of(built), width_arguments.shape_of(wanted)
-            ):
+            if built is not None and self._agree(layer, width_arguments.shape_of(built), shape):
                 return row
         return None
 

@@ -170,7 +170,7 @@ class Stock:
         return [layer for layer in self.spelled.layers if layer.row.at not in self.blocks]
 
     def _find_blocks(self) -> dict[int, Told]:
-        """Layers that tie widths and can be written as several rows.
+        """Layers that tie widths, or hold some with those that stay, and can be written as several rows.
 
         What Ultralytics makes of the head depends on whether there is a block of a newer family at all, so that one of
         these stays: the one with the fewest modules that have channels.
@@ -178,8 +178,9 @@ class Stock:
         tied = {g: i for i, tie in enumerate(self.spelled.graph.ties) for g in tie.groups}
         found: dict[int, Told] = {}
         for layer in self.spelled.layers[:-1]:
-            own = {g for groups in layer.own.values() for g in groups if g in tied}
-            if len(layer.row.sources) == 1 and len({tied[g] for g in own}) > 1:
+            own = {g for groups in layer.own.values() for g in groups}
+            free = own & tied.keys()
+            if len(layer.row.sources) == 1 and len({tied[g] for g in free}) + bool(own - free) > 1 and free:
                 (width,) = self.spelled.inputs(layer.row, self.spelled.full)
                 told = self._unroller.told(layer.row, [width])
                 bone = self.spelled.bone(layer)

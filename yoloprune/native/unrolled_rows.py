@@ -58,7 +58,8 @@ class Unroller:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = config
-        self._layers: dict[str, width_arguments.Layer | None] = {}
+        self._rows: dict[str, Row | None] = {}
+        self._layers: dict[str, width_arguments.Layer] = {}
 
     def told(self, row: Row, inputs: Sequence[int]) -> Told | None:
         """What Ultralytics constructs the modules of a row with, None if it cannot build it."""
@@ -156,20 +157,26 @@ class Unroller:
             return None
         shape = width_arguments.shape_of(full)
         key = json.dumps([plain.name, plain.repeats, plain.arguments, inputs[0], sorted(map(str, shape.items()))])
-        if key not in self._layers:
+        if key not in self._rows:
             same = (r for r in _variants(plain) if self._builds(r, inputs[0], shape))
-            row = next(same, None)
-            layer = None if row is None else width_arguments.Layer(row)
-            self._layers[key] = layer and width_arguments.find(layer, [inputs[0]], self.config)
-        if (layer := self._layers[key]) is None:
+            self._rows[key] = next(same, None)
+        if self._rows[key] is None:
             return None
         wanted = width_arguments.shape_of(cut)
-        rows = [*width_arguments.settings(layer, width_arguments.widths_of(cut)), _following(layer.row, full, cut)]
-        for row in rows:
+        for row in self._candidates(key, full, cut, inputs[0]):
             built = yaml_rows.build(row, [inputs[1]], self.config, width)
             if built is not None and width_arguments.shape_of(built) == wanted:
                 return row
         return None
+
+    def _candidates(self, key: str, full: nn.Module, cut: nn.Module, width: int) -> Iterator[Row]:
+        """Rows that may build what the cut left: most say it in their numbers, and only else arguments are doubled."""
+        row = self._rows[key]
+        assert row is not None
+        yield _following(row, full, cut)
+        if key not in self._layers:
+            self._layers[key] = width_arguments.find(width_arguments.Layer(row), [width], self.config)
+        yield from width_arguments.settings(self._layers[key], width_arguments.widths_of(cut))
 
 
 def _variants(row: Row) -> Iterator[Row]:

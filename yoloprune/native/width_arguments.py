@@ -54,6 +54,7 @@ class Layer:
         own (dict[str, set[int]]): Channel groups by the module, named within the layer, whose output they are.
         reaching (set[int]): Channel groups that the layer reads.
         axes (list[int]): Axes of the graph that lie in the layer.
+        full (Widths): What the row builds.
     """
 
     row: Row
@@ -62,6 +63,7 @@ class Layer:
     own: dict[str, set[int]] = field(default_factory=dict)
     reaching: set[int] = field(default_factory=set)
     axes: list[int] = field(default_factory=list)
+    full: Widths = field(default_factory=dict)
 
     @property
     def prefix(self) -> str:
@@ -104,7 +106,20 @@ def find(layer: Layer, inputs: list[int], config: Mapping[str, Any]) -> Layer:
             # Copies of a layer in a row are all built for the same input, which the first of them hands to the second.
             fixed = at in joint or (chained and base is None)
             dials.append(Dial(at, governs, base, witness, full[witness], fixed))
-    return replace(layer, dials=dials, follows=moved(row, twice) or frozenset())
+    return replace(layer, dials=dials, follows=moved(row, twice) or frozenset(), full=full)
+
+
+STEP = 8
+"""Ultralytics rounds widths to multiples of this; what one argument sets is never further apart than that."""
+
+
+def is_thinkable(layer: Layer, wanted: Widths) -> bool:
+    """Whether the widths that each argument governs are narrowed alike; if not, no row needs to be built to know."""
+    for dial in layer.dials:
+        ratio = wanted[dial.witness] / dial.width
+        if any(abs(wanted[name] - ratio * layer.full[name]) >= STEP for name in dial.governs):
+            return False
+    return True
 
 
 def settings(layer: Layer, wanted: Widths) -> Iterator[Row]:
@@ -144,7 +159,7 @@ def widths_of(layer: nn.Module) -> Widths:
 
 def shape_of(layer: nn.Module) -> Shape:
     shape: Shape = {name: tuple(t.shape) for name, t in layer.state_dict().items()}
-    for name, module in layer.named_modules():
+    for name, module in layer.named_modules(remove_duplicate=False):  # one activation may serve several layers, or not
         shape[f"{name}()"] = type(module).__name__, getattr(module, "add", None)  # which asks for equal widths
         shape[f"{name}#"] = model_builder.numbers(module)
     return shape

@@ -51,6 +51,8 @@ def select(
     cost = cost or Cost(graph)
     search = _Search(graph, cost, steps.queues(graph, scores), scores, limits, budget)
     caps = _caps(cost, budget)
+    if "channels" in caps and not cost.parent("channels"):  # of nothing any share would be met
+        raise BudgetError(f"ratio={budget.ratio} is out of reach: no channel can be pruned. Held by: {held(graph)}.")
     if not per_cost:
         return search.run(caps, np.ones(len(graph.groups)))
     if len(caps) < 2:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -85,6 +85,7 @@ class Probe:
     asked: tuple[Example, ...] = ()
     affordable: bool = False
     frames: int = 1
+    _modes: dict[Example, tuple[bool, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, example: Any) -> Probe:
@@ -93,6 +94,12 @@ class Probe:
             return example
         only = example if isinstance(example, Example) else Example.of(example)
         return cls((only,), (only,))
+
+    def modes(self, model: nn.Module, one: Example) -> tuple[bool, ...]:
+        """See `modes`; asked once for a network and its copies."""
+        if one not in self._modes:
+            self._modes[one] = modes(model, one)
+        return self._modes[one]
 
 
 def modes(model: nn.Module, example: Example) -> tuple[bool, ...]:

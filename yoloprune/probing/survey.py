@@ -50,7 +50,7 @@ def survey(
         ModelError: If the network does not run at the size that was asked for.
     """
     sizes = [size for i in range(16) if (size := smallest << i) < asked] + [asked]
-    at, work = first_to_run(model, make, sizes)
+    at, work, cramped = first_to_run(model, make, sizes)
     large = make(asked, 1)
     lists = _Lists(model, large)
     wanted = lists.of(large)
@@ -59,7 +59,7 @@ def survey(
     size = sizes[sizes.index(at) + candidates.index(one)]
     two = make(size, 2)
     alike = lists.of(two) == lists.of(one) and lists.numbers(two) == lists.numbers(one)
-    wide = _wide(model, make, size, one)
+    wide = _wide(make, size, one, cramped if size == at else listing(model, one, training=False).cramped)
     return Probe(
         examples=(one, *(() if alike else (two,)), *also),
         proving=(*(() if alike else (one,)), two, *(wide if lists.of(one) in map(lists.of, wide) else ()), *also),
@@ -97,8 +97,10 @@ def survey_around(model: nn.Module, examples: tuple[Example, ...]) -> Probe:
     return Probe(examples, proving, frames=lists.frames(examples[0]))
 
 
-def first_to_run(model: nn.Module, make: Callable[[int, int], Example], sizes: list[int]) -> tuple[int, float]:
-    """The smallest size at which the network runs at all, and the FLOPs that it has at the largest."""
+def first_to_run(model: nn.Module, make: Callable[[int, int], Example], sizes: list[int]) -> tuple[int, float, float]:
+    """The smallest size at which the network runs at all, the FLOPs that it has at the largest, and how cramped it is
+    (see `Listing`).
+    """
     for size in sizes:
         try:
             found = listing(model, make(size, 1), training=False)
@@ -109,17 +111,16 @@ def first_to_run(model: nn.Module, make: Callable[[int, int], Example], sizes: l
                 shapes = make(size, 1).shapes
                 raise ModelError(f"The model does not run on an input of shape {shapes}: {e}") from e
         else:
-            return size, found.flops * (sizes[-1] / size) ** 2
+            return size, found.flops * (sizes[-1] / size) ** 2, found.cramped
     raise AssertionError("no size")
 
 
-def _wide(model: nn.Module, make: Callable[[int, int], Example], size: int, one: Example) -> tuple[Example, ...]:
+def _wide(make: Callable[[int, int], Example], size: int, one: Example, cramped: float) -> tuple[Example, ...]:
     """An image as wide as it takes for every pooling window to leave something out, where the small one is too narrow.
 
     Where windows cover the whole map, what they pool one after the other is the same, and a cut that takes one for the
     other computes the same there.
     """
-    cramped = listing(model, one, training=False).cramped
     if cramped < 1:
         return ()
     width = size * (floor(cramped) + 1)

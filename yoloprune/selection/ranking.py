@@ -10,7 +10,7 @@ import numpy as np
 import ultralytics
 from torch import Tensor
 
-from yoloprune.backend import calibration_images, console, datasets, model_facts
+from yoloprune.backend import calibration_images, console, datasets, model_facts, progress_bar
 from yoloprune.importance import criteria, dead_channels
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.channel_graph import ChannelGraph
@@ -64,25 +64,33 @@ def rank(
         ModelError: If the score is taylor and the model's loss needs more than labels.
     """
     model = parent.model
-    batches: Iterable[Tensor] | Iterable[dict[str, Any]] | None = sight.images
+    if model_facts.is_untrained(model):
+        console.warn(
+            "prune: the weights are untrained: which channels go is chance, and what is refitted fits noise. Train the "
+            "model first, or give a checkpoint"
+        )
     dead = dead_channels.dead(model, graph)
     how = _best(parent, sight, dead) if criterion.score == "auto" else criterion.score
+    kind = criteria.CRITERIA.get(how)  # None is random
     normalize = criterion.normalize
     if normalize == "auto":
-        normalize = "cost" if how == "taylor" else "none"
-    if how == "taylor" and sight.data is not None:
-        model = model_facts.with_loss(parent)
-        batches = calibration_images.labelled(parent, sight.data, sight.imgsz, device=sight.device, seed=sight.seed)
-    with placed(sight.device, model):
-        scores = criteria.score(
-            model,
-            graph,
-            how,
-            reduce=criterion.reduce,
-            normalize=normalize if normalize != "cost" else "none",
-            batches=batches,
-            seed=sight.seed,
-        )
+        normalize = "cost" if kind is not None and kind.per_cost else "none"
+    images = sight.images or []
+    with progress_bar.Wait(len(images), "ranking channels") as wait:
+        batches: Iterable[Tensor] | Iterable[dict[str, Any]] | None = wait.over(images) if images else None
+        if kind is not None and kind.needs == "labels" and sight.data is not None:
+            model = model_facts.with_loss(parent)
+            batches = calibration_images.labelled(parent, sight.data, sight.imgsz, device=sight.device, seed=sight.seed)
+        with placed(sight.device, model):
+            scores = criteria.score(
+                model,
+                graph,
+                how,
+                reduce=criterion.reduce,
+                normalize=normalize if normalize != "cost" else "none",
+                batches=batches,
+                seed=sight.seed,
+            )
     if criterion.score == "auto":
         scores[dead] = 0.0  # what sparse training took out goes first, whatever its constant does
         if how == "l2":  # sizes of weights say little within a layer, and nothing between layers

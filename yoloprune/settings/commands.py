@@ -154,6 +154,7 @@ _COMMANDS = (
         notes=("epochs= are those of each of the three trainings; not set: 9, 10 and 6.",),
     ),
     Command("help", "show this, or the options of a command", examples=("help", "help prune")),
+    Command("completion", "print what a shell completes words with: bash, zsh or fish", examples=("completion bash",)),
     Command("version", "show the versions", examples=("version",)),
 )
 COMMANDS: dict[str, Command] = {command.name: command for command in _COMMANDS}

@@ -73,7 +73,7 @@ CRITERION = (
         "auto",
         choice("auto", "none", "mean", "max", "cost"),
         "scores are divided by this of their group, or by the cost that a channel saves; auto is cost with "
-        "score=taylor, whose unit is the loss, and none otherwise",
+        "score=taylor and output, which compare between layers, and none otherwise",
     ),
 )
 CUT_OPTIONS = (

@@ -62,8 +62,8 @@ class Request:
 
     @property
     def timed(self) -> bool:
-        """Whether it names a runtime, whose time is to be measured."""
-        return bool(self.passed.get("format")) or self.settings.get("threads") is not None
+        """Whether it wants a time, or names a runtime, whose time is then measured."""
+        return bool(self.passed.get("format")) or {self.settings.get(k) for k in ("latency", "threads")} != {None}
 
     @property
     def host(self) -> dict[str, Any]:
@@ -144,11 +144,6 @@ class PruneRequest(CutRequest):
         return cls(passed, *cls.parts(settings), _part(Budget, settings), settings["latency"], settings["threads"])
 
     @property
-    def timed(self) -> bool:
-        """Whether times are measured."""
-        return self.latency is not None or super().timed
-
-    @property
     def budgeted(self) -> bool:
         """Whether more than the dead may go."""
         return not self.budget.empty or self.latency is not None
@@ -168,8 +163,7 @@ class SweepRequest(CutRequest):
     @classmethod
     def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> SweepRequest:
         """Exactly one kind of budget is set."""
-        own = ("flops", "params", "ratio", "within", "threads")
-        return cls(passed, *cls.parts(settings), *(settings[key] for key in own))
+        return cls(passed, *cls.parts(settings), *map(settings.get, ("flops", "params", "ratio", "within", "threads")))
 
     @property
     def kind(self) -> str:
@@ -225,6 +219,13 @@ class HelpRequest(Request):
 
 
 @dataclass(frozen=True)
+class CompletionRequest(HelpRequest):
+    """What completes words in a shell."""
+
+    command = "completion"
+
+
+@dataclass(frozen=True)
 class VersionRequest(HelpRequest):
     """The versions."""
 
@@ -242,6 +243,7 @@ REQUESTS: dict[str, type[Request]] = {
         InfoRequest,
         DemoRequest,
         HelpRequest,
+        CompletionRequest,
         VersionRequest,
     )
 }

@@ -102,7 +102,10 @@ class SparseTraining:
         if console.is_main_process():
             free, of = int(run.scales.removable.sum()), run.graph.n_classes
             console.log("sparse: ", f"target {_target(self.config)}, {free} of {of} channels may die")
-            if not trainer.resume:
+            if trainer.resume:  # from an older checkpoint than the last, perhaps: the epochs after it are done again
+                for log in (LOG, LAYERS):
+                    files.keep_rows(Path(trainer.save_dir) / log, "epoch", trainer.start_epoch)
+            else:
                 _set_aside(Path(trainer.best))
             if not trainer.args.time:
                 _warn_of_few_steps(trainer, run)

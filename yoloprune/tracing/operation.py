@@ -51,9 +51,9 @@ class Call:
     def freeze(self, *tensors: Tensor, why: str | None = None) -> None:
         """Freeze the channels of the given tensors with this operation as the reason."""
         op = self.name.removeprefix("aten::")
-        reason = f"{why or 'no rule for'} {op} in {self.tracer.where}"
+        reason = f"{why or 'no rule for'} {op} in {self.tracer.place}"
         for tensor in tensors:
             if (tag := self.tracer.tag(tensor)) is not None:
                 self.tracer.book.freeze(tag.labels, reason)
                 if why is None:
-                    self.tracer.unknown.setdefault(op, self.tracer.where)
+                    self.tracer.unknown.setdefault(op, self.tracer.place)

@@ -27,6 +27,7 @@ from yoloprune.tracing.rules_elementwise import (
     unknown,
 )
 from yoloprune.tracing.rules_layers import batch_norm, convolution, matmul, transpose
+from yoloprune.tracing.rules_picked import boxes, picked
 from yoloprune.tracing.rules_shape import along, cat, move, split, stack
 from yoloprune.tracing.rules_shuffle import glu, packs
 
@@ -64,6 +65,8 @@ RULES: dict[str, Callable[[Call], None]] = {
     **_names(group_norm, "native_group_norm"),
     **_names(transpose, "t"),
     **_names(matmul, "mm addmm bmm"),
+    **_names(picked, "index"),
+    **{f"torchvision::{n}": boxes for n in ("roi_align", "roi_pool")},
 }
 """Rule of each operation by its ATen name; point-wise operations are recognised by PyTorch's own tag."""
 

@@ -55,7 +55,7 @@ def meet(call: Call, tensors: list[Tensor], ndim: int, zero: Callable[[], bool])
     merged: Tensor | None = None
     for t, tag in tagged:
         labels = tag.labels.reshape((1,) * (ndim - t.ndim) + tuple(tag.labels.shape))
-        why = f"a constant meets channels in {call.name} in {call.tracer.where}"
+        why = f"a constant meets channels in {call.name} in {call.tracer.place}"
         merged = labels if merged is None else call.tracer.book.unite(merged, labels, why)
     assert merged is not None
     return Tag(merged, ndim + axis, zero(), loose=all(tag.loose for _, tag in tagged))

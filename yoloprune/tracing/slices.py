@@ -62,5 +62,5 @@ def hold(state: TraceState, x: Tensor, tag: Tag, bounds: slice, *, strict: bool)
         if isinstance(bound, Width):
             (bound if value >= 0 else -bound).count(before, tag.axis)
         else:
-            state.book.freeze(before, f"channels are picked by number by slice in {state.where}")
+            state.book.freeze(before, f"channels are picked by number by slice in {state.place}")
     return True

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yoloprune.torch_internals import FunctionMode, tree_leaves
-from yoloprune.tracing import slices
+from yoloprune.tracing import slices, weight_sizes
 from yoloprune.tracing.labels import Tag
 from yoloprune.tracing.trace_state import TraceState
 from yoloprune.tracing.widths import Width
@@ -69,7 +69,7 @@ class Sizes(FunctionMode):
             self._as_numbers(self._sizes(args[0], args[0].shape))
         elif func in self.LEFT:
             if (tag := self.state.tag(args[0])) is not None:  # what comes back, if anything, has no labels
-                self.state.book.freeze(tag.labels, f"values leave PyTorch by {func.__name__} in {self.state.where}")
+                self.state.book.freeze(tag.labels, f"values leave PyTorch by {func.__name__} in {self.state.place}")
         elif func is F.scaled_dot_product_attention:
             if kwargs.get("scale") is None:  # then it divides by the root of the queries' width
                 self._as_numbers(self._sizes(args[0], args[0].shape))
@@ -89,6 +89,8 @@ class Sizes(FunctionMode):
         return None if tag is None else tag.axis
 
     def _sizes(self, tensor: Tensor, shape: torch.Size) -> torch.Size:
+        if (layer := self.state.layer(tensor)) and (sizes := weight_sizes.sizes(self.state, layer, tensor)) is not None:
+            return sizes
         tag = self.state.tag(tensor)
         if tag is None:
             return shape
@@ -97,7 +99,7 @@ class Sizes(FunctionMode):
     def _literal(self, labels: Tensor) -> None:
         if not self._is_sized():
             module = self.state.modules.get(self.state.where)
-            where = f"{type(module).__name__} {self.state.where}"
+            where = f"{type(module).__name__} {self.state.where}".rstrip()
             self.state.book.freeze(labels, f"width written as a number in {where}")
 
     def _is_sized(self) -> bool:

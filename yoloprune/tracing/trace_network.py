@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.computed_weights import require_plain_weights
-from yoloprune.probing.examples import DRAWS, Example, Probe, modes, run, seeded
+from yoloprune.probing.examples import DRAWS, Example, Probe, run, seeded
 from yoloprune.probing.forward import preserved, running
 from yoloprune.probing.outputs import Leaf, leaves
 from yoloprune.torch_internals import is_out_of_memory
@@ -79,7 +79,7 @@ def trace(
             if is_out_of_memory(e):
                 raise
             raise ModelError(f"The model does not run on an input of shape {first.shapes}: {e}") from e
-        ways = [(one, training) for one in probe.examples for training in modes(model, one)]
+        ways = [(one, training) for one in probe.examples for training in probe.modes(model, one)]
 
         def follow(tracer: Tracer) -> list[list[Leaf]]:
             tracer.handing_on = frozenset(handing_on)

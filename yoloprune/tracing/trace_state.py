@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,19 +12,14 @@ from torch import Tensor, nn
 
 from yoloprune.probing.outputs import tensors
 from yoloprune.torch_internals import (
-    BatchNorm,
-    ConvNd,
     WeakIdKeyDictionary,
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
 from yoloprune.tracing.labels import LabelBook, Tag
 from yoloprune.tracing.loose_ends import LooseEnds
+from yoloprune.tracing.owners import LAYERS, owners
 from yoloprune.tracing.unreached import holders, unread
-
-LAYERS = (ConvNd, nn.Linear, BatchNorm)
-SLICED = frozenset({"weight", "bias", "running_mean", "running_var"})
-"""Modules that a cut slices, and which of their tensors; all other parameters are loose."""
 
 
 class TraceState:
@@ -37,7 +32,7 @@ class TraceState:
         axes (dict[tuple[str, str], Tensor]): Labels by module and side, in the order in which modules ran.
         costs (dict): FLOPs by the axes to whose widths they are proportional.
         unknown (dict[str, str]): Operations without a rule that met channels, with the module that ran them first.
-        misused (set[str]): Layers whose weights something else reads as well.
+        misused, asked (set[str]): Layers whose weights something else reads as well; of whose weights sizes were asked.
         where (str): Dotted name of the innermost running module.
         entered (set[str]): Modules that ran.
         counting (bool): Whether FLOPs are recorded in this pass.
@@ -53,6 +48,7 @@ class TraceState:
         self.costs: defaultdict[tuple[tuple[str, str], ...], float] = defaultdict(float)
         self.unknown: dict[str, str] = {}
         self.misused: set[str] = set()
+        self.asked: set[str] = set()
         self.where, self.counting = "", True
         self.said: tuple[int, ...] | None = None
         self.entered: set[str] = set()
@@ -63,18 +59,13 @@ class TraceState:
         self._frozen, self._growth, self.worked = frozen, growth, 0
         self._names = {module: name for name, module in self.modules.items()}
         self._tags: WeakIdKeyDictionary[Tensor, Tag] = WeakIdKeyDictionary()
-        self._owners: WeakIdKeyDictionary[Tensor, str] = WeakIdKeyDictionary()
-        self._loose: WeakIdKeyDictionary[Tensor, str] = WeakIdKeyDictionary()
+        self._owners, self._loose = owners(self.modules)
         self._transposed: WeakIdKeyDictionary[Tensor, str] = WeakIdKeyDictionary()
-        shared: Counter[int] = Counter(
-            id(p) for m in model.modules() for p in (*m.parameters(recurse=False), *m.buffers(recurse=False))
-        )
-        for name, module in self.modules.items():
-            for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-                if isinstance(module, LAYERS) and key in SLICED and shared[id(tensor)] < 2:
-                    self._owners[tensor] = name
-                elif tensor.is_floating_point() and shared[id(tensor)] < 2:
-                    self._loose[tensor] = f"{name}.{key}".lstrip(".")
+
+    @property
+    def place(self) -> str:
+        """The innermost running module in words: the network has no name of its own."""
+        return self.where or "the network's own code"
 
     @contextlib.contextmanager
     def following(self) -> Iterator[None]:
@@ -169,6 +160,10 @@ class TraceState:
             if (tag := self._tags.get(tensor)) is not None and tag.bare:
                 self.book.read_bare(tag.labels)
 
+    def layer(self, tensor: Tensor) -> str | None:
+        """Name of the layer whose weight this is, None of anything else."""
+        return self._owners.get(tensor) if tensor.ndim > 1 else None
+
     def owner(self, tensor: Any, kind: type[nn.Module]) -> str | None:
         """Name of the running layer that a weight belongs to; a weight used outside its layer holds the layer fast."""
         name = self._owners.get(tensor) if isinstance(tensor, Tensor) else None
@@ -233,7 +228,7 @@ class TraceState:
     def keep(self, keep: Mapping[str, str]) -> None:
         """Freeze all output channels of the named modules, and layers whose weights are also used elsewhere."""
         for (module, side), labels in self.axes.items():
-            if module in self.misused:
+            if module in self.misused or (module in self.asked and id(self.modules[module].weight) not in self._seen):
                 self.book.freeze(labels, f"weights of {module} are used outside it")
             elif side == "outputs" and module in keep:
                 self.book.freeze(labels, keep[module])

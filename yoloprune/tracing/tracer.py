@@ -34,6 +34,6 @@ class Tracer(TraceState, DispatchMode):
         except Exception as e:  # a rule runs operations anew, and meets forms of them that torch may add; no fallback
             if is_out_of_memory(e):
                 raise
-            raise ModelError(f"The trace cannot follow {call.name.removeprefix('aten::')} in {self.where}: {e}") from e
+            raise ModelError(f"The trace cannot follow {call.name.removeprefix('aten::')} in {self.place}: {e}") from e
         self.hold(self.where, (args, kwargs, out))
         return out

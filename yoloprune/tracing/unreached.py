@@ -37,7 +37,9 @@ def unread(
             continue
         if name not in entered:
             found += [name] if weights and seen.isdisjoint(map(id, weights.values())) else []
-        elif not isinstance(module, layers):
+        elif isinstance(module, layers):  # one that handed its input on may use its weight another time
+            found += [f"{name}.weight"] if "weight" in weights and id(weights["weight"]) not in seen else []
+        else:
             loose = {key: tensor for key, tensor in (weights | buffers).items() if tensor.numel() > 1}
             found += [f"{name}.{key}".lstrip(".") for key, tensor in loose.items() if id(tensor) not in seen]
     return found

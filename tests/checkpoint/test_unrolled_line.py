@@ -1,0 +1,115 @@
+"""Whatever is done to a pruned checkpoint is done to one whose blocks became several rows, by ours and by stock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import ultralytics
+from checkpoints import STILL, Stopped, body, crash, network, run_of, shapes_of
+
+import yoloprune
+from yoloprune.backend import moved_layers
+from yoloprune.checkpoint import models, saving
+from yoloprune.commands.demo_images import NAMES, make_shapes
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("unrolled")
+
+
+@pytest.fixture(scope="module")
+def data(folder: Path) -> Path:
+    return make_shapes(folder / "data", train=8, val=4, imgsz=64)
+
+
+@pytest.fixture(scope="module")
+def parent(folder: Path) -> Path:
+    yolo = network(folder)
+    yolo.save(folder / "parent.pt")
+    return folder / "parent.pt"
+
+
+@pytest.fixture(scope="module")
+def unrolled(folder: Path, parent: Path) -> Path:
+    """The insides of both C2f are narrowed, the streams past them are not."""
+    told = {"ratio": 0.4, "keep": "model.[01356],model.2.cv?,model.4.cv?"}
+    yolo = yoloprune.prune(parent, score="random", native=True, imgsz=64, project=str(folder), name="prune", **told)
+    assert len(moved_layers.layers(moved_layers.table_of(yolo.model))) >= 2
+    return folder / "prune" / "weights" / "pruned.pt"
+
+
+def table(file: Path | str) -> dict[str, list[str]]:
+    return moved_layers.table_of(saving.load(file).model)
+
+
+def test_stock_trains_it_for_other_classes(unrolled: Path, data: Path, tmp_path: Path) -> None:
+    yolo = ultralytics.YOLO(str(unrolled))
+    before = shapes_of(yolo.model)
+    yolo.train(data=str(data), **run_of(tmp_path))
+    assert shapes_of(yolo.model) == before and yolo.model.nc == len(NAMES)
+
+
+def test_weights_are_loaded_in_full(unrolled: Path, data: Path, tmp_path: Path) -> None:
+    yolo = models.YOLO(str(unrolled))
+    before = {k: v.clone() for k, v in body(yolo.model).items()}
+    yolo.train(data=str(data), **run_of(tmp_path, **STILL))
+    for name, value in body(ultralytics.YOLO(yolo.trainer.best).model).items():
+        if "running" not in name and "num_batches" not in name:
+            assert torch.equal(value, before[name]), name
+    assert table(yolo.trainer.best) == table(unrolled)
+
+
+def test_finetune_freezes_the_layers_of_the_parent(unrolled: Path, data: Path, tmp_path: Path) -> None:
+    """`freeze=3` are the layers 0 to 2, of which the last is a block of five rows by now."""
+    yolo = yoloprune.finetune(unrolled, data=str(data), freeze=3, **run_of(tmp_path))
+    before, after = body(saving.load(unrolled).model), body(yolo.model)
+    places = {name for old in ("model.0", "model.1", "model.2") for name in table(unrolled).get(old, [old])}
+    frozen = {k for k in before if k.endswith("conv.weight") and any(k.startswith(f"{p}.") for p in places)}
+    assert len(frozen) > 3
+    for name in before:
+        if name.endswith("conv.weight"):
+            assert torch.equal(before[name], after[name]) == (name in frozen), name
+
+
+def test_an_interrupted_training_goes_on(unrolled: Path, data: Path, tmp_path: Path) -> None:
+    yolo = models.YOLO(str(unrolled))
+    before = shapes_of(yolo.model)
+    yolo.add_callback("on_fit_epoch_end", crash)
+    with pytest.raises(Stopped):
+        yolo.train(data=str(data), **run_of(tmp_path, epochs=2))
+    again = yoloprune.finetune(yolo.trainer.last, resume=True)
+    assert again.trainer.start_epoch == 1 and shapes_of(again.model) == before
+    assert table(again.trainer.best) == table(unrolled)
+
+
+def test_the_parent_teaches_it(unrolled: Path, parent: Path, data: Path, tmp_path: Path) -> None:
+    yolo = yoloprune.finetune(unrolled, data=str(data), distill="parent", **run_of(tmp_path))
+    assert shapes_of(yolo.model) == shapes_of(saving.load(unrolled).model)
+
+
+def test_it_is_pruned_again_by_the_names_of_the_first_parent(unrolled: Path, tmp_path: Path) -> None:
+    told = {"score": "random", "native": True, "imgsz": 64, "project": str(tmp_path), "name": "again"}
+    yolo = yoloprune.prune(unrolled, flops=0.8, keep="model.2", **told)
+    first, second = saving.load(unrolled).model, yolo.model
+    for old, new in zip(table(unrolled)["model.2"], table(yolo.ckpt_path)["model.2"], strict=True):
+        mine, theirs = first.get_submodule(old), second.get_submodule(new)
+        outputs = [[m.out_channels for m in x.modules() if hasattr(m, "out_channels")] for x in (mine, theirs)]
+        assert outputs[0] == outputs[1] and old.startswith("model.")
+    assert sum(p.numel() for p in second.parameters()) < sum(p.numel() for p in first.parameters())
+
+
+def test_sparse_training_goes_on_from_it(unrolled: Path, data: Path, tmp_path: Path) -> None:
+    yolo = yoloprune.train_sparse(unrolled, data=str(data), flops=0.9, **run_of(tmp_path, epochs=3))
+    assert shapes_of(yolo.model) == shapes_of(saving.load(unrolled).model)
+    cut = yoloprune.prune(yolo.trainer.best, imgsz=64, project=str(tmp_path), name="cut")
+    assert table(cut.ckpt_path).keys() == table(unrolled).keys()
+
+
+def test_restricted_loading_takes_it(unrolled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ULTRALYTICS_SAFE_LOAD", "1")
+    assert shapes_of(ultralytics.YOLO(str(unrolled)).model) == shapes_of(saving.load(unrolled).model)

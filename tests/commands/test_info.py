@@ -1,0 +1,22 @@
+"""What `info` tells beside the layers."""
+
+from __future__ import annotations
+
+import pytest
+from ultralytics.nn.tasks import DetectionModel
+
+import yoloprune
+from yoloprune.backend import console, moved_layers
+
+YAML = {"nc": 2, "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8]]], "head": [[[1], 1, "Detect", ["nc"]]]}
+
+
+def test_layers_that_moved_are_told_by_the_numbers_of_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(console, "log", lambda prefix, message: said.append(message))
+    table = {"model.0": ["model.0"], "model.1": ["model.1", "model.2"], "model.1.cv1": ["model.1"]}
+    monkeypatch.setattr(moved_layers, "table_of", lambda model: table | {"model.2": ["model.3"]})
+    model = yoloprune.YOLO("yolov8n.yaml")
+    model.model = DetectionModel(YAML, verbose=False)
+    yoloprune.info(model, imgsz=32)
+    assert said[-1].endswith("keep=, layers= and freeze= go on taking: 1 is 1 to 2, 2 is 3")

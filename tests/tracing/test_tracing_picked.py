@@ -1,0 +1,63 @@
+"""Rows picked by index, and features inside boxes, as in detectors of two stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision
+from conftest import conv, noise, reasons
+from networks import FREE, Net, exact, held, net
+from torch import Tensor, nn
+
+IMAGE = noise(1, 3, 12, 12)
+BOXES = torch.tensor([[0.0, 1, 1, 9, 9], [0, 0, 3, 5, 11], [0, 2, 2, 4, 4]])
+
+
+def test_features_inside_boxes() -> None:
+    """A linear layer on what is inside, of boxes in another order."""
+
+    def inside(m: Net, x: Tensor) -> Tensor:
+        found = torchvision.ops.roi_align(m.b(m.a(x)), BOXES.to(x.dtype), (2, 2), 1.0, 2)
+        return m.d(m.c(found.flatten(start_dim=1)).relu()[torch.tensor([2, 0])])
+
+    model = net(inside, a=conv(3, 6, 3), b=conv(6, 6, 3), c=nn.Linear(24, 5), d=nn.Linear(5, 2))
+    graph = exact(model, IMAGE)
+    assert all(reasons(graph, f"{layer}.outputs") == FREE for layer in "abc")
+
+
+Way = Callable[[Net, Tensor], Tensor]
+FOLLOWED: dict[str, Way] = {
+    "rows": lambda m, y: m.l(y.flatten(2).permute(0, 2, 1)[0][torch.tensor([3, 1, 1])]),
+    "a mask of rows": lambda m, y: m.l(y.flatten(2).permute(0, 2, 1)[0][torch.arange(144) % 2 == 0]),
+    "a mask of two dimensions": lambda m, y: m.l(y.permute(0, 2, 3, 1)[torch.ones(1, 12, 12).bool()]),
+    "images": lambda m, y: m.c(y[torch.tensor([0, 0])]),
+}
+HELD: dict[str, Way] = {
+    "written with other channels": lambda m, y: m.c(torch.zeros_like(y).index_put((torch.tensor([0]),), m.b(y))),
+    "an index of two dimensions": lambda m, y: m.l(y.flatten(2)[0].t()[torch.tensor([[3, 1], [1, 2]])]),
+    "the channels": lambda m, y: m.c(y[:, torch.tensor([3, 1, 0, 2, 4, 5])]),
+    "positions": lambda m, y: m.c(y[:, :, torch.tensor([0, 1])]),
+    "computed from channels": lambda m, y: m.l(y.flatten(2)[0].t()[y[0, :, 0, 0].argsort()]),
+    "written with a constant": lambda m, y: m.c(y.clone().index_put_((torch.tensor([0]),), torch.ones(6, 12, 12))),
+    "written with a number": lambda m, y: m.c(y.index_put((torch.tensor([0]),), torch.tensor(1.0))),
+    "written into channels": lambda m, y: m.c(y.index_put((torch.tensor([0]), torch.tensor([1])), torch.ones(12, 12))),
+    "written over what was zero": lambda m, y: m.c(torch.zeros_like(y).index_put_((torch.tensor([0]),), y[0].exp())),
+}
+
+
+def picking(way: Way) -> Net:
+    """A convolution whose channels are picked, on one image."""
+    return net(lambda m, x: way(m, m.a(x[:1])), a=conv(3, 6), b=conv(6, 6), c=conv(6, 2), l=nn.Linear(6, 2))
+
+
+@pytest.mark.parametrize("way", FOLLOWED)
+def test_channels_behind_an_index_are_followed(way: str) -> None:
+    graph = exact(picking(FOLLOWED[way]), IMAGE)
+    assert reasons(graph, "a.outputs") == FREE
+
+
+@pytest.mark.parametrize("way", HELD)
+def test_others_are_held(way: str) -> None:
+    held(picking(HELD[way]), IMAGE)
