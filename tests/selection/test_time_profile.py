@@ -80,6 +80,7 @@ def test_times_are_learnt_once(
     said: list[str] = []
     monkeypatch.setattr(console, "log", lambda _, text: said.append(text))
     monkeypatch.setattr(time_profile, "VARIANTS", 20)
+    monkeypatch.setattr(time_profile, "TRUSTED", 0.1)
     bench = Bench(Deployment(), 64, lambda: None)
     model = time_profile.learnt(parent, graph, LIMITS, bench)
     assert clock == [8, 8, 4] and model.error < 0.1
@@ -95,6 +96,18 @@ def test_times_are_learnt_once(
     monkeypatch.setattr(time_profile, "VARIANTS", 8)
     time_profile.learnt(parent, graph, LIMITS, bench)
     assert len(clock) == 7 and len(list((tmp_path / "yoloprune").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_times_of_a_busy_machine_are_not_kept(
+    parent: nn.Module, graph: ChannelGraph, clock: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(console, "warn", warned.append)
+    monkeypatch.setattr(time_profile, "VARIANTS", 8)
+    monkeypatch.setattr(time_profile, "TRUSTED", 1e-6)
+    time_profile.learnt(parent, graph, LIMITS, Bench(Deployment(), 64, lambda: None))
+    assert "not kept" in warned[0] and not (tmp_path / "yoloprune").exists()
 
 
 @pytest.mark.slow

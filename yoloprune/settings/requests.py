@@ -13,6 +13,7 @@ from yoloprune.settings.budget import Budget, Limits, check_fields
 from yoloprune.settings.sparse_config import SparseConfig
 
 Asked = TypeVar("Asked", bound="Request")
+Part = TypeVar("Part", Budget, Limits, "Criterion")
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,6 @@ class Request:
     def kwargs(self) -> dict[str, Any]:
         """Own and Ultralytics' keys as flat keyword arguments, without the model."""
         return {**self.settings, **self.host}
-
-
-Part = TypeVar("Part", Budget, Limits, Criterion)
 
 
 def _part(kind: type[Part], settings: Mapping[str, Any]) -> Part:
@@ -163,7 +161,8 @@ class SweepRequest(CutRequest):
     @classmethod
     def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> SweepRequest:
         """Exactly one kind of budget is set."""
-        return cls(passed, *cls.parts(settings), *map(settings.get, ("flops", "params", "ratio", "within", "threads")))
+        own = ("flops", "params", "ratio", "within", "threads")
+        return cls(passed, *cls.parts(settings), *(settings[key] for key in own))
 
     @property
     def kind(self) -> str:
