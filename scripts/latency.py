@@ -2,11 +2,13 @@
 
     python scripts/latency.py halve --model yolov8n.yaml --imgsz 320 --threads 1 --formats torch onnx openvino ncnn
     python scripts/latency.py wanted --model yolov8n.yaml --imgsz 320 --threads 1 --formats torch onnx openvino ncnn
+    python scripts/latency.py predict --model yolov8n.yaml --imgsz 320 --threads 1 --formats onnx openvino
     python scripts/latency.py pair parent.pt pruned.pt --imgsz 320 --threads 1 --format onnx
 
 `halve` prunes to half the FLOPs, with the rows that a stock YAML can say and with free widths, and times each beside
-its parent. `wanted` prunes with latency=0.6 for each format. `pair` is the measurement that both call: two files taking
-turns. A model YAML is drawn anew, seed 0, and ranked by its filters: times do not hang on what was learnt.
+its parent. `wanted` prunes with latency=0.6 for each format. `predict` learns what widths cost in time, and tells how
+far from it networks are that were left out. `pair` is the measurement that the first two call: two files taking turns.
+A model YAML is drawn anew, seed 0, and ranked by its filters: times do not hang on what was learnt.
 """
 
 from __future__ import annotations
@@ -16,15 +18,19 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
 from ultralytics import YOLO
 
 import yoloprune
+from yoloprune.backend import yolo_tracing
 from yoloprune.reporting.text_table import table
 from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import Deployment
+from yoloprune.selection import time_profile
+from yoloprune.settings.budget import Limits
 
 
 def pair(parent: Path, child: Path, told: argparse.Namespace, form: str) -> dict[str, float]:
@@ -82,10 +88,25 @@ def wanted(told: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
     return rows
 
 
+def predict(told: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
+    """What a time model says of networks that it was not fitted to."""
+    model, rows = yoloprune.load(str(parent_file(told.model, folder))).model, []
+    graph = yolo_tracing.trace_yolo(model, imgsz=told.imgsz)
+    for form in told.formats:
+        start = time.perf_counter()
+        deployment = Deployment.asked({"format": form}, torch.device("cpu"), told.threads)
+        with bench.opened(deployment, model, told.imgsz) as timer:
+            found = time_profile.learnt(model, graph, Limits(), timer)
+        row = {"format": form, "error": found.error, "worst": found.worst, "step": found.step}
+        rows.append({**row, "seconds": round(time.perf_counter() - start)})
+        print(table(rows[-1:]), flush=True)
+    return rows
+
+
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["halve", "wanted", "pair"])
+    parser.add_argument("what", choices=["halve", "wanted", "predict", "pair"])
     parser.add_argument("files", nargs="*", type=Path, help="of pair: parent and pruned")
     parser.add_argument("--model", default="yolov8n.yaml")
     parser.add_argument("--imgsz", type=int, default=320)
@@ -101,7 +122,7 @@ def main() -> None:
         print(json.dumps(found) if told.json else table([found]))
         return
     with tempfile.TemporaryDirectory() as folder:
-        rows = (halve if told.what == "halve" else wanted)(told, Path(folder))
+        rows = {"halve": halve, "wanted": wanted, "predict": predict}[told.what](told, Path(folder))
     print(table(rows))
 
 
