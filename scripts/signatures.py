@@ -36,7 +36,13 @@ __all__ = ["compare", "finetune", "info", "prune", "sweep", "trace", "train_spar
 ModelSource: TypeAlias = str | Path | StockYOLO
 """
 TAIL = f"""def trace(model: ModelSource, *, imgsz: int | None = None, keep: tuple[str, ...] = ()) -> ChannelGraph: ...
-def compare(models: Mapping[str, ModelSource], *, command: str = "val", **passed: Any) -> {ROWS}: ...
+def compare(
+    models: Mapping[str, ModelSource],
+    *,
+    command: str = "val",
+    threads: int | None = None,
+    **passed: Any,
+) -> {ROWS}: ...
 """
 
 

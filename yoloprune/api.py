@@ -133,15 +133,18 @@ def trace(model: ModelSource, *, imgsz: int | None = None, keep: tuple[str, ...]
     return _info.trace(model, imgsz=imgsz, keep=keep)
 
 
-def compare(models: Mapping[str, ModelSource], *, command: str = "val", **passed: Any) -> list[dict[str, Any]]:
+def compare(
+    models: Mapping[str, ModelSource], *, command: str = "val", threads: int | None = None, **passed: Any
+) -> list[dict[str, Any]]:
     """Validate models one after the other on the same data, then time them taking turns.
 
     Args:
         models (Mapping[str, str | Path | YOLO]): Models by the name they get in the table.
         command (str): What the report is called.
-        **passed (Any): Every Ultralytics val argument.
+        threads (int | None): Threads of the runtime whose time is measured.
+        **passed (Any): Every Ultralytics val argument, and `format=` with its own for the time.
 
     Returns:
         (list[dict[str, Any]]): One row per model.
     """
-    return _validate.compare(models, command=command, **passed)
+    return _validate.compare(models, command=command, threads=threads, **passed)

@@ -40,6 +40,7 @@ def prune(
     params: float | str | None = None,
     ratio: float | None = None,
     latency: float | str | None = None,
+    threads: int | None = None,
     classes: str | int | Sequence[str | int] | None = None,
     score: Literal["auto", "bn", "l1", "l2", "lamp", "fpgm", "taylor", "output", "activation", "random"] = "auto",
     reduce: Literal["mean", "max", "sum", "l2"] = "mean",
@@ -61,6 +62,7 @@ def sweep(
     params: float | str | Sequence[float | str] | None = None,
     ratio: float | Sequence[float] | None = None,
     within: float = 3.0,
+    threads: int | None = None,
     classes: str | int | Sequence[str | int] | None = None,
     score: Literal["auto", "bn", "l1", "l2", "lamp", "fpgm", "taylor", "output", "activation", "random"] = "auto",
     reduce: Literal["mean", "max", "sum", "l2"] = "mean",
@@ -84,13 +86,22 @@ def finetune(
 def val(
     model: ModelSource,
     against: ModelSource | None = None,
+    *,
+    threads: int | None = None,
     **ultralytics_arguments: Any,
 ) -> list[dict[str, Any]]: ...
 def info(
     model: ModelSource,
     *,
     keep: str | Sequence[str] = (),
+    threads: int | None = None,
     **ultralytics_arguments: Any,
 ) -> list[dict[str, Any]]: ...
 def trace(model: ModelSource, *, imgsz: int | None = None, keep: tuple[str, ...] = ()) -> ChannelGraph: ...
-def compare(models: Mapping[str, ModelSource], *, command: str = "val", **passed: Any) -> list[dict[str, Any]]: ...
+def compare(
+    models: Mapping[str, ModelSource],
+    *,
+    command: str = "val",
+    threads: int | None = None,
+    **passed: Any,
+) -> list[dict[str, Any]]: ...

@@ -1,249 +1,82 @@
-"""A wanted time per image: what it may look like, the search for it, and `prune` against a clock that tells sizes."""
+"""Times measured by turns, on a clock that only the runs move; figures worked out by hand."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-import yoloprune
-from yoloprune.backend import console, evaluation
-from yoloprune.errors import ArgumentError, BudgetError
-from yoloprune.runtimes import timing, torch_eager
-from yoloprune.selection import latency_search
-from yoloprune.settings import command_line, own_options
-from yoloprune.settings.value_kinds import milliseconds
+from yoloprune.runtimes import bench, timing
+from yoloprune.runtimes.timing import Times
 
-OPTION = next(o for o in own_options.PRUNE_BUDGETS if o.name == "latency")
-
-
-# What it may look like ------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("given", "value", "of_20_ms"),
-    [("0.6", 0.6, 12), (0.6, 0.6, 12), ("12ms", "12ms", 12), (" 7.50 MS", "7.5ms", 7.5), ("0.8ms", "0.8ms", 0.8)],
-)
-def test_a_share_or_milliseconds(given: Any, value: float | str, of_20_ms: float) -> None:
-    assert OPTION.check(given) == value == OPTION.check(value)
-    assert milliseconds(value, 20) == pytest.approx(of_20_ms)
-
-
-@pytest.mark.parametrize("given", ["12", 12, 1, 0, -0.5, "-3ms", "0ms", "ms", "fast", "nanms", True])
-def test_a_bare_number_could_be_anything(given: Any) -> None:
-    with pytest.raises(ArgumentError, match=r"^latency=.*: must be a fraction .* or milliseconds"):
-        OPTION.check(given)
-
-
-def test_the_time_is_met_through_the_flops() -> None:
-    with pytest.raises(ArgumentError, match="must not be combined with flops"):
-        command_line.parse(["prune", "model=a.pt", "latency=0.6", "flops=0.5"])
-    assert command_line.parse(["prune", "model=a.pt", "latency=0.6", "params=0.5"]).settings["latency"] == 0.6
-
-
-# The search -----------------------------------------------------------------------------------------------------------
-class Machine:
-    """Networks that take a time which depends on their share of the FLOPs; remembers what was tried."""
-
-    def __init__(self, ms: Callable[[float], float], reach: float = 0.0) -> None:
-        self.ms, self.reach, self.tried = ms, reach, []
-
-    def __call__(self, share: float) -> latency_search.Timed | None:
-        self.tried.append(share)
-        choice: Any = SimpleNamespace(share=share)
-        return None if share < self.reach else latency_search.Timed(choice, self.ms(1.0), self.ms(share))
-
-
-@pytest.mark.parametrize(
-    "ms",
-    [
-        lambda f: 20 * f,
-        lambda f: 12 + 8 * f,  # 60 % of the time is there whatever the size
-        lambda f: 20 * f**0.5,
-        lambda f: 20 * f**2,
-        lambda f: 8 + 2 * np.ceil(6 * f),  # steps
-        lambda f: 15 + 5 * (f > 0.37),  # a cliff
-    ],
-)
-@pytest.mark.parametrize("wanted", [0.8, "16ms"])
-def test_the_largest_share_that_meets_the_time(ms: Callable[[float], float], wanted: float | str) -> None:
-    machine = Machine(ms)
-    found = latency_search.search(machine, wanted, now=20.0)
-    assert found.ms <= 16
-    largest = max(f for f in np.linspace(0.001, 1, 1000) if ms(f) <= 16)
-    assert found.ms >= 16 * (1 - latency_search.SLACK) or found.choice.share >= largest - 0.1
-    assert len(machine.tried) <= latency_search.TRIALS
-
-
-def test_a_line_is_found_at_once() -> None:
-    machine = Machine(lambda f: 12 + 8 * f)
-    latency_search.search(machine, 0.8, now=20.0)
-    assert len(machine.tried) == 2  # 0.8, and on the line through it and the parent
-
-
-def test_noise_does_not_lead_astray() -> None:
-    random = np.random.default_rng(0)
-    for _ in range(50):
-        found = latency_search.search(Machine(lambda f: (5 + 15 * f) * random.normal(1, 0.02)), 0.5, now=20.0)
-        assert 0.2 < found.choice.share < 0.5  # 1/3 without noise
-        assert found.ms <= 0.5 * found.now
-
-
-def test_out_of_reach_says_how_far_it_went() -> None:
-    with pytest.raises(BudgetError, match=r"latency=0.5 is out of reach: the fastest network .* takes 1[2-5]\.\d\d ms"):
-        latency_search.search(Machine(lambda f: 10 + 10 * f, reach=0.2), 0.5, now=20.0)
-    with pytest.raises(BudgetError, match=r"latency=3ms is out of reach, the parent 20.00"):
-        latency_search.search(Machine(lambda f: 20 * f, reach=0.99), "3ms", now=20.0)
-
-
-def test_widths_may_stop_before_the_bracket_does() -> None:
-    """The first share to try is below what widths reach; a larger one is fast enough."""
-    found = latency_search.search(Machine(lambda f: 20 * f**3, reach=0.45), 0.3, now=20.0)
-    assert found.choice.share >= 0.45 and 0.3 * 20 * (1 - latency_search.SLACK) <= found.ms <= 0.3 * 20
-
-
-# Prune, and a clock that tells sizes ----------------------------------------------------------------------------------
-def size(model: nn.Module) -> float:
-    return 10.0 + 2e-5 * sum(p.numel() for p in model.parameters())
+Runs = Callable[[str, Iterator[float]], Callable[[], None]]
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
-    read: list[list[float]] = []
-
-    def latency(models: Any, imgsz: int, *, seconds: float = 4.0) -> list[float]:
-        assert imgsz == 64
-        read.append([size(m) for m in models])
-        return read[-1]
-
-    monkeypatch.setattr(torch_eager, "latency", latency)
-    return read
+def ran() -> list[str]:
+    """Who ran, in order."""
+    return []
 
 
-@pytest.mark.parametrize("wanted", [0.7, "19ms"])
-@pytest.mark.slow
-def test_prune_meets_a_time(tiny: Path, tmp_path: Path, clock: list[list[float]], wanted: float | str) -> None:
-    told = {"round_to": 1, "min_width": 2, "native": False}
-    child = yoloprune.prune(tiny, latency=wanted, project=str(tmp_path), **told).model
-    parent = yoloprune.load(tiny).model
-    target = milliseconds(wanted, size(parent))
-    assert target * (1 - latency_search.SLACK) <= size(child) <= target
-    rows = json.loads((tmp_path / "prune" / "report.json").read_text())["table"]
-    assert [r["ms"] for r in rows] == [size(parent), size(child)] == clock[-1]
-    assert all(now == size(parent) for now, *_ in clock)
-
-
-@pytest.mark.slow
-def test_a_model_that_is_fast_enough_is_left_alone(tiny: Path, tmp_path: Path, clock: list[list[float]]) -> None:
-    with pytest.raises(BudgetError, match="latency=500ms: the model already takes no longer"):
-        yoloprune.prune(tiny, latency="500ms", project=str(tmp_path))
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_another_budget_that_is_out_of_reach_is_named_before_anything_is_timed(
-    tiny: Path, tmp_path: Path, clock: list[list[float]]
-) -> None:
-    with pytest.raises(BudgetError, match=r"^params=.* is out of reach"):
-        yoloprune.prune(tiny, latency=0.9, params=0.001, project=str(tmp_path))
-    assert clock == []
-
-
-@pytest.mark.slow
-def test_luck_is_not_enough(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network that meets the time once is timed again, for longer."""
-    said: list[str] = []
-
-    def latency(models: Any, imgsz: int, *, seconds: float = 4.0) -> list[float]:
-        flattered = 0.5 if seconds < 4 and len(models) == 2 else 1.0
-        return [size(models[0]), *(flattered * size(m) for m in models[1:])]
-
-    monkeypatch.setattr(torch_eager, "latency", latency)
-    monkeypatch.setattr(console, "log", lambda _, text: said.append(text))
-    told = {"round_to": 1, "min_width": 2, "native": False}
-    child = yoloprune.prune(tiny, latency=0.7, project=str(tmp_path), **told).model
-    assert size(child) <= 0.7 * size(yoloprune.load(tiny).model)
-
-
-@pytest.mark.parametrize(("swing", "warns"), [(1.4, False), (1.6, True)])
-@pytest.mark.slow
-def test_a_busy_machine_is_noticed(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swing: float, warns: bool
-) -> None:
-    said: list[str] = []
-    calls: list[int] = []
-
-    def latency(models: Any, imgsz: int, *, seconds: float = 4.0) -> list[float]:
-        calls.append(len(models))
-        return [size(m) * (swing if len(calls) == 3 else 1.0) for m in models]
-
-    monkeypatch.setattr(torch_eager, "latency", latency)
-    monkeypatch.setattr(console, "warn", said.append)
-    yoloprune.prune(tiny, latency=0.7, project=str(tmp_path), round_to=1, min_width=2, native=False)
-    assert bool([text for text in said if "something else is running" in text]) == warns
-
-
-@pytest.mark.parametrize(
-    ("wanted", "ms", "fails"),
-    [(0.5, 10.0, False), (0.5, 10.2, False), (0.5, 10.3, True), ("9ms", 9.1, False), ("9ms", 9.2, True)],
-)
-def test_the_saved_network_is_judged(
-    monkeypatch: pytest.MonkeyPatch, wanted: float | str, ms: float, fails: bool
-) -> None:
-    """2 % of the wanted time are forgiven."""
-    logged: list[str] = []
-    warned: list[str] = []
-    monkeypatch.setattr(console, "log", lambda _, text: logged.append(text))
-    monkeypatch.setattr(console, "warn", warned.append)
-    latency_search.judge(wanted, 20.0, ms)
-    assert (len(warned), len(logged)) == ((1, 0) if fails else (0, 1))
-    assert f"latency={wanted}: {ms:.2f} ms now, {ms / 20:.2f} of the parent's 20.00" in (warned + logged)[0]
-
-
-def test_a_device_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[Any] = []
-    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
-    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
-    for name in ("cpu", "cuda:1", "mps", "meta"):
-        torch_eager._wait_for(torch.device(name))
-    assert waited == [torch.device("cuda:1"), "mps"]
-
-
-def test_time_is_that_of_the_fused_models_taking_turns(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
-    models = [yoloprune.load(tiny).model for _ in range(2)]
-    ran: list[int] = []
-    fused = evaluation.fused_copy
-
-    def watched(model: nn.Module) -> nn.Module:
-        copied = fused(model)
-        index = models.index(model)
-        copied.register_forward_pre_hook(lambda *_: ran.append(index))
-        return copied
-
-    monkeypatch.setattr(evaluation, "fused_copy", watched)
-    found = torch_eager.latency(models, 64, seconds=0.0)
-    assert len(found) == 2 and all(ms > 0 for ms in found)
-    assert ran == [0, 0, 0, 1, 1, 1, *[0, 1] * 5]
-    assert all(isinstance(m.model[0].bn, nn.BatchNorm2d) for m in models)
-    assert torch.is_grad_enabled()
-
-
-def test_turns_are_taken_until_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second run takes twice as long as the first; a clock that only they move."""
-    now, ran = [0.0], []
+@pytest.fixture
+def lasting(monkeypatch: pytest.MonkeyPatch, ran: list[str]) -> Runs:
+    """Runs that last as told."""
+    now = [0.0]
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
 
-    def run(name: str, seconds: float) -> Callable[[], None]:
+    def run(name: str, seconds: Iterator[float]) -> Callable[[], None]:
         def once() -> None:
             ran.append(name)
-            now[0] += seconds
+            now[0] += next(seconds)
 
         return once
 
-    assert timing.take_turns([run("a", 0.01), run("b", 0.02)], seconds=0.3) == [10.0, 20.0]
-    assert ran == [*"aaabbb", *"ab" * 10]
+    return run
+
+
+def test_steady_runs_are_known_at_once(lasting: Runs, ran: list[str]) -> None:
+    runs = [lasting("a", itertools.repeat(0.01)), lasting("b", itertools.repeat(0.02))]
+    found = timing.take_turns(runs, seconds=100.0)
+    assert [(t.median, t.p95, t.spread) for t in found] == [(10.0, 10.0, 0.0), (20.0, 20.0, 0.0)]
+    assert ran == [*"aaabbb", *"ab" * timing.FEWEST]
+
+
+def test_unsteady_runs_are_repeated_until_their_median_is_known(lasting: Runs) -> None:
+    random = np.random.default_rng(0)
+    runs = [lasting("a", (0.01 * float(random.uniform(0.9, 1.1)) for _ in itertools.count()))]
+    (found,) = timing.take_turns(runs, seconds=100.0)
+    assert found.spread <= timing.WELL_KNOWN and 50 < found.runs < 1000
+    assert found.median == pytest.approx(10, rel=0.02)
+
+
+def test_the_time_is_over_before_a_median_is_known(lasting: Runs, ran: list[str]) -> None:
+    runs = [lasting("a", itertools.cycle([0.01, 0.02])), lasting("b", itertools.repeat(0.01))]
+    wide, steady = timing.take_turns(runs, seconds=1.0)
+    assert len(ran) == 6 + 2 * wide.runs and 0.025 * (wide.runs - 1) <= 1.0 <= 0.025 * (wide.runs + 1)
+    assert wide.spread > timing.WELL_KNOWN >= steady.spread
+    assert bench.unsteady([steady, wide]) == f"medians of {wide.runs} runs, known to ±{wide.spread:.1%}"
+    assert bench.unsteady([steady]) is None
+
+
+def test_some_runs_are_timed_however_long_they_take(lasting: Runs) -> None:
+    (found,) = timing.take_turns([lasting("a", itertools.cycle([50.0, 60.0]))], seconds=1.0)
+    assert (found.runs, found.median) == (timing.FEWEST, 55_000)
+
+
+def test_figures_of_a_hundred_runs() -> None:
+    """1 to 100: the median's interval is that of the values at 50 ± 9.8."""
+    found = Times.of([float(i) for i in range(100, 0, -1)])
+    assert found == Times(50.5, 95.0, pytest.approx((61 - 50.5) / 50.5, abs=1e-4), 100)
+    assert Times.of([8.0] * 9, share=0.25) == Times(2.0, 2.0, 0.0, 9)
+
+
+def test_the_interval_holds_the_median_nineteen_times_in_twenty() -> None:
+    """Of a skewed distribution as well, as times are."""
+    random = np.random.default_rng(0)
+    truth, held = np.log(2), 0
+    for _ in range(1000):
+        found = Times.of(list(1e3 * random.exponential(size=40)))
+        held += abs(1e-3 * found.median - truth) <= 1e-3 * found.spread * found.median
+    assert held / 1000 >= 0.95

@@ -14,6 +14,17 @@ from yoloprune.settings.commands import COMMANDS
 
 
 # Keys -----------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("key", ["batch=4", "half=True", "compile=False"])
+def test_how_a_network_runs_is_told_only_where_it_is_timed(key: str) -> None:
+    assert f"{key}: must come with latency= or format=" in error(f"prune model=a.pt flops=0.5 {key}")
+    assert f"{key}: must come with format= or threads=" in error(f"info model=a.pt {key}")
+    for timed in ("prune model=a.pt latency=0.6", "prune model=a.pt format=onnx", "info model=a.pt threads=1"):
+        assert ok(f"{timed} {key}")
+    sweep = "sweep model=a.pt data=a.yaml"
+    assert ok(f"{sweep} {key}") if key == "batch=4" else "must come with" in error(f"{sweep} {key}")
+    assert ok(f"{sweep} format=ncnn {key}") and ok(f"val model=a.pt data=a.yaml {key}")
+
+
 def test_wrong_key_names_the_nearest() -> None:
     message = error(f"{SPARSE} sparsty=0.5")
     assert message.startswith(
@@ -21,8 +32,7 @@ def test_wrong_key_names_the_nearest() -> None:
     )
     assert "['epochs=100']" in error(f"{SPARSE} epoch=3")
     assert "It belongs to train-sparse, finetune, val, demo." in error("prune model=a.pt epochs=3")
-    for key in ("batch=4", "verbose=True"):  # taken by mistake once, and never read
-        assert "is not a valid argument of prune. It belongs to" in error(f"prune model=a.pt {key}")
+    assert "is not a valid argument of prune. It belongs to" in error("prune model=a.pt verbose=True")
     assert "It belongs to" in error("info model=a.pt verbose=True")
     assert error("prune best.pt").endswith("Did you mean 'model=best.pt'?")
     assert error("prune model=a.pt qqqq=1").endswith("See 'yoloprune help prune'.")

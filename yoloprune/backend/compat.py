@@ -121,6 +121,16 @@ MEASURING = (
     ForeignName("utils.torch_utils", "get_flops", "counts the FLOPs that Ultralytics prints", 2),
     ForeignName("nn.tasks", "BaseModel.fuse", "folds batch-norm as in deployment", 0, ("verbose",)),
 )
+RUNNING = (
+    ForeignName("engine.exporter", "Exporter", "exports a network", 0, ("overrides",)),
+    ForeignName("engine.exporter", "export_formats", "lists the formats", 0),
+    ForeignName("nn.autobackend", "AutoBackend", "runs an export as predict does", 1, ("device", "fp16", "verbose")),
+    ForeignName(
+        "utils.torch_utils", "attempt_compile", "compiles as predict does", 1, ("device", "mode"), optional=True
+    ),
+    ForeignName("utils", "USER_CONFIG_DIR", "holds the times that were measured"),
+    ForeignName("utils.torch_utils", "get_cpu_info", "names the processor", 0),
+)
 DATA = (
     ForeignName("utils", "DATASETS_DIR", "is where data sets lie"),
     ForeignName("utils.checks", "check_file", "finds the YAML of a data set", 1, ("hard",)),
@@ -150,15 +160,15 @@ TRAINING = (
     ForeignName("engine.trainer", "BaseTrainer.final_eval", "strips checkpoints", 0),
     ForeignName("engine.trainer", "BaseTrainer.get_model", "builds the network", 0, ("cfg", "weights", "verbose")),
 )
-GROUPS = (OPENING, BUILDING, FOLDERS, MEASURING, DATA, IMAGES, TRAINING)
+GROUPS = (OPENING, BUILDING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES, TRAINING)
 NAMES = {foreign.path: foreign for group in GROUPS for foreign in group}
 """All of them, by their names."""
 
-_PRUNING = (OPENING, BUILDING, FOLDERS, MEASURING, DATA, IMAGES)
+_PRUNING = (OPENING, BUILDING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES)
 NEEDS: dict[str, tuple[tuple[ForeignName, ...], ...]] = {
-    "info": (OPENING,),
+    "info": (OPENING, RUNNING),
     "trace": (OPENING,),
-    "val": (OPENING, FOLDERS, MEASURING, DATA, IMAGES),
+    "val": (OPENING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES),
     "prune": _PRUNING,
     "sweep": _PRUNING,
     "finetune": (OPENING, BUILDING, FOLDERS, DATA, IMAGES, TRAINING),

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 
 from yoloprune.backend import compat
@@ -57,3 +58,31 @@ def terminal_kept() -> Iterator[None]:
             yield
     finally:
         compat.LOGGER.removeFilter(plain)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """While active, nobody says anything: Ultralytics, warnings of libraries, and programs that write to the terminal.
+
+    For foreign work whose outcome is all that counts; what goes wrong is in the exception.
+    """
+    level = compat.LOGGER.level
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(stream) for stream in (1, 2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        compat.LOGGER.setLevel(logging.CRITICAL + 1)
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for stream, before in zip((1, 2), kept, strict=True):
+            os.dup2(before, stream)
+            os.close(before)
+        os.close(nowhere)
+        compat.LOGGER.setLevel(level)

@@ -94,8 +94,16 @@ def device(name: Any) -> torch.device:
     return found
 
 
+OF_EXPORT = frozenset(
+    {"format", "half", "int8", "quantize", "dynamic", "nms", "simplify", "opset", "workspace", "compile"}
+)
+"""Arguments that say how an export is made."""
+
+
 def validate(yolo: Any, arguments: Mapping[str, Any]) -> None:
-    """Run Ultralytics' validation with its own defaults for what is not given."""
+    """Run Ultralytics' validation with its own defaults for what is not given; of an export it takes no arguments."""
+    if arguments.get("format"):
+        arguments = {k: v for k, v in arguments.items() if k not in OF_EXPORT}
     with datasets.reading(arguments.get("data")):
         yolo.val(**{"plots": False, **arguments})
 

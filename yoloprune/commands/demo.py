@@ -75,6 +75,7 @@ def run(request: DemoRequest) -> list[dict[str, Any]]:
         data=str(data),
         imgsz=DATA["imgsz"],
         device=device,
+        format=request.passed.get("format"),
         project=str(folder),
         name="table",
         exist_ok=True,

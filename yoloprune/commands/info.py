@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from yoloprune.backend import compat, console, moved_layers, yolo_tracing
+from yoloprune.backend import compat, console, host_arguments, moved_layers, yolo_tracing
 from yoloprune.backend.yaml_markers import CLASSES
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
@@ -14,6 +14,9 @@ from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
 from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import layer_table, text_table
+from yoloprune.runtimes import bench
+from yoloprune.runtimes.deployment import Deployment
+from yoloprune.selection.calibration import place
 from yoloprune.settings.requests import InfoRequest
 
 
@@ -21,6 +24,9 @@ from yoloprune.settings.requests import InfoRequest
 def run(request: InfoRequest) -> list[dict[str, Any]]:
     """Print the layers of a model, see `api.info`."""
     compat.require("info")
+    host_arguments.require(request.host)
+    passed = request.passed
+    deployment = Deployment.asked(passed, place(passed.get("device")), request.threads, passed.get("batch"))
     yolo = saving.load(request.model)
     imgsz = saving.image_size(yolo, request.passed.get("imgsz"))
     with saving.told_who_wrote(yolo):
@@ -37,8 +43,13 @@ def run(request: InfoRequest) -> list[dict[str, Any]]:
         *(f"no rule for operation {op} in {where}" for op, where in graph.unknown.items()),
         *_moved(moved_layers.layers(moved_layers.table_of(yolo.model))),
     ]
-    if (told := saving.provenance(yolo)) is not None:
-        lines += ["", *_history(told)]
+    if request.timed:
+        with bench.opened(deployment, yolo.model, imgsz) as timer:
+            found = timer.time()
+        ms, told = found[0], bench.unsteady(found)
+        lines += [f"{ms.median:.2f} ms per image in {deployment}, p95 {ms.p95:.2f}" + (f" ({told})" if told else "")]
+    if (past := saving.provenance(yolo)) is not None:
+        lines += ["", *_history(past)]
     console.log("info: ", "\n".join(["", *lines]))
     return rows
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shlex
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,10 @@ from yoloprune.native.described import as_described
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import layer_table, plots, run_report, text_table
+from yoloprune.runtimes import bench
+from yoloprune.runtimes.deployment import Deployment
 from yoloprune.selection import decision, latency_search
-from yoloprune.selection.calibration import calibration, data_set
+from yoloprune.selection.calibration import calibration, data_set, place
 from yoloprune.settings.requests import PruneRequest
 
 
@@ -69,10 +72,18 @@ def run(request: PruneRequest) -> PruneResult:
     """Prune, see `api.prune`."""
     compat.require("prune")
     host_arguments.require(request.host)
-    model: ModelSource = request.model
-    parent = saving.load(model)
+    passed = request.passed
+    deployment = Deployment.asked(passed, place(passed.get("device")), request.threads, passed.get("batch"))
+    parent = saving.load(request.model)
     head_task.settle(parent, {}, asked=False)
-    imgsz = saving.image_size(parent, request.passed.get("imgsz"))
+    imgsz = saving.image_size(parent, passed.get("imgsz"))
+    with bench.opened(deployment, parent.model, imgsz) if request.timed else nullcontext() as timer:
+        return _run(request, parent, imgsz, timer)
+
+
+def _run(request: PruneRequest, parent: ultralytics.YOLO, imgsz: int, timer: bench.Bench | None) -> PruneResult:
+    """Prune a parent at an image size, on a bench where times are wanted."""
+    model: ModelSource = request.model
     if yaml_markers.entry_of(parent) is not None:
         console.log("prune: ", "the model was pruned before; fractions are of what is left of it")
     data, whole = data_set(parent, request), parent
@@ -80,7 +91,7 @@ def run(request: PruneRequest) -> PruneResult:
     seed = request.passed.get("seed") or 0
     with saving.told_who_wrote(parent), class_labels.few(classes.names, data, seed) as seen:
         sight = calibration(parent, seen, imgsz, request.passed)
-        choice = decision.choose(parent, request, sight)
+        choice = decision.choose(parent, request, sight, timer)
     dead = not request.budgeted
     how = request.recover if not choice.alive.all() else "none"
     done = cut_and_repair.cut(parent, choice.plan, how, sight.images, choice.probe, dead=dead)
@@ -101,9 +112,8 @@ def run(request: PruneRequest) -> PruneResult:
             origin_name = str(origin or parent.model_name)
             run_folders.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
             rows.append({"model": "pruned", **has, **evaluation.measure(saved.model, imgsz)})
-            if request.latency is not None:
-                add_times(rows, [whole.model, child.model], imgsz, sight.device)
-            _report_cut(part, choice, rows, done, imgsz, classes)
+            timing = None if timer is None else add_times("prune", rows, timer, child.model)
+            _report_cut(part, choice, rows, done, imgsz, classes, timing)
     checkpoint.tidy(target)
     if request.latency is not None:
         latency_search.judge(request.latency, *(row["ms"] for row in rows))
@@ -169,6 +179,7 @@ def _report_cut(
     done: cut_and_repair.Cut,
     imgsz: int,
     classes: only_classes.Kept,
+    timing: Mapping[str, Any] | None,
 ) -> None:
     """Write and say what was cut."""
     kept = choice.kept()
@@ -178,6 +189,7 @@ def _report_cut(
         "relative_error": done.proof.error,
         "proof": asdict(done.proof),
         "outputs_moved": done.moved,
+        **({} if timing is None else {"timing": timing}),
         "layers": layer_table.layer_rows(choice.graph, choice.widths),
         "unknown_operations": choice.graph.unknown,
         "plan": choice.plan.to_dict(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -29,8 +30,11 @@ from yoloprune.errors import BudgetError
 from yoloprune.native import candidates
 from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import plots, run_report, text_table
+from yoloprune.runtimes import bench
+from yoloprune.runtimes.deployment import Deployment
+from yoloprune.runtimes.timing import Times
 from yoloprune.selection import ranking
-from yoloprune.selection.calibration import calibration
+from yoloprune.selection.calibration import calibration, place
 from yoloprune.settings.requests import SweepRequest
 
 Row = Mapping[str, Any]
@@ -46,17 +50,19 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
     """
     compat.require("sweep")
     host_arguments.require(request.host)
-    passed, parent = request.host, saving.load(request.model)
+    passed = request.host
+    deployment = Deployment.asked(passed, place(passed.get("device")), request.threads)
+    parent = saving.load(request.model)
     head_task.settle(parent, {}, asked=False)
     passed["data"] = datasets.given_or_own(parent, passed.get("data"), "sweep")
     passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
     parent, classes = only_classes.cut(parent, request.classes, passed["imgsz"])
     with class_labels.view(classes.names, passed["data"]) as seen:
-        return _swept(parent, request, passed, seen)
+        return _swept(parent, request, passed, seen, deployment)
 
 
 def _swept(
-    parent: ultralytics.YOLO, request: SweepRequest, passed: Mapping[str, Any], seen: Any
+    parent: ultralytics.YOLO, request: SweepRequest, passed: Mapping[str, Any], seen: Any, deployment: Deployment
 ) -> list[dict[str, Any]]:
     """The rows of a sweep, on the labels of the model's classes."""
     model, within, imgsz = request.model, request.within, passed["imgsz"]
@@ -66,14 +72,19 @@ def _swept(
     order = ranking.rank(parent, found.graph, request.criterion, request.limits, sight)
     points, unreachable = _points(found, order, request)
 
-    with run_folders.new_run(parent.task, "sweep", passed) as folder:
+    with (
+        bench.opened(deployment, parent.model, imgsz) if request.timed else nullcontext() as timer,
+        run_folders.new_run(parent.task, "sweep", passed) as folder,
+    ):
         arguments = {k: v for k, v in {**request.settings, **passed}.items() if v is not None}
         origin = model if isinstance(model, (str, Path)) else parent.model_name
         run_folders.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments, "save_dir": folder})
         whole = candidates.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool), found.probe)
         rows = [_evaluate("parent", parent, whole, {**passed, "data": seen}, folder)]
+        times = [] if timer is None else timer.time()
+        rows[0].update(_ms(times))
         files.append_row(folder / "sweep.csv", rows[0], fresh=True)
-        key = text_table.headline(k for k in rows[0] if k not in {"model", "flops", "params", "channels"})
+        key = text_table.headline(k for k in rows[0] if k not in {"model", "flops", "params", "channels", "ms"})
         if blind := 100 * rows[0][key] <= within:
             console.warn(
                 f"sweep: the parent itself has {key}={rows[0][key]:.4f}, so no point can lose within={within:g} "
@@ -83,12 +94,15 @@ def _swept(
         for i, (name, choice) in enumerate(points.items(), start=1):
             child = cut_and_repair.cut(parent, choice.plan, request.recover, sight.images, choice.probe).child
             rows.append(_evaluate(name, child, choice, {**passed, "data": seen}, folder))
+            times += [] if timer is None else timer.time(child.model)[1:]
+            rows[-1].update(_ms(times))
             files.append_row(folder / "sweep.csv", rows[-1])
             console.log("sweep: ", f"{i}/{len(points)}\n{text_table.table(rows[-1:])}")
 
         cliff = None if blind else falls_off(rows, key, within)
         picture = plots.plot_sweep(folder / "sweep.png", rows, key, within)
         data = {"command": "sweep", "metric": key, "cliff": cliff, "out_of_reach": unreachable, "arguments": arguments}
+        data = data if timer is None else {**data, "timing": timer.facts(times)}
         run_report.write_report(folder, data, rows, [picture])
         said = f"{describe(cliff, key, within)}\n" if cliff else ""
         console.log("sweep: ", f"\n{text_table.table(rows)}\n{said}saved {folder}")
@@ -114,6 +128,11 @@ def _points(
         raise BudgetError(next(iter(unreachable.values())))
     measure = "channels" if request.kind == "ratio" else request.kind  # of fractions and absolute numbers alike
     return dict(sorted(points.items(), key=lambda point: -point[1].kept()[measure])), unreachable
+
+
+def _ms(times: Sequence[Times]) -> dict[str, float]:
+    """The column of the last network that was timed, if any was."""
+    return {"ms": times[-1].median} if times else {}
 
 
 def _evaluate(

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, run_folders
@@ -15,9 +14,9 @@ from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import only_classes
 from yoloprune.probing.examples import generators_kept
-from yoloprune.probing.forward import placed
 from yoloprune.reporting import run_report, text_table
-from yoloprune.runtimes import torch_eager
+from yoloprune.runtimes import bench
+from yoloprune.runtimes.deployment import Deployment
 from yoloprune.settings.requests import ValRequest
 
 
@@ -27,18 +26,22 @@ def run(request: ValRequest) -> list[dict[str, Any]]:
     host_arguments.require(request.host)
     model, against = request.model, request.against
     alone = Path(model).stem if isinstance(model, (str, Path)) else "network"  # "model" would be renamed, and warned of
-    return compare({alone: model} if against is None else {"parent": against, "pruned": model}, **request.host)
+    models = {alone: model} if against is None else {"parent": against, "pruned": model}
+    return compare(models, threads=request.threads, **request.host)
 
 
 @generators_kept()
-def compare(models: Mapping[str, ModelSource], *, command: str = "val", **passed: Any) -> list[dict[str, Any]]:
+def compare(
+    models: Mapping[str, ModelSource], *, command: str = "val", threads: int | None = None, **passed: Any
+) -> list[dict[str, Any]]:
     """Validate models one after the other on the same data, then time them taking turns, see `api.compare`."""
+    device = evaluation.device(passed.get("device"))
+    deployment = Deployment.asked(passed, device, threads)
     loaded = {name: saving.load(m, prunable=False) for name, m in models.items()}
     passed["data"] = datasets.given_or_own(list(loaded.values())[-1], passed.get("data"), command)
     for yolo in loaded.values():
         head_task.settle(yolo, passed)
         datasets.require_channels(yolo, passed["data"])
-    device = evaluation.device(passed.get("device"))
     imgsz = saving.image_size(next(iter(loaded.values())), passed.get("imgsz"))
     with run_folders.new_run(next(iter(loaded.values())).task, command, passed) as folder:
         rows, networks = [], []
@@ -49,16 +52,23 @@ def compare(models: Mapping[str, ModelSource], *, command: str = "val", **passed
             with only_classes.looked_at(yolo, passed, loaded.values()) as asked:
                 evaluation.validate(yolo, {**asked, **place})
             rows.append({"model": name, **evaluation.metrics(yolo), **sizes})
-        add_times(rows, networks, imgsz, device)
-        run_report.write_report(
-            folder, {"command": command, "device": str(device), "imgsz": imgsz, "arguments": passed}, rows
-        )
-        console.log(f"{command}: ", f"imgsz {imgsz}, {device}\n{text_table.table(rows)}\nsaved {folder}")
+        with bench.opened(deployment, networks[0], imgsz) as timer:
+            timing = add_times(command, rows, timer, *networks[1:])
+        facts = {"command": command, "device": str(device), "imgsz": imgsz, "timing": timing, "arguments": passed}
+        run_report.write_report(folder, facts, rows)
+        console.log(f"{command}: ", f"imgsz {imgsz}, {deployment}\n{text_table.table(rows)}\nsaved {folder}")
     return rows
 
 
-def add_times(rows: Sequence[dict[str, Any]], models: Sequence[nn.Module], imgsz: int, device: torch.device) -> None:
-    """Put milliseconds per image into the rows of the models, which take turns on the device."""
-    with placed(device, *models):
-        for row, ms in zip(rows, torch_eager.latency(models, imgsz), strict=True):
-            row["ms"] = ms
+def add_times(command: str, rows: Sequence[dict[str, Any]], timer: bench.Bench, *others: nn.Module) -> dict[str, Any]:
+    """Put milliseconds per image into the rows of the parent on a bench and of others.
+
+    Returns:
+        (dict[str, Any]): What was measured and on what, for the report.
+    """
+    times = timer.time(*others)
+    for row, found in zip(rows, times, strict=True):
+        row["ms"] = found.median
+    if (said := bench.unsteady(times)) is not None:
+        console.log(f"{command}: ", said)
+    return timer.facts(times)

@@ -51,8 +51,13 @@ class Cost:
             free = np.array([g.frozen is None for g in self.graph.groups], dtype=bool)
             return float((widths * self._packs)[free].sum())
         factor, first, second = self._terms[kind]
-        axis = np.append(self._occurrence @ widths, 1.0)  # index -1: a term with fewer axes
+        axis = np.append(self.axes(widths), 1.0)  # index -1: a term with fewer axes
         return float(factor @ (axis[first] * axis[second]))
+
+    def axes(self, widths: np.ndarray) -> np.ndarray:
+        """Width of each axis, shape (axes,), at the given widths of the groups."""
+        found: np.ndarray = self._occurrence @ widths
+        return found
 
     def slope(self, kind: str) -> np.ndarray:
         """What the last channel of each group costs in the uncut model, shape (groups,)."""

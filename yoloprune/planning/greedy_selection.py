@@ -18,7 +18,7 @@ from yoloprune.planning.cost import Cost
 from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.value_kinds import write_amount
 
-KINDS = {"flops": "flops", "params": "params", "ratio": "channels"}
+KINDS = {"flops": "flops", "params": "params", "ratio": "channels", "time": "time"}
 
 
 def select(
@@ -151,7 +151,7 @@ def dead_only(graph: ChannelGraph, dead: np.ndarray) -> np.ndarray:
 def _caps(cost: Cost, budget: Budget) -> dict[str, float]:
     caps = {}
     for name, kind in KINDS.items():
-        value = getattr(budget, name)
+        value = getattr(budget, name, None)  # only some budgets have a time
         if value is not None:
             share = 1 - value if name == "ratio" else value
             caps[kind] = share * cost.parent(kind) if share <= 1 else share

@@ -16,20 +16,25 @@ from yoloprune.importance import dead_channels
 from yoloprune.native import candidates
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.cost import Cost
+from yoloprune.planning.time_model import TimedBudget
 from yoloprune.repair import constant_folding
-from yoloprune.selection import latency_search, ranking
+from yoloprune.runtimes.bench import Bench
+from yoloprune.selection import latency_search, ranking, time_profile
 from yoloprune.selection.calibration import Calibration
 from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.requests import PruneRequest
 
 
-def choose(parent: ultralytics.YOLO, request: PruneRequest, sight: Calibration) -> candidates.Choice:
+def choose(
+    parent: ultralytics.YOLO, request: PruneRequest, sight: Calibration, bench: Bench | None = None
+) -> candidates.Choice:
     """Decide which channels stay: under the budgets, or without one all but the dead.
 
     Args:
         parent (YOLO): The model before the cut.
         request (PruneRequest): The budgets, and what the choice must respect.
         sight (Calibration): What scores look at.
+        bench (Bench | None): Where the parent runs, for a time that is wanted.
 
     Returns:
         (Choice): For `cut_and_repair.cut`.
@@ -47,16 +52,18 @@ def choose(parent: ultralytics.YOLO, request: PruneRequest, sight: Calibration) 
     def under(budgets: Budget) -> candidates.Choice:
         return found.choose(lambda graph: order.select(graph, budgets))
 
-    if latency is not None:
+    if latency is not None and bench is not None:
         if not wanted.empty:
             under(wanted)  # raises where that alone is out of reach, before anything is timed
-        return latency_search.meet(
-            parent.model,
-            latency,
-            lambda share: under(replace(wanted, flops=share)),
-            sight.imgsz,
-            sight.device,
-        )
+        if not order.per_cost:  # what a channel costs has no say in which one goes
+            return latency_search.meet(parent.model, latency, lambda share: under(replace(wanted, flops=share)), bench)
+        times = time_profile.learnt(parent.model, found.graph, request.limits, bench)
+
+        def within(share: float) -> candidates.Choice:
+            budget = TimedBudget(params=wanted.params, ratio=wanted.ratio, time=share)
+            return found.choose(lambda graph: order.select(graph, budget, times))
+
+        return latency_search.meet(parent.model, latency, within, bench)
     choice = under(wanted)
     if choice.alive.all():
         cost = Cost(found.graph)

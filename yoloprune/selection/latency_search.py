@@ -1,7 +1,7 @@
 """The largest network that takes no longer than wanted.
 
 Time is not FLOPs: small layers are bound by memory and launches. So a wanted time is met by trying: networks of several
-shares of the FLOPs are cut and timed, each taking turns with the parent.
+shares of the FLOPs, or of the time that is predicted for them, are cut and timed, each taking turns with the parent.
 """
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from yoloprune.backend import console
 from yoloprune.cutting import surgery
 from yoloprune.errors import BudgetError
 from yoloprune.native.candidates import Choice
-from yoloprune.probing.forward import placed
-from yoloprune.runtimes import torch_eager
+from yoloprune.runtimes.bench import Bench
 from yoloprune.settings.value_kinds import milliseconds
 
 TRIALS = 10
+BRIEFLY, LONGER = 4.0, 8.0  # seconds of a measurement where a median is not known well before
 SLACK = 0.02  # of the wanted time: what is faster by more leaves accuracy on the table
 SWING = 1.5  # between two measurements of the same network: more is no noise
-FINEST = 0.01  # share of the FLOPs below which two networks are the same size
+FINEST = 0.01  # share below which two networks are the same size
 
 
 @dataclass(frozen=True)
@@ -42,17 +41,14 @@ class Timed:
     ms: float
 
 
-def meet(
-    parent: nn.Module, wanted: float | str, choose: Callable[[float], Choice], imgsz: int, device: torch.device
-) -> Choice:
-    """Choose the largest share of the FLOPs whose network takes no longer than wanted.
+def meet(parent: nn.Module, wanted: float | str, choose: Callable[[float], Choice], bench: Bench) -> Choice:
+    """Choose the largest share whose network takes no longer than wanted.
 
     Args:
         parent (nn.Module): The model before the cut, stays untouched.
-        wanted (float | str): A fraction of the time that it takes now, or milliseconds such as "12ms".
-        choose (Callable): From a share of the FLOPs to the channels that stay; may raise BudgetError.
-        imgsz (int): Side of the square image.
-        device (torch.device): Where networks are timed.
+        wanted (float | str): A fraction of the time that it takes now, or a time or rate such as "12ms" and "30fps".
+        choose (Callable): From a share of FLOPs or predicted time to the channels that stay; may raise BudgetError.
+        bench (Bench): Where the parent runs already, and networks are timed beside it.
 
     Returns:
         (Choice): Measured twice to take no longer than wanted.
@@ -64,26 +60,25 @@ def meet(
     seen: list[float] = []
 
     def timed(choice: Choice, seconds: float) -> Timed:
-        child = surgery.cut(copy.deepcopy(parent), choice.plan)
-        now, ms = torch_eager.latency([parent, child], imgsz, seconds=seconds)
-        seen.append(now)
-        return Timed(choice, now, ms)
+        now, ms = bench.time(surgery.cut(copy.deepcopy(parent), choice.plan), seconds=seconds)
+        seen.append(now.median)
+        return Timed(choice, now.median, ms.median)
 
     def attempt(share: float) -> Timed | None:
         try:
-            found = timed(choose(share), 2.0)
+            found = timed(choose(share), BRIEFLY)
         except BudgetError:
             return None
         if found.ms <= milliseconds(wanted, found.now):
-            found = timed(found.choice, 4.0)  # it could have been luck
-        console.log("prune: ", f"{share:.1%} of the FLOPs: {found.ms:.2f} ms on {device}, the parent {found.now:.2f}")
+            found = timed(found.choice, LONGER)  # it could have been luck
+        kept, where = found.choice.kept()["flops"], bench.deployment
+        console.log("prune: ", f"{kept:.1%} of the FLOPs: {found.ms:.2f} ms in {where}, the parent {found.now:.2f}")
         return found
 
-    with placed(device, parent):
-        (now,) = torch_eager.latency([parent], imgsz, seconds=2.0)
-        if now <= milliseconds(wanted, now):
-            raise BudgetError(f"latency={wanted}: the model already takes no longer, {now:.2f} ms on {device}.")
-        found = search(attempt, wanted, now)
+    now = bench.time(seconds=BRIEFLY)[0].median
+    if now <= milliseconds(wanted, now):
+        raise BudgetError(f"latency={wanted}: the model already takes no longer, {now:.2f} ms in {bench.deployment}.")
+    found = search(attempt, wanted, now)
     if max(seen) > SWING * min(seen):
         console.warn(
             f"prune: the parent took {min(seen):.2f} to {max(seen):.2f} ms while networks were timed, so something "
@@ -105,10 +100,10 @@ def judge(wanted: float | str, now: float, ms: float) -> None:
 
 
 def search(attempt: Callable[[float], Timed | None], wanted: float | str, now: float) -> Timed:
-    """Find the largest share of the FLOPs that meets a time, by secants inside a bracket.
+    """Find the largest share of the FLOPs, or of the predicted time, that meets a time, by secants inside a bracket.
 
     Args:
-        attempt (Callable): From a share of the FLOPs to what was measured, None where it is out of reach.
+        attempt (Callable): From a share to what was measured, None where it is out of reach.
         wanted (float | str): See `meet`.
         now (float): Milliseconds of the parent.
 
@@ -121,8 +116,8 @@ def search(attempt: Callable[[float], Timed | None], wanted: float | str, now: f
     low, high = 0.0, 1.0
     best: Timed | None = None
     fastest: Timed | None = None
-    last = (1.0, now / milliseconds(wanted, now))  # share of the FLOPs, time over wanted time
-    share = 1 / last[1]
+    last = (1.0, now / milliseconds(wanted, now))  # share, time over wanted time
+    share = (1 - SLACK / 2) / last[1]
     for _ in range(TRIALS):
         slope = 1.0
         if (found := attempt(share)) is None:

@@ -14,6 +14,7 @@ from yoloprune.backend import calibration_images, console, datasets, model_facts
 from yoloprune.importance import criteria, dead_channels
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.time_model import TimedCost, TimeModel
 from yoloprune.probing.forward import placed
 from yoloprune.selection.calibration import Calibration
 from yoloprune.settings.budget import Budget, Limits
@@ -34,9 +35,10 @@ class Ranking:
     per_cost: bool
     limits: Limits
 
-    def select(self, graph: ChannelGraph, wanted: Budget) -> np.ndarray:
-        """Mask of the surviving classes under a budget, see `greedy_selection.select`."""
-        return greedy_selection.select(graph, self.scores, wanted, self.limits, per_cost=self.per_cost)
+    def select(self, graph: ChannelGraph, wanted: Budget, times: TimeModel | None = None) -> np.ndarray:
+        """Mask of the surviving classes under a budget, see `greedy_selection.select`; of time where that is known."""
+        cost = None if times is None else TimedCost(graph, times)
+        return greedy_selection.select(graph, self.scores, wanted, self.limits, cost, per_cost=self.per_cost)
 
 
 def rank(

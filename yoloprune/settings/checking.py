@@ -9,7 +9,7 @@ from typing import Any
 
 from yoloprune.errors import ArgumentError
 from yoloprune.settings import keys, own_options, recipes
-from yoloprune.settings.commands import COMMANDS, Command
+from yoloprune.settings.commands import COMMANDS, TIMED, Command
 from yoloprune.settings.host_ranges import is_number
 from yoloprune.settings.requests import REQUESTS, Asked, Request
 
@@ -56,7 +56,19 @@ def build(kind: type[Asked], given: Mapping[str, Any]) -> Asked:
     if values.get("optimizer") is None and not values.get("resume"):  # a resumed run brings its own
         values = {**spec.own_defaults, **values}
     _check_together(spec, settings, values)
-    return kind.build(settings, values)
+    built = kind.build(settings, values)
+    _check_timed(spec, built)
+    return built
+
+
+def _check_timed(spec: Command, built: Request) -> None:
+    """Raise where it is told how a network runs, and no time is measured."""
+    if spec.host_keys is None or "half" not in spec.host_keys or built.timed:
+        return
+    for key in (*TIMED, *(() if "workers" in spec.host_keys else ("batch",))):  # a batch may be that of a validation
+        if built.passed.get(key) is not None:
+            wanted = "latency= or format=" if spec.option("latency") else "format= or threads="
+            raise ArgumentError(f"{key}={built.passed[key]}: must come with {wanted}, it is for what is timed")
 
 
 def _check_together(spec: Command, settings: dict[str, Any], passed: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from yoloprune.settings.own_options import (
     PRUNE_OPTIONS,
     SPARSE_OPTIONS,
     SWEEP_OPTIONS,
+    THREADS,
 )
 
 
@@ -50,6 +51,9 @@ class Command:
 
 
 _RUN = ("project", "name", "exist_ok", "seed")
+_EXPORT = ("format", "half", "int8", "quantize", "dynamic", "nms", "simplify", "opset", "workspace")
+TIMED = (*_EXPORT, "compile", "channels_last")
+"""Ultralytics' arguments that say how a network runs whose time is measured."""
 OWN_DATA = "Without data= the data set that the model was trained on is taken, if it is at hand; nothing is downloaded."
 _COMMANDS = (
     Command(
@@ -69,7 +73,7 @@ _COMMANDS = (
         "prune",
         "cut channels out; the smaller checkpoint is a stock Ultralytics model",
         PRUNE_OPTIONS,
-        host_keys=("model", "data", "imgsz", "device", *_RUN),
+        host_keys=("model", "data", "imgsz", "device", *_RUN, "batch", *TIMED),
         required=("model",),
         examples=(
             "prune model=runs/detect/train-sparse/weights/best.pt",
@@ -77,18 +81,21 @@ _COMMANDS = (
             "prune model=best.pt params=2.0M score=lamp data=my.yaml",
             "prune model=best.pt latency=0.6 device=0",
             "prune model=best.pt data=my.yaml classes=person,dog flops=0.5",
+            "prune model=best.pt latency=30fps format=openvino threads=4",
         ),
         notes=(
             "Without a budget exactly the dead channels go (with classes= that may be none); all that are given hold.",
             "Scores and repairs look at data=, which is the data set the model was trained on if that is at hand;",
             "data=False does without. They are measured on device=, the CPU when none is given.",
+            "With format= and its arguments, those of 'yolo export', times are those of the exported network, at",
+            "batch=1 unless it is given; without latency= they are shown only.",
         ),
     ),
     Command(
         "sweep",
         "show where accuracy falls off: cut and repair at several budgets, evaluate each, no training",
         SWEEP_OPTIONS,
-        host_keys=("model", "data", "split", "imgsz", "batch", "device", "workers", *_RUN, "verbose"),
+        host_keys=("model", "data", "split", "imgsz", "batch", "device", "workers", *_RUN, "verbose", *TIMED),
         required=("model",),
         examples=(
             "sweep model=best.pt data=my.yaml",
@@ -97,6 +104,7 @@ _COMMANDS = (
         notes=(
             "Exactly one of flops, params and ratio; flops=0.9,0.8,...,0.3 when none is given.",
             "sweep.csv grows row by row, so an interrupted sweep keeps those it has.",
+            "With format=, as of 'yolo export', or threads= the table shows the time per image as well, at batch 1.",
             OWN_DATA,
         ),
     ),
@@ -116,25 +124,33 @@ _COMMANDS = (
     Command(
         "val",
         "validate with Ultralytics, side by side with the parent when against= is given",
-        (AGAINST,),
+        (AGAINST, THREADS),
         host_keys=None,
         required=("model",),
-        examples=("val model=pruned.pt data=my.yaml against=parent.pt", "val model=pruned.pt data=my.yaml imgsz=320"),
-        notes=(OWN_DATA,),
+        examples=(
+            "val model=pruned.pt data=my.yaml against=parent.pt",
+            "val model=pruned.pt data=my.yaml imgsz=320",
+            "val model=pruned.pt data=my.yaml against=parent.pt format=onnx threads=1",
+        ),
+        notes=(
+            OWN_DATA,
+            "Accuracy is that of torch. Times are at batch 1, in torch or in what format= names, as of 'yolo export'.",
+        ),
     ),
     Command(
         "info",
         "show groups, widths, and what is frozen and why",
-        (KEEP,),
-        host_keys=("model", "imgsz"),
+        (KEEP, THREADS),
+        host_keys=("model", "imgsz", "device", "batch", *TIMED),
         required=("model",),
-        examples=("info model=yolov8n.pt", "info model=yolo11n.yaml keep=neck"),
+        examples=("info model=yolov8n.pt", "info model=yolo11n.yaml keep=neck", "info model=yolov8n.pt format=onnx"),
+        notes=("With format=, as of 'yolo export', or threads= the time per image is measured.",),
     ),
     Command(
         "demo",
         "run the whole line on a data set drawn by code; no download, no GPU",
         (DEMO_FLOPS,),
-        host_keys=(*_RUN, "device", "epochs"),
+        host_keys=(*_RUN, "device", "epochs", "format"),
         examples=("demo", "demo flops=0.4 device=cpu project=runs/demo"),
         notes=("epochs= are those of each of the three trainings; not set: 9, 10 and 6.",),
     ),

@@ -103,9 +103,18 @@ PRUNE_BUDGETS = (
     FLOPS,
     PARAMS,
     RATIO,
-    Option("latency", None, LATENCY, "time per image on device=, measured at batch 1; instead of flops", 0.6),
+    Option(
+        "latency",
+        None,
+        LATENCY,
+        "time per image, measured on device= in the runtime that format= names, torch without; instead of flops",
+        0.6,
+    ),
 )
-PRUNE_OPTIONS = (*PRUNE_BUDGETS, *CUT_OPTIONS)
+THREADS = Option(
+    "threads", None, integer(1), "threads of the runtime whose time is measured; not set: its own choice", 1
+)
+PRUNE_OPTIONS = (*PRUNE_BUDGETS, THREADS, *CUT_OPTIONS)
 SWEPT = tuple(
     Option(
         o.name,
@@ -133,6 +142,7 @@ SWEEP_OPTIONS = (
         number("a number of at least 0", lambda x: x >= 0),
         "points of mAP50-95 that may be lost; of a poor model a quarter of what it has",
     ),
+    THREADS,
     *CUT_OPTIONS,
 )
 SPARSE_OPTIONS = (

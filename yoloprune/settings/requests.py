@@ -13,6 +13,7 @@ from yoloprune.settings.budget import Budget, Limits, check_fields
 from yoloprune.settings.sparse_config import SparseConfig
 
 Asked = TypeVar("Asked", bound="Request")
+Part = TypeVar("Part", Budget, Limits, "Criterion")
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ class Request:
         return self.passed.get("model")
 
     @property
+    def timed(self) -> bool:
+        """Whether it wants a time, or names a runtime, whose time is then measured."""
+        return bool(self.passed.get("format")) or {self.settings.get(k) for k in ("latency", "threads")} != {None}
+
+    @property
     def host(self) -> dict[str, Any]:
         """Ultralytics' arguments without the model."""
         return {k: v for k, v in self.passed.items() if k != "model"}
@@ -77,9 +83,6 @@ class Request:
     def kwargs(self) -> dict[str, Any]:
         """Own and Ultralytics' keys as flat keyword arguments, without the model."""
         return {**self.settings, **self.host}
-
-
-Part = TypeVar("Part", Budget, Limits, Criterion)
 
 
 def _part(kind: type[Part], settings: Mapping[str, Any]) -> Part:
@@ -130,13 +133,14 @@ class PruneRequest(CutRequest):
     command = "prune"
     budget: Budget
     latency: float | str | None
+    threads: int | None
 
     @classmethod
     def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> PruneRequest:
         """A time is met by FLOPs, so both cannot be given."""
         if settings["latency"] is not None and settings["flops"] is not None:
             raise ArgumentError(f"latency={settings['latency']}: must not be combined with flops, by which it is met")
-        return cls(passed, *cls.parts(settings), _part(Budget, settings), settings["latency"])
+        return cls(passed, *cls.parts(settings), _part(Budget, settings), settings["latency"], settings["threads"])
 
     @property
     def budgeted(self) -> bool:
@@ -153,11 +157,13 @@ class SweepRequest(CutRequest):
     params: tuple[float, ...] | None
     ratio: tuple[float, ...] | None
     within: float
+    threads: int | None
 
     @classmethod
     def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> SweepRequest:
         """Exactly one kind of budget is set."""
-        return cls(passed, *cls.parts(settings), *(settings[key] for key in ("flops", "params", "ratio", "within")))
+        own = ("flops", "params", "ratio", "within", "threads")
+        return cls(passed, *cls.parts(settings), *(settings[key] for key in own))
 
     @property
     def kind(self) -> str:
@@ -184,6 +190,7 @@ class ValRequest(Request):
 
     command = "val"
     against: Any
+    threads: int | None
 
 
 @dataclass(frozen=True)
@@ -192,6 +199,7 @@ class InfoRequest(Request):
 
     command = "info"
     keep: tuple[str, ...]
+    threads: int | None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,130 @@
+"""What a cut saves in milliseconds, on the runtimes that are installed; every measurement is a process of its own.
+
+    python scripts/latency.py halve --model yolov8n.yaml --imgsz 320 --threads 1 --formats torch onnx openvino ncnn
+    python scripts/latency.py wanted --model yolov8n.yaml --imgsz 320 --threads 1 --formats torch onnx openvino ncnn
+    python scripts/latency.py predict --model yolov8n.yaml --imgsz 320 --threads 1 --formats onnx openvino
+    python scripts/latency.py pair parent.pt pruned.pt --imgsz 320 --threads 1 --format onnx
+
+`halve` prunes to half the FLOPs, with the rows that a stock YAML can say and with free widths, and times each beside
+its parent. `wanted` prunes with latency=0.6 for each format. `predict` learns what widths cost in time, and tells how
+far from it networks are that were left out. `pair` is the measurement that the first two call: two files taking turns.
+A model YAML is drawn anew, seed 0, and ranked by its filters: times do not hang on what was learnt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from ultralytics import YOLO
+
+import yoloprune
+from yoloprune.backend import yolo_tracing
+from yoloprune.reporting.text_table import table
+from yoloprune.runtimes import bench
+from yoloprune.runtimes.deployment import Deployment
+from yoloprune.selection import time_profile
+from yoloprune.settings.budget import Limits
+
+
+def pair(parent: Path, child: Path, told: argparse.Namespace, form: str) -> dict[str, float]:
+    """Two files taking turns, in this process."""
+    models = [yoloprune.load(str(file)).model for file in (parent, child)]
+    deployment = Deployment.asked({"format": form}, torch.device("cpu"), told.threads)
+    with bench.opened(deployment, models[0], told.imgsz) as timer:
+        before, after = timer.time(models[1], seconds=told.seconds)
+    spread = max(before.spread, after.spread)
+    return {"parent": before.median, "ms": after.median, "share": after.median / before.median, "spread": spread}
+
+
+def apart(parent: Path, child: Path, told: argparse.Namespace, form: str) -> dict[str, float]:
+    """The same in another process."""
+    words = [sys.executable, __file__, "pair", str(parent), str(child), "--format", form, "--json"]
+    words += [f"--{key}={getattr(told, key)}" for key in ("imgsz", "threads", "seconds")]
+    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    found: dict[str, float] = json.loads(said.strip().splitlines()[-1])
+    return found
+
+
+def parent_file(model: str, folder: Path) -> Path:
+    """A checkpoint: the one that was given, or a network of a YAML as it is drawn."""
+    if not model.endswith(".yaml"):
+        return Path(model)
+    torch.manual_seed(0)
+    yolo = YOLO(model)
+    yolo.ckpt = {}
+    yolo.save(folder / "parent.pt")
+    return folder / "parent.pt"
+
+
+def halve(told: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
+    """Half the FLOPs: how much faster each runtime gets."""
+    parent, rows = parent_file(told.model, folder), []
+    for name, native in (("native", True), ("free", False)):
+        yoloprune.prune(parent, flops=0.5, imgsz=told.imgsz, native=native, project=str(folder), name=name)
+        for form in told.formats:
+            found = apart(parent, folder / name / "weights" / "pruned.pt", told, form)
+            rows.append({"widths": name, "format": form, **found, "faster": found["parent"] / found["ms"]})
+            print(table(rows[-1:]), flush=True)
+    return rows
+
+
+def wanted(told: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
+    """latency=: what a process of its own says of the network that came of it."""
+    parent, rows = parent_file(told.model, folder), []
+    for form in told.formats:
+        words = {"latency": told.latency, "format": form, "threads": told.threads, "imgsz": told.imgsz}
+        yoloprune.prune(parent, **words, project=str(folder), name=form)
+        kept = json.loads((folder / form / "report.json").read_text())["kept"]
+        found = apart(parent, folder / form / "weights" / "pruned.pt", told, form)
+        rows.append({"format": form, "FLOPs": kept["flops"], **found})
+        print(table(rows[-1:]), flush=True)
+    return rows
+
+
+def predict(told: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
+    """What a time model says of networks that it was not fitted to."""
+    model, rows = yoloprune.load(str(parent_file(told.model, folder))).model, []
+    graph = yolo_tracing.trace_yolo(model, imgsz=told.imgsz)
+    for form in told.formats:
+        start = time.perf_counter()
+        deployment = Deployment.asked({"format": form}, torch.device("cpu"), told.threads)
+        with bench.opened(deployment, model, told.imgsz) as timer:
+            found = time_profile.learnt(model, graph, Limits(), timer)
+        row = {"format": form, "error": found.error, "worst": found.worst, "step": found.step}
+        rows.append({**row, "seconds": round(time.perf_counter() - start)})
+        print(table(rows[-1:]), flush=True)
+    return rows
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["halve", "wanted", "predict", "pair"])
+    parser.add_argument("files", nargs="*", type=Path, help="of pair: parent and pruned")
+    parser.add_argument("--model", default="yolov8n.yaml")
+    parser.add_argument("--imgsz", type=int, default=320)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of one measurement at most")
+    parser.add_argument("--latency", type=float, default=0.6)
+    parser.add_argument("--format", default="torch", help="of pair")
+    parser.add_argument("--formats", nargs="+", default=["torch", "onnx", "openvino", "ncnn"])
+    parser.add_argument("--json", action="store_true")
+    told = parser.parse_args()
+    if told.what == "pair":
+        found = pair(told.files[0], told.files[1], told, told.format)
+        print(json.dumps(found) if told.json else table([found]))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        rows = {"halve": halve, "wanted": wanted, "predict": predict}[told.what](told, Path(folder))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""What widths cost in time, learnt on a clock that tells what convolutions do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+import yoloprune
+from yoloprune.backend import console, yolo_tracing
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.cost import Cost
+from yoloprune.runtimes.bench import Bench
+from yoloprune.runtimes.deployment import Deployment
+from yoloprune.runtimes.timing import Times
+from yoloprune.selection import time_profile
+from yoloprune.settings.budget import Limits
+
+LIMITS = Limits(round_to=1, min_width=2)
+
+
+@pytest.fixture(scope="module")
+def parent(tiny: Path) -> nn.Module:
+    model: nn.Module = yoloprune.load(tiny).model
+    return model
+
+
+@pytest.fixture(scope="module")
+def graph(parent: nn.Module) -> ChannelGraph:
+    return yolo_tracing.trace_yolo(parent, imgsz=64)
+
+
+def ms(model: nn.Module) -> float:
+    """Numbers of kernels of three by three count ten times, and a fifth of the time is always there."""
+    weights = [
+        (10 if m.kernel_size == (3, 3) else 1) * m.weight.numel() for m in model.modules() if type(m) is nn.Conv2d
+    ]
+    return 2.0 + 1e-5 * sum(weights)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch, parent: nn.Module, tmp_path: Path) -> list[int]:
+    """How many networks were timed at once."""
+    timed: list[int] = []
+
+    def time(bench: Bench, *others: nn.Module, seconds: float = 10.0) -> list[Times]:
+        timed.append(len(others))
+        return [Times(one, one, 0.0, 9) for one in (ms(parent), *map(ms, others))]
+
+    monkeypatch.setattr(Bench, "time", time)
+    monkeypatch.setattr("ultralytics.utils.USER_CONFIG_DIR", tmp_path)
+    return timed
+
+
+def test_convolutions_are_found_with_their_positions(parent: nn.Module, graph: ChannelGraph) -> None:
+    found = {graph.axes[one.outputs].module: one for one in time_profile.layers(parent, graph)}
+    convolutions = {n for n, m in parent.named_modules() if type(m) is nn.Conv2d and "dfl" not in n}
+    assert convolutions <= set(found)
+    first = found["model.0.conv"]
+    assert (first.kind, first.taps, first.written, first.read) == ("3x3 stride 2", 9, 32 * 32, 64 * 64)
+    assert found["model.2.cv1.conv"].kind == "1x1" and found["model.2.m.0.cv1.conv"].kind == "3x3"
+
+
+def test_variants_are_of_all_sizes(graph: ChannelGraph) -> None:
+    cost, kept = Cost(graph), []
+    for alive in time_profile.variants(graph, LIMITS, 40, seed=0):
+        graph.plan(alive)  # raises where a tie is broken
+        widths = np.bincount(graph.group_of[alive], minlength=len(graph.groups)).astype(float)
+        kept.append(cost.of("flops", widths) / cost.parent("flops"))
+    assert min(kept) < 0.45 and max(kept) > 0.8 and len(set(kept)) == 40
+
+
+@pytest.mark.slow
+def test_times_are_learnt_once(
+    parent: nn.Module, graph: ChannelGraph, clock: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(console, "log", lambda _, text: said.append(text))
+    monkeypatch.setattr(time_profile, "VARIANTS", 20)
+    monkeypatch.setattr(time_profile, "TRUSTED", 0.1)
+    bench = Bench(Deployment(), 64, lambda: None)
+    model = time_profile.learnt(parent, graph, LIMITS, bench)
+    assert clock == [8, 8, 4] and model.error < 0.1
+    whole = Cost(graph)
+    assert model.of(whole.axes(whole.full)) == pytest.approx(1.0, rel=0.05)
+    again = time_profile.learnt(parent, graph, LIMITS, bench)
+    assert len(clock) == 3 and again.of(whole.axes(whole.full)) == model.of(whole.axes(whole.full))
+    assert "networks of other widths" in said[0]
+    (file,) = (tmp_path / "yoloprune").iterdir()
+    file.write_text("{}")
+    time_profile.learnt(parent, graph, LIMITS, bench)
+    assert len(clock) == 6
+    monkeypatch.setattr(time_profile, "VARIANTS", 8)
+    time_profile.learnt(parent, graph, LIMITS, bench)
+    assert len(clock) == 7 and len(list((tmp_path / "yoloprune").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_times_of_a_busy_machine_are_not_kept(
+    parent: nn.Module, graph: ChannelGraph, clock: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(console, "warn", warned.append)
+    monkeypatch.setattr(time_profile, "VARIANTS", 8)
+    monkeypatch.setattr(time_profile, "TRUSTED", 1e-6)
+    time_profile.learnt(parent, graph, LIMITS, Bench(Deployment(), 64, lambda: None))
+    assert "not kept" in warned[0] and not (tmp_path / "yoloprune").exists()
+
+
+@pytest.mark.slow
+def test_prune_meets_a_time_that_it_predicts(
+    tiny: Path, parent: nn.Module, tmp_path: Path, clock: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranked per cost, channels are priced in time; few networks are tried after those that it is learnt from."""
+    monkeypatch.setattr(time_profile, "VARIANTS", 16)
+    wanted = f"{1e3 / (0.7 * ms(parent)):g}fps"
+    told: dict[str, Any] = {"round_to": 1, "min_width": 2, "native": False, "score": "l1", "normalize": "cost"}
+    child = yoloprune.prune(tiny, latency=wanted, project=str(tmp_path / "runs"), **told).model
+    assert 0.68 <= ms(child) / ms(parent) <= 0.7
+    assert clock[:2] == [time_profile.AT_ONCE] * 2 and len(clock) <= 14

@@ -1,0 +1,87 @@
+"""A parent on its runtime, with which other networks take turns: what a cut saves is a ratio, and machines drift."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import nn
+
+from yoloprune.runtimes import engines, threads
+from yoloprune.runtimes.deployment import Deployment
+from yoloprune.runtimes.timing import WELL_KNOWN, Times, take_turns
+
+
+class Bench:
+    """Times networks beside one that is exported and opened once.
+
+    Attributes:
+        deployment (Deployment): How they run.
+        imgsz (int): Side of the square images.
+    """
+
+    def __init__(self, deployment: Deployment, imgsz: int, parent: Callable[[], None]) -> None:
+        """Wrap a parent that is open; see `opened`."""
+        self.deployment, self.imgsz, self.parent = deployment, imgsz, parent
+
+    def time(self, *others: nn.Module, seconds: float = 10.0) -> list[Times]:
+        """Time per image of the parent and of others, all taking turns.
+
+        Args:
+            *others (nn.Module): Ultralytics models, which stay untouched.
+            seconds (float): When to stop although the medians are not known well enough.
+
+        Returns:
+            (list[Times]): The parent first.
+
+        Raises:
+            ArgumentError: If one cannot be exported or run.
+        """
+        with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a runtime may hold its file a little longer
+            runs = [self.parent]
+            for i, model in enumerate(others):
+                place = Path(folder) / str(i)
+                place.mkdir()
+                runs.append(engines.opened(model, self.deployment, self.imgsz, place))
+            return take_turns(runs, seconds, share=1 / self.deployment.batch)
+
+    def facts(self, times: Sequence[Times]) -> dict[str, Any]:
+        """What was measured and on what, for reports."""
+        return {
+            **self.deployment.facts(),
+            "imgsz": self.imgsz,
+            "ms": [t.median for t in times],
+            "p95": [t.p95 for t in times],
+            "spread": [t.spread for t in times],
+            "runs": [t.runs for t in times],
+        }
+
+
+@contextmanager
+def opened(deployment: Deployment, parent: nn.Module, imgsz: int) -> Iterator[Bench]:
+    """A bench around a parent, as long as a `with` block lasts.
+
+    Args:
+        deployment (Deployment): How networks run.
+        parent (nn.Module): An Ultralytics model, which stays untouched.
+        imgsz (int): Side of the square images.
+
+    Raises:
+        ArgumentError: If it cannot be exported or run here.
+    """
+    with (
+        threads.pinned(deployment.format, deployment.threads),
+        TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+    ):
+        yield Bench(deployment, imgsz, engines.opened(parent, deployment, imgsz, Path(folder)))
+
+
+def unsteady(times: Sequence[Times]) -> str | None:
+    """What to say of times that are not known well, None where they are."""
+    widest = max(times, key=lambda t: t.spread)
+    if widest.spread <= WELL_KNOWN:
+        return None
+    return f"medians of {widest.runs} runs, known to ±{widest.spread:.1%}"

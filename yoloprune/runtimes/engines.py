@@ -1,0 +1,96 @@
+"""Networks opened on a runtime: torch as it is, or what Ultralytics' own exporter writes, run by Ultralytics' backend.
+
+What is timed is therefore what `yolo predict model=pruned.onnx` runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from yoloprune import torch_internals
+from yoloprune.backend import compat, console, evaluation, model_facts
+from yoloprune.errors import ArgumentError
+from yoloprune.runtimes.deployment import Deployment
+from yoloprune.runtimes.registry import TORCH, missing
+
+MARKS = re.compile("\x1b\\[[0-9;]*m|ERROR|❌|\ufe0f")
+"""Colours and signs that Ultralytics puts into its messages."""
+
+Engine = Callable[[torch.Tensor], Any]
+Run = Callable[[], None]
+"""Runs one batch, and returns when that is done."""
+
+
+def opened(model: nn.Module, deployment: Deployment, imgsz: int, folder: Path) -> Run:
+    """What runs a batch of images through a network.
+
+    Args:
+        model (nn.Module): An Ultralytics model, stays untouched.
+        deployment (Deployment): How it runs.
+        imgsz (int): Side of the square images.
+        folder (Path): Empty; an export lies there as long as it runs.
+
+    Raises:
+        ArgumentError: If it cannot be exported or run here, with what Ultralytics or the runtime says.
+    """
+    engine, half = (
+        _torch(model, deployment) if deployment.format == TORCH else _exported(model, deployment, imgsz, folder)
+    )
+    images = torch.rand(deployment.batch, model_facts.channels(model), imgsz, imgsz, device=deployment.device)
+    images = images.half() if half else images
+
+    def run() -> None:
+        with torch.inference_mode():
+            engine(images)
+        wait_for(deployment.device)
+
+    return run
+
+
+def _torch(model: nn.Module, deployment: Deployment) -> tuple[Engine, bool]:
+    """A fused copy in Ultralytics' backend, and whether it takes half precision."""
+    told = {"device": deployment.device, "fp16": deployment.half, "verbose": False}
+    if "channels_last" in deployment.arguments:
+        told["channels_last"] = deployment.arguments["channels_last"]
+    with console.quiet():
+        engine = compat.AutoBackend(evaluation.fused_copy(model).to(deployment.device), **told).eval()
+        half = bool(engine.fp16)
+        if mode := deployment.arguments.get("compile"):
+            engine = compat.attempt_compile(engine, device=deployment.device, mode=mode)
+    return engine, half
+
+
+def _exported(model: nn.Module, deployment: Deployment, imgsz: int, folder: Path) -> tuple[Engine, bool]:
+    """What Ultralytics exports, in its backend for that format, and whether it takes half precision."""
+    form, device = deployment.format, deployment.device
+    network: Any = deepcopy(model).float().eval()
+    network.pt_path = str(folder / "network.pt")  # the exporter writes beside it
+    told = {**deployment.arguments, "format": form, "imgsz": imgsz, "batch": deployment.batch, "device": str(device)}
+    try:
+        with console.quiet(), compat.replaced({"AUTOINSTALL": False}):  # or pip installs what is not there
+            file = compat.Exporter(overrides={"verbose": False, **told, "mode": "export"})(model=network)
+            engine = compat.AutoBackend(str(file), device=device, fp16=deployment.half, verbose=False).eval()
+            return engine, bool(engine.fp16)
+    except ModuleNotFoundError as e:
+        raise missing(form, e.name or str(e)) from None
+    except Exception as e:  # exporter and runtime are foreign code, and each has its own kinds of errors
+        if torch_internals.is_out_of_memory(e):
+            raise
+        said = " ".join(MARKS.sub("", str(e)).split()) or type(e).__name__
+        raise ArgumentError(f"format={form}: does not run here: {said}") from e
+
+
+def wait_for(device: torch.device) -> None:
+    """Until all that was launched is done."""
+    backend: Any = getattr(torch, device.type, None)
+    if device.type == "mps":
+        torch.mps.synchronize()
+    elif hasattr(backend, "synchronize"):  # cuda, xpu, npu, and the CPU, where it does nothing
+        backend.synchronize(device)

@@ -1,0 +1,135 @@
+"""What widths cost in time on a runtime, learnt from networks of random widths that are exported and timed."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from yoloprune import files
+from yoloprune.backend import compat, console, progress_bar
+from yoloprune.cutting import surgery
+from yoloprune.errors import WriteError
+from yoloprune.planning import steps
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.cost import Cost
+from yoloprune.planning.time_model import Layer, TimeModel, fit
+from yoloprune.runtimes.bench import Bench
+from yoloprune.settings.budget import Limits
+
+VARIANTS = 40
+"""Networks that are timed."""
+
+TRUSTED = 0.05
+"""Mean error of prediction up to which times are kept for later runs."""
+
+AT_ONCE = 8
+"""Networks that take turns with the parent, and are open together."""
+
+SECONDS = 2.5
+"""Of each, at most."""
+
+
+def layers(model: nn.Module, graph: ChannelGraph) -> list[Layer]:
+    """The convolutions of a model, as the graph of its channels names their axes."""
+    modules = dict(model.named_modules())
+    found = []
+    for term in graph.flops:
+        axes = [graph.axes[a] for a in term.axes]
+        conv = modules.get(axes[0].module) if axes else None
+        if not isinstance(conv, nn.Conv2d) or axes[0].side != "outputs":
+            continue
+        taps, stride = int(np.prod(conv.kernel_size)), int(np.prod(conv.stride))
+        written = term.factor / (2 * taps * (1 if len(axes) == 2 else conv.in_channels // conv.groups))
+        size = "depthwise" if len(axes) == 1 else f"{conv.kernel_size[0]}x{conv.kernel_size[1]}"
+        kind = size + (f" stride {conv.stride[0]}" if stride > 1 and len(axes) == 2 else "")
+        inputs = term.axes[1] if len(axes) == 2 else None
+        found.append(Layer(kind, term.axes[0], inputs, taps, written, written * stride))
+    return found
+
+
+def variants(graph: ChannelGraph, limits: Limits, count: int, seed: int) -> list[np.ndarray]:
+    """Masks of surviving classes, each of shape (classes,), with random widths that the limits allow.
+
+    The share that a whole network keeps is drawn first, and widths around it: drawn one by one, all networks would keep
+    about half.
+    """
+    random = np.random.default_rng(seed)
+    waiting = steps.queues(graph, random.random(graph.n_classes))
+    masks = []
+    for _ in range(count):
+        share = random.uniform(1 - limits.max_ratio, 1)
+        units = []
+        for tie in graph.ties:
+            can = np.array([tie.units, *steps.allowed(tie, limits, graph)])
+            aim = tie.units * np.clip(share + random.normal(0, 0.2), 0, 1)
+            units.append(int(can[np.abs(can - aim).argmin()]))
+        masks.append(steps.survivors(graph, waiting, np.array(units, dtype=int)))
+    return masks
+
+
+def measured(
+    parent: nn.Module, graph: ChannelGraph, masks: Sequence[np.ndarray], bench: Bench
+) -> tuple[list[np.ndarray], list[float]]:
+    """Widths of all axes, each of shape (axes,), and time as a share of the parent's, of each variant."""
+    cost, axes, shares = Cost(graph), [], []
+    with progress_bar.counted(len(masks), f"times of other widths in {bench.deployment}") as tick:
+        for start in range(0, len(masks), AT_ONCE):
+            some = masks[start : start + AT_ONCE]
+            children = [surgery.cut(copy.deepcopy(parent), graph.plan(alive)) for alive in some]
+            now, *times = bench.time(*children, seconds=SECONDS * len(some))
+            for alive, found in zip(some, times, strict=True):
+                widths = np.bincount(graph.group_of[alive], minlength=len(graph.groups)).astype(float)
+                axes.append(cost.axes(widths))
+                shares.append(found.median / now.median)
+                tick()
+    return axes, shares
+
+
+def learnt(parent: nn.Module, graph: ChannelGraph, limits: Limits, bench: Bench) -> TimeModel:
+    """A time model of a parent on a runtime; what was timed before on this machine is not timed again.
+
+    Args:
+        parent (nn.Module): An Ultralytics model, stays untouched.
+        graph (ChannelGraph): Its channels.
+        limits (Limits): Between which widths networks are drawn.
+        bench (Bench): Where the parent runs already.
+    """
+    convolutions, whole = layers(parent, graph), Cost(graph)
+    facts = {**bench.deployment.facts(), "imgsz": bench.imgsz, "variants": VARIANTS}
+    told = json.dumps([facts, [str(a) for a in graph.axes], [astuple(one) for one in convolutions]], default=str)
+    file = Path(compat.USER_CONFIG_DIR) / "yoloprune" / f"times-{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
+    known = _read(file)
+    axes, shares = known or measured(parent, graph, variants(graph, limits, VARIANTS, seed=0), bench)
+    model = fit(convolutions, [*axes, whole.axes(whole.full)], [*shares, 1.0])
+    said = f"times in {bench.deployment} are predicted to {model.error:.1%} on average, {model.worst:.1%} at worst"
+    if model.error > TRUSTED:  # what is tried is measured all the same, so a time is met, by a poorer choice of widths
+        console.warn(f"prune: {said}; something else may be running on this machine, so they are not kept")
+        return model
+    if known is None:
+        _write(file, {"facts": facts, "axes": [one.tolist() for one in axes], "shares": shares})
+    console.log("prune: ", f"{said}, from {len(shares)} networks of other widths: {file}")
+    return model
+
+
+def _read(file: Path) -> tuple[list[np.ndarray], list[float]] | None:
+    """Widths and times that were measured before; None where there are none, or the file is damaged."""
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        return [np.array(one, dtype=float) for one in told["axes"]], [float(one) for one in told["shares"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(file: Path, told: dict[str, Any]) -> None:
+    """Keep what was measured; where that cannot be written, it is measured again next time."""
+    with contextlib.suppress(WriteError):
+        files.write_at_once(file, lambda out: out.write(json.dumps(told, default=str).encode()))
