@@ -10,7 +10,6 @@ from yoloprune.settings.value_kinds import (
     AMOUNT,
     CLASS_NAMES,
     FLAG,
-    LATENCY,
     LAYER_SHARES,
     MODULES,
     NATIVE_ROWS,
@@ -22,6 +21,7 @@ from yoloprune.settings.value_kinds import (
     path_or_model,
     several,
 )
+from yoloprune.settings.wanted_time import LATENCY
 
 FLOPS = Option("flops", None, AMOUNT, "FLOPs that are kept", 0.5)
 PARAMS = Option("params", None, AMOUNT, "parameters that are kept", 0.5)
