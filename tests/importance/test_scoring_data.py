@@ -76,10 +76,27 @@ def test_output_is_the_norm_of_what_a_gate_changes() -> None:
 
 
 def test_output_of_many_numbers_is_that_of_each_on_average() -> None:
-    """Signs are drawn per image: of 400 copies of one whose positions have 1 and 2 the cross terms cancel."""
+    """Signs are drawn per image: of 400 copies of one whose positions have 1 and 2 the cross terms cancel; the mean of
+    the squares 1 and 4 stays.
+    """
     model = Graded(filled(conv(1, 2), [1, -2], [0, 0]))
     image = torch.tensor([[[[1.0, 2.0]]]]).repeat(400, 1, 1, 1)
-    assert measured(model, "output", [image]) == pytest.approx([3 * 5**0.5, 10 * 5**0.5], rel=0.1)
+    assert measured(model, "output", [image]) == pytest.approx([3 * 2.5**0.5, 10 * 2.5**0.5], rel=0.1)
+
+
+class Twice(Graded):
+    """Gives its output, and what a layer with one channel makes of the second feature alone, a hundred times over."""
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x)
+        return self.c(x), x[:, 1:].expand(-1, 100, -1, -1) * 1.0
+
+
+def test_every_output_tensor_counts_alike() -> None:
+    """The first feature is read by 3; the second by 5, and a hundred times as it is, which counts as once."""
+    model = Twice(filled(conv(1, 2), [1, -2], [0, 0]))
+    image = torch.full((400, 1, 1, 1), 1.0)
+    assert measured(model, "output", [image]) == pytest.approx([3, 2 * 26**0.5], rel=0.1)
 
 
 class WithFeatures(Graded):

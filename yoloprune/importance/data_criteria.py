@@ -68,7 +68,8 @@ def output(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any], seed: 
 
     The norm of the derivatives of all outputs by a gate g = 1 behind the layer, as the root mean square over images of
     g · dP/dg, where P is the sum of the outputs with random signs (Hutchinson 1989, Communications in Statistics 18.3):
-    the signs of different outputs cancel on average, so one backward pass stands for all of them.
+    the signs of different outputs cancel on average, so one backward pass stands for all of them. Each output tensor
+    counts alike, however many numbers it has.
 
     Args:
         model (nn.Module): The traced model; in training mode an Ultralytics head gives logits of boxes and classes.
@@ -90,7 +91,8 @@ def output(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any], seed: 
         if not ends:
             raise DataError("score=output: the network gives no tensor of numbers that depend on its weights.")
         signs = (torch.randint(0, 2, t.shape, generator=generator).to(t) * 2 - 1 for t in ends)
-        return torch.stack([(t * sign).sum() for t, sign in zip(ends, signs, strict=True)]).sum()
+        # Per number: else 64 numbers of a box drown the logit of the only class
+        return torch.stack([(t * sign).sum() / t.numel() ** 0.5 for t, sign in zip(ends, signs, strict=True)]).sum()
 
     yield from _gates(model, graph, (partial(projected, *one) for batch in batches for one in _singly(batch)), power=2)
 
