@@ -3,143 +3,26 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
-from itertools import accumulate, pairwise
-from typing import Any
 
 import torch
-from seams import Seams
+from fault_scene import (
+    Change,
+    Fault,
+    Scene,
+    first_rows,
+    in_dim,
+    neighbours,
+    picked,
+    reordered,
+)
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from yoloprune.planning.plan import Keep, Plan
-
-Surgery = Callable[[nn.Module, Plan], nn.Module]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One way of cutting wrongly.
-
-    Attributes:
-        kind (str): What is mistaken.
-        layer (str): Dotted name of the module in which it is.
-        block (str): Class of the block around it.
-        told (str): What exactly, for a reader.
-        wrong (Callable): From the right surgery, a model and a plan to the model, cut wrongly in place.
-    """
-
-    kind: str
-    layer: str
-    block: str
-    told: str
-    wrong: Callable[[Surgery, nn.Module, Plan], nn.Module]
-
-
-@dataclass(frozen=True)
-class Change:
-    """A value that wrong surgery leaves in a module, given what was there before the cut and what is right after it."""
-
-    module: str
-    key: str
-    make: Callable[[Any, Any], Any]
-
-
-@dataclass(frozen=True)
-class Scene:
-    """All that a fault is chosen by: names, widths and positions, never a weight, so that it fits any copy.
-
-    Attributes:
-        parent (nn.Module): Before the cut.
-        child (nn.Module): After the right cut.
-        plan (Plan): Of the cut.
-        seams (Seams): Where pieces are joined and split in the child.
-        heads (frozenset[str]): Layers at which the head, or what comes last, reads channels that were cut.
-        random (random.Random): Seeded.
-    """
-
-    parent: nn.Module
-    child: nn.Module
-    plan: Plan
-    seams: Seams
-    heads: frozenset[str]
-    random: random.Random
-
-    def block(self, layer: str) -> str:
-        """Class of the innermost block around a layer."""
-        names = [layer[: len(layer) - len(tail)] for tail in _tails(layer)]
-        found = [type(self.child.get_submodule(name)).__name__ for name in names]
-        return next((f for f in found if f not in PLAIN), found[-1])
-
-    def fault(self, kind: str, layer: str, told: str, changes: Sequence[Change] | Plan) -> Fault:
-        """A fault out of what is changed after the right cut, or out of the plan that is cut in its place."""
-        wrong = partial(_cut_another, changes) if isinstance(changes, Plan) else partial(_change_after, changes)
-        return Fault(kind, layer, self.block(layer), told, wrong)
-
-    def layers(self) -> Iterator[tuple[str, _ConvNd | nn.Linear, Keep]]:
-        """Convolutions and linear layers that were cut, in the child."""
-        for name, keep in self.plan.keep.items():
-            module = dict(self.child.named_modules()).get(name)
-            if isinstance(module, _ConvNd | nn.Linear):
-                yield name, module, keep
-
-
-PLAIN = {"Conv", "DWConv", "Sequential", "ModuleList", "Conv2dNormActivation", "Conv2d", "Linear", "BatchNorm2d"}
-
-
-def _tails(layer: str) -> list[str]:
-    parts = layer.split(".")
-    return [f".{'.'.join(parts[i:])}" for i in range(len(parts) - 1, 0, -1)] + [layer]
-
-
-def _cut_another(other: Plan, cut: Surgery, model: nn.Module, plan: Plan) -> nn.Module:
-    return cut(model, other)
-
-
-def _change_after(changes: Sequence[Change], cut: Surgery, model: nn.Module, plan: Plan) -> nn.Module:
-    before = [getattr(model.get_submodule(c.module), c.key) for c in changes]
-    before = [b.detach().clone() if isinstance(b, Tensor) else b for b in before]
-    cut(model, plan)
-    for change, old in zip(changes, before, strict=True):
-        module = model.get_submodule(change.module)
-        now = getattr(module, change.key)
-        made = change.make(old, now.detach() if isinstance(now, Tensor) else now)  # nothing is written in place:
-        setattr(module, change.key, nn.Parameter(made) if isinstance(now, nn.Parameter) else made)  # copies share it
-    return model
-
-
-def _in_dim(module: nn.Module) -> int:
-    return 0 if getattr(module, "transposed", False) else 1
-
-
-def _order(pieces: Sequence[int], i: int, j: int) -> list[int]:
-    """Positions in which two pieces have changed places."""
-    ranges = [list(range(a, b)) for a, b in pairwise(accumulate(pieces, initial=0))]
-    ranges[i], ranges[j] = ranges[j], ranges[i]
-    return [p for positions in ranges for p in positions]
-
-
-def _picked(order: Sequence[int], dim: int) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda old, new: new.index_select(dim, torch.tensor(order))
-
-
-def _first(dim: int) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda old, new: old.narrow(dim, 0, new.shape[dim])
-
-
-def _next(kept: Sequence[int] | None, width: int | None, chance: random.Random) -> tuple[int, ...] | None:
-    """Kept positions, one of which has moved on to its neighbour; None where nothing, or no neighbour, is cut."""
-    if kept is None or width is None:
-        return None
-    free = [k for k, p in enumerate(kept) if p + 1 < width and p + 1 not in kept]
-    if not free:
-        return None
-    k = chance.choice(free)
-    return (*kept[:k], kept[k] + 1, *kept[k + 1 :])
-
+from yoloprune.planning.plan import Plan
 
 # ---- kinds -----------------------------------------------------------------------------------------------------------
 
@@ -147,10 +30,10 @@ def _next(kept: Sequence[int] | None, width: int | None, chance: random.Random) 
 def exchanged(scene: Scene) -> Iterator[Fault]:
     """Two kept channels change places in the weights of one layer that reads them."""
     for name, module, keep in scene.layers():
-        width = module.weight.shape[_in_dim(module)]
+        width = module.weight.shape[in_dim(module)]
         if keep.inputs is not None and width > 1:
             i, j = sorted(scene.random.sample(range(width), 2))
-            change = Change(name, "weight", _picked(_order([1] * width, i, j), _in_dim(module)))
+            change = Change(name, "weight", picked(reordered([1] * width, i, j), in_dim(module)))
             yield scene.fault("two channels exchanged", name, f"inputs {i} and {j}", [change])
 
 
@@ -158,8 +41,8 @@ def pieces(scene: Scene) -> Iterator[Fault]:
     """The pieces of a concat are read in another order."""
     for name, widths in scene.seams.joined.items():
         i, j = sorted(scene.random.sample(range(len(widths)), 2))
-        dim = _in_dim(scene.child.get_submodule(name))
-        change = Change(name, "weight", _picked(_order(widths, i, j), dim))
+        dim = in_dim(scene.child.get_submodule(name))
+        change = Change(name, "weight", picked(reordered(widths, i, j), dim))
         yield scene.fault("pieces of a concat in another order", name, f"pieces {i} and {j} of {widths}", [change])
 
 
@@ -167,9 +50,9 @@ def halves(scene: Scene) -> Iterator[Fault]:
     """What makes the pieces of a chunk keeps them in another order, or keeps for the second what lies in the first."""
     for name, widths in scene.seams.split.items():
         norm = scene.seams.norms.get(name)
-        order = _order(widths, 0, 1)
+        order = reordered(widths, 0, 1)
         keys = [(name, "weight"), (name, "bias")] + [(norm or "", k) for k in STATISTICS]
-        changes = [Change(m, k, _picked(order, 0)) for m, k in keys if m and _has(scene.child, m, k)]
+        changes = [Change(m, k, picked(order, 0)) for m, k in keys if m and _has(scene.child, m, k)]
         yield scene.fault("wrong half of a chunk", name, f"halves of {widths} exchanged", changes)
         keep = scene.plan.keep.get(name)
         if keep is None or keep.outputs is None or keep.of[0] is None:
@@ -185,7 +68,7 @@ def halves(scene: Scene) -> Iterator[Fault]:
 def outputs_off(scene: Scene) -> Iterator[Fault]:
     """One kept output is the channel behind the right one, with its batch-norm or without."""
     for name, _, keep in scene.layers():
-        if (moved := _next(keep.outputs, keep.of[0], scene.random)) is None:
+        if (moved := neighbours(keep.outputs, keep.of[0], scene.random)) is None:
             continue
         norm = scene.seams.norms.get(name)
         for names in {(name,), (name, norm) if norm else (name,)}:
@@ -197,7 +80,7 @@ def outputs_off(scene: Scene) -> Iterator[Fault]:
 def inputs_off(scene: Scene) -> Iterator[Fault]:
     """One kept input is the channel behind the right one."""
     for name, _, keep in scene.layers():
-        if (moved := _next(keep.inputs, keep.of[1], scene.random)) is not None:
+        if (moved := neighbours(keep.inputs, keep.of[1], scene.random)) is not None:
             other = Plan({**scene.plan.keep, name: replace(keep, inputs=moved)})
             yield scene.fault("an input one index off", name, "one input", other)
 
@@ -206,9 +89,9 @@ def filters(scene: Scene) -> Iterator[Fault]:
     """A layer has the filters of the first so many channels, not of the kept ones."""
     for name, module, keep in scene.layers():
         if keep.outputs is not None and keep.inputs is None:
-            dim = 1 - _in_dim(module)
+            dim = 1 - in_dim(module)
             yield scene.fault(
-                "filters of other channels", name, "the first ones", [Change(name, "weight", _first(dim))]
+                "filters of other channels", name, "the first ones", [Change(name, "weight", first_rows(dim))]
             )
 
 
@@ -220,7 +103,7 @@ def statistics(scene: Scene) -> Iterator[Fault]:
     norms = [n for n, m in scene.child.named_modules() if isinstance(m, _BatchNorm) and n in scene.plan.keep]
     for i, name in enumerate(norms):
         key = STATISTICS[i % len(STATISTICS)]
-        yield scene.fault("a batch-norm value left behind", name, key, [Change(name, key, _first(0))])
+        yield scene.fault("a batch-norm value left behind", name, key, [Change(name, key, first_rows(0))])
 
 
 def biases(scene: Scene) -> Iterator[Fault]:
@@ -231,7 +114,7 @@ def biases(scene: Scene) -> Iterator[Fault]:
             zero = Change(name, "bias", lambda old, new: torch.zeros_like(new))
             yield scene.fault("a bias forgotten", name, "zero", [zero])
             if isinstance(module, _ConvNd | nn.Linear) and scene.plan.keep[name].outputs is not None:
-                yield scene.fault("a bias forgotten", name, "of other channels", [Change(name, "bias", _first(0))])
+                yield scene.fault("a bias forgotten", name, "of other channels", [Change(name, "bias", first_rows(0))])
 
 
 def attention(scene: Scene) -> Iterator[Fault]:
@@ -280,7 +163,7 @@ def head_inputs(scene: Scene) -> Iterator[Fault]:
     """The head, or what comes last, reads every channel from its neighbour's place."""
     for name, module, keep in scene.layers():
         if name in scene.heads:
-            dim = 0 if keep.inputs is None else _in_dim(module)
+            dim = 0 if keep.inputs is None else in_dim(module)
             change = Change(name, "weight", partial(_rolled, dim))
             yield scene.fault("a head input shifted", name, "by one channel", [change])
 
@@ -295,7 +178,7 @@ def loose(scene: Scene) -> Iterator[Fault]:
     for name in scene.plan.keep:
         if name not in held:
             owner, _, key = name.rpartition(".")
-            yield scene.fault("a loose scale left behind", owner, key, [Change(owner, key, _first(0))])
+            yield scene.fault("a loose scale left behind", owner, key, [Change(owner, key, first_rows(0))])
 
 
 def _has(model: nn.Module, name: str, key: str) -> bool:

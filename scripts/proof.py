@@ -26,7 +26,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from faults import Fault, Scene, chosen
+from fault_scene import Fault, Scene
+from faults import chosen
 from proof_networks import NAMES, Subject, seed_of, subjects
 from proof_table import Figures, Right, Trial
 from reference import Reference, images

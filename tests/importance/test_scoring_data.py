@@ -95,6 +95,19 @@ def test_features_that_a_network_gives_are_no_outputs() -> None:
     assert measured(model, "output", [PIXELS]) == pytest.approx([3 * (8.5 / 2) ** 0.5, 5 * 4])
 
 
+def test_inputs_of_another_kind_stay_together() -> None:
+    """Two arguments that are added: 2 and -4 make -2 of the layer's input."""
+
+    class Added(Graded):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.c(self.a(x + y))
+
+    model = Added(filled(conv(1, 2), [1, -2], [0.5, 0])).eval()
+    pair = (torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), -4.0))
+    graph = trace(model, pair)
+    assert score(model, graph, "output", batches=[pair])[classes(graph, "a.outputs")].tolist() == [3 * 1.5, 5 * 4]
+
+
 def test_output_needs_numbers() -> None:
     class Chosen(nn.Module):
         def __init__(self) -> None:

@@ -19,7 +19,7 @@ from yoloprune.runtimes.bench import Bench
 from yoloprune.runtimes.timing import Times
 from yoloprune.selection import latency_search
 from yoloprune.settings import command_line, own_options
-from yoloprune.settings.value_kinds import milliseconds
+from yoloprune.settings.wanted_time import milliseconds
 
 OPTION = next(o for o in own_options.PRUNE_BUDGETS if o.name == "latency")
 

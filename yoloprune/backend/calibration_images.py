@@ -18,6 +18,9 @@ from torch.utils.data import DataLoader, Subset
 from yoloprune.backend import compat, console, datasets, model_facts
 from yoloprune.errors import DataError
 
+DRAWN = 128
+"""So many images are looked at."""
+
 PIXELS = 16 * 320**2
 """Input pixels of a batch with gradients: by calculation, backward through yolov8x holds 5 GB for them."""
 
@@ -26,7 +29,7 @@ def batches(
     data: str | Path,
     imgsz: int,
     *,
-    n: int = 128,
+    n: int = DRAWN,
     batch: int = 16,
     task: str = "detect",
     channels: int = 3,
@@ -78,7 +81,7 @@ def labelled(
     data: str | Path,
     imgsz: int,
     *,
-    n: int = 128,
+    n: int = DRAWN,
     batch: int = 16,
     device: torch.device | str = "cpu",
     seed: int = 0,
@@ -169,6 +172,12 @@ class _ClassifyImages(_Images):
 
 class _DepthImages(_Images):
     task = "depth"
+
+
+def files_in(places: str | list[str]) -> list[str]:
+    """Image files in folders and lists, as Ultralytics finds them."""
+    found: list[str] = _Images(places, 32, augment=False, prefix=compat.colorstr("images: ")).im_files
+    return found
 
 
 def _images(data: str | Path, imgsz: int, task: str, channels: int) -> _Images:

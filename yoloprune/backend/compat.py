@@ -135,6 +135,7 @@ DATA = (
     ForeignName("utils", "DATASETS_DIR", "is where data sets lie"),
     ForeignName("utils.checks", "check_file", "finds the YAML of a data set", 1, ("hard",)),
     ForeignName("data.utils", "check_det_dataset", "reads the YAML of a data set", 1, ("autodownload",)),
+    ForeignName("data.utils", "img2label_paths", "finds the labels of images", 1),
     ForeignName("data.utils", "check_font", "fetches a font, and is replaced while a YAML is read"),
 )
 IMAGES = (
@@ -167,10 +168,10 @@ _PRUNING = (OPENING, BUILDING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES)
 NEEDS: dict[str, tuple[tuple[ForeignName, ...], ...]] = {
     "info": (OPENING, RUNNING),
     "trace": (OPENING,),
-    "val": (OPENING, FOLDERS, MEASURING, RUNNING, DATA),
+    "val": (OPENING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES),
     "prune": _PRUNING,
     "sweep": _PRUNING,
-    "finetune": (OPENING, BUILDING, FOLDERS, DATA, TRAINING),
+    "finetune": (OPENING, BUILDING, FOLDERS, DATA, IMAGES, TRAINING),
     "train-sparse": (OPENING, BUILDING, FOLDERS, DATA, TRAINING),
     "demo": GROUPS,
 }

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import ultralytics
 
-from yoloprune.backend import compat, console, model_facts
+from yoloprune.backend import compat, console, model_facts, yaml_markers
 from yoloprune.errors import ArgumentError, DataError, raised_by, raised_in
 from yoloprune.torch_internals import is_out_of_memory
 
@@ -59,7 +59,7 @@ def has_classes_of(yolo: ultralytics.YOLO, data: str | Path) -> bool:
     """
     if yolo.overrides.get("single_cls"):
         return True
-    known, labels = _names(yolo.model), _labels(yolo, data)
+    known, labels = _names(yolo.model), class_names(yolo, data)
     if not labels or len(labels) != len(known):
         return not labels
     if set(labels) == set(known):
@@ -73,7 +73,7 @@ def class_count(yolo: ultralytics.YOLO, data: Any) -> int | None:
     if not isinstance(data, (str, Path)) or not (Path(data).is_dir() or str(data).endswith((".yaml", ".yml"))):
         return None
     try:
-        return len(_labels(yolo, data)) or None
+        return len(class_names(yolo, data)) or None
     except DataError:  # the trainer will say
         return None
 
@@ -103,7 +103,7 @@ def require_channels(yolo: ultralytics.YOLO, data: Any) -> None:
 
 def difference(yolo: ultralytics.YOLO, data: str | Path) -> str:
     """Where the classes of a data set and of a model differ first, in a few words."""
-    known, labels = _names(yolo.model), _labels(yolo, data)
+    known, labels = _names(yolo.model), class_names(yolo, data)
     if len(known) != len(labels):
         return f"{len(labels)} and not {len(known)}"
     at = next((i for i, (a, b) in enumerate(zip(labels, known, strict=True)) if a != b), 0)
@@ -124,7 +124,7 @@ def own(yolo: ultralytics.YOLO) -> str | None:
         if not found or not all(Path(f).exists() for f in (found if isinstance(found, list) else [found])):
             return None
         one = yolo.overrides.get("single_cls")
-        same = Path(known).is_absolute() if one else _labels(yolo, known) == _names(yolo.model)
+        same = Path(known).is_absolute() if one else _are_of(yolo, class_names(yolo, known))
         return known if same else None
     except DataError:
         return None
@@ -196,12 +196,18 @@ def untouched(n: int, generator: np.random.Generator) -> Iterator[None]:
         yield
 
 
+def _are_of(yolo: ultralytics.YOLO, names: list[str]) -> bool:
+    """Whether a model was trained on a data set of these classes; some of them may have been cut since."""
+    kept = yaml_markers.kept_classes(yolo)
+    return names == _names(yolo.model) or (kept is not None and set(kept) < set(names))
+
+
 def _names(model: Any) -> list[str]:
     """Class names of a model, in the order of its outputs."""
     return list(model.names.values() if isinstance(model.names, dict) else model.names)
 
 
-def _labels(yolo: ultralytics.YOLO, data: str | Path) -> list[str]:
+def class_names(yolo: ultralytics.YOLO, data: str | Path) -> list[str]:
     """Class names of a data set, in the order of their numbers; empty where it has none."""
     if yolo.task == "classify":
         return sorted(f.name for f in Path(_class_folders(data)).iterdir() if f.is_dir())

@@ -8,7 +8,7 @@ network, in silence.
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -129,22 +129,40 @@ def _give_classes(model: nn.Module, nc: int) -> None:
     before = theirs.yaml["nc"]
     if (why := difference(model)) is not None and "cannot build" in why:
         raise ModelError(_another_number(before, nc, why))
-    small, large, stock = (_built_for(model, n) for n in (*ODD, nc))
-    wider = dict(large.named_modules())
-    for name, module in small.named_modules():
-        other, mine = wider[name], dict(model.named_modules()).get(name)
-        counted = _numbers(other)
-        counts = [k for k, v in _numbers(module).items() if isinstance(v, int) and counted[k] - v == ODD[1] - ODD[0]]
-        outputs = [len(p) for p in (getattr(module, "weight", None), getattr(other, "weight", None)) if p is not None]
-        if outputs == list(ODD):
+    found, stock = counting(model), _built_for(model, nc)
+    modules = dict(model.named_modules())
+    for name, told in found.items():
+        mine = modules.get(name)
+        if "weight" in told.rows:
             if mine is None or len(getattr(mine, "weight", ())) != before:
                 raise ModelError(_another_number(before, nc, f"{name} is not the class layer that its YAML builds"))
             _set(model, name, _with_outputs(mine, nc, stock.get_submodule(name)))
         elif mine is not None:
-            for key in counts:
+            for key in told.counts:
                 if isinstance(value := getattr(mine, key, None), int):
                     setattr(mine, key, value + nc - before)
     theirs.yaml["nc"] = nc
+
+
+class Counting(NamedTuple):
+    """What of a module depends on the number of classes: tensors with a row per class, and numbers that count them."""
+
+    rows: tuple[str, ...]
+    counts: tuple[str, ...]
+
+
+def counting(model: nn.Module) -> dict[str, Counting]:
+    """The modules that know the number of classes, by name: what differs between two builds of its YAML."""
+    small, large = (_built_for(model, n) for n in ODD)
+    wider = dict(large.named_modules())
+    found = {}
+    for name, module in small.named_modules():
+        shapes, numbers = _tensors(wider[name]), _numbers(wider[name])
+        rows = tuple(k for k, shape in _tensors(module).items() if (shape[:1], shapes[k][:1]) == ((ODD[0],), (ODD[1],)))
+        counts = [k for k, v in _numbers(module).items() if isinstance(v, int) and numbers[k] - v == ODD[1] - ODD[0]]
+        if rows or counts:
+            found[name] = Counting(rows, tuple(counts))
+    return found
 
 
 def _built_for(model: nn.Module, nc: int) -> nn.Module:

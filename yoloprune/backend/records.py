@@ -9,7 +9,7 @@ from torch import nn
 
 from yoloprune.backend import yaml_markers
 from yoloprune.backend.model_facts import network
-from yoloprune.backend.yaml_markers import KEY, LAYERS, MODULE, STATE_KEY, VERSION
+from yoloprune.backend.yaml_markers import CLASSES, KEY, LAYERS, MODULE, STATE_KEY, VERSION
 from yoloprune.errors import ModelError
 from yoloprune.planning.plan import Plan
 from yoloprune.settings.budget import Budget, Limits
@@ -80,6 +80,9 @@ def _check_pruning(record: Any) -> None:
     for cut in (told, *_require(told.get("earlier", []), "earlier", list)):
         for part in ("arguments", "versions"):
             _require(_require(cut, "earlier", dict).get(part, {}), part, dict)
+        if (classes := cut.get(CLASSES)) is not None:
+            _require(_require(classes, CLASSES, dict)["names"], "names of the classes", list)
+            _require(classes["of"], "number of the classes", int)
         if (parent := cut.get("parent")) is not None:
             _require(parent, "parent", dict)
             _require(parent["name"], "name of the parent", str)

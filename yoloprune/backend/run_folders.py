@@ -16,6 +16,8 @@ from yoloprune.backend import compat
 from yoloprune.errors import ArgumentError, PruneError
 
 ARGS = "args.yaml"
+LABELS = "labels-of-its-classes"
+"""In the folder of a run: a data set with the labels of the model's classes alone."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class Run:
 
     def drop_unused(self) -> None:
         """Remove the folder of a run that was refused before it began, so that the next one gets its name."""
-        begun = {f.name for f in self.folder.rglob("*") if not f.is_dir()} - {ARGS, "labels.jpg"}
+        ours = self.folder / LABELS
+        made = [f for f in self.folder.rglob("*") if not f.is_dir() and ours not in f.parents]
+        begun = {f.name for f in made} - {ARGS, "labels.jpg"}
         if self.made and self.folder.is_dir() and not begun:
             shutil.rmtree(self.folder)
             with contextlib.suppress(OSError):  # another run has its folder there by now

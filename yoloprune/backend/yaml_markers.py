@@ -21,6 +21,7 @@ KEY = "yoloprune"
 VERSION = 2
 """Of the record; 2 does without numbers that a rebuild from the parent's YAML needed."""
 LAYERS = "layers"  # in the record: where the parent's modules are in a model whose blocks became several rows
+CLASSES = "classes"  # in the provenance: `names` of the classes that were kept, and how many they were kept `of`
 STATE_KEY = "yoloprune_sparse"
 MODULE = "module"  # in the state: the name that the sentence replaced
 
@@ -59,6 +60,20 @@ def entry_of(source: Any) -> dict[str, Any] | None:
     inner = getattr(source, "model", None)  # older releases do not hand `yaml` on from a model to its YOLO object
     config = source if isinstance(source, Mapping) else getattr(source, "yaml", None) or getattr(inner, "yaml", None)
     return config.get(KEY) if isinstance(config, Mapping) else None
+
+
+def kept_classes(yolo: Any) -> list[str] | None:
+    """Names of a model's classes where others were cut from it; None where none were, or a training changed them.
+
+    Args:
+        yolo (YOLO): The model.
+    """
+    told = (entry_of(yolo) or {}).get("provenance") or {}
+    names = getattr(yolo.model, "names", {})
+    now = list(names.values() if isinstance(names, Mapping) else names)
+    cuts = (told, *reversed(told.get("earlier", [])))
+    last = next((cut[CLASSES]["names"] for cut in cuts if cut.get(CLASSES)), None)
+    return now if last == now else None
 
 
 def later(source: Any) -> str | None:

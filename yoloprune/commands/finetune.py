@@ -21,7 +21,7 @@ from yoloprune.backend import (
     yaml_markers,
 )
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.commands import interruptions
+from yoloprune.commands import interruptions, only_classes
 from yoloprune.errors import ArgumentError, DataError
 from yoloprune.reporting import run_report, text_table
 from yoloprune.settings.requests import FinetuneRequest
@@ -59,9 +59,10 @@ def run(request: FinetuneRequest) -> ultralytics.YOLO:
     if passed.get("freeze") is not None:
         passed["freeze"] = host_arguments.frozen_layers(yolo.model, passed["freeze"])
     before = model_facts.widths(yolo.model)
-    start = {} if passed.get("resume") else _start(yolo, passed)
-    with interruptions.going_on(yolo, "finetune"), datasets.reading(passed.get("data")):
-        yolo.train(**passed)
+    with only_classes.trained_on(yolo, passed, "finetune") as passed:
+        start = {} if passed.get("resume") else _start(yolo, passed)
+        with interruptions.going_on(yolo, "finetune"), datasets.reading(passed.get("data")):
+            yolo.train(**passed)
     of_many_sets = isinstance(yolo.trainer.args, dict)  # on which Ultralytics reports
     if console.is_main_process() and not of_many_sets:
         folder = Path(yolo.trainer.save_dir)

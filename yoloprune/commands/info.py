@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from yoloprune.backend import compat, console, host_arguments, moved_layers, yolo_tracing
+from yoloprune.backend.yaml_markers import CLASSES
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.importance import dead_channels
@@ -69,6 +70,10 @@ def _moved(places: Mapping[int, list[int]]) -> list[str]:
     return [f"layers by the numbers of the parent, which keep=, layers= and freeze= go on taking: {', '.join(spans)}"]
 
 
+def _classes(told: Mapping[str, Any]) -> str:
+    return f"{', '.join(told['names'])} of {told['of']}"
+
+
 def _history(told: Mapping[str, Any]) -> list[str]:
     """Provenance in short lines, the last pruning first."""
     lines = []
@@ -77,6 +82,7 @@ def _history(told: Mapping[str, Any]) -> list[str]:
         lines += [
             f"pruned by yoloprune from {parent['name']}, {cut.get('date', 'date unknown')}",
             *([f"  parent's sha256  {parent['sha256']}"] if parent["sha256"] else []),
+            *([f"  classes          {_classes(cut[CLASSES])}"] if cut.get(CLASSES) else []),
             f"  arguments        {' '.join(f'{k}={v}' for k, v in cut.get('arguments', {}).items() if v != [])}",
             f"  versions         {', '.join(f'{k} {v}' for k, v in cut.get('versions', {}).items())}",
         ]

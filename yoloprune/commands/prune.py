@@ -14,6 +14,7 @@ import ultralytics
 
 from yoloprune import files
 from yoloprune.backend import (
+    class_labels,
     compat,
     console,
     datasets,
@@ -25,7 +26,7 @@ from yoloprune.backend import (
 )
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
-from yoloprune.commands import cut_and_repair
+from yoloprune.commands import cut_and_repair, only_classes
 from yoloprune.commands.validate import add_times
 from yoloprune.cutting import comparison
 from yoloprune.errors import PlanError, VerifyError
@@ -85,17 +86,22 @@ def _run(request: PruneRequest, parent: ultralytics.YOLO, imgsz: int, timer: ben
     model: ModelSource = request.model
     if yaml_markers.entry_of(parent) is not None:
         console.log("prune: ", "the model was pruned before; fractions are of what is left of it")
-    sight = calibration(parent, data_set(parent, request), imgsz, request.passed)
-    with saving.told_who_wrote(parent):
+    data, whole = data_set(parent, request), parent
+    parent, classes = only_classes.cut(parent, request.classes, imgsz)
+    seed = request.passed.get("seed") or 0
+    with saving.told_who_wrote(parent), class_labels.few(classes.names, data, seed) as seen:
+        sight = calibration(parent, seen, imgsz, request.passed)
         choice = decision.choose(parent, request, sight, timer)
     dead = not request.budgeted
-    done = cut_and_repair.cut(parent, choice.plan, request.recover, sight.images, choice.probe, dead=dead)
-    told = {**request.kwargs(), "imgsz": imgsz, "data": sight.data or request.passed.get("data")}
+    how = request.recover if not choice.alive.all() else "none"
+    done = cut_and_repair.cut(parent, choice.plan, how, sight.images, choice.probe, dead=dead)
+    told = {**request.kwargs(), "imgsz": imgsz, "data": data or request.passed.get("data")}
     arguments = {k: v for k, v in told.items() if v is not None}
     origin = (parent.ckpt_path or model) if isinstance(model, (str, Path)) else None  # "small" stands for small.pt
-    facts = saving.make_provenance(origin, arguments)
+    facts = classes.noted(saving.make_provenance(origin, arguments))
     choice, child, checkpoint = _packed(done.child, choice, facts, insists=request.limits.native is True)
-    rows: list[dict[str, Any]] = [{"model": "parent", **evaluation.measure(parent.model, imgsz)}]
+    had, has = classes.columns()
+    rows: list[dict[str, Any]] = [{"model": "parent", **had, **evaluation.measure(whole.model, imgsz)}]
     with run_folders.new_run(parent.task, "prune", request.host) as folder:
         target = folder / "weights" / "pruned.pt"
         checkpoint.require_room(target)
@@ -105,13 +111,13 @@ def _run(request: PruneRequest, parent: ultralytics.YOLO, imgsz: int, timer: ben
             _require_saved(child, saved := saving.load(file), choice)
             origin_name = str(origin or parent.model_name)
             run_folders.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
-            rows.append({"model": "pruned", **evaluation.measure(saved.model, imgsz)})
+            rows.append({"model": "pruned", **has, **evaluation.measure(saved.model, imgsz)})
             timing = None if timer is None else add_times("prune", rows, timer, child.model)
-            _report_cut(part, choice, rows, done, imgsz, timing)
+            _report_cut(part, choice, rows, done, imgsz, classes, timing)
     checkpoint.tidy(target)
     if request.latency is not None:
         latency_search.judge(request.latency, *(row["ms"] for row in rows))
-    data = sight.data or datasets.own(parent)
+    data = data or datasets.own(whole)
     step = _next_step(child, target, choice, data or "...", unrepaired=not dead and sight.images is None)
     console.log("prune: ", f"saved {target}; next: {step}")
     return PruneResult(saving.load(target), target, choice, done, rows, step)
@@ -172,6 +178,7 @@ def _report_cut(
     rows: list[dict[str, Any]],
     done: cut_and_repair.Cut,
     imgsz: int,
+    classes: only_classes.Kept,
     timing: Mapping[str, Any] | None,
 ) -> None:
     """Write and say what was cut."""
@@ -186,6 +193,7 @@ def _report_cut(
         "layers": layer_table.layer_rows(choice.graph, choice.widths),
         "unknown_operations": choice.graph.unknown,
         "plan": choice.plan.to_dict(),
+        **classes.noted({}),
     }
     picture = plots.plot_widths(folder / "widths.png", choice.graph, choice.widths)
     run_report.write_report(folder, data, rows, [picture])

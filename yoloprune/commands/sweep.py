@@ -14,9 +14,18 @@ import numpy as np
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, run_folders
+from yoloprune.backend import (
+    class_labels,
+    compat,
+    console,
+    datasets,
+    evaluation,
+    head_task,
+    host_arguments,
+    run_folders,
+)
 from yoloprune.checkpoint import saving
-from yoloprune.commands import cut_and_repair
+from yoloprune.commands import cut_and_repair, only_classes
 from yoloprune.errors import BudgetError
 from yoloprune.native import candidates
 from yoloprune.probing.examples import generators_kept
@@ -41,15 +50,25 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
     """
     compat.require("sweep")
     host_arguments.require(request.host)
-    model, passed, within = request.model, request.host, request.within
+    passed = request.host
     deployment = Deployment.asked(passed, place(passed.get("device")), request.threads)
-    parent = saving.load(model)
+    parent = saving.load(request.model)
     head_task.settle(parent, {}, asked=False)
     passed["data"] = datasets.given_or_own(parent, passed.get("data"), "sweep")
-    imgsz = passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
+    passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
+    parent, classes = only_classes.cut(parent, request.classes, passed["imgsz"])
+    with class_labels.view(classes.names, passed["data"]) as seen:
+        return _swept(parent, request, passed, seen, deployment)
+
+
+def _swept(
+    parent: ultralytics.YOLO, request: SweepRequest, passed: Mapping[str, Any], seen: Any, deployment: Deployment
+) -> list[dict[str, Any]]:
+    """The rows of a sweep, on the labels of the model's classes."""
+    model, within, imgsz = request.model, request.within, passed["imgsz"]
     with saving.told_who_wrote(parent):
         found = candidates.Channels(parent.model, request.limits, imgsz)
-    sight = calibration(parent, passed["data"], imgsz, passed)
+    sight = calibration(parent, seen, imgsz, passed)
     order = ranking.rank(parent, found.graph, request.criterion, request.limits, sight)
     points, unreachable = _points(found, order, request)
 
@@ -61,7 +80,7 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
         origin = model if isinstance(model, (str, Path)) else parent.model_name
         run_folders.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments, "save_dir": folder})
         whole = candidates.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool), found.probe)
-        rows = [_evaluate("parent", parent, whole, passed, folder)]
+        rows = [_evaluate("parent", parent, whole, {**passed, "data": seen}, folder)]
         times = [] if timer is None else timer.time()
         rows[0].update(_ms(times))
         files.append_row(folder / "sweep.csv", rows[0], fresh=True)
@@ -74,7 +93,7 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
         within = may_lose(within, rows[0][key])
         for i, (name, choice) in enumerate(points.items(), start=1):
             child = cut_and_repair.cut(parent, choice.plan, request.recover, sight.images, choice.probe).child
-            rows.append(_evaluate(name, child, choice, passed, folder))
+            rows.append(_evaluate(name, child, choice, {**passed, "data": seen}, folder))
             times += [] if timer is None else timer.time(child.model)[1:]
             rows[-1].update(_ms(times))
             files.append_row(folder / "sweep.csv", rows[-1])

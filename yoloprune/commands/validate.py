@@ -12,6 +12,7 @@ from torch import nn
 from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, run_folders
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
+from yoloprune.commands import only_classes
 from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import run_report, text_table
 from yoloprune.runtimes import bench
@@ -47,9 +48,9 @@ def compare(
         for name, yolo in loaded.items():
             networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
             sizes = evaluation.measure(yolo.model, imgsz)
-            evaluation.validate(
-                yolo, {**passed, "imgsz": imgsz, "project": str(folder.resolve()), "name": name, "exist_ok": True}
-            )
+            place = {"imgsz": imgsz, "project": str(folder.resolve()), "name": name, "exist_ok": True}
+            with only_classes.looked_at(yolo, passed, loaded.values()) as asked:
+                evaluation.validate(yolo, {**asked, **place})
             rows.append({"model": name, **evaluation.metrics(yolo), **sizes})
         with bench.opened(deployment, networks[0], imgsz) as timer:
             timing = add_times(command, rows, timer, *networks[1:])

@@ -63,7 +63,7 @@ def taylor(
     yield from _gates(model, graph, (partial(loss_of, model, batch) for batch in batches), power=1)
 
 
-def output(model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor], seed: int = 0) -> Values:
+def output(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any], seed: int = 0) -> Values:
     """How much all raw outputs change without a channel, to first order; no labels are asked for.
 
     The norm of the derivatives of all outputs by a gate g = 1 behind the layer, as the root mean square over images of
@@ -73,16 +73,16 @@ def output(model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor], see
     Args:
         model (nn.Module): The traced model; in training mode an Ultralytics head gives logits of boxes and classes.
         graph (ChannelGraph): Its channels.
-        batches (Iterable[Tensor]): Images, shape (B, C, H, W); each is projected on its own.
+        batches (Iterable): Images, shape (B, C, H, W), each projected on its own; or tuples of all arguments of a pass.
         seed (int): Of the signs.
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def projected(image: Tensor) -> Tensor:
+    def projected(*inputs: Any) -> Tensor:
         taken: list[Tensor] = []
         hook = register_module_forward_pre_hook(lambda module, args: taken.extend(tensors(args)))
         try:
-            given = model(image)
+            given = model(*inputs)
         finally:
             hook.remove()
         inside = {id(t) for t in taken}  # a head that gives its features as well: these are no outputs
@@ -92,7 +92,14 @@ def output(model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor], see
         signs = (torch.randint(0, 2, t.shape, generator=generator).to(t) * 2 - 1 for t in ends)
         return torch.stack([(t * sign).sum() for t, sign in zip(ends, signs, strict=True)]).sum()
 
-    yield from _gates(model, graph, (partial(projected, one[None]) for batch in batches for one in batch), power=2)
+    yield from _gates(model, graph, (partial(projected, *one) for batch in batches for one in _singly(batch)), power=2)
+
+
+def _singly(batch: Any) -> list[tuple[Any, ...]]:
+    """Arguments of a pass for each image of a batch; those of a network that takes other inputs stay together."""
+    if isinstance(batch, Tensor):
+        return [(one[None],) for one in batch]
+    return [batch if isinstance(batch, tuple) else (batch,)]
 
 
 def _gates(model: nn.Module, graph: ChannelGraph, passes: Iterable[Callable[[], Tensor]], power: int) -> Values:

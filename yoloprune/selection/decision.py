@@ -40,10 +40,11 @@ def choose(
         (Choice): For `cut_and_repair.cut`.
 
     Raises:
-        BudgetError: If the budget is out of reach or met already, or nothing is dead and no budget is given.
+        BudgetError: If the budget is out of reach or met already, or nothing is dead and neither a budget nor classes
+            are given.
     """
     if not request.budgeted:
-        return _all_but_the_dead(parent, request.limits, sight.imgsz)
+        return _all_but_the_dead(parent, request.limits, sight.imgsz, or_nothing=request.classes is not None)
     wanted, latency = request.budget, request.latency
     found = candidates.Channels(parent.model, request.limits, sight.imgsz)
     order = ranking.rank(parent, found.graph, request.criterion, request.limits, sight)
@@ -82,8 +83,13 @@ def choose(
     return choice
 
 
-def _all_but_the_dead(parent: ultralytics.YOLO, limits: Limits, imgsz: int) -> candidates.Choice:
-    """Take out what sparse training silenced, under the limits that it silenced them under."""
+def _all_but_the_dead(
+    parent: ultralytics.YOLO, limits: Limits, imgsz: int, *, or_nothing: bool = False
+) -> candidates.Choice:
+    """Take out what sparse training silenced, under the limits that it silenced them under.
+
+    With `or_nothing` a network without dead channels keeps all of them, and its YAML.
+    """
     state = parent.model.yaml.get(STATE_KEY)
     if state is not None:
         lived = records.sparse_config(state).limits
@@ -101,6 +107,8 @@ def _all_but_the_dead(parent: ultralytics.YOLO, limits: Limits, imgsz: int) -> c
             "take over, so the network would change without them"
         )
     if choice.alive.all():
+        if or_nothing:
+            return candidates.Choice(found.graph, choice.alive, found.probe)
         raise BudgetError(
             f"{dead.sum()} channels are dead, but coupled channels, constants that cannot be moved, keep= or native= "
             "hold them all, so there is nothing to cut. Give native=False, or a budget, e.g. flops=0.5."

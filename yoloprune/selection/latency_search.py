@@ -17,7 +17,7 @@ from yoloprune.cutting import surgery
 from yoloprune.errors import BudgetError
 from yoloprune.native.candidates import Choice
 from yoloprune.runtimes.bench import Bench
-from yoloprune.settings.value_kinds import milliseconds
+from yoloprune.settings.wanted_time import milliseconds
 
 TRIALS = 10
 BRIEFLY, LONGER = 4.0, 8.0  # seconds of a measurement where a median is not known well before

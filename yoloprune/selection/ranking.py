@@ -104,11 +104,11 @@ def _best(parent: ultralytics.YOLO, sight: Calibration, dead: np.ndarray) -> str
         if model_facts.is_prompted(parent.model):
             return "output"
         if datasets.has_classes_of(parent, sight.data):
-            return "taylor"
+            return "output" if parent.task == "detect" else "taylor"  # which was measured for boxes only
         differ = datasets.difference(parent, sight.data)
         console.warn(
-            f"prune: the classes of data= are not those of the model, {differ}; so its labels do not tell what the "
-            "model needs, and channels are ranked by what they do to its outputs. Better train it on this data first"
+            f"prune: the classes of data= are not those of the model, {differ}; channels are ranked by what it finds in"
+            " these images, which may not be what you need. Better train the model on this data first"
         )
         return "output"
     if dead.any():

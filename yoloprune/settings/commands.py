@@ -80,10 +80,11 @@ _COMMANDS = (
             "prune model=best.pt flops=0.5 keep=backbone",
             "prune model=best.pt params=2.0M score=lamp data=my.yaml",
             "prune model=best.pt latency=0.6 device=0",
+            "prune model=best.pt data=my.yaml classes=person,dog flops=0.5",
             "prune model=best.pt latency=30fps format=openvino threads=4",
         ),
         notes=(
-            "Without a budget exactly the dead channels go; all budgets that are given hold.",
+            "Without a budget exactly the dead channels go (with classes= that may be none); all that are given hold.",
             "Scores and repairs look at data=, which is the data set the model was trained on if that is at hand;",
             "data=False does without. They are measured on device=, the CPU when none is given.",
             "With format= and its arguments, those of 'yolo export', times are those of the exported network, at",

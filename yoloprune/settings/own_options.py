@@ -8,8 +8,8 @@ from yoloprune.errors import ArgumentError
 from yoloprune.settings.option import Option
 from yoloprune.settings.value_kinds import (
     AMOUNT,
+    CLASS_NAMES,
     FLAG,
-    LATENCY,
     LAYER_SHARES,
     MODULES,
     NATIVE_ROWS,
@@ -21,6 +21,7 @@ from yoloprune.settings.value_kinds import (
     path_or_model,
     several,
 )
+from yoloprune.settings.wanted_time import LATENCY
 
 FLOPS = Option("flops", None, AMOUNT, "FLOPs that are kept", 0.5)
 PARAMS = Option("params", None, AMOUNT, "parameters that are kept", 0.5)
@@ -64,8 +65,8 @@ CRITERION = (
         _SCORES,
         "importance of a channel; bn is |gamma| of its batch-norm, taylor how much the loss on labels hangs on it, "
         "output how much the raw outputs do, without labels, activation its mean |value| (all three need data=), the "
-        "others look at filters; auto is taylor with data=, output where its classes are not the model's, without data "
-        "bn where sparse training left dead channels, and l2 with uniform=True elsewhere",
+        "others look at filters; auto is output with data= (taylor for trained models of other tasks than detection), "
+        "without data bn where sparse training left dead channels, and l2 with uniform=True elsewhere",
     ),
     Option("reduce", "mean", choice("mean", "max", "sum", "l2"), "how the scores of coupled channels become one"),
     Option(
@@ -76,7 +77,17 @@ CRITERION = (
         "score=taylor and output, which compare between layers, and none otherwise",
     ),
 )
+CLASSES = Option(
+    "classes",
+    None,
+    CLASS_NAMES,
+    "only these classes stay in the model, by name or by number as in yolo predict; ranking and repair look at them "
+    "alone, and budgets count what is left with them. A data set that has others as well is matched by name. Not set: "
+    "all stay",
+    "person,dog",
+)
 CUT_OPTIONS = (
+    CLASSES,
     *CRITERION,
     UNIFORM,
     *SELECTION,

@@ -113,16 +113,17 @@ class TrainSparseRequest(Request):
 
 @dataclass(frozen=True)
 class CutRequest(Request):
-    """What `prune` and `sweep` share: the ranking, what a cut must respect, and the way of repair."""
+    """What `prune` and `sweep` share: the ranking, what a cut must respect, the repair, and which classes stay."""
 
     criterion: Criterion
     limits: Limits
     recover: str
+    classes: tuple[str | int, ...] | None
 
     @staticmethod
-    def parts(settings: Mapping[str, Any]) -> tuple[Criterion, Limits, str]:
-        """These three, from values by key."""
-        return _part(Criterion, settings), _part(Limits, settings), settings["recover"]
+    def parts(settings: Mapping[str, Any]) -> tuple[Criterion, Limits, str, tuple[str | int, ...] | None]:
+        """These four, from values by key."""
+        return _part(Criterion, settings), _part(Limits, settings), settings["recover"], settings["classes"]
 
 
 @dataclass(frozen=True)

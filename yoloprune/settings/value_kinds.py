@@ -188,26 +188,12 @@ def several(kind: ValueKind) -> Callable[[Any], tuple[Any, ...]]:
     return convert
 
 
-def _latency(value: Any) -> float | str:
-    """Return a fraction, or milliseconds or images per second as text with the unit."""
-    text = value.strip().lower() if isinstance(value, str) else ""
-    unit = next((u for u in ("ms", "fps") if text.endswith(u)), "")
-    parsed = to_number(text.removesuffix(unit) if text else value)
-    if parsed <= 0 or (parsed >= 1 and not unit):
-        raise ValueError(f"{value} is neither a fraction nor a time")
-    return f"{parsed:g}{unit}" if unit else parsed
-
-
-def milliseconds(latency: float | str, now: float) -> float:
-    """Return a wanted time in milliseconds.
-
-    Args:
-        latency (float | str): A fraction of the time that it takes now, or a time or rate such as "12ms" and "30fps".
-        now (float): Milliseconds that it takes now.
-    """
-    if not isinstance(latency, str):
-        return latency * now
-    return 1e3 / float(latency.removesuffix("fps")) if latency.endswith("fps") else float(latency.removesuffix("ms"))
+def _class_name(value: Any) -> str | int:
+    """Return a name, or a number from itself or its text, which is never a name: so does `yolo predict` read it."""
+    text = str(value).strip(" '\"")
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or not text:
+        raise TypeError(f"{value} is neither a name nor a number")
+    return int(text) if text.isdecimal() else text
 
 
 def path_or_model(value: Any) -> Any:
@@ -220,14 +206,14 @@ def path_or_model(value: Any) -> Any:
 
 
 AMOUNT = ValueKind(AMOUNT_ALLOWED, parse_amount, meant=_fraction_meant, annotation="float | str")
-LATENCY = ValueKind(
-    "a fraction of the time that an image takes now (0.6), or milliseconds or a rate with the unit (12ms, 30fps)",
-    _latency,
-    annotation="float | str",
-)
 SHARE = number("a fraction between 0 and 1 (both excluded)", lambda x: 0 < x < 1)
 NATIVE_ROWS = ValueKind("True, False or tied", _native, ("true", "false", "tied"), annotation='bool | Literal["tied"]')
 FLAG = ValueKind("True or False", _flag, ("true", "false"), annotation="bool")
+CLASS_NAMES = ValueKind(
+    "names or numbers of classes separated by commas, each once, as person,dog or 0,16",
+    several(ValueKind("a name or number", _class_name)),
+    annotation="str | int | Sequence[str | int]",
+)
 LAYER_SHARES = ValueKind(
     "names or patterns with a share from 0 to 1 each, as model.2.*=0.3,model.4=0.5",
     _layer_shares,

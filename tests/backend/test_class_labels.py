@@ -1,0 +1,111 @@
+"""Data sets of more classes than the model's: which label is which, what is written, and that nothing else is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from yoloprune.backend import class_labels, datasets
+
+NAMES = ["cat", "dog", "cow", "dog"]  # two numbers of one name
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two folders of training images with a name in common, one of validation; `dog` is in two of five images."""
+    texts = {
+        "train/a/1.jpg": "0 .1 .1 .1 .1\n",
+        "train/a/2.jpg": "2 .2 .2 .2 .2\n3 .3 .3 .3 .3\n",
+        "train/b/1.png": "1.0 .4 .4 .4 .4\n0 .5 .5 .5 .5\n",
+        "train/b/3.jpg": None,
+        "val/4.jpg": "3 .6 .6 .6 .6",
+    }
+    root = tmp_path / "mine"
+    for name, text in texts.items():
+        image = root / "images" / name
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(image)
+        label = (root / "labels" / name).with_suffix(".txt")
+        label.parent.mkdir(parents=True, exist_ok=True)
+        if text is not None:
+            label.write_text(text)
+    file = root / "data.yaml"
+    told = {"path": str(root), "train": "images/train", "val": "images/val", "names": NAMES, "download": "https://x"}
+    file.write_text(yaml.safe_dump({**told, "kpt_shape": [2, 3]}))
+    return file
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+def labels(folder: Path, split: str) -> dict[str, str]:
+    return {f.stem: f.read_text() for f in sorted((folder / "labels" / split).iterdir())}
+
+
+def test_labels_are_matched_by_name(data: Path) -> None:
+    assert class_labels.matched(["dog", "cat"], data) == {0: 1, 1: 0, 3: 0}
+    assert class_labels.matched(["cow"], str(data)) == {2: 0}
+
+
+def test_what_is_not_matched(data: Path) -> None:
+    assert class_labels.matched(None, data) is None  # a model with all of its classes
+    assert class_labels.matched(NAMES, data) is None  # the model's already
+    assert class_labels.matched(["dog", "bird"], data) is None  # which would teach that birds are background
+    assert class_labels.matched(["dog"], [data]) is None
+    assert class_labels.matched(["dog"], None) is None
+
+
+def test_a_label_keeps_all_but_its_number() -> None:
+    text = "3 .1 .2 .3 .4 0 1 2\n0 .9 .9 .9 .9\n 7.0 .5 .6\nnonsense here\n\n"
+    assert class_labels.relabelled(text, {3: 0, 7: 1}) == ["0 .1 .2 .3 .4 0 1 2", "1 .5 .6", "nonsense here"]
+
+
+def test_a_data_set_of_the_models_classes_is_written_and_the_users_only_read(data: Path, tmp_path: Path) -> None:
+    before = contents(data.parent)
+    found = class_labels.matched(["dog"], data)
+    assert found is not None
+    file = class_labels.write(["dog"], data, found, tmp_path / "out")
+    assert contents(data.parent) == before
+    told = datasets.check(file)
+    assert (told["names"], told["nc"], told["kpt_shape"]) == ({0: "dog"}, 1, [2, 3])
+    assert "download" not in yaml.safe_load(file.read_text())
+    train = labels(tmp_path / "out", "train")
+    assert sorted(train.values()) == ["", "", "0 .3 .3 .3 .3\n", "0 .4 .4 .4 .4\n"]  # and none lost to a common name
+    assert labels(tmp_path / "out", "val") == {"4": "0 .6 .6 .6 .6\n"}
+    assert {f.stem for f in (tmp_path / "out" / "images" / "train").iterdir()} == set(train)
+
+
+def test_images_that_show_a_class_are_drawn_first(data: Path) -> None:
+    with class_labels.view(["dog"], data, draw=3, seed=1) as seen:
+        folder = Path(seen).parent
+        found = labels(folder, "train")
+        assert len(found) == 3
+        assert sum(bool(text) for text in found.values()) == 2
+        assert datasets.check(seen)["train"] == datasets.check(seen)["val"]
+    assert not folder.exists()
+    with class_labels.view(["dog"], data, draw=1) as seen:
+        assert [bool(t) for t in labels(Path(seen).parent, "train").values()] == [True]
+
+
+def test_a_data_set_of_these_classes_is_looked_at_itself(data: Path) -> None:
+    with class_labels.view(None, data) as seen, class_labels.few(NAMES, data, 0) as few:
+        assert (seen, few) == (data, data)
+
+
+def test_where_links_are_not_allowed_images_are_copied(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError("not permitted")
+
+    monkeypatch.setattr("os.symlink", refused)
+    monkeypatch.setattr("os.link", refused)
+    class_labels.write(["cow"], data, {2: 0}, tmp_path / "out")
+    images = list((tmp_path / "out" / "images").rglob("*.*"))
+    assert len(images) == 5
+    assert not any(f.is_symlink() for f in images)
