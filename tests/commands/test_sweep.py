@@ -317,9 +317,9 @@ def test_device_is_where_scores_and_repairs_are_measured(
             calibration_images, name, lambda *a, whole=whole, **k: moved.append(k["device"]) or whole(*a, **k)
         )
     given = {"data": common["data"], "imgsz": 64}
-    ranked_by(yoloprune.load(tiny), {**given, "device": "7"})
+    ranked_by(yoloprune.load(tiny), {**given, "device": "7"}, score="taylor")
     assert moved == [there, there, there]
-    ranked_by(yoloprune.load(tiny), given)
+    ranked_by(yoloprune.load(tiny), given, score="taylor")
     assert moved[3:] == [torch.device("cpu")] * 3
 
 
