@@ -81,8 +81,8 @@ class Case:
 
     def prove(self, child: nn.Module) -> tuple[proof.Proof, float]:
         """The proof in the modes that are measured, and its seconds; the surgery is whatever `surgery.cut` is."""
-        runs = examples.modes
-        with patch.object(proof, "modes", lambda *args: tuple(m for m in runs(*args) if m in self.modes)):
+        runs = examples.Probe.modes
+        with patch.object(examples.Probe, "modes", lambda *args: tuple(m for m in runs(*args) if m in self.modes)):
             start = time.process_time()
             found = proof.prove(self.subject.model, child, self.plan, self.subject.probe)
             return found, time.process_time() - start
