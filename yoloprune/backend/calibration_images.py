@@ -132,7 +132,7 @@ def labelled(
     order = generator.permutation(len(images)).tolist()
     loader = DataLoader(Subset(images, order), batch, collate_fn=getattr(images, "collate_fn", None))
     for found in compat.TQDM(
-        loader, desc=compat.colorstr("score: ") + "labelled images", disable=not console.is_main_process()
+        loader, desc=console.title("score: ") + "labelled images", disable=not console.is_main_process()
     ):
         yield validator.preprocess(found)
 
@@ -176,7 +176,7 @@ class _DepthImages(_Images):
 
 def files_in(places: str | list[str]) -> list[str]:
     """Image files in folders and lists, as Ultralytics finds them."""
-    found: list[str] = _Images(places, 32, augment=False, prefix=compat.colorstr("images: ")).im_files
+    found: list[str] = _Images(places, 32, augment=False, prefix=console.title("images: ")).im_files
     return found
 
 
@@ -185,7 +185,7 @@ def _images(data: str | Path, imgsz: int, task: str, channels: int) -> _Images:
     train = datasets.training_images(data, task)
     with datasets.one_line(data):
         told = {"channels": channels} if compat.accepts("BaseDataset", "channels") else {}
-        images = kind(train, imgsz, augment=False, prefix=compat.colorstr("calibrate: "), **told)
+        images = kind(train, imgsz, augment=False, prefix=console.title("calibrate: "), **told)
     images.channels = channels
     return images
 

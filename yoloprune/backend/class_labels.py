@@ -100,7 +100,7 @@ def write(
     told = datasets.check(data)
     splits = [s for s in SPLITS if told.get(s) and (draw is None or s == "train")]
     bar = compat.TQDM(
-        desc=compat.colorstr("classes: ") + f"labels of {len(set(found.values()))} of {len(told['names'])} classes",
+        desc=console.title("classes: ") + f"labels of {len(set(found.values()))} of {len(told['names'])} classes",
         disable=not console.is_main_process(),
     )
     for split in splits:

@@ -25,9 +25,20 @@ def is_main_process() -> bool:
     return compat.RANK in {-1, 0}
 
 
+def is_coloured() -> bool:
+    """Whether colours are seen: on a terminal, unless NO_COLOR is set (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def title(text: str) -> str:
+    """The beginning of a line or a bar, coloured as Ultralytics does it where colours are seen."""
+    coloured: str = compat.colorstr(text) if is_coloured() else text
+    return coloured
+
+
 def log(prefix: str, message: str) -> None:
-    """Log as Ultralytics does, with a coloured prefix."""
-    compat.LOGGER.info(f"{compat.colorstr(prefix)}{printable(message)}")
+    """Log as Ultralytics does."""
+    compat.LOGGER.info(f"{title(prefix)}{printable(message)}")
 
 
 def warn(message: str) -> None:
@@ -39,11 +50,9 @@ def warn(message: str) -> None:
 def terminal_kept() -> Iterator[None]:
     """While active, nothing that Ultralytics logs gives orders to a terminal: it prints the names of classes raw.
 
-    Where there is no terminal, or NO_COLOR is set (https://no-color.org), colours go as well, and without a terminal
-    bars are not drawn over themselves.
+    Where colours are not seen they go as well, and without a terminal bars are not drawn over themselves.
     """
-    terminal = sys.stdout.isatty()
-    coloured = terminal and not os.environ.get("NO_COLOR")
+    terminal, coloured = sys.stdout.isatty(), is_coloured()
 
     def plain(record: logging.LogRecord) -> bool:
         parts = COLOURS.split(record.getMessage())
