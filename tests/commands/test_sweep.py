@@ -15,7 +15,7 @@ from torch import nn
 from ultralytics import YOLO
 
 import yoloprune
-from yoloprune.backend import calibration_images, console, evaluation, model_facts, yolo_tracing
+from yoloprune.backend import calibration_images, console, datasets, evaluation, model_facts, yolo_tracing
 from yoloprune.commands import cut_and_repair, sweep
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.cutting.surgery import cut
@@ -24,7 +24,7 @@ from yoloprune.importance import criteria, dead_channels
 from yoloprune.probing.forward import placed
 from yoloprune.reporting.text_table import headline
 from yoloprune.selection import ranking
-from yoloprune.selection.calibration import calibration
+from yoloprune.selection.calibration import Calibration, calibration
 from yoloprune.settings.budget import Budget
 from yoloprune.settings.checking import build
 from yoloprune.settings.requests import PruneRequest
@@ -220,12 +220,12 @@ def ranked_by(parent: Any, passed: dict[str, Any], **told: Any) -> ranking.Ranki
     return ranking.rank(parent, yolo_tracing.trace_yolo(parent.model), asked.criterion, asked.limits, sight)
 
 
-def test_automatic_score_is_output_per_cost_with_data_and_l2_without(parent: Any, data: Path) -> None:
-    for given, how, per_cost in ((data, "output", True), (None, "l2", False)):
+def test_automatic_score_is_taylor_per_cost_with_data_and_l2_without(parent: Any, data: Path) -> None:
+    for given, how, per_cost in ((data, "taylor", True), (None, "l2", False)):
         auto, named = ranked(parent, given), ranked(parent, given, score=how)
         assert np.array_equal(auto.scores, named.scores) and auto.per_cost is named.per_cost is per_cost
         assert (auto.limits.uniform, named.limits.uniform) == (how == "l2", False)
-    assert not ranked(parent, data, score="activation").per_cost and ranked(parent, data, score="taylor").per_cost
+    assert not ranked(parent, data, score="activation").per_cost and ranked(parent, data, score="output").per_cost
     assert not ranked(parent, data, score="taylor", normalize="none").per_cost
 
 
@@ -247,10 +247,9 @@ def test_without_data_the_user_is_told_what_it_costs_and_which_data_it_was(
 @pytest.mark.parametrize(
     ("names", "task", "score", "warned"),
     [
-        (["circle", "square", "triangle"], "detect", "output", False),
-        (["circle", "square", "triangle"], "segment", "taylor", False),
-        (["Circle", "square", "triangle"], "segment", "taylor", False),  # one renamed
-        (["0", "1", "2"], "segment", "taylor", False),  # never trained
+        (["circle", "square", "triangle"], "detect", "taylor", False),
+        (["Circle", "square", "triangle"], "detect", "taylor", False),  # one renamed
+        (["0", "1", "2"], "detect", "taylor", False),  # never trained
         (["RBC", "WBC", "platelets"], "segment", "output", True),
         (["circle", "square"], "detect", "output", True),
     ],
@@ -269,6 +268,20 @@ def test_labels_of_other_classes_do_not_rank(
     ranking.rank(model, yolo_tracing.trace_yolo(model.model), asked.criterion, asked.limits, sight)
     assert said[-1] == score
     assert any("not those of the model" in s for s in said[:-1]) is warned
+
+
+@pytest.mark.parametrize(
+    ("classes", "task", "score"), [(25, "detect", "taylor"), (26, "detect", "output"), (80, "segment", "taylor")]
+)
+def test_labels_of_few_images_per_class_do_not_rank_detectors(
+    classes: int, task: str, score: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """128 images are looked at, five per class up to 25 classes."""
+    monkeypatch.setattr(datasets, "has_classes_of", lambda model, data: True)
+    model = yoloprune.load(tiny)
+    model.model.names, model.task = {i: f"class {i}" for i in range(classes)}, task
+    sight = Calibration(64, "some.yaml")
+    assert ranking._best(model, sight, np.zeros(1, dtype=bool)) == score
 
 
 @pytest.mark.parametrize("labelled", [True, False])

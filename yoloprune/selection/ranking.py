@@ -20,6 +20,9 @@ from yoloprune.selection.calibration import Calibration
 from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.requests import Criterion
 
+FEW = 5
+"""Images per class below which labels tell less of what a network needs than its outputs do."""
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -104,7 +107,8 @@ def _best(parent: ultralytics.YOLO, sight: Calibration, dead: np.ndarray) -> str
         if model_facts.is_prompted(parent.model):
             return "output"
         if datasets.has_classes_of(parent, sight.data):
-            return "output" if parent.task == "detect" else "taylor"  # which was measured for boxes only
+            few = FEW * len(parent.model.names) > calibration_images.DRAWN
+            return "output" if few and parent.task == "detect" else "taylor"  # measured for boxes only
         differ = datasets.difference(parent, sight.data)
         console.warn(
             f"prune: the classes of data= are not those of the model, {differ}; channels are ranked by what it finds in"

@@ -65,8 +65,8 @@ CRITERION = (
         _SCORES,
         "importance of a channel; bn is |gamma| of its batch-norm, taylor how much the loss on labels hangs on it, "
         "output how much the raw outputs do, without labels, activation its mean |value| (all three need data=), the "
-        "others look at filters; auto is output with data= (taylor for trained models of other tasks than detection), "
-        "without data bn where sparse training left dead channels, and l2 with uniform=True elsewhere",
+        "others look at filters; auto is taylor with data=, output for detectors of more than 25 classes and where "
+        "data= has others; without data bn where sparse training left dead channels, else l2 with uniform=True",
     ),
     Option("reduce", "mean", choice("mean", "max", "sum", "l2"), "how the scores of coupled channels become one"),
     Option(
