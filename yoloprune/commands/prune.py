@@ -90,7 +90,8 @@ def _run(request: PruneRequest, parent: ultralytics.YOLO, imgsz: int, timer: ben
     parent, classes = only_classes.cut(parent, request.classes, imgsz)
     seed = request.passed.get("seed") or 0
     with saving.told_who_wrote(parent), class_labels.few(classes.names, data, seed) as seen:
-        sight = calibration(parent, seen, imgsz, request.passed)
+        drawn = request.budgeted and "auto" in (request.criterion.score, request.recover)
+        sight = calibration(parent, seen, imgsz, request.passed, drawn=drawn)
         choice = decision.choose(parent, request, sight, timer)
     dead = not request.budgeted
     how = request.recover if not choice.alive.all() else "none"

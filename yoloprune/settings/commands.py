@@ -86,7 +86,7 @@ _COMMANDS = (
         notes=(
             "Without a budget exactly the dead channels go (with classes= that may be none); all that are given hold.",
             "Scores and repairs look at data=, which is the data set the model was trained on if that is at hand;",
-            "data=False does without. They are measured on device=, the CPU when none is given.",
+            "data=False draws images instead. They are measured on device=, the CPU when none is given.",
             "With format= and its arguments, those of 'yolo export', times are those of the exported network, at",
             "batch=1 unless it is given; without latency= they are shown only.",
         ),
