@@ -54,7 +54,8 @@ def _image(rng: np.random.Generator, side: int, channels: int) -> np.ndarray:
     texture = _clouds(rng, side, 1, fall=1) + 0.3 * _clouds(rng, side, channels, fall=1)
     image = colours[shown] + roughness[shown] * texture + 0.16 * _clouds(rng, side, 1, fall=2)
     blurred = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.0)).reshape(image.shape)  # OpenCV drops a channel of 1
-    return np.clip(blurred + rng.normal(0, rng.uniform(0, 0.016), image.shape), 0, 1)
+    grainy: np.ndarray = blurred + rng.normal(0, rng.uniform(0, 0.016), image.shape)
+    return grainy.clip(0, 1)
 
 
 def _leaves(rng: np.random.Generator, side: int) -> np.ndarray:
@@ -76,5 +77,6 @@ def _clouds(rng: np.random.Generator, side: int, count: int, *, fall: float) -> 
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
     frequency[0, 0] = np.inf  # no mean
     waves = rng.normal(size=(2, count, *frequency.shape)) / frequency**fall
-    noise = np.fft.irfft2(waves[0] + 1j * waves[1], s=(side, side))
-    return (noise / noise.std((1, 2), keepdims=True)).transpose(1, 2, 0)
+    noise: np.ndarray = np.fft.irfft2(waves[0] + 1j * waves[1], s=(side, side))
+    noise /= noise.std((1, 2), keepdims=True)
+    return noise.transpose(1, 2, 0)
