@@ -77,7 +77,7 @@ def run(request: PruneRequest) -> PruneResult:
     parent = saving.load(request.model)
     head_task.settle(parent, {}, asked=False)
     data = data_set(parent, request)
-    side, budget = image_side.settle(parent, request.budget, passed, data, "prune")
+    side, budget = image_side.settle(parent, request.budget, passed, "prune")
     request = replace(request, budget=budget)
     if side.imgsz != side.parent:
         parent = saving.at_side(parent, side.imgsz)

@@ -40,7 +40,7 @@ def run(request: TrainSparseRequest) -> ultralytics.YOLO:
             raise ArgumentError("model: it has a SparseTraining attached. Detach that, or train with model.train(...).")
         if passed.get("freeze") is not None:
             passed["freeze"] = host_arguments.frozen_layers(yolo.model, passed["freeze"])
-        side, budget = image_side.settle(yolo, request.config.budget, passed, passed["data"], "train-sparse")
+        side, budget = image_side.settle(yolo, request.config.budget, passed, "train-sparse")
         if passed.get("imgsz") == AUTO:
             passed["imgsz"] = side.imgsz
         sparse = SparseTraining(replace(request.config, budget=budget))

@@ -11,11 +11,12 @@ import torch
 import ultralytics
 from torch import Tensor
 
-from yoloprune.backend import calibration_images, console, datasets, evaluation, model_facts
+from yoloprune.backend import calibration_images, console, datasets, evaluation, model_facts, progress_bar
 from yoloprune.errors import ArgumentError
 from yoloprune.importance import criteria
+from yoloprune.probing.forward import placed
 from yoloprune.repair import recipes
-from yoloprune.selection import drawn_images
+from yoloprune.selection import drawn_images, matched_images
 from yoloprune.settings.requests import PruneRequest
 
 CPU = torch.device("cpu")
@@ -58,14 +59,23 @@ def calibration(
     seed, device = passed.get("seed") or 0, place(passed.get("device"))
     if not data:
         looks = drawn and not model_facts.is_untrained(parent.model)
-        images = drawn_images.batches(imgsz, model_facts.channels(parent.model), device, seed) if looks else None
-        return Calibration(imgsz, None, data is False, device, seed, images)
+        return Calibration(
+            imgsz, None, data is False, device, seed, _drawn(parent, imgsz, device, seed) if looks else None
+        )
     if passed.get("device") in (None, "") and torch.cuda.is_available():
         console.log("prune: ", "scores and repairs are computed on the CPU; device=0 is faster")
     datasets.require_channels(parent, data)
     channels = model_facts.channels(parent.model)
     images = calibration_images.batches(data, imgsz, task=parent.task, channels=channels, device=device, seed=seed)
     return Calibration(imgsz, data, False, device, seed, images)
+
+
+def _drawn(parent: ultralytics.YOLO, imgsz: int, device: torch.device, seed: int) -> list[Tensor]:
+    """Drawn images, moved until the network finds in them what it found in its training images."""
+    images = drawn_images.batches(imgsz, model_facts.channels(parent.model), device, seed)
+    steps = matched_images.STEPS * len(images)
+    with placed(device, parent.model), progress_bar.counted(steps, "matching drawn images") as tick:
+        return matched_images.matched(parent.model, images, tick)
 
 
 def place(device: Any) -> torch.device:
