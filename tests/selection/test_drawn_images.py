@@ -15,13 +15,13 @@ from ultralytics import YOLO
 
 import yoloprune
 from yoloprune.backend import console
-from yoloprune.commands.demo_images import make_shapes
 from yoloprune.cutting import comparison
 from yoloprune.probing.examples import Example
 from yoloprune.selection import drawn_images
 from yoloprune.selection.calibration import calibration
 
-LOOSE: dict[str, Any] = {"round_to": 4, "min_width": 4, "imgsz": 64}
+DATA = Path(__file__).parents[3] / "shared" / "data"
+WEIGHTS, PHOTOGRAPHS = DATA / "weights" / "yolov8n-coco.pt", DATA / "coco8" / "coco8.yaml"
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
@@ -31,9 +31,9 @@ def test_any_number_of_channels_in_the_range_of_images(channels: int) -> None:
     assert drawn.min() >= 0 and drawn.max() <= 1
 
 
-@pytest.mark.parametrize(("imgsz", "count"), [(32, 64), (320, 64), (416, 37), (640, 16), (1280, 16)])
+@pytest.mark.parametrize(("imgsz", "count"), [(32, 32), (320, 32), (416, 18), (640, 8), (1280, 8)])
 def test_fewer_are_drawn_the_larger_they_are(imgsz: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """64 of 320 x 320 pixels are 37.9 of 416 x 416 and 16 of 640 x 640, and no fewer."""
+    """32 of 320 x 320 pixels are 18.9 of 416 x 416 and 8 of 640 x 640, and no fewer."""
     monkeypatch.setattr(drawn_images, "_drawn", lambda rng, side, channels: np.zeros((1, 1, channels)))
     monkeypatch.setattr(drawn_images, "_photographs", list)
     batches = drawn_images.batches(imgsz, 3)
@@ -95,25 +95,21 @@ def test_images_are_drawn_where_something_looks_at_them(alive: Path, tiny: Path)
 
 
 @pytest.mark.slow
-def test_a_refit_on_drawn_images_brings_the_cut_nearer_to_the_parent(
-    alive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On images of another kind, at the same widths."""
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason="needs the weights of a trained network")
+def test_a_trained_network_keeps_its_outputs_without_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On photographs: by weights alone the outputs of a tenth less compute had nothing to do with the parent's."""
     said: list[str] = []
     monkeypatch.setattr(console, "warn", said.append)
-    shapes = make_shapes(tmp_path / "shapes", train=8, val=1, imgsz=64)
-    parent = yoloprune.load(alive)
-    sight = calibration(parent, str(shapes), 64, {})
+    monkeypatch.setattr(drawn_images, "MOST", 16)
+    parent = yoloprune.load(WEIGHTS)
+    sight = calibration(parent, str(PHOTOGRAPHS), 160, {})
     assert sight.images is not None
     example = Example((sight.images[0],))
 
     def away(**how: Any) -> float:
-        child = yoloprune.prune(alive, flops=0.7, data=False, project=str(tmp_path), **LOOSE, **how)
+        child = yoloprune.prune(WEIGHTS, flops=0.9, data=False, imgsz=160, project=str(tmp_path), **how)
         one, other = (copy.deepcopy(yolo.model).float().eval() for yolo in (parent, child))
         return comparison.distance(one, other, example)
 
-    drawn = away(score="l2", uniform=True)
-    assert drawn < away(score="l2", uniform=True, recover="fold")
-    assert not said  # only a ranking by them costs accuracy that the user did not choose to lose
-    away()
+    assert away() < 0.5 * away(score="l2", uniform=True, recover="fold")
     assert sum("drawn images" in line for line in said) == 1

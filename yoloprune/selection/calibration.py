@@ -57,13 +57,13 @@ def calibration(
         drawn (bool): Whether images are drawn without data. Where weights are untrained, there is nothing to see.
     """
     seed, device = passed.get("seed") or 0, place(passed.get("device"))
+    if (data or drawn) and passed.get("device") in (None, "") and torch.cuda.is_available():
+        console.log("prune: ", "scores and repairs are computed on the CPU; device=0 is faster")
     if not data:
         looks = drawn and not model_facts.is_untrained(parent.model)
         return Calibration(
             imgsz, None, data is False, device, seed, _drawn(parent, imgsz, device, seed) if looks else None
         )
-    if passed.get("device") in (None, "") and torch.cuda.is_available():
-        console.log("prune: ", "scores and repairs are computed on the CPU; device=0 is faster")
     datasets.require_channels(parent, data)
     channels = model_facts.channels(parent.model)
     images = calibration_images.batches(data, imgsz, task=parent.task, channels=channels, device=device, seed=seed)

@@ -14,9 +14,10 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from ultralytics.utils import ASSETS
 
-MOST, FEWEST = 64, 16
+from yoloprune.backend import compat
+
+MOST, FEWEST = 32, 8
 """So many images are made, fewer of large ones."""
 
 PIXELS = MOST * 320**2
@@ -58,7 +59,7 @@ def batches(imgsz: int, channels: int, device: torch.device | str = "cpu", seed:
 
 def _photographs() -> list[np.ndarray]:
     """Those that Ultralytics brings, RGB in 0..1; none where they have been left out of an installation."""
-    read = (cv2.imread(str(file)) for file in sorted(Path(ASSETS).glob("*.jpg")))
+    read = (cv2.imread(str(file)) for file in sorted(Path(compat.ASSETS).glob("*.jpg")))
     return [image[..., ::-1] / np.float32(255) for image in read if image is not None]
 
 

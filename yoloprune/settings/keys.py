@@ -114,7 +114,7 @@ def check_keys(given: Mapping[str, Any], command: Command) -> dict[str, Any]:
         option = command.option(key)
         if option is not None:
             checked[key] = option.check(value)
-        elif key == "imgsz" and value == AUTO and command.chooses_side:
+        elif key == "imgsz" and isinstance(value, str) and value == AUTO and command.chooses_side:
             checked[key] = AUTO
         elif key in host_keys(command):
             checked[key] = check_host_value(key, value)
