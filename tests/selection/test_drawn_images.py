@@ -31,9 +31,9 @@ def test_any_number_of_channels_in_the_range_of_images(channels: int) -> None:
     assert drawn.min() >= 0 and drawn.max() <= 1
 
 
-@pytest.mark.parametrize(("imgsz", "count"), [(32, 32), (320, 32), (416, 18), (640, 8), (1280, 8)])
+@pytest.mark.parametrize(("imgsz", "count"), [(32, 64), (320, 64), (416, 37), (640, 16), (1280, 16)])
 def test_fewer_are_drawn_the_larger_they_are(imgsz: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """32 of 320 x 320 pixels are 18.9 of 416 x 416 and 8 of 640 x 640, and no fewer."""
+    """64 of 320 x 320 pixels are 37.9 of 416 x 416 and 16 of 640 x 640, and no fewer."""
     monkeypatch.setattr(drawn_images, "_drawn", lambda rng, side, channels: np.zeros((1, 1, channels)))
     monkeypatch.setattr(drawn_images, "_photographs", list)
     batches = drawn_images.batches(imgsz, 3)

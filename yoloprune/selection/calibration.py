@@ -11,12 +11,10 @@ import torch
 import ultralytics
 from torch import Tensor
 
-from yoloprune.backend import calibration_images, console, datasets, evaluation, model_facts, progress_bar
+from yoloprune.backend import calibration_images, console, datasets, evaluation, model_facts
 from yoloprune.errors import ArgumentError
 from yoloprune.importance import criteria
-from yoloprune.probing.forward import placed
 from yoloprune.repair import recipes
-from yoloprune.selection import drawn_images, matched_images
 from yoloprune.settings.requests import PruneRequest
 
 CPU = torch.device("cpu")
@@ -68,14 +66,6 @@ def calibration(
     channels = model_facts.channels(parent.model)
     images = calibration_images.batches(data, imgsz, task=parent.task, channels=channels, device=device, seed=seed)
     return Calibration(imgsz, data, False, device, seed, images)
-
-
-def _drawn(parent: ultralytics.YOLO, imgsz: int, device: torch.device, seed: int) -> list[Tensor]:
-    """Drawn images, moved until the network finds in them what it found in its training images."""
-    images = drawn_images.batches(imgsz, model_facts.channels(parent.model), device, seed)
-    steps = matched_images.STEPS * len(images)
-    with placed(device, parent.model), progress_bar.counted(steps, "matching drawn images") as tick:
-        return matched_images.matched(parent.model, images, tick)
 
 
 def place(device: Any) -> torch.device:

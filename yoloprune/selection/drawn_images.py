@@ -17,7 +17,7 @@ from torch import Tensor
 
 from yoloprune.backend import compat
 
-MOST, FEWEST = 32, 8
+MOST, FEWEST = 64, 16
 """So many images are made, fewer of large ones."""
 
 PIXELS = MOST * 320**2
