@@ -59,9 +59,9 @@ def calibration(
         console.log("prune: ", "scores and repairs are computed on the CPU; device=0 is faster")
     if not data:
         looks = drawn and not model_facts.is_untrained(parent.model)
-        return Calibration(
-            imgsz, None, data is False, device, seed, _drawn(parent, imgsz, device, seed) if looks else None
-        )
+        channels = model_facts.channels(parent.model)
+        images = drawn_images.batches(imgsz, channels, device, seed) if looks else None
+        return Calibration(imgsz, None, data is False, device, seed, images)
     datasets.require_channels(parent, data)
     channels = model_facts.channels(parent.model)
     images = calibration_images.batches(data, imgsz, task=parent.task, channels=channels, device=device, seed=seed)
