@@ -15,6 +15,7 @@ from yoloprune.backend import calibration_images, console, datasets, evaluation,
 from yoloprune.errors import ArgumentError
 from yoloprune.importance import criteria
 from yoloprune.repair import recipes
+from yoloprune.selection import drawn_images
 from yoloprune.settings.requests import PruneRequest
 
 CPU = torch.device("cpu")
