@@ -41,6 +41,7 @@ def prune(
     ratio: float | None = None,
     latency: float | str | None = None,
     threads: int | None = None,
+    images: str | Path | None = None,
     classes: str | int | Sequence[str | int] | None = None,
     score: Literal["auto", "bn", "l1", "l2", "lamp", "fpgm", "taylor", "output", "activation", "random"] = "auto",
     reduce: Literal["mean", "max", "sum", "l2"] = "mean",

@@ -98,7 +98,7 @@ def _run(
     seed = request.passed.get("seed") or 0
     with saving.told_who_wrote(parent), class_labels.few(classes.names, data, seed) as seen:
         drawn = request.budgeted and "auto" in (request.criterion.score, request.recover)
-        sight = calibration(parent, seen, imgsz, request.passed, drawn=drawn)
+        sight = calibration(parent, seen, imgsz, request.passed, folder=request.images, drawn=drawn)
         choice = decision.choose(parent, request, sight, timer)
     dead = not request.budgeted
     how = request.recover if not choice.alive.all() else "none"

@@ -115,8 +115,9 @@ def _best(parent: ultralytics.YOLO, sight: Calibration, dead: np.ndarray) -> str
             " these images, which may not be what you need. Better train the model on this data first"
         )
         return "output"
-    if sight.images is not None:
+    if sight.drawn:
         warn_of_no_data(parent, sight, "what is ranked and refitted is what the model makes of drawn images")
+    if sight.images is not None:
         return "output"
     return "bn" if dead.any() else "l2"  # untrained
 

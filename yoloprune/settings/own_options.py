@@ -13,6 +13,7 @@ from yoloprune.settings.value_kinds import (
     LAYER_SHARES,
     MODULES,
     NATIVE_ROWS,
+    PLACE,
     SHARE,
     ValueKind,
     choice,
@@ -114,7 +115,14 @@ PRUNE_BUDGETS = (
 THREADS = Option(
     "threads", None, integer(1), "threads of the runtime whose time is measured; not set: its own choice", 1
 )
-PRUNE_OPTIONS = (*PRUNE_BUDGETS, THREADS, *CUT_OPTIONS)
+IMAGES = Option(
+    "images",
+    None,
+    PLACE,
+    "images without labels that ranking and repair look at in place of data=: a folder, or a text file that lists some",
+    "photos/",
+)
+PRUNE_OPTIONS = (*PRUNE_BUDGETS, THREADS, IMAGES, *CUT_OPTIONS)
 SWEPT = tuple(
     Option(
         o.name,

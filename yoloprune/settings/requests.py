@@ -134,13 +134,17 @@ class PruneRequest(CutRequest):
     budget: Budget
     latency: float | str | None
     threads: int | None
+    images: str | None
 
     @classmethod
     def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> PruneRequest:
-        """A time is met by FLOPs, so both cannot be given."""
+        """A time is met by FLOPs, so both cannot be given; neither can two places of images."""
+        if settings["images"] is not None and passed.get("data"):
+            raise ArgumentError(f"images={settings['images']}: must not be combined with data=, which has images too")
         if settings["latency"] is not None and settings["flops"] is not None:
             raise ArgumentError(f"latency={settings['latency']}: must not be combined with flops, by which it is met")
-        return cls(passed, *cls.parts(settings), _part(Budget, settings), settings["latency"], settings["threads"])
+        own = (settings[key] for key in ("latency", "threads", "images"))
+        return cls(passed, *cls.parts(settings), _part(Budget, settings), *own)
 
     @property
     def budgeted(self) -> bool:
