@@ -100,7 +100,7 @@ def data_set(parent: ultralytics.YOLO, request: PruneRequest) -> Any:
     scored, repaired = criteria.CRITERIA.get(told["score"]), recipes.RECIPES.get(told["recover"], ())
     if request.images is not None:
         if scored is not None and scored.needs == "labels":
-            raise ArgumentError(f"score={told['score']}: must come with data=, whose labels it needs; output needs none")
+            raise ArgumentError(f"score={told['score']}: must come with data=, for its labels; output needs none")
         return False
     needy = ["recover"] if recipes.NEED_IMAGES.intersection(repaired) else []
     needy += ["score"] if scored is not None and scored.needs != "nothing" else []
