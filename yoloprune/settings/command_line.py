@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 from yoloprune.errors import ArgumentError
@@ -95,3 +97,21 @@ def _bare_word(key: str, spec: Command) -> bool:
         return True
     hint = option.hint if option else f"{key}={'...' if default is None else default}"
     raise ArgumentError(f"'{key}' is an argument of {spec.name} but is missing an '=' sign, i.e. try '{hint}'")
+
+
+def written(request: Request) -> str:
+    """A request as one would type it, without what is the default anyway; `parse` reads it back.
+
+    Of a live model its type is all that can be said.
+    """
+    own = {o.name: o.default for o in COMMANDS[request.command].options}
+    changed = {k: v for k, v in request.settings.items() if v != own[k]}
+    told = {"model": request.model, **request.host, **changed}
+    pairs = (f"{k}={_word(v)}" for k, v in told.items() if v is not None)
+    return " ".join(["yoloprune", request.command, *map(shlex.quote, pairs)])
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join("=".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in value)
+    return str(value if isinstance(value, (str, int, float, list, dict, PurePath)) else type(value).__name__)

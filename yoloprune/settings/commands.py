@@ -73,7 +73,7 @@ _COMMANDS = (
         "prune",
         "cut channels out; the smaller checkpoint is a stock Ultralytics model",
         PRUNE_OPTIONS,
-        host_keys=("model", "data", "imgsz", "device", *_RUN, "batch", *TIMED),
+        host_keys=("model", "data", "val", "imgsz", "device", *_RUN, "batch", *TIMED),
         required=("model",),
         examples=(
             "prune model=runs/detect/train-sparse/weights/best.pt",
@@ -87,6 +87,8 @@ _COMMANDS = (
             "Without a budget exactly the dead channels go (with classes= that may be none); all that are given hold.",
             "Scores and repairs look at data=, which is the data set the model was trained on if that is at hand;",
             "data=False does without. They are measured on device=, the CPU when none is given.",
+            "Where data= is given both models are validated on it and set side by side in report.html; val=False goes",
+            "without, val=True does so with the model's own data set as well.",
             "With format= and its arguments, those of 'yolo export', times are those of the exported network, at",
             "batch=1 unless it is given; without latency= they are shown only.",
         ),
