@@ -56,6 +56,26 @@ def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> ultr
     return yolo
 
 
+CHECKPOINTS = frozenset({".pt", ".pth", ".yaml", ".yml", ""})
+"""Suffixes of what `load` opens; an official name may have none."""
+
+
+def is_export(model: Any) -> bool:
+    """Whether a model is given as a file or folder that Ultralytics exported."""
+    return isinstance(model, (str, Path)) and (Path(model).suffix not in CHECKPOINTS or Path(model).is_dir())
+
+
+def load_export(model: Any, task: str) -> ultralytics.YOLO:
+    """Name an exported model to Ultralytics, which opens it when it runs.
+
+    Raises:
+        ModelError: If it is not there.
+    """
+    if not Path(model).exists():
+        raise ModelError(f"model={model}: there is no such file.")
+    return ultralytics.YOLO(str(model), task=task)
+
+
 def _copy_of(model: nn.Module) -> nn.Module:
     """A copy of a live network that can be saved, whatever was done with it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Mapping
 from copy import deepcopy
@@ -21,9 +22,11 @@ from yoloprune.backend import (
     yaml_markers,
 )
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.commands import interruptions, only_classes
+from yoloprune.commands import interruptions, only_classes, side_by_side
 from yoloprune.errors import ArgumentError, DataError
-from yoloprune.reporting import run_report, text_table
+from yoloprune.reporting import run_report, text_table, verdict
+from yoloprune.reporting.facts import Report
+from yoloprune.settings import command_line
 from yoloprune.settings.requests import FinetuneRequest
 
 LIKE_THE_END = frozenset({"data", "imgsz", "batch", "device", "workers", "single_cls", "max_det", "iou", "conf"})
@@ -69,11 +72,25 @@ def run(request: FinetuneRequest) -> ultralytics.YOLO:
         after = model_facts.widths(yolo.model)
         metrics = evaluation.metrics(yolo)
         sizes = evaluation.measure(yolo.model, yolo.trainer.args.imgsz)
-        data = {"command": "finetune", "widths_kept": before == after, "start": start, "metrics": metrics}
         rows = [{"model": "start", **start, **sizes}] if start else []
         rows.append({"model": "fine-tuned", **metrics, **sizes})
         _warn_of_loss(start, metrics)
-        run_report.write_report(folder, data, rows, [folder / "results.png"])
+        classes, boxes = evaluation.by_class(yolo)
+        report = Report(
+            "finetune",
+            rows,
+            {"widths_kept": before == after, "start": start, "metrics": metrics},
+            verdict.of_training(rows),
+            side_by_side.by_class({"fine-tuned": classes}, boxes),
+            repeat=[f"yoloprune finetune cfg={folder / 'args.yaml'}", command_line.written(request)],
+            versions=provenance.versions(),
+        )
+        page = run_report.write_report(folder, report, [folder / "results.png"])
+        best = Path(yolo.trainer.best if Path(yolo.trainer.best).exists() else yolo.trainer.last)
+        kept = "every width is what it was" if before == after else "widths have changed"
+        said = f"{report.verdict}, {kept}" if report.verdict else kept
+        step = f"yolo export {shlex.quote(f'model={best}')} format=onnx"
+        console.log("finetune: ", text_table.closing(said, rows, [best, page], step))
     return yolo
 
 

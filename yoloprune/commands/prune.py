@@ -177,7 +177,7 @@ def _next_step(
 ) -> str:
     """What to type now."""
     if (family := yaml_markers.untrainable(child.model)) is not None:
-        return f"yolo val model={file} (pruned {family} models cannot be trained)"
-    stock = "" if choice.yaml is None else " (stock 'yolo train' keeps the widths as well)"
+        return f"yolo val {shlex.quote(f'model={file}')}\n      (pruned {family} models cannot be trained)"
+    stock = "" if choice.yaml is None else "\n      (stock 'yolo train' keeps the widths as well)"
     rate = " lr0=0.002" if unrepaired else ""  # weights that nothing was fitted to have further to go
     return f"yoloprune finetune {shlex.quote(f'model={file}')} {shlex.quote(f'data={data}')}{rate}{stock}"

@@ -47,19 +47,23 @@ class ExampleImage:
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """How good two models are at one class.
+    """How good models are at one class.
 
     Attributes:
         name (str): The class.
         boxes (int | None): Labelled objects of it in the validation data, None where the release does not count them.
-        before (float): mAP50-95 of the first model, 0..1.
-        after (float): mAP50-95 of the second one.
+        figures (dict[str, float]): mAP50-95, 0..1, by the name of the model in the table, the one before first.
     """
 
     name: str
     boxes: int | None
-    before: float
-    after: float
+    figures: dict[str, float]
+
+    @property
+    def change(self) -> float:
+        """By how much the last model is better than the first."""
+        found = list(self.figures.values())
+        return round(found[-1] - found[0], 5)
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,16 @@ class Importance:
             int(across[best]),
             (int((none & kept).sum()), int((none & ~kept).sum())),
         )
+
+
+def points_of(rows: Sequence[Row], metric: str) -> list[dict[str, Any]]:
+    """Models to set against their costs, from rows of a table; GFLOPs and ms where they are known."""
+    costs = ("GFLOPs", "ms")
+    return [
+        {"model": row["model"], "quality": row[metric], **{c: row[c] for c in costs if row.get(c) is not None}}
+        for row in rows
+        if row.get(metric) is not None
+    ]
 
 
 @dataclass(frozen=True)

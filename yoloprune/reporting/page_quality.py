@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from yoloprune.reporting import svg
 from yoloprune.reporting.facts import ExampleImage, Outline, Report
 from yoloprune.reporting.text_table import Row, cell, with_change
+from yoloprune.reporting.verdict import on_front
 
 COLOURS = 8  # of boxes, by class: those of Okabe and Ito, which the colour-blind tell apart
-COLUMNS = {"before": "parent", "after": "pruned"}
 
 
 def table(rows: Sequence[Row], *, sortable: bool = False, marked: bool = False) -> str:
@@ -33,7 +33,7 @@ def table(rows: Sequence[Row], *, sortable: bool = False, marked: bool = False) 
 
 def summary(report: Report) -> str:
     """The verdict, and the table."""
-    rows = with_change(report.rows) if 1 < len(report.rows) <= 3 else list(report.rows)
+    rows = with_change(report.rows)
     said = f"<p class=verdict>{html.escape(report.verdict)}</p>" if report.verdict else ""
     return said + table(rows, marked=len(rows) > len(report.rows))
 
@@ -65,28 +65,12 @@ def _scatter(points: Sequence[Row], column: str, unit: str, metric: str) -> str:
     return frame.drawn(unit, metric, f"{metric} against {unit}")
 
 
-def on_front(costs: Sequence[float], marks: Sequence[float]) -> set[int]:
-    """Which points no other one beats: as cheap and better, or cheaper and as good."""
-    both = list(zip(costs, marks, strict=True))
-
-    def beaten(cost: float, mark: float) -> bool:
-        return any(c <= cost and m >= mark and (c, m) != (cost, mark) for c, m in both)
-
-    return {i for i, (cost, mark) in enumerate(both) if not beaten(cost, mark)}
-
-
 def classes(report: Report) -> str:
     """Classes by what they lost, most first."""
-    before, after = _names(report)
+    several = len(report.rows) > 1
     rows = [
-        {
-            "class": c.name,
-            "boxes": c.boxes,
-            before: round(c.before, 4),
-            after: round(c.after, 4),
-            "change": round(c.after - c.before, 4),
-        }
-        for c in sorted(report.by_class, key=lambda c: c.after - c.before)
+        {"class": c.name, "boxes": c.boxes, **c.figures, **({"change": c.change} if several else {})}
+        for c in sorted(report.by_class, key=lambda c: c.change)
     ]
     return f"<p class=note>mAP50-95. Few boxes say little.</p>{table(rows, sortable=True)}" if rows else ""
 
@@ -139,5 +123,4 @@ def _boxes(image: ExampleImage, name: str, found: Sequence[Outline], names: Sequ
 def _names(report: Report) -> tuple[str, str]:
     """What the two models are called: as in the table."""
     called = [str(row.get("model")) for row in report.rows]
-    first, last = (called[0], called[-1]) if len(called) > 1 else tuple(COLUMNS.values())
-    return first, last
+    return called[0], called[-1]

@@ -41,8 +41,7 @@ PROPERTIES: dict[str, dict[str, Any]] = {
             "One class.",
             name=_one("string", "Its name."),
             boxes=_one(["integer", "null"], "Labelled objects in the validation data."),
-            before=_one("number", "mAP50-95 of the first model of the table, 0 to 1."),
-            after=_one("number", "mAP50-95 of the last one."),
+            figures=_object("mAP50-95, 0 to 1, by the name of the model in the table."),
         ),
     ),
     "images": _array(

@@ -106,7 +106,7 @@ def picture(width: float, height: float, parts: Sequence[str], said: str) -> str
         viewBox=f"0 0 {width:.0f} {height:.0f}",
         role="img",
         aria_label=said,
-        style=f"min-width:{min(width, 560.0):.0f}px;max-width:{max(width, 720.0):.0f}px",
+        style=f"min-width:{min(width, 560.0):.0f}px;max-width:{1.3 * width:.0f}px",
     )
     return element("div", drawn, class_="scroll", tabindex=0, role="region", aria_label=said)
 

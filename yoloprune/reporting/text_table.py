@@ -29,6 +29,10 @@ def cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+FEW = 3
+"""Rows that tell a story: parent, pruned, fine-tuned."""
+
+
 def with_change(rows: Sequence[Row], label: str = "change") -> list[Row]:
     """Rows of a before/after table, and one more: how the last differs from the first.
 
@@ -38,9 +42,10 @@ def with_change(rows: Sequence[Row], label: str = "change") -> list[Row]:
 
     Returns:
         (list[Row]): Figures of quality as a difference with its sign, sizes and times as a change in percent. Nothing
-            is added where one row is all there is, or no number stands in both.
+            is added to one row or to many, of which the last is no more an end than others, or where no number stands
+            in both.
     """
-    if len(rows) < 2:
+    if not 1 < len(rows) <= FEW:
         return list(rows)
     first, last = rows[0], rows[-1]
     found = {k: change(k, first[k], last[k]) for k in first if _is_number(first[k]) and _is_number(last.get(k))}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from yoloprune.errors import ArgumentError
 from yoloprune.settings import keys
 from yoloprune.settings.checking import request
 from yoloprune.settings.commands import COMMANDS, Command
-from yoloprune.settings.requests import Request
+from yoloprune.settings.request import Request
 
 
 def parse(argv: Sequence[str]) -> Request:
@@ -38,6 +38,9 @@ def parse(argv: Sequence[str]) -> Request:
             continue
         key, equals, text = (part.strip() for part in token.partition("="))
         value: str | bool = text
+        if spec.option("models") and not keys.knows(spec, key) and (not equals or Path(token).exists()):
+            given["models"] = [*given.get("models", []), token]
+            continue
         if not equals:
             value = _bare_word(key, spec)
         elif not value:
