@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,10 @@ def run(request: CompareRequest) -> list[dict[str, Any]]:
 
 
 def named(models: Sequence[ModelSource]) -> dict[str, ModelSource]:
-    """Models by short names: that of the file, with its run where several have the same, else with a number."""
+    """Models by the shortest names that differ: of the files, of their runs, both, or with a number."""
     files = [Path(m) if isinstance(m, (str, Path)) else Path(f"model{i}") for i, m in enumerate(models, start=1)]
-    names = [f.stem for f in files]
-    runs = [f.parents[1].name if f.parent.name == "weights" and len(f.parts) > 2 else f.parent.name for f in files]
-    if max(Counter(names).values()) > 1:  # best.pt of several runs; a suffix tells an export from its checkpoint
-        names = [f"{run}-{f.name}".lstrip("-") for run, f in zip(runs, files, strict=True)]
-    taken = Counter(names)
-    return {f"{n}-{i}" if taken[n] > 1 else n: m for i, (n, m) in enumerate(zip(names, models, strict=True), start=1)}
+    runs = [f.absolute().parents[f.parent.name == "weights"].name for f in files]
+    both = [f"{run}-{f.name}" for run, f in zip(runs, files, strict=True)]
+    numbered = [f"{name}-{i}" for i, name in enumerate(both, start=1)]
+    tried = ([f.stem for f in files], [f.name for f in files], runs, both, numbered)
+    return dict(zip(next(names for names in tried if len(set(names)) == len(names)), models, strict=True))

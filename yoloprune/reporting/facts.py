@@ -63,7 +63,7 @@ class ClassFigures:
     def change(self) -> float:
         """By how much the last model is better than the first."""
         found = list(self.figures.values())
-        return round(found[-1] - found[0], 5)
+        return round(found[-1] - found[0], 4)
 
 
 @dataclass(frozen=True)

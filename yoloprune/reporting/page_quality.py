@@ -13,6 +13,8 @@ from yoloprune.reporting.verdict import on_front
 
 COLOURS = 8  # of boxes, by class: those of Okabe and Ito, which the colour-blind tell apart
 
+LONGEST = 32  # of the name of a point, in characters
+
 
 def table(rows: Sequence[Row], *, sortable: bool = False, marked: bool = False) -> str:
     """Rows as a table; `marked` sets the last one apart."""
@@ -61,7 +63,11 @@ def _scatter(points: Sequence[Row], column: str, unit: str, metric: str) -> str:
         kind = "point best" if i in front else "point"
         said = f"{point['model']}: {metric} {marks[i]:.4f} at {costs[i]:.4g} {unit}"
         frame.parts.append(svg.titled(svg.element("circle", cx=x, cy=y, r=6, class_=kind), said))
-        frame.parts.append(svg.label(x + 9, y + 15, point["model"], class_="small"))
+        name = str(point["model"])
+        name = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+        right = x > 0.6 * frame.width
+        place = (x - 9, y - 8, "end") if right else (x + 9, y + 15, "start")
+        frame.parts.append(svg.label(*place[:2], name, text_anchor=place[2], class_="small"))
     return frame.drawn(unit, metric, f"{metric} against {unit}")
 
 
