@@ -9,6 +9,7 @@ from typing import Any
 from yoloprune.backend import compat, host_arguments
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import validate
+from yoloprune.errors import ArgumentError
 from yoloprune.settings.view_requests import CompareRequest
 
 
@@ -16,7 +17,12 @@ def run(request: CompareRequest) -> list[dict[str, Any]]:
     """Compare, see `validate.compare`."""
     compat.require("compare")
     host_arguments.require(request.host)
-    models = named(request.models or ())
+    if request.models is None or len(request.models) < 2:
+        raise ArgumentError(
+            "compare needs two models or more, i.e. yoloprune compare a.pt b.pt c.onnx data=my.yaml. Received: "
+            + ("none" if not request.models else str(request.models[0]))
+        )
+    models = named(request.models)
     return validate.compare(models, command="compare", threads=request.threads, **request.host)
 
 

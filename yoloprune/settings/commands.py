@@ -159,7 +159,7 @@ _COMMANDS = (
     Command(
         "plot",
         "draw the weights of layers, before and after a cut on one sheet",
-        (LAYER, KIND, AGAINST),
+        (AGAINST, LAYER, KIND),
         host_keys=("model", *_RUN),
         required=("model",),
         examples=(

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from yoloprune.errors import ArgumentError
 from yoloprune.settings.request import Request
 
 
@@ -26,15 +25,6 @@ class CompareRequest(Request):
     command = "compare"
     models: tuple[Any, ...] | None
     threads: int | None
-
-    def __post_init__(self) -> None:
-        """Two models at least; raises ArgumentError."""
-        super().__post_init__()
-        if self.models is None or len(self.models) < 2:
-            raise ArgumentError(
-                "compare needs two models or more, i.e. yoloprune compare a.pt b.pt c.onnx data=my.yaml. Received: "
-                + ("none" if not self.models else str(self.models[0]))
-            )
 
 
 @dataclass(frozen=True)
