@@ -84,8 +84,8 @@ def look(
     try:
         if validate and datasets.has_classes_of(before, data):
             told = {"data": data, "imgsz": imgsz, "device": device, "plots": False, "workers": 0}
-            (first, ones, boxes), (last, others, _) = (validated(yolo, told) for yolo in (before, after))
-            found = Looks((first, last), by_class({"parent": ones, "pruned": others}, boxes))
+            (first, ones), (last, others) = (validated(yolo, told) for yolo in (before, after))
+            found = Looks((first, last), by_class({"parent": ones, "pruned": others}))
         split = str(passed.get("split") or "val")
         return replace(found, images=examples(before, after, data, imgsz, device, split))
     except Exception as e:  # Ultralytics reads foreign files here; the models are made, and are not lost for a page
@@ -102,7 +102,7 @@ def shown(
     return look(before, after, passed.get("data"), imgsz, passed, validate=False, command=command).images
 
 
-def validated(yolo: ultralytics.YOLO, arguments: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float], Any]:
+def validated(yolo: ultralytics.YOLO, arguments: Mapping[str, Any]) -> tuple[dict[str, float], Figures]:
     """Validate a copy of a model; nothing is written, and caches of labels are neither read nor left.
 
     Args:
@@ -110,27 +110,26 @@ def validated(yolo: ultralytics.YOLO, arguments: Mapping[str, Any]) -> tuple[dic
         arguments (Mapping[str, Any]): Of Ultralytics' validation.
 
     Returns:
-        (tuple): Its figures as `evaluation.metrics` names them, mAP50-95 by class, and objects by class or None.
+        (tuple): Its figures as `evaluation.metrics` names them, and those by class.
     """
     probe = saving.with_model(yolo, copy.deepcopy(yolo.model))  # validation fuses the one it runs
     everything = np.iinfo(np.int32).max
     with TemporaryDirectory() as folder, datasets.untouched(everything, np.random.default_rng(0)):
         evaluation.validate(probe, {**arguments, "project": folder, "name": "val", "verbose": False})
-    return evaluation.metrics(probe), *evaluation.by_class(probe)
+    return evaluation.metrics(probe), evaluation.by_class(probe)
 
 
-def by_class(models: Mapping[str, Mapping[str, float]], boxes: Mapping[str, int] | None) -> list[ClassFigures]:
-    """Figures of the classes that all models were validated on.
+Figures = tuple[Mapping[str, float], Mapping[str, int] | None]
+"""Of one model, from `evaluation.by_class`: mAP50-95 by class, and labelled objects by class where they are counted."""
 
-    Args:
-        models (Mapping): mAP50-95 by class, by name of the model.
-        boxes (Mapping | None): Labelled objects by class.
-    """
-    first, *others = models.values()
+
+def by_class(models: Mapping[str, Figures]) -> list[ClassFigures]:
+    """Figures of the classes that all models were validated on, by name of the model; the first one counts objects."""
+    (first, boxes), *others = models.values()
     return [
-        ClassFigures(name, None if boxes is None else boxes.get(name, 0), {m: of[name] for m, of in models.items()})
+        ClassFigures(name, None if boxes is None else boxes.get(name, 0), {m: of[0][name] for m, of in models.items()})
         for name in first
-        if all(name in other for other in others)
+        if all(name in other for other, _ in others)
     ]
 
 

@@ -52,8 +52,7 @@ def compare(
     with run_folders.new_run(known[0].task, command, passed) as folder:
         rows: list[dict[str, Any]] = []
         networks: list[Any] = []
-        classes: dict[str, Mapping[str, float]] = {}
-        boxes = None
+        classes: dict[str, side_by_side.Figures] = {}
         for name, yolo in loaded.items():
             networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
             sizes = _sizes(yolo, imgsz)
@@ -61,7 +60,7 @@ def compare(
             with only_classes.looked_at(yolo, passed, known) as asked:
                 evaluation.validate(yolo, {**asked, **place})
             rows.append({"model": name, **evaluation.metrics(yolo), **sizes})
-            classes[name], boxes = evaluation.by_class(yolo)
+            classes[name] = evaluation.by_class(yolo)
         with bench.opened(deployment, networks[0], imgsz) as timer:
             timing = add_times(command, rows, timer, *networks[1:])
         metric = text_table.headline(k for k in rows[0] if k not in NOT_QUALITY)
@@ -73,7 +72,7 @@ def compare(
             rows,
             said,
             verdict.of(rows) if len(rows) == 2 else verdict.of_several(points, metric),
-            side_by_side.by_class(classes, boxes),
+            side_by_side.by_class(classes),
             side_by_side.shown(pair[0], pair[-1], passed, imgsz, command) if len(pair) > 1 else [],
             points=points if len(points) > 1 else [],
             metric=metric,

@@ -11,16 +11,6 @@ from yoloprune.settings import commands, own_options
 from yoloprune.settings.budget import Budget, Limits, check_fields
 from yoloprune.settings.request import Request
 from yoloprune.settings.sparse_config import SparseConfig
-from yoloprune.settings.view_requests import (
-    CompareRequest,
-    CompletionRequest,
-    HelpRequest,
-    InfoRequest,
-    PlotRequest,
-    SchemaRequest,
-    ValRequest,
-    VersionRequest,
-)
 
 Part = TypeVar("Part", Budget, Limits, "Criterion")
 
@@ -149,24 +139,3 @@ class DemoRequest(Request):
 
     command = "demo"
     flops: float
-
-
-REQUESTS: dict[str, type[Request]] = {
-    kind.command: kind
-    for kind in (
-        TrainSparseRequest,
-        PruneRequest,
-        SweepRequest,
-        FinetuneRequest,
-        ValRequest,
-        CompareRequest,
-        PlotRequest,
-        InfoRequest,
-        DemoRequest,
-        HelpRequest,
-        CompletionRequest,
-        SchemaRequest,
-        VersionRequest,
-    )
-}
-"""By name of the command."""
