@@ -154,6 +154,21 @@ def test_checkpoints_and_an_export_side_by_side(
     assert all(list(c["figures"]) == names for c in found["by_class"])
 
 
+@pytest.mark.slow
+def test_an_export_runs_at_its_own_size_only_and_not_alone(
+    tiny: Path, tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    shutil.copy(tiny, own := tmp_path / "own.pt")
+    file = YOLO(own).export(format="onnx", imgsz=32)
+    place = [f"data={data}", f"project={tmp_path / 'runs'}"]
+    assert cli.main(["compare", str(own), str(file), "imgsz=64", *place]) == 2
+    assert "was exported for imgsz=32 and takes no other. Received: imgsz=64" in capsys.readouterr().err
+    assert cli.main(["val", f"model={file}", *place]) == 1
+    assert "one model at least must be a checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 # plot -----------------------------------------------------------------------------------------------------------------
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["2d", "3d", "gamma"])

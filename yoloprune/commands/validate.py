@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from yoloprune.backend import compat, console, datasets, evaluation, head_task, 
 from yoloprune.checkpoint import provenance, saving
 from yoloprune.checkpoint.loading import ModelSource, is_export, load_export
 from yoloprune.commands import only_classes, side_by_side
+from yoloprune.errors import ModelError
 from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import run_report, text_table, verdict
 from yoloprune.reporting.facts import Report, points_of
-from yoloprune.runtimes import bench
+from yoloprune.runtimes import bench, engines
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.settings.view_requests import ValRequest
 
@@ -44,11 +46,15 @@ def compare(
     deployment = Deployment.asked(passed, device, threads)
     loaded = _loaded(models)
     known = [yolo for yolo in loaded.values() if isinstance(yolo.model, nn.Module)]
+    if not known:
+        raise ModelError(f"{command}: one model at least must be a checkpoint (.pt), which says for which data it is.")
     passed["data"] = datasets.given_or_own(known[-1], passed.get("data"), command)
     for yolo in known:
         head_task.settle(yolo, passed)
         datasets.require_channels(yolo, passed["data"])
     imgsz = saving.image_size(known[0], passed.get("imgsz"))
+    for export in (yolo.model for yolo in loaded.values() if yolo not in known):
+        engines.require_size(export, deployment, imgsz)
     with run_folders.new_run(known[0].task, command, passed) as folder:
         rows: list[dict[str, Any]] = []
         networks: list[Any] = []
@@ -57,7 +63,8 @@ def compare(
             networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
             sizes = _sizes(yolo, imgsz)
             place = {"imgsz": imgsz, "project": str(folder.resolve()), "name": name, "exist_ok": True}
-            with only_classes.looked_at(yolo, passed, known) as asked:
+            installing = nullcontext() if yolo in known else compat.replaced({"AUTOINSTALL": False})
+            with installing, only_classes.looked_at(yolo, passed, known) as asked:
                 evaluation.validate(yolo, {**asked, **place})
             rows.append({"model": name, **evaluation.metrics(yolo), **sizes})
             classes[name] = evaluation.by_class(yolo)

@@ -69,6 +69,15 @@ def _torch(model: nn.Module, deployment: Deployment) -> tuple[Engine, bool]:
     return engine, half
 
 
+def require_size(path: str, deployment: Deployment, imgsz: int) -> None:
+    """Raise ArgumentError unless a file that was exported before runs here, at the size that is asked for."""
+    engine: Any = _file(path, deployment)[0]
+    made = getattr(engine, "imgsz", None)
+    if made and not getattr(engine, "dynamic", False) and [int(n) for n in made] != [imgsz] * 2:
+        said = "x".join(map(str, made)) if len(set(made)) > 1 else made[0]
+        raise ArgumentError(f"{path}: was exported for imgsz={said} and takes no other. Received: imgsz={imgsz}")
+
+
 def _file(path: str, deployment: Deployment) -> tuple[Engine, bool]:
     """A file that was exported before in Ultralytics' backend for its format, and whether it takes half precision."""
     try:
