@@ -90,6 +90,11 @@ def test_classes_that_lost_most_come_first() -> None:
     assert "-0.3" in words
 
 
+def test_classes_of_one_model_have_no_change() -> None:
+    report = replace(full(), by_class=[ClassFigures("a", 1, {"fine-tuned": 0.5})])
+    assert "change" not in told(page_quality.classes(report))
+
+
 def test_images_that_changed_most_come_first() -> None:
     files = [replace(image(), file=name, changed=c) for name, c in (("x", 0.1), ("y", 0.7))]
     words = told(page_quality.images(replace(full(), images=files)))

@@ -83,7 +83,9 @@ def look(
     found = Looks()
     try:
         if validate and datasets.has_classes_of(before, data):
-            told = {"data": data, "imgsz": imgsz, "device": device, "plots": False, "workers": 0}
+            told = {"data": data, "imgsz": imgsz, "device": device, "plots": False}
+            if evaluation.device(device).type == "cpu":  # which is kept busy by the network
+                told["workers"] = 0
             (first, ones), (last, others) = (validated(yolo, told) for yolo in (before, after))
             found = Looks((first, last), by_class({"parent": ones, "pruned": others}))
         split = str(passed.get("split") or "val")

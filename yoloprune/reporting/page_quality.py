@@ -73,7 +73,7 @@ def _scatter(points: Sequence[Row], column: str, unit: str, metric: str) -> str:
 
 def classes(report: Report) -> str:
     """Classes by what they lost, most first."""
-    several = len(report.rows) > 1
+    several = any(len(c.figures) > 1 for c in report.by_class)
     rows = [
         {"class": c.name, "boxes": c.boxes, **c.figures, **({"change": c.change} if several else {})}
         for c in sorted(report.by_class, key=lambda c: c.change)
