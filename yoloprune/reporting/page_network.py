@@ -131,9 +131,7 @@ def repeat(report: Report) -> str:
     """What to type to do it again, and the versions that did it."""
     words = "".join(f"<pre class=scroll tabindex=0>{html.escape(line)}</pre>" for line in report.repeat)
     told = ", ".join(f"{k} {v}" for k, v in report.versions.items())
-    beside = (
-        "args.yaml lies beside this page; with other paths the second line says the same. " if report.repeat else ""
-    )
+    beside = "args.yaml lies beside this page. " if report.repeat else ""
     return words + (f"<p class=note>{beside}{html.escape(told)}</p>" if told else "")
 
 
