@@ -21,6 +21,7 @@ COMMANDS = {
     "finetune": "StockYOLO",
     "val": ROWS,
     "info": ROWS,
+    "plot": "Path",
 }
 HEAD = """# Written by scripts/signatures.py from settings/commands.py.
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ from ultralytics.models.yolo.model import YOLO as StockYOLO
 
 from yoloprune.planning.channel_graph import ChannelGraph
 
-__all__ = ["compare", "finetune", "info", "prune", "sweep", "trace", "train_sparse", "val"]
+__all__ = ["compare", "finetune", "info", "plot", "prune", "sweep", "trace", "train_sparse", "val"]
 
 ModelSource: TypeAlias = str | Path | StockYOLO
 """

@@ -7,7 +7,7 @@ from ultralytics.models.yolo.model import YOLO as StockYOLO
 
 from yoloprune.planning.channel_graph import ChannelGraph
 
-__all__ = ["compare", "finetune", "info", "prune", "sweep", "trace", "train_sparse", "val"]
+__all__ = ["compare", "finetune", "info", "plot", "prune", "sweep", "trace", "train_sparse", "val"]
 
 ModelSource: TypeAlias = str | Path | StockYOLO
 
@@ -98,6 +98,14 @@ def info(
     threads: int | None = None,
     **ultralytics_arguments: Any,
 ) -> list[dict[str, Any]]: ...
+def plot(
+    model: ModelSource,
+    against: ModelSource | None = None,
+    *,
+    layer: str | Sequence[str] = (),
+    kind: Literal["2d", "3d", "gamma"] = "2d",
+    **ultralytics_arguments: Any,
+) -> Path: ...
 def trace(model: ModelSource, *, imgsz: int | None = None, keep: tuple[str, ...] = ()) -> ChannelGraph: ...
 def compare(
     models: Mapping[str, ModelSource],

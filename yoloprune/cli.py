@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -21,7 +22,7 @@ from yoloprune import completion
 from yoloprune.errors import PruneError, printable, raised_by
 from yoloprune.settings.command_line import find_command, merge_tokens, parse
 from yoloprune.settings.commands import COMMANDS, Command
-from yoloprune.settings.requests import Request
+from yoloprune.settings.request import Request
 
 MODULES = {"val": "validate"}  # of commands, where the name is another
 HELP_WORDS = frozenset({"help", "-h", "-help", "--help"})
@@ -50,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
             print(_help([w for w in words if w not in HELP_WORDS and "=" not in w]))
         elif words[0] == "completion":
             print(completion.script(words[1:]))
+        elif words[0] == "schema":
+            print(json.dumps(import_module("yoloprune.reporting.schema").SCHEMA, indent=2))
         elif words[0] in VERSION_WORDS:
             print(f"yoloprune {_version('yoloprune')} (ultralytics {_version('ultralytics')})")
         else:

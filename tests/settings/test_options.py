@@ -23,7 +23,7 @@ def test_own_keys_are_disjoint_from_ultralytics() -> None:
     assert OWN & set(DEFAULT_CFG_DICT) == {"classes"}  # which means the same there, and takes names as well here
     assert not [c.name for c in COMMANDS.values() if c.option("classes") and c.host_keys is None]
     assert not OWN & keys.UNLISTED_HOST_KEYS
-    assert len(OWN) == 28
+    assert len(OWN) == 31
 
 
 def test_host_defaults_are_those_of_ultralytics() -> None:

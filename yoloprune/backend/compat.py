@@ -170,6 +170,8 @@ NEEDS: dict[str, tuple[tuple[ForeignName, ...], ...]] = {
     "info": (OPENING, RUNNING),
     "trace": (OPENING,),
     "val": (OPENING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES),
+    "compare": (OPENING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES),
+    "plot": (OPENING, FOLDERS),
     "prune": _PRUNING,
     "sweep": _PRUNING,
     "finetune": (OPENING, BUILDING, FOLDERS, DATA, IMAGES, TRAINING),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -24,17 +25,19 @@ from yoloprune.backend import (
     host_arguments,
     run_folders,
 )
-from yoloprune.checkpoint import saving
+from yoloprune.checkpoint import provenance, saving
 from yoloprune.commands import cut_and_repair, only_classes
 from yoloprune.errors import BudgetError
 from yoloprune.native import candidates
 from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import plots, run_report, text_table
+from yoloprune.reporting.facts import Report, points_of
 from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.runtimes.timing import Times
 from yoloprune.selection import ranking
 from yoloprune.selection.calibration import calibration, place
+from yoloprune.settings import command_line
 from yoloprune.settings.requests import SweepRequest
 
 Row = Mapping[str, Any]
@@ -100,13 +103,46 @@ def _swept(
             console.log("sweep: ", f"{i}/{len(points)}\n{text_table.table(rows[-1:])}")
 
         cliff = None if blind else falls_off(rows, key, within)
-        picture = plots.plot_sweep(folder / "sweep.png", rows, key, within)
-        data = {"command": "sweep", "metric": key, "cliff": cliff, "out_of_reach": unreachable, "arguments": arguments}
-        data = data if timer is None else {**data, "timing": timer.facts(times)}
-        run_report.write_report(folder, data, rows, [picture])
-        said = f"{describe(cliff, key, within)}\n" if cliff else ""
-        console.log("sweep: ", f"\n{text_table.table(rows)}\n{said}saved {folder}")
+        plots.plot_sweep(folder / "sweep.png", rows, key, within)
+        facts = {"cliff": cliff, "out_of_reach": unreachable, "arguments": arguments}
+        facts = facts if timer is None else {**facts, "timing": timer.facts(times)}
+        gflops = evaluation.gflops(parent.model, imgsz)
+        said = describe(cliff, key, within) if cliff else "the parent finds too little to say where it falls off"
+        taken = taken_by(cliff, rows)
+        report = Report(
+            "sweep",
+            rows,
+            facts,
+            f"{said}. {taken[1]}",
+            points=points_of([{**row, "GFLOPs": row["flops"] * gflops} for row in rows], key),
+            metric=key,
+            repeat=["yoloprune sweep cfg=args.yaml", command_line.written(request)],
+            versions=provenance.versions(),
+        )
+        page = run_report.write_report(folder, report)
+        step = _next_step(request, passed, taken[0])
+        told = f"{text_table.table(rows)}\n{said}\n{taken[1]}"
+        console.log("sweep: ", text_table.closing(f"\n{told}", [], [folder / "sweep.csv", page], step))
     return rows
+
+
+def taken_by(cliff: Mapping[str, Any] | None, rows: Sequence[Row]) -> tuple[str | None, str]:
+    """Which budget a sweep would take, None for none, and why."""
+    if cliff is None:
+        return None, "No budget can be named."
+    if cliff["safe"] == "parent":
+        return rows[1]["model"], f"{rows[1]['model']} is the mildest cut that was tried: fine-tune it, and look again."
+    return cliff["safe"], f"{cliff['safe']} is the smallest of them, so that is what to take before fine-tuning."
+
+
+def _next_step(request: SweepRequest, passed: Mapping[str, Any], budget: str | None) -> str | None:
+    """The cut that a sweep recommends, as it was made in it."""
+    if budget is None:
+        return None
+    model = request.model if isinstance(request.model, (str, Path)) else "..."
+    classes = () if request.classes is None else ("classes=" + ",".join(map(str, request.classes)),)
+    words = (f"model={model}", f"data={passed['data']}", budget, f"imgsz={passed['imgsz']}", *classes)
+    return f"yoloprune prune {' '.join(map(shlex.quote, words))}"
 
 
 def _points(

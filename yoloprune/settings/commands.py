@@ -13,6 +13,9 @@ from yoloprune.settings.own_options import (
     DISTILL,
     GENTLE,
     KEEP,
+    KIND,
+    LAYER,
+    MODELS,
     PRUNE_OPTIONS,
     SPARSE_OPTIONS,
     SWEEP_OPTIONS,
@@ -78,7 +81,7 @@ _COMMANDS = (
         "prune",
         "cut channels out; the smaller checkpoint is a stock Ultralytics model",
         PRUNE_OPTIONS,
-        host_keys=("model", "data", "imgsz", "device", *_RUN, "batch", *TIMED),
+        host_keys=("model", "data", "val", "imgsz", "device", *_RUN, "batch", *TIMED),
         required=("model",),
         chooses_side=True,
         examples=(
@@ -93,6 +96,8 @@ _COMMANDS = (
             "Without a budget exactly the dead channels go (with classes= that may be none); all that are given hold.",
             "Scores and repairs look at data=, which is the data set the model was trained on if that is at hand;",
             "data=False draws images instead. They are measured on device=, the CPU when none is given.",
+            "Where data= is given both models are validated on it and set side by side in report.html; val=False goes",
+            "without, val=True does so with the model's own data set as well.",
             "With format= and its arguments, those of 'yolo export', times are those of the exported network, at",
             "batch=1 unless it is given; without latency= they are shown only.",
             SHARED_SIDE,
@@ -145,6 +150,32 @@ _COMMANDS = (
         ),
     ),
     Command(
+        "compare",
+        "validate any number of models side by side: table, page, and which of them are worth their cost",
+        (MODELS, THREADS),
+        host_keys=None,
+        examples=(
+            "compare yolov8n.pt pruned.pt tuned.pt data=my.yaml",
+            "compare models=parent.pt,pruned.pt,pruned.onnx data=my.yaml imgsz=320",
+        ),
+        notes=(
+            "Exports run on their own runtime and at the size they were made for; checkpoints in torch, or exported",
+            "anew where format= is given. One checkpoint at least says for which task and data.",
+        ),
+    ),
+    Command(
+        "plot",
+        "draw the weights of layers, before and after a cut on one sheet",
+        (AGAINST, LAYER, KIND),
+        host_keys=("model", *_RUN),
+        required=("model",),
+        examples=(
+            "plot model=best.pt layer=model.2.cv1 kind=3d",
+            "plot model=pruned.pt against=best.pt layer=model.4.* kind=2d",
+            "plot model=runs/detect/train-sparse/weights/best.pt kind=gamma",
+        ),
+    ),
+    Command(
         "info",
         "show groups, widths, and what is frozen and why",
         (KEEP, THREADS),
@@ -163,6 +194,9 @@ _COMMANDS = (
     ),
     Command("help", "show this, or the options of a command", examples=("help", "help prune")),
     Command("completion", "print what a shell completes words with: bash, zsh or fish", examples=("completion bash",)),
+    Command(
+        "schema", "print what the keys of report.json mean, as a JSON Schema", examples=("schema > report.schema.json",)
+    ),
     Command("version", "show the versions", examples=("version",)),
 )
 COMMANDS: dict[str, Command] = {command.name: command for command in _COMMANDS}

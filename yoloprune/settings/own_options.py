@@ -218,6 +218,25 @@ GENTLE = {  # for weights that are trained already; Ultralytics' own choice, opt
     "warmup_bias_lr": 0.0,
     "nbs": 16,  # at 64 a small data set has too few steps for this rate
 }
+MODELS = Option(
+    "models",
+    None,
+    ValueKind(
+        "paths of checkpoints and exports separated by commas",
+        several(ValueKind("a path", path_or_model)),
+        annotation="Sequence[ModelSource]",
+    ),
+    "what is compared; words without an equals sign are taken as models as well",
+    "a.pt,b.pt",
+)
+LAYER = Option("layer", (), MODULES, "layers to draw; not set: all that have what is drawn", "model.2.cv1")
+KIND = Option(
+    "kind",
+    "2d",
+    choice("2d", "3d", "gamma"),
+    "2d draws how weights are distributed, with mean and spread; 3d each weight by output and input channel and place "
+    "in the kernel; gamma the sorted scales of batch-norms, those that go apart",
+)
 AGAINST = Option(
     "against",
     None,
