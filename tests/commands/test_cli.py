@@ -17,7 +17,7 @@ from yoloprune.cli import main
 from yoloprune.errors import BudgetError, ModelError
 from yoloprune.settings.command_line import parse
 from yoloprune.settings.commands import COMMANDS
-from yoloprune.settings.requests import REQUESTS
+from yoloprune.settings.request_table import REQUESTS
 
 CALLS: list[tuple[str, tuple, dict]] = []
 

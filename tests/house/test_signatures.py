@@ -17,7 +17,7 @@ import yoloprune
 from yoloprune.settings.commands import COMMANDS
 
 ROOT = Path(yoloprune.__file__).resolve().parents[1]
-NAMES = ("train-sparse", "prune", "sweep", "finetune", "val", "info")
+NAMES = ("slim", "train-sparse", "prune", "sweep", "finetune", "val", "info")
 
 SCRIPT = """
 from pathlib import Path

@@ -88,8 +88,8 @@ def test_nothing_right_is_nothing() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_unweighted_it_is_the_figure_of_ultralytics(seed: int) -> None:
-    found = drawn(seed)
-    assert found.mean_ap()[0] == pytest.approx(theirs(found), abs=2e-4)  # a jump at one of the 101 places, read on its other side
+    found = drawn(seed)  # where a curve jumps at one of the 101 places, the last bit says on which side it is read
+    assert found.mean_ap()[0] == pytest.approx(theirs(found), abs=2e-4)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -110,8 +110,8 @@ def test_an_image_that_is_drawn_twice_counts_twice(seed: int) -> None:
 
 
 def test_two_images_have_three_draws() -> None:
-    # Both, the first twice, or the second twice: 1/2, 1/4 and 1/4 of all draws. The first model finds the label of image
-    # 0 and nothing in image 1, the second the other way round, so the difference is 0, -0.995 or +0.995.
+    # Both, the first twice, or the second twice: 1/2, 1/4 and 1/4 of all draws. The first model finds the label of
+    # image 0 and nothing in image 1, the second the other way round, so the difference is 0, -0.995 or +0.995.
     first = findings([[1]], [0.9], [0], [0, 1])
     second = findings([[1]], [0.9], [1], [0, 1])
     found = interval(first, second)
@@ -127,9 +127,9 @@ def test_a_model_beside_itself_differs_by_nothing() -> None:
 
 
 def test_the_interval_is_that_of_normal_differences() -> None:
-    # 400 images with one label each, all found by the first model. The second finds those of 320 and nothing else, so its
-    # mAP is its recall, and a difference has a standard error of sqrt(0.8 * 0.2 / 400), which is 2 points: 3.92 to either
-    # side of -20. The curve is read in steps of a point, so each is right to one.
+    # 400 images with one label each, all found by the first model. The second finds those of 320 and nothing else, so
+    # its mAP is its recall, and a difference has a standard error of sqrt(0.8 * 0.2 / 400), which is 2 points: 3.92 to
+    # either side of -20. The curve is read in steps of a point, so each is right to one.
     everywhere, most = list(range(400)), list(range(320))
     first = findings([[1]] * 400, [0.5] * 400, everywhere, everywhere)
     second = findings([[1]] * 320, [0.5] * 320, most, everywhere)

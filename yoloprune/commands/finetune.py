@@ -65,16 +65,33 @@ def run(request: FinetuneRequest) -> ultralytics.YOLO:
             yolo.train(**passed)
     of_many_sets = isinstance(yolo.trainer.args, dict)  # on which Ultralytics reports
     if console.is_main_process() and not of_many_sets:
-        folder = Path(yolo.trainer.save_dir)
-        after = model_facts.widths(yolo.model)
-        metrics = evaluation.metrics(yolo)
-        sizes = evaluation.measure(yolo.model, yolo.trainer.args.imgsz)
-        data = {"command": "finetune", "widths_kept": before == after, "start": start, "metrics": metrics}
-        rows = [{"model": "start", **start, **sizes}] if start else []
-        rows.append({"model": "fine-tuned", **metrics, **sizes})
-        _warn_of_loss(start, metrics)
-        run_report.write_report(folder, data, rows, [folder / "results.png"])
+        after, sizes = model_facts.widths(yolo.model), evaluation.measure(yolo.model, yolo.trainer.args.imgsz)
+        report(Path(yolo.trainer.save_dir), start, evaluation.metrics(yolo), sizes, widths_kept=before == after)
     return yolo
+
+
+def report(
+    folder: Path,
+    start: Mapping[str, float],
+    metrics: Mapping[str, float],
+    sizes: Mapping[str, float],
+    *,
+    widths_kept: bool,
+) -> None:
+    """Write and say what a fine-tuning came to.
+
+    Args:
+        folder (Path): Of the run.
+        start (Mapping[str, float]): How good the model was before, empty where that is not known.
+        metrics (Mapping[str, float]): How good it is.
+        sizes (Mapping[str, float]): How large it is.
+        widths_kept (bool): Whether every width is what it was.
+    """
+    data = {"command": "finetune", "widths_kept": widths_kept, "start": start, "metrics": metrics}
+    rows = [{"model": "start", **start, **sizes}] if start else []
+    rows.append({"model": "fine-tuned", **metrics, **sizes})
+    _warn_of_loss(start, metrics)
+    run_report.write_report(folder, data, rows, [folder / "results.png"])
 
 
 def _start(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> dict[str, float]:

@@ -44,15 +44,27 @@ def run(request: TrainSparseRequest) -> ultralytics.YOLO:
     finetune.require_teachable(yolo, passed)
     with sparse.attached(yolo), interruptions.going_on(yolo, "train-sparse"), datasets.reading(passed.get("data")):
         yolo.train(**passed)
-    folder = Path(yolo.trainer.save_dir)
-    if console.is_main_process() and (log := folder / "sparsity.csv").is_file():
-        picture = plots.plot_sparsity(folder / "sparsity.png", log)
-        history, met = files.read_numbers(log), bool(yolo.model.yaml.get(STATE_KEY, {}).get("met"))  # also of workers
-        data = {"command": "train-sparse", "met": met, "settings": asdict(sparse.config), "history": history}
-        run_report.write_report(folder, data, history[-1:], [p for p in (picture, folder / "results.png") if p])
+    if console.is_main_process():
         best = Path(yolo.trainer.best if Path(yolo.trainer.best).exists() else yolo.trainer.last)
-        console.log("sparse: ", f"{'target met' if met else 'target not met'}; next: yoloprune prune model={best}")
+        if (met := report(Path(yolo.trainer.save_dir), yolo, sparse.config)) is not None:
+            said = "target met" if met else "target not met"
+            console.log("sparse: ", f"{said}; next: yoloprune prune model={best}")
     return yolo
+
+
+def report(folder: Path, yolo: ultralytics.YOLO, config: SparseConfig) -> bool | None:
+    """Write what a sparse training came to.
+
+    Returns:
+        (bool | None): Whether the target was met; None where there is no log.
+    """
+    if not (log := folder / "sparsity.csv").is_file():
+        return None
+    picture = plots.plot_sparsity(folder / "sparsity.png", log)
+    history, met = files.read_numbers(log), bool(yolo.model.yaml.get(STATE_KEY, {}).get("met"))  # also of workers
+    data = {"command": "train-sparse", "met": met, "settings": asdict(config), "history": history}
+    run_report.write_report(folder, data, history[-1:], [p for p in (picture, folder / "results.png") if p])
+    return met
 
 
 def _require_reach(yolo: ultralytics.YOLO, sparse: SparseConfig, passed: Mapping[str, Any]) -> None:

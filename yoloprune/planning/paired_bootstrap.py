@@ -44,8 +44,8 @@ class Findings:
     def _curves(self) -> list[_Curve]:
         """One per class that has labels."""
         return [
-            _Curve(self, self.classes == number, self.label_images[self.label_classes == number])
-            for number in np.unique(self.label_classes)
+            _Curve(self, np.equal(self.classes, number), self.label_images[np.equal(self.label_classes, number)])
+            for number in np.unique(self.label_classes).tolist()
         ]
 
     def mean_ap(self, drawn: np.ndarray | None = None) -> np.ndarray:
@@ -59,7 +59,8 @@ class Findings:
             (np.ndarray): Shape (draws,). A class without a label in a draw does not count in it.
         """
         weights = np.ones((1, self.count)) if drawn is None else drawn
-        total, classes = np.zeros(len(weights)), np.zeros(len(weights))
+        total: np.ndarray = np.zeros(len(weights))
+        classes = np.zeros(len(weights))
         for curve in self._curves:
             labels = weights[:, curve.labels].sum(axis=1)
             total += np.where(labels > 0, curve.average_precision(weights, labels), 0.0)
@@ -84,7 +85,7 @@ class _Curve:
 
     def __init__(self, found: Findings, mine: np.ndarray, labels: np.ndarray) -> None:
         order = np.flatnonzero(mine)[np.argsort(-found.confidence[mine], kind="stable")]
-        right = found.hits[order].any(axis=1)
+        right = np.asarray(found.hits[order].any(axis=1))
         self.labels, self.images = labels, found.images[order]
         self.at = np.flatnonzero(right | np.append(right[1:], False)) if len(order) else np.zeros(0, dtype=int)
         self.hits = found.hits[order][self.at].astype(float)
@@ -100,7 +101,8 @@ class _Curve:
         recall = np.concatenate([first, hits / np.maximum(labels, 1)[:, None, None]], axis=2)
         precision = np.concatenate([first + 1, hits / np.maximum(said, 1)], axis=2)
         envelope = np.maximum.accumulate(precision[..., ::-1], axis=2)[..., ::-1]
-        return _areas(recall, envelope).mean(axis=1)
+        areas: np.ndarray = _areas(recall, envelope).mean(axis=1)
+        return areas
 
 
 def _areas(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
@@ -169,4 +171,5 @@ def interval(
     differences = np.concatenate([second.mean_ap(part) - first.mean_ap(part) for part in parts])
     low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
     difference = second.mean_ap()[0] - first.mean_ap()[0]
-    return Interval(*(round(100 * float(x), 3) for x in (difference, low, high)), level, first.count)
+    points = [round(100 * float(x), 3) for x in (difference, low, high)]
+    return Interval(points[0], points[1], points[2], level, first.count)

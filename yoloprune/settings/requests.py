@@ -230,21 +230,3 @@ class VersionRequest(HelpRequest):
     """The versions."""
 
     command = "version"
-
-
-REQUESTS: dict[str, type[Request]] = {
-    kind.command: kind
-    for kind in (
-        TrainSparseRequest,
-        PruneRequest,
-        SweepRequest,
-        FinetuneRequest,
-        ValRequest,
-        InfoRequest,
-        DemoRequest,
-        HelpRequest,
-        CompletionRequest,
-        VersionRequest,
-    )
-}
-"""By name of the command."""
