@@ -19,6 +19,7 @@ from yoloprune.commands.slim_stages import Stage, Stages
 from yoloprune.commands.slim_work import Work, digest
 from yoloprune.commands.validate import add_times
 from yoloprune.errors import ArgumentError
+from yoloprune.planning import paired_bootstrap
 from yoloprune.planning.paired_bootstrap import Interval
 from yoloprune.reporting import run_report, text_table
 from yoloprune.runtimes import bench
@@ -119,7 +120,8 @@ def _ended(
     timed = time.perf_counter()
     timing = _times(rows, [*shown.values()], exported, deployment, work.imgsz)
     timed = time.perf_counter() - timed
-    difference = slim_rounds.compared(found.parent, final, request.confidence) if found.tuned else None
+    seen = (found.parent.found, final.found)
+    difference = paired_bootstrap.between(*seen, request.confidence or 0.95) if found.tuned else None
 
     file = folder / "weights" / "best.pt"
     file.parent.mkdir(exist_ok=True)

@@ -15,7 +15,6 @@ from yoloprune.commands.slim_work import Work
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.planning import paired_bootstrap
 from yoloprune.planning.cost import Cost
-from yoloprune.planning.paired_bootstrap import Interval
 from yoloprune.reporting import text_table
 from yoloprune.settings.slim_request import SlimRequest
 
@@ -187,17 +186,10 @@ def _holds(parent: Stage, tuned: Stage, request: SlimRequest) -> tuple[bool, str
     told = f"{key} {tuned.row[key]:.4f}, {drop:+.2f} points below the parent's"
     if request.confidence is None:
         return drop <= request.max_drop + 1e-9, told
-    interval = compared(parent, tuned, request.confidence)
+    interval = paired_bootstrap.between(parent.found, tuned.found, request.confidence)
     if interval is None:
         raise ArgumentError("confidence: this task has no mAP whose images could be drawn again. Leave it out")
     return -interval.low <= request.max_drop + 1e-9, f"{told} ({interval})"
-
-
-def compared(parent: Stage, tuned: Stage, level: float | None) -> Interval | None:
-    """The paired interval of what a network gained, None where there is no mAP on the same images."""
-    if parent.found is None or tuned.found is None or not parent.found.same_images(tuned.found):
-        return None
-    return paired_bootstrap.interval(parent.found, tuned.found, level or 0.95)
 
 
 def _fractions(work: Work, model: Path, budgets: Mapping[str, Any]) -> dict[str, float]:

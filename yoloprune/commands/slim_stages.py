@@ -146,7 +146,8 @@ def opened(request: SlimRequest, parent: ultralytics.YOLO, arguments: Mapping[st
     """
     told = run_folders.as_written({"mode": "slim", **arguments})
     folder, handle = _interrupted(request, parent.task, told)
-    if folder is None:
+    run = None if folder is None else run_folders.Run(folder, made=True)
+    if folder is None or run is None:
         run = run_folders.new_run(parent.task, "slim", request.passed, [arguments["model"]])
         folder = run.folder.resolve()
         if not run.made and ((folder / REPORT).is_file() or holds_work(folder)):
@@ -165,7 +166,7 @@ def opened(request: SlimRequest, parent: ultralytics.YOLO, arguments: Mapping[st
         if isinstance(e, PruneError) and not stages.trained:
             _clear(folder)  # nothing is lost but the figures of the parent, and another wish needs no other name
             _release(folder, handle)
-            run_folders.Run(folder, made=True).drop_unused()
+            run.drop_unused()
         elif isinstance(e, (KeyboardInterrupt, Exception)):
             console.log("slim: ", f"the same command goes on where it was; so far everything is in {folder}")
         raise

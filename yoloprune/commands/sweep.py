@@ -22,12 +22,15 @@ from yoloprune.backend import (
     evaluation,
     head_task,
     host_arguments,
+    per_image,
     run_folders,
 )
 from yoloprune.checkpoint import saving
 from yoloprune.commands import cut_and_repair, only_classes
 from yoloprune.errors import BudgetError
 from yoloprune.native import candidates
+from yoloprune.planning import paired_bootstrap
+from yoloprune.planning.paired_bootstrap import Findings, Interval
 from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import plots, run_report, text_table
 from yoloprune.runtimes import bench
@@ -80,7 +83,8 @@ def _swept(
         origin = model if isinstance(model, (str, Path)) else parent.model_name
         run_folders.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments, "save_dir": folder})
         whole = candidates.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool), found.probe)
-        rows = [_evaluate("parent", parent, whole, {**passed, "data": seen}, folder)]
+        row, all_found = _evaluate("parent", parent, whole, {**passed, "data": seen}, folder)
+        rows, differences = [row], dict[str, Interval]()
         times = [] if timer is None else timer.time()
         rows[0].update(_ms(times))
         files.append_row(folder / "sweep.csv", rows[0], fresh=True)
@@ -93,18 +97,24 @@ def _swept(
         within = may_lose(within, rows[0][key])
         for i, (name, choice) in enumerate(points.items(), start=1):
             child = cut_and_repair.cut(parent, choice.plan, request.recover, sight.images, choice.probe).child
-            rows.append(_evaluate(name, child, choice, {**passed, "data": seen}, folder))
+            row, found_here = _evaluate(name, child, choice, {**passed, "data": seen}, folder)
+            rows.append(row)
+            if (difference := paired_bootstrap.between(all_found, found_here)) is not None:
+                differences[name] = difference
             times += [] if timer is None else timer.time(child.model)[1:]
             rows[-1].update(_ms(times))
             files.append_row(folder / "sweep.csv", rows[-1])
-            console.log("sweep: ", f"{i}/{len(points)}\n{text_table.table(rows[-1:])}")
+            said = f"\nmAP50-95 {differences[name]}" if name in differences else ""
+            console.log("sweep: ", f"{i}/{len(points)}\n{text_table.table(rows[-1:])}{said}")
 
         cliff = None if blind else falls_off(rows, key, within)
         picture = plots.plot_sweep(folder / "sweep.png", rows, key, within)
         data = {"command": "sweep", "metric": key, "cliff": cliff, "out_of_reach": unreachable, "arguments": arguments}
+        data["differences"] = {name: vars(d) for name, d in differences.items()}
         data = data if timer is None else {**data, "timing": timer.facts(times)}
         run_report.write_report(folder, data, rows, [picture])
-        said = f"{describe(cliff, key, within)}\n" if cliff else ""
+        said = "".join(f"{name}: mAP50-95 {d}\n" for name, d in differences.items())
+        said += f"{describe(cliff, key, within)}\n" if cliff else ""
         console.log("sweep: ", f"\n{text_table.table(rows)}\n{said}saved {folder}")
     return rows
 
@@ -137,12 +147,13 @@ def _ms(times: Sequence[Times]) -> dict[str, float]:
 
 def _evaluate(
     name: str, yolo: ultralytics.YOLO, choice: candidates.Choice, passed: Mapping[str, Any], folder: Path
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Findings | None]:
     kept = {kind: round(share, 4) for kind, share in choice.kept().items()}
     probe = saving.with_model(yolo, copy.deepcopy(yolo.model))  # validation may fuse the one it runs
     given = {k: v for k, v in passed.items() if k != "seed"}
-    evaluation.validate(probe, {**given, "project": str(folder.resolve()), "name": "val", "exist_ok": True})
-    return {"model": name, **kept, **evaluation.metrics(probe)}
+    with per_image.watched(probe) as watch:
+        evaluation.validate(probe, {**given, "project": str(folder.resolve()), "name": "val", "exist_ok": True})
+    return {"model": name, **kept, **evaluation.metrics(probe)}, watch.findings()
 
 
 def falls_off(rows: Sequence[Row], key: str, within: float) -> dict[str, Any]:

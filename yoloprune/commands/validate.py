@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, run_folders
+from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, per_image, run_folders
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import only_classes
+from yoloprune.planning import paired_bootstrap
 from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import run_report, text_table
 from yoloprune.runtimes import bench
@@ -44,19 +45,24 @@ def compare(
         datasets.require_channels(yolo, passed["data"])
     imgsz = saving.image_size(next(iter(loaded.values())), passed.get("imgsz"))
     with run_folders.new_run(next(iter(loaded.values())).task, command, passed) as folder:
-        rows, networks = [], []
+        rows, networks, found = [], [], []
         for name, yolo in loaded.items():
             networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
             sizes = evaluation.measure(yolo.model, imgsz)
             place = {"imgsz": imgsz, "project": str(folder.resolve()), "name": name, "exist_ok": True}
-            with only_classes.looked_at(yolo, passed, loaded.values()) as asked:
+            with only_classes.looked_at(yolo, passed, loaded.values()) as asked, per_image.watched(yolo) as watch:
                 evaluation.validate(yolo, {**asked, **place})
+            found.append(watch.findings())
             rows.append({"model": name, **evaluation.metrics(yolo), **sizes})
         with bench.opened(deployment, networks[0], imgsz) as timer:
             timing = add_times(command, rows, timer, *networks[1:])
+        others = zip([*loaded][1:], found[1:], strict=True)
+        differences = {name: d for name, f in others if (d := paired_bootstrap.between(found[0], f)) is not None}
         facts = {"command": command, "device": str(device), "imgsz": imgsz, "timing": timing, "arguments": passed}
+        facts["differences"] = {name: vars(d) for name, d in differences.items()}
         run_report.write_report(folder, facts, rows)
-        console.log(f"{command}: ", f"imgsz {imgsz}, {deployment}\n{text_table.table(rows)}\nsaved {folder}")
+        said = "".join(f"{name}: mAP50-95 {d}\n" for name, d in differences.items())
+        console.log(f"{command}: ", f"imgsz {imgsz}, {deployment}\n{text_table.table(rows)}\n{said}saved {folder}")
     return rows
 
 

@@ -148,6 +148,13 @@ class Interval:
         )
 
 
+def between(first: Findings | None, second: Findings | None, level: float = 0.95) -> Interval | None:
+    """The interval of two models, None where they have no mAP, or not on the same images."""
+    if first is None or second is None or not first.same_images(second):
+        return None
+    return interval(first, second, level)
+
+
 def interval(
     first: Findings, second: Findings, level: float = 0.95, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
