@@ -168,11 +168,11 @@ _COMMANDS = (
     ),
     Command(
         "demo",
-        "run the whole line on a data set drawn by code; no download, no GPU",
+        "run slim on a data set drawn by code, with the training of a model before it; no download, no GPU",
         (DEMO_FLOPS,),
         host_keys=(*_RUN, "device", "epochs", "format"),
         examples=("demo", "demo flops=0.4 device=cpu project=runs/demo"),
-        notes=("epochs= are those of each of the three trainings; not set: 9, 10 and 6.",),
+        notes=("epochs= are those of the model and those of slim; not set: 9 and 15.",),
     ),
     Command("help", "show this, or the options of a command", examples=("help", "help prune")),
     Command("completion", "print what a shell completes words with: bash, zsh or fish", examples=("completion bash",)),
