@@ -44,7 +44,7 @@ class Work:
     @property
     def training(self) -> dict[str, Any]:
         """Ultralytics' arguments of all trainings."""
-        other = {*OF_THE_RUN, *(("format", *EXPORT_KEYS) if self.request.passed.get("format") else ())}
+        other = {*OF_THE_RUN, "format", *(EXPORT_KEYS if self.request.passed.get("format") else ())}
         return {"data": self.data, **{k: v for k, v in self.request.passed.items() if k not in other}}
 
     def parent(self, part: Path, yolo: ultralytics.YOLO, *, knows: bool) -> Done:
