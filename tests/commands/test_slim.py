@@ -276,3 +276,17 @@ def test_runs_of_a_name_come_latest_first(tmp_path: Path) -> None:
     assert [f.name for f in found] == ["slim10", "slim-2", "slim"]
     only = run_folders.earlier_runs("detect", "slim", {"project": str(tmp_path), "exist_ok": True})
     assert [f.name for f in only] == ["slim"]
+
+
+def test_classes_that_stay_are_validated_alone_from_the_parent_on(parent: Path, data: Path, tmp_path: Path) -> None:
+    found = slimmed(parent, data, tmp_path, epochs=1, classes="circle", **CUT)
+    assert found.model.names == {0: "circle"} and found.way == "prune"
+    assert found.difference is not None and found.difference.images == 8
+    labels = Stage.read(found.file.parents[1] / "1-parent").found
+    assert labels is not None and set(labels.label_classes.tolist()) == {0}
+
+
+def test_what_a_cut_cannot_reach_is_told_before_a_training(tiny: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match="out of reach"):
+        slimmed(tiny, data, tmp_path / "new", epochs=2, way="train", flops=0.001)
+    assert not (tmp_path / "new").exists()

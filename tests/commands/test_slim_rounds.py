@@ -220,6 +220,13 @@ def test_the_way(words: str, trained: bool, way: str) -> None:
     assert slim_rounds.way(asked(words), trained=trained) == way
 
 
+def test_what_has_no_figure_or_no_classes_to_leave_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="counts from a model that knows"):
+        slim_rounds.way(asked("way=prune max_drop=1"), trained=False)
+    with pytest.raises(ArgumentError, match="must come with a trained model"):
+        slim_rounds.way(asked("way=train classes=person"), trained=True)
+
+
 def test_a_way_with_a_training_before_needs_two_epochs() -> None:
     with pytest.raises(ArgumentError, match="at least 2"):
         slim_rounds.way(asked("epochs=1"), trained=False)

@@ -14,7 +14,7 @@ import ultralytics
 from yoloprune import files
 from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments
 from yoloprune.checkpoint import saving
-from yoloprune.commands import finetune, only_classes, slim_export, slim_rounds, slim_stages
+from yoloprune.commands import finetune, only_classes, slim_export, slim_reach, slim_rounds, slim_stages
 from yoloprune.commands.slim_stages import Stage, Stages
 from yoloprune.commands.slim_work import Work, digest
 from yoloprune.commands.validate import add_times
@@ -74,15 +74,18 @@ def run(request: SlimRequest) -> SlimResult:
     device = evaluation.device(passed.get("device"))
     deployment = Deployment.asked({**told, "data": data}, device, request.threads)
     imgsz = saving.image_size(parent, passed.get("imgsz"))
-    seen, _ = only_classes.cut(parent, request.classes, imgsz)
+    seen, classes = only_classes.cut(parent, request.classes, imgsz)
     trained = slim_rounds.knows(parent, request, data)
     chosen = slim_rounds.way(request, trained=trained)
+    if chosen == "train":
+        slim_reach.require(parent, request, data, imgsz)
     work = Work(request, data, imgsz)
     origin = request.model if isinstance(request.model, (str, Path)) else str(parent.model_name)
     arguments = {k: v for k, v in {**request.kwargs(), "model": origin, "data": data}.items() if v is not None}
     with slim_stages.opened(request, parent, arguments) as stages:
         console.log("slim: ", f"way={chosen}, {request.epochs} epochs in all, {stages.folder}")
-        first = stages.run("parent", lambda part: work.parent(part, seen, knows=trained))
+        known = seen if trained else None
+        first = stages.run("parent", lambda part: work.parent(part, parent, known, classes.names))
         _require_same(first, stages)
         found = slim_rounds.follow(stages, work, first, chosen)
         return _ended(stages, work, first, found, deployment, chosen, began)

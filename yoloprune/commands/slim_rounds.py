@@ -62,6 +62,10 @@ def way(request: SlimRequest, *, trained: bool) -> str:
     found = request.way
     if found == "auto":
         found = "prune" if trained else "sparse" if request.beyond_sparse is None else "train"
+    if found == "prune" and not trained and request.max_drop is not None:
+        raise ArgumentError(
+            "way=prune: max_drop= is counted from a model that knows the classes of data=. Leave way= out"
+        )
     if found == "prune" and not trained:
         console.warn("slim: the model was not trained for the classes of data=, and way=prune cuts it nevertheless")
     if found != "prune" and request.epochs < 2:

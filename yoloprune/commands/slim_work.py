@@ -13,10 +13,10 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune.backend import class_labels, compat, console, evaluation, per_image, yaml_markers
+from yoloprune.backend import class_labels, compat, evaluation, per_image, yaml_markers
 from yoloprune.checkpoint import saving, trainer_files
 from yoloprune.commands import finetune, prune, train_sparse
-from yoloprune.commands.slim_stages import REPORT, Done, Stage
+from yoloprune.commands.slim_stages import REPORT, Done
 from yoloprune.planning.paired_bootstrap import Findings
 from yoloprune.runtimes.deployment import EXPORT_KEYS
 from yoloprune.settings import checking
@@ -47,17 +47,25 @@ class Work:
         other = {*OF_THE_RUN, "format", *(EXPORT_KEYS if self.request.passed.get("format") else ())}
         return {"data": self.data, **{k: v for k, v in self.request.passed.items() if k not in other}}
 
-    def parent(self, part: Path, yolo: ultralytics.YOLO, *, knows: bool) -> Done:
-        """Figures of the model that it begins with; of one that does not know the classes its sizes alone."""
+    def parent(self, part: Path, whole: ultralytics.YOLO, seen: ultralytics.YOLO | None, names: Any = None) -> Done:
+        """Figures of the model that it begins with.
+
+        Args:
+            part (Path): The stage's folder, where a live model is saved.
+            whole (YOLO): The model.
+            seen (YOLO | None): What is validated of it: with `classes=` these alone. None where it knows others than
+                the data has, so that there are only sizes.
+            names (list[str] | None): Those classes.
+        """
         model = self.request.model
-        file = Path(str(getattr(yolo, "ckpt_path", None) or model))
+        file = Path(str(getattr(whole, "ckpt_path", None) or model))
         if not isinstance(model, (str, Path)):  # a live object is in no file yet
             file = part / "weights" / "parent.pt"
             file.parent.mkdir(parents=True, exist_ok=True)
-            yolo.save(file)
-        row, found = self._validated(yolo) if knows else ({}, None)
+            whole.save(file)
+        row, found = ({}, None) if seen is None else self._validated(seen, names)
         more = {"sha256": digest(file)}
-        return Done(file, {**row, **evaluation.measure(yolo.model, self.imgsz)}, found, more=more)
+        return Done(file, {**row, **evaluation.measure(whole.model, self.imgsz)}, found, more=more)
 
     def train(self, part: Path, model: Path, epochs: int) -> Done:
         """Train at the widths that there are."""
@@ -134,14 +142,16 @@ class Work:
             sizes = evaluation.measure(yolo.model, self.imgsz)
             finetune.report(part, {}, self._validated(yolo)[0], sizes, widths_kept=True)
 
-    def _validated(self, yolo: ultralytics.YOLO) -> tuple[dict[str, float], Findings | None]:
-        """How good a model is, and what it finds in each image."""
+    def _validated(
+        self, yolo: ultralytics.YOLO, names: list[str] | None = None
+    ) -> tuple[dict[str, float], Findings | None]:
+        """How good a model is, and what it finds in each image; `names` are its classes where it knew more once."""
         passed = {k: v for k, v in self.request.passed.items() if k in finetune.LIKE_THE_END and v is not None}
         if not isinstance(passed.get("batch", 1), int) or passed.get("batch", 1) < 1:
             del passed["batch"]  # which a training finds out
         probe = saving.with_model(yolo, copy.deepcopy(yolo.model))  # validation fuses the one it runs
         with (
-            class_labels.view(yaml_markers.kept_classes(yolo), self.data) as seen,
+            class_labels.view(names or yaml_markers.kept_classes(yolo), self.data) as seen,
             tempfile.TemporaryDirectory() as folder,
             per_image.watched(probe) as watch,
         ):
@@ -159,9 +169,3 @@ def digest(file: Path) -> str | None:
     """What tells a file from another of its name, None where a model is no file."""
     told: str | None = saving.make_provenance(file, {})["parent"]["sha256"]
     return told
-
-
-def say(stage: Stage, what: str) -> None:
-    """One line of figures."""
-    figures = ", ".join(f"{k} {v:.4g}" for k, v in stage.row.items() if isinstance(v, (int, float)))
-    console.log("slim: ", f"{what}: {figures}")
