@@ -119,7 +119,8 @@ def _ended(
     exported = None
     if request.passed.get("format"):
         exported = stages.run("export", lambda part: slim_export.export(part, work, final, deployment))
-    rows = [{"model": name, **stage.row} for name, stage in shown.items()]
+    figures = [k for k in final.row if k not in slim_rounds.SIZES]
+    rows = [{"model": name, **dict.fromkeys(figures), **stage.row} for name, stage in shown.items()]
     timed = time.perf_counter()
     timing = _times(rows, [*shown.values()], exported, deployment, work.imgsz)
     timed = time.perf_counter() - timed
@@ -144,6 +145,7 @@ def _ended(
         "seconds": {
             "all": round(seconds, 1),
             "stages": round(stages.seconds, 1),
+            "validations in them": round(sum(work.looks), 1),
             "timing": round(timed, 1),
             "rest": round(seconds - stages.seconds - timed, 1),
         },

@@ -21,6 +21,9 @@ from yoloprune.settings.slim_request import SlimRequest
 FIRST_STEP, SMALLEST_STEP = 0.3, 0.03
 """Share of what is left that a search takes away at first, and below which it is over."""
 
+SIZES = frozenset({"params", "GFLOPs", "MB"})
+"""Columns that do not say how good a model is."""
+
 TIGHT = 0.999  # a cut to more than this share of what is there would take nothing
 
 
@@ -62,10 +65,10 @@ def way(request: SlimRequest, *, trained: bool) -> str:
     found = request.way
     if found == "auto":
         found = "prune" if trained else "sparse" if request.beyond_sparse is None else "train"
+    if found == "train" and request.classes is not None:
+        raise ArgumentError("classes: must come with a trained model, of which these are left. Train it first")
     if found == "prune" and not trained and request.max_drop is not None:
-        raise ArgumentError(
-            "way=prune: max_drop= is counted from a model that knows the classes of data=. Leave way= out"
-        )
+        raise ArgumentError("way=prune: max_drop= counts from a model that knows the classes of data=. Leave way= out")
     if found == "prune" and not trained:
         console.warn("slim: the model was not trained for the classes of data=, and way=prune cuts it nevertheless")
     if found != "prune" and request.epochs < 2:
@@ -185,7 +188,7 @@ def _why(lengths: Sequence[int], step: float) -> str:
 def _holds(parent: Stage, tuned: Stage, request: SlimRequest) -> tuple[bool, str]:
     """Whether a network lost no more than it may, and that in words."""
     assert request.max_drop is not None
-    key = text_table.headline(k for k in parent.row if k not in {"params", "GFLOPs", "MB"})
+    key = text_table.headline(k for k in parent.row if k not in SIZES)
     drop = 100 * (parent.row[key] - tuned.row[key])
     told = f"{key} {tuned.row[key]:.4f}, {drop:+.2f} points below the parent's"
     if request.confidence is None:

@@ -6,8 +6,9 @@ import copy
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,13 @@ class Work:
         request (SlimRequest): What was asked for.
         data (str | Path): The data set.
         imgsz (int): Image size at which models are measured and validated.
+        looks (list[float]): Seconds of each validation of its own.
     """
 
     request: SlimRequest
     data: Any
     imgsz: int
+    looks: list[float] = field(default_factory=list)
 
     @property
     def training(self) -> dict[str, Any]:
@@ -150,6 +153,7 @@ class Work:
         if not isinstance(passed.get("batch", 1), int) or passed.get("batch", 1) < 1:
             del passed["batch"]  # which a training finds out
         probe = saving.with_model(yolo, copy.deepcopy(yolo.model))  # validation fuses the one it runs
+        began = time.perf_counter()
         with (
             class_labels.view(names or yaml_markers.kept_classes(yolo), self.data) as seen,
             tempfile.TemporaryDirectory() as folder,
@@ -157,6 +161,7 @@ class Work:
         ):
             place = {"project": folder, "name": "val", "data": seen, "imgsz": self.imgsz, "verbose": False}
             evaluation.validate(probe, {**passed, **place})
+        self.looks.append(time.perf_counter() - began)
         return evaluation.metrics(probe), watch.findings()
 
 
