@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tiny_line
 import torch
@@ -17,9 +16,9 @@ from tiny_line import QUICK, widths
 from ultralytics import YOLO
 
 import yoloprune
-from yoloprune.backend import compat, evaluation, per_image, run_folders
+from yoloprune.backend import compat, evaluation
 from yoloprune.checkpoint import saving
-from yoloprune.commands import finetune, slim, slim_work
+from yoloprune.commands import finetune, slim
 from yoloprune.commands.slim_stages import Stage
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.settings import checking
@@ -247,35 +246,6 @@ def test_val_against_tells_the_interval(
     first, second = (Stage.read(done.file.parents[1] / s) for s in ("1-parent", "3-finetune"))
     assert told["difference"] == pytest.approx(100 * (second.row["mAP50-95"] - first.row["mAP50-95"]), abs=0.05)
     assert "95% interval" in caplog.text
-
-
-def test_findings_come_back_from_their_file(done: slim.SlimResult, tmp_path: Path) -> None:
-    found = Stage.read(done.file.parents[1] / "1-parent").found
-    assert found is not None and found.count == 8
-    per_image.save(tmp_path / "a.npz", found)
-    again = per_image.load(tmp_path / "a.npz")
-    assert again is not None and all(
-        np.array_equal(getattr(again, k), v) for k, v in vars(found).items() if k[0] != "_"
-    )
-    assert per_image.load(tmp_path / "b.npz") is None
-
-
-def test_the_arguments_of_an_export_are_no_arguments_of_a_training() -> None:
-    asked = checking.build(SlimRequest, {"model": "a.pt", "data": "b", "format": "onnx", "half": True, "lr0": 0.1})
-    assert slim_work.Work(asked, "b.yaml", 64).training == {"data": "b.yaml", "lr0": 0.1}
-    asked = checking.build(SlimRequest, {"model": "a.pt", "data": "b", "quantize": 8})
-    assert slim_work.Work(asked, "b.yaml", 64).training == {"data": "b.yaml", "quantize": 8}
-
-
-def test_runs_of_a_name_come_latest_first(tmp_path: Path) -> None:
-    for name in ("slim", "slim-2", "slim10", "slim-x", "slimmer"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "args.yaml").write_text("mode: slim")
-    (tmp_path / "slim-3").mkdir()  # without args.yaml
-    found = run_folders.earlier_runs("detect", "slim", {"project": str(tmp_path)})
-    assert [f.name for f in found] == ["slim10", "slim-2", "slim"]
-    only = run_folders.earlier_runs("detect", "slim", {"project": str(tmp_path), "exist_ok": True})
-    assert [f.name for f in only] == ["slim"]
 
 
 def test_classes_that_stay_are_validated_alone_from_the_parent_on(parent: Path, data: Path, tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ import pytest
 from command_lines import ok
 
 from yoloprune.backend import run_folders
-from yoloprune.commands import slim_stages
+from yoloprune.commands import slim_stages, slim_work
 from yoloprune.commands.slim_stages import Done, Stage, Stages
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.planning.paired_bootstrap import Findings
+from yoloprune.settings import checking
 from yoloprune.settings.slim_request import SlimRequest
 
 YOLO: Any = SimpleNamespace(task="detect")
@@ -213,3 +214,21 @@ def test_the_facts_are_plain(tmp_path: Path) -> None:
     folder = Stages(tmp_path).run("prune", writes(more={"path": tmp_path})).folder
     told = json.loads((folder / slim_stages.FACTS).read_text())
     assert told["file"] == str(Path("weights") / "model.txt") and told["more"] == {"path": str(tmp_path)}
+
+
+def test_the_arguments_of_an_export_are_no_arguments_of_a_training() -> None:
+    asked = checking.build(SlimRequest, {"model": "a.pt", "data": "b", "format": "onnx", "half": True, "lr0": 0.1})
+    assert slim_work.Work(asked, "b.yaml", 64).training == {"data": "b.yaml", "lr0": 0.1}
+    asked = checking.build(SlimRequest, {"model": "a.pt", "data": "b", "quantize": 8})
+    assert slim_work.Work(asked, "b.yaml", 64).training == {"data": "b.yaml", "quantize": 8}
+
+
+def test_runs_of_a_name_come_latest_first(tmp_path: Path) -> None:
+    for name in ("slim", "slim-2", "slim10", "slim-x", "slimmer"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "args.yaml").write_text("mode: slim")
+    (tmp_path / "slim-3").mkdir()  # without args.yaml
+    found = run_folders.earlier_runs("detect", "slim", {"project": str(tmp_path)})
+    assert [f.name for f in found] == ["slim10", "slim-2", "slim"]
+    only = run_folders.earlier_runs("detect", "slim", {"project": str(tmp_path), "exist_ok": True})
+    assert [f.name for f in only] == ["slim"]
