@@ -155,6 +155,24 @@ def test_where_it_lies_and_how_much_it_says_are_no_other_wish(tmp_path: Path) ->
     assert begin(tmp_path, "name=mine exist_ok=True verbose=False").name == "mine"
 
 
+def test_another_export_is_no_other_wish_until_there_is_one(tmp_path: Path) -> None:
+    interrupted(tmp_path, "format=ncnn")
+    folder = begin(tmp_path, "format=onnx half=True", ("parent", killed), ("prune", killed))
+    told = run_folders.read_yaml(folder / "args.yaml")
+    assert (folder.name, told["format"], told["half"]) == ("slim", "onnx", True)
+    with pytest.raises(ArgumentError, match="half=True and not None"):
+        begin(tmp_path, "quantize=8", PARENT)  # without format= it is an argument of the trainings
+    begin(tmp_path, "format=onnx", ("parent", killed), ("prune", killed), ("export", writes()))
+    with pytest.raises(ArgumentError, match="format=onnx and not ncnn"):
+        begin(tmp_path, "format=ncnn", PARENT)
+
+
+def test_a_format_whose_time_was_met_is_not_another(tmp_path: Path) -> None:
+    interrupted(tmp_path, "format=ncnn latency=0.5")
+    with pytest.raises(ArgumentError, match="format=ncnn and not onnx"):
+        begin(tmp_path, "format=onnx latency=0.5", PARENT)
+
+
 def test_another_model_begins_anew(tmp_path: Path) -> None:
     interrupted(tmp_path)
     asked = request(tmp_path)

@@ -19,11 +19,12 @@ from yoloprune.backend import console, per_image, run_folders
 from yoloprune.checkpoint import moved
 from yoloprune.errors import ArgumentError, PruneError
 from yoloprune.planning.paired_bootstrap import Findings
+from yoloprune.runtimes.deployment import EXPORT_KEYS
 from yoloprune.settings.slim_request import SlimRequest
 
 FACTS, FOUND, LOCK, REPORT = "slim.json", "found.npz", ".running", "report.json"
 UNFINISHED = ".unfinished"
-FREE = frozenset({"project", "name", "exist_ok", "verbose"})
+FREE = frozenset({"project", "name", "exist_ok", "verbose", "save_dir"})
 """What the same command may have otherwise and still go on."""
 
 
@@ -156,9 +157,9 @@ def opened(request: SlimRequest, parent: ultralytics.YOLO, arguments: Mapping[st
         if handle is None:
             raise ArgumentError(f"{folder} is the folder of a run that goes on. Give another name=")
         _clear(folder)
-        run_folders.write_yaml(folder / run_folders.ARGS, {**told, "save_dir": str(folder)})
     else:
         console.log("slim: ", f"goes on with {folder}")
+    run_folders.write_yaml(folder / run_folders.ARGS, {**told, "save_dir": str(folder)})
     stages = Stages(folder)
     try:
         yield stages
@@ -183,7 +184,8 @@ def _interrupted(request: SlimRequest, task: str, told: Mapping[str, Any]) -> tu
             continue
         if any(before.get(key) != told.get(key) for key in ("model", "data")):
             continue
-        changed = sorted(k for k in {*before, *told} - FREE - {"save_dir"} if before.get(k) != told.get(k))
+        free = FREE | _of_the_export(folder, before, told)
+        changed = sorted(k for k in {*before, *told} - free if before.get(k) != told.get(k))
         handle = files.taken(folder / LOCK)
         if handle is None:
             continue  # it is running
@@ -198,6 +200,13 @@ def _interrupted(request: SlimRequest, task: str, told: Mapping[str, Any]) -> tu
             "go on with it, or another name= to begin anew"
         )
     return None, None
+
+
+def _of_the_export(folder: Path, before: Mapping[str, Any], told: Mapping[str, Any]) -> frozenset[str]:
+    """What says how the model is exported, which may change until that is done: an export may be what failed."""
+    timed, exported = before.get("latency"), any((f / FACTS).is_file() for f in folder.glob("*-export"))
+    of_trainings = {k for one in (before, told) if not one.get("format") for k in EXPORT_KEYS if k in one}
+    return frozenset() if timed or exported or of_trainings else frozenset({"format", "threads", *EXPORT_KEYS})
 
 
 def _clear(folder: Path) -> None:
