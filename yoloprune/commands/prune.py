@@ -117,7 +117,7 @@ def _run(request: PruneRequest, parent: ultralytics.YOLO, imgsz: int, timer: ben
                 looks = side_by_side.look(parent, saved, seen, imgsz, request.passed, validate=_is_validated(request))
             rows = looks.in_front(rows)
             told_of = prune_report.Told(request, choice, order, done, rows, looks, facts, timing)
-            said = prune_report.write(part, folder, told_of)
+            said = prune_report.write(part, told_of)
     checkpoint.tidy(target)
     if request.latency is not None:
         latency_search.judge(request.latency, *(row["ms"] for row in rows))

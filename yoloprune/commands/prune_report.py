@@ -47,12 +47,11 @@ class Told:
     timing: Mapping[str, Any] | None
 
 
-def write(folder: Path, home: Path, told: Told) -> str:
+def write(folder: Path, told: Told) -> str:
     """Write the page and its data.
 
     Args:
         folder (Path): Where to.
-        home (Path): The folder of the run, into which that is renamed.
         told (Told): What to say.
 
     Returns:
@@ -82,7 +81,7 @@ def write(folder: Path, home: Path, told: Told) -> str:
         None if told.order is None else _importance(choice, told.order, told.request),
         _gamma(told.request.model),
         frozen=[*layer_table.frozen_layers(layers), *(f"no rule for {op}: {at}" for op, at in graph.unknown.items())],
-        repeat=[f"yoloprune prune cfg={home / 'args.yaml'}", command_line.written(told.request)],
+        repeat=["yoloprune prune cfg=args.yaml", command_line.written(told.request)],
         versions=told.facts["versions"],
     )
     plots.plot_widths(folder / "widths.png", graph, choice.widths)

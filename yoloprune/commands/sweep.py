@@ -125,7 +125,7 @@ def _swept(
             f"{said}. {taken[1]}",
             points=points_of([{**row, "GFLOPs": row["flops"] * gflops} for row in rows], key),
             metric=key,
-            repeat=[f"yoloprune sweep cfg={folder / 'args.yaml'}", command_line.written(request)],
+            repeat=["yoloprune sweep cfg=args.yaml", command_line.written(request)],
             versions=provenance.versions(),
         )
         page = run_report.write_report(folder, report)

@@ -131,7 +131,8 @@ def repeat(report: Report) -> str:
     """What to type to do it again, and the versions that did it."""
     words = "".join(f"<pre class=scroll tabindex=0>{html.escape(line)}</pre>" for line in report.repeat)
     told = ", ".join(f"{k} {v}" for k, v in report.versions.items())
-    return words + (f"<p class=note>{html.escape(told)}</p>" if told else "")
+    beside = "args.yaml lies beside this page. " if report.repeat else ""
+    return words + (f"<p class=note>{beside}{html.escape(told)}</p>" if told else "")
 
 
 def _listed(lines: Sequence[str]) -> str:
