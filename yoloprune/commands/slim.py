@@ -161,7 +161,7 @@ def _ended(
             rows,
             facts,
             verdict.of(ends, trained=found.tuned is not None),
-            repeat=[f"yoloprune slim cfg={folder / 'args.yaml'}", command_line.written(request)],
+            repeat=["yoloprune slim cfg=args.yaml", command_line.written(request)],
             versions=provenance.versions(),
         ),
         pictures,
