@@ -20,7 +20,7 @@ from yoloprune.errors import ModelError
 from yoloprune.planning import paired_bootstrap
 from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import run_report, text_table, verdict
-from yoloprune.reporting.facts import Report, points_of
+from yoloprune.reporting.facts import ExampleImage, Report, points_of
 from yoloprune.runtimes import bench, engines
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.settings.view_requests import ValRequest
@@ -74,33 +74,36 @@ def compare(
             classes[name] = evaluation.by_class(yolo)
         with bench.opened(deployment, networks[0], imgsz) as timer:
             timing = add_times(command, rows, timer, *networks[1:])
-        metric = text_table.headline(k for k in rows[0] if k not in NOT_QUALITY)
         pair = [saving.with_model(y, n) for y, n in zip(loaded.values(), networks, strict=True) if y in known]
-        points = points_of(rows, metric) if metric else []
+        images = side_by_side.shown(pair[0], pair[-1], passed, imgsz, command) if len(pair) > 1 else []
         others = zip([*loaded][1:], found[1:], strict=True)
         differences = {name: d for name, f in others if (d := paired_bootstrap.between(found[0], f)) is not None}
         said = {"device": str(device), "imgsz": imgsz, "timing": timing, "arguments": passed}
         said["differences"] = {name: vars(d) for name, d in differences.items()}
-        report = Report(
-            command,
-            rows,
-            said,
-            verdict.of(rows) if len(rows) == 2 else verdict.of_several(points, metric),
-            side_by_side.by_class(classes),
-            side_by_side.shown(pair[0], pair[-1], passed, imgsz, command) if len(pair) > 1 else [],
-            points=points if len(points) > 1 else [],
-            metric=metric,
-            versions=provenance.versions(),
-        )
+        report = _report(command, rows, said, classes, images)
         page = run_report.write_report(folder, report)
-        told = f"imgsz {imgsz}, {deployment}"
-        if len(rows) > 1:
-            told = f"{report.verdict}\n{told}" if report.verdict else told
-        told += "".join(f"\n{name}: {metric} {d}" for name, d in differences.items())
+        told = "\n".join([*([report.verdict] if report.verdict else []), f"imgsz {imgsz}, {deployment}"])
+        told += "".join(f"\n{name}: {report.metric} {d}" for name, d in differences.items())
         last = getattr(known[-1], "ckpt_path", None)
         step = f"yolo export {shlex.quote(f'model={last}')} format=onnx" if last and len(rows) > 1 else None
         console.log(f"{command}: ", text_table.closing(told, rows, [page], step))
     return rows
+
+
+def _report(
+    command: str,
+    rows: list[dict[str, Any]],
+    facts: Mapping[str, Any],
+    classes: Mapping[str, side_by_side.Figures],
+    images: Sequence[ExampleImage],
+) -> Report:
+    """What is said of models that were validated and timed; of one alone there is no verdict."""
+    metric = text_table.headline(k for k in rows[0] if k not in NOT_QUALITY)
+    points = points_of(rows, metric) if metric and len(rows) > 1 else []
+    said = verdict.of(rows) if len(rows) == 2 else verdict.of_several(points, metric)
+    versions = provenance.versions()
+    by_class = side_by_side.by_class(classes)
+    return Report(command, rows, facts, said, by_class, images, points=points, metric=metric, versions=versions)
 
 
 def _loaded(models: Mapping[str, ModelSource]) -> dict[str, ultralytics.YOLO]:
