@@ -79,7 +79,7 @@ def commands(page: Path) -> list[str]:
         line.partition(" #")[0].strip()
         for kind, block in BLOCK.findall(page.read_text(encoding="utf-8"))
         if kind == "bash"
-        for line in block.splitlines()
+        for line in re.sub(r"\\\n\s*", "", block).splitlines()
     ]
     return [line for line in lines if re.match(r"(\w+=\S+ )?yoloprune ", line)]
 
