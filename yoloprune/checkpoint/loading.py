@@ -56,26 +56,6 @@ def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> ultr
     return yolo
 
 
-CHECKPOINTS = frozenset({".pt", ".pth", ".yaml", ".yml", ""})
-"""Suffixes of what `load` opens; an official name may have none."""
-
-
-def is_export(model: Any) -> bool:
-    """Whether a model is given as a file or folder that Ultralytics exported."""
-    return isinstance(model, (str, Path)) and (Path(model).suffix not in CHECKPOINTS or Path(model).is_dir())
-
-
-def load_export(model: Any, task: str) -> ultralytics.YOLO:
-    """Name an exported model to Ultralytics, which opens it when it runs.
-
-    Raises:
-        ModelError: If it is not there.
-    """
-    if not Path(model).exists():
-        raise ModelError(f"model={model}: there is no such file.")
-    return ultralytics.YOLO(str(model), task=task)
-
-
 def _copy_of(model: nn.Module) -> nn.Module:
     """A copy of a live network that can be saved, whatever was done with it.
 
@@ -177,6 +157,20 @@ def with_model(yolo: ultralytics.YOLO, model: nn.Module) -> ultralytics.YOLO:
     new.callbacks = compat.get_default_callbacks()
     new.trainer = new.predictor = new.metrics = None
     new.model = model
+    return new
+
+
+def at_side(yolo: ultralytics.YOLO, imgsz: int) -> ultralytics.YOLO:
+    """The same network as if it had been trained at an image size, at which what comes of it then trains and predicts.
+
+    Args:
+        yolo (YOLO): Stays untouched.
+        imgsz (int): Side of the images in pixels.
+    """
+    new = with_model(yolo, yolo.model)
+    told = (yolo.ckpt or {}).get("train_args") or {}
+    new.ckpt = {**(yolo.ckpt or {}), "train_args": {**told, "imgsz": imgsz}}
+    new.overrides["imgsz"] = imgsz
     return new
 
 

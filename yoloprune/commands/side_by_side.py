@@ -65,6 +65,7 @@ def look(
     *,
     validate: bool,
     command: str = "prune",
+    before_imgsz: int | None = None,
 ) -> Looks:
     """Look at two models side by side, as far as the data allow: what goes wrong is said, and the models stand.
 
@@ -76,20 +77,24 @@ def look(
         passed (Mapping[str, Any]): Ultralytics' arguments, of which `device` counts.
         validate (bool): Whether to validate both.
         command (str): Who says what goes wrong.
+        before_imgsz (int | None): Size at which the first one looks, where it is another.
     """
+    sides = (before_imgsz or imgsz, imgsz)
     if not data:
         return Looks()
     device = passed.get("device") or None
     found = Looks()
     try:
         if validate and datasets.has_classes_of(before, data):
-            told = {"data": data, "imgsz": imgsz, "device": device, "plots": False}
+            told = {"data": data, "device": device, "plots": False}
             if evaluation.device(device).type == "cpu":  # which is kept busy by the network
                 told["workers"] = 0
-            (first, ones), (last, others) = (validated(yolo, told) for yolo in (before, after))
+            (first, ones), (last, others) = (
+                validated(yolo, {**told, "imgsz": side}) for yolo, side in zip((before, after), sides, strict=True)
+            )
             found = Looks((first, last), by_class({"parent": ones, "pruned": others}))
         split = str(passed.get("split") or "val")
-        return replace(found, images=examples(before, after, data, imgsz, device, split))
+        return replace(found, images=examples(before, after, data, sides, device, split))
     except Exception as e:  # Ultralytics reads foreign files here; the models are made, and are not lost for a page
         if raised_by(e) != "ultralytics" and not isinstance(e, DataError) and not is_out_of_memory(e):
             raise
@@ -136,7 +141,12 @@ def by_class(models: Mapping[str, Figures]) -> list[ClassFigures]:
 
 
 def examples(
-    before: ultralytics.YOLO, after: ultralytics.YOLO, data: Any, imgsz: Any, device: Any, split: str = "val"
+    before: ultralytics.YOLO,
+    after: ultralytics.YOLO,
+    data: Any,
+    sides: tuple[int, int],
+    device: Any,
+    split: str = "val",
 ) -> list[ExampleImage]:
     """What two models find in a few images, drawn by chance from a split: the same ones for the same data.
 
@@ -144,7 +154,7 @@ def examples(
         before (YOLO): The first model, stays untouched.
         after (YOLO): The second one.
         data (str | Path): The data set, with the classes of the models.
-        imgsz (int): Size at which they look.
+        sides (tuple[int, int]): Sizes at which the two look.
         device (Any): Where they run.
         split (str): Of the data set.
 
@@ -160,12 +170,12 @@ def examples(
         return []
     names = list(told["names"].values() if isinstance(told["names"], dict) else told["names"])
     drawn = [files[i] for i in sorted(np.random.default_rng(0).permutation(len(files))[:SHOWN])]
-    look = {"imgsz": imgsz, "device": device, "conf": CONFIDENCE, "verbose": False, "save": False}
+    look = {"device": device, "conf": CONFIDENCE, "verbose": False, "save": False}
     found = []
-    for yolo in (before, after):
+    for yolo, side in zip((before, after), sides, strict=True):
         probe = saving.with_model(yolo, copy.deepcopy(yolo.model))
         with TemporaryDirectory() as folder:  # a predictor makes itself a folder
-            results = [probe.predict(file, project=folder, **look)[0] for file in drawn]
+            results = [probe.predict(file, project=folder, imgsz=side, **look)[0] for file in drawn]
         found.append([outlines.found(result) for result in results])
     shown = []
     for file, text, first, second in zip(drawn, compat.img2label_paths(drawn), *found, strict=True):

@@ -14,7 +14,8 @@ from torch import nn
 
 from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, per_image, run_folders
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.checkpoint.loading import ModelSource, is_export, load_export
+from yoloprune.checkpoint.exported_files import is_export, load_export
+from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import only_classes, side_by_side
 from yoloprune.errors import ModelError
 from yoloprune.planning import paired_bootstrap
