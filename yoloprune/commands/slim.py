@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import ultralytics
 from yoloprune import files
 from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.commands import finetune, only_classes, slim_export, slim_reach, slim_rounds, slim_stages
+from yoloprune.commands import finetune, image_side, only_classes, slim_export, slim_reach, slim_rounds, slim_stages
 from yoloprune.commands.slim_stages import Stage, Stages
 from yoloprune.commands.slim_work import Work, digest
 from yoloprune.commands.validate import add_times
@@ -26,6 +26,7 @@ from yoloprune.reporting.facts import Report
 from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import EXPORT_KEYS, Deployment
 from yoloprune.settings import command_line
+from yoloprune.settings.keys import AUTO
 from yoloprune.settings.slim_request import SlimRequest
 
 
@@ -75,19 +76,21 @@ def run(request: SlimRequest) -> SlimResult:
     told = {k: v for k, v in passed.items() if k in ("format", *EXPORT_KEYS) and passed.get("format")}
     device = evaluation.device(passed.get("device"))
     deployment = Deployment.asked({**told, "data": data}, device, request.threads)
-    imgsz = saving.image_size(parent, passed.get("imgsz"))
-    seen, classes = only_classes.cut(parent, request.classes, imgsz)
+    side, budget = image_side.settle(parent, request.budget, passed, "slim")
+    seen, classes = only_classes.cut(parent, request.classes, side.parent)
     trained = slim_rounds.knows(parent, request, data)
     chosen = slim_rounds.way(request, trained=trained)
-    if chosen == "train":
-        slim_reach.require(parent, request, data, imgsz)
-    work = Work(request, data, imgsz)
     origin = request.model if isinstance(request.model, (str, Path)) else str(parent.model_name)
     arguments = {k: v for k, v in {**request.kwargs(), "model": origin, "data": data}.items() if v is not None}
+    if passed.get("imgsz") == AUTO:
+        request = replace(request, budget=budget, passed={**passed, "imgsz": side.imgsz})
+    if chosen == "train":
+        slim_reach.require(parent, request, data, side.imgsz)
+    work = Work(request, data, side.imgsz)
     with slim_stages.opened(request, parent, arguments) as stages:
         console.log("slim: ", f"way={chosen}, {request.epochs} epochs in all, {stages.folder}")
         known = seen if trained else None
-        first = stages.run("parent", lambda part: work.parent(part, parent, known, classes.names))
+        first = stages.run("parent", lambda part: work.parent(part, parent, known, classes.names, side.parent))
         _require_same(first, stages)
         found = slim_rounds.follow(stages, work, first, chosen)
         return _ended(stages, work, first, found, deployment, chosen, began)

@@ -51,7 +51,9 @@ class Work:
         other = {*OF_THE_RUN, "format", *(EXPORT_KEYS if self.request.passed.get("format") else ())}
         return {"data": self.data, **{k: v for k, v in self.request.passed.items() if k not in other}}
 
-    def parent(self, part: Path, whole: ultralytics.YOLO, seen: ultralytics.YOLO | None, names: Any = None) -> Done:
+    def parent(
+        self, part: Path, whole: ultralytics.YOLO, seen: ultralytics.YOLO | None, names: Any, imgsz: int
+    ) -> Done:
         """Figures of the model that it begins with.
 
         Args:
@@ -60,6 +62,7 @@ class Work:
             seen (YOLO | None): What is validated of it: with `classes=` these alone. None where it knows others than
                 the data has, so that there are only sizes.
             names (list[str] | None): Those classes.
+            imgsz (int): Image size at which it counts, larger than that of the others with `imgsz=auto`.
         """
         model = self.request.model
         file = Path(str(getattr(whole, "ckpt_path", None) or model))
@@ -67,9 +70,9 @@ class Work:
             file = part / "weights" / "parent.pt"
             file.parent.mkdir(parents=True, exist_ok=True)
             whole.save(file)
-        row, found = ({}, None) if seen is None else self._validated(seen, names)
+        row, found = ({}, None) if seen is None else self._validated(seen, names, imgsz)
         more = {"sha256": digest(file)}
-        return Done(file, {**row, **evaluation.measure(whole.model, self.imgsz)}, found, more=more)
+        return Done(file, {**row, **evaluation.measure(whole.model, imgsz)}, found, more=more)
 
     def train(self, part: Path, model: Path, epochs: int) -> Done:
         """Train at the widths that there are."""
@@ -147,7 +150,7 @@ class Work:
             finetune.report(part, {}, self._validated(yolo)[0], sizes, widths_kept=True)
 
     def _validated(
-        self, yolo: ultralytics.YOLO, names: list[str] | None = None
+        self, yolo: ultralytics.YOLO, names: list[str] | None = None, imgsz: int | None = None
     ) -> tuple[dict[str, float], Findings | None]:
         """How good a model is, and what it finds in each image; `names` are its classes where it knew more once."""
         passed = {k: v for k, v in self.request.passed.items() if k in finetune.LIKE_THE_END and v is not None}
@@ -160,7 +163,7 @@ class Work:
             tempfile.TemporaryDirectory() as folder,
             per_image.watched(probe) as watch,
         ):
-            place = {"project": folder, "name": "val", "data": seen, "imgsz": self.imgsz, "verbose": False}
+            place = {"project": folder, "name": "val", "data": seen, "imgsz": imgsz or self.imgsz, "verbose": False}
             evaluation.validate(probe, {**passed, **place})
         self.looks.append(time.perf_counter() - began)
         return evaluation.metrics(probe), watch.findings()

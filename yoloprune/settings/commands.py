@@ -69,6 +69,7 @@ _COMMANDS = (
         SLIM_OPTIONS,
         host_keys=None,
         required=("model",),
+        chooses_side=True,
         examples=(
             "slim model=best.pt data=my.yaml flops=0.5 epochs=50",
             "slim model=best.pt data=my.yaml max_drop=1 epochs=100",
@@ -79,6 +80,7 @@ _COMMANDS = (
             "All budgets that are given hold; flops=0.5 when none is given and max_drop neither. epochs= are those of",
             "all trainings together. Interrupted, the same command goes on where it was. With format= and its",
             "arguments, those of 'yolo export', the model is exported, and the export checked against torch.",
+            SHARED_SIDE,
             OWN_DATA,
         ),
     ),
