@@ -15,6 +15,7 @@ from yoloprune.settings.signatures import declaration
 STUB = Path(__file__).resolve().parents[1] / "yoloprune" / "api.pyi"
 ROWS = "list[dict[str, Any]]"
 COMMANDS = {
+    "slim": "StockYOLO",
     "train-sparse": "StockYOLO",
     "prune": "StockYOLO",
     "sweep": ROWS,
@@ -32,7 +33,7 @@ from ultralytics.models.yolo.model import YOLO as StockYOLO
 
 from yoloprune.planning.channel_graph import ChannelGraph
 
-__all__ = ["compare", "finetune", "info", "plot", "prune", "sweep", "trace", "train_sparse", "val"]
+__all__ = ["compare", "finetune", "info", "plot", "prune", "slim", "sweep", "trace", "train_sparse", "val"]
 
 ModelSource: TypeAlias = str | Path | StockYOLO
 """

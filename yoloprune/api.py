@@ -19,13 +19,14 @@ from yoloprune.commands import finetune as _finetune
 from yoloprune.commands import info as _info
 from yoloprune.commands import plot as _plot
 from yoloprune.commands import prune as _prune
+from yoloprune.commands import slim as _slim
 from yoloprune.commands import sweep as _sweep
 from yoloprune.commands import train_sparse as _train_sparse
 from yoloprune.commands import validate as _validate
 from yoloprune.planning.channel_graph import ChannelGraph
-from yoloprune.settings import checking, requests, signatures, view_requests
+from yoloprune.settings import checking, requests, signatures, slim_request, view_requests
 
-__all__ = ["compare", "finetune", "info", "plot", "prune", "sweep", "trace", "train_sparse", "val"]
+__all__ = ["compare", "finetune", "info", "plot", "prune", "slim", "sweep", "trace", "train_sparse", "val"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -33,6 +34,20 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def _told(function: Command) -> Command:
     """Give a function the signature, and the description of its arguments, that the table of options tells."""
     return signatures.tell(function, function.__name__.replace("_", "-"))
+
+
+@_told
+def slim(model: ModelSource, **given: Any) -> ultralytics.YOLO:
+    """Do all of it: validate, prune, fine-tune, validate, export; interrupted, the same call goes on where it was.
+
+    Returns:
+        (YOLO): The model that is shipped, loaded from `<run>/weights/best.pt`; its `figures` are a `SlimResult`.
+
+    Raises:
+        ArgumentError: If an argument is wrong, or contradicts an interrupted run of this model and data.
+        BudgetError: If a budget is out of reach.
+    """
+    return _slim.run(checking.build(slim_request.SlimRequest, {"model": model, **given})).model
 
 
 @_told

@@ -172,7 +172,10 @@ def _overview() -> str:
             "Commands",
             *(f"  {c.name:<{width}}  {c.summary}" for c in COMMANDS.values()),
             "",
-            "The whole line, from a trained model",
+            "From a trained model to the one that is shipped, in one command",
+            "  yoloprune slim model=best.pt data=my.yaml flops=0.5 epochs=50 format=onnx",
+            "",
+            "The same step by step",
             "  yoloprune sweep model=best.pt data=my.yaml",
             "  yoloprune prune model=best.pt data=my.yaml flops=0.5",
             "  yoloprune finetune model=runs/detect/prune/weights/pruned.pt data=my.yaml epochs=50",
@@ -185,7 +188,7 @@ def _overview() -> str:
             *wrap(
                 "'yoloprune COMMAND help' lists the options of a command. cfg=recipe.yaml reads keys from a file; the "
                 "command line wins over it. Every Ultralytics train and val argument passes through train-sparse, "
-                "finetune and val. YOLOPRUNE_DEBUG=1 shows the traceback of an error.",
+                "slim, finetune and val. YOLOPRUNE_DEBUG=1 shows the traceback of an error.",
                 _columns(),
             ),
         ]

@@ -12,12 +12,13 @@ from typing import Any
 import ultralytics
 from torch import nn
 
-from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, run_folders
+from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, per_image, run_folders
 from yoloprune.checkpoint import provenance, saving
 from yoloprune.checkpoint.exported_files import is_export, load_export
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import only_classes, side_by_side
 from yoloprune.errors import ModelError
+from yoloprune.planning import paired_bootstrap
 from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import run_report, text_table, verdict
 from yoloprune.reporting.facts import ExampleImage, Report, points_of
@@ -60,23 +61,30 @@ def compare(
         rows: list[dict[str, Any]] = []
         networks: list[Any] = []
         classes: dict[str, side_by_side.Figures] = {}
+        found: list[paired_bootstrap.Findings | None] = []
         for name, yolo in loaded.items():
             networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
             sizes = _sizes(yolo, imgsz)
             place = {"imgsz": imgsz, "project": str(folder.resolve()), "name": name, "exist_ok": True}
             installing = nullcontext() if yolo in known else compat.replaced({"AUTOINSTALL": False})
-            with installing, only_classes.looked_at(yolo, passed, known) as asked:
+            looked = only_classes.looked_at(yolo, passed, known)
+            with installing, looked as asked, per_image.watched(yolo) as watch:
                 evaluation.validate(yolo, {**asked, **place})
+            found.append(watch.findings())
             rows.append({"model": name, **evaluation.metrics(yolo), **sizes})
             classes[name] = evaluation.by_class(yolo)
         with bench.opened(deployment, networks[0], imgsz) as timer:
             timing = add_times(command, rows, timer, *networks[1:])
         pair = [saving.with_model(y, n) for y, n in zip(loaded.values(), networks, strict=True) if y in known]
         images = side_by_side.shown(pair[0], pair[-1], passed, imgsz, command) if len(pair) > 1 else []
+        others = zip([*loaded][1:], found[1:], strict=True)
+        differences = {name: d for name, f in others if (d := paired_bootstrap.between(found[0], f)) is not None}
         said = {"device": str(device), "imgsz": imgsz, "timing": timing, "arguments": passed}
+        said["differences"] = {name: vars(d) for name, d in differences.items()}
         report = _report(command, rows, said, classes, images)
         page = run_report.write_report(folder, report)
         told = "\n".join([*([report.verdict] if report.verdict else []), f"imgsz {imgsz}, {deployment}"])
+        told += "".join(f"\n{name}: {report.metric} {d}" for name, d in differences.items())
         last = getattr(known[-1], "ckpt_path", None)
         step = f"yolo export {shlex.quote(f'model={last}')} format=onnx" if last and len(rows) > 1 else None
         console.log(f"{command}: ", text_table.closing(told, rows, [page], step))

@@ -116,6 +116,16 @@ PROPERTIES: dict[str, dict[str, Any]] = {
         "'steepest', between which points most is lost per FLOP. null where the parent finds nothing.",
     },
     "out_of_reach": _object("sweep: budgets that could not be met, and why."),
+    "differences": _object(
+        "val, compare, sweep: how far mAP50-95 is from the first model's, with the interval, by model."
+    ),
+    "difference": {"type": ["object", "null"], "description": "slim: the same for the model that is shipped."},
+    "way": _one("string", "slim: 'prune', 'sparse' or 'train'."),
+    "rounds": _array("slim: one row per round of cutting and fine-tuning.", {"type": "object"}),
+    "said": _array("slim: what happened on the way, in sentences.", {"type": "string"}),
+    "exported": {"type": ["object", "null"], "description": "slim: the exported file, and how far it is from torch."},
+    "stages": _object("slim: seconds of each stage."),
+    "seconds": _object("slim: where the time went."),
     "arguments": _object("sweep, val, compare: what the command was given."),
     "device": _one("string", "val, compare: where the models ran."),
     "imgsz": _one(["integer", "array"], "val, compare: size of the images."),

@@ -58,7 +58,7 @@ SIZES = frozenset({"params", "GFLOPs", "MB", "ms"})
 
 def change(column: str, before: float, after: float) -> str:
     """How a figure changed: sizes and times in percent, figures of quality by the difference."""
-    if column in SIZES:
+    if column.partition(" ")[0] in SIZES:  # "ms onnx" as well
         return f"{100 * (after / before - 1):+.1f} %" if before else "-"
     both_whole = isinstance(before, int) and isinstance(after, int)
     return f"{after - before:+,}" if both_whole else f"{after - before:+.4f}"

@@ -100,7 +100,7 @@ def _exported(model: nn.Module, deployment: Deployment, imgsz: int, folder: Path
     try:
         with console.quiet(), compat.replaced({"AUTOINSTALL": False}):  # or pip installs what is not there
             file = compat.Exporter(overrides={"verbose": False, **told, "mode": "export"})(model=network)
-            engine = compat.AutoBackend(str(file), device=device, fp16=deployment.half, verbose=False).eval()
+            engine = backend(Path(file), deployment)
             return engine, bool(engine.fp16)
     except ModuleNotFoundError as e:
         raise missing(form, e.name or str(e)) from None
@@ -109,6 +109,11 @@ def _exported(model: nn.Module, deployment: Deployment, imgsz: int, folder: Path
             raise
         said = " ".join(MARKS.sub("", str(e)).split()) or type(e).__name__
         raise ArgumentError(f"format={form}: does not run here: {said}") from e
+
+
+def backend(file: Path, deployment: Deployment) -> Any:
+    """An exported file in Ultralytics' backend, as `yolo predict` opens it."""
+    return compat.AutoBackend(str(file), device=deployment.device, fp16=deployment.half, verbose=False).eval()
 
 
 def wait_for(device: torch.device) -> None:

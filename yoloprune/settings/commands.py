@@ -21,6 +21,7 @@ from yoloprune.settings.own_options import (
     SWEEP_OPTIONS,
     THREADS,
 )
+from yoloprune.settings.slim_options import SLIM_OPTIONS
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,27 @@ TIMED = (*_EXPORT, "compile", "channels_last")
 OWN_DATA = "Without data= the data set that the model was trained on is taken, if it is at hand; nothing is downloaded."
 SHARED_SIDE = "imgsz=auto shares flops= between widths and a smaller image; it counts against the model's own imgsz."
 _COMMANDS = (
+    Command(
+        "slim",
+        "from a trained model to the one that is shipped: prune, fine-tune, validate, export, in one command",
+        SLIM_OPTIONS,
+        host_keys=None,
+        required=("model",),
+        chooses_side=True,
+        examples=(
+            "slim model=best.pt data=my.yaml flops=0.5 epochs=50",
+            "slim model=best.pt data=my.yaml max_drop=1 epochs=100",
+            "slim model=best.pt data=my.yaml latency=20ms format=openvino epochs=50",
+            "slim model=yolov8n.pt data=my.yaml flops=0.5 epochs=60 format=onnx",
+        ),
+        notes=(
+            "All budgets that are given hold; flops=0.5 when none is given and max_drop neither. epochs= are those of",
+            "all trainings together. Interrupted, the same command goes on where it was. With format= and its",
+            "arguments, those of 'yolo export', the model is exported, and the export checked against torch.",
+            SHARED_SIDE,
+            OWN_DATA,
+        ),
+    ),
     Command(
         "train-sparse",
         "train with Ultralytics while the least useful channels fade to exactly zero",
@@ -186,11 +208,11 @@ _COMMANDS = (
     ),
     Command(
         "demo",
-        "run the whole line on a data set drawn by code; no download, no GPU",
+        "run slim on a data set drawn by code, with the training of a model before it; no download, no GPU",
         (DEMO_FLOPS,),
         host_keys=(*_RUN, "device", "epochs", "format"),
         examples=("demo", "demo flops=0.4 device=cpu project=runs/demo"),
-        notes=("epochs= are those of each of the three trainings; not set: 9, 10 and 6.",),
+        notes=("epochs= are those of the model and those of slim; not set: 9 and 15.",),
     ),
     Command("help", "show this, or the options of a command", examples=("help", "help prune")),
     Command("completion", "print what a shell completes words with: bash, zsh or fish", examples=("completion bash",)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from yoloprune.settings.request import Request
 from yoloprune.settings.requests import DemoRequest, FinetuneRequest, PruneRequest, SweepRequest, TrainSparseRequest
+from yoloprune.settings.slim_request import SlimRequest
 from yoloprune.settings.view_requests import (
     CompareRequest,
     CompletionRequest,
@@ -18,6 +19,7 @@ from yoloprune.settings.view_requests import (
 REQUESTS: dict[str, type[Request]] = {
     kind.command: kind
     for kind in (
+        SlimRequest,
         TrainSparseRequest,
         PruneRequest,
         SweepRequest,
