@@ -42,6 +42,22 @@ def test_what_comes_out_trains_and_predicts_at_the_chosen_side(small: Path, tmp_
     assert trained.trainer.args.imgsz == chosen
 
 
+@pytest.mark.slow
+def test_models_are_set_side_by_side_each_at_its_own_side(small: Path, tmp_path: Path) -> None:
+    """Unless one size is named for both."""
+    data = make_shapes(tmp_path / "data", train=2, val=2, imgsz=64)
+    smaller = yoloprune.load(small)
+    smaller.ckpt["train_args"]["imgsz"] = 96
+    smaller.save(tmp_path / "smaller.pt")
+    told = {"data": str(data), "workers": 0, "device": "cpu", "project": str(tmp_path)}
+    parent, other = yoloprune.val(tmp_path / "smaller.pt", against=small, **told)
+    assert (parent["imgsz"], other["imgsz"]) == (192, 96)
+    assert other["GFLOPs"] == pytest.approx(parent["GFLOPs"] / 4, rel=0.01)
+    assert other["ms"] < parent["ms"]
+    parent, other = yoloprune.val(tmp_path / "smaller.pt", against=small, imgsz=64, **told)
+    assert "imgsz" not in parent and other["GFLOPs"] == parent["GFLOPs"]
+
+
 @pytest.mark.parametrize("command", [yoloprune.prune, yoloprune.train_sparse])
 def test_without_flops_there_is_nothing_to_share(command: Any, small: Path, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"^imgsz=auto: must come with flops="):

@@ -16,6 +16,7 @@ from command_lines import ok
 
 from yoloprune.backend import run_folders
 from yoloprune.commands import slim_stages, slim_work
+from yoloprune.commands.image_side import Side
 from yoloprune.commands.slim_stages import Done, Stage, Stages
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.planning.paired_bootstrap import Findings
@@ -236,9 +237,9 @@ def test_the_facts_are_plain(tmp_path: Path) -> None:
 
 def test_the_arguments_of_an_export_are_no_arguments_of_a_training() -> None:
     asked = checking.build(SlimRequest, {"model": "a.pt", "data": "b", "format": "onnx", "half": True, "lr0": 0.1})
-    assert slim_work.Work(asked, "b.yaml", 64).training == {"data": "b.yaml", "lr0": 0.1}
+    assert slim_work.Work(asked, "b.yaml", Side(64, 64)).training == {"data": "b.yaml", "lr0": 0.1}
     asked = checking.build(SlimRequest, {"model": "a.pt", "data": "b", "quantize": 8})
-    assert slim_work.Work(asked, "b.yaml", 64).training == {"data": "b.yaml", "quantize": 8}
+    assert slim_work.Work(asked, "b.yaml", Side(64, 64)).training == {"data": "b.yaml", "quantize": 8}
 
 
 def test_runs_of_a_name_come_latest_first(tmp_path: Path) -> None:

@@ -29,6 +29,10 @@ class Side:
     imgsz: int
     parent: int
 
+    def told(self, *, of_parent: bool) -> dict[str, int]:
+        """What a table says of it: nothing, unless the parent has another."""
+        return {} if self.imgsz == self.parent else {"imgsz": self.parent if of_parent else self.imgsz}
+
 
 def settle(yolo: ultralytics.YOLO, budget: Budget, passed: Mapping[str, Any], command: str) -> tuple[Side, Budget]:
     """Choose the side where it is left open, and what its widths may use.

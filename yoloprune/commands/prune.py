@@ -109,6 +109,7 @@ def _run(
     facts = classes.noted(saving.make_provenance(origin, arguments))
     choice, child, checkpoint = _packed(done.child, choice, facts, insists=request.limits.native is True)
     had, has = classes.columns()
+    had, has = {**had, **side.told(of_parent=True)}, {**has, **side.told(of_parent=False)}
     rows: list[dict[str, Any]] = [{"model": "parent", **had, **evaluation.measure(whole.model, side.parent)}]
     with run_folders.new_run(parent.task, "prune", request.host) as folder:
         target = folder / "weights" / "pruned.pt"
@@ -122,9 +123,14 @@ def _run(
             rows.append({"model": "pruned", **has, **evaluation.measure(saved.model, imgsz)})
             timing = None if timer is None else add_times("prune", rows, timer, child.model)
             with class_labels.view(classes.names, data) as seen:
-                validate, at = _is_validated(request), side.parent
                 looks = side_by_side.look(
-                    parent, saved, seen, imgsz, request.passed, validate=validate, before_imgsz=at
+                    parent,
+                    saved,
+                    seen,
+                    imgsz,
+                    request.passed,
+                    validate=_is_validated(request),
+                    before_imgsz=side.parent,
                 )
             rows = looks.in_front(rows)
             told_of = prune_report.Told(request, choice, order, done, rows, looks, facts, timing)

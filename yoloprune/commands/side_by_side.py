@@ -103,10 +103,13 @@ def look(
 
 
 def shown(
-    before: ultralytics.YOLO, after: ultralytics.YOLO, passed: Mapping[str, Any], imgsz: int, command: str
+    before: ultralytics.YOLO, after: ultralytics.YOLO, passed: Mapping[str, Any], sides: tuple[int, int], command: str
 ) -> list[ExampleImage]:
-    """What two models find in a few images of the split that was validated, see `look`."""
-    return look(before, after, passed.get("data"), imgsz, passed, validate=False, command=command).images
+    """What two models, each at its side, find in a few images of the split that was validated, see `look`."""
+    first, last = sides
+    return look(
+        before, after, passed.get("data"), last, passed, validate=False, command=command, before_imgsz=first
+    ).images
 
 
 def validated(yolo: ultralytics.YOLO, arguments: Mapping[str, Any]) -> tuple[dict[str, float], Figures]:

@@ -86,11 +86,11 @@ def run(request: SlimRequest) -> SlimResult:
         request = replace(request, budget=budget, passed={**passed, "imgsz": side.imgsz})
     if chosen == "train":
         slim_reach.require(parent, request, data, side.imgsz)
-    work = Work(request, data, side.imgsz)
+    work = Work(request, data, side)
     with slim_stages.opened(request, parent, arguments) as stages:
         console.log("slim: ", f"way={chosen}, {request.epochs} epochs in all, {stages.folder}")
         known = seen if trained else None
-        first = stages.run("parent", lambda part: work.parent(part, parent, known, classes.names, side.parent))
+        first = stages.run("parent", lambda part: work.parent(part, parent, known, classes.names))
         _require_same(first, stages)
         found = slim_rounds.follow(stages, work, first, chosen)
         return _ended(stages, work, first, found, deployment, chosen, began)
@@ -124,10 +124,13 @@ def _ended(
     exported = None
     if request.passed.get("format"):
         exported = stages.run("export", lambda part: slim_export.export(part, work, final, deployment))
-    figures = [k for k in final.row if k not in slim_rounds.SIZES]
-    rows = [{"model": name, **dict.fromkeys(figures), **stage.row} for name, stage in shown.items()]
+    figures = [k for k in final.row if k not in text_table.NOT_QUALITY]
+    rows = [
+        {"model": name, **dict.fromkeys(figures), **work.side.told(of_parent=stage is first), **stage.row}
+        for name, stage in shown.items()
+    ]
     timed = time.perf_counter()
-    timing = _times(rows, [*shown.values()], exported, deployment, work.imgsz)
+    timing = _times(rows, [*shown.values()], exported, deployment, work.side)
     timed = time.perf_counter() - timed
     seen = (found.parent.found, final.found)
     difference = paired_bootstrap.between(*seen, request.confidence or 0.95) if found.tuned else None
@@ -192,17 +195,22 @@ def _stages(folder: Path) -> list[Stage]:
 
 
 def _times(
-    rows: list[dict[str, Any]], shown: list[Stage], exported: Stage | None, deployment: Deployment, imgsz: int
+    rows: list[dict[str, Any]],
+    shown: list[Stage],
+    exported: Stage | None,
+    deployment: Deployment,
+    side: image_side.Side,
 ) -> dict[str, Any]:
     """Put milliseconds into the rows, of torch and of the export, each with its parent taking turns."""
     networks = [saving.load(stage.file).model for stage in shown]
     plain = Deployment(device=deployment.device, threads=deployment.threads if exported is None else None)
-    with bench.opened(plain, networks[0], imgsz) as timer:
-        timing: dict[str, Any] = {"torch": add_times("slim", rows, timer, *networks[1:])}
+    with bench.opened(plain, networks[0], side.parent) as timer:
+        others = networks[1:]
+        timing: dict[str, Any] = {"torch": add_times("slim", rows, timer, *others, sides=[side.imgsz] * len(others))}
     if exported is not None:
         column = f"ms {deployment.format}"
-        with bench.opened(deployment, networks[0], imgsz) as timer:
-            times = timer.time(networks[-1])
+        with bench.opened(deployment, networks[0], side.parent) as timer:
+            times = timer.time(networks[-1], sides=[side.imgsz])
         rows.append({"model": "exported", **exported.row})
         rows[0][column], rows[-1][column] = (t.median for t in times)
         timing[deployment.format] = timer.facts(times)

@@ -21,7 +21,6 @@ from yoloprune.settings.slim_request import SlimRequest
 FIRST_STEP, SMALLEST_STEP = 0.3, 0.03
 """Share of what is left that a search takes away at first, and below which it is over."""
 
-SIZES = frozenset({"params", "GFLOPs", "MB"})
 """Columns that do not say how good a model is."""
 
 TIGHT = 0.999  # a cut to more than this share of what is there would take nothing
@@ -188,7 +187,7 @@ def _why(lengths: Sequence[int], step: float) -> str:
 def _holds(parent: Stage, tuned: Stage, request: SlimRequest) -> tuple[bool, str]:
     """Whether a network lost no more than it may, and that in words."""
     assert request.max_drop is not None
-    key = text_table.headline(k for k in parent.row if k not in SIZES)
+    key = text_table.headline(parent.row)
     drop = 100 * (parent.row[key] - tuned.row[key])
     told = f"{key} {tuned.row[key]:.4f}, {drop:+.2f} points below the parent's"
     if request.confidence is None:

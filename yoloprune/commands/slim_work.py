@@ -17,6 +17,7 @@ import ultralytics
 from yoloprune.backend import class_labels, compat, evaluation, per_image, yaml_markers
 from yoloprune.checkpoint import saving, trainer_files
 from yoloprune.commands import finetune, prune, train_sparse
+from yoloprune.commands.image_side import Side
 from yoloprune.commands.slim_stages import REPORT, Done
 from yoloprune.planning.paired_bootstrap import Findings
 from yoloprune.runtimes.deployment import EXPORT_KEYS
@@ -36,14 +37,19 @@ class Work:
     Attributes:
         request (SlimRequest): What was asked for.
         data (str | Path): The data set.
-        imgsz (int): Image size at which models are measured and validated.
+        side (Side): Image size at which models are measured and validated, and at which the parent is.
         looks (list[float]): Seconds of each validation of its own.
     """
 
     request: SlimRequest
     data: Any
-    imgsz: int
+    side: Side
     looks: list[float] = field(default_factory=list)
+
+    @property
+    def imgsz(self) -> int:
+        """Image size of all but the parent."""
+        return self.side.imgsz
 
     @property
     def training(self) -> dict[str, Any]:
@@ -51,9 +57,7 @@ class Work:
         other = {*OF_THE_RUN, "format", *(EXPORT_KEYS if self.request.passed.get("format") else ())}
         return {"data": self.data, **{k: v for k, v in self.request.passed.items() if k not in other}}
 
-    def parent(
-        self, part: Path, whole: ultralytics.YOLO, seen: ultralytics.YOLO | None, names: Any, imgsz: int
-    ) -> Done:
+    def parent(self, part: Path, whole: ultralytics.YOLO, seen: ultralytics.YOLO | None, names: Any) -> Done:
         """Figures of the model that it begins with.
 
         Args:
@@ -62,7 +66,6 @@ class Work:
             seen (YOLO | None): What is validated of it: with `classes=` these alone. None where it knows others than
                 the data has, so that there are only sizes.
             names (list[str] | None): Those classes.
-            imgsz (int): Image size at which it counts, larger than that of the others with `imgsz=auto`.
         """
         model = self.request.model
         file = Path(str(getattr(whole, "ckpt_path", None) or model))
@@ -70,9 +73,9 @@ class Work:
             file = part / "weights" / "parent.pt"
             file.parent.mkdir(parents=True, exist_ok=True)
             whole.save(file)
-        row, found = ({}, None) if seen is None else self._validated(seen, names, imgsz)
+        row, found = ({}, None) if seen is None else self._validated(seen, names, self.side.parent)
         more = {"sha256": digest(file)}
-        return Done(file, {**row, **evaluation.measure(whole.model, imgsz)}, found, more=more)
+        return Done(file, {**row, **evaluation.measure(whole.model, self.side.parent)}, found, more=more)
 
     def train(self, part: Path, model: Path, epochs: int) -> Done:
         """Train at the widths that there are."""

@@ -91,7 +91,7 @@ def _swept(
         times = [] if timer is None else timer.time()
         rows[0].update(_ms(times))
         files.append_row(folder / "sweep.csv", rows[0], fresh=True)
-        key = text_table.headline(k for k in rows[0] if k not in {"model", "flops", "params", "channels", "ms"})
+        key = text_table.headline(rows[0])
         if blind := 100 * rows[0][key] <= within:
             console.warn(
                 f"sweep: the parent itself has {key}={rows[0][key]:.4f}, so no point can lose within={within:g} "

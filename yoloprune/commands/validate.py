@@ -26,8 +26,6 @@ from yoloprune.runtimes import bench, engines
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.settings.view_requests import ValRequest
 
-NOT_QUALITY = frozenset({*text_table.SIZES, "model", "classes"})
-
 
 def run(request: ValRequest) -> list[dict[str, Any]]:
     """Validate, side by side with another model when one is given, see `api.val`."""
@@ -55,6 +53,9 @@ def compare(
         head_task.settle(yolo, passed)
         datasets.require_channels(yolo, passed["data"])
     imgsz = saving.image_size(known[0], passed.get("imgsz"))
+    # Each where it is to be used, unless one size is named for all; an export does not say its own
+    sides = [saving.image_size(y, passed.get("imgsz")) if y in known else imgsz for y in loaded.values()]
+    differ = len(set(sides)) > 1
     for export in (yolo.model for yolo in loaded.values() if yolo not in known):
         engines.require_size(export, deployment, imgsz)
     with run_folders.new_run(known[0].task, command, passed) as folder:
@@ -62,10 +63,10 @@ def compare(
         networks: list[Any] = []
         classes: dict[str, side_by_side.Figures] = {}
         found: list[paired_bootstrap.Findings | None] = []
-        for name, yolo in loaded.items():
+        for (name, yolo), side in zip(loaded.items(), sides, strict=True):
             networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
-            sizes = _sizes(yolo, imgsz)
-            place = {"imgsz": imgsz, "project": str(folder.resolve()), "name": name, "exist_ok": True}
+            sizes = {**({"imgsz": side} if differ else {}), **_sizes(yolo, side)}
+            place = {"imgsz": side, "project": str(folder.resolve()), "name": name, "exist_ok": True}
             installing = nullcontext() if yolo in known else compat.replaced({"AUTOINSTALL": False})
             looked = only_classes.looked_at(yolo, passed, known)
             with installing, looked as asked, per_image.watched(yolo) as watch:
@@ -73,17 +74,19 @@ def compare(
             found.append(watch.findings())
             rows.append({"model": name, **evaluation.metrics(yolo), **sizes})
             classes[name] = evaluation.by_class(yolo)
-        with bench.opened(deployment, networks[0], imgsz) as timer:
-            timing = add_times(command, rows, timer, *networks[1:])
+        with bench.opened(deployment, networks[0], sides[0]) as timer:
+            timing = add_times(command, rows, timer, *networks[1:], sides=sides[1:])
         pair = [saving.with_model(y, n) for y, n in zip(loaded.values(), networks, strict=True) if y in known]
-        images = side_by_side.shown(pair[0], pair[-1], passed, imgsz, command) if len(pair) > 1 else []
+        seen = [side for side, yolo in zip(sides, loaded.values(), strict=True) if yolo in known]
+        images = side_by_side.shown(pair[0], pair[-1], passed, (seen[0], seen[-1]), command) if len(pair) > 1 else []
         others = zip([*loaded][1:], found[1:], strict=True)
         differences = {name: d for name, f in others if (d := paired_bootstrap.between(found[0], f)) is not None}
-        said = {"device": str(device), "imgsz": imgsz, "timing": timing, "arguments": passed}
+        told_sides = sides if differ else imgsz
+        said = {"device": str(device), "imgsz": told_sides, "timing": timing, "arguments": passed}
         said["differences"] = {name: vars(d) for name, d in differences.items()}
         report = _report(command, rows, said, classes, images)
         page = run_report.write_report(folder, report)
-        told = "\n".join([*([report.verdict] if report.verdict else []), f"imgsz {imgsz}, {deployment}"])
+        told = "\n".join([*([report.verdict] if report.verdict else []), f"imgsz {told_sides}, {deployment}"])
         told += "".join(f"\n{name}: {report.metric} {d}" for name, d in differences.items())
         last = getattr(known[-1], "ckpt_path", None)
         step = f"yolo export {shlex.quote(f'model={last}')} format=onnx" if last and len(rows) > 1 else None
@@ -99,7 +102,7 @@ def _report(
     images: Sequence[ExampleImage],
 ) -> Report:
     """What is said of models that were validated and timed; of one alone there is no verdict."""
-    metric = text_table.headline(k for k in rows[0] if k not in NOT_QUALITY)
+    metric = text_table.headline(rows[0])
     points = points_of(rows, metric) if metric and len(rows) > 1 else []
     said = verdict.of(rows) if len(rows) == 2 else verdict.of_several(points, metric)
     versions = provenance.versions()
@@ -124,14 +127,18 @@ def _sizes(yolo: ultralytics.YOLO, imgsz: int) -> dict[str, float]:
 
 
 def add_times(
-    command: str, rows: Sequence[dict[str, Any]], timer: bench.Bench, *others: nn.Module | str
+    command: str,
+    rows: Sequence[dict[str, Any]],
+    timer: bench.Bench,
+    *others: nn.Module | str,
+    sides: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Put milliseconds per image into the rows of the parent on a bench and of others.
+    """Put milliseconds per image into the rows of the parent on a bench and of others, at their own sides.
 
     Returns:
         (dict[str, Any]): What was measured and on what, for the report.
     """
-    times = timer.time(*others)
+    times = timer.time(*others, sides=sides)
     for row, found in zip(rows, times, strict=True):
         row["ms"] = found.median
     if (said := bench.unsteady(times)) is not None:

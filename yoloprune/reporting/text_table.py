@@ -53,7 +53,10 @@ def with_change(rows: Sequence[Row], label: str = "change") -> list[Row]:
 
 
 SIZES = frozenset({"params", "GFLOPs", "MB", "ms"})
-"""Columns of which less is better, and the share counts; all others are figures of quality, or shares and counts."""
+"""Columns of which less is better, and the share counts."""
+
+NOT_QUALITY = SIZES | {"model", "classes", "imgsz", "flops", "channels"}
+"""Columns that do not say how good a model is."""
 
 
 def change(column: str, before: float, after: float) -> str:
@@ -89,10 +92,10 @@ def headline(columns: Iterable[str]) -> str:
     """The column that says how good a model is.
 
     Args:
-        columns (Iterable[str]): Names of figures in the order of Ultralytics, with or without its "metrics/".
+        columns (Iterable[str]): Names of columns, figures in the order of Ultralytics, with or without its "metrics/".
 
     Returns:
         (str): mAP50-95, of masks or keypoints where there are such, or the task's first figure; empty without any.
     """
-    figures = list(columns)
+    figures = [k for k in columns if k.partition(" ")[0] not in NOT_QUALITY]  # "ms onnx" as well
     return next((k for k in reversed(figures) if "mAP50-95" in k), next(iter(figures), ""))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from yoloprune.reporting.text_table import SIZES, Row, headline
+from yoloprune.reporting.text_table import Row, headline
 
 NOTHING, LITTLE, MUCH = 0.5, 3.0, 10.0  # points (hundredths); two runs that differ in nothing differ by the first
 
@@ -31,7 +31,7 @@ def of(rows: Sequence[Row], *, trained: bool = False) -> str:
     name, before = str(last["model"]), first["model"]
     name = name[:1].upper() + name[1:]
     kept = f"{name} has {_and(shares)} of {before}" if shares else f"{name} beside {before}"
-    key = headline(k for k in first if k not in {*SIZES, "model", "classes", "flops", "channels"})
+    key = headline(first)
     if not key or last.get(key) is None:
         return f"{kept}; quality was not measured: 'yoloprune val' with data= and against= does."
     points = 100 * (last[key] - first[key])
@@ -41,7 +41,7 @@ def of(rows: Sequence[Row], *, trained: bool = False) -> str:
 
 def of_training(rows: Sequence[Row]) -> str:
     """How a training ended, beside where it started; empty without both."""
-    key = headline(k for k in rows[0] if k not in {*SIZES, "model"})
+    key = headline(rows[0])
     if len(rows) < 2 or key not in rows[-1] or rows[0].get(key) is None:
         return ""
     start, end = rows[0][key], rows[-1][key]

@@ -27,11 +27,12 @@ class Bench:
         """Wrap a parent that is open; see `opened`."""
         self.deployment, self.imgsz, self.parent = deployment, imgsz, parent
 
-    def time(self, *others: nn.Module | str, seconds: float = 10.0) -> list[Times]:
+    def time(self, *others: nn.Module | str, sides: Sequence[int] | None = None, seconds: float = 10.0) -> list[Times]:
         """Time per image of the parent and of others, all taking turns.
 
         Args:
             *others (nn.Module | str): Ultralytics models, which stay untouched, or files that were exported.
+            sides (Sequence[int] | None): Side of the images of each of these; the parent's unless given.
             seconds (float): When to stop although the medians are not known well enough.
 
         Returns:
@@ -42,10 +43,10 @@ class Bench:
         """
         with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a runtime may hold its file a little longer
             runs = [self.parent]
-            for i, model in enumerate(others):
+            for i, (model, side) in enumerate(zip(others, sides or [self.imgsz] * len(others), strict=True)):
                 place = Path(folder) / str(i)
                 place.mkdir()
-                runs.append(engines.opened(model, self.deployment, self.imgsz, place))
+                runs.append(engines.opened(model, self.deployment, side, place))
             return take_turns(runs, seconds, share=1 / self.deployment.batch)
 
     def facts(self, times: Sequence[Times]) -> dict[str, Any]:
