@@ -146,6 +146,7 @@ IMAGES = (
     ForeignName("data.augment", "LetterBox", "fits an image into a square", 1, ("scaleup",)),
     ForeignName("data.augment", "classify_transforms", "crops an image for classification", 1),
     ForeignName("utils.patches", "imread", "reads an image", 1),
+    ForeignName("utils", "ASSETS", "has two photographs"),
     ForeignName("data.dataset", "ClassificationDataset", "scans images"),
     ForeignName("data.dataset", "ClassificationDataset.verify_images", "scans images, and is held to a few", 0),
     ForeignName("data.dataset", "load_dataset_cache_file", "reads a pickle, and is replaced", 1),

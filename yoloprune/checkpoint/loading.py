@@ -160,6 +160,20 @@ def with_model(yolo: ultralytics.YOLO, model: nn.Module) -> ultralytics.YOLO:
     return new
 
 
+def at_side(yolo: ultralytics.YOLO, imgsz: int) -> ultralytics.YOLO:
+    """The same network as if it had been trained at an image size, at which what comes of it then trains and predicts.
+
+    Args:
+        yolo (YOLO): Stays untouched.
+        imgsz (int): Side of the images in pixels.
+    """
+    new = with_model(yolo, yolo.model)
+    told = (yolo.ckpt or {}).get("train_args") or {}
+    new.ckpt = {**(yolo.ckpt or {}), "train_args": {**told, "imgsz": imgsz}}
+    new.overrides["imgsz"] = imgsz
+    return new
+
+
 def _opened(model: Any) -> YOLO:
     if not isinstance(model, (str, os.PathLike)):
         raise ModelError(

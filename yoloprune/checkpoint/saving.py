@@ -16,7 +16,7 @@ from torch import nn
 from yoloprune import files
 from yoloprune.backend import compat, model_builder
 from yoloprune.backend.yaml_markers import KEY
-from yoloprune.checkpoint.loading import goes_on, image_size, load, reopen, told_who_wrote, with_model
+from yoloprune.checkpoint.loading import at_side, goes_on, image_size, load, reopen, told_who_wrote, with_model
 from yoloprune.checkpoint.models import YOLO
 from yoloprune.checkpoint.provenance import make_provenance, plain, provenance, pruned_widths
 from yoloprune.checkpoint.rebuild import mark_pruned
@@ -27,6 +27,7 @@ from yoloprune.planning.plan import Plan
 __all__ = [
     "YOLO",
     "Checkpoint",
+    "at_side",
     "goes_on",
     "image_size",
     "load",

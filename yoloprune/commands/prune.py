@@ -26,7 +26,7 @@ from yoloprune.backend import (
 )
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
-from yoloprune.commands import cut_and_repair, only_classes
+from yoloprune.commands import cut_and_repair, image_side, only_classes
 from yoloprune.commands.validate import add_times
 from yoloprune.cutting import comparison
 from yoloprune.errors import PlanError, VerifyError
@@ -76,21 +76,29 @@ def run(request: PruneRequest) -> PruneResult:
     deployment = Deployment.asked(passed, place(passed.get("device")), request.threads, passed.get("batch"))
     parent = saving.load(request.model)
     head_task.settle(parent, {}, asked=False)
-    imgsz = saving.image_size(parent, passed.get("imgsz"))
-    with bench.opened(deployment, parent.model, imgsz) if request.timed else nullcontext() as timer:
-        return _run(request, parent, imgsz, timer)
+    data = data_set(parent, request)
+    side, budget = image_side.settle(parent, request.budget, passed, "prune")
+    request = replace(request, budget=budget)
+    if side.imgsz != side.parent:
+        parent = saving.at_side(parent, side.imgsz)
+    with bench.opened(deployment, parent.model, side.imgsz) if request.timed else nullcontext() as timer:
+        return _run(request, parent, data, side, timer)
 
 
-def _run(request: PruneRequest, parent: ultralytics.YOLO, imgsz: int, timer: bench.Bench | None) -> PruneResult:
+def _run(
+    request: PruneRequest, parent: ultralytics.YOLO, data: Any, side: image_side.Side, timer: bench.Bench | None
+) -> PruneResult:
     """Prune a parent at an image size, on a bench where times are wanted."""
     model: ModelSource = request.model
+    imgsz = side.imgsz
     if yaml_markers.entry_of(parent) is not None:
         console.log("prune: ", "the model was pruned before; fractions are of what is left of it")
-    data, whole = data_set(parent, request), parent
+    whole = parent
     parent, classes = only_classes.cut(parent, request.classes, imgsz)
     seed = request.passed.get("seed") or 0
     with saving.told_who_wrote(parent), class_labels.few(classes.names, data, seed) as seen:
-        sight = calibration(parent, seen, imgsz, request.passed)
+        drawn = request.budgeted and "auto" in (request.criterion.score, request.recover)
+        sight = calibration(parent, seen, imgsz, request.passed, drawn=drawn)
         choice = decision.choose(parent, request, sight, timer)
     dead = not request.budgeted
     how = request.recover if not choice.alive.all() else "none"
@@ -101,7 +109,7 @@ def _run(request: PruneRequest, parent: ultralytics.YOLO, imgsz: int, timer: ben
     facts = classes.noted(saving.make_provenance(origin, arguments))
     choice, child, checkpoint = _packed(done.child, choice, facts, insists=request.limits.native is True)
     had, has = classes.columns()
-    rows: list[dict[str, Any]] = [{"model": "parent", **had, **evaluation.measure(whole.model, imgsz)}]
+    rows: list[dict[str, Any]] = [{"model": "parent", **had, **evaluation.measure(whole.model, side.parent)}]
     with run_folders.new_run(parent.task, "prune", request.host) as folder:
         target = folder / "weights" / "pruned.pt"
         checkpoint.require_room(target)

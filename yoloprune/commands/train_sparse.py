@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from yoloprune import files
 from yoloprune.backend import compat, console, datasets, head_task, host_arguments, records
 from yoloprune.backend.yaml_markers import STATE_KEY
 from yoloprune.checkpoint import rebuild, saving, trainers
-from yoloprune.commands import finetune, interruptions
+from yoloprune.commands import finetune, image_side, interruptions
 from yoloprune.errors import ArgumentError
 from yoloprune.reporting import plots, run_report
+from yoloprune.settings.keys import AUTO
 from yoloprune.settings.requests import TrainSparseRequest
 from yoloprune.settings.sparse_config import SparseConfig
 from yoloprune.sparse import reach
@@ -39,7 +40,10 @@ def run(request: TrainSparseRequest) -> ultralytics.YOLO:
             raise ArgumentError("model: it has a SparseTraining attached. Detach that, or train with model.train(...).")
         if passed.get("freeze") is not None:
             passed["freeze"] = host_arguments.frozen_layers(yolo.model, passed["freeze"])
-        sparse = SparseTraining(request.config)
+        side, budget = image_side.settle(yolo, request.config.budget, passed, "train-sparse")
+        if passed.get("imgsz") == AUTO:
+            passed["imgsz"] = side.imgsz
+        sparse = SparseTraining(replace(request.config, budget=budget))
         _require_reach(yolo, sparse.config, passed)
     finetune.require_teachable(yolo, passed)
     with sparse.attached(yolo), interruptions.going_on(yolo, "train-sparse"), datasets.reading(passed.get("data")):

@@ -15,6 +15,7 @@ from yoloprune.backend import calibration_images, console, datasets, evaluation,
 from yoloprune.errors import ArgumentError
 from yoloprune.importance import criteria
 from yoloprune.repair import recipes
+from yoloprune.selection import drawn_images
 from yoloprune.settings.requests import PruneRequest
 
 CPU = torch.device("cpu")
@@ -30,8 +31,8 @@ class Calibration:
         declined (bool): Whether none is wanted, rather than none at hand.
         device (torch.device): Where scores and repairs are measured.
         seed (int): Chooses the images, and what random scores draw.
-        images (list[Tensor] | None): Batches of shape (n, channels, imgsz, imgsz), None without data; 128 images at
-            imgsz 320 take 157 MB.
+        images (list[Tensor] | None): Batches of shape (n, channels, imgsz, imgsz), without a data set drawn ones; None
+            where nothing looks at images. 128 images at imgsz 320 take 157 MB.
     """
 
     imgsz: int
@@ -42,7 +43,9 @@ class Calibration:
     images: list[Tensor] | None = None
 
 
-def calibration(parent: ultralytics.YOLO, data: Any, imgsz: int, passed: Mapping[str, Any]) -> Calibration:
+def calibration(
+    parent: ultralytics.YOLO, data: Any, imgsz: int, passed: Mapping[str, Any], *, drawn: bool = False
+) -> Calibration:
     """Load the images of `data=` at `imgsz=`.
 
     Args:
@@ -50,12 +53,16 @@ def calibration(parent: ultralytics.YOLO, data: Any, imgsz: int, passed: Mapping
         data (str | Path | bool | None): The data set.
         imgsz (int): Side of the images.
         passed (Mapping[str, Any]): Ultralytics' arguments, of which `device` and `seed` count.
+        drawn (bool): Whether images are drawn without data. Where weights are untrained, there is nothing to see.
     """
     seed, device = passed.get("seed") or 0, place(passed.get("device"))
-    if not data:
-        return Calibration(imgsz, None, data is False, device, seed)
-    if passed.get("device") in (None, "") and torch.cuda.is_available():
+    if (data or drawn) and passed.get("device") in (None, "") and torch.cuda.is_available():
         console.log("prune: ", "scores and repairs are computed on the CPU; device=0 is faster")
+    if not data:
+        looks = drawn and not model_facts.is_untrained(parent.model)
+        channels = model_facts.channels(parent.model)
+        images = drawn_images.batches(imgsz, channels, device, seed) if looks else None
+        return Calibration(imgsz, None, data is False, device, seed, images)
     datasets.require_channels(parent, data)
     channels = model_facts.channels(parent.model)
     images = calibration_images.batches(data, imgsz, task=parent.task, channels=channels, device=device, seed=seed)

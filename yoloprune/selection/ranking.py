@@ -115,16 +115,16 @@ def _best(parent: ultralytics.YOLO, sight: Calibration, dead: np.ndarray) -> str
             " these images, which may not be what you need. Better train the model on this data first"
         )
         return "output"
-    if dead.any():
-        return "bn"
-    warn_of_no_data(parent, sight, "every layer gives the same share, its smallest filters")
-    return "l2"
+    if sight.images is not None:
+        warn_of_no_data(parent, sight, "what is ranked and refitted is what the model makes of drawn images")
+        return "output"
+    return "bn" if dead.any() else "l2"  # untrained
 
 
 def warn_of_no_data(parent: ultralytics.YOLO, sight: Calibration, instead: str) -> None:
     """Say what a cut without data does `instead`, and which data set it could have looked at."""
     known = parent.overrides.get("data") if not sight.declined else None  # Ultralytics keeps it in checkpoints
     console.warn(
-        f"prune: without data= {instead}, and nothing is refitted, which costs far more accuracy"
+        f"prune: without data= {instead}, which costs accuracy"
         + (f"; data={known}, which this model was trained on, is not at hand" if known else "")
     )

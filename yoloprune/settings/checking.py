@@ -96,6 +96,8 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: Mapping[str
             raise ArgumentError(f"{spec.name} takes exactly one of {', '.join(names)}. Received: {', '.join(given)}")
         if not given and not resume:  # a resumed run brings its own
             settings.update(own_options.DEFAULT_BUDGET[spec.name])
+    if isinstance(passed.get("imgsz"), str) and settings["flops"] is None:
+        raise ArgumentError("imgsz=auto: must come with flops=, which widths and image share (i.e. flops=0.5)")
     if spec.name == "finetune" and settings["distill"] and passed.get("distill_model"):
         raise ArgumentError("distill=parent: must not be combined with distill_model=, which names another teacher")
 

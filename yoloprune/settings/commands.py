@@ -32,6 +32,7 @@ class Command:
         required (tuple[str, ...]): Ultralytics keys that must be given.
         own_defaults (Mapping[str, Any]): Ultralytics keys with another default here, all or none: where `optimizer` is
             given, the rest is Ultralytics' as well, because learning rates belong to an optimizer.
+        chooses_side (bool): Whether it takes `imgsz=auto`.
         examples (tuple[str, ...]): Command lines without the leading `yoloprune`.
         notes (tuple[str, ...]): Further lines for the help.
     """
@@ -42,6 +43,7 @@ class Command:
     host_keys: tuple[str, ...] | None = ()
     required: tuple[str, ...] = ()
     own_defaults: Mapping[str, Any] = field(default_factory=dict)
+    chooses_side: bool = False
     examples: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -55,6 +57,7 @@ _EXPORT = ("format", "half", "int8", "quantize", "dynamic", "nms", "simplify", "
 TIMED = (*_EXPORT, "compile", "channels_last")
 """Ultralytics' arguments that say how a network runs whose time is measured."""
 OWN_DATA = "Without data= the data set that the model was trained on is taken, if it is at hand; nothing is downloaded."
+SHARED_SIDE = "imgsz=auto shares flops= between widths and a smaller image; it counts against the model's own imgsz."
 _COMMANDS = (
     Command(
         "train-sparse",
@@ -62,12 +65,14 @@ _COMMANDS = (
         SPARSE_OPTIONS,
         host_keys=None,
         required=("model", "data"),
+        chooses_side=True,
         examples=(
             "train-sparse model=yolov8n.pt data=my.yaml epochs=50 flops=0.5",
+            "train-sparse model=yolov8n.pt data=my.yaml epochs=50 flops=0.5 imgsz=auto",
             "train-sparse model=yolo11s.pt data=my.yaml epochs=100 params=2.0M imgsz=320 nbs=16",
             "train-sparse model=runs/detect/train-sparse/weights/last.pt resume",
         ),
-        notes=("Exactly one of flops, params and sparsity; flops=0.5 when none is given.",),
+        notes=("Exactly one of flops, params and sparsity; flops=0.5 when none is given.", SHARED_SIDE),
     ),
     Command(
         "prune",
@@ -75,6 +80,7 @@ _COMMANDS = (
         PRUNE_OPTIONS,
         host_keys=("model", "data", "imgsz", "device", *_RUN, "batch", *TIMED),
         required=("model",),
+        chooses_side=True,
         examples=(
             "prune model=runs/detect/train-sparse/weights/best.pt",
             "prune model=best.pt flops=0.5 keep=backbone",
@@ -86,9 +92,10 @@ _COMMANDS = (
         notes=(
             "Without a budget exactly the dead channels go (with classes= that may be none); all that are given hold.",
             "Scores and repairs look at data=, which is the data set the model was trained on if that is at hand;",
-            "data=False does without. They are measured on device=, the CPU when none is given.",
+            "data=False draws images instead. They are measured on device=, the CPU when none is given.",
             "With format= and its arguments, those of 'yolo export', times are those of the exported network, at",
             "batch=1 unless it is given; without latency= they are shown only.",
+            SHARED_SIDE,
         ),
     ),
     Command(

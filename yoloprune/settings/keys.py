@@ -33,6 +33,10 @@ ALSO_ALLOWED: dict[str, tuple[type, ...]] = {  # beyond the type of the default;
 }
 
 
+AUTO = "auto"
+"""What `imgsz=` may be where a command chooses the side."""
+
+
 def host_defaults() -> dict[str, Any]:
     """Return Ultralytics' default arguments, read from its file because importing Ultralytics takes seconds."""
     return dict(_read_host_defaults())
@@ -110,6 +114,8 @@ def check_keys(given: Mapping[str, Any], command: Command) -> dict[str, Any]:
         option = command.option(key)
         if option is not None:
             checked[key] = option.check(value)
+        elif key == "imgsz" and isinstance(value, str) and value == AUTO and command.chooses_side:
+            checked[key] = AUTO
         elif key in host_keys(command):
             checked[key] = check_host_value(key, value)
         else:

@@ -1,0 +1,58 @@
+"""`imgsz=auto`: widths and image share the FLOPs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ultralytics
+import yaml
+
+import yoloprune
+from yoloprune.backend import evaluation
+from yoloprune.commands.demo_images import make_shapes
+from yoloprune.errors import ArgumentError
+
+FREE: dict[str, Any] = {"round_to": 4, "min_width": 4}
+TRAIN: dict[str, Any] = {"epochs": 1, "batch": 2, "workers": 0, "device": "cpu", "plots": False, "val": False}
+
+
+@pytest.fixture
+def small(tiny: Path, tmp_path: Path) -> Path:
+    """A checkpoint that was trained at 192."""
+    yolo = ultralytics.YOLO(tiny)
+    yolo.ckpt["train_args"] = {"task": "detect", "imgsz": 192}
+    yolo.save(tmp_path / "small.pt")
+    return tmp_path / "small.pt"
+
+
+@pytest.mark.slow
+def test_what_comes_out_trains_and_predicts_at_the_chosen_side(small: Path, tmp_path: Path) -> None:
+    """192 * 0.5 ** 0.25 = 161.5: five strides."""
+    data, chosen = make_shapes(tmp_path / "data", train=4, val=2, imgsz=64), 160
+    place = {"project": str(tmp_path), "name": "out"}
+    pruned = yoloprune.prune(small, flops=0.5, imgsz="auto", data=str(data), **place, **FREE)
+    told = yaml.safe_load((tmp_path / "out" / "args.yaml").read_text())
+    assert told["imgsz"] == chosen and told["flops"] == pytest.approx(0.5 * (192 / chosen) ** 2)
+    assert pruned.overrides["imgsz"] == chosen
+    half = 0.5 * evaluation.gflops(yoloprune.load(small).model, 192)
+    assert 0.85 * half < evaluation.gflops(pruned.model, chosen) <= half * (1 + 1e-6)
+    trained = yoloprune.finetune(pruned, data=str(data), project=str(tmp_path), name="tuned", **TRAIN)
+    assert trained.trainer.args.imgsz == chosen
+
+
+@pytest.mark.parametrize("command", [yoloprune.prune, yoloprune.train_sparse])
+def test_without_flops_there_is_nothing_to_share(command: Any, small: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"^imgsz=auto: must come with flops="):
+        command(small, params=0.5, imgsz="auto", data="coco8.yaml")
+
+
+def test_other_commands_do_not_choose(small: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"^imgsz=auto: must be"):
+        yoloprune.info(small, imgsz="auto")
+
+
+def test_more_than_there_is_is_no_budget(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"^flops=1G: at imgsz 192 the model has no more than that"):
+        yoloprune.prune(small, flops="1G", imgsz="auto", data=False, project=str(tmp_path))
