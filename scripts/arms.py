@@ -155,6 +155,7 @@ TABLES: dict[str, dict[str, Chain]] = {
     "sides": {  # half the FLOPs of the parent at 320, shared between widths and the image's side
         "(a) at 288": [sparse(E, flops=0.617, imgsz=288), prune()],
         "(a) at 256": [sparse(E, flops=0.781, imgsz=256), prune()],
+        "(b) at 256": [train(H), prune(flops=0.781, imgsz=256, data=True), finetune(H, imgsz=256)],
     },
     "native": {
         "dense": [train(E)],

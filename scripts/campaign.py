@@ -26,6 +26,7 @@ from campaign_ground import Ground, Part
 
 PARTS = {
     "kills": ("campaign_kills", 40),
+    "slims": ("campaign_slim", 10),
     "disks": ("campaign_kills", 30),
     "signals": ("campaign_kills", 24),
     "races": ("campaign_races", 24),

@@ -37,7 +37,7 @@ VERBOSE = bool(os.environ.get("CAMPAIGN_VERBOSE"))  # a line for every trial
 LIMIT = 120  # seconds, for any process
 CONTEXT = multiprocessing.get_context("forkserver")
 """Children are forked from a process that has imported all that it takes, so that moments fall into the work itself."""
-COMMANDS = ("train_sparse", "prune", "finetune", "sweep", "validate", "info")
+COMMANDS = ("slim", "train_sparse", "prune", "finetune", "sweep", "validate", "info")
 CONTEXT.set_forkserver_preload(["ultralytics.models", *(f"yoloprune.commands.{name}" for name in COMMANDS)])
 
 

@@ -15,7 +15,7 @@ from yoloprune.errors import ArgumentError
 from yoloprune.settings.commands import COMMANDS
 from yoloprune.settings.option import Option
 
-ALIVE = ("train-sparse", "prune", "sweep", "finetune", "val", "info")
+ALIVE = ("slim", "train-sparse", "prune", "sweep", "finetune", "val", "info")
 NUMBERS = ("x", "nan", "-1", "[8]")
 SHARES = ("0", "1", "2", "-1", "x", "nan", "50%", "[0.5", "1e400")
 AMOUNTS = ("banana", "0", "1", "-0.5", "50%", "nan", "1.5", "0.5Q", "1e400", "True", "0.00001")
@@ -45,6 +45,11 @@ OWN: dict[str, tuple[str, ...]] = {
     "ramp_start": ("1", "0.9", *NUMBERS),
     "ramp_end": ("0", "1.1", "0.05", *NUMBERS),
     "fade": SHARES,
+    "max_drop": ("0", *NUMBERS),
+    "confidence": ("0.95", *SHARES),  # without max_drop=
+    "steps": ("0", "1.5", "99", *NUMBERS),
+    "schedule": ("cubic", "linear"),
+    "way": ("cut", "sparsely"),
     "distill": ("teacher", "parentt", "parent"),
     "against": ("gone.pt", "text.pt", "empty.pt", "."),
 }
@@ -88,6 +93,10 @@ TOGETHER = (
     "prune flops=0.5 max_ratio=0.01",
     "prune flops=0.5 round_to=1000",
     "prune params=9M",
+    "slim max_drop=1 flops=0.5 params=0.5",
+    "slim way=sparse latency=0.5",
+    "slim max_drop=1 way=prune",
+    "slim resume",
     "sweep flops=0.5 ratio=0.5",
     "sweep flops=0.5,0.5",
     "sweep flops=0.5,x",
@@ -185,9 +194,9 @@ def _least(ground: Ground, command: str) -> dict[str, str]:
     told = {"model": str(ground.tiny), "imgsz": "32"}
     if command != "info":
         told |= {"device": "cpu", "project": "runs", "data": "False" if command == "prune" else str(ground.data)}
-    if command in {"train-sparse", "finetune"}:
-        told |= {"epochs": "1", **dict(word.split("=") for word in TRAINING)}
-    if command in {"train-sparse", "prune"}:
+    if command in {"slim", "train-sparse", "finetune"}:
+        told |= {"epochs": "2" if command == "slim" else "1", **dict(word.split("=") for word in TRAINING)}
+    if command in {"slim", "train-sparse", "prune"}:
         told |= {"flops": "0.8", "round_to": "1", "min_width": "1"}
     return told
 

@@ -1,4 +1,4 @@
-"""Prune other people's detectors and backbones with `prune_module` and write the table into docs/models.md.
+"""Prune other people's detectors and backbones with `prune_module` and write the table into docs/research/models.md.
 
     pip install timm yolov5 yolox yolov6detect effdet     # what is not there is left out
     python scripts/detectors.py
@@ -222,7 +222,7 @@ def main() -> None:
     """Examine the named networks, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"rows of the table; all by default: {', '.join(FAMILIES)}")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs" / "models.md")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs" / "research" / "models.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of the packages

@@ -1,4 +1,4 @@
-"""Prune every model YAML that Ultralytics ships and write what happened to docs/models.md.
+"""Prune every model YAML that Ultralytics ships and write what happened to docs/research/models.md.
 
     python scripts/models.py                                    # all, smallest scale, plus some large ones
     python scripts/models.py yolov8n.yaml yolo12l.yaml --out -
@@ -230,7 +230,7 @@ def main() -> None:
     """Examine the named models, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="model YAMLs; all shipped ones and some large scales by default")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs" / "models.md")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs" / "research" / "models.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     yolo_tracing.trace_yolo(

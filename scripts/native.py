@@ -1,6 +1,6 @@
 """Native plans of every family: what a stock model YAML can say, and that stock Ultralytics rebuilds it exactly.
 
-    python scripts/native.py                          # writes docs/native.md
+    python scripts/native.py                          # writes docs/research/native.md
     python scripts/native.py yolov8n.yaml --out -
 
 For each model: seeded weights, a native plan at 50 % of the FLOPs by random scores (or as far as it goes), saved, the
@@ -134,7 +134,7 @@ def main() -> None:
     """Examine all models and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=FAMILIES)
-    parser.add_argument("--out", default="docs/native.md")
+    parser.add_argument("--out", default="docs/research/native.md")
     arguments = parser.parse_args()
     lines = []
     for name in arguments.names:

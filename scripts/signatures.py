@@ -15,12 +15,14 @@ from yoloprune.settings.signatures import declaration
 STUB = Path(__file__).resolve().parents[1] / "yoloprune" / "api.pyi"
 ROWS = "list[dict[str, Any]]"
 COMMANDS = {
+    "slim": "StockYOLO",
     "train-sparse": "StockYOLO",
     "prune": "StockYOLO",
     "sweep": ROWS,
     "finetune": "StockYOLO",
     "val": ROWS,
     "info": ROWS,
+    "plot": "Path",
 }
 HEAD = """# Written by scripts/signatures.py from settings/commands.py.
 from collections.abc import Mapping, Sequence
@@ -31,7 +33,7 @@ from ultralytics.models.yolo.model import YOLO as StockYOLO
 
 from yoloprune.planning.channel_graph import ChannelGraph
 
-__all__ = ["compare", "finetune", "info", "prune", "sweep", "trace", "train_sparse", "val"]
+__all__ = ["compare", "finetune", "info", "plot", "prune", "slim", "sweep", "trace", "train_sparse", "val"]
 
 ModelSource: TypeAlias = str | Path | StockYOLO
 """

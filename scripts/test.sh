@@ -9,4 +9,7 @@ python -m ruff check .
 python -m ruff format --check .
 python -m mypy
 python -m pytest -n "${WORKERS:-2}" --dist worksteal "$@"
+if [ $# -eq 0 ] && python -m mkdocs --version > /dev/null 2>&1; then
+  NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict --quiet --site-dir "$(mktemp -d)"
+fi
 [ $# -gt 0 ] || bash scripts/wheel.sh # with all tests the package as well

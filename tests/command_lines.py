@@ -10,7 +10,7 @@ import yaml
 from yoloprune.errors import ArgumentError
 from yoloprune.settings.command_line import parse
 from yoloprune.settings.commands import COMMANDS
-from yoloprune.settings.requests import Request
+from yoloprune.settings.request import Request
 
 ROOT = Path(__file__).resolve().parents[1]
 SPARSE = "train-sparse model=a.pt data=b.yaml"

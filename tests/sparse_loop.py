@@ -64,6 +64,7 @@ class Loop:
         self.resume, self.best_fitness = told["resume"], None
         self.stopper = EarlyStopping(told["patience"])
         self.saved_as_best: list[int] = []
+        self.metrics: dict[str, float] = {}
         self.scale = told["scale"]
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = getattr(torch.optim, told["optimizer"])(parameters, lr=told["lr"])

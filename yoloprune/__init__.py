@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from yoloprune.api import finetune as finetune
     from yoloprune.api import info as info
     from yoloprune.api import prune as prune
+    from yoloprune.api import slim as slim
     from yoloprune.api import sweep as sweep
     from yoloprune.api import trace as trace
     from yoloprune.api import train_sparse as train_sparse
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
 __version__ = "0.1.0"
 
 _HOME = {
+    "slim": "api",
     "train_sparse": "api",
     "prune": "api",
     "sweep": "api",

@@ -9,6 +9,7 @@ line's help prints as well: `settings/commands.py`. Editors read the same signat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ultralytics
@@ -16,14 +17,16 @@ import ultralytics
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import finetune as _finetune
 from yoloprune.commands import info as _info
+from yoloprune.commands import plot as _plot
 from yoloprune.commands import prune as _prune
+from yoloprune.commands import slim as _slim
 from yoloprune.commands import sweep as _sweep
 from yoloprune.commands import train_sparse as _train_sparse
 from yoloprune.commands import validate as _validate
 from yoloprune.planning.channel_graph import ChannelGraph
-from yoloprune.settings import checking, requests, signatures
+from yoloprune.settings import checking, requests, signatures, slim_request, view_requests
 
-__all__ = ["compare", "finetune", "info", "prune", "sweep", "trace", "train_sparse", "val"]
+__all__ = ["compare", "finetune", "info", "plot", "prune", "slim", "sweep", "trace", "train_sparse", "val"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -31,6 +34,20 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def _told(function: Command) -> Command:
     """Give a function the signature, and the description of its arguments, that the table of options tells."""
     return signatures.tell(function, function.__name__.replace("_", "-"))
+
+
+@_told
+def slim(model: ModelSource, **given: Any) -> ultralytics.YOLO:
+    """Do all of it: validate, prune, fine-tune, validate, export; interrupted, the same call goes on where it was.
+
+    Returns:
+        (YOLO): The model that is shipped, loaded from `<run>/weights/best.pt`; its `figures` are a `SlimResult`.
+
+    Raises:
+        ArgumentError: If an argument is wrong, or contradicts an interrupted run of this model and data.
+        BudgetError: If a budget is out of reach.
+    """
+    return _slim.run(checking.build(slim_request.SlimRequest, {"model": model, **given})).model
 
 
 @_told
@@ -103,7 +120,7 @@ def val(model: ModelSource, against: ModelSource | None = None, **given: Any) ->
     Raises:
         ArgumentError: If an argument is wrong.
     """
-    return _validate.run(checking.build(requests.ValRequest, {"model": model, "against": against, **given}))
+    return _validate.run(checking.build(view_requests.ValRequest, {"model": model, "against": against, **given}))
 
 
 @_told
@@ -116,7 +133,20 @@ def info(model: ModelSource, **given: Any) -> list[dict[str, Any]]:
     Raises:
         ArgumentError: If an argument is wrong.
     """
-    return _info.run(checking.build(requests.InfoRequest, {"model": model, **given}))
+    return _info.run(checking.build(view_requests.InfoRequest, {"model": model, **given}))
+
+
+@_told
+def plot(model: ModelSource, **given: Any) -> Path:
+    """Draw the weights of layers: their distribution, one by one, or the sorted scales of batch-norms.
+
+    Returns:
+        (Path): The picture.
+
+    Raises:
+        ArgumentError: If an argument is wrong.
+    """
+    return _plot.run(checking.build(view_requests.PlotRequest, {"model": model, **given}))
 
 
 def trace(model: ModelSource, *, imgsz: int | None = None, keep: tuple[str, ...] = ()) -> ChannelGraph:

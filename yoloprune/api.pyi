@@ -7,10 +7,38 @@ from ultralytics.models.yolo.model import YOLO as StockYOLO
 
 from yoloprune.planning.channel_graph import ChannelGraph
 
-__all__ = ["compare", "finetune", "info", "prune", "sweep", "trace", "train_sparse", "val"]
+__all__ = ["compare", "finetune", "info", "plot", "prune", "slim", "sweep", "trace", "train_sparse", "val"]
 
 ModelSource: TypeAlias = str | Path | StockYOLO
 
+def slim(
+    model: ModelSource,
+    *,
+    flops: float | str | None = None,
+    params: float | str | None = None,
+    sparsity: float | None = None,
+    latency: float | str | None = None,
+    max_drop: float | None = None,
+    confidence: float | None = None,
+    steps: int | None = None,
+    schedule: Literal["even", "cubic"] = "even",
+    way: Literal["auto", "prune", "sparse", "train"] = "auto",
+    distill: Literal["parent"] | None = None,
+    threads: int | None = None,
+    classes: str | int | Sequence[str | int] | None = None,
+    score: Literal["auto", "bn", "l1", "l2", "lamp", "fpgm", "taylor", "output", "activation", "random"] = "auto",
+    reduce: Literal["mean", "max", "sum", "l2"] = "mean",
+    normalize: Literal["auto", "none", "mean", "max", "cost"] = "auto",
+    uniform: bool = False,
+    round_to: int = 8,
+    min_width: int = 8,
+    max_ratio: float = 0.8,
+    layers: str | Mapping[str, float] | Sequence[tuple[str, float]] = (),
+    keep: str | Sequence[str] = (),
+    native: bool | Literal["tied"] | None = None,
+    recover: Literal["auto", "none", "fold", "bn", "lsq"] = "auto",
+    **ultralytics_arguments: Any,
+) -> StockYOLO: ...
 def train_sparse(
     model: ModelSource,
     *,
@@ -41,6 +69,7 @@ def prune(
     ratio: float | None = None,
     latency: float | str | None = None,
     threads: int | None = None,
+    images: str | Path | None = None,
     classes: str | int | Sequence[str | int] | None = None,
     score: Literal["auto", "bn", "l1", "l2", "lamp", "fpgm", "taylor", "output", "activation", "random"] = "auto",
     reduce: Literal["mean", "max", "sum", "l2"] = "mean",
@@ -97,6 +126,14 @@ def info(
     threads: int | None = None,
     **ultralytics_arguments: Any,
 ) -> list[dict[str, Any]]: ...
+def plot(
+    model: ModelSource,
+    against: ModelSource | None = None,
+    *,
+    layer: str | Sequence[str] = (),
+    kind: Literal["2d", "3d", "gamma"] = "2d",
+    **ultralytics_arguments: Any,
+) -> Path: ...
 def trace(model: ModelSource, *, imgsz: int | None = None, keep: tuple[str, ...] = ()) -> ChannelGraph: ...
 def compare(
     models: Mapping[str, ModelSource],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -21,7 +22,7 @@ from yoloprune import completion
 from yoloprune.errors import PruneError, printable, raised_by
 from yoloprune.settings.command_line import find_command, merge_tokens, parse
 from yoloprune.settings.commands import COMMANDS, Command
-from yoloprune.settings.requests import Request
+from yoloprune.settings.request import Request
 
 MODULES = {"val": "validate"}  # of commands, where the name is another
 HELP_WORDS = frozenset({"help", "-h", "-help", "--help"})
@@ -50,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
             print(_help([w for w in words if w not in HELP_WORDS and "=" not in w]))
         elif words[0] == "completion":
             print(completion.script(words[1:]))
+        elif words[0] == "schema":
+            print(json.dumps(import_module("yoloprune.reporting.schema").SCHEMA, indent=2))
         elif words[0] in VERSION_WORDS:
             print(f"yoloprune {_version('yoloprune')} (ultralytics {_version('ultralytics')})")
         else:
@@ -169,7 +172,10 @@ def _overview() -> str:
             "Commands",
             *(f"  {c.name:<{width}}  {c.summary}" for c in COMMANDS.values()),
             "",
-            "The whole line, from a trained model",
+            "From a trained model to the one that is shipped, in one command",
+            "  yoloprune slim model=best.pt data=my.yaml flops=0.5 epochs=50 format=onnx",
+            "",
+            "The same step by step",
             "  yoloprune sweep model=best.pt data=my.yaml",
             "  yoloprune prune model=best.pt data=my.yaml flops=0.5",
             "  yoloprune finetune model=runs/detect/prune/weights/pruned.pt data=my.yaml epochs=50",
@@ -182,7 +188,7 @@ def _overview() -> str:
             *wrap(
                 "'yoloprune COMMAND help' lists the options of a command. cfg=recipe.yaml reads keys from a file; the "
                 "command line wins over it. Every Ultralytics train and val argument passes through train-sparse, "
-                "finetune and val. YOLOPRUNE_DEBUG=1 shows the traceback of an error.",
+                "slim, finetune and val. YOLOPRUNE_DEBUG=1 shows the traceback of an error.",
                 _columns(),
             ),
         ]

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -132,3 +133,24 @@ def read_numbers(path: Path) -> list[dict[str, float]]:
         return []
     with path.open(encoding="utf-8") as f:
         return [{k.strip(): float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+
+
+def taken(path: Path) -> BinaryIO | None:
+    """Take a file for as long as this process lives or the file is open; None if another process has it.
+
+    The operating system lets go of it however a process ends, so nothing is left in the way of the next one.
+    """
+    handle = path.open("ab")
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock not inherited by workers
+    except OSError:
+        handle.close()
+        return None
+    return handle

@@ -68,7 +68,7 @@ def test_missing_or_empty_data_is_an_error_of_one_line(data: Path, tmp_path: Pat
         load(tmp_path, 32, task="classify")
     for image in (data.parent / "images").glob("?.png"):
         image.unlink()
-    with pytest.raises(DataError, match="none of its 1 training images can be read"):
+    with pytest.raises(DataError, match="none of its 1 images can be read"):
         load(data, 32)
     (data.parent / "images" / "broken.png").unlink()
     with pytest.raises(DataError, match="No images found"):

@@ -17,7 +17,7 @@ from yoloprune.cli import main
 from yoloprune.errors import BudgetError, ModelError
 from yoloprune.settings.command_line import parse
 from yoloprune.settings.commands import COMMANDS
-from yoloprune.settings.requests import REQUESTS
+from yoloprune.settings.request_table import REQUESTS
 
 CALLS: list[tuple[str, tuple, dict]] = []
 
@@ -27,7 +27,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     """Put recorders in the place of the modules that do the work."""
     CALLS.clear()
     found = {}
-    for name in ("train_sparse", "prune", "sweep", "finetune", "validate", "info", "demo"):
+    for name in ("slim", "train_sparse", "prune", "sweep", "finetune", "validate", "info", "demo"):
         found[name] = ModuleType(f"yoloprune.commands.{name}")
         found[name].run = CALLS.append  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, f"yoloprune.commands.{name}", found[name])
@@ -106,8 +106,10 @@ def shown(text: str) -> list[tuple[str, str]]:
 def test_every_command_takes_the_file_that_the_one_before_it_makes(capsys: pytest.CaptureFixture) -> None:
     """So that the lines can be pasted one after the other; the folders are Ultralytics' defaults."""
     assert main(["help"]) == 0
-    assert shown(capsys.readouterr().out) == [*TRAINED_FIRST, *SPARSE_FIRST]
-    assert shown((ROOT / "README.md").read_text(encoding="utf-8")) == [*TRAINED_FIRST, *SPARSE_FIRST]
+    at_once = ("slim", "best.pt")
+    assert shown(capsys.readouterr().out) == [at_once, *TRAINED_FIRST, *SPARSE_FIRST]
+    readme = shown((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert readme == [at_once, at_once, *TRAINED_FIRST, *SPARSE_FIRST]
     for family in ("yolov8", "yolo11", "yolo26"):
         recipe = (ROOT / "configs" / f"{family}.yaml").read_text(encoding="utf-8")
         assert shown(recipe) == [("train-sparse", f"{family}n.pt"), ("prune", TRAINED), ("finetune", PRUNED)]
@@ -145,7 +147,7 @@ def test_version(word: str, capsys: pytest.CaptureFixture) -> None:
 
 
 # Dispatch -------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["train-sparse", "prune", "sweep", "finetune", "val", "info", "demo"])
+@pytest.mark.parametrize("name", ["slim", "train-sparse", "prune", "sweep", "finetune", "val", "info", "demo"])
 def test_dispatch_hands_over_what_was_asked_for(name: str, commands: dict[str, ModuleType]) -> None:
     given = {"data": "b.yaml"} if "data" in COMMANDS[name].required else {}
     line = [] if name == "demo" else ["model=a.pt", "imgsz=320"]

@@ -15,7 +15,7 @@ import yoloprune
 from yoloprune.backend import console, datasets, evaluation
 from yoloprune.commands import cut_and_repair
 from yoloprune.commands.demo_images import make_shapes
-from yoloprune.errors import ArgumentError
+from yoloprune.errors import ArgumentError, DataError
 from yoloprune.planning.plan import Plan
 from yoloprune.repair import least_squares
 from yoloprune.selection.calibration import calibration, data_set
@@ -96,6 +96,35 @@ def test_what_needs_images_asks_for_them_where_there_are_none(
 ) -> None:
     with pytest.raises(ArgumentError, match=rf"^{key}={value}: must come with data="):
         yoloprune.prune(tiny, flops=0.5, **{key: value}, **data)
+
+
+@pytest.mark.slow
+def test_a_folder_of_images_is_as_good_as_the_data_set_that_has_them(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranked by outputs, which ask for no labels, and refitted on the same images in the same order."""
+    said: list[str] = []
+    monkeypatch.setattr(console, "warn", lambda text: said.append(text))
+    told = {"flops": 0.6, "project": str(tmp_path), "score": "output", **LOOSE}
+    of_set = yoloprune.prune(trained, name="set", data=str(data), **told)
+    images = data.parent / "images" / "train"
+    of_folder = yoloprune.prune(trained, name="folder", images=images, **told)
+    assert yaml.safe_load((tmp_path / "folder" / "args.yaml").read_text())["images"] == str(images)
+    assert not [text for text in said if "without data=" in text]
+    for one, other in zip(of_set.model.parameters(), of_folder.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_images_are_somewhere_and_only_there(trained: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"^images=photos: must not be combined with data="):
+        yoloprune.prune(trained, flops=0.5, images="photos", data=str(data))
+    (tmp_path / "empty").mkdir()
+    for place in ("gone", "empty"):
+        with pytest.raises(DataError, match=rf"^images={tmp_path / place}: "):
+            yoloprune.prune(trained, flops=0.5, images=tmp_path / place, project=str(tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(ArgumentError, match=r"^score=taylor: .* labels"):
+        yoloprune.prune(trained, flops=0.5, images=data.parent / "images" / "train", score="taylor")
 
 
 def test_data_that_is_elsewhere_or_other_is_not_taken(trained: Path, data: Path, tmp_path: Path) -> None:

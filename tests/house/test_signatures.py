@@ -14,14 +14,16 @@ from types import ModuleType
 import pytest
 
 import yoloprune
+from yoloprune import api
 from yoloprune.settings.commands import COMMANDS
 
 ROOT = Path(yoloprune.__file__).resolve().parents[1]
-NAMES = ("train-sparse", "prune", "sweep", "finetune", "val", "info")
+NAMES = ("slim", "train-sparse", "prune", "sweep", "finetune", "val", "info", "plot")
 
 SCRIPT = """
 from pathlib import Path
 import yoloprune
+from yoloprune import api
 from ultralytics.models.yolo.model import YOLO
 from yoloprune import Budget, Limits, finetune, prune
 
@@ -55,7 +57,7 @@ def test_the_stub_is_what_the_table_of_options_tells() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_own_option_stands_in_the_signature_and_in_the_help(name: str) -> None:
-    function = getattr(yoloprune, name.replace("-", "_"))
+    function = getattr(api, name.replace("-", "_"))
     found = inspect.signature(function).parameters
     first, *own, last = found.values()
     assert first.name == "model" and first.default is inspect.Parameter.empty

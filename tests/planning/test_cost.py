@@ -43,6 +43,15 @@ def hidden(graph: ChannelGraph, width: float) -> np.ndarray:
     return widths
 
 
+@pytest.mark.parametrize("k", [1, 4])
+def test_costs_of_modules_by_hand(net: ChannelGraph, k: int) -> None:
+    """Two operations for each multiply-add on 8x8 positions, of which batch-norm counts four an element."""
+    flops = Cost(net).by_module("flops", hidden(net, k))
+    assert flops == pytest.approx({"a": 2 * 64 * 27 * k, "bn": 2 * 64 * 4 * k, "b": 2 * 64 * 2 * k})
+    params = Cost(net).by_module("params", hidden(net, k))
+    assert params == pytest.approx({"a": 27 * k, "bn": 2 * k, "b": 2 * k + 2})
+
+
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_params_by_hand(net: ChannelGraph, k: int) -> None:
     by_hand = 3 * 9 * k + 2 * k + (2 * k + 2)

@@ -8,8 +8,8 @@ from conftest import hand_graph, shipped
 from ultralytics import YOLO
 
 from yoloprune.backend import yolo_tracing
-from yoloprune.planning.channel_graph import ChannelGraph
-from yoloprune.reporting.layer_table import layer_name, layer_rows, shortened, summary
+from yoloprune.planning.channel_graph import ChannelGraph, Term
+from yoloprune.reporting.layer_table import frozen_layers, layer_name, layer_rows, shortened, summary, with_costs
 from yoloprune.reporting.text_table import table
 
 
@@ -112,6 +112,29 @@ def test_frozen_channels_are_counted_by_reason(graph: ChannelGraph) -> None:
 def test_long_lists_tell_how_many_are_left_out() -> None:
     rows = shortened([row("a.b.c", partners=tuple(f"x.y.layer{i}" for i in range(9)))], length=40)
     assert rows[0]["coupled with"] == "x.y.layer0, x.y.layer1, 7 more"
+
+
+def test_costs_of_layers_with_what_follows_them() -> None:
+    """2 MFLOPs for each pair of channels of `a`; the depthwise `dw`, which has no row, counts for `a` before it."""
+    graph = hand_graph(
+        {"a.conv.outputs": [0, 1], "a.conv.inputs": [2], "dw.conv.outputs": [0, 1], "b.conv.inputs": [0, 1]}
+        | {"b.conv.outputs": [3]},
+        group_of=[0, 0, 1, 2],
+        frozen={1: "network input", 2: "network output"},
+        flops=[Term(2e6, (0, 1)), Term(5e6, (2,)), Term(1e6, (3, 4))],
+    )
+    rows = with_costs(layer_rows(graph), graph, np.array([1, 1, 1]))
+    told = {r["layer"]: (r["MFLOPs"], r["MFLOPs kept"]) for r in rows}
+    assert told == {"a": (4 + 10, 2 + 5), "b": (2, 1)}
+
+
+def test_frozen_layers_are_told_by_reason_and_block() -> None:
+    head = [row(f"model.22.cv{i}", "frozen: Detect head") for i in range(3)]
+    mixed = row("model.3", "4 prunable; frozen: mixed by mean in model.3; frozen: Detect head")
+    assert frozen_layers([row("model.0"), *head, mixed]) == [
+        "Detect head: model.22.* (3 layers), model.3",
+        "mixed by mean in model.3: model.3",
+    ]
 
 
 @pytest.mark.parametrize("name", shipped("yolov8n", "yolo11n", "yolo12n", "yolov8n-worldv2"))

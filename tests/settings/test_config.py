@@ -31,7 +31,7 @@ def test_wrong_key_names_the_nearest() -> None:
         "'sparsty' is not a valid argument of train-sparse. Similar arguments are i.e. ['sparsity=0.5'"
     )
     assert "['epochs=100']" in error(f"{SPARSE} epoch=3")
-    assert "It belongs to train-sparse, finetune, val, demo." in error("prune model=a.pt epochs=3")
+    assert "It belongs to slim, train-sparse, finetune, val, compare, demo." in error("prune model=a.pt epochs=3")
     assert "is not a valid argument of prune. It belongs to" in error("prune model=a.pt verbose=True")
     assert "It belongs to" in error("info model=a.pt verbose=True")
     assert error("prune best.pt").endswith("Did you mean 'model=best.pt'?")

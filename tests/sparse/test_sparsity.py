@@ -333,6 +333,10 @@ def test_picture_of_a_run(tmp_path: Path) -> None:
     assert plain is not None
     assert full is not None
     assert plain.read_bytes() != full.read_bytes()  # mAP is in one of them
+    lines = [lines[0], *(f"{e},0,0" for e in range(1, 6))]  # as where nothing was validated
+    (tmp_path / "results.csv").write_text("\n".join(lines))
+    blind = plot_sparsity(tmp_path / "blind.png", tmp_path / "sparsity.csv")
+    assert blind is not None and blind.read_bytes() == plain.read_bytes()
     with (tmp_path / "sparsity_layers.csv").open() as f:
         rows = list(csv.DictReader(f))
     assert len(rows) == 5

@@ -86,6 +86,23 @@ def once(action: Hook, epoch: int) -> Hook:
     return act
 
 
+def test_loggers_get_what_the_run_has_reached_and_the_csv_of_ultralytics_stays_its_own(
+    data: Path, tiny: Path, tmp_path: Path
+) -> None:
+    """A logger is called after this callback, as those that Ultralytics adds itself."""
+    sent: list[dict[str, float]] = []
+
+    def last(trainer: BaseTrainer) -> None:
+        trainer.callbacks["on_fit_epoch_end"].append(lambda t: sent.append(dict(t.metrics)))
+
+    train(tiny, data, tmp_path, {"on_train_start": last}, epochs=3, val=False)
+    logged = [{k: m[f"sparsity/{k}"] for k in ("dead", "flops", "params")} for m in sent[:3]]
+    assert logged == [pytest.approx({k: r[k] for k in ("dead", "flops", "params")}, rel=1e-4) for r in rows(tmp_path)]
+    with (tmp_path / "run" / "results.csv").open() as f:
+        table = list(csv.reader(f))
+    assert not any("sparsity" in name for name in table[0]) and len({len(line) for line in table}) == 1
+
+
 # ---- what is promised ------------------------------------------------------------------------------------------------
 
 

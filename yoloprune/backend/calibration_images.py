@@ -26,9 +26,10 @@ PIXELS = 16 * 320**2
 
 
 def batches(
-    data: str | Path,
+    data: str | Path | None,
     imgsz: int,
     *,
+    folder: str | Path | None = None,
     n: int = DRAWN,
     batch: int = 16,
     task: str = "detect",
@@ -42,8 +43,9 @@ def batches(
     128 images at imgsz 320 take 157 MB.
 
     Args:
-        data (str | Path): Ultralytics data YAML, or the folder of a classification data set.
+        data (str | Path | None): Ultralytics data YAML, or the folder of a classification data set.
         imgsz (int): Side of the square images in pixels.
+        folder (str | Path | None): A folder of images, or a text file that lists some, in place of a data set.
         n (int): Number of images, drawn at random; all of them if there are fewer. Unreadable ones are passed over.
         batch (int): Largest number of images per batch. Batches are as equal as possible, because statistics that
             are averaged over batches give each the same weight.
@@ -58,7 +60,8 @@ def batches(
     Raises:
         DataError: If the YAML is missing or wrong, or there is no readable image.
     """
-    images = _images(data, imgsz, task, channels)
+    told = f"data={data}" if folder is None else f"images={folder}"
+    images = _images(data, imgsz, task, channels, folder)
     order = np.random.default_rng(seed).permutation(len(images)).tolist()
     bar = compat.TQDM(
         total=min(n, len(order)), desc=images.prefix + "loading images", disable=not console.is_main_process()
@@ -71,7 +74,7 @@ def batches(
             break
     bar.close()
     if not loaded:
-        raise DataError(f"data={data}: none of its {len(order)} training images can be read.")
+        raise DataError(f"{told}: none of its {len(order)} images can be read.")
     parts = np.array_split(np.arange(len(loaded)), -(-len(loaded) // batch))
     return [torch.stack([loaded[i] for i in part]).to(device) for part in parts]
 
@@ -180,10 +183,10 @@ def files_in(places: str | list[str]) -> list[str]:
     return found
 
 
-def _images(data: str | Path, imgsz: int, task: str, channels: int) -> _Images:
+def _images(data: str | Path | None, imgsz: int, task: str, channels: int, folder: str | Path | None = None) -> _Images:
     kind = {"classify": _ClassifyImages, "depth": _DepthImages}.get(task, _Images)
-    train = datasets.training_images(data, task)
-    with datasets.one_line(data):
+    train = datasets.training_images(data or "", task) if folder is None else str(folder)
+    with datasets.one_line(data, folder):
         told = {"channels": channels} if compat.accepts("BaseDataset", "channels") else {}
         images = kind(train, imgsz, augment=False, prefix=console.title("calibrate: "), **told)
     images.channels = channels

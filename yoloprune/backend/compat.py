@@ -160,6 +160,9 @@ TRAINING = (
     ForeignName("engine.trainer", "BaseTrainer.save_model", "writes checkpoints", 0),
     ForeignName("engine.trainer", "BaseTrainer.final_eval", "strips checkpoints", 0),
     ForeignName("engine.trainer", "BaseTrainer.get_model", "builds the network", 0, ("cfg", "weights", "verbose")),
+    ForeignName("utils.torch_utils", "strip_optimizer", "strips the checkpoints of a training that was killed", 1),
+    ForeignName("utils.plotting", "plot_results", "draws the curves of a training that was killed", 1),
+    ForeignName("nn.tasks", "torch_safe_load", "reads a checkpoint whose folder is renamed", 1),
 )
 GROUPS = (OPENING, BUILDING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES, TRAINING)
 NAMES = {foreign.path: foreign for group in GROUPS for foreign in group}
@@ -170,10 +173,13 @@ NEEDS: dict[str, tuple[tuple[ForeignName, ...], ...]] = {
     "info": (OPENING, RUNNING),
     "trace": (OPENING,),
     "val": (OPENING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES),
+    "compare": (OPENING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES),
+    "plot": (OPENING, FOLDERS),
     "prune": _PRUNING,
     "sweep": _PRUNING,
     "finetune": (OPENING, BUILDING, FOLDERS, DATA, IMAGES, TRAINING),
     "train-sparse": (OPENING, BUILDING, FOLDERS, DATA, TRAINING),
+    "slim": GROUPS,
     "demo": GROUPS,
 }
 """What each command uses."""

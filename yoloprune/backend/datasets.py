@@ -147,14 +147,14 @@ def given_or_own(yolo: ultralytics.YOLO, data: Any, command: str) -> Any:
 
 
 @contextlib.contextmanager
-def one_line(data: str | Path) -> Iterator[None]:
+def one_line(data: Any, folder: str | Path | None = None) -> Iterator[None]:
     """What Ultralytics finds wrong with a data set is a DataError of one line; what fails in our calls of it is not."""
     try:
         yield
     except Exception as e:  # Ultralytics, which reads foreign files here, raises a dozen types
         if raised_by(e) != "ultralytics" or is_out_of_memory(e):
             raise
-        raise _in_one_line(data, e) from e
+        raise _in_one_line(f"data={data}" if folder is None else f"images={folder}", e) from e
 
 
 @contextlib.contextmanager
@@ -168,9 +168,9 @@ def reading(data: Any) -> Iterator[None]:
         raise _in_one_line(data, e) from e
 
 
-def _in_one_line(data: Any, error: Exception) -> DataError:
+def _in_one_line(told: str, error: Exception) -> DataError:
     reason = shorten(str(error.__cause__ or error), 400, placeholder=" …") or type(error).__name__
-    return DataError(f"data={data}: {reason}")
+    return DataError(f"{told}: {reason}")
 
 
 @contextlib.contextmanager

@@ -117,3 +117,20 @@ def metrics(yolo: Any) -> dict[str, float]:
         if name.startswith(("mAP", "accuracy", "mIoU", "delta")) or "IoU" in name:
             short[name + (f"({branch}" if branch not in {"", "B)"} else "")] = round(float(value), 5)
     return short
+
+
+def by_class(yolo: Any) -> tuple[dict[str, float], dict[str, int] | None]:
+    """Of the last validation, by class that the data has: mAP50-95, of masks or keypoints where there are such.
+
+    Returns:
+        (tuple): mAP50-95, 0..1, by name, empty for tasks without; labelled objects by name, None where this release of
+            Ultralytics does not count them.
+    """
+    found = yolo.metrics
+    metric = next((m for kind in ("seg", "pose", "box") if (m := getattr(found, kind, None)) is not None), None)
+    if metric is None or not len(getattr(metric, "all_ap", ())):
+        return {}, None
+    classes = [int(c) for c in metric.ap_class_index]
+    figures = {str(found.names[c]): round(float(ap), 5) for c, ap in zip(classes, metric.ap, strict=True)}
+    counts = getattr(found, "nt_per_class", None)
+    return figures, None if counts is None else {str(found.names[c]): int(counts[c]) for c in classes}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -101,33 +102,54 @@ def _require_elsewhere(folder: Path, reads: Iterable[Any]) -> None:
             )
 
 
-def new_run(task: str, name: str, arguments: Mapping[str, Any]) -> Run:
+def new_run(task: str, name: str, arguments: Mapping[str, Any], reads: Iterable[Any] = ()) -> Run:
     """A folder runs/<task>/<name>, numbered as Ultralytics does unless `exist_ok`.
 
     Args:
         task (str): Task of the model.
         name (str): Name of the folder unless `name` is among the arguments.
         arguments (Mapping): `project`, `name` and `exist_ok` count.
+        reads (Iterable): See `claim`.
 
     Returns:
         (Run): The folder.
 
     Raises:
+        ArgumentError: See `claim`.
         PruneError: If the folder cannot be made.
     """
+    return claim(_places(task, name, arguments), reads)
+
+
+def earlier_runs(task: str, name: str, arguments: Mapping[str, Any]) -> list[Path]:
+    """The folders of runs that were called so, the latest first: with `exist_ok` the one that is taken again."""
+    base = Path(compat.get_save_dir(_places(task, name, {**arguments, "exist_ok": True})))
+    number = re.compile(re.escape(base.name) + r"(?:-?(\d+))?")
+    found = {f: number.fullmatch(f.name) for f in ([base] if arguments.get("exist_ok") else base.parent.glob("*"))}
+    runs = {f: int(match[1] or 1) for f, match in found.items() if match and (f / ARGS).is_file()}
+    return sorted(runs, key=lambda f: runs[f], reverse=True)
+
+
+def _places(task: str, name: str, arguments: Mapping[str, Any]) -> Any:
+    """Ultralytics' arguments, of which those count that say where a run lies."""
     given = {k: arguments.get(k) for k in ("project", "name", "exist_ok")}
     given["name"] = given["name"] or name
     given["exist_ok"] = bool(given["exist_ok"])
-    return claim(compat.get_cfg(overrides={"task": task, "mode": "train", **given}))
+    return compat.get_cfg(overrides={"task": task, "mode": "train", **given})
 
 
 def write_args(folder: Path, arguments: Mapping[str, Any]) -> None:
     """Write args.yaml as Ultralytics does; paths and devices, which YAML knows nothing of, as text."""
+    write_yaml(folder / ARGS, as_written(arguments))
+
+
+def as_written(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What args.yaml says of arguments."""
     told = plain(arguments)
     for key in ("model", "data"):
         if key in told and Path(str(told[key])).exists():
             told[key] = str(Path(str(told[key])).absolute())  # found from any working directory
-    write_yaml(folder / ARGS, told)
+    return told
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:

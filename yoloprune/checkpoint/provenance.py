@@ -31,9 +31,14 @@ def make_provenance(parent: str | Path | None, arguments: Mapping[str, Any]) -> 
     return {
         "parent": None if file is None else {"name": file.name, "sha256": digest},
         "arguments": plain(arguments),
-        "versions": {n: _version(n) for n in ("yoloprune", "ultralytics", "torch")},
+        "versions": versions(),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+
+
+def versions() -> dict[str, str]:
+    """What runs, by package."""
+    return {name: _version(name) for name in ("yoloprune", "ultralytics", "torch")}
 
 
 def provenance(model: Any) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The whole line on a data set drawn by code: train, train sparse, prune, fine-tune, compare."""
+"""`slim` on a data set drawn by code, with the training of a model before it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 from ultralytics import YOLO
 
 from yoloprune.backend import compat, console, host_arguments, run_folders
-from yoloprune.commands import finetune, prune, train_sparse, validate
+from yoloprune.commands import slim
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.settings import checking
-from yoloprune.settings.requests import DemoRequest, FinetuneRequest, PruneRequest, TrainSparseRequest
+from yoloprune.settings.requests import DemoRequest
+from yoloprune.settings.slim_request import SlimRequest
 
 DATA = {"train": 320, "val": 80, "imgsz": 128}
 TRAIN: dict[str, Any] = {
@@ -36,11 +37,11 @@ TRAIN: dict[str, Any] = {
     "plots": False,
     "verbose": False,
 }
-EPOCHS = {"parent": 9, "sparse": 10, "finetuned": 6}
+EPOCHS = {"parent": 9, "slim": 15}
 
 
 def run(request: DemoRequest) -> list[dict[str, Any]]:
-    """Run the demo: a YOLOv8n from scratch on coloured shapes, pruned to a share of its FLOPs.
+    """Run the demo: a YOLOv8n from scratch on coloured shapes, then `slim` to a share of its FLOPs.
 
     Args:
         request (DemoRequest): FLOPs that are kept; where the run goes, the seed of the images and of all trainings,
@@ -56,30 +57,15 @@ def run(request: DemoRequest) -> list[dict[str, Any]]:
     seed, device = request.passed.get("seed") or 0, request.passed.get("device")
     epochs = {name: int(request.passed.get("epochs") or most) for name, most in EPOCHS.items()}
     data = make_shapes(folder / "data", **DATA, seed=seed)
-    common = {**TRAIN, "data": str(data), "seed": seed, "device": device, "exist_ok": True}
-    common["project"] = str(folder)
+    common = {**TRAIN, "data": str(data), "seed": seed, "device": device, "project": str(folder)}
 
     parent = YOLO("yolov8n.yaml")
     parent.train(**common, epochs=epochs["parent"], name="parent")
-    parent_file = Path(parent.trainer.last)
-    told = {**common, "model": parent_file, "epochs": epochs["sparse"], "flops": request.flops, "name": "sparse"}
-    sparse = train_sparse.run(checking.build(TrainSparseRequest, told))
-    told = {"imgsz": DATA["imgsz"], "project": str(folder), "name": "pruned", "exist_ok": True}
-    pruned_file = prune.run(checking.build(PruneRequest, {**told, "model": sparse.trainer.last})).file
-    told = {**common, "model": pruned_file, "epochs": epochs["finetuned"], "name": "finetuned"}
-    tuned = finetune.run(checking.build(FinetuneRequest, told))
-
-    rows = validate.compare(
-        {"parent": parent_file, "pruned": pruned_file, "fine-tuned": Path(tuned.trainer.last)},
-        command="demo",
-        data=str(data),
-        imgsz=DATA["imgsz"],
-        device=device,
-        format=request.passed.get("format"),
-        project=str(folder),
-        name="table",
-        exist_ok=True,
-    )
+    model = Path(parent.trainer.last)
+    words = f"model={model} data={data} flops={request.flops:g} epochs={epochs['slim']}"
+    console.log("demo: ", f"from a trained model on: yoloprune slim {words}, and how these drawn images are trained on")
+    told = {**common, "model": model, "epochs": epochs["slim"], "flops": request.flops, "name": "slim"}
+    found = slim.run(checking.build(SlimRequest, {**told, "format": request.passed.get("format")}))
     minutes = (time.time() - start) / 60
     console.log("demo: ", f"{minutes:.1f} minutes; everything is in {folder}")
-    return rows
+    return found.rows

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from yoloprune.backend import (
     yaml_markers,
 )
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.commands import interruptions, only_classes
+from yoloprune.commands import interruptions, only_classes, side_by_side
 from yoloprune.errors import ArgumentError, DataError
-from yoloprune.reporting import run_report, text_table
+from yoloprune.reporting import run_report, text_table, verdict
+from yoloprune.reporting.facts import ClassFigures, Report
+from yoloprune.settings import command_line
 from yoloprune.settings.requests import FinetuneRequest
 
 LIKE_THE_END = frozenset({"data", "imgsz", "batch", "device", "workers", "single_cls", "max_det", "iou", "conf"})
@@ -65,16 +68,56 @@ def run(request: FinetuneRequest) -> ultralytics.YOLO:
             yolo.train(**passed)
     of_many_sets = isinstance(yolo.trainer.args, dict)  # on which Ultralytics reports
     if console.is_main_process() and not of_many_sets:
-        folder = Path(yolo.trainer.save_dir)
-        after = model_facts.widths(yolo.model)
-        metrics = evaluation.metrics(yolo)
-        sizes = evaluation.measure(yolo.model, yolo.trainer.args.imgsz)
-        data = {"command": "finetune", "widths_kept": before == after, "start": start, "metrics": metrics}
-        rows = [{"model": "start", **start, **sizes}] if start else []
-        rows.append({"model": "fine-tuned", **metrics, **sizes})
-        _warn_of_loss(start, metrics)
-        run_report.write_report(folder, data, rows, [folder / "results.png"])
+        after, sizes = model_facts.widths(yolo.model), evaluation.measure(yolo.model, yolo.trainer.args.imgsz)
+        folder, classes = Path(yolo.trainer.save_dir), side_by_side.by_class({"fine-tuned": evaluation.by_class(yolo)})
+        words, metrics = command_line.written(request), evaluation.metrics(yolo)
+        report(folder, start, metrics, sizes, widths_kept=before == after, by_class=classes, words=words)
     return yolo
+
+
+def report(
+    folder: Path,
+    start: Mapping[str, float],
+    metrics: Mapping[str, float],
+    sizes: Mapping[str, float],
+    *,
+    widths_kept: bool,
+    by_class: Sequence[ClassFigures] = (),
+    words: str | None = None,
+) -> None:
+    """Write and say what a fine-tuning came to.
+
+    Args:
+        folder (Path): Of the run.
+        start (Mapping[str, float]): How good the model was before, empty where that is not known.
+        metrics (Mapping[str, float]): How good it is.
+        sizes (Mapping[str, float]): How large it is.
+        widths_kept (bool): Whether every width is what it was.
+        by_class (Sequence[ClassFigures]): The same by class.
+        words (str | None): The command as it was typed.
+    """
+    rows = [{"model": "start", **start, **sizes}] if start else []
+    rows.append({"model": "fine-tuned", **metrics, **sizes})
+    _warn_of_loss(start, metrics)
+    said = verdict.of_training(rows)
+    page = run_report.write_report(
+        folder,
+        Report(
+            "finetune",
+            rows,
+            {"widths_kept": widths_kept, "start": start, "metrics": metrics},
+            said,
+            by_class,
+            repeat=["yoloprune finetune cfg=args.yaml", *([words] if words else [])],
+            versions=provenance.versions(),
+        ),
+        [folder / "results.png"],
+    )
+    best = next(f for name in ("best.pt", "last.pt") if (f := folder / "weights" / name).exists() or name == "last.pt")
+    kept = "every width is what it was" if widths_kept else "widths have changed"
+    step = f"yolo export {shlex.quote(f'model={best}')} format=onnx"
+    told = f"{said}; {kept}" if said else kept
+    console.log("finetune: ", text_table.closing(told, rows, [best, page], step))
 
 
 def _start(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> dict[str, float]:

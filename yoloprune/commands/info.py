@@ -17,7 +17,7 @@ from yoloprune.reporting import layer_table, text_table
 from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.selection.calibration import place
-from yoloprune.settings.requests import InfoRequest
+from yoloprune.settings.view_requests import InfoRequest
 
 
 @generators_kept()

@@ -6,7 +6,7 @@ import copy
 import shlex
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from yoloprune.backend import (
 )
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
-from yoloprune.commands import cut_and_repair, image_side, only_classes
+from yoloprune.commands import cut_and_repair, image_side, only_classes, prune_report, side_by_side
 from yoloprune.commands.validate import add_times
 from yoloprune.cutting import comparison
 from yoloprune.errors import PlanError, VerifyError
@@ -34,7 +34,7 @@ from yoloprune.native import candidates
 from yoloprune.native.described import as_described
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import generators_kept
-from yoloprune.reporting import layer_table, plots, run_report, text_table
+from yoloprune.reporting import run_report, text_table
 from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.selection import decision, latency_search
@@ -64,7 +64,7 @@ class PruneResult:
 
     def __repr__(self) -> str:
         """The table, and the next command."""
-        return f"{text_table.table(self.rows)}\nsaved {self.file}; next: {self.next_step}"
+        return text_table.closing("", self.rows, [self.file], self.next_step).lstrip()
 
 
 @generators_kept()
@@ -98,8 +98,8 @@ def _run(
     seed = request.passed.get("seed") or 0
     with saving.told_who_wrote(parent), class_labels.few(classes.names, data, seed) as seen:
         drawn = request.budgeted and "auto" in (request.criterion.score, request.recover)
-        sight = calibration(parent, seen, imgsz, request.passed, drawn=drawn)
-        choice = decision.choose(parent, request, sight, timer)
+        sight = calibration(parent, seen, imgsz, request.passed, folder=request.images, drawn=drawn)
+        choice, order = decision.choose(parent, request, sight, timer)
     dead = not request.budgeted
     how = request.recover if not choice.alive.all() else "none"
     done = cut_and_repair.cut(parent, choice.plan, how, sight.images, choice.probe, dead=dead)
@@ -121,14 +121,28 @@ def _run(
             run_folders.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
             rows.append({"model": "pruned", **has, **evaluation.measure(saved.model, imgsz)})
             timing = None if timer is None else add_times("prune", rows, timer, child.model)
-            _report_cut(part, choice, rows, done, imgsz, classes, timing)
+            with class_labels.view(classes.names, data) as seen:
+                validate, at = _is_validated(request), side.parent
+                looks = side_by_side.look(
+                    parent, saved, seen, imgsz, request.passed, validate=validate, before_imgsz=at
+                )
+            rows = looks.in_front(rows)
+            told_of = prune_report.Told(request, choice, order, done, rows, looks, facts, timing)
+            said = prune_report.write(part, told_of)
     checkpoint.tidy(target)
     if request.latency is not None:
         latency_search.judge(request.latency, *(row["ms"] for row in rows))
     data = data or datasets.own(whole)
     step = _next_step(child, target, choice, data or "...", unrepaired=not dead and sight.images is None)
-    console.log("prune: ", f"saved {target}; next: {step}")
+    files_now = [target, folder / run_report.NAMES[1]]
+    console.log("prune: ", text_table.closing(f"{said} (imgsz {imgsz})", rows, files_now, step))
     return PruneResult(saving.load(target), target, choice, done, rows, step)
+
+
+def _is_validated(request: PruneRequest) -> bool:
+    """Whether both models are: where `data=` is given, and by `val=True` where the model's own data set is at hand."""
+    wanted = request.passed.get("val")
+    return bool(request.passed.get("data")) if wanted is None else bool(wanted)
 
 
 def _packed(
@@ -174,39 +188,7 @@ def _next_step(
 ) -> str:
     """What to type now."""
     if (family := yaml_markers.untrainable(child.model)) is not None:
-        return f"yolo val model={file} (pruned {family} models cannot be trained)"
-    stock = "" if choice.yaml is None else " (stock 'yolo train' keeps the widths as well)"
+        return f"yolo val {shlex.quote(f'model={file}')}\n      (pruned {family} models cannot be trained)"
+    stock = "" if choice.yaml is None else "\n      (stock 'yolo train' keeps the widths as well)"
     rate = " lr0=0.002" if unrepaired else ""  # weights that nothing was fitted to have further to go
     return f"yoloprune finetune {shlex.quote(f'model={file}')} {shlex.quote(f'data={data}')}{rate}{stock}"
-
-
-def _report_cut(
-    folder: Path,
-    choice: candidates.Choice,
-    rows: list[dict[str, Any]],
-    done: cut_and_repair.Cut,
-    imgsz: int,
-    classes: only_classes.Kept,
-    timing: Mapping[str, Any] | None,
-) -> None:
-    """Write and say what was cut."""
-    kept = choice.kept()
-    data = {
-        "command": "prune",
-        "kept": kept,
-        "relative_error": done.proof.error,
-        "proof": asdict(done.proof),
-        "outputs_moved": done.moved,
-        **({} if timing is None else {"timing": timing}),
-        "layers": layer_table.layer_rows(choice.graph, choice.widths),
-        "unknown_operations": choice.graph.unknown,
-        "plan": choice.plan.to_dict(),
-        **classes.noted({}),
-    }
-    picture = plots.plot_widths(folder / "widths.png", choice.graph, choice.widths)
-    run_report.write_report(folder, data, rows, [picture])
-    console.log(
-        "prune: ",
-        f"kept {kept['flops']:.1%} of FLOPs (imgsz {imgsz}), {kept['params']:.1%} of parameters\n"
-        f"{text_table.table(rows)}",
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -22,19 +23,24 @@ from yoloprune.backend import (
     evaluation,
     head_task,
     host_arguments,
+    per_image,
     run_folders,
 )
-from yoloprune.checkpoint import saving
+from yoloprune.checkpoint import provenance, saving
 from yoloprune.commands import cut_and_repair, only_classes
 from yoloprune.errors import BudgetError
 from yoloprune.native import candidates
+from yoloprune.planning import paired_bootstrap
+from yoloprune.planning.paired_bootstrap import Findings, Interval
 from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import plots, run_report, text_table
+from yoloprune.reporting.facts import Report, points_of
 from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.runtimes.timing import Times
 from yoloprune.selection import ranking
 from yoloprune.selection.calibration import calibration, place
+from yoloprune.settings import command_line
 from yoloprune.settings.requests import SweepRequest
 
 Row = Mapping[str, Any]
@@ -80,7 +86,8 @@ def _swept(
         origin = model if isinstance(model, (str, Path)) else parent.model_name
         run_folders.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments, "save_dir": folder})
         whole = candidates.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool), found.probe)
-        rows = [_evaluate("parent", parent, whole, {**passed, "data": seen}, folder)]
+        row, all_found = _evaluate("parent", parent, whole, {**passed, "data": seen}, folder)
+        rows, differences = [row], dict[str, Interval]()
         times = [] if timer is None else timer.time()
         rows[0].update(_ms(times))
         files.append_row(folder / "sweep.csv", rows[0], fresh=True)
@@ -93,20 +100,59 @@ def _swept(
         within = may_lose(within, rows[0][key])
         for i, (name, choice) in enumerate(points.items(), start=1):
             child = cut_and_repair.cut(parent, choice.plan, request.recover, sight.images, choice.probe).child
-            rows.append(_evaluate(name, child, choice, {**passed, "data": seen}, folder))
+            row, found_here = _evaluate(name, child, choice, {**passed, "data": seen}, folder)
+            rows.append(row)
+            if (difference := paired_bootstrap.between(all_found, found_here)) is not None:
+                differences[name] = difference
             times += [] if timer is None else timer.time(child.model)[1:]
             rows[-1].update(_ms(times))
             files.append_row(folder / "sweep.csv", rows[-1])
-            console.log("sweep: ", f"{i}/{len(points)}\n{text_table.table(rows[-1:])}")
+            said = f"\nmAP50-95 {differences[name]}" if name in differences else ""
+            console.log("sweep: ", f"{i}/{len(points)}\n{text_table.table(rows[-1:])}{said}")
 
         cliff = None if blind else falls_off(rows, key, within)
-        picture = plots.plot_sweep(folder / "sweep.png", rows, key, within)
-        data = {"command": "sweep", "metric": key, "cliff": cliff, "out_of_reach": unreachable, "arguments": arguments}
-        data = data if timer is None else {**data, "timing": timer.facts(times)}
-        run_report.write_report(folder, data, rows, [picture])
-        said = f"{describe(cliff, key, within)}\n" if cliff else ""
-        console.log("sweep: ", f"\n{text_table.table(rows)}\n{said}saved {folder}")
+        plots.plot_sweep(folder / "sweep.png", rows, key, within)
+        facts = {"cliff": cliff, "out_of_reach": unreachable, "arguments": arguments}
+        facts["differences"] = {name: vars(d) for name, d in differences.items()}
+        facts = facts if timer is None else {**facts, "timing": timer.facts(times)}
+        gflops = evaluation.gflops(parent.model, imgsz)
+        said = describe(cliff, key, within) if cliff else "the parent finds too little to say where it falls off"
+        taken = taken_by(cliff, rows)
+        report = Report(
+            "sweep",
+            rows,
+            facts,
+            f"{said}. {taken[1]}",
+            points=points_of([{**row, "GFLOPs": row["flops"] * gflops} for row in rows], key),
+            metric=key,
+            repeat=["yoloprune sweep cfg=args.yaml", command_line.written(request)],
+            versions=provenance.versions(),
+        )
+        page = run_report.write_report(folder, report)
+        step = _next_step(request, passed, taken[0])
+        intervals = "".join(f"{name}: mAP50-95 {d}\n" for name, d in differences.items())
+        told = f"{text_table.table(rows)}\n{intervals}{said}\n{taken[1]}"
+        console.log("sweep: ", text_table.closing(f"\n{told}", [], [folder / "sweep.csv", page], step))
     return rows
+
+
+def taken_by(cliff: Mapping[str, Any] | None, rows: Sequence[Row]) -> tuple[str | None, str]:
+    """Which budget a sweep would take, None for none, and why."""
+    if cliff is None:
+        return None, "No budget can be named."
+    if cliff["safe"] == "parent":
+        return rows[1]["model"], f"{rows[1]['model']} is the mildest cut that was tried: fine-tune it, and look again."
+    return cliff["safe"], f"{cliff['safe']} is the smallest of them, so that is what to take before fine-tuning."
+
+
+def _next_step(request: SweepRequest, passed: Mapping[str, Any], budget: str | None) -> str | None:
+    """The cut that a sweep recommends, as it was made in it."""
+    if budget is None:
+        return None
+    model = request.model if isinstance(request.model, (str, Path)) else "..."
+    classes = () if request.classes is None else ("classes=" + ",".join(map(str, request.classes)),)
+    words = (f"model={model}", f"data={passed['data']}", budget, f"imgsz={passed['imgsz']}", *classes)
+    return f"yoloprune prune {' '.join(map(shlex.quote, words))}"
 
 
 def _points(
@@ -137,12 +183,13 @@ def _ms(times: Sequence[Times]) -> dict[str, float]:
 
 def _evaluate(
     name: str, yolo: ultralytics.YOLO, choice: candidates.Choice, passed: Mapping[str, Any], folder: Path
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Findings | None]:
     kept = {kind: round(share, 4) for kind, share in choice.kept().items()}
     probe = saving.with_model(yolo, copy.deepcopy(yolo.model))  # validation may fuse the one it runs
     given = {k: v for k, v in passed.items() if k != "seed"}
-    evaluation.validate(probe, {**given, "project": str(folder.resolve()), "name": "val", "exist_ok": True})
-    return {"model": name, **kept, **evaluation.metrics(probe)}
+    with per_image.watched(probe) as watch:
+        evaluation.validate(probe, {**given, "project": str(folder.resolve()), "name": "val", "exist_ok": True})
+    return {"model": name, **kept, **evaluation.metrics(probe)}, watch.findings()
 
 
 def falls_off(rows: Sequence[Row], key: str, within: float) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,17 +11,22 @@ from typing import Any
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import compat, console, datasets, head_task, host_arguments, records
+from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, records
 from yoloprune.backend.yaml_markers import STATE_KEY
-from yoloprune.checkpoint import rebuild, saving, trainers
+from yoloprune.checkpoint import provenance, rebuild, saving, trainers
 from yoloprune.commands import finetune, image_side, interruptions
 from yoloprune.errors import ArgumentError
-from yoloprune.reporting import plots, run_report
+from yoloprune.reporting import plots, run_report, text_table
+from yoloprune.reporting.facts import Report
+from yoloprune.settings import command_line
 from yoloprune.settings.keys import AUTO
 from yoloprune.settings.requests import TrainSparseRequest
 from yoloprune.settings.sparse_config import SparseConfig
 from yoloprune.sparse import reach
 from yoloprune.sparse.callback import SparseTraining
+
+SHARES = ("dead", "flops", "params")
+"""Of the last epoch, as the table shows them."""
 
 
 def run(request: TrainSparseRequest) -> ultralytics.YOLO:
@@ -48,15 +54,44 @@ def run(request: TrainSparseRequest) -> ultralytics.YOLO:
     finetune.require_teachable(yolo, passed)
     with sparse.attached(yolo), interruptions.going_on(yolo, "train-sparse"), datasets.reading(passed.get("data")):
         yolo.train(**passed)
-    folder = Path(yolo.trainer.save_dir)
-    if console.is_main_process() and (log := folder / "sparsity.csv").is_file():
-        picture = plots.plot_sparsity(folder / "sparsity.png", log)
-        history, met = files.read_numbers(log), bool(yolo.model.yaml.get(STATE_KEY, {}).get("met"))  # also of workers
-        data = {"command": "train-sparse", "met": met, "settings": asdict(sparse.config), "history": history}
-        run_report.write_report(folder, data, history[-1:], [p for p in (picture, folder / "results.png") if p])
-        best = Path(yolo.trainer.best if Path(yolo.trainer.best).exists() else yolo.trainer.last)
-        console.log("sparse: ", f"{'target met' if met else 'target not met'}; next: yoloprune prune model={best}")
+    if console.is_main_process():
+        report(Path(yolo.trainer.save_dir), yolo, sparse.config, command_line.written(request))
     return yolo
+
+
+def report(folder: Path, yolo: ultralytics.YOLO, config: SparseConfig, words: str | None = None) -> bool | None:
+    """Write and say what a sparse training came to.
+
+    Args:
+        folder (Path): Of the run.
+        yolo (YOLO): What was trained.
+        config (SparseConfig): The target, and how it was approached.
+        words (str | None): The command as it was typed.
+
+    Returns:
+        (bool | None): Whether the target was met; None where there is no log.
+    """
+    if not (log := folder / "sparsity.csv").is_file():
+        return None
+    picture = plots.plot_sparsity(folder / "sparsity.png", log)
+    history, met = files.read_numbers(log), bool(yolo.model.yaml.get(STATE_KEY, {}).get("met"))  # also of workers
+    best = next(f for name in ("best.pt", "last.pt") if (f := folder / "weights" / name).exists() or name == "last.pt")
+    last = history[-1] if history else {}
+    row = {"model": best.stem, **evaluation.metrics(yolo), **{k: last[k] for k in SHARES if k in last}}
+    report = Report(
+        "train-sparse",
+        [row],
+        {"met": met, "settings": asdict(config), "history": history},
+        f"{'Target met' if met else 'Target not met'}: once cut, {last.get('flops', 1):.1%} of the FLOPs and "
+        f"{last.get('params', 1):.1%} of the parameters stay.",
+        gamma=history,
+        repeat=["yoloprune train-sparse cfg=args.yaml", *([words] if words else [])],
+        versions=provenance.versions(),
+    )
+    page = run_report.write_report(folder, report, [p for p in (picture, folder / "results.png") if p])
+    step = f"yoloprune prune {shlex.quote(f'model={best}')}"
+    console.log("sparse: ", text_table.closing(report.verdict, [row], [best, page], step))
+    return met
 
 
 def _require_reach(yolo: ultralytics.YOLO, sparse: SparseConfig, passed: Mapping[str, Any]) -> None:

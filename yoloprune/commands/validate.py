@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import ultralytics
 from torch import nn
 
-from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, run_folders
-from yoloprune.checkpoint import saving
+from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, per_image, run_folders
+from yoloprune.checkpoint import provenance, saving
+from yoloprune.checkpoint.exported_files import is_export, load_export
 from yoloprune.checkpoint.loading import ModelSource
-from yoloprune.commands import only_classes
+from yoloprune.commands import only_classes, side_by_side
+from yoloprune.errors import ModelError
+from yoloprune.planning import paired_bootstrap
 from yoloprune.probing.examples import generators_kept
-from yoloprune.reporting import run_report, text_table
-from yoloprune.runtimes import bench
+from yoloprune.reporting import run_report, text_table, verdict
+from yoloprune.reporting.facts import ExampleImage, Report, points_of
+from yoloprune.runtimes import bench, engines
 from yoloprune.runtimes.deployment import Deployment
-from yoloprune.settings.requests import ValRequest
+from yoloprune.settings.view_requests import ValRequest
+
+NOT_QUALITY = frozenset({*text_table.SIZES, "model", "classes"})
 
 
 def run(request: ValRequest) -> list[dict[str, Any]]:
@@ -37,30 +46,86 @@ def compare(
     """Validate models one after the other on the same data, then time them taking turns, see `api.compare`."""
     device = evaluation.device(passed.get("device"))
     deployment = Deployment.asked(passed, device, threads)
-    loaded = {name: saving.load(m, prunable=False) for name, m in models.items()}
-    passed["data"] = datasets.given_or_own(list(loaded.values())[-1], passed.get("data"), command)
-    for yolo in loaded.values():
+    loaded = _loaded(models)
+    known = [yolo for yolo in loaded.values() if isinstance(yolo.model, nn.Module)]
+    if not known:
+        raise ModelError(f"{command}: one model at least must be a checkpoint (.pt), which says for which data it is.")
+    passed["data"] = datasets.given_or_own(known[-1], passed.get("data"), command)
+    for yolo in known:
         head_task.settle(yolo, passed)
         datasets.require_channels(yolo, passed["data"])
-    imgsz = saving.image_size(next(iter(loaded.values())), passed.get("imgsz"))
-    with run_folders.new_run(next(iter(loaded.values())).task, command, passed) as folder:
-        rows, networks = [], []
+    imgsz = saving.image_size(known[0], passed.get("imgsz"))
+    for export in (yolo.model for yolo in loaded.values() if yolo not in known):
+        engines.require_size(export, deployment, imgsz)
+    with run_folders.new_run(known[0].task, command, passed) as folder:
+        rows: list[dict[str, Any]] = []
+        networks: list[Any] = []
+        classes: dict[str, side_by_side.Figures] = {}
+        found: list[paired_bootstrap.Findings | None] = []
         for name, yolo in loaded.items():
             networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
-            sizes = evaluation.measure(yolo.model, imgsz)
+            sizes = _sizes(yolo, imgsz)
             place = {"imgsz": imgsz, "project": str(folder.resolve()), "name": name, "exist_ok": True}
-            with only_classes.looked_at(yolo, passed, loaded.values()) as asked:
+            installing = nullcontext() if yolo in known else compat.replaced({"AUTOINSTALL": False})
+            looked = only_classes.looked_at(yolo, passed, known)
+            with installing, looked as asked, per_image.watched(yolo) as watch:
                 evaluation.validate(yolo, {**asked, **place})
+            found.append(watch.findings())
             rows.append({"model": name, **evaluation.metrics(yolo), **sizes})
+            classes[name] = evaluation.by_class(yolo)
         with bench.opened(deployment, networks[0], imgsz) as timer:
             timing = add_times(command, rows, timer, *networks[1:])
-        facts = {"command": command, "device": str(device), "imgsz": imgsz, "timing": timing, "arguments": passed}
-        run_report.write_report(folder, facts, rows)
-        console.log(f"{command}: ", f"imgsz {imgsz}, {deployment}\n{text_table.table(rows)}\nsaved {folder}")
+        pair = [saving.with_model(y, n) for y, n in zip(loaded.values(), networks, strict=True) if y in known]
+        images = side_by_side.shown(pair[0], pair[-1], passed, imgsz, command) if len(pair) > 1 else []
+        others = zip([*loaded][1:], found[1:], strict=True)
+        differences = {name: d for name, f in others if (d := paired_bootstrap.between(found[0], f)) is not None}
+        said = {"device": str(device), "imgsz": imgsz, "timing": timing, "arguments": passed}
+        said["differences"] = {name: vars(d) for name, d in differences.items()}
+        report = _report(command, rows, said, classes, images)
+        page = run_report.write_report(folder, report)
+        told = "\n".join([*([report.verdict] if report.verdict else []), f"imgsz {imgsz}, {deployment}"])
+        told += "".join(f"\n{name}: {report.metric} {d}" for name, d in differences.items())
+        last = getattr(known[-1], "ckpt_path", None)
+        step = f"yolo export {shlex.quote(f'model={last}')} format=onnx" if last and len(rows) > 1 else None
+        console.log(f"{command}: ", text_table.closing(told, rows, [page], step))
     return rows
 
 
-def add_times(command: str, rows: Sequence[dict[str, Any]], timer: bench.Bench, *others: nn.Module) -> dict[str, Any]:
+def _report(
+    command: str,
+    rows: list[dict[str, Any]],
+    facts: Mapping[str, Any],
+    classes: Mapping[str, side_by_side.Figures],
+    images: Sequence[ExampleImage],
+) -> Report:
+    """What is said of models that were validated and timed; of one alone there is no verdict."""
+    metric = text_table.headline(k for k in rows[0] if k not in NOT_QUALITY)
+    points = points_of(rows, metric) if metric and len(rows) > 1 else []
+    said = verdict.of(rows) if len(rows) == 2 else verdict.of_several(points, metric)
+    versions = provenance.versions()
+    by_class = side_by_side.by_class(classes)
+    return Report(command, rows, facts, said, by_class, images, points=points, metric=metric, versions=versions)
+
+
+def _loaded(models: Mapping[str, ModelSource]) -> dict[str, ultralytics.YOLO]:
+    """Models by name; exports are for the task of the first checkpoint."""
+    found = {n: m if is_export(m) else saving.load(m, prunable=False) for n, m in models.items()}
+    task = next((m.task for m in found.values() if isinstance(m, ultralytics.YOLO)), "detect")
+    return {n: m if isinstance(m, ultralytics.YOLO) else load_export(m, task) for n, m in found.items()}
+
+
+def _sizes(yolo: ultralytics.YOLO, imgsz: int) -> dict[str, float]:
+    """Size of a model; of an export that of what lies on the disk."""
+    if isinstance(yolo.model, nn.Module):
+        return evaluation.measure(yolo.model, imgsz)
+    path = Path(yolo.model)
+    files = [f for f in path.rglob("*") if f.is_file()] if path.is_dir() else [path]
+    return {"MB": round(sum(f.stat().st_size for f in files) / 1e6, 2)}
+
+
+def add_times(
+    command: str, rows: Sequence[dict[str, Any]], timer: bench.Bench, *others: nn.Module | str
+) -> dict[str, Any]:
     """Put milliseconds per image into the rows of the parent on a bench and of others.
 
     Returns:

@@ -54,6 +54,21 @@ class Cost:
         axis = np.append(self.axes(widths), 1.0)  # index -1: a term with fewer axes
         return float(factor @ (axis[first] * axis[second]))
 
+    def by_module(self, kind: str, widths: np.ndarray) -> dict[str, float]:
+        """Cost of each module at the given widths; products of activations count for the first of those they are of.
+
+        Args:
+            kind (str): "params" or "flops".
+            widths (np.ndarray): Width of each group, shape (groups,).
+        """
+        factor, first, second = self._terms[kind]
+        axis = np.append(self.axes(widths), 1.0)
+        found: dict[str, float] = {}
+        for i, cost in zip(first, factor * (axis[first] * axis[second]), strict=True):
+            name = self.graph.axes[i].module if i >= 0 else ""
+            found[name] = found.get(name, 0.0) + float(cost)
+        return found
+
     def axes(self, widths: np.ndarray) -> np.ndarray:
         """Width of each axis, shape (axes,), at the given widths of the groups."""
         found: np.ndarray = self._occurrence @ widths

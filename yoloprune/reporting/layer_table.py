@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.cost import Cost
 from yoloprune.reporting.text_table import Row
 
 LEGEND = (
@@ -51,6 +52,53 @@ def layer_rows(graph: ChannelGraph, widths: np.ndarray | None = None) -> list[di
         row["parts"] = _parts(graph, groups)
         rows.append(row)
     return rows
+
+
+def with_costs(rows: Sequence[Row], graph: ChannelGraph, widths: np.ndarray) -> list[dict[str, Any]]:
+    """Layer rows with "MFLOPs" and "MFLOPs kept": what a layer costs before and after, and what follows its channels.
+
+    Layers without a row, such as depthwise ones, count for the row before them in the order of the network.
+
+    Args:
+        rows (Sequence[Row]): From `layer_rows`.
+        graph (ChannelGraph): A traced model.
+        widths (np.ndarray): Widths of the groups after the cut, shape (groups,).
+    """
+    cost = Cost(graph)
+    named = {str(row["layer"]) for row in rows}
+    sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in named}
+    for i, at in enumerate((cost.full, widths.astype(float))):
+        found: dict[str, float] = {}
+        for module, flops in cost.by_module("flops", at).items():
+            found[layer_name(module)] = found.get(layer_name(module), 0.0) + flops
+        place = str(rows[0]["layer"]) if rows else ""
+        for name in dict.fromkeys(layer_name(axis.module) for axis in graph.axes):
+            place = name if name in named else place
+            if place:
+                sums[place][i] += found.pop(name, 0.0) / 1e6
+    return [
+        {**row, "MFLOPs": round(sums[str(row["layer"])][0], 3), "MFLOPs kept": round(sums[str(row["layer"])][1], 3)}
+        for row in rows
+    ]
+
+
+def frozen_layers(rows: Sequence[Row]) -> list[str]:
+    """What may not be cut, by reason, with the layers: those of one block share an entry."""
+    places: dict[str, list[str]] = {}
+    for row in rows:
+        for part in str(row["state"]).split("; "):
+            if part.startswith("frozen: "):
+                places.setdefault(part.removeprefix("frozen: "), []).append(str(row["layer"]))
+    return [f"{reason}: {_together(names)}" for reason, names in places.items()]
+
+
+def _together(names: Sequence[str]) -> str:
+    blocks: dict[str, list[str]] = {}
+    for name in names:
+        blocks.setdefault(_block(name), []).append(name)
+    return ", ".join(
+        f"{block}.* ({len(found)} layers)" if len(found) > 2 else ", ".join(found) for block, found in blocks.items()
+    )
 
 
 def layer_name(module: str) -> str:

@@ -57,7 +57,7 @@ def plot_sparsity(path: Path, log: Path) -> Path | None:
     shares = (("dead", "channels dead", "#4a5568"), ("flops", "FLOPs once cut", "#2b6cb0"))
     for key, label, colour in (*shares, ("params", "parameters once cut", "#63b3ed")):
         panels["budget"].plot(epochs, [r[key] for r in rows], marker=".", color=colour, label=label)
-    results = [r for r in read_numbers(log.with_name("results.csv")) if r["epoch"] <= epochs[-1]]
+    results = [r for r in read_numbers(log.with_name("results.csv")) if r["epoch"] <= epochs[-1] and _validated(r)]
     if metric := headline(k for k in (results[0] if results else {}) if k.startswith("metrics/")):
         label = metric.removeprefix("metrics/")
         times, values = [r["epoch"] for r in results], [r[metric] for r in results]
@@ -74,6 +74,11 @@ def plot_sparsity(path: Path, log: Path) -> Path | None:
     for name in ("gamma", "budget"):
         panels[name].locator_params(axis="x", integer=True)
     return _save(figure, path)
+
+
+def _validated(row: Row) -> bool:
+    """Whether an epoch was validated: Ultralytics writes zeros where it was not."""
+    return any(v for k, v in row.items() if k.startswith(("metrics/", "val/")))
 
 
 def plot_sweep(path: Path, rows: Sequence[Row], key: str, within: float) -> Path:

@@ -1,48 +1,74 @@
-"""One page per run, self-contained, and the same as data."""
+"""What a run leaves to be read: report.html, one self-contained page, and report.json, the same as data."""
 
 from __future__ import annotations
 
 import base64
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from yoloprune import files
-from yoloprune.reporting.text_table import Row, cell
+from yoloprune.reporting import page_network, page_quality, schema
+from yoloprune.reporting.facts import Report
+
+SECTIONS = (
+    ("Quality and cost", page_quality.costs),
+    ("By class", page_quality.classes),
+    ("The same images", page_quality.images),
+    ("The network, from input to head", page_network.network),
+    ("Importance", page_network.importance),
+    ("Gamma over the epochs", page_network.gamma),
+    ("What may not be cut, and why", page_network.frozen),
+)
+"""Of the page below its table, each left out where it would be empty."""
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+"""What a browser may load for the page: nothing."""
+
+NAMES = ("report.json", "report.html")
 
 
-def write_report(folder: Path, data: Mapping[str, Any], rows: Sequence[Row], pictures: Sequence[Path] = ()) -> None:
-    """Write report.json, and report.html with the rows as a table and the pictures inside.
+def write_report(folder: Path, report: Report, pictures: Sequence[Path] = ()) -> Path:
+    """Write report.json, and report.html with all that it says in words and pictures.
 
     Args:
         folder (Path): Folder of the run.
-        data (Mapping[str, Any]): Everything measured, plain data.
-        rows (Sequence[Row]): The table that was printed.
-        pictures (Sequence[Path]): PNG files to embed.
+        report (Report): What to say.
+        pictures (Sequence[Path]): PNG files to show as well, where they are there.
+
+    Returns:
+        (Path): The page.
     """
-    write_text(folder / "report.json", json.dumps({**data, "table": [dict(r) for r in rows]}, indent=2, default=str))
-    columns = list(dict.fromkeys(k for row in rows for k in row))
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell(row.get(c)))}</td>" for c in columns) + "</tr>" for row in rows
+    data = {"schema": schema.NAME, **report.data()}
+    write_text(folder / NAMES[0], json.dumps(data, indent=1, default=str))
+    write_text(folder / NAMES[1], page(report, pictures))
+    return folder / NAMES[1]
+
+
+def page(report: Report, pictures: Sequence[Path] = ()) -> str:
+    """The page; nothing in it is fetched from anywhere."""
+    title = html.escape(f"yoloprune {report.command}")
+    body = page_quality.summary(report)
+    told = [(name, made(report)) for name, made in SECTIONS]
+    told += [(p.stem, _embedded(p)) for p in pictures if p.is_file()]
+    told += [("Do it again", page_network.repeat(report))]
+    body += "".join(f"<h2>{html.escape(name)}</h2>{content}" for name, content in told if content)
+    style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    icon = '<link rel=icon href="data:,">'  # else a browser asks for one
+    return (
+        "<!doctype html><html lang=en><head><meta charset=utf-8>"
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta name=viewport content="width=device-width, initial-scale=1"><title>{title}</title>{icon}'
+        f"<style>{style}</style></head><body><main><h1>{title}</h1>{body}"
+        "<p class=note>All figures, and which channels stayed: report.json beside this page; 'yoloprune schema' says "
+        f"what its keys mean.</p></main><script>{script}</script></body></html>"
     )
-    images = "".join(
-        f'<h2>{html.escape(p.stem)}</h2><img alt="{html.escape(p.stem)}" '
-        f'src="data:image/png;base64,{base64.b64encode(p.read_bytes()).decode()}">'
-        for p in pictures
-        if p.is_file()
-    )
-    head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
-    title = html.escape(f"yoloprune {data.get('command', '')}")
-    write_text(
-        folder / "report.html",
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
-        "<style>body{font:15px system-ui;margin:2em auto;max-width:70em}td,th{padding:.3em .8em;text-align:right}"
-        "td:first-child,th:first-child{text-align:left}tr:nth-child(even){background:#f3f5f7}img{max-width:100%}</style>"
-        f"<h1>{title}</h1><table><tr>{head}</tr>{body}</table>{images}"
-        f"<h2>All figures</h2><pre>{html.escape(json.dumps(data, indent=2, default=str))}</pre></html>",
-    )
+
+
+def _embedded(picture: Path) -> str:
+    place = base64.b64encode(picture.read_bytes()).decode()
+    return f'<img alt="{html.escape(picture.stem)}" src="data:image/png;base64,{place}">'
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ def table(rows: Sequence[Row]) -> str:
     columns = list(dict.fromkeys(k for row in rows for k in row))
     cells = [columns, *[[cell(row.get(c)) for c in columns] for row in rows]]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    texts = [i == 0 or any(isinstance(row.get(c), str) for row in rows) for i, c in enumerate(columns)]
+    texts = [i == 0 or not any(_is_number(row.get(c)) for row in rows) for i, c in enumerate(columns)]
     return "\n".join(
         "  ".join(c.ljust(w) if t else c.rjust(w) for c, w, t in zip(line, widths, texts, strict=True)).rstrip()
         for line in cells
@@ -27,6 +27,62 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+FEW = 3
+"""Rows that tell a story: parent, pruned, fine-tuned."""
+
+
+def with_change(rows: Sequence[Row], label: str = "change") -> list[Row]:
+    """Rows of a before/after table, and one more: how the last differs from the first.
+
+    Args:
+        rows (Sequence[Row]): The model before first, the one after last; each with its name under the first key.
+        label (str): What the row is called.
+
+    Returns:
+        (list[Row]): Figures of quality as a difference with its sign, sizes and times as a change in percent. Nothing
+            is added to one row or to many, of which the last is no more an end than others, or where no number stands
+            in both.
+    """
+    if not 1 < len(rows) <= FEW:
+        return list(rows)
+    first, last = rows[0], rows[-1]
+    found = {k: change(k, first[k], last[k]) for k in first if _is_number(first[k]) and _is_number(last.get(k))}
+    return [*rows, {next(iter(first)): label, **found}] if found else list(rows)
+
+
+SIZES = frozenset({"params", "GFLOPs", "MB", "ms"})
+"""Columns of which less is better, and the share counts; all others are figures of quality, or shares and counts."""
+
+
+def change(column: str, before: float, after: float) -> str:
+    """How a figure changed: sizes and times in percent, figures of quality by the difference."""
+    if column.partition(" ")[0] in SIZES:  # "ms onnx" as well
+        return f"{100 * (after / before - 1):+.1f} %" if before else "-"
+    both_whole = isinstance(before, int) and isinstance(after, int)
+    return f"{after - before:+,}" if both_whole else f"{after - before:+.4f}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def closing(said: str, rows: Sequence[Row], files: Sequence[object] = (), following: str | None = None) -> str:
+    """The words that a command ends with.
+
+    Args:
+        said (str): What was done, in one line.
+        rows (Sequence[Row]): The table; from two rows on with how the last differs from the first, see `with_change`.
+        files (Sequence[object]): Where the results are, the first one first.
+        following (str | None): The next command, ready to paste.
+
+    Returns:
+        (str): Lines for `console.log`: the sentence, the table, "saved" with one file a line, "next" with the command.
+    """
+    lines = [said, table(with_change(rows))] if rows else [said]
+    lines += [f"{'saved' if i == 0 else '':<5} {file}" for i, file in enumerate(files)]
+    return "\n".join([*lines, *([f"next: {following}"] if following else [])])
 
 
 def headline(columns: Iterable[str]) -> str:

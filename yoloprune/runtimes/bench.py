@@ -27,11 +27,11 @@ class Bench:
         """Wrap a parent that is open; see `opened`."""
         self.deployment, self.imgsz, self.parent = deployment, imgsz, parent
 
-    def time(self, *others: nn.Module, seconds: float = 10.0) -> list[Times]:
+    def time(self, *others: nn.Module | str, seconds: float = 10.0) -> list[Times]:
         """Time per image of the parent and of others, all taking turns.
 
         Args:
-            *others (nn.Module): Ultralytics models, which stay untouched.
+            *others (nn.Module | str): Ultralytics models, which stay untouched, or files that were exported.
             seconds (float): When to stop although the medians are not known well enough.
 
         Returns:
@@ -61,12 +61,12 @@ class Bench:
 
 
 @contextmanager
-def opened(deployment: Deployment, parent: nn.Module, imgsz: int) -> Iterator[Bench]:
+def opened(deployment: Deployment, parent: nn.Module | str, imgsz: int) -> Iterator[Bench]:
     """A bench around a parent, as long as a `with` block lasts.
 
     Args:
         deployment (Deployment): How networks run.
-        parent (nn.Module): An Ultralytics model, which stays untouched.
+        parent (nn.Module | str): An Ultralytics model, which stays untouched, or a file that was exported.
         imgsz (int): Side of the square images.
 
     Raises:

@@ -28,11 +28,11 @@ Run = Callable[[], None]
 """Runs one batch, and returns when that is done."""
 
 
-def opened(model: nn.Module, deployment: Deployment, imgsz: int, folder: Path) -> Run:
+def opened(model: nn.Module | str, deployment: Deployment, imgsz: int, folder: Path) -> Run:
     """What runs a batch of images through a network.
 
     Args:
-        model (nn.Module): An Ultralytics model, stays untouched.
+        model (nn.Module | str): An Ultralytics model, stays untouched; or an exported file, which runs as it is.
         deployment (Deployment): How it runs.
         imgsz (int): Side of the square images.
         folder (Path): Empty; an export lies there as long as it runs.
@@ -40,10 +40,12 @@ def opened(model: nn.Module, deployment: Deployment, imgsz: int, folder: Path) -
     Raises:
         ArgumentError: If it cannot be exported or run here, with what Ultralytics or the runtime says.
     """
-    engine, half = (
-        _torch(model, deployment) if deployment.format == TORCH else _exported(model, deployment, imgsz, folder)
-    )
-    images = torch.rand(deployment.batch, model_facts.channels(model), imgsz, imgsz, device=deployment.device)
+    if isinstance(model, str):
+        engine, half, channels = *_file(model, deployment), 3
+    else:
+        made = _torch(model, deployment) if deployment.format == TORCH else _exported(model, deployment, imgsz, folder)
+        engine, half, channels = *made, model_facts.channels(model)
+    images = torch.rand(deployment.batch, channels, imgsz, imgsz, device=deployment.device)
     images = images.half() if half else images
 
     def run() -> None:
@@ -67,6 +69,28 @@ def _torch(model: nn.Module, deployment: Deployment) -> tuple[Engine, bool]:
     return engine, half
 
 
+def require_size(path: str, deployment: Deployment, imgsz: int) -> None:
+    """Raise ArgumentError unless a file that was exported before runs here, at the size that is asked for."""
+    engine: Any = _file(path, deployment)[0]
+    made = getattr(engine, "imgsz", None)
+    if made and not getattr(engine, "dynamic", False) and [int(n) for n in made] != [imgsz] * 2:
+        said = "x".join(map(str, made)) if len(set(made)) > 1 else made[0]
+        raise ArgumentError(f"{path}: was exported for imgsz={said} and takes no other. Received: imgsz={imgsz}")
+
+
+def _file(path: str, deployment: Deployment) -> tuple[Engine, bool]:
+    """A file that was exported before in Ultralytics' backend for its format, and whether it takes half precision."""
+    try:
+        with console.quiet(), compat.replaced({"AUTOINSTALL": False}):
+            engine = compat.AutoBackend(path, device=deployment.device, fp16=deployment.half, verbose=False).eval()
+            return engine, bool(engine.fp16)
+    except Exception as e:  # as in `_exported`
+        if torch_internals.is_out_of_memory(e):
+            raise
+        said = " ".join(MARKS.sub("", str(e)).split()) or type(e).__name__
+        raise ArgumentError(f"{path}: does not run here: {said}") from e
+
+
 def _exported(model: nn.Module, deployment: Deployment, imgsz: int, folder: Path) -> tuple[Engine, bool]:
     """What Ultralytics exports, in its backend for that format, and whether it takes half precision."""
     form, device = deployment.format, deployment.device
@@ -76,7 +100,7 @@ def _exported(model: nn.Module, deployment: Deployment, imgsz: int, folder: Path
     try:
         with console.quiet(), compat.replaced({"AUTOINSTALL": False}):  # or pip installs what is not there
             file = compat.Exporter(overrides={"verbose": False, **told, "mode": "export"})(model=network)
-            engine = compat.AutoBackend(str(file), device=device, fp16=deployment.half, verbose=False).eval()
+            engine = backend(Path(file), deployment)
             return engine, bool(engine.fp16)
     except ModuleNotFoundError as e:
         raise missing(form, e.name or str(e)) from None
@@ -85,6 +109,11 @@ def _exported(model: nn.Module, deployment: Deployment, imgsz: int, folder: Path
             raise
         said = " ".join(MARKS.sub("", str(e)).split()) or type(e).__name__
         raise ArgumentError(f"format={form}: does not run here: {said}") from e
+
+
+def backend(file: Path, deployment: Deployment) -> Any:
+    """An exported file in Ultralytics' backend, as `yolo predict` opens it."""
+    return compat.AutoBackend(str(file), device=deployment.device, fp16=deployment.half, verbose=False).eval()
 
 
 def wait_for(device: torch.device) -> None:

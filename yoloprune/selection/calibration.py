@@ -33,6 +33,7 @@ class Calibration:
         seed (int): Chooses the images, and what random scores draw.
         images (list[Tensor] | None): Batches of shape (n, channels, imgsz, imgsz), without a data set drawn ones; None
             where nothing looks at images. 128 images at imgsz 320 take 157 MB.
+        drawn (bool): Whether these are no images of anything.
     """
 
     imgsz: int
@@ -41,32 +42,42 @@ class Calibration:
     device: torch.device = CPU
     seed: int = 0
     images: list[Tensor] | None = None
+    drawn: bool = False
 
 
 def calibration(
-    parent: ultralytics.YOLO, data: Any, imgsz: int, passed: Mapping[str, Any], *, drawn: bool = False
+    parent: ultralytics.YOLO,
+    data: Any,
+    imgsz: int,
+    passed: Mapping[str, Any],
+    *,
+    folder: str | None = None,
+    drawn: bool = False,
 ) -> Calibration:
-    """Load the images of `data=` at `imgsz=`.
+    """Load the images of `data=` or `images=` at `imgsz=`.
 
     Args:
         parent (YOLO): The model before the cut.
         data (str | Path | bool | None): The data set.
         imgsz (int): Side of the images.
         passed (Mapping[str, Any]): Ultralytics' arguments, of which `device` and `seed` count.
-        drawn (bool): Whether images are drawn without data. Where weights are untrained, there is nothing to see.
+        folder (str | None): Images in place of a data set.
+        drawn (bool): Whether images are drawn without either. Where weights are untrained, there is nothing to see.
     """
     seed, device = passed.get("seed") or 0, place(passed.get("device"))
-    if (data or drawn) and passed.get("device") in (None, "") and torch.cuda.is_available():
+    if (data or folder or drawn) and passed.get("device") in (None, "") and torch.cuda.is_available():
         console.log("prune: ", "scores and repairs are computed on the CPU; device=0 is faster")
-    if not data:
-        looks = drawn and not model_facts.is_untrained(parent.model)
-        channels = model_facts.channels(parent.model)
-        images = drawn_images.batches(imgsz, channels, device, seed) if looks else None
-        return Calibration(imgsz, None, data is False, device, seed, images)
-    datasets.require_channels(parent, data)
     channels = model_facts.channels(parent.model)
-    images = calibration_images.batches(data, imgsz, task=parent.task, channels=channels, device=device, seed=seed)
-    return Calibration(imgsz, data, False, device, seed, images)
+    if not data and not folder:
+        drawn = drawn and not model_facts.is_untrained(parent.model)  # which make nothing of images
+        images = drawn_images.batches(imgsz, channels, device, seed) if drawn else None
+        return Calibration(imgsz, None, data is False, device, seed, images, drawn)
+    if data:
+        datasets.require_channels(parent, data)
+    images = calibration_images.batches(
+        data, imgsz, folder=folder, task=parent.task, channels=channels, device=device, seed=seed
+    )
+    return Calibration(imgsz, data or None, False, device, seed, images)
 
 
 def place(device: Any) -> torch.device:
@@ -87,6 +98,10 @@ def data_set(parent: ultralytics.YOLO, request: PruneRequest) -> Any:
         return given
     told = {"score": request.criterion.score, "recover": request.recover}
     scored, repaired = criteria.CRITERIA.get(told["score"]), recipes.RECIPES.get(told["recover"], ())
+    if request.images is not None:
+        if scored is not None and scored.needs == "labels":
+            raise ArgumentError(f"score={told['score']}: must come with data=, for its labels; output needs none")
+        return False
     needy = ["recover"] if recipes.NEED_IMAGES.intersection(repaired) else []
     needy += ["score"] if scored is not None and scored.needs != "nothing" else []
     looking = given is None and (needy or (request.budgeted and "auto" in told.values()))

@@ -27,7 +27,7 @@ from yoloprune.settings.requests import PruneRequest
 
 def choose(
     parent: ultralytics.YOLO, request: PruneRequest, sight: Calibration, bench: Bench | None = None
-) -> candidates.Choice:
+) -> tuple[candidates.Choice, ranking.Ranking | None]:
     """Decide which channels stay: under the budgets, or without one all but the dead.
 
     Args:
@@ -37,14 +37,14 @@ def choose(
         bench (Bench | None): Where the parent runs, for a time that is wanted.
 
     Returns:
-        (Choice): For `cut_and_repair.cut`.
+        (tuple[Choice, Ranking | None]): For `cut_and_repair.cut`, and in which order channels went, if there is one.
 
     Raises:
         BudgetError: If the budget is out of reach or met already, or nothing is dead and neither a budget nor classes
             are given.
     """
     if not request.budgeted:
-        return _all_but_the_dead(parent, request.limits, sight.imgsz, or_nothing=request.classes is not None)
+        return _all_but_the_dead(parent, request.limits, sight.imgsz, or_nothing=request.classes is not None), None
     wanted, latency = request.budget, request.latency
     found = candidates.Channels(parent.model, request.limits, sight.imgsz)
     order = ranking.rank(parent, found.graph, request.criterion, request.limits, sight)
@@ -56,14 +56,15 @@ def choose(
         if not wanted.empty:
             under(wanted)  # raises where that alone is out of reach, before anything is timed
         if not order.per_cost:  # what a channel costs has no say in which one goes
-            return latency_search.meet(parent.model, latency, lambda share: under(replace(wanted, flops=share)), bench)
+            met = latency_search.meet(parent.model, latency, lambda share: under(replace(wanted, flops=share)), bench)
+            return met, order
         times = time_profile.learnt(parent.model, found.graph, request.limits, bench)
 
         def within(share: float) -> candidates.Choice:
             budget = TimedBudget(params=wanted.params, ratio=wanted.ratio, time=share)
             return found.choose(lambda graph: order.select(graph, budget, times))
 
-        return latency_search.meet(parent.model, latency, within, bench)
+        return latency_search.meet(parent.model, latency, within, bench), order
     choice = under(wanted)
     if choice.alive.all():
         cost = Cost(found.graph)
@@ -80,7 +81,7 @@ def choose(
             f"prune: {stay.sum()} dead channels stay, because the budget is met without them; without a budget exactly "
             "the dead go, which costs nothing"
         )
-    return choice
+    return choice, order
 
 
 def _all_but_the_dead(

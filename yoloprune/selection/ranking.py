@@ -32,11 +32,13 @@ class Ranking:
         scores (np.ndarray): Importance of each channel class, shape (classes,).
         per_cost (bool): Whether scores count per unit of cost saved.
         limits (Limits): What the choice must respect.
+        criterion (str): The word of `score=` that they are by.
     """
 
     scores: np.ndarray
     per_cost: bool
     limits: Limits
+    criterion: str = ""
 
     def select(self, graph: ChannelGraph, wanted: Budget, times: TimeModel | None = None) -> np.ndarray:
         """Mask of the surviving classes under a budget, see `greedy_selection.select`; of time where that is known."""
@@ -98,7 +100,7 @@ def rank(
         scores[dead] = 0.0  # what sparse training took out goes first, whatever its constant does
         if how == "l2":  # sizes of weights say little within a layer, and nothing between layers
             limits = replace(limits, uniform=True)
-    return Ranking(scores, normalize == "cost", limits)
+    return Ranking(scores, normalize == "cost", limits, how)
 
 
 def _best(parent: ultralytics.YOLO, sight: Calibration, dead: np.ndarray) -> str:
@@ -115,8 +117,9 @@ def _best(parent: ultralytics.YOLO, sight: Calibration, dead: np.ndarray) -> str
             " these images, which may not be what you need. Better train the model on this data first"
         )
         return "output"
-    if sight.images is not None:
+    if sight.drawn:
         warn_of_no_data(parent, sight, "what is ranked and refitted is what the model makes of drawn images")
+    if sight.images is not None:
         return "output"
     return "bn" if dead.any() else "l2"  # untrained
 

@@ -11,7 +11,8 @@ from yoloprune.errors import ArgumentError
 from yoloprune.settings import keys, own_options, recipes
 from yoloprune.settings.commands import COMMANDS, TIMED, Command
 from yoloprune.settings.host_ranges import is_number
-from yoloprune.settings.requests import REQUESTS, Asked, Request
+from yoloprune.settings.request import Asked, Request
+from yoloprune.settings.request_table import REQUESTS
 
 QUANTIZED = frozenset({"8", "int8", "w8a8", "w8a16", "w8a32"})
 """What `quantize=` may be in a training with quantizers."""

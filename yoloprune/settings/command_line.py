@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 from yoloprune.errors import ArgumentError
 from yoloprune.settings import keys
 from yoloprune.settings.checking import request
 from yoloprune.settings.commands import COMMANDS, Command
-from yoloprune.settings.requests import Request
+from yoloprune.settings.request import Request
 
 
 def parse(argv: Sequence[str]) -> Request:
@@ -36,6 +38,9 @@ def parse(argv: Sequence[str]) -> Request:
             continue
         key, equals, text = (part.strip() for part in token.partition("="))
         value: str | bool = text
+        if spec.option("models") and not keys.knows(spec, key) and (not equals or Path(token).exists()):
+            given["models"] = [*given.get("models", []), token]
+            continue
         if not equals:
             value = _bare_word(key, spec)
         elif not value:
@@ -95,3 +100,21 @@ def _bare_word(key: str, spec: Command) -> bool:
         return True
     hint = option.hint if option else f"{key}={'...' if default is None else default}"
     raise ArgumentError(f"'{key}' is an argument of {spec.name} but is missing an '=' sign, i.e. try '{hint}'")
+
+
+def written(request: Request) -> str:
+    """A request as one would type it, without what is the default anyway; `parse` reads it back.
+
+    Of a live model its type is all that can be said.
+    """
+    own = {o.name: o.default for o in COMMANDS[request.command].options}
+    changed = {k: v for k, v in request.settings.items() if v != own[k]}
+    told = {"model": request.model, **request.host, **changed}
+    pairs = (f"{k}={_word(v)}" for k, v in told.items() if v is not None)
+    return " ".join(["yoloprune", request.command, *map(shlex.quote, pairs)])
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join("=".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in value)
+    return str(value if isinstance(value, (str, int, float, list, dict, PurePath)) else type(value).__name__)

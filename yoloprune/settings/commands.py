@@ -13,11 +13,15 @@ from yoloprune.settings.own_options import (
     DISTILL,
     GENTLE,
     KEEP,
+    KIND,
+    LAYER,
+    MODELS,
     PRUNE_OPTIONS,
     SPARSE_OPTIONS,
     SWEEP_OPTIONS,
     THREADS,
 )
+from yoloprune.settings.slim_options import SLIM_OPTIONS
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,27 @@ OWN_DATA = "Without data= the data set that the model was trained on is taken, i
 SHARED_SIDE = "imgsz=auto shares flops= between widths and a smaller image; it counts against the model's own imgsz."
 _COMMANDS = (
     Command(
+        "slim",
+        "from a trained model to the one that is shipped: prune, fine-tune, validate, export, in one command",
+        SLIM_OPTIONS,
+        host_keys=None,
+        required=("model",),
+        chooses_side=True,
+        examples=(
+            "slim model=best.pt data=my.yaml flops=0.5 epochs=50",
+            "slim model=best.pt data=my.yaml max_drop=1 epochs=100",
+            "slim model=best.pt data=my.yaml latency=20ms format=openvino epochs=50",
+            "slim model=yolov8n.pt data=my.yaml flops=0.5 epochs=60 format=onnx",
+        ),
+        notes=(
+            "All budgets that are given hold; flops=0.5 when none is given and max_drop neither. epochs= are those of",
+            "all trainings together. Interrupted, the same command goes on where it was. With format= and its",
+            "arguments, those of 'yolo export', the model is exported, and the export checked against torch.",
+            SHARED_SIDE,
+            OWN_DATA,
+        ),
+    ),
+    Command(
         "train-sparse",
         "train with Ultralytics while the least useful channels fade to exactly zero",
         SPARSE_OPTIONS,
@@ -78,7 +103,7 @@ _COMMANDS = (
         "prune",
         "cut channels out; the smaller checkpoint is a stock Ultralytics model",
         PRUNE_OPTIONS,
-        host_keys=("model", "data", "imgsz", "device", *_RUN, "batch", *TIMED),
+        host_keys=("model", "data", "val", "imgsz", "device", *_RUN, "batch", *TIMED),
         required=("model",),
         chooses_side=True,
         examples=(
@@ -93,6 +118,8 @@ _COMMANDS = (
             "Without a budget exactly the dead channels go (with classes= that may be none); all that are given hold.",
             "Scores and repairs look at data=, which is the data set the model was trained on if that is at hand;",
             "data=False draws images instead. They are measured on device=, the CPU when none is given.",
+            "Where data= is given both models are validated on it and set side by side in report.html; val=False goes",
+            "without, val=True does so with the model's own data set as well.",
             "With format= and its arguments, those of 'yolo export', times are those of the exported network, at",
             "batch=1 unless it is given; without latency= they are shown only.",
             SHARED_SIDE,
@@ -145,6 +172,32 @@ _COMMANDS = (
         ),
     ),
     Command(
+        "compare",
+        "validate any number of models side by side: table, page, and which of them are worth their cost",
+        (MODELS, THREADS),
+        host_keys=None,
+        examples=(
+            "compare yolov8n.pt pruned.pt tuned.pt data=my.yaml",
+            "compare models=parent.pt,pruned.pt,pruned.onnx data=my.yaml imgsz=320",
+        ),
+        notes=(
+            "Exports run on their own runtime and at the size they were made for; checkpoints in torch, or exported",
+            "anew where format= is given. One checkpoint at least says for which task and data.",
+        ),
+    ),
+    Command(
+        "plot",
+        "draw the weights of layers, before and after a cut on one sheet",
+        (AGAINST, LAYER, KIND),
+        host_keys=("model", *_RUN),
+        required=("model",),
+        examples=(
+            "plot model=best.pt layer=model.2.cv1 kind=3d",
+            "plot model=pruned.pt against=best.pt layer=model.4.* kind=2d",
+            "plot model=runs/detect/train-sparse/weights/best.pt kind=gamma",
+        ),
+    ),
+    Command(
         "info",
         "show groups, widths, and what is frozen and why",
         (KEEP, THREADS),
@@ -155,14 +208,17 @@ _COMMANDS = (
     ),
     Command(
         "demo",
-        "run the whole line on a data set drawn by code; no download, no GPU",
+        "run slim on a data set drawn by code, with the training of a model before it; no download, no GPU",
         (DEMO_FLOPS,),
         host_keys=(*_RUN, "device", "epochs", "format"),
         examples=("demo", "demo flops=0.4 device=cpu project=runs/demo"),
-        notes=("epochs= are those of each of the three trainings; not set: 9, 10 and 6.",),
+        notes=("epochs= are those of the model and those of slim; not set: 9 and 15.",),
     ),
     Command("help", "show this, or the options of a command", examples=("help", "help prune")),
     Command("completion", "print what a shell completes words with: bash, zsh or fish", examples=("completion bash",)),
+    Command(
+        "schema", "print what the keys of report.json mean, as a JSON Schema", examples=("schema > report.schema.json",)
+    ),
     Command("version", "show the versions", examples=("version",)),
 )
 COMMANDS: dict[str, Command] = {command.name: command for command in _COMMANDS}

@@ -13,6 +13,7 @@ from yoloprune.settings.value_kinds import (
     LAYER_SHARES,
     MODULES,
     NATIVE_ROWS,
+    PLACE,
     SHARE,
     ValueKind,
     choice,
@@ -114,7 +115,14 @@ PRUNE_BUDGETS = (
 THREADS = Option(
     "threads", None, integer(1), "threads of the runtime whose time is measured; not set: its own choice", 1
 )
-PRUNE_OPTIONS = (*PRUNE_BUDGETS, THREADS, *CUT_OPTIONS)
+IMAGES = Option(
+    "images",
+    None,
+    PLACE,
+    "images without labels that ranking and repair look at in place of data=: a folder, or a text file that lists some",
+    "photos/",
+)
+PRUNE_OPTIONS = (*PRUNE_BUDGETS, THREADS, IMAGES, *CUT_OPTIONS)
 SWEPT = tuple(
     Option(
         o.name,
@@ -210,6 +218,25 @@ GENTLE = {  # for weights that are trained already; Ultralytics' own choice, opt
     "warmup_bias_lr": 0.0,
     "nbs": 16,  # at 64 a small data set has too few steps for this rate
 }
+MODELS = Option(
+    "models",
+    None,
+    ValueKind(
+        "paths of checkpoints and exports separated by commas",
+        several(ValueKind("a path", path_or_model)),
+        annotation="Sequence[ModelSource]",
+    ),
+    "what is compared; words without an equals sign are taken as models as well",
+    "a.pt,b.pt",
+)
+LAYER = Option("layer", (), MODULES, "layers to draw; not set: all that have what is drawn", "model.2.cv1")
+KIND = Option(
+    "kind",
+    "2d",
+    choice("2d", "3d", "gamma"),
+    "2d draws how weights are distributed, with mean and spread; 3d each weight by output and input channel and place "
+    "in the kernel; gamma the sorted scales of batch-norms, those that go apart",
+)
 AGAINST = Option(
     "against",
     None,

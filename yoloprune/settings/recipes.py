@@ -87,7 +87,7 @@ def _without_its_run(content: Mapping[str, Any]) -> dict[str, Any]:
 
     A resumed run names its own last.pt as the model; what it began with has to be given.
     """
-    tied = {"save_dir", "exist_ok", "resume", *(["model"] if content.get("resume") else [])}
+    tied = {"mode", "save_dir", "exist_ok", "resume", *(["model"] if content.get("resume") else [])}
     return {k: v for k, v in content.items() if k not in tied}
 
 

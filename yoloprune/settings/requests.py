@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from types import MappingProxyType
-from typing import Any, ClassVar, Literal, TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeVar
 
 from yoloprune.errors import ArgumentError
 from yoloprune.settings import commands, own_options
 from yoloprune.settings.budget import Budget, Limits, check_fields
+from yoloprune.settings.request import Request
 from yoloprune.settings.sparse_config import SparseConfig
 
-Asked = TypeVar("Asked", bound="Request")
 Part = TypeVar("Part", Budget, Limits, "Criterion")
 
 
@@ -33,56 +32,6 @@ class Criterion:
     def __post_init__(self) -> None:
         """Check every value; raises ArgumentError."""
         check_fields(self, own_options.CRITERION)
-
-
-@dataclass(frozen=True)
-class Request:
-    """A checked command.
-
-    Attributes:
-        passed (Mapping[str, Any]): The Ultralytics keys that were given, `model` among them, and those for which the
-            command has a default of its own. They are Ultralytics' to judge.
-    """
-
-    command: ClassVar[str]
-    passed: Mapping[str, Any]
-
-    def __post_init__(self) -> None:
-        """Freeze what is passed on."""
-        object.__setattr__(self, "passed", MappingProxyType(dict(self.passed)))
-
-    @classmethod
-    def build(cls: type[Asked], settings: Mapping[str, Any], passed: Mapping[str, Any]) -> Asked:
-        """From checked values by key, all of the command's own; what several fields need is checked here."""
-        return cls(passed, **{f.name: settings[f.name] for f in fields(cls) if f.name != "passed"})
-
-    @property
-    def model(self) -> Any:
-        """What was given as model, None where there is none."""
-        return self.passed.get("model")
-
-    @property
-    def timed(self) -> bool:
-        """Whether it wants a time, or names a runtime, whose time is then measured."""
-        return bool(self.passed.get("format")) or {self.settings.get(k) for k in ("latency", "threads")} != {None}
-
-    @property
-    def host(self) -> dict[str, Any]:
-        """Ultralytics' arguments without the model."""
-        return {k: v for k, v in self.passed.items() if k != "model"}
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The command's own keys as a user writes them, in the order of its help."""
-        told: dict[str, Any] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            told.update(vars(value) if is_dataclass(value) else {f.name: value})
-        return {o.name: told[o.name] for o in commands.COMMANDS[self.command].options}
-
-    def kwargs(self) -> dict[str, Any]:
-        """Own and Ultralytics' keys as flat keyword arguments, without the model."""
-        return {**self.settings, **self.host}
 
 
 def _part(kind: type[Part], settings: Mapping[str, Any]) -> Part:
@@ -134,13 +83,17 @@ class PruneRequest(CutRequest):
     budget: Budget
     latency: float | str | None
     threads: int | None
+    images: str | None
 
     @classmethod
     def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> PruneRequest:
-        """A time is met by FLOPs, so both cannot be given."""
+        """A time is met by FLOPs, so both cannot be given; neither can two places of images."""
+        if settings["images"] is not None and passed.get("data"):
+            raise ArgumentError(f"images={settings['images']}: must not be combined with data=, which has images too")
         if settings["latency"] is not None and settings["flops"] is not None:
             raise ArgumentError(f"latency={settings['latency']}: must not be combined with flops, by which it is met")
-        return cls(passed, *cls.parts(settings), _part(Budget, settings), settings["latency"], settings["threads"])
+        own = (settings[key] for key in ("latency", "threads", "images"))
+        return cls(passed, *cls.parts(settings), _part(Budget, settings), *own)
 
     @property
     def budgeted(self) -> bool:
@@ -185,66 +138,8 @@ class FinetuneRequest(Request):
 
 
 @dataclass(frozen=True)
-class ValRequest(Request):
-    """Validate, side by side with another model where one is given."""
-
-    command = "val"
-    against: Any
-    threads: int | None
-
-
-@dataclass(frozen=True)
-class InfoRequest(Request):
-    """Show a model."""
-
-    command = "info"
-    keep: tuple[str, ...]
-    threads: int | None
-
-
-@dataclass(frozen=True)
 class DemoRequest(Request):
     """Run the whole line on drawn images."""
 
     command = "demo"
     flops: float
-
-
-@dataclass(frozen=True)
-class HelpRequest(Request):
-    """Words that the command line answers by itself."""
-
-    command = "help"
-    passed: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class CompletionRequest(HelpRequest):
-    """What completes words in a shell."""
-
-    command = "completion"
-
-
-@dataclass(frozen=True)
-class VersionRequest(HelpRequest):
-    """The versions."""
-
-    command = "version"
-
-
-REQUESTS: dict[str, type[Request]] = {
-    kind.command: kind
-    for kind in (
-        TrainSparseRequest,
-        PruneRequest,
-        SweepRequest,
-        FinetuneRequest,
-        ValRequest,
-        InfoRequest,
-        DemoRequest,
-        HelpRequest,
-        CompletionRequest,
-        VersionRequest,
-    )
-}
-"""By name of the command."""

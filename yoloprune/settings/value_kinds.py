@@ -205,6 +205,15 @@ def path_or_model(value: Any) -> Any:
     return value
 
 
+def place(value: Any) -> str:
+    """Return a path as text."""
+    text = os.fspath(value)
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError("an empty path")
+    return text
+
+
+PLACE = ValueKind("a folder, or a text file that lists files", place, annotation="str | Path")
 AMOUNT = ValueKind(AMOUNT_ALLOWED, parse_amount, meant=_fraction_meant, annotation="float | str")
 SHARE = number("a fraction between 0 and 1 (both excluded)", lambda x: 0 < x < 1)
 NATIVE_ROWS = ValueKind("True, False or tied", _native, ("true", "false", "tied"), annotation='bool | Literal["tied"]')

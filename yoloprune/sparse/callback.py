@@ -37,6 +37,7 @@ EVENTS = (
 )
 FEW_STEPS = 100  # a ramp in fewer optimizer steps leaves the survivors no time to take over
 LOG, LAYERS = "sparsity.csv", "sparsity_layers.csv"  # in the folder of the run
+SENT = "sparsity/"  # names of what goes to loggers begin so
 NOT_YET = float("inf")  # best fitness until the target is met: nothing equals it, so best.pt is not written
 
 
@@ -112,6 +113,7 @@ class SparseTraining:
 
     def on_train_epoch_start(self, trainer: BaseTrainer) -> None:
         """Hook the optimizer, once for each that the trainer makes, and tell an epoch that is done again."""
+        trainer.metrics = {k: v for k, v in (trainer.metrics or {}).items() if not k.startswith(SENT)}  # results.csv
         if self._hooked is not trainer.optimizer:
             trainer.optimizer.register_step_pre_hook(self._live.before_step)
             trainer.optimizer.register_step_post_hook(self._live.after_step)
@@ -141,6 +143,8 @@ class SparseTraining:
         fresh = not self.history and not trainer.resume
         self.history.append(row)
         files.append_row(folder / LOG, _digits(row), fresh=fresh)
+        # Loggers of Ultralytics (TensorBoard, W&B, ClearML, MLflow, Comet) come after this and send on what stands here
+        trainer.metrics = {**(trainer.metrics or {}), **{f"{SENT}{k}": row[k] for k in ("dead", "flops", "params")}}
         files.append_row(folder / LAYERS, _digits({"epoch": row["epoch"], **run.dead_per_group()}), fresh=fresh)
         console.log(
             "sparse: ",

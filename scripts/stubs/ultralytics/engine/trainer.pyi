@@ -23,6 +23,7 @@ class BaseTrainer:
     ema: Any
     stopper: Any
     best_fitness: float | None
+    metrics: dict[str, Any] | None
     epoch: int
     epochs: int
     start_epoch: int

@@ -1,0 +1,200 @@
+"""What people see of a cut: the page with figures of both models, comparisons of many, pictures of weights."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_line
+from schemas import faults
+from ultralytics import YOLO
+
+import yoloprune
+from yoloprune import api, cli
+from yoloprune.backend import console, evaluation
+from yoloprune.checkpoint import saving
+from yoloprune.commands import compare, side_by_side, sweep
+from yoloprune.errors import DataError
+from yoloprune.reporting import schema
+from yoloprune.settings.command_line import parse, written
+
+work, data = tiny_line.work, tiny_line.data  # fixtures, made once a file
+
+
+@pytest.fixture(scope="module")
+def pruned(work: Path, data: Path, tiny: Path) -> Path:
+    yoloprune.prune(tiny, data=str(data), flops=0.7, imgsz=64, project=str(work), name="cut")
+    return work / "cut" / "weights" / "pruned.pt"
+
+
+def told(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    assert faults(found, schema.SCHEMA) == [] and set(found) <= set(schema.PROPERTIES)
+    return found
+
+
+# prune ----------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_a_cut_with_data_is_validated_and_looked_at(pruned: Path, data: Path) -> None:
+    found = told(pruned.parents[1])
+    assert {"mAP50", "mAP50-95"} <= set(found["table"][0]) & set(found["table"][1])
+    assert len(found["images"]) == 8 and all(image["labels"] for image in found["images"])
+    assert {c["name"] for c in found["by_class"]} == {"0", "1", "2"}  # as a network is born that was never trained
+    boxes = sum(len(f.read_text().splitlines()) for f in (data.parent / "labels" / "val").glob("*.txt"))
+    assert sum(c["boxes"] for c in found["by_class"]) == boxes
+    assert sum(found["importance"]["kept"]) > 0 and sum(found["importance"]["cut"]) > 0
+    assert not list(data.parent.rglob("*.cache"))
+    page = (pruned.parents[1] / "report.html").read_text()
+    assert "The same images" in page and "By class" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given, validated", [({"val": False}, False), ({"data": False}, False)], ids=["val", "data"])
+def test_validation_can_be_left_out(
+    given: dict[str, Any], validated: bool, tiny: Path, data: Path, tmp_path: Path
+) -> None:
+    yoloprune.prune(tiny, **{"data": str(data), "flops": 0.7, "imgsz": 64, "project": str(tmp_path), **given})
+    found = told(tmp_path / "prune")
+    assert ("by_class" in found) is ("mAP50-95" in found["table"][0]) is validated
+    assert "quality was not measured" in found["verdict"]
+
+
+@pytest.mark.slow
+def test_a_validation_that_fails_does_not_cost_the_cut(
+    tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(console, "warn", said.append)
+
+    def failing(*_: Any) -> Any:
+        raise DataError("an image is torn")
+
+    monkeypatch.setattr(side_by_side, "validated", failing)
+    yoloprune.prune(tiny, data=str(data), flops=0.7, imgsz=64, project=str(tmp_path), score="l2", recover="fold")
+    assert (tmp_path / "prune" / "weights" / "pruned.pt").is_file()
+    assert any("the page shows less than it could" in line and "an image is torn" in line for line in said)
+
+
+@pytest.mark.slow
+def test_a_fault_of_ours_while_looking_is_not_hidden(pruned: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "by_class", lambda *_: 1 / 0)
+    yolo = saving.load(pruned)
+    with pytest.raises(ZeroDivisionError):
+        side_by_side.look(yolo, yolo, str(data), 64, {}, validate=True)
+
+
+@pytest.mark.slow
+def test_a_model_beside_itself_has_not_changed(pruned: Path, data: Path) -> None:
+    yolo = saving.load(pruned)
+    looks = side_by_side.look(yolo, yolo, str(data), 64, {}, validate=True)
+    assert [image.changed for image in looks.images] == [0.0] * 8
+    assert looks.figures[0] == looks.figures[1] and all(c.change == 0 for c in looks.by_class)
+
+
+@pytest.mark.slow
+def test_figures_by_class_are_those_of_ultralytics(pruned: Path, data: Path, tmp_path: Path) -> None:
+    yolo = YOLO(pruned)
+    metrics = yolo.val(data=str(data), imgsz=64, plots=False, project=str(tmp_path), workers=0, device="cpu")
+    figures, boxes = evaluation.by_class(yolo)
+    assert list(figures.values()) == pytest.approx([metrics.maps[i] for i in metrics.ap_class_index], abs=1e-5)
+    assert boxes is None or list(figures) == list(boxes)
+
+
+# sweep ----------------------------------------------------------------------------------------------------------------
+def test_a_sweep_takes_the_smallest_safe_budget_and_says_why() -> None:
+    rows = [{"model": "parent"}, {"model": "flops=0.9"}, {"model": "flops=0.8"}]
+    assert sweep.taken_by({"safe": "flops=0.8"}, rows)[0] == "flops=0.8"
+    budget, why = sweep.taken_by({"safe": "parent"}, rows)
+    assert budget == "flops=0.9" and "mildest" in why
+    assert sweep.taken_by(None, rows)[0] is None
+
+
+# compare --------------------------------------------------------------------------------------------------------------
+def test_models_get_the_shortest_names_that_differ(tmp_path: Path) -> None:
+    assert list(compare.named(["a.pt", "b.onnx"])) == ["a", "b"]
+    assert list(compare.named(["a.pt", "a.onnx"])) == ["a.pt", "a.onnx"]
+    runs = [tmp_path / name / "weights" / "best.pt" for name in ("dense", "sparse")]
+    assert list(compare.named(runs)) == ["dense", "sparse"]
+    assert len(compare.named([runs[0], runs[0]])) == 2
+
+
+def test_words_without_an_equals_sign_are_models_to_compare(tmp_path: Path) -> None:
+    odd = tmp_path / "flops=0.5.pt"
+    odd.touch()
+    request = parse(["compare", "a.pt", "b.pt", str(odd), "data=my.yaml"])
+    assert request.settings["models"] == ("a.pt", "b.pt", str(odd))
+    assert request.host == {"data": "my.yaml"}
+
+
+@pytest.mark.parametrize("words", [[], ["a.pt"], ["a.pt", "a.pt"]])
+def test_two_models_are_needed(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["compare", *words, "data=my.yaml"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_checkpoints_and_an_export_side_by_side(
+    pruned: Path, tiny: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    shutil.copy(pruned, own := tmp_path / "small.pt")
+    YOLO(own).export(format="onnx", imgsz=64)
+    place = [f"project={tmp_path}", "name=run", "workers=0", "imgsz=64", "device=cpu", f"data={data}"]
+    assert cli.main(["compare", str(tiny), str(own), str(own.with_suffix(".onnx")), *place]) == 0
+    found = told(tmp_path / "run")
+    names = [row["model"] for row in found["table"]]
+    assert names == [tiny.name, "small.pt", "small.onnx"] or len(set(names)) == 3
+    assert all(row["ms"] > 0 and "mAP50-95" in row for row in found["table"])
+    assert "params" not in found["table"][2] and found["table"][2]["MB"] > 0
+    assert [p["model"] for p in found["points"]] == names
+    assert all(list(c["figures"]) == names for c in found["by_class"])
+
+
+@pytest.mark.slow
+def test_an_export_runs_at_its_own_size_only_and_not_alone(
+    tiny: Path, tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    shutil.copy(tiny, own := tmp_path / "own.pt")
+    file = YOLO(own).export(format="onnx", imgsz=32)
+    place = [f"data={data}", f"project={tmp_path / 'runs'}"]
+    assert cli.main(["compare", str(own), str(file), "imgsz=64", *place]) == 2
+    assert "was exported for imgsz=32 and takes no other. Received: imgsz=64" in capsys.readouterr().err
+    assert cli.main(["val", f"model={file}", *place]) == 1
+    assert "one model at least must be a checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+# plot -----------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["2d", "3d", "gamma"])
+def test_weights_are_drawn_before_and_after(kind: str, pruned: Path, tiny: Path, tmp_path: Path) -> None:
+    picture = api.plot(pruned, against=str(tiny), kind=kind, layer="model.1", project=str(tmp_path), name="drawn")
+    assert picture == tmp_path / "drawn" / f"{kind}.png" and picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_layer_that_is_not_there_is_named(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plot", f"model={tiny}", "layer=model.99", f"project={tmp_path}"]) == 2
+    assert "layer=model.99" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+# words ----------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "line",
+    [
+        "prune model=best.pt data=my.yaml flops=0.5 keep=model.2,neck layers=model.2.*=0.3,model.4=0.5 classes=a,b",
+        "sweep model=best.pt data=my.yaml params=2M,0.5 within=1.5",
+        "train-sparse model=a.pt data=b.yaml flops=0.4 epochs=3 imgsz=320",
+        "compare models=a.pt,b.pt data=my.yaml",
+        "plot model=a.pt kind=3d layer=model.1",
+    ],
+)
+def test_a_request_is_written_as_it_is_typed(line: str) -> None:
+    request = parse(line.split())
+    assert parse(shlex.split(written(request))[1:]) == request

@@ -1,0 +1,252 @@
+"""Stages of a `slim`: whole or not there, done once, gone on with by the same command and by no other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from command_lines import ok
+
+from yoloprune.backend import run_folders
+from yoloprune.commands import slim_stages, slim_work
+from yoloprune.commands.slim_stages import Done, Stage, Stages
+from yoloprune.errors import ArgumentError, BudgetError
+from yoloprune.planning.paired_bootstrap import Findings
+from yoloprune.settings import checking
+from yoloprune.settings.slim_request import SlimRequest
+
+YOLO: Any = SimpleNamespace(task="detect")
+
+
+def writes(text: str = "it", **told: Any) -> Callable[[Path], Done]:
+    """A stage that writes one file."""
+
+    def work(part: Path) -> Done:
+        (part / "weights").mkdir(parents=True, exist_ok=True)
+        file = part / "weights" / "model.txt"
+        file.write_text(text)
+        return Done(file, {"mAP50-95": 0.5}, **told)
+
+    return work
+
+
+def killed(part: Path) -> Done:
+    """A stage that dies in the middle."""
+    (part / "weights").mkdir(parents=True)
+    (part / "weights" / "last.pt").write_text("half")
+    raise KeyboardInterrupt
+
+
+# A stage --------------------------------------------------------------------------------------------------------------
+def test_a_stage_is_not_there_until_it_is_whole(tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    def look(part: Path) -> Done:
+        done = writes()(part)
+        seen.append([f.name for f in tmp_path.iterdir()])
+        return done
+
+    stage = Stages(tmp_path).run("prune", look)
+    assert seen == [["1-prune.unfinished"]]
+    assert [f.name for f in tmp_path.iterdir()] == ["1-prune"] and stage.file == tmp_path / "1-prune/weights/model.txt"
+
+
+def test_what_is_finished_is_not_done_again(tmp_path: Path) -> None:
+    one, none = np.ones(1), np.zeros(1, dtype=int)
+    found = Findings(np.ones((1, 1), dtype=bool), one, none, none, none, none, 1)
+    first = Stages(tmp_path).run("prune", writes("one", found=found, kept={"flops": 0.5}, more={"a": 1}))
+    again = Stages(tmp_path).run("prune", killed)
+    assert (again.file.read_text(), again.row, again.kept, again.more) == ("one", first.row, {"flops": 0.5}, {"a": 1})
+    assert again.found is not None and again.found.count == 1 and again.found.hits.dtype == bool
+    assert again.found.mean_ap() == found.mean_ap()
+
+
+def test_a_stage_that_died_is_given_what_it_left(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Stages(tmp_path).run("finetune", killed)
+    assert [f.name for f in tmp_path.iterdir()] == ["1-finetune.unfinished"]
+
+    def go_on(part: Path) -> Done:
+        assert (part / "weights" / "last.pt").read_text() == "half"
+        (part / "weights" / "last.pt").unlink()
+        return writes()(part)
+
+    assert Stages(tmp_path).run("finetune", go_on).folder == tmp_path / "1-finetune"
+    assert [f.name for f in tmp_path.iterdir()] == ["1-finetune"]
+
+
+def test_a_model_elsewhere_stays_there(tmp_path: Path) -> None:
+    model = tmp_path / "mine.pt"
+    stage = Stages(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    assert stage.run("parent", lambda part: Done(model, {})).file == model
+
+
+def test_args_name_the_folder_that_is_there_in_the_end(tmp_path: Path) -> None:
+    def work(part: Path) -> Done:
+        done = writes()(part)
+        run_folders.write_args(part, {"name": part.name, "save_dir": str(part), "epochs": 3, "data": str(part / "d")})
+        return done
+
+    folder = Stages(tmp_path).run("finetune", work).folder
+    assert run_folders.read_yaml(folder / "args.yaml") == {
+        "name": "1-finetune",
+        "save_dir": str(folder),
+        "epochs": 3,
+        "data": str(folder / "d"),
+    }
+
+
+# A run ----------------------------------------------------------------------------------------------------------------
+def request(folder: Path, words: str = "") -> SlimRequest:
+    asked = ok(f"slim model=a.pt data=b.yaml project={folder} {words}")
+    assert isinstance(asked, SlimRequest)
+    return asked
+
+
+def begin(folder: Path, words: str = "", *stages: tuple[str, Callable[[Path], Done]]) -> Path:
+    """Run stages as the command does; the folder of the run."""
+    asked = request(folder, words)
+    told = {k: v for k, v in {**asked.kwargs(), "model": "a.pt", "data": "b.yaml"}.items() if v is not None}
+    with slim_stages.opened(asked, YOLO, told) as run:
+        for name, work in stages:
+            run.run(name, work)
+        return run.folder
+
+
+PARENT = ("parent", writes())
+CUT = ("prune", writes())
+DEAD = ("finetune", killed)
+
+
+def interrupted(folder: Path, words: str = "") -> None:
+    with pytest.raises(KeyboardInterrupt):
+        begin(folder, words, PARENT, CUT, DEAD)
+
+
+def test_the_same_command_goes_on(tmp_path: Path) -> None:
+    interrupted(tmp_path, "epochs=3")
+    assert begin(tmp_path, "epochs=3", ("parent", killed), ("prune", killed)).name == "slim"
+
+
+def test_a_run_that_is_over_gets_a_follower(tmp_path: Path) -> None:
+    first = begin(tmp_path, "", PARENT, CUT)
+    (first / slim_stages.REPORT).write_text("{}")
+    second = begin(tmp_path, "", PARENT, CUT)
+    assert second != first and Stage.read(second / "2-prune").row == {"mAP50-95": 0.5}
+
+
+def test_another_wish_is_told_with_both_ways_out(tmp_path: Path) -> None:
+    interrupted(tmp_path, "epochs=3")
+    with pytest.raises(ArgumentError, match=r"slim is an interrupted run .* epochs=3 and not 4.* name= to begin anew"):
+        begin(tmp_path, "epochs=4", PARENT)
+    assert begin(tmp_path, "epochs=4 name=other", PARENT).name == "other"
+
+
+def test_where_it_lies_and_how_much_it_says_are_no_other_wish(tmp_path: Path) -> None:
+    interrupted(tmp_path, "name=mine")
+    assert begin(tmp_path, "name=mine exist_ok=True verbose=False").name == "mine"
+
+
+def test_another_export_is_no_other_wish_until_there_is_one(tmp_path: Path) -> None:
+    interrupted(tmp_path, "format=ncnn")
+    folder = begin(tmp_path, "format=onnx half=True", ("parent", killed), ("prune", killed))
+    told = run_folders.read_yaml(folder / "args.yaml")
+    assert (folder.name, told["format"], told["half"]) == ("slim", "onnx", True)
+    with pytest.raises(ArgumentError, match="half=True and not None"):
+        begin(tmp_path, "quantize=8", PARENT)  # without format= it is an argument of the trainings
+    begin(tmp_path, "format=onnx", ("parent", killed), ("prune", killed), ("export", writes()))
+    with pytest.raises(ArgumentError, match="format=onnx and not ncnn"):
+        begin(tmp_path, "format=ncnn", PARENT)
+
+
+def test_a_format_whose_time_was_met_is_not_another(tmp_path: Path) -> None:
+    interrupted(tmp_path, "format=ncnn latency=0.5")
+    with pytest.raises(ArgumentError, match="format=ncnn and not onnx"):
+        begin(tmp_path, "format=onnx latency=0.5", PARENT)
+
+
+def test_another_model_begins_anew(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    asked = request(tmp_path)
+    with slim_stages.opened(asked, YOLO, {**asked.kwargs(), "model": "z.pt", "data": "b.yaml"}) as run:
+        assert run.folder.name != "slim"
+
+
+def test_what_is_refused_before_anything_was_trained_leaves_nothing(tmp_path: Path) -> None:
+    def refused(part: Path) -> Done:
+        raise BudgetError("out of reach")
+
+    with pytest.raises(BudgetError):
+        begin(tmp_path / "new", "flops=0.1", PARENT, ("prune", refused))
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(BudgetError):
+        begin(tmp_path, "", PARENT, CUT, ("prune", refused))
+    assert (tmp_path / "slim" / "2-prune").is_dir()  # what took long stays
+
+
+def test_a_run_that_has_but_its_parent_is_in_nobodys_way(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        begin(tmp_path, "flops=0.5", PARENT, ("prune", lambda part: (_ for _ in ()).throw(KeyboardInterrupt)))
+    assert begin(tmp_path, "flops=0.4", PARENT).name != "slim"
+
+
+def test_results_are_not_written_over(tmp_path: Path) -> None:
+    first = begin(tmp_path, "", PARENT, CUT)
+    (first / slim_stages.REPORT).write_text("{}")
+    with pytest.raises(ArgumentError, match="holds a run of slim"):
+        begin(tmp_path, "exist_ok=True", PARENT)
+    assert (first / "2-prune").is_dir()
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from yoloprune import files
+handle = files.taken(Path(sys.argv[1]))
+print("held" if handle else "taken", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_run_that_goes_on_is_left_alone_and_free_when_it_is_killed(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    lock = tmp_path / "slim" / slim_stages.LOCK
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        assert begin(tmp_path, "", PARENT).name != "slim"  # of its own
+        other.kill()
+    assert begin(tmp_path, "", ("parent", killed), ("prune", killed)).name == "slim"
+
+
+def test_the_facts_are_plain(tmp_path: Path) -> None:
+    folder = Stages(tmp_path).run("prune", writes(more={"path": tmp_path})).folder
+    told = json.loads((folder / slim_stages.FACTS).read_text())
+    assert told["file"] == str(Path("weights") / "model.txt") and told["more"] == {"path": str(tmp_path)}
+
+
+def test_the_arguments_of_an_export_are_no_arguments_of_a_training() -> None:
+    asked = checking.build(SlimRequest, {"model": "a.pt", "data": "b", "format": "onnx", "half": True, "lr0": 0.1})
+    assert slim_work.Work(asked, "b.yaml", 64).training == {"data": "b.yaml", "lr0": 0.1}
+    asked = checking.build(SlimRequest, {"model": "a.pt", "data": "b", "quantize": 8})
+    assert slim_work.Work(asked, "b.yaml", 64).training == {"data": "b.yaml", "quantize": 8}
+
+
+def test_runs_of_a_name_come_latest_first(tmp_path: Path) -> None:
+    for name in ("slim", "slim-2", "slim10", "slim-x", "slimmer"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "args.yaml").write_text("mode: slim")
+    (tmp_path / "slim-3").mkdir()  # without args.yaml
+    found = run_folders.earlier_runs("detect", "slim", {"project": str(tmp_path)})
+    assert [f.name for f in found] == ["slim10", "slim-2", "slim"]
+    only = run_folders.earlier_runs("detect", "slim", {"project": str(tmp_path), "exist_ok": True})
+    assert [f.name for f in only] == ["slim"]

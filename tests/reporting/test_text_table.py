@@ -1,0 +1,51 @@
+"""Tables in text: alignment, the row of differences, and the words that a command ends with."""
+
+from __future__ import annotations
+
+from yoloprune.reporting.text_table import closing, table, with_change
+
+PARENT = {"model": "parent", "mAP50-95": 0.62, "params": 2000, "ms": 20.0}
+PRUNED = {"model": "pruned", "mAP50-95": 0.6, "params": 500, "ms": 15.0}
+
+
+def test_quality_changes_by_a_difference_and_size_by_a_share() -> None:
+    expected = {"model": "change", "mAP50-95": "-0.0200", "params": "-75.0 %", "ms": "-25.0 %"}
+    assert with_change([PARENT, PRUNED]) == [PARENT, PRUNED, expected]
+
+
+def test_the_last_is_set_against_the_first() -> None:
+    tuned = {**PRUNED, "model": "fine-tuned", "mAP50-95": 0.63}
+    assert with_change([PARENT, PRUNED, tuned])[-1]["mAP50-95"] == "+0.0100"
+
+
+def test_what_one_row_lacks_has_no_difference() -> None:
+    assert with_change([PARENT]) == [PARENT]
+    assert with_change([PARENT, {"model": "pruned"}]) == [PARENT, {"model": "pruned"}]
+    assert with_change([PARENT, {"model": "pruned", "params": 1000}])[-1] == {"model": "change", "params": "-50.0 %"}
+    assert with_change([{"model": "a", "ms": 0.0}, {"model": "b", "ms": 1.0}])[-1]["ms"] == "-"
+
+
+def test_counts_differ_by_a_count() -> None:
+    assert with_change([{"model": "a", "classes": 80}, {"model": "b", "classes": 2}])[-1]["classes"] == "-78"
+
+
+def test_numbers_and_their_differences_stand_under_each_other() -> None:
+    assert table(with_change([PARENT, PRUNED])).splitlines() == [
+        "model   mAP50-95   params       ms",
+        "parent      0.62    2,000       20",
+        "pruned       0.6      500       15",
+        "change   -0.0200  -75.0 %  -25.0 %",
+    ]
+
+
+def test_closing_words() -> None:
+    said = closing("halved", [PARENT, PRUNED], ["a/pruned.pt", "a/report.html"], "yoloprune finetune model=a/pruned.pt")
+    lines = said.splitlines()
+    assert lines[0] == "halved"
+    assert lines[-4].startswith("change")
+    assert lines[-3:] == [
+        "saved a/pruned.pt",
+        "      a/report.html",
+        "next: yoloprune finetune model=a/pruned.pt",
+    ]
+    assert closing("nothing", []) == "nothing"

@@ -1,0 +1,55 @@
+"""A table in one sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from yoloprune.reporting import verdict
+
+PARENT = {"model": "parent", "mAP50": 0.9, "mAP50-95": 0.6, "params": 1000, "GFLOPs": 8.0, "ms": 20.0}
+
+
+def pruned(quality: float) -> dict[str, object]:
+    return {"model": "pruned", "mAP50": 0.8, "mAP50-95": quality, "params": 250, "GFLOPs": 4.0, "ms": 15.0}
+
+
+@pytest.mark.parametrize(
+    "quality, points, judged",
+    [
+        (0.61, "+1.0", "better than before"),
+        (0.598, "-0.2", "nothing that counts is lost"),
+        (0.58, "-2.0", "little is lost, and nothing is fine-tuned yet"),
+        (0.55, "-5.0", "fine-tuning has this to win back"),
+        (0.4, "-20.0", "that is much to win back; look at 'yoloprune sweep', or cut less"),
+    ],
+)
+def test_a_cut(quality: float, points: str, judged: str) -> None:
+    assert verdict.of([PARENT, pruned(quality)]) == (
+        "Pruned has 50% of the GFLOPs, 25% of the parameters and 75% of the time per image of parent, and mAP50-95 "
+        f"goes from 0.600 to {quality:.3f} ({points} points): {judged}."
+    )
+
+
+def test_without_quality_it_says_how_to_measure_it() -> None:
+    rows = [{"model": "parent", "params": 4}, {"model": "pruned", "params": 1}]
+    assert verdict.of(rows).startswith("Pruned has 25% of the parameters of parent; quality was not measured")
+    assert verdict.of([PARENT]) == ""
+
+
+@pytest.mark.parametrize("end, where", [(0.61, "above"), (0.601, "level with"), (0.59, "BELOW")])
+def test_a_training(end: float, where: str) -> None:
+    rows = [{"model": "start", "mAP50-95": 0.6}, {"model": "fine-tuned", "mAP50-95": end}]
+    assert verdict.of_training(rows).startswith(f"mAP50-95 ended at {end:.4f}, {where} its start at 0.6000")
+    assert verdict.of_training(rows[1:]) == ""
+
+
+def test_the_front() -> None:
+    """b is dearer than a and worse; c is the best and the dearest; d is as cheap as a and worse."""
+    assert verdict.on_front([1.0, 2.0, 3.0, 1.0], [0.5, 0.4, 0.6, 0.3]) == {0, 2}
+    assert verdict.on_front([1.0, 1.0], [0.5, 0.5]) == {0, 1}
+
+
+def test_several_models() -> None:
+    points = [{"model": "a", "quality": 0.5, "ms": 9.0}, {"model": "b", "quality": 0.4, "ms": 10.0}]
+    assert verdict.of_several(points, "mAP50-95") == "Not beaten in both mAP50-95 and ms: a (mAP50-95 0.500, 9 ms)."
+    assert verdict.of_several([{"model": "a", "quality": 0.5}], "mAP50-95") == ""

@@ -1,0 +1,93 @@
+"""Draw the weights of layers, of one model or before and after a cut."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from yoloprune.backend import compat, console, host_arguments, moved_layers, run_folders
+from yoloprune.checkpoint import saving
+from yoloprune.errors import ArgumentError
+from yoloprune.planning.plan import Plan
+from yoloprune.reporting import layer_plots, text_table
+from yoloprune.reporting.run_report import NAMES
+from yoloprune.settings.view_requests import PlotRequest
+from yoloprune.tracing.trace_network import match
+
+KINDS = {
+    "2d": (nn.Conv2d, nn.ConvTranspose2d, nn.Linear),
+    "3d": (nn.Conv2d, nn.ConvTranspose2d),
+    "gamma": (nn.BatchNorm2d,),
+}
+"""What has something to draw."""
+
+
+def run(request: PlotRequest) -> Path:
+    """Draw, see `layer_plots.plot`.
+
+    Returns:
+        (Path): The picture.
+    """
+    compat.require("plot")
+    host_arguments.require(request.host)
+    sources = (
+        [("", request.model)] if request.against is None else [("before", request.against), ("after", request.model)]
+    )
+    loaded = [(called, saving.load(model, prunable=False)) for called, model in sources]
+    plan = _plan_beside(request.model) if request.against is not None else None
+    drawn = []
+    for called, yolo in loaded:
+        names = moved_layers.moved(request.layer, moved_layers.table_of(yolo.model))
+        drawn.append(
+            (called, _layers(yolo.model, request.kind, names, plan.keep if plan and called == "before" else {}))
+        )
+    with run_folders.new_run(loaded[-1][1].task, "plot", request.host) as folder:
+        picture = layer_plots.plot(folder / f"{request.kind}.png", drawn, request.kind)
+    said = f"{sum(len(layers) for _, layers in drawn)} panels, kind={request.kind}"
+    console.log("plot: ", text_table.closing(said, [], [picture]))
+    return picture
+
+
+def _layers(model: nn.Module, kind: str, names: Sequence[str], keep: Mapping[str, Any]) -> list[layer_plots.Layer]:
+    """What is to be drawn of a model.
+
+    Raises:
+        ArgumentError: If a name matches nothing, or nothing that has what is drawn.
+    """
+    wanted = match(model, names, key="layer") if names else None
+    found = [
+        layer_plots.Layer(name, values := module.weight.detach().float().numpy(), _stays(name, values, keep))
+        for name, module in model.named_modules()
+        if isinstance(module, KINDS[kind]) and (wanted is None or name in wanted)
+    ]
+    if not found:
+        what = "batch-norm" if kind == "gamma" else "convolution"
+        raise ArgumentError(
+            f"layer={','.join(names) or 'all'}: there is no {what} in it. 'yoloprune info' lists layers"
+        )
+    return found
+
+
+def _stays(name: str, values: np.ndarray, keep: Mapping[str, Any]) -> np.ndarray:
+    """Mask of the outputs that stay: by the plan of the cut where it is known, else those that are not all zero."""
+    if keep:
+        kept = keep[name].outputs if name in keep else None
+        mask = np.zeros(len(values), dtype=bool)
+        mask[list(range(len(values)) if kept is None else kept)] = True
+        return mask
+    alive: np.ndarray = (values.reshape(len(values), -1) != 0).any(1)
+    return alive
+
+
+def _plan_beside(model: Any) -> Plan | None:
+    """Which channels a cut kept, from the report of its run; None where that is not at hand."""
+    file = Path(model).parent.parent / NAMES[0] if isinstance(model, (str, Path)) else Path()
+    if not file.is_file():
+        return None
+    told = json.loads(file.read_text(encoding="utf-8"))
+    return Plan.from_dict(told["plan"]) if isinstance(told.get("plan"), dict) else None

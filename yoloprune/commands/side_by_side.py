@@ -1,0 +1,197 @@
+"""Two models on the same validation data: figures by class, and what they find in the same few images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from textwrap import shorten
+from typing import Any
+
+import numpy as np
+import ultralytics
+from PIL import Image
+
+from yoloprune.backend import calibration_images, compat, console, datasets, evaluation
+from yoloprune.checkpoint import saving
+from yoloprune.commands import outlines
+from yoloprune.errors import DataError, raised_by
+from yoloprune.reporting.facts import ClassFigures, ExampleImage
+from yoloprune.torch_internals import is_out_of_memory
+
+SHOWN = 8
+"""So many images are shown."""
+
+PIXELS = 480
+"""Longer side of an image in a page."""
+
+CONFIDENCE = 0.25
+"""Of what is drawn, as `yolo predict` has it."""
+
+OUTLINED = frozenset({"detect", "segment", "pose", "obb"})
+"""Tasks whose results have outlines."""
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Two models on the same data.
+
+    Attributes:
+        figures (tuple[Mapping[str, float], ...]): Of both, as `evaluation.metrics` names them; empty where they were
+            not validated.
+        by_class (list[ClassFigures]): By class of the data.
+        images (list[ExampleImage]): What both find in a few images.
+    """
+
+    figures: tuple[Mapping[str, float], ...] = ()
+    by_class: list[ClassFigures] = field(default_factory=list)
+    images: list[ExampleImage] = field(default_factory=list)
+
+    def in_front(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Rows of a table with the figures behind the name of the model."""
+        found = self.figures or ({},) * len(rows)
+        return [{"model": row["model"], **figures, **row} for row, figures in zip(rows, found, strict=True)]
+
+
+def look(
+    before: ultralytics.YOLO,
+    after: ultralytics.YOLO,
+    data: Any,
+    imgsz: int,
+    passed: Mapping[str, Any],
+    *,
+    validate: bool,
+    command: str = "prune",
+    before_imgsz: int | None = None,
+) -> Looks:
+    """Look at two models side by side, as far as the data allow: what goes wrong is said, and the models stand.
+
+    Args:
+        before (YOLO): The first model, stays untouched.
+        after (YOLO): The second one.
+        data (Any): The data set; nothing happens without one.
+        imgsz (int): Size at which they look.
+        passed (Mapping[str, Any]): Ultralytics' arguments, of which `device` counts.
+        validate (bool): Whether to validate both.
+        command (str): Who says what goes wrong.
+        before_imgsz (int | None): Size at which the first one looks, where it is another.
+    """
+    sides = (before_imgsz or imgsz, imgsz)
+    if not data:
+        return Looks()
+    device = passed.get("device") or None
+    found = Looks()
+    try:
+        if validate and datasets.has_classes_of(before, data):
+            told = {"data": data, "device": device, "plots": False}
+            if evaluation.device(device).type == "cpu":  # which is kept busy by the network
+                told["workers"] = 0
+            (first, ones), (last, others) = (
+                validated(yolo, {**told, "imgsz": side}) for yolo, side in zip((before, after), sides, strict=True)
+            )
+            found = Looks((first, last), by_class({"parent": ones, "pruned": others}))
+        split = str(passed.get("split") or "val")
+        return replace(found, images=examples(before, after, data, sides, device, split))
+    except Exception as e:  # Ultralytics reads foreign files here; the models are made, and are not lost for a page
+        if raised_by(e) != "ultralytics" and not isinstance(e, DataError) and not is_out_of_memory(e):
+            raise
+        console.warn(f"{command}: the page shows less than it could: data={data}: {shorten(str(e), 300)}")
+        return found
+
+
+def shown(
+    before: ultralytics.YOLO, after: ultralytics.YOLO, passed: Mapping[str, Any], imgsz: int, command: str
+) -> list[ExampleImage]:
+    """What two models find in a few images of the split that was validated, see `look`."""
+    return look(before, after, passed.get("data"), imgsz, passed, validate=False, command=command).images
+
+
+def validated(yolo: ultralytics.YOLO, arguments: Mapping[str, Any]) -> tuple[dict[str, float], Figures]:
+    """Validate a copy of a model; nothing is written, and caches of labels are neither read nor left.
+
+    Args:
+        yolo (YOLO): The model, stays untouched.
+        arguments (Mapping[str, Any]): Of Ultralytics' validation.
+
+    Returns:
+        (tuple): Its figures as `evaluation.metrics` names them, and those by class.
+    """
+    probe = saving.with_model(yolo, copy.deepcopy(yolo.model))  # validation fuses the one it runs
+    everything = np.iinfo(np.int32).max
+    with TemporaryDirectory() as folder, datasets.untouched(everything, np.random.default_rng(0)):
+        evaluation.validate(probe, {**arguments, "project": folder, "name": "val", "verbose": False})
+    return evaluation.metrics(probe), evaluation.by_class(probe)
+
+
+Figures = tuple[Mapping[str, float], Mapping[str, int] | None]
+"""Of one model, from `evaluation.by_class`: mAP50-95 by class, and labelled objects by class where they are counted."""
+
+
+def by_class(models: Mapping[str, Figures]) -> list[ClassFigures]:
+    """Figures of the classes that all models were validated on, by name of the model; the first one counts objects."""
+    (first, boxes), *others = models.values()
+    return [
+        ClassFigures(name, None if boxes is None else boxes.get(name, 0), {m: of[0][name] for m, of in models.items()})
+        for name in first
+        if all(name in other for other, _ in others)
+    ]
+
+
+def examples(
+    before: ultralytics.YOLO,
+    after: ultralytics.YOLO,
+    data: Any,
+    sides: tuple[int, int],
+    device: Any,
+    split: str = "val",
+) -> list[ExampleImage]:
+    """What two models find in a few images, drawn by chance from a split: the same ones for the same data.
+
+    Args:
+        before (YOLO): The first model, stays untouched.
+        after (YOLO): The second one.
+        data (str | Path): The data set, with the classes of the models.
+        sides (tuple[int, int]): Sizes at which the two look.
+        device (Any): Where they run.
+        split (str): Of the data set.
+
+    Returns:
+        (list[ExampleImage]): Empty for tasks without outlines, and where the data has no such split.
+    """
+    if before.task not in OUTLINED or not data:
+        return []
+    try:
+        told = datasets.check(data)
+        files = calibration_images.files_in(told[split])
+    except (DataError, KeyError):
+        return []
+    names = list(told["names"].values() if isinstance(told["names"], dict) else told["names"])
+    drawn = [files[i] for i in sorted(np.random.default_rng(0).permutation(len(files))[:SHOWN])]
+    look = {"device": device, "conf": CONFIDENCE, "verbose": False, "save": False}
+    found = []
+    for yolo, side in zip((before, after), sides, strict=True):
+        probe = saving.with_model(yolo, copy.deepcopy(yolo.model))
+        with TemporaryDirectory() as folder:  # a predictor makes itself a folder
+            results = [probe.predict(file, project=folder, imgsz=side, **look)[0] for file in drawn]
+        found.append([outlines.found(result) for result in results])
+    shown = []
+    for file, text, first, second in zip(drawn, compat.img2label_paths(drawn), *found, strict=True):
+        changed = outlines.compare(first, second)
+        labels = outlines.labels(Path(text), before.task, names)
+        jpeg, size = _small(file)
+        shown.append(ExampleImage(Path(file).name, size, jpeg, round(changed, 4), labels, first, second))
+    return sorted(shown, key=lambda image: -image.changed)
+
+
+def _small(file: str) -> tuple[bytes, tuple[int, int]]:
+    """A JPEG of an image for a page, and its width and height."""
+    array = compat.imread(file)
+    image = Image.fromarray(
+        np.ascontiguousarray(array[..., ::-1]) if array.shape[-1] == 3 else array.squeeze()[..., :3]
+    )
+    image.thumbnail((PIXELS, PIXELS))
+    image.convert("RGB").save(kept := BytesIO(), "jpeg", quality=80)
+    return kept.getvalue(), image.size

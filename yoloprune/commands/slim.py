@@ -1,0 +1,216 @@
+"""From a trained model to the one that is shipped: validate, cut, fine-tune, validate, export, in one command."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ultralytics
+
+from yoloprune import files
+from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments
+from yoloprune.checkpoint import provenance, saving
+from yoloprune.commands import finetune, image_side, only_classes, slim_export, slim_reach, slim_rounds, slim_stages
+from yoloprune.commands.slim_stages import Stage, Stages
+from yoloprune.commands.slim_work import Work, digest
+from yoloprune.commands.validate import add_times
+from yoloprune.errors import ArgumentError
+from yoloprune.planning import paired_bootstrap
+from yoloprune.planning.paired_bootstrap import Interval
+from yoloprune.reporting import run_report, text_table, verdict
+from yoloprune.reporting.facts import Report
+from yoloprune.runtimes import bench
+from yoloprune.runtimes.deployment import EXPORT_KEYS, Deployment
+from yoloprune.settings import command_line
+from yoloprune.settings.keys import AUTO
+from yoloprune.settings.slim_request import SlimRequest
+
+
+@dataclass(frozen=True)
+class SlimResult:
+    """What a `slim` came to.
+
+    Attributes:
+        model (YOLO): The model that is shipped, with this object as its `figures`.
+        file (Path): `<run>/weights/best.pt`.
+        exported (Path | None): What `format=` asked for.
+        way (str): "prune", "sparse" or "train".
+        rows (list[dict]): The printed table: parent, pruned, fine-tuned, exported.
+        rounds (list[dict]): One row per round of cutting and fine-tuning, where there were several.
+        difference (Interval | None): mAP50-95 of the model less that of the parent, None where that is not known.
+        next_step (str): What to type now.
+    """
+
+    model: ultralytics.YOLO
+    file: Path
+    exported: Path | None
+    way: str
+    rows: list[dict[str, Any]]
+    rounds: list[dict[str, Any]]
+    difference: Interval | None
+    next_step: str
+
+    def __repr__(self) -> str:
+        """The table, and the next command."""
+        return text_table.closing("", self.rows, [self.file], self.next_step).lstrip()
+
+
+def run(request: SlimRequest) -> SlimResult:
+    """Run all stages, see `api.slim`."""
+    compat.require("slim")
+    if compat.RANK != -1:
+        raise ArgumentError("slim starts the processes of its trainings itself: give device=0,1 and leave torchrun out")
+    began = time.perf_counter()
+    passed = request.passed
+    host_arguments.require({k: v for k, v in request.host.items() if k not in EXPORT_KEYS or not passed.get("format")})
+    parent = saving.load(request.model)
+    head_task.settle(parent, passed)
+    data = datasets.given_or_own(parent, passed.get("data"), "slim")
+    datasets.require(data)
+    datasets.require_channels(parent, data)
+    finetune.require_teachable(parent, {"distill_model": request.distill})
+    told = {k: v for k, v in passed.items() if k in ("format", *EXPORT_KEYS) and passed.get("format")}
+    device = evaluation.device(passed.get("device"))
+    deployment = Deployment.asked({**told, "data": data}, device, request.threads)
+    side, budget = image_side.settle(parent, request.budget, passed, "slim")
+    seen, classes = only_classes.cut(parent, request.classes, side.parent)
+    trained = slim_rounds.knows(parent, request, data)
+    chosen = slim_rounds.way(request, trained=trained)
+    origin = request.model if isinstance(request.model, (str, Path)) else str(parent.model_name)
+    arguments = {k: v for k, v in {**request.kwargs(), "model": origin, "data": data}.items() if v is not None}
+    if passed.get("imgsz") == AUTO:
+        request = replace(request, budget=budget, passed={**passed, "imgsz": side.imgsz})
+    if chosen == "train":
+        slim_reach.require(parent, request, data, side.imgsz)
+    work = Work(request, data, side.imgsz)
+    with slim_stages.opened(request, parent, arguments) as stages:
+        console.log("slim: ", f"way={chosen}, {request.epochs} epochs in all, {stages.folder}")
+        known = seen if trained else None
+        first = stages.run("parent", lambda part: work.parent(part, parent, known, classes.names, side.parent))
+        _require_same(first, stages)
+        found = slim_rounds.follow(stages, work, first, chosen)
+        return _ended(stages, work, first, found, deployment, chosen, began)
+
+
+def _require_same(first: Stage, stages: Stages) -> None:
+    """Raise ArgumentError where the model was changed since the run began."""
+    if first.more.get("sha256") != digest(first.file):
+        raise ArgumentError(
+            f"{stages.folder} began with another {first.file}, which was changed since. Put that back, or give another "
+            "name= to begin anew"
+        )
+
+
+def _ended(
+    stages: Stages,
+    work: Work,
+    first: Stage,
+    found: slim_rounds.Outcome,
+    deployment: Deployment,
+    chosen: str,
+    began: float,
+) -> SlimResult:
+    """Export, put the model into its place, write and say everything."""
+    request, folder = work.request, stages.folder
+    final = found.tuned or found.parent
+    table = {"parent": first, "trained": found.parent, "pruned": found.pruned, "fine-tuned": found.tuned}
+    if found.parent is first:
+        del table["trained"]
+    shown = {name: stage for name, stage in table.items() if stage is not None}
+    exported = None
+    if request.passed.get("format"):
+        exported = stages.run("export", lambda part: slim_export.export(part, work, final, deployment))
+    figures = [k for k in final.row if k not in slim_rounds.SIZES]
+    rows = [{"model": name, **dict.fromkeys(figures), **stage.row} for name, stage in shown.items()]
+    timed = time.perf_counter()
+    timing = _times(rows, [*shown.values()], exported, deployment, work.imgsz)
+    timed = time.perf_counter() - timed
+    seen = (found.parent.found, final.found)
+    difference = paired_bootstrap.between(*seen, request.confidence or 0.95) if found.tuned else None
+
+    file = folder / "weights" / "best.pt"
+    file.parent.mkdir(exist_ok=True)
+    with files.staged(file.parent) as part:
+        shutil.copyfile(final.file, part / file.name)
+    step = _next(file, exported, work)
+    seconds = time.perf_counter() - began
+    facts = {
+        "way": chosen,
+        "rounds": found.rounds,
+        "said": found.said,
+        "difference": None if difference is None else vars(difference),
+        "timing": timing,
+        "exported": None if exported is None else {"file": str(exported.file), **exported.more},
+        "stages": {s.folder.name: s.seconds for s in _stages(folder)},
+        "seconds": {
+            "all": round(seconds, 1),
+            "stages": round(stages.seconds, 1),
+            "validations in them": round(sum(work.looks), 1),
+            "timing": round(timed, 1),
+            "rest": round(seconds - stages.seconds - timed, 1),
+        },
+        "arguments": request.kwargs(),
+    }
+    pictures = [p for s in shown.values() for p in (s.folder / "widths.png", s.folder / "results.png") if p.is_file()]
+    ends = [rows[0], next(row for row in reversed(rows) if row["model"] != "exported")]
+    page = run_report.write_report(
+        folder,
+        Report(
+            "slim",
+            rows,
+            facts,
+            verdict.of(ends, trained=found.tuned is not None),
+            repeat=["yoloprune slim cfg=args.yaml", command_line.written(request)],
+            versions=provenance.versions(),
+        ),
+        pictures,
+    )
+    shown_rows = [*rows, *text_table.with_change(ends)[2:]]
+    console.log("slim: ", f"imgsz {work.imgsz}\n{text_table.table(shown_rows)}")
+    if len(found.rounds) > 1:
+        console.log("slim: ", f"rounds\n{text_table.table(found.rounds)}")
+    for said in (*found.said, *([f"mAP50-95 {difference}"] if difference else [])):
+        console.log("slim: ", said)
+    made = [file, *([exported.file] if exported else []), page]
+    console.log("slim: ", text_table.closing("done", [], made, step))
+    model = saving.load(file)
+    result = SlimResult(
+        model, file, None if exported is None else exported.file, chosen, rows, found.rounds, difference, step
+    )
+    vars(model)["figures"] = result
+    return result
+
+
+def _stages(folder: Path) -> list[Stage]:
+    """All that are finished, in their order."""
+    found = [f for f in folder.glob("[0-9]*-*") if (f / slim_stages.FACTS).is_file()]
+    return [Stage.read(f) for f in sorted(found, key=lambda f: int(f.name.partition("-")[0]))]
+
+
+def _times(
+    rows: list[dict[str, Any]], shown: list[Stage], exported: Stage | None, deployment: Deployment, imgsz: int
+) -> dict[str, Any]:
+    """Put milliseconds into the rows, of torch and of the export, each with its parent taking turns."""
+    networks = [saving.load(stage.file).model for stage in shown]
+    plain = Deployment(device=deployment.device, threads=deployment.threads if exported is None else None)
+    with bench.opened(plain, networks[0], imgsz) as timer:
+        timing: dict[str, Any] = {"torch": add_times("slim", rows, timer, *networks[1:])}
+    if exported is not None:
+        column = f"ms {deployment.format}"
+        with bench.opened(deployment, networks[0], imgsz) as timer:
+            times = timer.time(networks[-1])
+        rows.append({"model": "exported", **exported.row})
+        rows[0][column], rows[-1][column] = (t.median for t in times)
+        timing[deployment.format] = timer.facts(times)
+    return timing
+
+
+def _next(file: Path, exported: Stage | None, work: Work) -> str:
+    """What to type now."""
+    if exported is not None:
+        return f"yolo predict {shlex.quote(f'model={exported.file}')} imgsz={work.imgsz} source=..."
+    return f"yolo export {shlex.quote(f'model={file}')} imgsz={work.imgsz} format=onnx"

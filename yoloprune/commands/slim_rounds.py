@@ -1,0 +1,234 @@
+"""How a `slim` goes: which way, how far each round cuts, and a search for the smallest network that holds a drop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ultralytics
+
+from yoloprune.backend import class_labels, console, datasets, model_facts, yaml_markers, yolo_tracing
+from yoloprune.commands.slim_stages import Done, Stage, Stages, spread
+from yoloprune.commands.slim_work import Work
+from yoloprune.errors import ArgumentError, BudgetError
+from yoloprune.planning import paired_bootstrap
+from yoloprune.planning.cost import Cost
+from yoloprune.reporting import text_table
+from yoloprune.settings.slim_request import SlimRequest
+
+FIRST_STEP, SMALLEST_STEP = 0.3, 0.03
+"""Share of what is left that a search takes away at first, and below which it is over."""
+
+SIZES = frozenset({"params", "GFLOPs", "MB"})
+"""Columns that do not say how good a model is."""
+
+TIGHT = 0.999  # a cut to more than this share of what is there would take nothing
+
+
+@dataclass
+class Outcome:
+    """What the rounds came to.
+
+    Attributes:
+        parent (Stage): What drops are counted from: the model, or what training made of it first.
+        pruned (Stage | None): The last cut that was kept; None where none was.
+        tuned (Stage | None): What fine-tuning made of it.
+        rounds (list[dict]): One row per round, for the report.
+        said (list[str]): What is to be told at the end.
+    """
+
+    parent: Stage
+    pruned: Stage | None = None
+    tuned: Stage | None = None
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+
+def knows(yolo: ultralytics.YOLO, request: SlimRequest, data: Any) -> bool:
+    """Whether a model was trained for the classes of a data set."""
+    if model_facts.is_untrained(yolo.model):
+        return False
+    if request.classes is not None:
+        return True  # `only_classes` judges
+    kept = yaml_markers.kept_classes(yolo)
+    return datasets.has_classes_of(yolo, data) or class_labels.matched(kept, data) is not None
+
+
+def way(request: SlimRequest, *, trained: bool) -> str:
+    """Which way: "prune", "sparse" or "train", as docs/results.md measured them.
+
+    Raises:
+        ArgumentError: If epochs are too few for its trainings.
+    """
+    found = request.way
+    if found == "auto":
+        found = "prune" if trained else "sparse" if request.beyond_sparse is None else "train"
+    if found == "train" and request.classes is not None:
+        raise ArgumentError("classes: must come with a trained model, of which these are left. Train it first")
+    if found == "prune" and not trained and request.max_drop is not None:
+        raise ArgumentError("way=prune: max_drop= counts from a model that knows the classes of data=. Leave way= out")
+    if found == "prune" and not trained:
+        console.warn("slim: the model was not trained for the classes of data=, and way=prune cuts it nevertheless")
+    if found != "prune" and request.epochs < 2:
+        raise ArgumentError(f"epochs={request.epochs}: must be at least 2, one for each training")
+    return found
+
+
+def follow(stages: Stages, work: Work, parent: Stage, chosen: str) -> Outcome:
+    """Run the stages of a way.
+
+    Raises:
+        BudgetError: If a budget is out of reach.
+    """
+    epochs = work.request.epochs
+    if chosen == "sparse":
+        first = epochs // 2
+        faded = stages.run("train-sparse", lambda part: work.train_sparse(part, parent.file, first))
+        pruned = stages.run("prune", lambda part: work.prune(part, faded.file, {}))
+        tuned = stages.run("finetune", lambda part: work.finetune(part, pruned.file, epochs - first))
+        return Outcome(parent, pruned, tuned)
+    if chosen == "train":
+        first, start = epochs // 2, parent.file
+        parent = stages.run("train", lambda part: work.train(part, start, first))
+        epochs -= first
+    if work.request.max_drop is not None:
+        return _searched(stages, work, Outcome(parent), epochs)
+    return _stepped(stages, work, Outcome(parent), epochs)
+
+
+def shares(rounds: int, schedule: str) -> list[float]:
+    """How much of the whole cut is done after each round; the last is 1.
+
+    Args:
+        rounds (int): At least 1.
+        schedule (str): "even", or "cubic": 1 - (1 - t)^3 (Zhu and Gupta 2017, arXiv 1710.01878, equation 1).
+    """
+    times = [(i + 1) / rounds for i in range(rounds)]
+    return times if schedule == "even" else [1 - (1 - t) ** 3 for t in times]
+
+
+def budgets_at(share: float, last: Mapping[str, float], left: Mapping[str, float]) -> dict[str, Any]:
+    """Budgets of a round by the keys of `prune`, which counts from the model that it is given.
+
+    Args:
+        share (float): How much of the whole cut is to be done.
+        last (Mapping[str, float]): Fractions of the parent that are wanted in the end; of "ratio" what goes.
+        left (Mapping[str, float]): Fractions of the parent that the model of this round has.
+    """
+    found = {}
+    for key, value in last.items():
+        kept = 1 - share * (value if key == "ratio" else 1 - value)
+        fraction = kept / left["channels" if key == "ratio" else key]
+        if fraction < TIGHT:
+            found[key] = round(1 - fraction if key == "ratio" else fraction, 6)
+    return found
+
+
+def _stepped(stages: Stages, work: Work, found: Outcome, epochs: int) -> Outcome:
+    """Cut to the budgets in one round or several, and fine-tune after each."""
+    request = work.request
+    plan = shares(request.rounds, request.schedule)
+    last = _fractions(work, found.parent.file, request.budgets) if len(plan) > 1 else {}
+    left, model = dict.fromkeys(("flops", "params", "channels", "latency"), 1.0), found.parent.file
+    waiting = 0
+    for share, part_epochs in zip(plan, spread(epochs, len(plan)), strict=True):
+        budgets = budgets_at(share, last, left) if len(plan) > 1 else dict(request.budgets)
+        waiting += part_epochs
+        if not budgets:  # a cut before went further than it had to
+            continue
+        found.pruned = stages.run("prune", _cut(work, model, budgets))
+        found.tuned = stages.run("finetune", _tune(work, found.pruned.file, waiting))
+        left, model, waiting = _left(left, found.pruned), found.tuned.file, 0
+        found.rounds.append(_row(len(found.rounds) + 1, found, left))
+    return found
+
+
+def _searched(stages: Stages, work: Work, found: Outcome, epochs: int) -> Outcome:
+    """Go on from what holds the drop with steps of one size, and back off to half of it where it does not."""
+    request = work.request
+    (kind, end), *_ = [*_fractions(work, found.parent.file, request.budgets).items(), ("flops", 0.0)]
+    seen, end = ("channels", 1 - end) if kind == "ratio" else (kind, end)
+    everything = dict.fromkeys(("flops", "params", "channels", "latency"), 1.0)
+    left, model, step = everything, found.parent.file, FIRST_STEP
+    lengths = [*spread(epochs, min(request.rounds, epochs))]
+    while lengths and step >= SMALLEST_STEP and left[seen] * TIGHT > end:
+        fraction = max(1 - step, end / left[seen])
+        budgets = {kind: round(1 - fraction if kind == "ratio" else fraction, 6)}
+        try:
+            pruned = stages.run("prune", _cut(work, model, budgets))
+        except BudgetError as e:
+            stages.skip()
+            console.log("slim: ", f"{fraction:.0%} of what is left is out of reach: {e}")
+            step /= 2
+            continue
+        tuned = stages.run("finetune", _tune(work, pruned.file, lengths.pop(0)))
+        held, told = _holds(found.parent, tuned, request)
+        tried = _left(left, pruned)
+        found.rounds.append({**_row(len(found.rounds) + 1, Outcome(found.parent, pruned, tuned), tried), "held": held})
+        console.log("slim: ", f"{told}: {'held' if held else f'more than max_drop={request.max_drop:g}'}")
+        if held:
+            found.pruned, found.tuned, left, model = pruned, tuned, tried, tuned.file
+        else:
+            step /= 2
+    reached = f"{left['flops']:.0%} of the FLOPs hold max_drop={request.max_drop:g}"
+    none = f"no cut held max_drop={request.max_drop:g}"
+    found.said.append(f"{none if found.tuned is None else reached}; {_why(lengths, step)}")
+    return found
+
+
+def _why(lengths: Sequence[int], step: float) -> str:
+    """Why a search is over."""
+    if not lengths:
+        return "the epochs are over, and more of them may take it further"
+    return "smaller steps are not worth a round" if step < SMALLEST_STEP else "that is the budget"
+
+
+def _holds(parent: Stage, tuned: Stage, request: SlimRequest) -> tuple[bool, str]:
+    """Whether a network lost no more than it may, and that in words."""
+    assert request.max_drop is not None
+    key = text_table.headline(k for k in parent.row if k not in SIZES)
+    drop = 100 * (parent.row[key] - tuned.row[key])
+    told = f"{key} {tuned.row[key]:.4f}, {drop:+.2f} points below the parent's"
+    if request.confidence is None:
+        return drop <= request.max_drop + 1e-9, told
+    interval = paired_bootstrap.between(parent.found, tuned.found, request.confidence)
+    if interval is None:
+        raise ArgumentError("confidence: this task has no mAP whose images could be drawn again. Leave it out")
+    return -interval.low <= request.max_drop + 1e-9, f"{told} ({interval})"
+
+
+def _fractions(work: Work, model: Path, budgets: Mapping[str, Any]) -> dict[str, float]:
+    """Budgets as fractions of what a model has."""
+    absolute = {k for k, v in budgets.items() if k != "latency" and v >= 1}
+    if not absolute:
+        return dict(budgets)
+    cost = Cost(yolo_tracing.trace_yolo(ultralytics.YOLO(model).model, imgsz=work.imgsz, keep=()))
+    return {k: v / cost.parent(k) if k in absolute else v for k, v in budgets.items()}
+
+
+def _left(before: Mapping[str, float], pruned: Stage) -> dict[str, float]:
+    """Fractions of the first parent after one more cut."""
+    return {k: v * pruned.kept.get(k, 1.0) for k, v in before.items()}
+
+
+def _row(number: int, found: Outcome, left: Mapping[str, float]) -> dict[str, Any]:
+    """One round for the report."""
+    assert found.tuned is not None
+    shown = {k: round(left[k], 4) for k in ("flops", "params")}
+    return {"round": number, **shown, **found.tuned.row, "folder": found.tuned.folder.name}
+
+
+def _cut(work: Work, model: Path, budgets: Mapping[str, Any]) -> Any:
+    def cut(part: Path) -> Done:
+        return work.prune(part, model, budgets)
+
+    return cut
+
+
+def _tune(work: Work, model: Path, epochs: int) -> Any:
+    def tune(part: Path) -> Done:
+        return work.finetune(part, model, epochs)
+
+    return tune

@@ -1,0 +1,229 @@
+"""The stages of a `slim`: each in a folder of its own that is complete or absent, and done once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ultralytics
+
+from yoloprune import files
+from yoloprune.backend import console, per_image, run_folders
+from yoloprune.checkpoint import moved
+from yoloprune.errors import ArgumentError, PruneError
+from yoloprune.planning.paired_bootstrap import Findings
+from yoloprune.runtimes.deployment import EXPORT_KEYS
+from yoloprune.settings.slim_request import SlimRequest
+
+FACTS, FOUND, LOCK, REPORT = "slim.json", "found.npz", ".running", "report.json"
+UNFINISHED = ".unfinished"
+FREE = frozenset({"project", "name", "exist_ok", "verbose", "save_dir"})
+"""What the same command may have otherwise and still go on."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a stage came to.
+
+    Attributes:
+        file (Path): The model.
+        row (Mapping): Its figures: accuracy where it was validated, and size.
+        found (Findings | None): What it found in each image, for a paired comparison.
+        kept (Mapping): Shares of its parent's FLOPs, parameters, channels and time that a cut left.
+        more (Mapping): Further facts for the report.
+    """
+
+    file: Path
+    row: Mapping[str, Any]
+    found: Findings | None = None
+    kept: Mapping[str, float] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage(Done):
+    """A finished one.
+
+    Attributes:
+        folder (Path): Where it lies.
+        seconds (float): What it took in the process that finished it.
+    """
+
+    folder: Path = Path()
+    seconds: float = 0.0
+
+    @classmethod
+    def read(cls, folder: Path) -> Stage:
+        """From its folder."""
+        told = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        found = per_image.load(folder / FOUND)
+        return cls(
+            folder / told["file"], told["row"], found, told["kept"], told["more"], folder, float(told["seconds"])
+        )
+
+
+class Stages:
+    """The folder of a `slim` that is running.
+
+    Attributes:
+        folder (Path): Where the stages lie.
+        trained (bool): Whether something is there that took long to make.
+        seconds (float): What stages took in this process.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.seconds, self.count = 0.0, 0
+        self.trained = holds_work(folder)
+
+    def run(self, name: str, work: Callable[[Path], Done]) -> Stage:
+        """Take a stage that is finished, else do it.
+
+        Args:
+            name (str): What is done, the end of the folder's name.
+            work (Callable): Does it in a folder that is not there, or holds what an interruption left.
+
+        Returns:
+            (Stage): As it lies on the disk, whoever did it.
+        """
+        self.count += 1
+        final = self.folder / f"{self.count}-{name}"
+        if (final / FACTS).is_file():
+            console.log("slim: ", f"{final.name} is done already")
+            return Stage.read(final)
+        console.log("slim: ", f"{final.name} of {self.folder}")
+        part = final.with_name(final.name + UNFINISHED)
+        began = time.perf_counter()
+        done = work(part)
+        part.mkdir(exist_ok=True)
+        seconds = time.perf_counter() - began
+        self.seconds += seconds
+        if done.found is not None:
+            per_image.save(part / FOUND, done.found)
+        inside = done.file.is_relative_to(part)
+        told = {
+            "file": str(done.file.relative_to(part) if inside else done.file),
+            "row": dict(done.row),
+            "kept": dict(done.kept),
+            "more": dict(done.more),
+            "seconds": round(seconds, 1),
+        }
+        moved.settle(part, final)
+        files.write_at_once(part / FACTS, lambda f: f.write(json.dumps(told, indent=2, default=str).encode()))
+        os.replace(part, final)
+        self.trained = holds_work(self.folder)
+        return Stage.read(final)
+
+    def skip(self) -> None:
+        """Take back the number of a stage that could not be."""
+        self.count -= 1
+
+
+def holds_work(folder: Path) -> bool:
+    """Whether a run holds more than the figures of its parent."""
+    stages = [f for f in folder.glob("*-*") if (f / FACTS).is_file() and not f.name.endswith("-parent")]
+    return bool(stages) or any(folder.glob(f"*{UNFINISHED}/weights/last.pt"))
+
+
+@contextlib.contextmanager
+def opened(request: SlimRequest, parent: ultralytics.YOLO, arguments: Mapping[str, Any]) -> Iterator[Stages]:
+    """The folder of a run: of the same one that was interrupted, else a new one.
+
+    Args:
+        request (SlimRequest): `project`, `name` and `exist_ok` count.
+        parent (YOLO): The model.
+        arguments (Mapping): Everything that was asked for, `model` and `data` among it.
+
+    Raises:
+        ArgumentError: If an interrupted run of this model and data was asked for otherwise.
+        PruneError: If the folder cannot be made.
+    """
+    told = run_folders.as_written({"mode": "slim", **arguments})
+    folder, handle = _interrupted(request, parent.task, told)
+    run = None if folder is None else run_folders.Run(folder, made=True)
+    if folder is None or run is None:
+        run = run_folders.new_run(parent.task, "slim", request.passed, [arguments["model"]])
+        folder = run.folder.resolve()
+        if not run.made and ((folder / REPORT).is_file() or holds_work(folder)):
+            raise ArgumentError(f"exist_ok: {folder} holds a run of slim, which is kept. Give another name=")
+        handle = files.taken(folder / LOCK)
+        if handle is None:
+            raise ArgumentError(f"{folder} is the folder of a run that goes on. Give another name=")
+        _clear(folder)
+    else:
+        console.log("slim: ", f"goes on with {folder}")
+    run_folders.write_yaml(folder / run_folders.ARGS, {**told, "save_dir": str(folder)})
+    stages = Stages(folder)
+    try:
+        yield stages
+    except BaseException as e:
+        if isinstance(e, PruneError) and not stages.trained:
+            _clear(folder)  # nothing is lost but the figures of the parent, and another wish needs no other name
+            _release(folder, handle)
+            run.drop_unused()
+        elif isinstance(e, (KeyboardInterrupt, Exception)):
+            console.log("slim: ", f"the same command goes on where it was; so far everything is in {folder}")
+        raise
+    finally:
+        _release(folder, handle)
+
+
+def _interrupted(request: SlimRequest, task: str, told: Mapping[str, Any]) -> tuple[Path | None, Any]:
+    """A run to go on with, taken for this process; raises ArgumentError where one was asked for otherwise."""
+    other: tuple[Path, list[str]] | None = None
+    for folder in run_folders.earlier_runs(task, "slim", request.passed):
+        before = run_folders.read_yaml(folder / run_folders.ARGS)
+        if before.get("mode") != "slim" or (folder / REPORT).is_file() or not holds_work(folder):
+            continue
+        if any(before.get(key) != told.get(key) for key in ("model", "data")):
+            continue
+        free = FREE | _of_the_export(folder, before, told)
+        changed = sorted(k for k in {*before, *told} - free if before.get(k) != told.get(k))
+        handle = files.taken(folder / LOCK)
+        if handle is None:
+            continue  # it is running
+        if not changed:
+            return folder.resolve(), handle
+        _release(folder, handle)
+        other = other or (folder, [f"{k}={before.get(k)} and not {told.get(k)}" for k in changed])
+    if other is not None:
+        folder, differences = other
+        raise ArgumentError(
+            f"{folder} is an interrupted run of this model and data with {', '.join(differences)}. Give what it has to "
+            "go on with it, or another name= to begin anew"
+        )
+    return None, None
+
+
+def _of_the_export(folder: Path, before: Mapping[str, Any], told: Mapping[str, Any]) -> frozenset[str]:
+    """What says how the model is exported, which may change until that is done: an export may be what failed."""
+    timed, exported = before.get("latency"), any((f / FACTS).is_file() for f in folder.glob("*-export"))
+    of_trainings = {k for one in (before, told) if not one.get("format") for k in EXPORT_KEYS if k in one}
+    return frozenset() if timed or exported or of_trainings else frozenset({"format", "threads", *EXPORT_KEYS})
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a run left that came no further than its parent."""
+    for stage in folder.glob("[0-9]*-*"):
+        if stage.name.endswith(UNFINISHED) or (stage / FACTS).is_file():
+            shutil.rmtree(stage)
+
+
+def _release(folder: Path, handle: Any) -> None:
+    """Let go of a run."""
+    if handle is not None and not handle.closed:
+        handle.close()
+        with contextlib.suppress(OSError):  # another process has it by now
+            (folder / LOCK).unlink(missing_ok=True)
+
+
+def spread(total: int, parts: int) -> Sequence[int]:
+    """Epochs of each of several trainings, as even as can be, the last ones longer."""
+    return [total // parts + (i >= parts - total % parts) for i in range(parts)]

@@ -1,0 +1,180 @@
+"""What the stages of a `slim` do: each is one of the other commands, and a look at what came of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ultralytics
+
+from yoloprune.backend import class_labels, compat, evaluation, per_image, yaml_markers
+from yoloprune.checkpoint import saving, trainer_files
+from yoloprune.commands import finetune, prune, train_sparse
+from yoloprune.commands.slim_stages import REPORT, Done
+from yoloprune.planning.paired_bootstrap import Findings
+from yoloprune.runtimes.deployment import EXPORT_KEYS
+from yoloprune.settings import checking
+from yoloprune.settings.commands import COMMANDS
+from yoloprune.settings.request import Request
+from yoloprune.settings.requests import FinetuneRequest, PruneRequest, TrainSparseRequest
+from yoloprune.settings.slim_request import OF_THE_RUN, SlimRequest
+
+PLAIN = "auto"  # Ultralytics' own choice of an optimizer, for weights that are not trained on the data yet
+
+
+@dataclass(frozen=True)
+class Work:
+    """Does the stages of one request.
+
+    Attributes:
+        request (SlimRequest): What was asked for.
+        data (str | Path): The data set.
+        imgsz (int): Image size at which models are measured and validated.
+        looks (list[float]): Seconds of each validation of its own.
+    """
+
+    request: SlimRequest
+    data: Any
+    imgsz: int
+    looks: list[float] = field(default_factory=list)
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Ultralytics' arguments of all trainings."""
+        other = {*OF_THE_RUN, "format", *(EXPORT_KEYS if self.request.passed.get("format") else ())}
+        return {"data": self.data, **{k: v for k, v in self.request.passed.items() if k not in other}}
+
+    def parent(
+        self, part: Path, whole: ultralytics.YOLO, seen: ultralytics.YOLO | None, names: Any, imgsz: int
+    ) -> Done:
+        """Figures of the model that it begins with.
+
+        Args:
+            part (Path): The stage's folder, where a live model is saved.
+            whole (YOLO): The model.
+            seen (YOLO | None): What is validated of it: with `classes=` these alone. None where it knows others than
+                the data has, so that there are only sizes.
+            names (list[str] | None): Those classes.
+            imgsz (int): Image size at which it counts, larger than that of the others with `imgsz=auto`.
+        """
+        model = self.request.model
+        file = Path(str(getattr(whole, "ckpt_path", None) or model))
+        if not isinstance(model, (str, Path)):  # a live object is in no file yet
+            file = part / "weights" / "parent.pt"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            whole.save(file)
+        row, found = ({}, None) if seen is None else self._validated(seen, names, imgsz)
+        more = {"sha256": digest(file)}
+        return Done(file, {**row, **evaluation.measure(whole.model, imgsz)}, found, more=more)
+
+    def train(self, part: Path, model: Path, epochs: int) -> Done:
+        """Train at the widths that there are."""
+        told = {**self.training, **self._share(epochs), "optimizer": self.request.passed.get("optimizer") or PLAIN}
+        return self._trained(part, FinetuneRequest, {**told, "model": model})
+
+    def train_sparse(self, part: Path, model: Path, epochs: int) -> Done:
+        """Train while channels fade."""
+        own = {o.name for o in COMMANDS["train-sparse"].options}
+        limits = {k: v for k, v in vars(self.request.limits).items() if k in own}
+        budget = {"sparsity" if k == "ratio" else k: v for k, v in self.request.budgets.items()}
+        told = {**self.training, **self._share(epochs), **limits, **budget, "model": model}
+        return self._trained(part, TrainSparseRequest, told)
+
+    def finetune(self, part: Path, model: Path, epochs: int) -> Done:
+        """Train a pruned model on."""
+        told = {**self.training, **self._share(epochs), "distill": self.request.distill, "model": model}
+        return self._trained(part, FinetuneRequest, told)
+
+    def prune(self, part: Path, model: Path, budgets: Mapping[str, Any]) -> Done:
+        """Cut under budgets by the keys of `prune`, without any exactly the dead."""
+        shutil.rmtree(part, ignore_errors=True)
+        request, own = self.request, {o.name for o in COMMANDS["prune"].options}
+        told = {k: v for k, v in request.settings.items() if k in own - {"flops", "params", "ratio", "latency"}}
+        told = {**told, **budgets, "model": model, "data": self.data, "val": False, **_place(part)}  # validated below
+        told.update({k: v for k in ("imgsz", "device", "seed") if (v := request.passed.get(k)) is not None})
+        if yaml_markers.kept_classes(saving.load(model)) is not None:
+            told["classes"] = None  # they were left alone before
+        timed = budgets.get("latency") is not None
+        told.update({k: v for k, v in request.passed.items() if timed and k in ("format", *EXPORT_KEYS)})
+        told["threads"] = request.threads if timed else None
+        done = prune.run(checking.build(PruneRequest, told))
+        kept = dict(json.loads((part / REPORT).read_text(encoding="utf-8"))["kept"])
+        if timed:
+            kept["latency"] = done.rows[1]["ms"] / done.rows[0]["ms"]
+        row, found = self._validated(done.model)
+        more = {"budgets": dict(budgets), "outputs_moved": done.cut.moved, "next": done.next_step}
+        return Done(done.file, {**row, **evaluation.measure(done.model.model, self.imgsz)}, found, kept, more)
+
+    def _share(self, epochs: int) -> dict[str, Any]:
+        """How long one of several trainings is."""
+        hours = self.request.passed.get("time")
+        return {"epochs": epochs} if hours is None else {"epochs": epochs, "time": hours * epochs / self.request.epochs}
+
+    def _trained(self, part: Path, kind: type[Request], told: Mapping[str, Any]) -> Done:
+        """Train, or go on with what an interruption left."""
+        last, best = (part / "weights" / name for name in ("last.pt", "best.pt"))
+        command = finetune if kind is FinetuneRequest else train_sparse
+        if last.is_file() and saving.goes_on(last):
+            kept = {k: told[k] for k in ("trainer",) if k in told}
+            command.run(checking.build(kind, {"model": last, "resume": True, **kept}))
+        elif not last.is_file():
+            shutil.rmtree(part, ignore_errors=True)
+            command.run(checking.build(kind, {**told, **_place(part)}))
+        file = best if best.is_file() else last
+        if not (part / REPORT).is_file():
+            self._end(part, kind, told)
+        yolo = saving.load(file)
+        row, found = self._validated(yolo)
+        return Done(file, {**row, **evaluation.measure(yolo.model, self.imgsz)}, found, more={"epochs": told["epochs"]})
+
+    def _end(self, part: Path, kind: type[Request], told: Mapping[str, Any]) -> None:
+        """What a training does behind its last epoch, where it was killed in that."""
+        with trainer_files.saving_at_once():
+            for file in (part / "weights").glob("*.pt"):
+                compat.strip_optimizer(file)
+        if told.get("plots", True):
+            compat.plot_results(part / "results.csv")
+        weights = part / "weights"
+        yolo = saving.load(weights / "best.pt" if (weights / "best.pt").is_file() else weights / "last.pt")
+        if kind is TrainSparseRequest:
+            train_sparse.report(part, yolo, checking.build(TrainSparseRequest, told).config)
+        else:
+            sizes = evaluation.measure(yolo.model, self.imgsz)
+            finetune.report(part, {}, self._validated(yolo)[0], sizes, widths_kept=True)
+
+    def _validated(
+        self, yolo: ultralytics.YOLO, names: list[str] | None = None, imgsz: int | None = None
+    ) -> tuple[dict[str, float], Findings | None]:
+        """How good a model is, and what it finds in each image; `names` are its classes where it knew more once."""
+        passed = {k: v for k, v in self.request.passed.items() if k in finetune.LIKE_THE_END and v is not None}
+        if not isinstance(passed.get("batch", 1), int) or passed.get("batch", 1) < 1:
+            del passed["batch"]  # which a training finds out
+        probe = saving.with_model(yolo, copy.deepcopy(yolo.model))  # validation fuses the one it runs
+        began = time.perf_counter()
+        with (
+            class_labels.view(names or yaml_markers.kept_classes(yolo), self.data) as seen,
+            tempfile.TemporaryDirectory() as folder,
+            per_image.watched(probe) as watch,
+        ):
+            place = {"project": folder, "name": "val", "data": seen, "imgsz": imgsz or self.imgsz, "verbose": False}
+            evaluation.validate(probe, {**passed, **place})
+        self.looks.append(time.perf_counter() - began)
+        return evaluation.metrics(probe), watch.findings()
+
+
+def _place(part: Path) -> dict[str, Any]:
+    """Where a command writes: the folder of its stage."""
+    return {"project": str(part.parent), "name": part.name, "exist_ok": False}
+
+
+def digest(file: Path) -> str | None:
+    """What tells a file from another of its name, None where a model is no file."""
+    told: str | None = saving.make_provenance(file, {})["parent"]["sha256"]
+    return told

@@ -1,0 +1,139 @@
+"""Sections of a page on what was cut where: the network, its costs, importance, gamma, what is frozen."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from yoloprune.reporting import svg
+from yoloprune.reporting.facts import Report
+from yoloprune.reporting.page_quality import table
+from yoloprune.reporting.text_table import Row
+
+STEP, BAR = 12.0, 9.0  # from layer to layer, and how wide a bar is, in pixels
+HALF, COSTS = 90.0, 110.0  # heights: of half the widest layer, and of the bars of FLOPs
+
+
+def network(report: Report) -> str:
+    """Every layer from input to head as a bar as high as it is wide, what stays of it filled; below, what it costs."""
+    rows = [r for r in report.layers if "kept" in r]
+    if not rows:
+        return ""
+    widest, dearest = max(r["width"] for r in rows), max((r.get("MFLOPs") or 0.0) for r in rows)
+    middle, floor = HALF + 10, 2 * HALF + 60 + COSTS
+    parts = []
+    for i, row in enumerate(rows):
+        left = 8 + i * STEP
+        whole, kept = (HALF * row[k] / widest for k in ("width", "kept"))
+        held = " held" if str(row["state"]).startswith("frozen") else ""
+        bars = _upright(left, middle - whole, 2 * whole, "parent" + held) + _upright(
+            left, middle - kept, 2 * kept, "kept" + held
+        )
+        if dearest:
+            for key, kind in (("MFLOPs", "parent"), ("MFLOPs kept", "kept")):
+                high = COSTS * (row.get(key) or 0.0) / dearest
+                bars += _upright(left, floor - high, high, kind + held)
+        if _block(row) != (_block(rows[i - 1]) if i else ""):
+            bars += svg.label(
+                0, 0, _block(row), transform=f"translate({left + 8:.0f} {2 * HALF + 22:.0f}) rotate(60)", class_="small"
+            )
+        group = svg.titled(bars, _told(row))
+        parts.append(
+            svg.element("g", group, class_="layer", data_name=row["layer"], data_with=" ".join(row["coupled with"]))
+        )
+    if dearest:
+        parts.append(svg.label(8, floor + 16, f"FLOPs, up to {dearest / 1e3:.3g} GFLOPs a layer", class_="small"))
+    drawn = svg.picture(
+        max(24 + len(rows) * STEP, 320), floor + 24, parts, "widths and FLOPs of all layers, from input to head"
+    )
+    note = (
+        f"<p class=note>From the input on the left to the head. A bar is as high as its layer is wide (up to "
+        f"{widest:,} channels): pale before, strong after; grey may not be cut. Below: where FLOPs went. Point at a "
+        "layer to see what loses the same channels.</p>"
+    )
+    shown = [{k: ", ".join(v) if isinstance(v, list) else v for k, v in r.items()} for r in report.layers]
+    listed = f"<details><summary>All {len(rows)} layers as a table</summary>{table(shown, sortable=True)}</details>"
+    return note + drawn + listed
+
+
+def _upright(left: float, top: float, height: float, kind: str) -> str:
+    return svg.element("rect", x=left, y=top, width=BAR, height=max(height, 0.0), class_=kind)
+
+
+def _block(row: Row) -> str:
+    """The first two parts of a layer's name."""
+    return ".".join(str(row["layer"]).split(".")[:2])
+
+
+def _told(row: Row) -> str:
+    cost = f", {row['MFLOPs']:,.0f} → {row['MFLOPs kept']:,.0f} MFLOPs" if row.get("MFLOPs") is not None else ""
+    partners = f"; coupled with {', '.join(row['coupled with'])}" if row["coupled with"] else ""
+    return f"{row['layer']}: {row['width']} → {row['kept']} channels{cost}; {row['state']}{partners}"
+
+
+def importance(report: Report) -> str:
+    """How scores were distributed, kept and cut, with the threshold."""
+    found = report.importance
+    if found is None:
+        return ""
+    highest = max(a + b for a, b in zip(found.kept, found.cut, strict=True))
+    frame = svg.Frame((found.edges[0], found.edges[-1]), (0, highest))
+    for left, right, stay, go in zip(found.edges[:-1], found.edges[1:], found.kept, found.cut, strict=True):
+        said = f"10^{left:.2f} to 10^{right:.2f}: {go} cut, {stay} kept"
+        frame.bar(left, right, 0, go, "cut", said)
+        frame.bar(left, right, go, go + stay, "kept", said)
+    frame.line([found.threshold, found.threshold], [0, highest], "threshold")
+    zeros = (
+        f" Not shown: {sum(found.zeros)} channels of importance 0, of which {found.zeros[1]} went."
+        if sum(found.zeros)
+        else ""
+    )
+    note = (
+        f"<p class=note>{html.escape(found.what)}. Orange goes, blue stays; the line separates them best. "
+        f"{found.across} channels are on its other side, where rounding, ties, floors and ceilings decide.{zeros}</p>"
+    )
+    return note + frame.drawn("log10 of importance", "channels", "distribution of importance, kept and cut")
+
+
+def gamma(report: Report) -> str:
+    """|gamma| over the epochs of a sparse training, and how many channels are dead."""
+    rows = report.gamma
+    if len(rows) < 2:
+        return ""
+    epochs = [r["epoch"] for r in rows]
+    ends = (epochs[0], epochs[-1])
+    scales = svg.Frame(ends, (0, 1.3 * max(r["gamma_q95"] for r in rows)))
+    for low, high in ((0, 95), (10, 90), (25, 75), (40, 60)):
+        scales.band(epochs, [r[f"gamma_q{low}"] for r in rows], [r[f"gamma_q{high}"] for r in rows], "band")
+    scales.line(epochs, [r["gamma_q50"] for r in rows], "median")
+    shares = svg.Frame(ends, (0, 1))
+    named = (
+        ("dead", "channels dead", "first"),
+        ("flops", "FLOPs once cut", "second"),
+        ("params", "parameters once cut", "third"),
+    )
+    for i, (key, said, kind) in enumerate(named):
+        shares.line(epochs, [r[key] for r in rows], f"share {kind}")
+        shares.parts.append(svg.label(shares.width - 20, 28 + 16 * i, said, text_anchor="end", class_=f"small {kind}"))
+    note = "<p class=note>|gamma| of all channels: median, and the middle 20, 50, 80 and 95 %.</p>"
+    drawn = scales.drawn("epoch", "|gamma|", "gamma over the epochs") + shares.drawn(
+        "epoch", "share", "shares over the epochs"
+    )
+    return note + drawn
+
+
+def frozen(report: Report) -> str:
+    """What may not be cut, and why."""
+    return _listed(report.frozen)
+
+
+def repeat(report: Report) -> str:
+    """What to type to do it again, and the versions that did it."""
+    words = "".join(f"<pre class=scroll tabindex=0>{html.escape(line)}</pre>" for line in report.repeat)
+    told = ", ".join(f"{k} {v}" for k, v in report.versions.items())
+    beside = "args.yaml lies beside this page. " if report.repeat else ""
+    return words + (f"<p class=note>{beside}{html.escape(told)}</p>" if told else "")
+
+
+def _listed(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>" if lines else ""

@@ -1,0 +1,132 @@
+"""Sections of a page on how good the models are: table, costs against quality, classes, images."""
+
+from __future__ import annotations
+
+import html
+from base64 import b64encode
+from collections.abc import Sequence
+
+from yoloprune.reporting import svg
+from yoloprune.reporting.facts import ExampleImage, Outline, Report
+from yoloprune.reporting.text_table import Row, cell, with_change
+from yoloprune.reporting.verdict import on_front
+
+COLOURS = 8  # of boxes, by class: those of Okabe and Ito, which the colour-blind tell apart
+
+LONGEST = 32  # of the name of a point, in characters
+
+
+def table(rows: Sequence[Row], *, sortable: bool = False, marked: bool = False) -> str:
+    """Rows as a table; `marked` sets the last one apart."""
+    columns = list(dict.fromkeys(k for row in rows for k in row))
+    head = "".join(
+        f"<th>{'<button>' + html.escape(c) + '</button>' if sortable else html.escape(c)}</th>" for c in columns
+    )
+    lines = ["".join(f"<td>{html.escape(cell(row.get(c)))}</td>" for c in columns) for row in rows]
+    ends = [
+        f"<tr{' class=change' if marked and i == len(lines) - 1 else ''}>{line}</tr>" for i, line in enumerate(lines)
+    ]
+    kind = " class=sortable" if sortable else ""
+    return (
+        f"<div class=scroll tabindex=0 role=region aria-label=table><table{kind}><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(ends)}</tbody></table></div>"
+    )
+
+
+def summary(report: Report) -> str:
+    """The verdict, and the table."""
+    rows = with_change(report.rows)
+    said = f"<p class=verdict>{html.escape(report.verdict)}</p>" if report.verdict else ""
+    return said + table(rows, marked=len(rows) > len(report.rows))
+
+
+def costs(report: Report) -> str:
+    """Quality against GFLOPs, and against milliseconds where they were measured; the front is a line."""
+    drawn = ""
+    for column, unit in (("ms", "milliseconds per image"), ("GFLOPs", "GFLOPs")):
+        known = [p for p in report.points if p.get(column) is not None and p.get("quality") is not None]
+        if len(known) > 1:
+            drawn += f"<figure>{_scatter(known, column, unit, report.metric)}</figure>"
+    note = "<p class=note>Right is dearer, up is better. Filled points are those that no other one beats in both.</p>"
+    return drawn and f"{drawn}{note}"
+
+
+def _scatter(points: Sequence[Row], column: str, unit: str, metric: str) -> str:
+    costs, marks = [p[column] for p in points], [p["quality"] for p in points]
+    room = 0.12 * (max(marks) - min(marks)) or 0.05
+    frame = svg.Frame((min(0.0, *costs), 1.12 * max(costs)), (max(0.0, min(marks) - room), max(marks) + room))
+    front = on_front(costs, marks)
+    along = sorted(front, key=lambda i: costs[i])
+    frame.line([costs[i] for i in along], [marks[i] for i in along], "front")
+    for i, point in enumerate(points):
+        x, y = frame.x(costs[i]), frame.y(marks[i])
+        kind = "point best" if i in front else "point"
+        said = f"{point['model']}: {metric} {marks[i]:.4f} at {costs[i]:.4g} {unit}"
+        frame.parts.append(svg.titled(svg.element("circle", cx=x, cy=y, r=6, class_=kind), said))
+        name = str(point["model"])
+        name = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+        right = x > 0.6 * frame.width
+        place = (x - 9, y - 8, "end") if right else (x + 9, y + 15, "start")
+        frame.parts.append(svg.label(*place[:2], name, text_anchor=place[2], class_="small"))
+    return frame.drawn(unit, metric, f"{metric} against {unit}")
+
+
+def classes(report: Report) -> str:
+    """Classes by what they lost, most first."""
+    several = any(len(c.figures) > 1 for c in report.by_class)
+    rows = [
+        {"class": c.name, "boxes": c.boxes, **c.figures, **({"change": c.change} if several else {})}
+        for c in sorted(report.by_class, key=lambda c: c.change)
+    ]
+    return f"<p class=note>mAP50-95. Few boxes say little.</p>{table(rows, sortable=True)}" if rows else ""
+
+
+def images(report: Report) -> str:
+    """The same images with labels, and what the two models find; those that changed most come first."""
+    before, after = _names(report)
+    names = list(dict.fromkeys(o["name"] for i in report.images for o in (*i.labels, *i.before, *i.after)))
+    shown = []
+    for number, image in enumerate(sorted(report.images, key=lambda i: -i.changed)):
+        panels = (("labels", image.labels), (before, image.before), (after, image.after))
+        three = "".join(
+            f"<figure>{_boxes(image, f'i{number}', found, names, first=i == 0)}"
+            f"<figcaption>{html.escape(said)}: {len(found)}</figcaption></figure>"
+            for i, (said, found) in enumerate(panels)
+        )
+        same = sum(o["matched"] for o in image.after)
+        words = f"{image.file}: {same} of {len(image.before)} found again, changed {image.changed:.0%}"
+        shown.append(f"<section class=example><h3>{html.escape(words)}</h3><div class=three>{three}</div></section>")
+    note = (
+        "<p class=note>Drawn by chance, the same in every run on this data; most changed first. Dashed: the other "
+        "model finds nothing like it (same class, IoU of at least 0.5).</p>"
+    )
+    return note + "".join(shown) if shown else ""
+
+
+def _boxes(image: ExampleImage, name: str, found: Sequence[Outline], names: Sequence[str], *, first: bool) -> str:
+    """One image with outlines. Its pixels stand in the page once and are used three times."""
+    width, height = image.size
+    place = f"data:image/jpeg;base64,{b64encode(image.jpeg).decode()}"
+    pixels = (
+        svg.element("image", id=name, href=place, width=width, height=height)
+        if first
+        else svg.element("use", href=f"#{name}")
+    )
+    parts, size = [pixels], max(width, height) / 30
+    for one in found:
+        corners = [(x * width, y * height) for x, y in one["points"]]
+        kind = f"box c{names.index(one['name']) % COLOURS}{'' if one['matched'] else ' alone'}"
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
+        said = one["name"] if one["score"] is None else f"{one['name']} {one['score']:.2f}"
+        box = svg.element("polygon", points=points, class_=kind)
+        where = min(corners, key=lambda p: p[0] + p[1])
+        told = svg.label(where[0] + 2, max(where[1] - 3, size), said, font_size=size, class_=f"name {kind}")
+        parts.append(svg.titled(box + told, said))
+    said = f"{image.file}: {len(found)} boxes"
+    return svg.element("svg", "".join(parts), viewBox=f"0 0 {width} {height}", role="img", aria_label=said)
+
+
+def _names(report: Report) -> tuple[str, str]:
+    """What the two models are called: as in the table."""
+    called = [str(row.get("model")) for row in report.rows]
+    return called[0], called[-1]

@@ -1,0 +1,96 @@
+"""A before/after table in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from yoloprune.reporting.text_table import SIZES, Row, headline
+
+NOTHING, LITTLE, MUCH = 0.5, 3.0, 10.0  # points (hundredths); two runs that differ in nothing differ by the first
+
+
+def of(rows: Sequence[Row], *, trained: bool = False) -> str:
+    """What came of it.
+
+    Args:
+        rows (Sequence[Row]): The model before first, the one after last.
+        trained (bool): Whether the last one was fine-tuned already.
+
+    Returns:
+        (str): What it keeps and what that costs; empty without two rows.
+    """
+    if len(rows) < 2:
+        return ""
+    first, last = rows[0], rows[-1]
+    sizes = {"GFLOPs": "GFLOPs", "params": "parameters", "ms": "time per image"}
+    shares = [
+        f"{last[k] / first[k]:.0%} of the {said}"
+        for k, said in sizes.items()
+        if first.get(k) and last.get(k) is not None
+    ]
+    name, before = str(last["model"]), first["model"]
+    name = name[:1].upper() + name[1:]
+    kept = f"{name} has {_and(shares)} of {before}" if shares else f"{name} beside {before}"
+    key = headline(k for k in first if k not in {*SIZES, "model", "classes", "flops", "channels"})
+    if not key or last.get(key) is None:
+        return f"{kept}; quality was not measured: 'yoloprune val' with data= and against= does."
+    points = 100 * (last[key] - first[key])
+    went = f"{key} goes from {first[key]:.3f} to {last[key]:.3f} ({points:+.1f} points)"
+    return f"{kept}, and {went}: {_judged(points, trained)}."
+
+
+def of_training(rows: Sequence[Row]) -> str:
+    """How a training ended, beside where it started; empty without both."""
+    key = headline(k for k in rows[0] if k not in {*SIZES, "model"})
+    if len(rows) < 2 or key not in rows[-1] or rows[0].get(key) is None:
+        return ""
+    start, end = rows[0][key], rows[-1][key]
+    points = 100 * (end - start)
+    where = "above" if points >= NOTHING else "BELOW" if points <= -NOTHING else "level with"
+    return f"{key} ended at {end:.4f}, {where} its start at {start:.4f} ({points:+.1f} points)"
+
+
+def of_several(points: Sequence[Row], metric: str) -> str:
+    """Which of several models are worth a look: those that no other one beats in quality and cost.
+
+    Args:
+        points (Sequence[Row]): "model", "quality" and, where known, "ms" and "GFLOPs".
+        metric (str): What "quality" is.
+    """
+    cost = next((c for c in ("ms", "GFLOPs") if all(p.get(c) is not None for p in points)), None)
+    known = [p for p in points if p.get("quality") is not None]
+    if cost is None or not known:
+        return ""
+    best = on_front([p[cost] for p in known], [p["quality"] for p in known])
+    listed = sorted((known[i] for i in best), key=lambda p: p[cost])
+    told = _and([f"{p['model']} ({metric} {p['quality']:.3f}, {p[cost]:.4g} {cost})" for p in listed])
+    return f"Not beaten in both {metric} and {cost}: {told}."
+
+
+def on_front(costs: Sequence[float], marks: Sequence[float]) -> set[int]:
+    """Which points no other one beats: as cheap and better, or cheaper and as good."""
+    both = list(zip(costs, marks, strict=True))
+
+    def beaten(cost: float, mark: float) -> bool:
+        return any(c <= cost and m >= mark and (c, m) != (cost, mark) for c, m in both)
+
+    return {i for i, (cost, mark) in enumerate(both) if not beaten(cost, mark)}
+
+
+def _judged(points: float, trained: bool) -> str:
+    """What a change of so many points means."""
+    if points >= NOTHING:
+        return "better than before"
+    if points > -NOTHING:
+        return "nothing that counts is lost"
+    if trained:
+        return "little is lost" if points >= -LITTLE else "much is lost; train longer, or cut less"
+    if points >= -LITTLE:
+        return "little is lost, and nothing is fine-tuned yet"
+    if points >= -MUCH:
+        return "fine-tuning has this to win back"
+    return "that is much to win back; look at 'yoloprune sweep', or cut less"
+
+
+def _and(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

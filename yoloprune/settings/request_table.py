@@ -1,0 +1,38 @@
+"""The kind of request that each command has."""
+
+from __future__ import annotations
+
+from yoloprune.settings.request import Request
+from yoloprune.settings.requests import DemoRequest, FinetuneRequest, PruneRequest, SweepRequest, TrainSparseRequest
+from yoloprune.settings.slim_request import SlimRequest
+from yoloprune.settings.view_requests import (
+    CompareRequest,
+    CompletionRequest,
+    HelpRequest,
+    InfoRequest,
+    PlotRequest,
+    SchemaRequest,
+    ValRequest,
+    VersionRequest,
+)
+
+REQUESTS: dict[str, type[Request]] = {
+    kind.command: kind
+    for kind in (
+        SlimRequest,
+        TrainSparseRequest,
+        PruneRequest,
+        SweepRequest,
+        FinetuneRequest,
+        ValRequest,
+        CompareRequest,
+        PlotRequest,
+        InfoRequest,
+        DemoRequest,
+        HelpRequest,
+        CompletionRequest,
+        SchemaRequest,
+        VersionRequest,
+    )
+}
+"""By name of the command."""

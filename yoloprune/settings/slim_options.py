@@ -1,0 +1,58 @@
+"""Own options of `slim`, which takes those of the commands that it runs as well."""
+
+from __future__ import annotations
+
+from yoloprune.settings.option import Option
+from yoloprune.settings.own_options import (
+    CUT_OPTIONS,
+    DISTILL,
+    FLOPS,
+    PARAMS,
+    PRUNE_BUDGETS,
+    SPARSITY,
+    THREADS,
+)
+from yoloprune.settings.value_kinds import SHARE, choice, integer, number
+
+LATENCY = PRUNE_BUDGETS[-1]
+SLIM_BUDGETS = (FLOPS, PARAMS, SPARSITY, LATENCY)
+MAX_DROP = Option(
+    "max_drop",
+    None,
+    number("a number above 0", lambda x: x > 0),
+    "points of mAP50-95 on the validation images that may be lost: the smallest network that holds it is searched for, "
+    "in rounds of cutting and fine-tuning as long as epochs last; with a budget no further than that",
+    1,
+)
+CONFIDENCE = Option(
+    "confidence",
+    None,
+    SHARE,
+    "max_drop holds only where the whole interval of the difference does, which a paired bootstrap over the validation "
+    "images gives; not set: the difference itself counts",
+    0.95,
+)
+STEPS = Option(
+    "steps",
+    None,
+    integer(1),
+    "rounds of cutting and fine-tuning that the epochs are spread over; not set: 1, with max_drop 5",
+    3,
+)
+SCHEDULE = Option(
+    "schedule",
+    "even",
+    choice("even", "cubic"),
+    "how much each of several rounds takes away: the same share, or most at first (Zhu and Gupta 2017)",
+)
+WAY = Option(
+    "way",
+    "auto",
+    choice("auto", "prune", "sparse", "train"),
+    "prune cuts with data and fine-tunes; sparse trains sparse for half of the epochs before; train trains for half of "
+    "them before; auto is prune for a model that knows the classes of data=, else sparse, and train where sparse "
+    "training cannot do what is asked",
+)
+SLIM_OPTIONS = (*SLIM_BUDGETS, MAX_DROP, CONFIDENCE, STEPS, SCHEDULE, WAY, DISTILL, THREADS, *CUT_OPTIONS)
+RANKED = ("score", "reduce", "normalize", "uniform", "recover")
+"""Options of the cut that sparse training has no use for."""
