@@ -11,7 +11,9 @@ from pathlib import Path
 from campaign_files import damaged_checkpoints, damaged_data, damaged_models, damaged_recipes
 from campaign_ground import TRAINING, Ended, Ground, Part, Run
 
+from yoloprune.errors import ArgumentError
 from yoloprune.settings.commands import COMMANDS
+from yoloprune.settings.option import Option
 
 ALIVE = ("slim", "train-sparse", "prune", "sweep", "finetune", "val", "info")
 NUMBERS = ("x", "nan", "-1", "[8]")
@@ -23,6 +25,8 @@ OWN: dict[str, tuple[str, ...]] = {
     "sparsity": SHARES,
     "ratio": SHARES,
     "latency": ("fast", "0", "-3ms", "1", "inf", "ms", "1e-9"),
+    "threads": ("0", "1.5", "99999", *NUMBERS),
+    "classes": ("nosuch", "99", "-1", "1.5", "square,nosuch"),
     "round_to": ("0", "1.5", *NUMBERS),
     "min_width": ("0", "1.5", *NUMBERS),
     "max_ratio": ("0", "1.5", *NUMBERS),
@@ -62,6 +66,7 @@ HOST: dict[str, tuple[str, ...]] = {
     "workers": ("-1", "x"),
     "freeze": ("999", "x"),
     "split": ("nosuch", "7"),
+    "format": ("nosuch", "7", "onxx"),
     "exist_ok": ("2", "maybe"),
     "fraction": ("2", "-1", "x"),
     "patience": ("x", "1.5"),
@@ -135,7 +140,7 @@ def all_wrong(ground: Ground) -> Iterator[Wrong]:
     for name in ALIVE:
         command = COMMANDS[name]
         for option in command.options:
-            for value in OWN[option.name]:
+            for value in OWN.get(option.name) or _refused(option):
                 if value != "parent":  # which is wrong only where the model has none
                     yield _with(ground, "own key", name, f"{option.name}={value}")
             yield _with(ground, "misspelt", name, f"{_misspelt(option.name)}={option.default}")
@@ -162,10 +167,21 @@ def all_wrong(ground: Ground) -> Iterator[Wrong]:
     yield from (Wrong("words together", tuple(_filled(ground, line))) for line in TOGETHER)
 
 
+def _refused(option: Option) -> Iterator[str]:
+    """For an option that nobody has thought of yet: what it does not take itself."""
+    for value in ("bogus", *NUMBERS, "1e400"):
+        try:
+            option.check(value)
+        except ArgumentError:
+            yield value
+
+
 def _unread(command: str, key: str) -> bool:
     """Keys that a command takes, as every other of Ultralytics, and that it has no use for."""
     training = {"epochs", "lr0", "optimizer", "freeze", "patience", "time", "pretrained", "resume", "fraction"}
-    return (command == "val" and key in {*training, "exist_ok", "seed"}) or (key == "split" and command != "val")
+    trains = command in {"train-sparse", "finetune"}
+    unread = {"val": {*training, "exist_ok", "seed"}}.get(command, {"split"}) | ({"format"} if trains else set())
+    return key in unread
 
 
 def _misspelt(word: str) -> str:

@@ -59,3 +59,22 @@ def test_bars_without_a_terminal_are_not_drawn_over(
         bar.update(2)
         bar.close()
     assert ("\r" in capsys.readouterr().out) is redraws
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_a_bar_says_gives_no_orders(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ultralytics begins some in colour, and names the folder that it scans."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    with console.terminal_kept():
+        bar = compat.TQDM(total=2, desc=f"\x1b[34mval: \x1b[0mScanning {TITLE}")
+        bar.update(1)
+        bar.set_description(f"\x1b[1mstill {TITLE}")
+        bar.update(1)
+        bar.close()
+    said = "".join(capsys.readouterr())  # older releases draw on stderr
+    assert "\x1b]" not in said and "\x07" not in said and "owned" in said and "still" in said
+    assert ("\x1b[1m" in said) is terminal
+    assert "desc" not in vars(compat.TQDM)  # bars outside are as ever

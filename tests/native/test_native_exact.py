@@ -81,6 +81,7 @@ ODD: dict[str, list[list[Any]]] = {
     "copies in a row": [[-1, 2, "Conv", [32, 3, 1]], [-1, 1, "C2f", [32, True]]],
     "an input that is spelled": [[-1, 1, "RepConv", [32, 32]], [-1, 1, "C2f", [32, True]]],
     "a plain convolution": [[-1, 1, "nn.Conv2d", [32, 32, 1]], [-1, 1, "C2f", [32, True]]],
+    "a row of torchvision": [[-1, 1, "torchvision.ops.SqueezeExcitation", [32, 8]], [-1, 1, "C2f", [32, True]]],
     "shortcuts that are off": [[-1, 1, "Bottleneck", [48]], [-1, 1, "SPPF", [64, 5, 3, True]]],
 }
 

@@ -23,7 +23,8 @@ def test_nothing_said_is_torch_at_batch_one() -> None:
     assert (facts["precision"], facts["batch"], facts["device"]) == ("fp32", 1, "cpu") and facts["processor"]
 
 
-def test_arguments_go_to_whom_they_are_for() -> None:
+def test_arguments_go_to_whom_they_are_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     given = {"format": "TorchScript", "nms": False, "dynamic": True, "project": "runs", "half": None}
     found = Deployment.asked(given, CPU, 2, 4)
     assert found == Deployment("torchscript", CPU, 4, 2, {"nms": False, "dynamic": True})
@@ -58,11 +59,16 @@ def test_images_for_int8_must_be_named(told: dict[str, Any]) -> None:
         ({"dynamic": True}, None, None, "dynamic=True: must come with the format= of an export"),
         ({"format": "torchscript", "compile": True}, None, None, "compile=True: must come without format="),
         ({"format": "paddle"}, 2, None, "threads=2: can be set for torch, .* only. Received: format=paddle"),
+        ({}, 99999, None, "threads=99999: must be at most 4, the processor cores of this machine"),
+        ({"format": "torchscript"}, 5, None, "threads=5: must be at most 4"),
         ({}, None, 0, "batch=0: must be an integer of at least 1"),
         ({}, None, 0.7, "batch=0.7: must be an integer of at least 1"),
     ],
 )
-def test_refusals(passed: dict[str, Any], threads: int | None, batch: Any, said: str) -> None:
+def test_refusals(
+    monkeypatch: pytest.MonkeyPatch, passed: dict[str, Any], threads: int | None, batch: Any, said: str
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
     with pytest.raises(ArgumentError, match=f"^{said}"):
         Deployment.asked(passed, CPU, threads, batch)
 

@@ -9,6 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 from yoloprune.backend import compat
 from yoloprune.errors import printable
@@ -48,24 +49,31 @@ def warn(message: str) -> None:
 
 @contextlib.contextmanager
 def terminal_kept() -> Iterator[None]:
-    """While active, nothing that Ultralytics logs gives orders to a terminal: it prints the names of classes raw.
+    """While active, nothing that Ultralytics shows gives orders to a terminal: it prints the names of classes raw.
 
     Where colours are not seen they go as well, and without a terminal bars are not drawn over themselves.
     """
     terminal, coloured = sys.stdout.isatty(), is_coloured()
 
+    def shown(text: str) -> str:
+        parts = COLOURS.split(text)
+        return "".join((part if coloured else "") if i % 2 else printable(part) for i, part in enumerate(parts))
+
     def plain(record: logging.LogRecord) -> bool:
-        parts = COLOURS.split(record.getMessage())
-        record.msg = "".join((part if coloured else "") if i % 2 else printable(part) for i, part in enumerate(parts))
-        record.args = None
+        record.msg, record.args = shown(record.getMessage()), None
         return True
+
+    def describe(bar: Any, text: str | None) -> None:
+        vars(bar)["desc"] = shown(text or "")
 
     bars = {} if terminal or not compat.has(BARS) else {BARS: lambda: True}
     compat.LOGGER.addFilter(plain)
+    compat.TQDM.desc = property(lambda bar: vars(bar).get("desc", ""), describe)  # an attribute of each bar
     try:
         with compat.replaced(bars):
             yield
     finally:
+        del compat.TQDM.desc
         compat.LOGGER.removeFilter(plain)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from torch import nn
 
@@ -15,6 +15,20 @@ from yoloprune.planning.plan import Plan
 from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.sparse_config import SparseConfig
 
+
+class SparseState(TypedDict):
+    """The state of a sparse run, which `sparse` writes and reads; plain data, as safe loading accepts it."""
+
+    config: dict[str, Any]  # a SparseConfig by `asdict`
+    met: bool
+    progress: float
+    steps: int
+    reached: dict[str, float]
+    held: int
+    victims: list[int]
+    scores: list[float]
+
+
 STATE: Mapping[str, tuple[type, ...]] = {
     "met": (bool,),
     "progress": (int, float),
@@ -24,7 +38,7 @@ STATE: Mapping[str, tuple[type, ...]] = {
     "scores": (list,),
     MODULE: (str,),
 }
-"""Types in the state of a sparse run."""
+"""Types in the state of a sparse run as it is found in a file."""
 
 
 def require_sound(model: nn.Module, title: str) -> None:

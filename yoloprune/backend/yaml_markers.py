@@ -129,12 +129,12 @@ def mark(model: nn.Module, entry: Mapping[str, Any]) -> None:
 
 
 # The state of a sparse run --------------------------------------------------------------------------------------------
-def sealed(config: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+def sealed(config: Mapping[str, Any], state: Mapping[str, object]) -> dict[str, Any]:
     """A copy of a model YAML that holds the state of a run and stops other trainings.
 
     Args:
         config (Mapping[str, Any]): A model YAML, sealed before or not.
-        state (Mapping[str, Any]): Plain data.
+        state (Mapping[str, object]): Plain data.
     """
     config = opened(config)
     replaced = config["backbone"][0][2]

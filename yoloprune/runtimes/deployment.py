@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +60,8 @@ class Deployment:
         if count is not None and form not in threads.PINNED:
             able = ", ".join(threads.PINNED)
             raise ArgumentError(f"threads={count}: can be set for {able} only. Received: format={form}")
+        if count is not None and count > (cores := os.cpu_count() or count):  # thousands end the process
+            raise ArgumentError(f"threads={count}: must be at most {cores}, the processor cores of this machine")
         if batch is not None and (type(batch) is not int or batch < 1):
             raise ArgumentError(f"batch={batch}: must be an integer of at least 1 where time is measured")
         arguments = _arguments(form, passed)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from yoloprune.backend import model_facts
+from yoloprune.backend.records import SparseState
 from yoloprune.backend.yaml_markers import STATE_KEY, sealed
 from yoloprune.importance import dead_channels
 from yoloprune.native import candidates
@@ -65,12 +66,12 @@ class SparseRun:
         self.victims = np.zeros(self.graph.n_classes, dtype=bool)
         self.factors: list[Tensor] | None = None
         self.reached: dict[str, float] = {}
-        state = model_facts.network(self.model).yaml.pop(STATE_KEY, None)
+        state: SparseState | None = model_facts.network(self.model).yaml.pop(STATE_KEY, None)
         if trainer.resume and state:
             self.progress.begin_at(state["progress"], state["steps"])
             self._restore(state)
         self._epoch = -1  # the one that is running, and what was before it
-        self._kept: dict[str, Any] = {}
+        self._kept = self._state()
 
     # ---- optimizer hooks ---------------------------------------------------------------------------------------------
 
@@ -215,8 +216,8 @@ class SparseRun:
 
     # ---- state -------------------------------------------------------------------------------------------------------
 
-    def _state(self) -> dict[str, Any]:
-        """What resuming needs and a reader wants to know; plain data, which safe loading accepts."""
+    def _state(self) -> SparseState:
+        """What resuming needs and a reader wants to know."""
         return {
             "config": asdict(self.config),
             "met": self.met,
@@ -228,7 +229,7 @@ class SparseRun:
             "scores": self.score.tolist() if self._by_gradient and not self.met else [],
         }
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: SparseState) -> None:
         self.progress.back_to(state["progress"], state["steps"])
         self.met, self.held, self.reached = state["met"], state["held"], dict(state["reached"])
         victims = np.zeros(self.graph.n_classes, dtype=bool)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from yoloprune.torch_internals import FunctionMode, tree_leaves
 from yoloprune.tracing import slices, weight_sizes
+from yoloprune.tracing.arguments import in_order
 from yoloprune.tracing.labels import Tag
 from yoloprune.tracing.trace_state import TraceState
 from yoloprune.tracing.widths import Width
@@ -46,7 +47,7 @@ class Sizes(FunctionMode):
         self.state, self.sized = state, sized
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        args, kwargs = in_order(func, args, kwargs or {})
         if func is Tensor.__getitem__ or func in self.NARROW:
             return self._sliced(func, args, kwargs)
         if func in self.SHAPED or func in self.UNFLATTEN or func in self.LIKE:
@@ -59,8 +60,7 @@ class Sizes(FunctionMode):
         if func == SHAPE.__get__ or (func is Tensor.size and len(args) == 1 and not kwargs):
             return self._sizes(args[0], out)
         if func is Tensor.size and isinstance(out, int):
-            dim = (args[1] if len(args) > 1 else kwargs["dim"]) % args[0].ndim
-            return self._sizes(args[0], args[0].shape)[dim]
+            return self._sizes(args[0], args[0].shape)[args[1] % args[0].ndim]
         if func in self.EXPAND or func in self.REPEAT:
             self._spread(out, args[0], _listed([*args[1:], *kwargs.values()]), times=func in self.REPEAT)
         elif func in self.CONSTANT:
@@ -71,8 +71,7 @@ class Sizes(FunctionMode):
             if (tag := self.state.tag(args[0])) is not None:  # what comes back, if anything, has no labels
                 self.state.book.freeze(tag.labels, f"values leave PyTorch by {func.__name__} in {self.state.place}")
         elif func is F.scaled_dot_product_attention:
-            if kwargs.get("scale") is None:  # then it divides by the root of the queries' width
-                self._as_numbers(self._sizes(args[0], args[0].shape))
+            self._scaled(args[0], kwargs.get("scale"))
         elif func not in self.MADE:
             self._as_numbers((args, kwargs))
         return out
@@ -83,6 +82,12 @@ class Sizes(FunctionMode):
             for number in (value.start, value.stop, value.step) if isinstance(value, slice) else (value,):
                 if isinstance(number, Width):
                     number.number()
+
+    def _scaled(self, queries: Tensor, scale: float | None) -> None:
+        """Attention divides by the root of the queries' width where it is given no scale."""
+        tag = self.state.tag(queries)
+        if scale is None and tag is not None:
+            self.state.book.freeze(tag.labels, f"attention without scale= divides by this width in {self.state.place}")
 
     def _axis(self, tensor: Tensor) -> int | None:
         tag = self.state.tag(tensor)
@@ -176,8 +181,7 @@ class Sizes(FunctionMode):
 
     def _split(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Pieces whose sizes are widths follow them; a literal holds its own piece, and no other."""
-        sizes = args[1] if len(args) > 1 else next((kwargs[k] for k in kwargs if k.startswith("split_size")), None)
-        dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % args[0].ndim
+        sizes, dim = args[1], (args[2] if len(args) > 2 else 0) % args[0].ndim
         tag = self.state.tag(args[0])
         if tag is None or dim != tag.axis or not isinstance(sizes, (list, tuple)):
             pieces = func(*args, **kwargs)
