@@ -21,8 +21,6 @@ from yoloprune.settings.slim_request import SlimRequest
 FIRST_STEP, SMALLEST_STEP = 0.3, 0.03
 """Share of what is left that a search takes away at first, and below which it is over."""
 
-"""Columns that do not say how good a model is."""
-
 TIGHT = 0.999  # a cut to more than this share of what is there would take nothing
 
 
