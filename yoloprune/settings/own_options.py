@@ -65,7 +65,7 @@ CRITERION = (
         "auto",
         _SCORES,
         "importance of a channel; bn is |gamma| of its batch-norm, taylor how much the loss on labels hangs on it, "
-        "output how much the raw outputs do, without labels, activation its mean |value| (all three need data=), the "
+        "output how much the raw outputs do, without labels, activation its mean |value| (all three look at images), the "
         "others look at filters; auto is taylor with data=, output for detectors of more than 25 classes and where "
         "data= has others, and without data, on drawn images",
     ),
@@ -97,7 +97,7 @@ CUT_OPTIONS = (
         "auto",
         choice("auto", "none", "fold", "bn", "lsq"),
         "fold moves what cut channels contributed into biases; bn then measures batch-norm statistics anew, lsq refits "
-        "weights by least squares instead (both need data=); auto is lsq with data= and fold without",
+        "weights by least squares instead (both need data= or images=); auto is lsq, without either on drawn images",
     ),
 )
 PRUNE_BUDGETS = (
