@@ -53,14 +53,19 @@ def test_a_cut_with_data_is_validated_and_looked_at(pruned: Path, data: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("given, validated", [({"val": False}, False), ({"data": False}, False)], ids=["val", "data"])
+@pytest.mark.parametrize(
+    "given, validated",
+    [({"val": False}, False), ({"data": False}, False), ({}, False), ({"val": True}, True)],
+    ids=["val", "data", "too many images", "asked for"],
+)
 def test_validation_can_be_left_out(
-    given: dict[str, Any], validated: bool, tiny: Path, data: Path, tmp_path: Path
+    given: dict[str, Any], validated: bool, tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(side_by_side, "MANY", 1)
     yoloprune.prune(tiny, **{"data": str(data), "flops": 0.7, "imgsz": 64, "project": str(tmp_path), **given})
     found = told(tmp_path / "prune")
     assert ("by_class" in found) is ("mAP50-95" in found["table"][0]) is validated
-    assert "quality was not measured" in found["verdict"]
+    assert ("quality was not measured" in found["verdict"]) is not validated
 
 
 @pytest.mark.slow

@@ -142,6 +142,12 @@ def test_attributes_are_escaped() -> None:
     assert svg.element("a", "b", class_='"><x') == '<a class="&quot;&gt;&lt;x">b</a>'
 
 
+def test_names_may_hold_control_characters() -> None:
+    """U+FFFD stands for what no page should hold, a terminal's escape and a character that turns text around."""
+    assert svg.escaped("<b>\x1b[31m\u202e\tà") == "&lt;b&gt;\ufffd[31m\ufffd\tà"
+    assert "\x1b" not in svg.label(0, 0, "\x1b") + svg.titled("", "\x1b")
+
+
 def test_points() -> None:
     rows = [{"model": "a", "mAP": 0.5, "GFLOPs": 2.0, "params": 3}, {"model": "b"}]
     assert points_of(rows, "mAP") == [{"model": "a", "quality": 0.5, "GFLOPs": 2.0}]

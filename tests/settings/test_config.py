@@ -103,6 +103,8 @@ def test_malformed_tokens() -> None:
     assert merge_tokens(["a=", "b=1"]) == ["a=", "b=1"]
     assert error("prune model= flops=0.5") == "'model=' is missing a value"
     assert "unmatched" in error("prune model=a imgsz=[3,4")
+    assert merge_tokens(["model=a[b.pt", "flops=0.5"]) == ["model=a[b.pt", "flops=0.5"]  # the name of a file
+    assert merge_tokens(["keep=[a,", "b]"]) == ["keep=[a,b]"]
     assert error("prune model=a flops").endswith("try 'flops=0.5'")
     assert error(f"{SPARSE} epochs").endswith("try 'epochs=100'")
 

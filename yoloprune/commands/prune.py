@@ -145,10 +145,12 @@ def _run(
     return PruneResult(saving.load(target), target, choice, done, rows, step)
 
 
-def _is_validated(request: PruneRequest) -> bool:
-    """Whether both models are: where `data=` is given, and by `val=True` where the model's own data set is at hand."""
+def _is_validated(request: PruneRequest) -> bool | None:
+    """Whether both models are: on the model's own data set by `val=True` alone; None where that is not said."""
     wanted = request.passed.get("val")
-    return bool(request.passed.get("data")) if wanted is None else bool(wanted)
+    if wanted is not None:
+        return bool(wanted)
+    return None if request.passed.get("data") else False
 
 
 def _packed(

@@ -22,6 +22,9 @@ from yoloprune.errors import DataError, raised_by
 from yoloprune.reporting.facts import ClassFigures, ExampleImage
 from yoloprune.torch_internals import is_out_of_memory
 
+MANY = 1000
+"""Validation images up to which a processor validates without being asked."""
+
 SHOWN = 8
 """So many images are shown."""
 
@@ -63,7 +66,7 @@ def look(
     imgsz: int,
     passed: Mapping[str, Any],
     *,
-    validate: bool,
+    validate: bool | None,
     command: str = "prune",
     before_imgsz: int | None = None,
 ) -> Looks:
@@ -75,7 +78,7 @@ def look(
         data (Any): The data set; nothing happens without one.
         imgsz (int): Size at which they look.
         passed (Mapping[str, Any]): Ultralytics' arguments, of which `device` counts.
-        validate (bool): Whether to validate both.
+        validate (bool | None): Whether to validate both; None unless a processor would take too long.
         command (str): Who says what goes wrong.
         before_imgsz (int | None): Size at which the first one looks, where it is another.
     """
@@ -85,6 +88,8 @@ def look(
     device = passed.get("device") or None
     found = Looks()
     try:
+        if validate is None:
+            validate = _is_soon_done(data, before.task, device, command)
         if validate and datasets.has_classes_of(before, data):
             told = {"data": data, "device": device, "plots": False}
             if evaluation.device(device).type == "cpu":  # which is kept busy by the network
@@ -100,6 +105,16 @@ def look(
             raise
         console.warn(f"{command}: the page shows less than it could: data={data}: {shorten(str(e), 300)}")
         return found
+
+
+def _is_soon_done(data: Any, task: str, device: Any, command: str) -> bool:
+    """Whether there are not too many images for a processor."""
+    if task == "classify" or evaluation.device(device).type != "cpu":
+        return True
+    count = len(calibration_images.files_in(datasets.check(data)["val"]))
+    if count > MANY:
+        console.log(f"{command}: ", f"{count} images are not validated on the CPU; val=True does it")
+    return count <= MANY
 
 
 def shown(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 from yoloprune.reporting import svg
@@ -89,7 +88,7 @@ def importance(report: Report) -> str:
         else ""
     )
     note = (
-        f"<p class=note>{html.escape(found.what)}. Orange goes, blue stays; the line separates them best. "
+        f"<p class=note>{svg.escaped(found.what)}. Orange goes, blue stays; the line separates them best. "
         f"{found.across} channels are on its other side, where rounding, ties, floors and ceilings decide.{zeros}</p>"
     )
     return note + frame.drawn("log10 of importance", "channels", "distribution of importance, kept and cut")
@@ -129,11 +128,11 @@ def frozen(report: Report) -> str:
 
 def repeat(report: Report) -> str:
     """What to type to do it again, and the versions that did it."""
-    words = "".join(f"<pre class=scroll tabindex=0>{html.escape(line)}</pre>" for line in report.repeat)
+    words = "".join(f"<pre class=scroll tabindex=0>{svg.escaped(line)}</pre>" for line in report.repeat)
     told = ", ".join(f"{k} {v}" for k, v in report.versions.items())
     beside = "args.yaml lies beside this page. " if report.repeat else ""
-    return words + (f"<p class=note>{beside}{html.escape(told)}</p>" if told else "")
+    return words + (f"<p class=note>{beside}{svg.escaped(told)}</p>" if told else "")
 
 
 def _listed(lines: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>" if lines else ""
+    return f"<ul>{''.join(f'<li>{svg.escaped(line)}</li>' for line in lines)}</ul>" if lines else ""

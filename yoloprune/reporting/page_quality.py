@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from base64 import b64encode
 from collections.abc import Sequence
 
@@ -20,9 +19,9 @@ def table(rows: Sequence[Row], *, sortable: bool = False, marked: bool = False) 
     """Rows as a table; `marked` sets the last one apart."""
     columns = list(dict.fromkeys(k for row in rows for k in row))
     head = "".join(
-        f"<th>{'<button>' + html.escape(c) + '</button>' if sortable else html.escape(c)}</th>" for c in columns
+        f"<th>{'<button>' + svg.escaped(c) + '</button>' if sortable else svg.escaped(c)}</th>" for c in columns
     )
-    lines = ["".join(f"<td>{html.escape(cell(row.get(c)))}</td>" for c in columns) for row in rows]
+    lines = ["".join(f"<td>{svg.escaped(cell(row.get(c)))}</td>" for c in columns) for row in rows]
     ends = [
         f"<tr{' class=change' if marked and i == len(lines) - 1 else ''}>{line}</tr>" for i, line in enumerate(lines)
     ]
@@ -36,7 +35,7 @@ def table(rows: Sequence[Row], *, sortable: bool = False, marked: bool = False) 
 def summary(report: Report) -> str:
     """The verdict, and the table."""
     rows = with_change(report.rows)
-    said = f"<p class=verdict>{html.escape(report.verdict)}</p>" if report.verdict else ""
+    said = f"<p class=verdict>{svg.escaped(report.verdict)}</p>" if report.verdict else ""
     return said + table(rows, marked=len(rows) > len(report.rows))
 
 
@@ -90,12 +89,12 @@ def images(report: Report) -> str:
         panels = (("labels", image.labels), (before, image.before), (after, image.after))
         three = "".join(
             f"<figure>{_boxes(image, f'i{number}', found, names, first=i == 0)}"
-            f"<figcaption>{html.escape(said)}: {len(found)}</figcaption></figure>"
+            f"<figcaption>{svg.escaped(said)}: {len(found)}</figcaption></figure>"
             for i, (said, found) in enumerate(panels)
         )
         same = sum(o["matched"] for o in image.after)
         words = f"{image.file}: {same} of {len(image.before)} found again, changed {image.changed:.0%}"
-        shown.append(f"<section class=example><h3>{html.escape(words)}</h3><div class=three>{three}</div></section>")
+        shown.append(f"<section class=example><h3>{svg.escaped(words)}</h3><div class=three>{three}</div></section>")
     note = (
         "<p class=note>Drawn by chance, the same in every run on this data; most changed first. Dashed: the other "
         "model finds nothing like it (same class, IoU of at least 0.5).</p>"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from yoloprune import files
-from yoloprune.reporting import page_network, page_quality, schema
+from yoloprune.reporting import page_network, page_quality, schema, svg
 from yoloprune.reporting.facts import Report
 
 SECTIONS = (
@@ -48,12 +47,12 @@ def write_report(folder: Path, report: Report, pictures: Sequence[Path] = ()) ->
 
 def page(report: Report, pictures: Sequence[Path] = ()) -> str:
     """The page; nothing in it is fetched from anywhere."""
-    title = html.escape(f"yoloprune {report.command}")
+    title = svg.escaped(f"yoloprune {report.command}")
     body = page_quality.summary(report)
     told = [(name, made(report)) for name, made in SECTIONS]
     told += [(p.stem, _embedded(p)) for p in pictures if p.is_file()]
     told += [("Do it again", page_network.repeat(report))]
-    body += "".join(f"<h2>{html.escape(name)}</h2>{content}" for name, content in told if content)
+    body += "".join(f"<h2>{svg.escaped(name)}</h2>{content}" for name, content in told if content)
     style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     icon = '<link rel=icon href="data:,">'  # else a browser asks for one
     return (
@@ -68,7 +67,7 @@ def page(report: Report, pictures: Sequence[Path] = ()) -> str:
 
 def _embedded(picture: Path) -> str:
     place = base64.b64encode(picture.read_bytes()).decode()
-    return f'<img alt="{html.escape(picture.stem)}" src="data:image/png;base64,{place}">'
+    return f'<img alt="{svg.escaped(picture.stem)}" src="data:image/png;base64,{place}">'
 
 
 def write_text(path: Path, text: str) -> None:

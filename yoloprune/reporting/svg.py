@@ -7,6 +7,11 @@ import math
 from collections.abc import Sequence
 
 
+def escaped(said: object) -> str:
+    """A text as it may stand in markup: names of files and classes may hold anything, control characters too."""
+    return html.escape("".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in str(said)))
+
+
 def element(name: str, content: str = "", **attributes: object) -> str:
     """One element; numbers are shortened, `class_` and `stroke_width` lose and change their underscores.
 
@@ -16,7 +21,7 @@ def element(name: str, content: str = "", **attributes: object) -> str:
         **attributes (object): Their values, which are escaped.
     """
     told = "".join(
-        f' {k.strip("_").replace("_", "-")}="{html.escape(_short(v))}"' for k, v in attributes.items() if v is not None
+        f' {k.strip("_").replace("_", "-")}="{escaped(_short(v))}"' for k, v in attributes.items() if v is not None
     )
     return f"<{name}{told}>{content}</{name}>"
 
@@ -27,12 +32,12 @@ def _short(value: object) -> str:
 
 def label(x: float, y: float, said: object, **attributes: object) -> str:
     """A text, escaped."""
-    return element("text", html.escape(str(said)), x=x, y=y, **attributes)
+    return element("text", escaped(said), x=x, y=y, **attributes)
 
 
 def titled(markup: str, said: str) -> str:
     """A group with the words that a pointer which rests on it is shown."""
-    return element("g", f"<title>{html.escape(said)}</title>{markup}")
+    return element("g", f"<title>{escaped(said)}</title>{markup}")
 
 
 class Frame:

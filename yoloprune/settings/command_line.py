@@ -78,16 +78,22 @@ def merge_tokens(argv: Sequence[str]) -> list[str]:
     for token in argv:
         if merged:
             last = merged[-1]
-            open_bracket = last.count("[") > last.count("]")
+            open_bracket = _opens_list(last) and last.count("[") > last.count("]")
             open_pair = last.endswith("=") and "=" not in token
             if open_bracket or open_pair or token.startswith("="):
                 merged[-1] = last + token
                 continue
         merged.append(token)
     for token in merged:
-        if token.count("[") != token.count("]"):
+        if _opens_list(token) and token.count("[") != token.count("]"):
             raise ArgumentError(f"'{token}' has an unmatched '[' or ']' bracket")
     return merged
+
+
+def _opens_list(token: str) -> bool:
+    """Whether brackets in a token are those of a list; in the middle of a value they may be part of a file's name."""
+    key, equals, value = token.partition("=")
+    return (value if equals else key).lstrip().startswith("[")
 
 
 def _bare_word(key: str, spec: Command) -> bool:
