@@ -119,7 +119,7 @@ _COMMANDS = (
             "Scores and repairs look at data=, which is the data set the model was trained on if that is at hand;",
             "data=False draws images instead. They are measured on device=, the CPU when none is given.",
             "Where data= is given both models are validated on it and set side by side in report.html; val=False goes",
-            "without, as a CPU does where there are more than 1000 images; val=True does it with its own data as well.",
+            "without, as a CPU does where there are more than 1000 images; val=True does it, on its own data too.",
             "With format= and its arguments, those of 'yolo export', times are those of the exported network, at",
             "batch=1 unless it is given; without latency= they are shown only.",
             SHARED_SIDE,
