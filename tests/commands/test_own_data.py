@@ -161,7 +161,14 @@ def test_the_user_is_told_which_data_it_is_and_why_there_is_none(
     moved = ultralytics.YOLO(trained)  # what weights that have not moved make of drawn images is chance
     next(m for m in moved.model.modules() if isinstance(m, torch.nn.BatchNorm2d)).weight.data[0] = 0.9
     yoloprune.prune(moved, flops=0.6, project=str(tmp_path), data=False, **LOOSE)
-    assert [text for text in said if text.endswith("which costs accuracy")]
+    assert [text for text in said if text.endswith("which costs accuracy")]  # with data=False nobody asks which
+    moved.overrides["data"] = "cells.yaml"
+    said.clear()
+    yoloprune.prune(moved, flops=0.6, project=str(tmp_path), **LOOSE)
+    assert [text for text in said if "accuracy; data=cells.yaml, which this model was trained on, is not at" in text]
+    said.clear()
+    yoloprune.prune(moved, flops=0.6, project=str(tmp_path), score="l1", **LOOSE)  # chosen by the user
+    assert not [text for text in said if "accuracy" in text]
 
 
 COMMANDS = {"sweep": yoloprune.sweep, "finetune": yoloprune.finetune, "val": yoloprune.val}

@@ -229,21 +229,6 @@ def test_automatic_score_is_taylor_per_cost_with_data_and_l2_without(parent: Any
     assert not ranked(parent, data, score="taylor", normalize="none").per_cost
 
 
-def test_without_data_the_user_is_told_what_it_costs_and_which_data_it_was(
-    tiny: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(console, "warn", said.append)
-    model = yoloprune.load(tiny)
-    model.overrides["data"] = "cells.yaml"
-    next(m for m in model.model.modules() if isinstance(m, torch.nn.BatchNorm2d)).weight.data[0] = 0.9  # trained
-    ranked(model, data)
-    ranked(model, None, score="l1")  # chosen by the user
-    assert not said
-    ranked(model, None)
-    assert len(said) == 1 and "costs far more accuracy; data=cells.yaml, which this model was trained on" in said[0]
-
-
 @pytest.mark.parametrize(
     ("names", "task", "score", "warned"),
     [

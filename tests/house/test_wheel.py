@@ -53,6 +53,7 @@ def test_all_modules_are_in_it_and_nothing_else(wheel: Path) -> None:
         names = {n for n in archive.namelist() if ".dist-info/" not in n}
     modules = {str(f.relative_to(ROOT)) for f in (ROOT / "yoloprune").rglob("*.py")}
     modules |= {"yoloprune/py.typed", "yoloprune/api.pyi"}
+    modules |= {"yoloprune/reporting/page.css", "yoloprune/reporting/page.js"}
     assert len(modules) > 50
     assert names == modules | {f"{INNER}/__init__.py", f"{INNER}/module.py", "yoloprune/rooms/__init__.py"}
 

@@ -135,7 +135,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, whole: float) -> list[list[float]]:
     """Times by size instead of by a clock."""
     read: list[list[float]] = []
 
-    def time(bench: Bench, *others: nn.Module, seconds: float = 10.0) -> list[Times]:
+    def time(bench: Bench, *others: nn.Module, sides: object = None, seconds: float = 10.0) -> list[Times]:
         assert bench.imgsz == 64
         read.append([whole, *map(size, others)])
         return timed(*read[-1])
@@ -178,7 +178,7 @@ def test_luck_is_not_enough(tiny: Path, tmp_path: Path, monkeypatch: pytest.Monk
     """A network that meets the time once is timed again, for longer."""
     said: list[str] = []
 
-    def time(bench: Bench, *others: nn.Module, seconds: float = 10.0) -> list[Times]:
+    def time(bench: Bench, *others: nn.Module, sides: object = None, seconds: float = 10.0) -> list[Times]:
         flattered = 0.5 if seconds < latency_search.LONGER else 1.0
         return timed(whole, *(flattered * size(m) for m in others))
 
@@ -197,7 +197,7 @@ def test_a_busy_machine_is_noticed(
     said: list[str] = []
     calls: list[int] = []
 
-    def time(bench: Bench, *others: nn.Module, seconds: float = 10.0) -> list[Times]:
+    def time(bench: Bench, *others: nn.Module, sides: object = None, seconds: float = 10.0) -> list[Times]:
         calls.append(len(others))
         return timed(*(ms * (swing if len(calls) == 3 else 1.0) for ms in (whole, *map(size, others))))
 

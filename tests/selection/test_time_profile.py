@@ -46,7 +46,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, parent: nn.Module, tmp_path: Path) ->
     """How many networks were timed at once."""
     timed: list[int] = []
 
-    def time(bench: Bench, *others: nn.Module, seconds: float = 10.0) -> list[Times]:
+    def time(bench: Bench, *others: nn.Module, sides: object = None, seconds: float = 10.0) -> list[Times]:
         timed.append(len(others))
         return [Times(one, one, 0.0, 9) for one in (ms(parent), *map(ms, others))]
 

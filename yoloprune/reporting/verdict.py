@@ -32,6 +32,8 @@ def of(rows: Sequence[Row], *, trained: bool = False) -> str:
     name = name[:1].upper() + name[1:]
     kept = f"{name} has {_and(shares)} of {before}" if shares else f"{name} beside {before}"
     key = headline(first)
+    if key and first.get(key) is None and last.get(key) is not None:  # it knows other classes than the data has
+        return f"{kept}, and {key} {last[key]:.3f}."
     if not key or last.get(key) is None:
         return f"{kept}; quality was not measured: 'yoloprune val' with data= and against= does."
     points = 100 * (last[key] - first[key])

@@ -45,9 +45,31 @@ def choose(
     """
     if not request.budgeted:
         return _all_but_the_dead(parent, request.limits, sight.imgsz, or_nothing=request.classes is not None), None
-    wanted, latency = request.budget, request.latency
     found = candidates.Channels(parent.model, request.limits, sight.imgsz)
     order = ranking.rank(parent, found.graph, request.criterion, request.limits, sight)
+    choice = _within(parent, request, sight.imgsz, found, order, bench)
+    dead = dead_channels.dead(parent.model, found.graph)
+    if sight.drawn and request.criterion.score == "auto" and (~choice.alive & ~dead).any():
+        ranking.warn_of_no_data(parent, sight)
+    stay = dead & choice.alive
+    if stay.any() and STATE_KEY in parent.model.yaml:
+        console.warn(
+            f"prune: {stay.sum()} dead channels stay, because the budget is met without them; without a budget exactly "
+            "the dead go, which costs nothing"
+        )
+    return choice, order
+
+
+def _within(
+    parent: ultralytics.YOLO,
+    request: PruneRequest,
+    imgsz: int,
+    found: candidates.Channels,
+    order: ranking.Ranking,
+    bench: Bench | None,
+) -> candidates.Choice:
+    """The most important channels within the budgets, of time as well where the parent is on a bench."""
+    wanted, latency = request.budget, request.latency
 
     def under(budgets: Budget) -> candidates.Choice:
         return found.choose(lambda graph: order.select(graph, budgets))
@@ -56,32 +78,22 @@ def choose(
         if not wanted.empty:
             under(wanted)  # raises where that alone is out of reach, before anything is timed
         if not order.per_cost:  # what a channel costs has no say in which one goes
-            met = latency_search.meet(parent.model, latency, lambda share: under(replace(wanted, flops=share)), bench)
-            return met, order
+            return latency_search.meet(parent.model, latency, lambda share: under(replace(wanted, flops=share)), bench)
         times = time_profile.learnt(parent.model, found.graph, request.limits, bench)
 
         def within(share: float) -> candidates.Choice:
             budget = TimedBudget(params=wanted.params, ratio=wanted.ratio, time=share)
             return found.choose(lambda graph: order.select(graph, budget, times))
 
-        return latency_search.meet(parent.model, latency, within, bench), order
+        return latency_search.meet(parent.model, latency, within, bench)
     choice = under(wanted)
     if choice.alive.all():
         cost = Cost(found.graph)
         has = ", ".join(f"{cost.parent(kind):,.0f} {kind}" for kind in ("flops", "params"))
         raise BudgetError(
-            f"The model already meets the budget, so there is nothing to cut: at imgsz {sight.imgsz} it has {has}."
+            f"The model already meets the budget, so there is nothing to cut: at imgsz {imgsz} it has {has}."
         )
-    dead = dead_channels.dead(parent.model, found.graph)
-    if dead.any() and sight.images is None and request.criterion.score == "auto" and (~choice.alive & ~dead).any():
-        ranking.warn_of_no_data(parent, sight, "channels beyond the dead go by the size of their batch-norm scales")
-    stay = dead & choice.alive
-    if stay.any() and STATE_KEY in parent.model.yaml:
-        console.warn(
-            f"prune: {stay.sum()} dead channels stay, because the budget is met without them; without a budget exactly "
-            "the dead go, which costs nothing"
-        )
-    return choice, order
+    return choice
 
 
 def _all_but_the_dead(

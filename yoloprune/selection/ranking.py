@@ -117,17 +117,15 @@ def _best(parent: ultralytics.YOLO, sight: Calibration, dead: np.ndarray) -> str
             " these images, which may not be what you need. Better train the model on this data first"
         )
         return "output"
-    if sight.drawn:
-        warn_of_no_data(parent, sight, "what is ranked and refitted is what the model makes of drawn images")
     if sight.images is not None:
         return "output"
     return "bn" if dead.any() else "l2"  # untrained
 
 
-def warn_of_no_data(parent: ultralytics.YOLO, sight: Calibration, instead: str) -> None:
-    """Say what a cut without data does `instead`, and which data set it could have looked at."""
+def warn_of_no_data(parent: ultralytics.YOLO, sight: Calibration) -> None:
+    """Say what a cut without data looks at, and which data set it could have looked at."""
     known = parent.overrides.get("data") if not sight.declined else None  # Ultralytics keeps it in checkpoints
     console.warn(
-        f"prune: without data= {instead}, which costs accuracy"
+        "prune: without data= what is ranked and refitted is what the model makes of drawn images, which costs accuracy"
         + (f"; data={known}, which this model was trained on, is not at hand" if known else "")
     )

@@ -65,8 +65,8 @@ CRITERION = (
         "auto",
         _SCORES,
         "importance of a channel; bn is |gamma| of its batch-norm, taylor how much the loss on labels hangs on it, "
-        "output how much the raw outputs do, without labels, activation its mean |value| (all three look at images), the "
-        "others look at filters; auto is taylor with data=, output for detectors of more than 25 classes and where "
+        "output how much the raw outputs do, without labels, activation its mean |value| (all three look at images); "
+        "the others look at filters; auto is taylor with data=, output for detectors of more than 25 classes and where "
         "data= has others, and without data, on drawn images",
     ),
     Option("reduce", "mean", choice("mean", "max", "sum", "l2"), "how the scores of coupled channels become one"),
