@@ -108,7 +108,7 @@ def report(
             {"widths_kept": widths_kept, "start": start, "metrics": metrics},
             said,
             by_class,
-            repeat=["yoloprune finetune cfg=args.yaml", *([words] if words else [])],
+            repeat=["yoloprune finetune cfg=args.yaml  # in the folder of this page", *([words] if words else [])],
             versions=provenance.versions(),
         ),
         [folder / "results.png"],

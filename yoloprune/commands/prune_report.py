@@ -81,7 +81,7 @@ def write(folder: Path, told: Told) -> str:
         None if told.order is None else _importance(choice, told.order, told.request),
         _gamma(told.request.model),
         frozen=[*layer_table.frozen_layers(layers), *(f"no rule for {op}: {at}" for op, at in graph.unknown.items())],
-        repeat=["yoloprune prune cfg=args.yaml", command_line.written(told.request)],
+        repeat=["yoloprune prune cfg=args.yaml  # in the folder of this page", command_line.written(told.request)],
         versions=told.facts["versions"],
     )
     plots.plot_widths(folder / "widths.png", graph, choice.widths)

@@ -125,7 +125,7 @@ def _swept(
             f"{said}. {taken[1]}",
             points=points_of([{**row, "GFLOPs": row["flops"] * gflops} for row in rows], key),
             metric=key,
-            repeat=["yoloprune sweep cfg=args.yaml", command_line.written(request)],
+            repeat=["yoloprune sweep cfg=args.yaml  # in the folder of this page", command_line.written(request)],
             versions=provenance.versions(),
         )
         page = run_report.write_report(folder, report)
@@ -150,8 +150,9 @@ def _next_step(request: SweepRequest, passed: Mapping[str, Any], budget: str | N
     if budget is None:
         return None
     model = request.model if isinstance(request.model, (str, Path)) else "..."
-    classes = () if request.classes is None else ("classes=" + ",".join(map(str, request.classes)),)
-    words = (f"model={model}", f"data={passed['data']}", budget, f"imgsz={passed['imgsz']}", *classes)
+    same = {k: v for k, v in command_line.changed(request).items() if k not in {request.kind, "within", "threads"}}
+    given = command_line.pairs({"model": model, "data": passed["data"]})
+    words = (*given, budget, *command_line.pairs({"imgsz": passed["imgsz"], **same}))
     return f"yoloprune prune {' '.join(map(shlex.quote, words))}"
 
 

@@ -85,7 +85,7 @@ def report(folder: Path, yolo: ultralytics.YOLO, config: SparseConfig, words: st
         f"{'Target met' if met else 'Target not met'}: once cut, {last.get('flops', 1):.1%} of the FLOPs and "
         f"{last.get('params', 1):.1%} of the parameters stay.",
         gamma=history,
-        repeat=["yoloprune train-sparse cfg=args.yaml", *([words] if words else [])],
+        repeat=["yoloprune train-sparse cfg=args.yaml  # in the folder of this page", *([words] if words else [])],
         versions=provenance.versions(),
     )
     page = run_report.write_report(folder, report, [p for p in (picture, folder / "results.png") if p])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -113,11 +113,19 @@ def written(request: Request) -> str:
 
     Of a live model its type is all that can be said.
     """
+    told = {"model": request.model, **request.host, **changed(request)}
+    return " ".join(["yoloprune", request.command, *map(shlex.quote, pairs(told))])
+
+
+def changed(request: Request) -> dict[str, Any]:
+    """The command's own keys whose values are not the defaults."""
     own = {o.name: o.default for o in COMMANDS[request.command].options}
-    changed = {k: v for k, v in request.settings.items() if v != own[k]}
-    told = {"model": request.model, **request.host, **changed}
-    pairs = (f"{k}={_word(v)}" for k, v in told.items() if v is not None)
-    return " ".join(["yoloprune", request.command, *map(shlex.quote, pairs)])
+    return {k: v for k, v in request.settings.items() if v != own[k]}
+
+
+def pairs(told: Mapping[str, Any]) -> list[str]:
+    """Keys and values as one would type them; those that are None are left out."""
+    return [f"{k}={_word(v)}" for k, v in told.items() if v is not None]
 
 
 def _word(value: Any) -> str:
