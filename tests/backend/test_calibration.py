@@ -64,6 +64,10 @@ def test_missing_or_empty_data_is_an_error_of_one_line(data: Path, tmp_path: Pat
         with pytest.raises(DataError, match="does not exist") as e:
             load(tmp_path / name, 32)
         assert "\n" not in str(e.value)
+    (tmp_path / "gone.yaml").write_text(f"path: {tmp_path}\ntrain: gone\nval: gone\nnames: [a]\n")
+    with pytest.raises(DataError, match="images not found, missing path") as e:
+        load(tmp_path / "gone.yaml", 32)
+    assert str(e.value).endswith("gone'")  # and nothing of where Ultralytics would download it to
     with pytest.raises(DataError, match="train/<class>/"):
         load(tmp_path, 32, task="classify")
     for image in (data.parent / "images").glob("?.png"):

@@ -169,7 +169,9 @@ def reading(data: Any) -> Iterator[None]:
 
 
 def _in_one_line(told: str, error: Exception) -> DataError:
-    reason = shorten(str(error.__cause__ or error), 400, placeholder=" …") or type(error).__name__
+    # What Ultralytics adds about its own folders has nothing to do with the user's
+    said = str(error.__cause__ or error).partition("Note dataset download directory")[0]
+    reason = shorten(said, 400, placeholder=" …").removeprefix(console.title("calibrate: ")) or type(error).__name__
     return DataError(f"{told}: {reason}")
 
 
