@@ -34,7 +34,8 @@ class HostRange:
 
 RANGES: Mapping[str, HostRange] = {
     "imgsz": HostRange(
-        f"an integer from 1 to {LARGEST_SIDE}, or two of them (i.e. imgsz=640)", lambda x: 1 <= x <= LARGEST_SIDE
+        f"an integer from 1 to {LARGEST_SIDE}, or two of them (i.e. imgsz=640), or auto where widths are chosen",
+        lambda x: 1 <= x <= LARGEST_SIDE,
     ),
     "batch": HostRange(
         "an integer of at least 1, a fraction below 1, or -1 (i.e. batch=16)",
