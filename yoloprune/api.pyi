@@ -24,6 +24,8 @@ def slim(
     schedule: Literal["even", "cubic"] = "even",
     way: Literal["auto", "prune", "sparse", "train"] = "auto",
     distill: Literal["parent"] | None = None,
+    images: str | Path | None = None,
+    labels_conf: float = 0.25,
     threads: int | None = None,
     classes: str | int | Sequence[str | int] | None = None,
     score: Literal["auto", "bn", "l1", "l2", "lamp", "fpgm", "taylor", "output", "activation", "random"] = "auto",
@@ -110,6 +112,9 @@ def finetune(
     model: ModelSource,
     *,
     distill: Literal["parent"] | None = None,
+    images: str | Path | None = None,
+    labels_from: ModelSource | None = None,
+    labels_conf: float = 0.25,
     **ultralytics_arguments: Any,
 ) -> StockYOLO: ...
 def val(

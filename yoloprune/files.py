@@ -85,6 +85,15 @@ def _last_written(folder: Path, part: Path | None) -> Path:
     return folder / max(found, key=lambda f: f.stat().st_mtime_ns).relative_to(part) if found else folder
 
 
+def link(source: Path, target: Path) -> None:
+    """A link to a file; where the system allows none, a copy."""
+    for way in (os.symlink, os.link, shutil.copyfile):
+        with contextlib.suppress(OSError):
+            way(source, target)
+            return
+    shutil.copyfile(source, target)  # once more, for its error
+
+
 def append_row(path: Path, row: Mapping[str, Any], *, fresh: bool = False) -> None:
     """Append a row to a CSV file, below a header where the file is new.
 

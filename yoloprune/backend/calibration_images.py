@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from yoloprune.backend import compat, console, datasets, model_facts
+from yoloprune.backend import compat, console, datasets, model_facts, stills
 from yoloprune.errors import DataError
 
 DRAWN = 128
@@ -45,7 +45,7 @@ def batches(
     Args:
         data (str | Path | None): Ultralytics data YAML, or the folder of a classification data set.
         imgsz (int): Side of the square images in pixels.
-        folder (str | Path | None): A folder of images, or a text file that lists some, in place of a data set.
+        folder (str | Path | None): Images in place of a data set, see `stills.stills`.
         n (int): Number of images, drawn at random; all of them if there are fewer. Unreadable ones are passed over.
         batch (int): Largest number of images per batch. Batches are as equal as possible, because statistics that
             are averaged over batches give each the same weight.
@@ -61,18 +61,20 @@ def batches(
         DataError: If the YAML is missing or wrong, or there is no readable image.
     """
     told = f"data={data}" if folder is None else f"images={folder}"
-    images = _images(data, imgsz, task, channels, folder)
-    order = np.random.default_rng(seed).permutation(len(images)).tolist()
-    bar = compat.TQDM(
-        total=min(n, len(order)), desc=images.prefix + "loading images", disable=not console.is_main_process()
-    )
     loaded: list[Tensor] = []
-    for image in _readable(images, order):
-        loaded.append(image)
-        bar.update(1)
-        if len(loaded) == n:
-            break
-    bar.close()
+    with tempfile.TemporaryDirectory() as frames:
+        listed = None if folder is None else stills.stills(folder, Path(frames), most=n).all
+        images = _images(data, imgsz, task, channels, listed)
+        order = np.random.default_rng(seed).permutation(len(images)).tolist()
+        bar = compat.TQDM(
+            total=min(n, len(order)), desc=images.prefix + "loading images", disable=not console.is_main_process()
+        )
+        for image in _readable(images, order):
+            loaded.append(image)
+            bar.update(1)
+            if len(loaded) == n:
+                break
+        bar.close()
     if not loaded:
         raise DataError(f"{told}: none of its {len(order)} images can be read.")
     parts = np.array_split(np.arange(len(loaded)), -(-len(loaded) // batch))
@@ -145,6 +147,10 @@ class _Images(compat.BaseDataset):  # type: ignore[misc]  # looked up when it is
 
     task = "detect"
 
+    def get_img_files(self, img_path: Any) -> list[str]:
+        found: list[str] = list(img_path) if isinstance(img_path, tuple) else super().get_img_files(img_path)
+        return found
+
     def get_labels(self) -> list[dict[str, Any]]:
         return [{"im_file": f} for f in self.im_files]
 
@@ -183,10 +189,13 @@ def files_in(places: str | list[str]) -> list[str]:
     return found
 
 
-def _images(data: str | Path | None, imgsz: int, task: str, channels: int, folder: str | Path | None = None) -> _Images:
+def _images(
+    data: str | Path | None, imgsz: int, task: str, channels: int, listed: Sequence[str] | None = None
+) -> _Images:
+    """The training images of a data set, or those that are listed."""
     kind = {"classify": _ClassifyImages, "depth": _DepthImages}.get(task, _Images)
-    train = datasets.training_images(data or "", task) if folder is None else str(folder)
-    with datasets.one_line(data, folder):
+    train = datasets.training_images(data or "", task) if listed is None else tuple(listed)
+    with datasets.one_line(data):
         told = {"channels": channels} if compat.accepts("BaseDataset", "channels") else {}
         images = kind(train, imgsz, augment=False, prefix=console.title("calibrate: "), **told)
     images.channels = channels

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from yoloprune import files
 from yoloprune.backend import calibration_images, compat, console, datasets, run_folders
 
 SPLITS = ("train", "val", "test")
@@ -132,7 +131,7 @@ def _write_split(
         name = Path(images[i]).name
         name = name if name.rpartition(".")[0] not in taken else f"{i}-{name}"  # of the same name in another folder
         taken.add(name.rpartition(".")[0])
-        _link(Path(images[i]).absolute(), folder / name)
+        files.link(Path(images[i]).absolute(), folder / name)
         (texts / name).with_suffix(".txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         bar.update(1)
 
@@ -163,12 +162,3 @@ def relabelled(text: str, found: Mapping[int, int]) -> list[str]:
         if number in found:
             lines.append(f"{found[number]} {rest}")
     return lines
-
-
-def _link(source: Path, target: Path) -> None:
-    """A link to a file; where the system allows none, a copy."""
-    for way in (os.symlink, os.link, shutil.copyfile):
-        with contextlib.suppress(OSError):
-            way(source, target)
-            return
-    shutil.copyfile(source, target)  # once more, for its error

@@ -20,6 +20,12 @@ ARGS = "args.yaml"
 LABELS = "labels-of-its-classes"
 """In the folder of a run: a data set with the labels of the model's classes alone."""
 
+PARENT_LABELS = "labels-of-its-parent"
+"""The same with what the parent finds."""
+
+DATA_SETS = (LABELS, PARENT_LABELS)
+"""Data sets that a run makes for itself before it begins."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -37,8 +43,8 @@ class Run:
 
     def drop_unused(self) -> None:
         """Remove the folder of a run that was refused before it began, so that the next one gets its name."""
-        ours = self.folder / LABELS
-        made = [f for f in self.folder.rglob("*") if not f.is_dir() and ours not in f.parents]
+        ours = {self.folder / name for name in DATA_SETS}
+        made = [f for f in self.folder.rglob("*") if not f.is_dir() and not ours.intersection(f.parents)]
         begun = {f.name for f in made} - {ARGS, "labels.jpg"}
         if self.made and self.folder.is_dir() and not begun:
             shutil.rmtree(self.folder)
@@ -146,7 +152,7 @@ def write_args(folder: Path, arguments: Mapping[str, Any]) -> None:
 def as_written(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What args.yaml says of arguments."""
     told = plain(arguments)
-    for key in ("model", "data"):
+    for key in ("model", "data", "images"):
         if key in told and Path(str(told[key])).exists():
             told[key] = str(Path(str(told[key])).absolute())  # found from any working directory
     return told

@@ -19,7 +19,8 @@ def settle(folder: Path, final: Path) -> None:
         folder (Path): Where the run was.
         final (Path): What it will be called.
     """
-    for file in (folder / run_folders.ARGS, folder / run_folders.LABELS / "data.yaml"):
+    data_sets = [folder / name / "data.yaml" for name in run_folders.DATA_SETS]
+    for file in (folder / run_folders.ARGS, *data_sets):
         if file.is_file():
             run_folders.write_yaml(file, _renamed(run_folders.read_yaml(file), folder, final))
     for file in sorted((folder / "weights").glob("*.pt")):

@@ -51,11 +51,13 @@ def provenance(model: Any) -> dict[str, Any] | None:
     return None if entry is None else deepcopy(entry["provenance"])
 
 
-def parent_file(pruned: Any) -> Path:
+def parent_file(pruned: Any, wanted: str = "distill=parent", instead: str = "distill_model") -> Path:
     """Find the parent's checkpoint among those that a pruned model was made from, step by step.
 
     Args:
         pruned (YOLO): The pruned model; where it was loaded from tells where to look.
+        wanted (str): What asks for it, for errors.
+        instead (str): Key that names another file.
 
     Returns:
         (Path): A file whose content is the parent's.
@@ -65,17 +67,17 @@ def parent_file(pruned: Any) -> Path:
     """
     told = provenance(pruned)
     if told is None:
-        raise ArgumentError("distill=parent: this model was not pruned by yoloprune. Give distill_model=teacher.pt.")
+        raise ArgumentError(f"{wanted}: this model was not pruned by yoloprune. Give {instead}=teacher.pt.")
     if pruned.ckpt_path:
         for file in _made_from(Path(pruned.ckpt_path)):
             if make_provenance(file, {})["parent"] == told["parent"]:
                 return file
     if told["parent"] is None:
-        raise ArgumentError("distill=parent: this model was pruned from a live object. Give distill_model=teacher.pt.")
+        raise ArgumentError(f"{wanted}: this model was pruned from a live object. Give {instead}=teacher.pt.")
     name, digest = told["parent"]["name"], str(told["parent"]["sha256"])[:12]
     raise ArgumentError(
-        f"distill=parent: the parent {name} (sha256 {digest}…) is not where it was when this model was pruned, or was "
-        f"changed. Give distill_model=path/to/{name}."
+        f"{wanted}: the parent {name} (sha256 {digest}…) is not where it was when this model was pruned, or was "
+        f"changed. Give {instead}=path/to/{name}."
     )
 
 

@@ -22,7 +22,7 @@ from yoloprune.backend import (
     yaml_markers,
 )
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.commands import interruptions, only_classes, side_by_side
+from yoloprune.commands import interruptions, only_classes, parent_labels, side_by_side
 from yoloprune.errors import ArgumentError, DataError
 from yoloprune.reporting import run_report, text_table, verdict
 from yoloprune.reporting.facts import ClassFigures, Report
@@ -52,7 +52,8 @@ def run(request: FinetuneRequest) -> ultralytics.YOLO:
             f"model={yolo.ckpt_path or yolo.model_name}: sparse training left dead channels that are not cut yet. Run "
             "'yoloprune prune' first; an interrupted run goes on with 'yoloprune train-sparse ... resume'."
         )
-    if not passed.get("resume"):
+    by = parent_labels.of_finetune(yolo, request)
+    if not passed.get("resume") and by is None:
         passed["data"] = datasets.given_or_own(yolo, passed.get("data"), "finetune")
     if yaml_markers.entry_of(yolo) is None:
         console.warn("finetune: yoloprune did not prune this model; it is trained at the widths that it has")
@@ -62,7 +63,10 @@ def run(request: FinetuneRequest) -> ultralytics.YOLO:
     if passed.get("freeze") is not None:
         passed["freeze"] = host_arguments.frozen_layers(yolo.model, passed["freeze"])
     before = model_facts.widths(yolo.model)
-    with only_classes.trained_on(yolo, passed, "finetune") as passed:
+    with (
+        parent_labels.trained_on(yolo, request, by, passed) as passed,
+        only_classes.trained_on(yolo, passed, "finetune") as passed,
+    ):
         start = {} if passed.get("resume") else _start(yolo, passed)
         with interruptions.going_on(yolo, "finetune"), datasets.reading(passed.get("data")):
             yolo.train(**passed)

@@ -19,6 +19,7 @@ from yoloprune.backend import (
     console,
     datasets,
     evaluation,
+    found_labels,
     head_task,
     host_arguments,
     run_folders,
@@ -138,8 +139,10 @@ def _run(
     checkpoint.tidy(target)
     if request.latency is not None:
         latency_search.judge(request.latency, *(row["ms"] for row in rows))
-    data = data or datasets.own(whole)
-    step = _next_step(child, target, choice, data or "...", unrepaired=not dead and sight.images is None)
+    given = {"data": data or datasets.own(whole) or "..."}
+    if request.images is not None and child.task in found_labels.TASKS:
+        given = {"images": request.images}
+    step = _next_step(child, target, choice, given, unrepaired=not dead and sight.images is None)
     files_now = [target, folder / run_report.NAMES[1]]
     console.log("prune: ", text_table.closing(f"{said} (imgsz {imgsz})", rows, files_now, step))
     return PruneResult(saving.load(target), target, choice, done, rows, step)
@@ -192,11 +195,12 @@ def _require_saved(child: ultralytics.YOLO, saved: ultralytics.YOLO, choice: can
 
 
 def _next_step(
-    child: ultralytics.YOLO, file: Path, choice: candidates.Choice, data: str | Path, unrepaired: bool
+    child: ultralytics.YOLO, file: Path, choice: candidates.Choice, given: Mapping[str, Any], unrepaired: bool
 ) -> str:
     """What to type now."""
     if (family := yaml_markers.untrainable(child.model)) is not None:
         return f"yolo val {shlex.quote(f'model={file}')}\n      (pruned {family} models cannot be trained)"
     stock = "" if choice.yaml is None else "\n      (stock 'yolo train' keeps the widths as well)"
     rate = " lr0=0.002" if unrepaired else ""  # weights that nothing was fitted to have further to go
-    return f"yoloprune finetune {shlex.quote(f'model={file}')} {shlex.quote(f'data={data}')}{rate}{stock}"
+    told = " ".join(shlex.quote(f"{key}={value}") for key, value in {"model": file, **given}.items())
+    return f"yoloprune finetune {told}{rate}{stock}"

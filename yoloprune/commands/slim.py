@@ -14,9 +14,18 @@ import ultralytics
 from yoloprune import files
 from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.commands import finetune, image_side, only_classes, slim_export, slim_reach, slim_rounds, slim_stages
+from yoloprune.commands import (
+    finetune,
+    image_side,
+    only_classes,
+    parent_labels,
+    slim_export,
+    slim_reach,
+    slim_rounds,
+    slim_stages,
+)
 from yoloprune.commands.slim_stages import Stage, Stages
-from yoloprune.commands.slim_work import Work, digest
+from yoloprune.commands.slim_work import Work, digest, labelled
 from yoloprune.commands.validate import add_times
 from yoloprune.errors import ArgumentError
 from yoloprune.planning import paired_bootstrap
@@ -69,13 +78,17 @@ def run(request: SlimRequest) -> SlimResult:
     host_arguments.require({k: v for k, v in request.host.items() if k not in EXPORT_KEYS or not passed.get("format")})
     parent = saving.load(request.model)
     head_task.settle(parent, passed)
-    data = datasets.given_or_own(parent, passed.get("data"), "slim")
-    datasets.require(data)
-    datasets.require_channels(parent, data)
+    data, by = None, None
+    if request.images is None:
+        data = datasets.given_or_own(parent, passed.get("data"), "slim")
+        datasets.require(data)
+        datasets.require_channels(parent, data)
+    else:
+        by = parent_labels.labeller(parent, parent, "model", request.labels_conf, passed)
     finetune.require_teachable(parent, {"distill_model": request.distill})
     told = {k: v for k, v in passed.items() if k in ("format", *EXPORT_KEYS) and passed.get("format")}
     device = evaluation.device(passed.get("device"))
-    deployment = Deployment.asked({**told, "data": data}, device, request.threads)
+    deployment = Deployment.asked({**told, "data": data or request.images}, device, request.threads)
     side, budget = image_side.settle(parent, request.budget, passed, "slim")
     seen, classes = only_classes.cut(parent, request.classes, side.parent)
     trained = slim_rounds.knows(parent, request, data)
@@ -86,9 +99,13 @@ def run(request: SlimRequest) -> SlimResult:
         request = replace(request, budget=budget, passed={**passed, "imgsz": side.imgsz})
     if chosen == "train":
         slim_reach.require(parent, request, data, side.imgsz)
-    work = Work(request, data, side)
     with slim_stages.opened(request, parent, arguments) as stages:
         console.log("slim: ", f"way={chosen}, {request.epochs} epochs in all, {stages.folder}")
+        if by is not None:
+            data = stages.run("labels", lambda part: labelled(part, request, by, str(origin))).file
+            calibrated = {"data": str(data)} if "data" in deployment.arguments else {}
+            deployment = replace(deployment, arguments={**deployment.arguments, **calibrated})
+        work = Work(request, data, side)
         known = seen if trained else None
         first = stages.run("parent", lambda part: work.parent(part, parent, known, classes.names))
         _require_same(first, stages)

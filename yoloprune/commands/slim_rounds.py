@@ -47,8 +47,8 @@ def knows(yolo: ultralytics.YOLO, request: SlimRequest, data: Any) -> bool:
     """Whether a model was trained for the classes of a data set."""
     if model_facts.is_untrained(yolo.model):
         return False
-    if request.classes is not None:
-        return True  # `only_classes` judges
+    if request.classes is not None or request.images is not None:
+        return True  # `only_classes` judges; what it finds are its classes
     kept = yaml_markers.kept_classes(yolo)
     return datasets.has_classes_of(yolo, data) or class_labels.matched(kept, data) is not None
 
@@ -59,6 +59,8 @@ def way(request: SlimRequest, *, trained: bool) -> str:
     Raises:
         ArgumentError: If epochs are too few for its trainings.
     """
+    if request.images is not None and not trained:
+        raise ArgumentError("images: must come with a trained model, which finds the labels in them. Train it first")
     found = request.way
     if found == "auto":
         found = "prune" if trained else "sparse" if request.beyond_sparse is None else "train"

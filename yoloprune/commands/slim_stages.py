@@ -127,8 +127,8 @@ class Stages:
 
 
 def holds_work(folder: Path) -> bool:
-    """Whether a run holds more than the figures of its parent."""
-    stages = [f for f in folder.glob("*-*") if (f / FACTS).is_file() and not f.name.endswith("-parent")]
+    """Whether a run holds more than the figures of its parent, and labels."""
+    stages = [f for f in folder.glob("*-*") if (f / FACTS).is_file() and not f.name.endswith(("-parent", "-labels"))]
     return bool(stages) or any(folder.glob(f"*{UNFINISHED}/weights/last.pt"))
 
 
@@ -182,7 +182,7 @@ def _interrupted(request: SlimRequest, task: str, told: Mapping[str, Any]) -> tu
         before = run_folders.read_yaml(folder / run_folders.ARGS)
         if before.get("mode") != "slim" or (folder / REPORT).is_file() or not holds_work(folder):
             continue
-        if any(before.get(key) != told.get(key) for key in ("model", "data")):
+        if any(before.get(key) != told.get(key) for key in ("model", "data", "images")):
             continue
         free = FREE | _of_the_export(folder, before, told)
         changed = sorted(k for k in {*before, *told} - free if before.get(k) != told.get(k))

@@ -14,9 +14,10 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune.backend import class_labels, compat, evaluation, per_image, yaml_markers
+from yoloprune.backend import class_labels, compat, evaluation, per_image, run_folders, yaml_markers
+from yoloprune.backend.found_labels import Labeller
 from yoloprune.checkpoint import saving, trainer_files
-from yoloprune.commands import finetune, prune, train_sparse
+from yoloprune.commands import finetune, parent_labels, prune, train_sparse
 from yoloprune.commands.image_side import Side
 from yoloprune.commands.slim_stages import REPORT, Done
 from yoloprune.planning.paired_bootstrap import Findings
@@ -100,7 +101,7 @@ class Work:
         shutil.rmtree(part, ignore_errors=True)
         request, own = self.request, {o.name for o in COMMANDS["prune"].options}
         told = {k: v for k, v in request.settings.items() if k in own - {"flops", "params", "ratio", "latency"}}
-        told = {**told, **budgets, "model": model, "data": self.data, "val": False, **_place(part)}  # validated below
+        told = {**told, **budgets, "model": model, "data": self.data, "images": None, "val": False, **_place(part)}
         told.update({k: v for k in ("imgsz", "device", "seed") if (v := request.passed.get(k)) is not None})
         if yaml_markers.kept_classes(saving.load(model)) is not None:
             told["classes"] = None  # they were left alone before
@@ -170,6 +171,12 @@ class Work:
             evaluation.validate(probe, {**passed, **place})
         self.looks.append(time.perf_counter() - began)
         return evaluation.metrics(probe), watch.findings()
+
+
+def labelled(part: Path, request: SlimRequest, by: Labeller, model: str) -> Done:
+    """Label images by what a model finds in them; the file is the YAML of a data set."""
+    folder = part / run_folders.PARENT_LABELS
+    return Done(parent_labels.write("slim", (by, model), str(request.images), folder, request.passed), {})
 
 
 def _place(part: Path) -> dict[str, Any]:

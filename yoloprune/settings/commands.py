@@ -10,8 +10,6 @@ from yoloprune.settings.option import Option
 from yoloprune.settings.own_options import (
     AGAINST,
     DEMO_FLOPS,
-    DISTILL,
-    GENTLE,
     KEEP,
     KIND,
     LAYER,
@@ -22,6 +20,7 @@ from yoloprune.settings.own_options import (
     THREADS,
 )
 from yoloprune.settings.slim_options import SLIM_OPTIONS
+from yoloprune.settings.training_options import FINETUNE_OPTIONS, GENTLE
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ _EXPORT = ("format", "half", "int8", "quantize", "dynamic", "nms", "simplify", "
 TIMED = (*_EXPORT, "compile", "channels_last")
 """Ultralytics' arguments that say how a network runs whose time is measured."""
 OWN_DATA = "Without data= the data set that the model was trained on is taken, if it is at hand; nothing is downloaded."
+OF_VIDEOS = "images= takes videos as well; vid_stride=30 takes every 30th frame of them."
 SHARED_SIDE = "imgsz=auto shares flops= between widths and a smaller image; it counts against the model's own imgsz."
 _COMMANDS = (
     Command(
@@ -75,6 +75,7 @@ _COMMANDS = (
             "slim model=best.pt data=my.yaml max_drop=1 epochs=100",
             "slim model=best.pt data=my.yaml latency=20ms format=openvino epochs=50",
             "slim model=yolov8n.pt data=my.yaml flops=0.5 epochs=60 format=onnx",
+            "slim model=best.pt images=photos/ flops=0.5 epochs=50",
         ),
         notes=(
             "All budgets that are given hold; flops=0.5 when none is given and max_drop neither. epochs= are those of",
@@ -82,6 +83,7 @@ _COMMANDS = (
             "arguments, those of 'yolo export', the model is exported, and the export checked against torch.",
             SHARED_SIDE,
             OWN_DATA,
+            OF_VIDEOS,
         ),
     ),
     Command(
@@ -145,15 +147,16 @@ _COMMANDS = (
     Command(
         "finetune",
         "train a pruned model with Ultralytics; its widths stay",
-        (DISTILL,),
+        FINETUNE_OPTIONS,
         host_keys=None,
         required=("model",),
         own_defaults=GENTLE,
         examples=(
             "finetune model=runs/detect/prune/weights/pruned.pt data=my.yaml epochs=50",
             "finetune model=runs/detect/prune/weights/pruned.pt data=my.yaml epochs=50 distill=parent",
+            "finetune model=runs/detect/prune/weights/pruned.pt images=photos/ epochs=50",
         ),
-        notes=(OWN_DATA,),
+        notes=(OWN_DATA, OF_VIDEOS),
     ),
     Command(
         "val",

@@ -119,7 +119,7 @@ IMAGES = Option(
     "images",
     None,
     PLACE,
-    "images without labels that ranking and repair look at in place of data=: a folder, or a text file that lists some",
+    "images without labels that ranking and repair look at in place of data=",
     "photos/",
 )
 PRUNE_OPTIONS = (*PRUNE_BUDGETS, THREADS, IMAGES, *CUT_OPTIONS)
@@ -204,20 +204,6 @@ def check_ramp(start: float, end: float) -> None:
         raise ArgumentError(f"ramp_start={start}: must be below ramp_end={end}. Received: {start}")
 
 
-DISTILL = Option(
-    "distill",
-    None,
-    choice("parent"),
-    "who teaches through Ultralytics' distillation: the unpruned parent, or nobody",
-    "parent",
-)
-GENTLE = {  # for weights that are trained already; Ultralytics' own choice, optimizer=auto, ignores lr0
-    "optimizer": "AdamW",
-    "lr0": 0.0005,
-    "warmup_epochs": 1.0,
-    "warmup_bias_lr": 0.0,
-    "nbs": 16,  # at 64 a small data set has too few steps for this rate
-}
 MODELS = Option(
     "models",
     None,

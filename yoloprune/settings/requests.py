@@ -39,6 +39,12 @@ def _part(kind: type[Part], settings: Mapping[str, Any]) -> Part:
     return kind(**{name: settings[name] for name in (f.name for f in fields(kind)) if name in settings})
 
 
+def require_alone(settings: Mapping[str, Any], passed: Mapping[str, Any]) -> None:
+    """Raise ArgumentError where two places of images are given."""
+    if settings["images"] is not None and passed.get("data"):
+        raise ArgumentError(f"images={settings['images']}: must not be combined with data=, which has images too")
+
+
 @dataclass(frozen=True)
 class TrainSparseRequest(Request):
     """Train sparse: under `config`, whose budget is empty where a resumed run brings its own."""
@@ -88,8 +94,7 @@ class PruneRequest(CutRequest):
     @classmethod
     def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> PruneRequest:
         """A time is met by FLOPs, so both cannot be given; neither can two places of images."""
-        if settings["images"] is not None and passed.get("data"):
-            raise ArgumentError(f"images={settings['images']}: must not be combined with data=, which has images too")
+        require_alone(settings, passed)
         if settings["latency"] is not None and settings["flops"] is not None:
             raise ArgumentError(f"latency={settings['latency']}: must not be combined with flops, by which it is met")
         own = (settings[key] for key in ("latency", "threads", "images"))
@@ -131,10 +136,26 @@ class SweepRequest(CutRequest):
 
 @dataclass(frozen=True)
 class FinetuneRequest(Request):
-    """Train on at the pruned widths; `distill` names the teacher."""
+    """Train on at the pruned widths; `distill` names the teacher, `labels_from` who labels images that have none."""
 
     command = "finetune"
     distill: str | None
+    images: str | None
+    labels_from: Any
+    labels_conf: float
+
+    @classmethod
+    def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> FinetuneRequest:
+        """Labels are those of a data set, or found in images, and a resumed run has its own."""
+        require_alone(settings, passed)
+        if settings["images"] is not None and passed.get("resume"):
+            raise ArgumentError(
+                f"images={settings['images']}: must not be combined with resume, which goes on with the labels that "
+                "the run has"
+            )
+        if settings["labels_from"] is not None and settings["images"] is None:
+            raise ArgumentError(f"labels_from={settings['labels_from']}: must come with images=, which it labels")
+        return cls(passed, **settings)
 
 
 @dataclass(frozen=True)

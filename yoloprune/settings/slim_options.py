@@ -5,13 +5,13 @@ from __future__ import annotations
 from yoloprune.settings.option import Option
 from yoloprune.settings.own_options import (
     CUT_OPTIONS,
-    DISTILL,
     FLOPS,
     PARAMS,
     PRUNE_BUDGETS,
     SPARSITY,
     THREADS,
 )
+from yoloprune.settings.training_options import DISTILL, LABELS_CONF, TRAINED_ON
 from yoloprune.settings.value_kinds import SHARE, choice, integer, number
 
 LATENCY = PRUNE_BUDGETS[-1]
@@ -53,6 +53,26 @@ WAY = Option(
     "them before; auto is prune for a model that knows the classes of data=, else sparse, and train where sparse "
     "training cannot do what is asked",
 )
-SLIM_OPTIONS = (*SLIM_BUDGETS, MAX_DROP, CONFIDENCE, STEPS, SCHEDULE, WAY, DISTILL, THREADS, *CUT_OPTIONS)
+IMAGES = Option(
+    TRAINED_ON.name,
+    None,
+    TRAINED_ON.kind,
+    "images without labels in place of data=: what the model finds in them is written as labels into the folder of the "
+    "run, and all stages look at these; a tenth of the images is for validation",
+    TRAINED_ON.example,
+)
+SLIM_OPTIONS = (
+    *SLIM_BUDGETS,
+    MAX_DROP,
+    CONFIDENCE,
+    STEPS,
+    SCHEDULE,
+    WAY,
+    DISTILL,
+    IMAGES,
+    LABELS_CONF,
+    THREADS,
+    *CUT_OPTIONS,
+)
 RANKED = ("score", "reduce", "normalize", "uniform", "recover")
 """Options of the cut that sparse training has no use for."""

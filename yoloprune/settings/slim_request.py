@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from yoloprune.errors import ArgumentError
 from yoloprune.settings import keys, slim_options
 from yoloprune.settings.budget import Budget
 from yoloprune.settings.commands import COMMANDS
-from yoloprune.settings.requests import CutRequest
+from yoloprune.settings.requests import CutRequest, require_alone
 
 SEARCHED = 5
 """Rounds of a search by `max_drop=` where `steps=` does not say."""
@@ -33,17 +33,20 @@ class SlimRequest(CutRequest):
     schedule: Literal["even", "cubic"]
     way: Literal["auto", "prune", "sparse", "train"]
     distill: str | None
+    images: str | None
+    labels_conf: float
     threads: int | None
 
     @classmethod
     def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> SlimRequest:
         """`sparsity` is the ratio of the budget; without any budget and without a drop half of the FLOPs stay."""
+        require_alone(settings, passed)
         given = {k: settings[k] for k in ("flops", "params", "sparsity", "latency") if settings[k] is not None}
         if not given and settings["max_drop"] is None:
             given = {"flops": 0.5}
         budget = Budget(given.get("flops"), given.get("params"), given.get("sparsity"))
-        own = ("latency", "max_drop", "confidence", "steps", "schedule", "way", "distill", "threads")
-        asked = cls(passed, *cls.parts(settings), budget, *(settings[key] for key in own))
+        own = [f.name for f in fields(cls) if f.name in settings and f.name not in {"recover", "classes"}]
+        asked = cls(passed, *cls.parts(settings), budget, **{key: settings[key] for key in own})
         _check_ultralytics(passed)
         asked._check()
         return asked

@@ -213,7 +213,7 @@ def place(value: Any) -> str:
     return text
 
 
-PLACE = ValueKind("a folder, or a text file that lists files", place, annotation="str | Path")
+PLACE = ValueKind("a folder, an image, a video, or a text file that lists some", place, annotation="str | Path")
 AMOUNT = ValueKind(AMOUNT_ALLOWED, parse_amount, meant=_fraction_meant, annotation="float | str")
 SHARE = number("a fraction between 0 and 1 (both excluded)", lambda x: 0 < x < 1)
 NATIVE_ROWS = ValueKind("True, False or tied", _native, ("true", "false", "tied"), annotation='bool | Literal["tied"]')
