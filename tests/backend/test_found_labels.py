@@ -109,7 +109,9 @@ def test_keypoints_are_seen_where_the_model_is_sure(tmp_path: Path) -> None:
     told = datasets.check(found.file)
     assert told["kpt_shape"] == [2, 3]
     split = "train" if (tmp_path / "out" / "images" / "train" / "a.jpg").exists() else "val"
-    [label] = [x for x in YOLODataset(told[split], data=told, task="pose", imgsz=64, augment=False).labels if len(x["cls"])]
+    [label] = [
+        x for x in YOLODataset(told[split], data=told, task="pose", imgsz=64, augment=False).labels if len(x["cls"])
+    ]
     assert label["keypoints"].tolist() == [[[pytest.approx(0.3), pytest.approx(0.4), 2.0], [0.0, 0.0, 0.0]]]
 
 

@@ -74,8 +74,8 @@ def test_what_is_nowhere_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^images=.*nowhere.*does not exist"):
         stills.stills(tmp_path / "nowhere", tmp_path / "frames")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="^images=.*No images or videos found"):
+    with pytest.raises(DataError, match=r"^images=.*No images or videos found"):
         stills.stills(tmp_path / "empty", tmp_path / "frames")
     (tmp_path / "broken.mp4").write_bytes(b"no video")
-    with pytest.raises(DataError, match="^images=.*broken.mp4"):
+    with pytest.raises(DataError, match=r"^images=.*broken.mp4"):
         stills.stills(tmp_path / "broken.mp4", tmp_path / "frames")
