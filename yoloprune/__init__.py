@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from yoloprune.api import finetune as finetune
     from yoloprune.api import info as info
     from yoloprune.api import prune as prune
+    from yoloprune.api import sensitivity as sensitivity
     from yoloprune.api import slim as slim
     from yoloprune.api import sweep as sweep
     from yoloprune.api import trace as trace
@@ -38,6 +39,7 @@ _HOME = {
     "train_sparse": "api",
     "prune": "api",
     "sweep": "api",
+    "sensitivity": "api",
     "finetune": "api",
     "val": "api",
     "info": "api",

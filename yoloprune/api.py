@@ -19,6 +19,7 @@ from yoloprune.commands import finetune as _finetune
 from yoloprune.commands import info as _info
 from yoloprune.commands import plot as _plot
 from yoloprune.commands import prune as _prune
+from yoloprune.commands import sensitivity as _sensitivity
 from yoloprune.commands import slim as _slim
 from yoloprune.commands import sweep as _sweep
 from yoloprune.commands import train_sparse as _train_sparse
@@ -26,7 +27,19 @@ from yoloprune.commands import validate as _validate
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.settings import checking, requests, signatures, slim_request, view_requests
 
-__all__ = ["compare", "finetune", "info", "plot", "prune", "slim", "sweep", "trace", "train_sparse", "val"]
+__all__ = [
+    "compare",
+    "finetune",
+    "info",
+    "plot",
+    "prune",
+    "sensitivity",
+    "slim",
+    "sweep",
+    "trace",
+    "train_sparse",
+    "val",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -95,6 +108,22 @@ def sweep(model: ModelSource, **given: Any) -> list[dict[str, Any]]:
         BudgetError: If all points are out of reach.
     """
     return _sweep.run(checking.build(requests.SweepRequest, {"model": model, **given}))
+
+
+@_told
+def sensitivity(model: ModelSource, **given: Any) -> list[dict[str, Any]]:
+    """Narrow each group of layers alone to several widths, and evaluate on images that ranking and repair never see.
+
+    Rows go to `sensitivity.csv` one by one; interrupted, the same call goes on where it was.
+
+    Returns:
+        (list[dict[str, Any]]): One row for the parent and one per group and width: what is kept, the loss, and the
+            figures of Ultralytics' validation.
+
+    Raises:
+        ArgumentError: If an argument is wrong.
+    """
+    return _sensitivity.run(checking.build(requests.SensitivityRequest, {"model": model, **given}))
 
 
 @_told

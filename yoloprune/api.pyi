@@ -7,7 +7,19 @@ from ultralytics.models.yolo.model import YOLO as StockYOLO
 
 from yoloprune.planning.channel_graph import ChannelGraph
 
-__all__ = ["compare", "finetune", "info", "plot", "prune", "slim", "sweep", "trace", "train_sparse", "val"]
+__all__ = [
+    "compare",
+    "finetune",
+    "info",
+    "plot",
+    "prune",
+    "sensitivity",
+    "slim",
+    "sweep",
+    "trace",
+    "train_sparse",
+    "val",
+]
 
 ModelSource: TypeAlias = str | Path | StockYOLO
 
@@ -106,6 +118,18 @@ def sweep(
     keep: str | Sequence[str] = (),
     native: bool | Literal["tied"] | None = None,
     recover: Literal["auto", "none", "fold", "bn", "lsq"] = "auto",
+    **ultralytics_arguments: Any,
+) -> list[dict[str, Any]]: ...
+def sensitivity(
+    model: ModelSource,
+    *,
+    widths: float | Sequence[float] = (0.75, 0.5, 0.25),
+    held: int = 128,
+    layer: str | Sequence[str] = (),
+    classes: str | int | Sequence[str | int] | None = None,
+    score: Literal["auto", "bn", "l1", "l2", "lamp", "fpgm", "taylor", "output", "activation", "random"] = "auto",
+    reduce: Literal["mean", "max", "sum", "l2"] = "mean",
+    recover: Literal["none", "fold", "bn", "lsq"] = "fold",
     **ultralytics_arguments: Any,
 ) -> list[dict[str, Any]]: ...
 def finetune(

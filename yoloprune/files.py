@@ -144,6 +144,21 @@ def read_numbers(path: Path) -> list[dict[str, float]]:
         return [{k.strip(): float(v) for k, v in row.items()} for row in csv.DictReader(f)]
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a CSV whose values are texts, integers and other numbers; none when there is no such file."""
+
+    def value(text: str) -> Any:
+        for kind in (int, float):
+            with contextlib.suppress(ValueError):
+                return kind(text)
+        return text
+
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as f:
+        return [{k: value(v) for k, v in row.items()} for row in csv.DictReader(f)]
+
+
 def taken(path: Path) -> BinaryIO | None:
     """Take a file for as long as this process lives or the file is open; None if another process has it.
 

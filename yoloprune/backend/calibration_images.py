@@ -90,6 +90,7 @@ def labelled(
     batch: int = 16,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    wanted: str = "score=taylor needs some. Use score=output.",
 ) -> Iterator[dict[str, Any]]:
     """Load training images with labels as Ultralytics validates on them: its own data set of the task, not augmented.
 
@@ -104,6 +105,7 @@ def labelled(
         batch (int): Largest number of images per batch; `PIXELS` may allow fewer.
         device (torch.device | str): Where the batches go.
         seed (int): Seed of the choice.
+        wanted (str): What needs labels, and what to do without.
 
     Yields:
         (dict[str, Any]): What the model's `loss` takes.
@@ -131,8 +133,7 @@ def labelled(
         images = validator.get_dataloader(train, batch).dataset
     if not any(len(label.get("cls", " ")) for label in getattr(images, "labels", [{}])):
         raise DataError(
-            f"data={data}: of {len(images)} training images none has a label that Ultralytics accepts, and "
-            "score=taylor needs some. Use score=output."
+            f"data={data}: of {len(images)} training images none has a label that Ultralytics accepts, and {wanted}"
         )
     order = generator.permutation(len(images)).tolist()
     loader = DataLoader(Subset(images, order), batch, collate_fn=getattr(images, "collate_fn", None))

@@ -107,12 +107,18 @@ def write(
             images = calibration_images.files_in(told[split])
         _write_split(images, found, folder / "images" / split, draw, seed, bar)
     bar.close()
-    rest = {k: v for k, v in told.items() if k not in NOT_COPIED and isinstance(v, (bool, int, float, str, list, dict))}
+    rest = described(told)
     names = dict(enumerate(kept))
     places = {s: f"images/{s if s in splits else splits[0]}" for s in SPLITS if told.get(s)}
     file = folder / "data.yaml"
     run_folders.write_yaml(file, {"path": str(folder.resolve()), **places, **rest, "nc": len(names), "names": names})
     return file
+
+
+def described(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What the YAML of a data set says beside its images and classes, e.g. its keypoints."""
+    known = (bool, int, float, str, list, dict)
+    return {k: v for k, v in told.items() if k not in NOT_COPIED and isinstance(v, known)}
 
 
 def _write_split(

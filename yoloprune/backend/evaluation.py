@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from yoloprune.backend import compat, datasets, model_facts
 from yoloprune.errors import ArgumentError
-from yoloprune.probing.forward import hooked
+from yoloprune.probing.forward import hooked, running
 
 
 def measure(model: nn.Module, imgsz: int) -> dict[str, float]:
@@ -117,6 +117,23 @@ def metrics(yolo: Any) -> dict[str, float]:
         if name.startswith(("mAP", "accuracy", "mIoU", "delta")) or "IoU" in name:
             short[name + (f"({branch}" if branch not in {"", "B)"} else "")] = round(float(value), 5)
     return short
+
+
+def loss(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> float:
+    """Mean of Ultralytics' training loss over images, all its parts together; batch-norm as in evaluation.
+
+    Args:
+        model (nn.Module): From `model_facts.with_loss`.
+        batches (Iterable): Labelled images as `calibration_images.labelled` gives them.
+    """
+    total, count = 0.0, 0
+    with running(model):
+        for batch in batches:
+            items = model(batch)[1]  # each part as a mean over the batch; a tensor in earlier releases
+            parts = items.values() if isinstance(items, Mapping) else items.flatten()
+            total += sum(float(part) for part in parts) * len(batch["img"])
+            count += len(batch["img"])
+    return total / max(count, 1)
 
 
 def by_class(yolo: Any) -> tuple[dict[str, float], dict[str, int] | None]:

@@ -45,8 +45,9 @@ def stills(place: str | Path, folder: Path, *, stride: int = 1, most: int | None
     photos: list[str] = []
     videos: list[str] = []
     with datasets.one_line(None, place):
-        for file in _opened(_listed(str(place)), stride).files:
-            (videos if file.rpartition(".")[2].lower() in compat.VID_FORMATS else photos).append(file)
+        loader = _opened(_listed(str(place)), stride)
+        for file, moving in zip(loader.files, loader.video_flag, strict=True):
+            (videos if moving else photos).append(file)
         frames = [_frames(video, folder, i, stride, most) for i, video in enumerate(videos)]
     return Stills(photos, frames)
 

@@ -59,7 +59,7 @@ def cut(
         VerifyError: If the cut model does not compute what its masked parent computes.
     """
     probe = probe or yolo_tracing.probe(parent.model)
-    child = saving.with_model(parent, surgery.cut(copy.deepcopy(parent.model), plan))
+    child = narrowed(parent, plan)
     proved = proof.prove(parent.model, child.model, plan, probe)
     console.log(
         "prune: ",
@@ -72,12 +72,17 @@ def cut(
     home = next(parent.model.parameters()).device
     with placed(calibrate[0].device if calibrate else home, parent.model, child.model):
         moved = {"cut": comparison.distance(parent.model, child.model, sample)}
-        _recover(parent, child, plan, how, calibrate, probe, dead=dead)
+        repair(parent, child, plan, how, calibrate, probe, dead=dead)
         moved["repaired"] = comparison.distance(parent.model, child.model, sample)
     return Cut(child, proved, moved)
 
 
-def _recover(
+def narrowed(parent: ultralytics.YOLO, plan: Plan) -> ultralytics.YOLO:
+    """A child that nothing is known of yet."""
+    return saving.with_model(parent, surgery.cut(copy.deepcopy(parent.model), plan))
+
+
+def repair(
     parent: ultralytics.YOLO,
     child: ultralytics.YOLO,
     plan: Plan,
@@ -85,9 +90,9 @@ def _recover(
     calibrate: list[Tensor] | None,
     probe: Probe,
     *,
-    dead: bool,
+    dead: bool = False,
 ) -> None:
-    """Repair the cut model in place, in the way that `recover=` names."""
+    """Repair the cut model in place, in the way that `recover=` names, see `cut`."""
     steps = recipes.steps_of(how, images=bool(calibrate))
     if "fold" not in steps:
         return

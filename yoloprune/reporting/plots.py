@@ -1,8 +1,8 @@
-"""Pictures of a run: widths, sparse training, sweep."""
+"""Pictures of a run: widths, sparse training, sweep, sensitivity."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,38 @@ def plot_sweep(path: Path, rows: Sequence[Row], key: str, within: float) -> Path
     right.plot(flops, [r["params"] for r in rows], color="#8a96a3", marker=".", label="parameters")
     right.set(ylabel="parameters, share of the parent", ylim=(0, 1.05))
     left.legend(handles=[*left.get_lines(), *right.get_lines()], frameon=False, fontsize=8, loc="lower left")
+    return _save(figure, path)
+
+
+def plot_sensitivity(
+    path: Path, names: Sequence[str], columns: Sequence[str], panels: Mapping[str, np.ndarray]
+) -> Path:
+    """Heat maps of what is lost, one row per group in the order of the network.
+
+    Args:
+        path (Path): Where the picture goes.
+        names (Sequence[str]): Of the groups.
+        columns (Sequence[str]): The shares that were kept.
+        panels (Mapping[str, np.ndarray]): By title, what is lost, shape (groups, shares), NaN where nothing was tried.
+    """
+    figure = _figure(3.0 + 2.6 * len(panels), max(3.0, 1.2 + 0.2 * len(names)))
+    for i, (axes, (title, values)) in enumerate(
+        zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True)
+    ):
+        known = values[np.isfinite(values)]
+        image = axes.imshow(values, cmap="YlOrRd", aspect="auto", vmin=0, vmax=max(known.max(initial=0.0), 1e-9))
+        axes.set_yticks(range(len(names)), [n.removeprefix("model.") for n in names] if i == 0 else [""] * len(names))
+        axes.set_xticks(range(len(columns)), columns)
+        axes.tick_params(labelsize=7)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("channels kept", fontsize=8)
+        for (y, x), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                dark = value > 0.6 * known.max()
+                axes.text(
+                    x, y, f"{value:.2g}", ha="center", va="center", fontsize=6, color="white" if dark else "black"
+                )
+        figure.colorbar(image, ax=axes, shrink=0.5)
     return _save(figure, path)
 
 

@@ -115,6 +115,7 @@ PROPERTIES: dict[str, dict[str, Any]] = {
         "description": "sweep: 'safe', the smallest point within the loss allowed; what is 'lost' there, in points; "
         "'steepest', between which points most is lost per FLOP. null where the parent finds nothing.",
     },
+    "widths": _array("sensitivity: rows of sensitivity.csv, the parent first.", {"type": "object"}),
     "out_of_reach": _object("sweep: budgets that could not be met, and why."),
     "differences": _object(
         "val, compare, sweep: how far mAP50-95 is from the first model's, with the interval, by model."
@@ -126,7 +127,7 @@ PROPERTIES: dict[str, dict[str, Any]] = {
     "exported": {"type": ["object", "null"], "description": "slim: the exported file, and how far it is from torch."},
     "stages": _object("slim: seconds of each stage."),
     "seconds": _object("slim: where the time went."),
-    "arguments": _object("sweep, val, compare: what the command was given."),
+    "arguments": _object("sweep, sensitivity, val, compare: what the command was given."),
     "device": _one("string", "val, compare: where the models ran."),
     "imgsz": _one(["integer", "array"], "val, compare: size of the images."),
 }

@@ -19,6 +19,7 @@ from yoloprune.settings.own_options import (
     SWEEP_OPTIONS,
     THREADS,
 )
+from yoloprune.settings.sensitivity_options import SENSITIVITY_OPTIONS
 from yoloprune.settings.slim_options import SLIM_OPTIONS
 from yoloprune.settings.training_options import FINETUNE_OPTIONS, GENTLE
 
@@ -141,6 +142,22 @@ _COMMANDS = (
             "Exactly one of flops, params and ratio; flops=0.9,0.8,...,0.3 when none is given.",
             "sweep.csv grows row by row, so an interrupted sweep keeps those it has.",
             "With format=, as of 'yolo export', or threads= the table shows the time per image as well, at batch 1.",
+            OWN_DATA,
+        ),
+    ),
+    Command(
+        "sensitivity",
+        "show where a network is tender: each group of layers narrowed alone, loss and mAP on images left out",
+        SENSITIVITY_OPTIONS,
+        host_keys=("model", "data", "split", "imgsz", "batch", "device", "workers", *_RUN, "verbose"),
+        required=("model",),
+        examples=(
+            "sensitivity model=best.pt data=my.yaml",
+            "sensitivity model=best.pt data=my.yaml widths=0.5 held=64 layer=model.2.*,model.4.*",
+        ),
+        notes=(
+            "sensitivity.csv grows row by row; interrupted, the same command goes on where it was. The names in its",
+            "table are those that keep= and layers= of the other commands take.",
             OWN_DATA,
         ),
     ),

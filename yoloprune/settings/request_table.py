@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from yoloprune.settings.request import Request
-from yoloprune.settings.requests import DemoRequest, FinetuneRequest, PruneRequest, SweepRequest, TrainSparseRequest
+from yoloprune.settings.requests import (
+    DemoRequest,
+    FinetuneRequest,
+    PruneRequest,
+    SensitivityRequest,
+    SweepRequest,
+    TrainSparseRequest,
+)
 from yoloprune.settings.slim_request import SlimRequest
 from yoloprune.settings.view_requests import (
     CompareRequest,
@@ -23,6 +30,7 @@ REQUESTS: dict[str, type[Request]] = {
         TrainSparseRequest,
         PruneRequest,
         SweepRequest,
+        SensitivityRequest,
         FinetuneRequest,
         ValRequest,
         CompareRequest,

@@ -135,6 +135,25 @@ class SweepRequest(CutRequest):
 
 
 @dataclass(frozen=True)
+class SensitivityRequest(Request):
+    """Narrow each group alone to several widths, and look at images that were left out."""
+
+    command = "sensitivity"
+    criterion: Criterion
+    widths: tuple[float, ...]
+    held: int
+    layer: tuple[str, ...]
+    classes: tuple[str | int, ...] | None
+    recover: Literal["none", "fold", "bn", "lsq"]
+
+    @classmethod
+    def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> SensitivityRequest:
+        """Which channels of a group go is `score=` and `reduce=`."""
+        own = {k: v for k, v in settings.items() if k in cls.__dataclass_fields__}
+        return cls(passed, _part(Criterion, settings), **own)
+
+
+@dataclass(frozen=True)
 class FinetuneRequest(Request):
     """Train on at the pruned widths; `distill` names the teacher, `labels_from` who labels images that have none."""
 

@@ -1,0 +1,130 @@
+"""`sensitivity`: what is summed up, and the whole line, interrupted and gone on with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import BACKBONE, HEADS, build
+from command_lines import error, ok
+from conftest import settle
+
+import yoloprune
+from yoloprune import cli, files
+from yoloprune.commands import sensitivity, sensitivity_table
+from yoloprune.commands.demo_images import NAMES, make_shapes
+
+PARENT = {
+    "point": 0,
+    "group": "parent",
+    "layers": "",
+    "width": 0,
+    "kept": 0,
+    "share": 1.0,
+    "loss": 2.0,
+    "mAP50-95": 0.6,
+}
+
+
+def row(point: int, group: str, share: float, loss: float, quality: float) -> dict[str, Any]:
+    return {**PARENT, "point": point, "group": group, "width": 8, "share": share, "loss": loss, "mAP50-95": quality}
+
+
+def test_a_group_is_a_row_and_a_share_a_column() -> None:
+    rows = [
+        PARENT,
+        row(1, "model.0", 0.5, 3.0, 0.5),
+        row(2, "model.1", 0.75, 2.25, 0.58),
+        row(3, "model.1", 0.5, 4.0, 0.2),
+    ]
+    found = sensitivity_table.summed_up(rows, (0.5, 0.75))
+    assert (found.metric, found.names, found.columns) == ("mAP50-95", ["model.0", "model.1"], ["75 %", "50 %"])
+    points, loss = found.panels.values()
+    np.testing.assert_allclose(points, [[np.nan, 10], [2, 40]], atol=1e-9)
+    np.testing.assert_allclose(loss, [[np.nan, 1], [0.25, 2]], atol=1e-9)
+    assert found.rows == [
+        {"group": "model.0", "channels": 8, "lost at 50 %": 10.0},
+        {"group": "model.1", "channels": 8, "lost at 75 %": 2.0, "lost at 50 %": 40.0},
+    ]
+    assert found.tender == ["model.1", "model.0"]
+    assert "model.1 (40.0), model.0 (10.0)" in found.said
+
+
+def test_where_map_does_not_tell_the_loss_does() -> None:
+    rows = [PARENT, *(row(i, f"model.{i}", 0.5, loss, 0.6) for i, loss in enumerate([2.5, 4.0, 3.0, 2.0], start=1))]
+    assert sensitivity_table.summed_up(rows, (0.5,)).tender == ["model.2", "model.3", "model.1"]
+
+
+def test_what_is_asked() -> None:
+    asked = ok("sensitivity model=a.pt data=b.yaml widths=0.5,0.25 held=64 layer=model.2.*")
+    assert (asked.settings["widths"], asked.settings["held"], asked.settings["layer"]) == (
+        (0.5, 0.25),
+        64,
+        ("model.2.*",),
+    )
+    assert asked.settings["recover"] == "fold"
+    assert "widths=1.5: must be" in error("sensitivity model=a.pt widths=1.5")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sensitivity")
+    data = make_shapes(folder / "data", train=6, val=4, imgsz=64)
+    yolo = build(folder / "small.yaml", {"nc": 3, "backbone": BACKBONE, "head": [HEADS["detect"]]})
+    settle(yolo.model)
+    for branch in yolo.model.model[-1].cv3:  # so that what the classes are hangs on the features
+        torch.nn.init.constant_(branch[-1].bias, 0.0)
+        branch[-1].weight.data *= 20
+    yolo.model.names = dict(enumerate(NAMES))
+    yolo.ckpt = {"train_args": {"task": "detect", "imgsz": 64, "data": str(data)}}
+    yolo.save(folder / "small.pt")
+    return folder / "small.pt"
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_and_gives_the_same(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"widths": 0.5, "layer": "model.2,model.3", "score": "l2", "project": str(tmp_path)}
+    whole = yoloprune.sensitivity(trained, **told, name="whole")
+    assert [r["group"] for r in whole] == ["parent", "model.2.cv1", "model.2.m.0.cv1", "model.2.cv2", "model.3"]
+    assert [(r["width"], r["kept"]) for r in whole[1:]] == [(32, 16), (16, 8), (32, 16), (64, 32)]
+    assert all(r["flops"] < 1 for r in whole[1:]) and len({r["loss"] for r in whole}) == 5
+    assert files.read_rows(tmp_path / "whole" / "sensitivity.csv") == whole
+    report = json.loads((tmp_path / "whole" / "report.json").read_text())
+    assert (report["widths"], len(report["table"])) == (whole, 4)
+    assert (tmp_path / "whole" / "sensitivity.png").is_file()
+
+    seen: list[Any] = []
+    plain = sensitivity._Look.__call__
+
+    def look(self: Any, yolo: Any) -> dict[str, float]:
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append(yolo)
+        return plain(self, yolo)
+
+    monkeypatch.setattr(sensitivity._Look, "__call__", look)
+    words = [f"{k}={v}" for k, v in told.items()]
+    assert cli.main(["sensitivity", f"model={trained}", *words]) == 130
+    run = tmp_path / "sensitivity"
+    assert len(files.read_rows(run / "sensitivity.csv")) == 3
+    with (run / "sensitivity.csv").open("a") as f:
+        f.write("3,model.2.cv2,mod")  # torn
+    monkeypatch.setattr(sensitivity._Look, "__call__", plain)
+    assert yoloprune.sensitivity(trained, **told) == whole
+    assert not (tmp_path / "sensitivity2").exists()
+    yoloprune.sensitivity(trained, **told)  # that one is over
+    assert len([*tmp_path.glob("sensitivity*")]) == 2
+
+
+def test_a_layer_that_may_not_be_narrowed_is_refused_before_a_folder(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["sensitivity", f"model={trained}", "layer=model.7", f"project={tmp_path / 'runs'}"]) == 2
+    assert "layer=model.7: none of them may be narrowed" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
