@@ -150,8 +150,8 @@ def _gate(layer: Layer, slopes: Mapping[Tensor, Tensor]) -> Tensor:
 def _differentiable(model: nn.Module) -> Iterator[None]:
     """As `running`, but with gradients of all parameters; stripped checkpoints have them off.
 
-    What a pass leaves in the network goes again: an old `spectral_norm` keeps the weight that it has made, and the whole
-    pass behind it.
+    What a pass leaves in the network goes again: an old `spectral_norm` keeps the weight that it has made, and all of
+    the pass behind it.
     """
     before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     try:
