@@ -64,8 +64,9 @@ GIVEN = """
 from collections import OrderedDict
 from torch import nn
 def build_my_network():
-    return nn.Sequential(OrderedDict(a=nn.Conv2d(3, 16, 3, 8), b=nn.BatchNorm2d(16), c=nn.ReLU(), d=nn.Conv2d(16, 32, 3),
-                                     pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), classifier=nn.Linear(32, 4)))
+    first = dict(a=nn.Conv2d(3, 16, 3, 8), b=nn.BatchNorm2d(16), c=nn.ReLU(), d=nn.Conv2d(16, 32, 3))
+    last = dict(pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), classifier=nn.Linear(32, 4))
+    return nn.Sequential(OrderedDict(**first, **last))
 model = build_my_network().eval()
 """
 """What stands before the Python of a page: the reader's own network."""
@@ -120,7 +121,7 @@ def run(kind: str, text: str, names: dict[str, Any]) -> None:
         text = re.sub(r"^([A-Z]+) = .*", lambda found: f"{found[1]} = {CELL[found[1]]}", text, flags=re.MULTILINE)
         exec(compile(text, "page", "exec"), names)
     elif text.startswith("yolo "):
-        ultralytics.cfg.entrypoint(" ".join(small(text)))
+        ultralytics.cfg.entrypoint(" ".join(["yolo", *small(text)]))
     elif code := main(small(text)):
         raise SystemExit(f"{code}: {text}")
 
