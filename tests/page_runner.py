@@ -31,12 +31,14 @@ CELL = {"MODEL": '"best.pt"', "DATA": '"my.yaml"', "IMGSZ": "64", "EPOCHS": "2"}
 
 QUIET = "imgsz=64 workers=0 plots=False device=cpu"
 TRAIN = f"{QUIET} epochs=2 batch=8 nbs=8 optimizer=AdamW lr0=0.002 warmup_epochs=0 amp=False"
+UNSURE = "labels_conf=0.001"  # a model that was trained for an epoch is sure of nothing
 ADDED = {
-    "slim": TRAIN,
+    "slim": f"{TRAIN} {UNSURE}",
     "train-sparse": TRAIN,
-    "finetune": TRAIN,
+    "finetune": f"{TRAIN} {UNSURE}",
     "prune": "imgsz=64",
     "sweep": "imgsz=64",
+    "sensitivity": "imgsz=64 widths=0.5 layer=model.2",
     "val": QUIET,
     "compare": "imgsz=64",
     "demo": "epochs=1",
