@@ -209,7 +209,7 @@ def _command_help(command: Command) -> str:
     for name, option in zip(names, command.options, strict=True):
         text = f"{option.meaning} [{option.kind.allowed}]"
         start, hang = f"  {name:<{width}}  ", " " * (width + 4)
-        lines += wrap(text, _columns(), initial_indent=start, subsequent_indent=hang)
+        lines += wrap(text, _columns(), initial_indent=start, subsequent_indent=hang, break_on_hyphens=False)
     lines += [line for note in command.notes for line in _indented(note)]
     lines += ["", "Ultralytics arguments"]
     if command.host_keys is None:
