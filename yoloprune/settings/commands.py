@@ -147,7 +147,7 @@ _COMMANDS = (
     ),
     Command(
         "sensitivity",
-        "show where a network is tender: each group of layers narrowed alone, loss and mAP on images left out",
+        "show where a network is tender: each group of layers narrowed alone, judged on images left out",
         SENSITIVITY_OPTIONS,
         host_keys=("model", "data", "split", "imgsz", "batch", "device", "workers", *_RUN, "verbose"),
         required=("model",),
