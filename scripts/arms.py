@@ -152,6 +152,15 @@ TABLES: dict[str, dict[str, Chain]] = {
             ("score=output", {"score": "output", "normalize": "cost"}),
         )
     },
+    "unlabelled": {  # ranked and repaired on images alone, and then fine-tuned on labels, or on what the parent finds
+        "true labels": [train(H), prune(flops=0.5, images=True), finetune(H)],
+        "found labels": [train(H), prune(flops=0.5, images=True), finetune(H, images=True)],
+        "found labels, distill=parent": [
+            train(H),
+            prune(flops=0.5, images=True),
+            finetune(H, images=True, distill="parent"),
+        ],
+    },
     "sides": {  # half the FLOPs of the parent at 320, shared between widths and the image's side
         "(a) at 288": [sparse(E, flops=0.617, imgsz=288), prune()],
         "(a) at 256": [sparse(E, flops=0.781, imgsz=256), prune()],

@@ -35,11 +35,14 @@ def run_stage(stage: Stage, source: Path, folder: Path, common: dict[str, Any], 
     import yoloprune
     from yoloprune.settings.commands import COMMANDS
 
+    common = dict(common)
     place = {"project": str(folder.parent), "name": folder.name, "exist_ok": True}
     own, target = dict(stage.arguments), folder / "weights" / "pruned.pt"
+    if own.pop("images", False):  # the training images without their labels
+        own["images"] = training_images(common.pop("data"))
     if stage.verb == "prune":
-        data = common["data"] if own.pop("data", False) else False
-        yoloprune.prune(source, **{**calibrate, **own, "data": data, **place})
+        own["data"] = common["data"] if own.pop("data", False) else None if "images" in own else False
+        yoloprune.prune(source, **{**calibrate, **own, **place})
         return target
     if stage.verb == "peer":
         import peers
@@ -63,6 +66,13 @@ def run_stage(stage: Stage, source: Path, folder: Path, common: dict[str, Any], 
     else:
         YOLO(source).train(**settings)
     return folder / "weights" / "best.pt"
+
+
+def training_images(data: str) -> str:
+    """The folder, or the list, of a data set's training images."""
+    from ultralytics.data.utils import check_det_dataset
+
+    return str(check_det_dataset(data)["train"])
 
 
 def forgotten(source: Path, target: Path) -> Path:
