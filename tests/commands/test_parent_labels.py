@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,9 @@ def test_a_pruned_model_is_trained_on_what_its_parent_finds(pruned: Path, photos
     assert len(lines) == 10 and any(lines)
     assert {f: f.stat().st_mtime_ns for f in photos.parents[1].rglob("*")} == before
     assert not list(tmp_path.rglob("frames"))
+    report = json.loads((run / "report.json").read_text())
+    assert report["labels_from"].endswith("detect-3.pt")
+    assert "how far it agrees with detect-3.pt" in report["verdict"]
     script = "import sys; from ultralytics import YOLO; print(YOLO(sys.argv[1]).val(plots=False, workers=0).names)"
     assert str(dict(enumerate(NAMES))) in run_python(script, run / "weights" / "best.pt")
 
@@ -161,5 +165,6 @@ def test_slim_needs_no_labels(parent: Path, photos: Path, tmp_path: Path) -> Non
     assert datasets.check(data)["names"] == dict(enumerate(NAMES))
     for stage in ("3-prune", "4-finetune"):
         assert yaml.safe_load((run / stage / "args.yaml").read_text())["data"] == str(data)
+    assert "how far models agree" in json.loads((run / "report.json").read_text())["said"][-1]
     with pytest.raises(ArgumentError, match="images: must come with a trained model"):
         yoloprune.slim("yolov8n.yaml", **told)

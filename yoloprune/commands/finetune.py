@@ -75,7 +75,9 @@ def run(request: FinetuneRequest) -> ultralytics.YOLO:
         after, sizes = model_facts.widths(yolo.model), evaluation.measure(yolo.model, yolo.trainer.args.imgsz)
         folder, classes = Path(yolo.trainer.save_dir), side_by_side.by_class({"fine-tuned": evaluation.by_class(yolo)})
         words, metrics = command_line.written(request), evaluation.metrics(yolo)
-        report(folder, start, metrics, sizes, widths_kept=before == after, by_class=classes, words=words)
+        teacher = None if by is None else by[1]
+        kept = before == after
+        report(folder, start, metrics, sizes, widths_kept=kept, by_class=classes, words=words, labels_from=teacher)
     return yolo
 
 
@@ -88,6 +90,7 @@ def report(
     widths_kept: bool,
     by_class: Sequence[ClassFigures] = (),
     words: str | None = None,
+    labels_from: str | None = None,
 ) -> None:
     """Write and say what a fine-tuning came to.
 
@@ -99,17 +102,24 @@ def report(
         widths_kept (bool): Whether every width is what it was.
         by_class (Sequence[ClassFigures]): The same by class.
         words (str | None): The command as it was typed.
+        labels_from (str | None): Who labelled the data, where that was a model.
     """
     rows = [{"model": "start", **start, **sizes}] if start else []
     rows.append({"model": "fine-tuned", **metrics, **sizes})
     _warn_of_loss(start, metrics)
     said = verdict.of_training(rows)
+    facts = {"widths_kept": widths_kept, "start": start, "metrics": metrics}
+    if labels_from is not None:
+        facts["labels_from"] = labels_from
+        said = f"{said}; that is how far it agrees with {Path(labels_from).name}, which labelled the images".lstrip(
+            "; "
+        )
     page = run_report.write_report(
         folder,
         Report(
             "finetune",
             rows,
-            {"widths_kept": widths_kept, "start": start, "metrics": metrics},
+            facts,
             said,
             by_class,
             repeat=["yoloprune finetune cfg=args.yaml  # in the folder of this page", *([words] if words else [])],

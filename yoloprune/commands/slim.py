@@ -110,6 +110,8 @@ def run(request: SlimRequest) -> SlimResult:
         first = stages.run("parent", lambda part: work.parent(part, parent, known, classes.names))
         _require_same(first, stages)
         found = slim_rounds.follow(stages, work, first, chosen)
+        if by is not None:
+            found.said.append("mAP says how far models agree with what the first one found: there are no other labels")
         return _ended(stages, work, first, found, deployment, chosen, began)
 
 

@@ -110,6 +110,9 @@ PROPERTIES: dict[str, dict[str, Any]] = {
     "widths_kept": _one("boolean", "finetune: whether all widths are what they were."),
     "start": _object("finetune: figures before the first epoch."),
     "metrics": _object("finetune: figures of the best epoch."),
+    "labels_from": _one(
+        "string", "finetune: with images=, the model whose findings are the labels, of validation too."
+    ),
     "cliff": {
         "type": ["object", "null"],
         "description": "sweep: 'safe', the smallest point within the loss allowed; what is 'lost' there, in points; "
