@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from command_lines import ok
+from torch import nn
 
-from yoloprune.backend import run_folders
+from yoloprune.backend import compat, console, run_folders
 from yoloprune.commands import slim_stages, slim_work
 from yoloprune.commands.image_side import Side
 from yoloprune.commands.slim_stages import Done, Stage, Stages
@@ -57,6 +59,37 @@ def test_a_stage_is_not_there_until_it_is_whole(tmp_path: Path) -> None:
     stage = Stages(tmp_path).run("prune", look)
     assert seen == [["1-prune.unfinished"]]
     assert [f.name for f in tmp_path.iterdir()] == ["1-prune"] and stage.file == tmp_path / "1-prune/weights/model.txt"
+
+
+def test_what_is_read_afterwards_names_the_folder_that_is_there_afterwards(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Messages, Ultralytics' among them, pages, data and the checkpoint's own words."""
+
+    def work(part: Path) -> Done:
+        (part / "weights").mkdir(parents=True)
+        (part / "labels").mkdir()
+        for file in ("report.html", "report.json", "args.yaml", "labels/data.yaml"):
+            (part / file).write_text(f"name={part.name} in {part}/weights")
+        model = nn.Linear(1, 1)
+        model.args, model.yaml = {"name": part.name}, {"yoloprune": {"cuts": [{"name": part.name}], "n": 1}}
+        told = {"model": model, "train_args": {"save_dir": str(part)}}
+        torch.save(told, part / "weights" / "best.pt")
+        console.log("prune: ", f"saved {part}/weights/best.pt")
+        compat.LOGGER.info("Results saved to %s", part)
+        return Done(part / "weights" / "best.pt", {}, more={"next": f"yolo predict model={part}/weights/best.pt"})
+
+    with caplog.at_level("INFO"):
+        stage = Stages(tmp_path).run("prune", work)
+    final = tmp_path / "1-prune"
+    assert f"saved {final}/weights/best.pt" in caplog.text and f"Results saved to {final}" in caplog.text
+    assert "unfinished" not in caplog.text
+    assert stage.more == {"next": f"yolo predict model={final}/weights/best.pt"}
+    for file in ("report.html", "report.json", "args.yaml", "labels/data.yaml"):
+        assert (final / file).read_text() == f"name=1-prune in {final}/weights"
+    told = compat.torch_safe_load(str(stage.file))[0]
+    assert told["train_args"] == {"save_dir": str(final)} and told["model"].args == {"name": "1-prune"}
+    assert told["model"].yaml == {"yoloprune": {"cuts": [{"name": "1-prune"}], "n": 1}}
 
 
 def test_what_is_finished_is_not_done_again(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from yoloprune.backend import compat
@@ -75,6 +75,25 @@ def terminal_kept() -> Iterator[None]:
     finally:
         del compat.TQDM.desc
         compat.LOGGER.removeFilter(plain)
+
+
+@contextlib.contextmanager
+def told_as(said: Callable[[str], str]) -> Iterator[None]:
+    """While active, all that is logged is said otherwise, also what Ultralytics says.
+
+    Args:
+        said (Callable): From a message to what is shown of it.
+    """
+
+    def change(record: logging.LogRecord) -> bool:
+        record.msg, record.args = said(record.getMessage()), None
+        return True
+
+    compat.LOGGER.addFilter(change)
+    try:
+        yield
+    finally:
+        compat.LOGGER.removeFilter(change)
 
 
 @contextlib.contextmanager

@@ -88,7 +88,8 @@ def run(request: SlimRequest) -> SlimResult:
         slim_reach.require(parent, request, data, side.imgsz)
     work = Work(request, data, side)
     with slim_stages.opened(request, parent, arguments) as stages:
-        console.log("slim: ", f"way={chosen}, {request.epochs} epochs in all, {stages.folder}")
+        unfinished = f"a stage lies in N-name{slim_stages.UNFINISHED} there until it is done"
+        console.log("slim: ", f"way={chosen}, {request.epochs} epochs in all, {stages.folder} ({unfinished})")
         known = seen if trained else None
         first = stages.run("parent", lambda part: work.parent(part, parent, known, classes.names))
         _require_same(first, stages)

@@ -16,7 +16,7 @@ import ultralytics
 
 from yoloprune import files
 from yoloprune.backend import console, per_image, run_folders
-from yoloprune.checkpoint import moved
+from yoloprune.checkpoint.moved import Renaming
 from yoloprune.errors import ArgumentError, PruneError
 from yoloprune.planning.paired_bootstrap import Findings
 from yoloprune.runtimes.deployment import EXPORT_KEYS
@@ -98,10 +98,12 @@ class Stages:
         if (final / FACTS).is_file():
             console.log("slim: ", f"{final.name} is done already")
             return Stage.read(final)
-        console.log("slim: ", f"{final.name} of {self.folder}")
         part = final.with_name(final.name + UNFINISHED)
+        console.log("slim: ", f"{final.name} of {self.folder}")
+        renaming = Renaming(part, final)
         began = time.perf_counter()
-        done = work(part)
+        with console.told_as(renaming.told):  # what is read afterwards is there afterwards
+            done = work(part)
         part.mkdir(exist_ok=True)
         seconds = time.perf_counter() - began
         self.seconds += seconds
@@ -115,8 +117,9 @@ class Stages:
             "more": dict(done.more),
             "seconds": round(seconds, 1),
         }
-        moved.settle(part, final)
-        files.write_at_once(part / FACTS, lambda f: f.write(json.dumps(told, indent=2, default=str).encode()))
+        renaming.settle()
+        facts = renaming.told(json.dumps(told, indent=2, default=str))
+        files.write_at_once(part / FACTS, lambda f: f.write(facts.encode()))
         os.replace(part, final)
         self.trained = holds_work(self.folder)
         return Stage.read(final)
