@@ -71,6 +71,17 @@ def test_description_names_the_points() -> None:
     assert said[1].startswith("no point is within 0.5 points")
 
 
+def test_an_interrupted_sweep_keeps_its_points_and_names_the_others() -> None:
+    asked = build(SweepRequest, {"model": "a.pt", "data": "b.yaml", "flops": "0.9,0.5,0.7", "within": 2})
+    names = [str(point) for point in asked.points]
+    assert sweep._left(Path("s"), asked, names, 3) is None
+    again = "yoloprune sweep model=a.pt data=b.yaml flops=0.5,0.7 within=2.0"
+    assert sweep._left(Path("s"), asked, ["flops=0.7", "flops=0.5"], 3) == (
+        f"s/sweep.csv keeps 1 of 3 points; for the others: {again}"
+    )
+    assert sweep._left(Path("s"), asked, [], 3) == "s/sweep.csv keeps 3 of 3 points"
+
+
 @pytest.mark.parametrize(
     ("figures", "expected"),
     [

@@ -17,6 +17,7 @@ import ultralytics
 from yoloprune import files
 from yoloprune.backend import console, per_image, run_folders
 from yoloprune.checkpoint.moved import Renaming
+from yoloprune.commands import interruptions
 from yoloprune.errors import ArgumentError, PruneError
 from yoloprune.planning.paired_bootstrap import Findings
 from yoloprune.runtimes.deployment import EXPORT_KEYS
@@ -24,6 +25,7 @@ from yoloprune.settings.slim_request import SlimRequest
 
 FACTS, FOUND, LOCK, REPORT = "slim.json", "found.npz", ".running", "report.json"
 UNFINISHED = ".unfinished"
+GOES_ON = "the same command goes on where it was; so far everything is in {}"
 FREE = frozenset({"project", "name", "exist_ok", "verbose", "save_dir"})
 """What the same command may have otherwise and still go on."""
 
@@ -167,12 +169,16 @@ def opened(request: SlimRequest, parent: ultralytics.YOLO, arguments: Mapping[st
     try:
         yield stages
     except BaseException as e:
-        if isinstance(e, PruneError) and not stages.trained:
+        if isinstance(e, (PruneError, KeyboardInterrupt)) and not (stages.trained or holds_work(folder)):
             _clear(folder)  # nothing is lost but the figures of the parent, and another wish needs no other name
             _release(folder, handle)
             run.drop_unused()
-        elif isinstance(e, (KeyboardInterrupt, Exception)):
-            console.log("slim: ", f"the same command goes on where it was; so far everything is in {folder}")
+            if isinstance(e, KeyboardInterrupt):
+                interruptions.tell(e, "no stage was finished, and the same command begins anew")
+        elif isinstance(e, (KeyboardInterrupt, PruneError)):
+            interruptions.tell(e, GOES_ON.format(folder))
+        elif isinstance(e, Exception):
+            console.log("slim: ", GOES_ON.format(folder))
         raise
     finally:
         _release(folder, handle)

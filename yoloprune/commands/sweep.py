@@ -6,6 +6,7 @@ import copy
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +28,7 @@ from yoloprune.backend import (
     run_folders,
 )
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.commands import cut_and_repair, only_classes
+from yoloprune.commands import cut_and_repair, interruptions, only_classes
 from yoloprune.errors import BudgetError
 from yoloprune.native import candidates
 from yoloprune.planning import paired_bootstrap
@@ -78,16 +79,19 @@ def _swept(
     order = ranking.rank(parent, found.graph, request.criterion, request.limits, sight)
     points, unreachable = _points(found, order, request)
 
+    rows: list[dict[str, Any]] = []
     with (
         bench.opened(deployment, parent.model, imgsz) if request.timed else nullcontext() as timer,
         run_folders.new_run(parent.task, "sweep", passed) as folder,
+        interruptions.telling(lambda: _left(folder, request, [*points][max(len(rows) - 1, 0) :], len(points))),
     ):
         arguments = {k: v for k, v in {**request.settings, **passed}.items() if v is not None}
         origin = model if isinstance(model, (str, Path)) else parent.model_name
         run_folders.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments, "save_dir": folder})
         whole = candidates.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool), found.probe)
         row, all_found = _evaluate("parent", parent, whole, {**passed, "data": seen}, folder)
-        rows, differences = [row], dict[str, Interval]()
+        rows.append(row)
+        differences = dict[str, Interval]()
         times = [] if timer is None else timer.time()
         rows[0].update(_ms(times))
         files.append_row(folder / "sweep.csv", rows[0], fresh=True)
@@ -134,6 +138,18 @@ def _swept(
         told = f"{text_table.table(rows)}\n{intervals}{said}\n{taken[1]}"
         console.log("sweep: ", text_table.closing(f"\n{told}", [], [folder / "sweep.csv", page], step))
     return rows
+
+
+def _left(folder: Path, request: SweepRequest, missing: Sequence[str], n_points: int) -> str | None:
+    """What an interrupted sweep keeps, and how to get the points that it lacks; None where it has none yet."""
+    if len(missing) == n_points:
+        return None
+    kept = f"{folder / 'sweep.csv'} keeps {n_points - len(missing)} of {n_points} points"
+    if not missing:
+        return kept
+    kind = request.kind
+    others: dict[str, Any] = {kind: tuple(getattr(p, kind) for p in request.points if str(p) in missing)}
+    return f"{kept}; for the others: {command_line.written(replace(request, **others))}"
 
 
 def taken_by(cliff: Mapping[str, Any] | None, rows: Sequence[Row]) -> tuple[str | None, str]:
