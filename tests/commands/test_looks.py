@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import tiny_line
+import yaml
 from schemas import faults
 from ultralytics import YOLO
 
@@ -54,18 +55,40 @@ def test_a_cut_with_data_is_validated_and_looked_at(pruned: Path, data: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "given, validated",
-    [({"val": False}, False), ({"data": False}, False), ({}, False), ({"val": True}, True)],
+    "given, why",
+    [
+        ({"val": False}, "val=True measures it on data="),
+        ({"data": False}, "prune with data= does it"),
+        ({}, "8 images are not validated on the CPU unasked, val=True does it"),
+        ({"val": True}, ""),
+    ],
     ids=["val", "data", "too many images", "asked for"],
 )
-def test_validation_can_be_left_out(
-    given: dict[str, Any], validated: bool, tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_validation_can_be_left_out_and_it_is_said_why(
+    given: dict[str, Any], why: str, tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(console, "log", lambda _, message: said.append(message))
     monkeypatch.setattr(side_by_side, "MANY", 1)
     yoloprune.prune(tiny, **{"data": str(data), "flops": 0.7, "imgsz": 64, "project": str(tmp_path), **given})
     found = told(tmp_path / "prune")
-    assert ("by_class" in found) is ("mAP50-95" in found["table"][0]) is validated
-    assert ("quality was not measured" in found["verdict"]) is not validated
+    assert ("by_class" in found) is ("mAP50-95" in found["table"][0]) is (not why)
+    for text in (found["verdict"], said[-1]):
+        assert (f"quality was not measured: {why}" in text) if why else ("not measured" not in text)
+
+
+@pytest.mark.slow
+def test_data_of_other_classes_is_not_validated_and_it_is_said_why(
+    tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(console, "log", lambda _, message: said.append(message))
+    content = yaml.safe_load(data.read_text())
+    other = data.with_name("four.yaml")
+    other.write_text(yaml.safe_dump({**content, "names": {0: "a", 1: "b", 2: "c", 3: "d"}}))
+    yoloprune.prune(tiny, data=str(other), flops=0.7, imgsz=64, project=str(tmp_path), score="l2", recover="fold")
+    why = f"quality was not measured: data={other} has other classes (4 and not 3); after 'yoloprune finetune' it is"
+    assert why in said[-1].splitlines() and why in told(tmp_path / "prune")["verdict"]
 
 
 @pytest.mark.slow

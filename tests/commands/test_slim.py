@@ -89,6 +89,14 @@ def test_nothing_names_the_folder_that_a_stage_had_while_it_ran(done: slim.SlimR
     assert told["name"] == "3-finetune"
 
 
+def test_the_page_of_the_cut_has_its_figures_and_those_of_what_was_cut(done: slim.SlimResult) -> None:
+    folder = done.file.parents[1]
+    report = json.loads((folder / "2-prune" / "report.json").read_text())
+    rows = [{k: row[k] for k in ("mAP50", "mAP50-95")} for row in report["table"]]
+    assert rows == [{k: row[k] for k in ("mAP50", "mAP50-95")} for row in done.rows[:2]]
+    assert "not measured" not in report["verdict"] and "mAP50-95 goes from" in report["verdict"]
+
+
 def test_the_figures_are_those_of_the_single_commands(
     done: slim.SlimResult, parent: Path, data: Path, tmp_path: Path
 ) -> None:
