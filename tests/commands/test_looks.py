@@ -147,7 +147,19 @@ def test_models_get_the_shortest_names_that_differ(tmp_path: Path) -> None:
     assert list(compare.named(["a.pt", "a.onnx"])) == ["a.pt", "a.onnx"]
     runs = [tmp_path / name / "weights" / "best.pt" for name in ("dense", "sparse")]
     assert list(compare.named(runs)) == ["dense", "sparse"]
-    assert len(compare.named([runs[0], runs[0]])) == 2
+    assert list(compare.named(["yolov8n.pt", *runs])) == ["yolov8n", "dense", "sparse"]
+    assert list(compare.named([runs[0], runs[0]])) == ["dense-1", "dense-2"]
+    of_one = [runs[0], runs[0].with_name("last.pt"), runs[1]]
+    assert list(compare.named(of_one)) == ["dense/best.pt", "dense/last.pt", "sparse"]
+
+
+def test_names_of_models_say_which_is_which() -> None:
+    """Whoever has `best.pt` in a folder, or two projects with a run of one name."""
+    assert list(compare.named(["best.pt", "w/best.pt"])) == ["best", "w/best"]
+    assert list(compare.named(["slim/weights/best.pt", "slim/4-export/best.onnx"])) == ["slim", "4-export/best"]
+    two = ["a/runs/detect/slim/weights/best.pt", "b/runs/detect/slim/weights/best.pt"]
+    assert list(compare.named(two)) == ["a/slim", "b/slim"]
+    assert list(compare.named(["a/small.pt", "b/small.pt", "c/large.pt"])) == ["a/small", "b/small", "large"]
 
 
 def test_words_without_an_equals_sign_are_models_to_compare(tmp_path: Path) -> None:
@@ -172,8 +184,10 @@ def test_checkpoints_and_an_export_side_by_side(
     shutil.copy(pruned, own := tmp_path / "small.pt")
     YOLO(own).export(format="onnx", imgsz=64)
     place = [f"project={tmp_path}", "name=run", "workers=0", "imgsz=64", "device=cpu", f"data={data}"]
-    assert cli.main(["compare", str(tiny), str(own), str(own.with_suffix(".onnx")), *place]) == 0
+    words = ["compare", str(tiny), str(own), str(own.with_suffix(".onnx")), *place]
+    assert cli.main(words) == 0
     found = told(tmp_path / "run")
+    assert [parse(shlex.split(line)[1:]) for line in found["repeat"]] == [parse(words)]
     names = [row["model"] for row in found["table"]]
     assert names == [tiny.name, "small.pt", "small.onnx"] or len(set(names)) == 3
     assert all(row["ms"] > 0 and "mAP50-95" in row for row in found["table"])

@@ -27,7 +27,7 @@ from yoloprune.selection import ranking
 from yoloprune.selection.calibration import Calibration, calibration
 from yoloprune.settings.budget import Budget
 from yoloprune.settings.checking import build
-from yoloprune.settings.requests import PruneRequest, SweepRequest
+from yoloprune.settings.requests import PruneRequest
 
 LOOSE = {"round_to": 1, "min_width": 2}
 pytestmark = pytest.mark.slow
@@ -69,17 +69,6 @@ def test_description_names_the_points() -> None:
     assert said[0].startswith("down to flops=0.9, mAP50-95 stays within 3 points of the parent's (1.0 lost);")
     assert said[0].endswith("from flops=0.9 to flops=0.8")
     assert said[1].startswith("no point is within 0.5 points")
-
-
-def test_an_interrupted_sweep_keeps_its_points_and_names_the_others() -> None:
-    asked = build(SweepRequest, {"model": "a.pt", "data": "b.yaml", "flops": "0.9,0.5,0.7", "within": 2})
-    names = [str(point) for point in asked.points]
-    assert sweep._left(Path("s"), asked, names, 3) is None
-    again = "yoloprune sweep model=a.pt data=b.yaml flops=0.5,0.7 within=2.0"
-    assert sweep._left(Path("s"), asked, ["flops=0.7", "flops=0.5"], 3) == (
-        f"s/sweep.csv keeps 1 of 3 points; for the others: {again}"
-    )
-    assert sweep._left(Path("s"), asked, [], 3) == "s/sweep.csv keeps 3 of 3 points"
 
 
 @pytest.mark.parametrize(
@@ -238,13 +227,6 @@ def test_automatic_score_is_taylor_per_cost_with_data_and_l2_without(parent: Any
         assert (auto.limits.uniform, named.limits.uniform) == (how == "l2", False)
     assert not ranked(parent, data, score="activation").per_cost and ranked(parent, data, score="output").per_cost
     assert not ranked(parent, data, score="taylor", normalize="none").per_cost
-
-
-def test_the_cut_that_is_recommended_is_the_one_that_was_made() -> None:
-    given = {"model": "a.pt", "data": "b.yaml", "flops": "0.8,0.6", "score": "bn", "keep": "model.2.*", "within": 5}
-    asked = build(SweepRequest, given)
-    step = sweep._next_step(asked, {"data": "b.yaml", "imgsz": 96}, "flops=0.8")
-    assert step == "yoloprune prune model=a.pt data=b.yaml flops=0.8 imgsz=96 score=bn 'keep=model.2.*'"
 
 
 @pytest.mark.parametrize(

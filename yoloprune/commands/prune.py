@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shlex
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from yoloprune.backend import (
 )
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
-from yoloprune.commands import cut_and_repair, image_side, only_classes, prune_report, side_by_side
+from yoloprune.commands import cut_and_repair, following, image_side, only_classes, prune_report, side_by_side
 from yoloprune.commands.validate import add_times
 from yoloprune.cutting import comparison
 from yoloprune.errors import PlanError, VerifyError
@@ -153,8 +152,16 @@ def _run(
     checkpoint.tidy(target)
     if request.latency is not None:
         latency_search.judge(request.latency, *(row["ms"] for row in rows))
-    data = data or datasets.own(whole)
-    step = _next_step(child, target, choice, data or "...", unrepaired=not dead and sight.images is None)
+    step = following.after_prune(
+        (whole, child),
+        model,
+        target,
+        choice,
+        rows,
+        data=data or datasets.own(whole),
+        imgsz=imgsz,
+        unrepaired=not dead and sight.images is None,
+    )
     files_now = [target, folder / run_report.NAMES[1]]
     console.log("prune: ", text_table.closing(said, rows, files_now, step))
     return PruneResult(saving.load(target), target, choice, done, rows, step)
@@ -204,14 +211,3 @@ def _require_saved(child: ultralytics.YOLO, saved: ultralytics.YOLO, choice: can
         raise VerifyError(f"The checkpoint does not hold what was proved: {wrong[0]} differs.")
     one = choice.probe.proving[0]
     comparison.compare(meant.float().eval(), copy.deepcopy(saved.model).float().eval(), Plan({}), one, training=False)
-
-
-def _next_step(
-    child: ultralytics.YOLO, file: Path, choice: candidates.Choice, data: str | Path, unrepaired: bool
-) -> str:
-    """What to type now."""
-    if (family := yaml_markers.untrainable(child.model)) is not None:
-        return f"yolo val {shlex.quote(f'model={file}')}\n      (pruned {family} models cannot be trained)"
-    stock = "" if choice.yaml is None else "\n      (stock 'yolo train' keeps the widths as well)"
-    rate = " lr0=0.002" if unrepaired else ""  # weights that nothing was fitted to have further to go
-    return f"yoloprune finetune {shlex.quote(f'model={file}')} {shlex.quote(f'data={data}')}{rate}{stock}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -14,7 +13,16 @@ import ultralytics
 from yoloprune import files
 from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.commands import finetune, image_side, only_classes, slim_export, slim_reach, slim_rounds, slim_stages
+from yoloprune.commands import (
+    finetune,
+    following,
+    image_side,
+    only_classes,
+    slim_export,
+    slim_reach,
+    slim_rounds,
+    slim_stages,
+)
 from yoloprune.commands.slim_stages import Stage, Stages
 from yoloprune.commands.slim_work import Work, digest
 from yoloprune.commands.validate import add_times
@@ -140,7 +148,7 @@ def _ended(
     file.parent.mkdir(exist_ok=True)
     with files.staged(file.parent) as part:
         shutil.copyfile(final.file, part / file.name)
-    step = _next(file, exported, work)
+    step = following.after_slim(request, rows, file, None if exported is None else exported.file, work.imgsz)
     seconds = time.perf_counter() - began
     facts = {
         "way": chosen,
@@ -216,10 +224,3 @@ def _times(
         rows[0][column], rows[-1][column] = (t.median for t in times)
         timing[deployment.format] = timer.facts(times)
     return timing
-
-
-def _next(file: Path, exported: Stage | None, work: Work) -> str:
-    """What to type now."""
-    if exported is not None:
-        return f"yolo predict {shlex.quote(f'model={exported.file}')} imgsz={work.imgsz} source=..."
-    return f"yolo export {shlex.quote(f'model={file}')} imgsz={work.imgsz} format=onnx"

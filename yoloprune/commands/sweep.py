@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +26,7 @@ from yoloprune.backend import (
     run_folders,
 )
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.commands import cut_and_repair, interruptions, only_classes
+from yoloprune.commands import cut_and_repair, following, interruptions, only_classes
 from yoloprune.errors import BudgetError
 from yoloprune.native import candidates
 from yoloprune.planning import paired_bootstrap
@@ -83,7 +81,9 @@ def _swept(
     with (
         bench.opened(deployment, parent.model, imgsz) if request.timed else nullcontext() as timer,
         run_folders.new_run(parent.task, "sweep", passed) as folder,
-        interruptions.telling(lambda: _left(folder, request, [*points][max(len(rows) - 1, 0) :], len(points))),
+        interruptions.telling(
+            lambda: following.after_part_of_sweep(folder, request, [*points][max(len(rows) - 1, 0) :], len(points))
+        ),
     ):
         arguments = {k: v for k, v in {**request.settings, **passed}.items() if v is not None}
         origin = model if isinstance(model, (str, Path)) else parent.model_name
@@ -133,23 +133,11 @@ def _swept(
             versions=provenance.versions(),
         )
         page = run_report.write_report(folder, report)
-        step = _next_step(request, passed, taken[0])
+        step = following.after_sweep(request, passed, taken[0])
         intervals = "".join(f"{name}: mAP50-95 {d}\n" for name, d in differences.items())
         told = f"{text_table.table(rows)}\n{intervals}{said}\n{taken[1]}"
         console.log("sweep: ", text_table.closing(f"\n{told}", [], [folder / "sweep.csv", page], step))
     return rows
-
-
-def _left(folder: Path, request: SweepRequest, missing: Sequence[str], n_points: int) -> str | None:
-    """What an interrupted sweep keeps, and how to get the points that it lacks; None where it has none yet."""
-    if len(missing) == n_points:
-        return None
-    kept = f"{folder / 'sweep.csv'} keeps {n_points - len(missing)} of {n_points} points"
-    if not missing:
-        return kept
-    kind = request.kind
-    others: dict[str, Any] = {kind: tuple(getattr(p, kind) for p in request.points if str(p) in missing)}
-    return f"{kept}; for the others: {command_line.written(replace(request, **others))}"
 
 
 def taken_by(cliff: Mapping[str, Any] | None, rows: Sequence[Row]) -> tuple[str | None, str]:
@@ -159,17 +147,6 @@ def taken_by(cliff: Mapping[str, Any] | None, rows: Sequence[Row]) -> tuple[str 
     if cliff["safe"] == "parent":
         return rows[1]["model"], f"{rows[1]['model']} is the mildest cut that was tried: fine-tune it, and look again."
     return cliff["safe"], f"{cliff['safe']} is the smallest of them, so that is what to take before fine-tuning."
-
-
-def _next_step(request: SweepRequest, passed: Mapping[str, Any], budget: str | None) -> str | None:
-    """The cut that a sweep recommends, as it was made in it."""
-    if budget is None:
-        return None
-    model = request.model if isinstance(request.model, (str, Path)) else "..."
-    same = {k: v for k, v in command_line.changed(request).items() if k not in {request.kind, "within", "threads"}}
-    given = command_line.pairs({"model": model, "data": passed["data"]})
-    words = (*given, budget, *command_line.pairs({"imgsz": passed["imgsz"], **same}))
-    return f"yoloprune prune {' '.join(map(shlex.quote, words))}"
 
 
 def _points(
