@@ -66,6 +66,7 @@ def run(request: DemoRequest) -> list[dict[str, Any]]:
     words = f"model={model} data={data} flops={request.flops:g} epochs={epochs['slim']}"
     console.log("demo: ", f"from a trained model on: yoloprune slim {words}, and how these drawn images are trained on")
     told = {**common, "model": model, "epochs": epochs["slim"], "flops": request.flops, "name": "slim"}
+    del told["verbose"]  # what comes now is to be seen
     request_of_slim = checking.build(SlimRequest, {**told, "format": request.passed.get("format")})
     with interruptions.telling(lambda: f"go on with: {command_line.written(request_of_slim)}"):
         found = slim.run(request_of_slim)

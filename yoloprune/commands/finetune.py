@@ -32,6 +32,7 @@ LIKE_THE_END = frozenset({"data", "imgsz", "batch", "device", "workers", "single
 """Arguments of a training by which it validates."""
 
 
+@console.heard_as_asked
 def run(request: FinetuneRequest) -> ultralytics.YOLO:
     """Fine-tune, see `api.finetune`."""
     compat.require("finetune")
@@ -114,7 +115,7 @@ def report(
     kept = "every width is what it was" if widths_kept else "widths have changed"
     step = following.after_training(folder, best, start, metrics)
     told = f"{said}; {kept}" if said else kept
-    console.log("finetune: ", text_table.closing(told, rows, [best, page], step))
+    console.conclude("finetune: ", text_table.closing(told, rows, [best, page], step))
 
 
 def _start(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> dict[str, float]:

@@ -163,7 +163,7 @@ def _run(
         unrepaired=not dead and sight.images is None,
     )
     files_now = [target, folder / run_report.NAMES[1]]
-    console.log("prune: ", text_table.closing(said, rows, files_now, step))
+    console.conclude("prune: ", text_table.closing(said, rows, files_now, step))
     return PruneResult(saving.load(target), target, choice, done, rows, step)
 
 

@@ -67,6 +67,7 @@ class SlimResult:
         return text_table.closing("", self.rows, [self.file], self.next_step).lstrip()
 
 
+@console.heard_as_asked
 def run(request: SlimRequest) -> SlimResult:
     """Run all stages, see `api.slim`."""
     compat.require("slim")
@@ -182,13 +183,13 @@ def _ended(
         pictures,
     )
     shown_rows = [*rows, *text_table.with_change(ends)[2:]]
-    console.log("slim: ", f"imgsz {work.imgsz}\n{text_table.table(shown_rows)}")
+    console.conclude("slim: ", f"imgsz {work.imgsz}\n{text_table.table(shown_rows)}")
     if len(found.rounds) > 1:
-        console.log("slim: ", f"rounds\n{text_table.table(found.rounds)}")
+        console.conclude("slim: ", f"rounds\n{text_table.table(found.rounds)}")
     for said in (*found.said, *([f"mAP50-95 {difference}"] if difference else [])):
-        console.log("slim: ", said)
+        console.conclude("slim: ", said)
     made = [file, *([exported.file] if exported else []), page]
-    console.log("slim: ", text_table.closing("done", [], made, step))
+    console.conclude("slim: ", text_table.closing("done", [], made, step))
     model = saving.load(file)
     result = SlimResult(
         model, file, None if exported is None else exported.file, chosen, rows, found.rounds, difference, step

@@ -104,7 +104,8 @@ class Stages:
         console.log("slim: ", f"{final.name} of {self.folder}")
         renaming = Renaming(part, final)
         began = time.perf_counter()
-        with console.told_as(renaming.told):  # what is read afterwards is there afterwards
+        # What is read afterwards is there afterwards; what a stage ends with is not what the run ends with
+        with console.told_as(renaming.told), console.hushed(console.is_hushed()):
             done = work(part)
         part.mkdir(exist_ok=True)
         seconds = time.perf_counter() - began

@@ -47,6 +47,7 @@ Row = Mapping[str, Any]
 LARGEST_LOSS = 0.25  # of what the parent has: `within=` counts in points, and a poor model has few to lose
 
 
+@console.heard_as_asked
 @generators_kept()
 def run(request: SweepRequest) -> list[dict[str, Any]]:
     """Evaluate a model at several budgets directly after the cut and its repair, see `api.sweep`.
@@ -136,7 +137,7 @@ def _swept(
         step = following.after_sweep(request, passed, taken[0])
         intervals = "".join(f"{name}: mAP50-95 {d}\n" for name, d in differences.items())
         told = f"{text_table.table(rows)}\n{intervals}{said}\n{taken[1]}"
-        console.log("sweep: ", text_table.closing(f"\n{told}", [], [folder / "sweep.csv", page], step))
+        console.conclude("sweep: ", text_table.closing(f"\n{told}", [], [folder / "sweep.csv", page], step))
     return rows
 
 

@@ -37,6 +37,7 @@ def run(request: ValRequest) -> list[dict[str, Any]]:
     return compare(models, threads=request.threads, words=command_line.written(request), **request.host)
 
 
+@console.heard_as_asked
 @generators_kept()
 def compare(
     models: Mapping[str, ModelSource],
@@ -99,7 +100,7 @@ def compare(
         told += "".join(f"\n{name}: {report.metric} {d}" for name, d in differences.items())
         at = max(i for i, yolo in enumerate(loaded.values()) if yolo in known)
         step = following.after_comparing(known[-1], rows, rows[at], data=passed["data"], imgsz=sides[at])
-        console.log(f"{command}: ", text_table.closing(told, rows, [page], step))
+        console.conclude(f"{command}: ", text_table.closing(told, rows, [page], step))
     return rows
 
 
