@@ -266,6 +266,19 @@ def test_classes_that_stay_are_validated_alone_from_the_parent_on(parent: Path, 
     assert labels is not None and set(labels.label_classes.tolist()) == {0}
 
 
+@pytest.mark.parametrize(
+    "wrong, why",
+    [({"keep": "model.99"}, "keep=model.99: no layer"), ({"freeze": 99}, "freeze=99"), ({"flops": 0.001}, "reach")],
+)
+def test_what_cannot_be_is_told_before_anything_is_validated(
+    wrong: dict[str, Any], why: str, parent: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "validate", lambda *_: pytest.fail("validates"))
+    with pytest.raises((ArgumentError, BudgetError), match=why):
+        slimmed(parent, data, tmp_path / "new", epochs=1, **{**CUT, **wrong})
+    assert not (tmp_path / "new").exists()
+
+
 def test_what_a_cut_cannot_reach_is_told_before_a_training(tiny: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match="out of reach"):
         slimmed(tiny, data, tmp_path / "new", epochs=2, way="train", flops=0.001)

@@ -93,8 +93,7 @@ def run(request: SlimRequest) -> SlimResult:
     arguments = {k: v for k, v in {**request.kwargs(), "model": origin, "data": data}.items() if v is not None}
     if passed.get("imgsz") == AUTO:
         request = replace(request, budget=budget, passed={**passed, "imgsz": side.imgsz})
-    if chosen == "train":
-        slim_reach.require(parent, request, data, side.imgsz)
+    slim_reach.require(seen, request, data, side.imgsz, rebuilt=chosen != "prune")
     work = Work(request, data, side)
     with slim_stages.opened(request, parent, arguments) as stages:
         unfinished = f"a stage lies in N-name{slim_stages.UNFINISHED} there until it is done"

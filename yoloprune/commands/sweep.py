@@ -61,6 +61,7 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
     parent = saving.load(request.model)
     head_task.settle(parent, {}, asked=False)
     passed["data"] = datasets.given_or_own(parent, passed.get("data"), "sweep")
+    datasets.require_split(passed["data"], passed.get("split"))
     passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
     parent, classes = only_classes.cut(parent, request.classes, passed["imgsz"])
     with class_labels.view(classes.names, passed["data"]) as seen:

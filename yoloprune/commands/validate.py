@@ -58,6 +58,7 @@ def compare(
     if not known:
         raise ModelError(f"{command}: one model at least must be a checkpoint (.pt), which says for which data it is.")
     passed["data"] = datasets.given_or_own(known[-1], passed.get("data"), command)
+    datasets.require_split(passed["data"], passed.get("split"))
     for yolo in known:
         head_task.settle(yolo, passed)
         datasets.require_channels(yolo, passed["data"])
