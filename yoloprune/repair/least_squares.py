@@ -194,11 +194,12 @@ def _solve(
     *,
     movable: bool = True,
 ) -> tuple[Tensor, Tensor, tuple[float, float]]:
-    """Ridge regression of what is missed, in float64, each group of a grouped layer for itself.
+    """Ridge regression of what is missed, each group of a grouped layer for itself.
 
     Every output has its own weights over the positions, but one matrix is factored for all: the first step solves the
     unweighted problem, and as weights are at most 1, each further step with its matrix comes closer (majorisation).
-    That matrix has the size of the inputs or of the positions, whichever are fewer.
+    That matrix has the size of the inputs or of the positions, whichever are fewer. It is factored in float64; products
+    over all positions, where the time goes, are as exact as `x`, at least float32.
 
     Args:
         weight (Tensor): Present weights, shape (O, …).
@@ -217,11 +218,12 @@ def _solve(
     groups, count, width = x.shape
     if x.device.type == "mps":  # which has no float64
         weight, constant, x, y = (t.cpu() for t in (weight, constant, x, y))
-    x, y = x.double(), y.double().reshape(count, groups, -1).transpose(0, 1)
+    exact = torch.promote_types(x.dtype, torch.float32)
+    x, y = x.to(exact), y.to(exact).reshape(count, groups, -1).transpose(0, 1)
     matters = torch.ones_like(y) if importance is None else importance.to(y).reshape(count, groups, -1).transpose(0, 1)
     mean = (matters * y).sum(1, keepdim=True) / matters.sum(1, keepdim=True)
     variance = (matters * (y - mean).square()).sum().clamp_min(1e-30)
-    missing = y - x @ weight.double().reshape(groups, -1, width).mT - constant.double().reshape(groups, 1, -1)
+    missing = y - x @ weight.to(exact).reshape(groups, -1, width).mT - constant.to(exact).reshape(groups, 1, -1)
     before = float((matters * missing.square()).sum() / variance)
     if before < 1e-10:  # nothing has changed up to here
         return torch.zeros_like(weight), torch.zeros_like(constant), (before, before)
@@ -229,15 +231,15 @@ def _solve(
     x = x - middle  # so that the constant has no part in what the weights make
     held = ridge * (x.square().sum((1, 2), keepdim=True) / width).clamp_min(1e-30)
     dual = count < width  # then the weights are a sum of the rows, and how much of each is the smaller problem
-    matrix = x @ x.mT if dual else x.mT @ x
+    matrix = (x @ x.mT if dual else x.mT @ x).double()
     matrix.diagonal(dim1=1, dim2=2).add_(held[..., 0])
     factor = torch.linalg.cholesky(matrix)
 
     def made(by: Tensor) -> Tensor:
-        return matrix @ by - held * by if dual else x @ by
+        return (matrix @ by - held * by).to(exact) if dual else x @ by.to(exact)
 
     def step(rest: Tensor, by: Tensor | float) -> Tensor:
-        return torch.cholesky_solve((rest if dual else x.mT @ rest) - held * by, factor)
+        return torch.cholesky_solve((rest if dual else x.mT @ rest).double() - held * by, factor)
 
     solution, added = step(missing, 0.0), missing.mean(1, keepdim=True) * movable
     for _ in range(0 if importance is None else STEPS):
@@ -245,6 +247,6 @@ def _solve(
         solution += step(rest, solution)
         added += rest.mean(1, keepdim=True) * movable
     after = float((matters * (missing - made(solution) - added).square()).sum() / variance)
-    change = (x.mT @ solution if dual else solution).mT
+    change = (x.mT @ solution.to(exact) if dual else solution.to(exact)).mT
     shift = added.mT - change @ middle.mT
     return change.reshape(weight.shape), shift.flatten(), (before, after)
