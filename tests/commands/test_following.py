@@ -57,10 +57,11 @@ def test_after_a_sparse_training_as_many_epochs_follow() -> None:
     assert after_prune(None, None, parent) == "yoloprune finetune model=p.pt data=d.yaml epochs=25"
 
 
-def test_a_cut_that_left_little_is_followed_by_a_look_how_far_one_may_go() -> None:
-    said = after_prune(0.5, 0.39, imgsz=320)
-    assert said.startswith("yoloprune sweep model=best.pt data=d.yaml imgsz=320\n")
-    assert "on from this one: yoloprune finetune model=p.pt data=d.yaml imgsz=320)" in said
+def test_a_cut_that_left_little_is_trained_on_and_one_that_left_nothing_is_not() -> None:
+    tune = "yoloprune finetune model=p.pt data=d.yaml imgsz=320"
+    look = "yoloprune sweep model=best.pt data=d.yaml imgsz=320"
+    assert after_prune(0.5, 0.39, imgsz=320) == f"{tune}\n      (how far a cut may go: {look})"
+    assert after_prune(0.5, 0.009, imgsz=320).startswith(f"{look}\n")
     assert after_prune(0.5, 0.41).startswith("yoloprune finetune")
 
 

@@ -49,7 +49,7 @@ def after_prune(
     imgsz: int,
     unrepaired: bool,
 ) -> str:
-    """Fine-tune; where little is left of what the model found, look how far a cut may go, or train that first.
+    """Fine-tune; where nothing is left of what the model found, look how far a cut may go, or train that first.
 
     Args:
         models (tuple[YOLO, YOLO]): The parent and what was cut.
@@ -77,9 +77,11 @@ def after_prune(
                 f"the parent itself has {key} {had:.4f}: train it first, or check that data= is what it was trained on"
             )
             return f"{typed(train, imgsz, model=source, data=data)}\n      ({why})"
-        if 100 * (has - had) <= -MUCH:
-            look = typed("yoloprune sweep", imgsz, model=source, data=data)
-            return f"{look}\n      (how far a cut may go; on from this one: {tune})"
+        look = typed("yoloprune sweep", imgsz, model=source, data=data)
+        if has < BLIND:
+            return f"{look}\n      (nothing is left to train on from: it tells how far a cut may go)"
+        if 100 * (has - had) <= -MUCH:  # trainings bring most of it back
+            return f"{tune}\n      (how far a cut may go: {look})"
     return tune + ("" if choice.yaml is None else "\n      (stock 'yolo train' keeps the widths as well)")
 
 
