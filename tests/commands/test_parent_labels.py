@@ -131,7 +131,7 @@ def test_what_is_refused_leaves_no_folder(pruned: Path, tmp_path: Path, capsys: 
 
 
 def test_prune_names_the_same_images_next(cut: prune.PruneResult, photos: Path) -> None:
-    assert cut.next_step.splitlines()[0] == f"yoloprune finetune model={cut.file} images={photos}"
+    assert cut.next_step.splitlines()[0] == f"yoloprune finetune model={cut.file} images={photos} imgsz=64"
 
 
 # The line -------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from yoloprune.backend import (
     run_folders,
 )
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.commands import cut_and_repair, only_classes, sensitivity_table, side_by_side
+from yoloprune.commands import cut_and_repair, following, interruptions, only_classes, sensitivity_table, side_by_side
 from yoloprune.errors import ArgumentError
 from yoloprune.native.candidates import Channels, Choice
 from yoloprune.planning import narrowing
@@ -48,6 +47,7 @@ FREE = frozenset({"project", "name", "exist_ok", "verbose", "save_dir"})
 """What the same command may have otherwise and still go on."""
 
 
+@console.heard_as_asked
 @generators_kept()
 def run(request: SensitivityRequest) -> list[dict[str, Any]]:
     """Narrow each group alone, see `api.sensitivity`."""
@@ -57,6 +57,7 @@ def run(request: SensitivityRequest) -> list[dict[str, Any]]:
     parent = saving.load(request.model)
     head_task.settle(parent, {}, asked=False)
     passed["data"] = data = datasets.given_or_own(parent, passed.get("data"), "sensitivity")
+    datasets.require_split(data, passed.get("split"))
     passed["imgsz"] = imgsz = saving.image_size(parent, passed.get("imgsz"))
     origin = request.model if isinstance(request.model, (str, Path)) else parent.model_name
     told = {"mode": "sensitivity", "model": str(origin), **request.settings, **passed}
@@ -194,10 +195,10 @@ def _opened(task: str, told: Mapping[str, Any], passed: Mapping[str, Any]) -> It
                 (folder / name).unlink(missing_ok=True)
             run_folders.write_yaml(folder / run_folders.ARGS, {**told, "save_dir": str(folder)})
         try:
-            yield folder
-        except KeyboardInterrupt:
-            console.log("sensitivity: ", f"the same command goes on where it was; what is done is in {folder / TABLE}")
-            raise
+            with interruptions.telling(
+                lambda: f"the same command goes on where it was; {folder / TABLE} keeps what is done"
+            ):
+                yield folder
         finally:
             if handle is not None:
                 handle.close()
@@ -225,7 +226,7 @@ def _report(folder: Path, rows: list[dict[str, Any]], request: SensitivityReques
         versions=provenance.versions(),
     )
     page = run_report.write_report(folder, report, [picture])
-    given = command_line.pairs({"model": told["model"], "data": told["data"]})
-    step = " ".join(map(shlex.quote, ["yoloprune", "prune", *given, "flops=0.5", f"keep={','.join(found.tender)}"]))
+    cut = {"model": told["model"], "data": told["data"], "flops": 0.5, "keep": ",".join(found.tender)}
+    step = following.typed("yoloprune prune", told["imgsz"], **cut)
     said = f"\n{text_table.table(found.rows)}\n{found.said}"
-    console.log("sensitivity: ", text_table.closing(said, [], [folder / TABLE, picture, page], step))
+    console.conclude("sensitivity: ", text_table.closing(said, [], [folder / TABLE, picture, page], step))
