@@ -12,6 +12,7 @@ from yoloprune.former_places import FormerPlaces
 if TYPE_CHECKING:  # what editors and type checkers see
     from yoloprune.api import finetune as finetune
     from yoloprune.api import info as info
+    from yoloprune.api import latency as latency
     from yoloprune.api import prune as prune
     from yoloprune.api import slim as slim
     from yoloprune.api import sweep as sweep
@@ -41,6 +42,7 @@ _HOME = {
     "finetune": "api",
     "val": "api",
     "info": "api",
+    "latency": "api",
     "prune_module": "commands.prune_module",
     "PruneResult": "commands.prune_module",
     "rebuild": "commands.module_repair",

@@ -171,6 +171,7 @@ NAMES = {foreign.path: foreign for group in GROUPS for foreign in group}
 _PRUNING = (OPENING, BUILDING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES)
 NEEDS: dict[str, tuple[tuple[ForeignName, ...], ...]] = {
     "info": (OPENING, RUNNING),
+    "latency": (OPENING, FOLDERS, RUNNING),
     "trace": (OPENING,),
     "val": (OPENING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES),
     "compare": (OPENING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES),

@@ -70,9 +70,9 @@ class TimeModel:
 
 @dataclass(frozen=True, repr=False)
 class TimedBudget(Budget):
-    """A budget with one value more: `time`, as a share of the parent's; needs a `TimedCost`."""
+    """A budget with one value more: `latency`, as a share of the parent's time; needs a `TimedCost`."""
 
-    time: float | None = None
+    latency: float | None = None
 
 
 class TimedCost(Cost):

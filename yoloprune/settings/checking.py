@@ -77,7 +77,7 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: Mapping[str
     resume = bool(passed.get("resume"))
     for key in spec.required:
         if not passed.get(key) and not (key == "data" and resume):
-            example = {"model": "yolov8n.pt", "data": "coco8.yaml"}[key]
+            example = {"model": "yolov8n.pt", "data": "coco8.yaml", "format": "onnx"}[key]
             raise ArgumentError(f"{spec.name} needs '{key}', i.e. {key}={example}")
     _check_project(passed.get("project"))
     _check_fraction(passed)

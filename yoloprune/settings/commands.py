@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from yoloprune.settings.latency_options import LATENCY_OPTIONS
 from yoloprune.settings.option import Option
 from yoloprune.settings.own_options import (
     AGAINST,
@@ -113,6 +114,7 @@ _COMMANDS = (
             "prune model=best.pt latency=0.6 device=0",
             "prune model=best.pt data=my.yaml classes=person,dog flops=0.5",
             "prune model=best.pt latency=30fps format=openvino threads=4",
+            "prune model=best.pt latency=0.6 times=times.csv",
         ),
         notes=(
             "Without a budget exactly the dead channels go (with classes= that may be none); all that are given hold.",
@@ -205,6 +207,24 @@ _COMMANDS = (
         required=("model",),
         examples=("info model=yolov8n.pt", "info model=yolo11n.yaml keep=neck", "info model=yolov8n.pt format=onnx"),
         notes=("With format=, as of 'yolo export', or threads= the time per image is measured.",),
+    ),
+    Command(
+        "latency",
+        "have networks timed on another device: exports of other widths, and one script that runs there",
+        LATENCY_OPTIONS,
+        host_keys=("model", "data", "imgsz", "batch", *_RUN[:3], *_EXPORT),
+        required=("model", "format"),
+        examples=(
+            "latency model=best.pt format=ncnn imgsz=320",
+            "latency model=pruned.pt against=best.pt format=ncnn imgsz=320",
+        ),
+        notes=(
+            "The folder goes to the device, 'python3 measure.py' there writes times.csv, and back here",
+            "'yoloprune prune model=best.pt latency=0.6 times=times.csv' uses it. With against= it holds two models.",
+            "The script needs neither torch nor yoloprune, but the Python package of the runtime (onnxruntime,",
+            "openvino, ncnn, ai-edge-litert, rknn-toolkit-lite2), TensorRT's trtexec, or a command, cmd=, and nothing",
+            "else. target='ssh pi@host' does all of it over a connection, which needs a shell with tar there.",
+        ),
     ),
     Command(
         "demo",

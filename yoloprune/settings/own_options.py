@@ -22,7 +22,7 @@ from yoloprune.settings.value_kinds import (
     path_or_model,
     several,
 )
-from yoloprune.settings.wanted_time import LATENCY
+from yoloprune.settings.wanted_time import LATENCY, TIMES
 
 FLOPS = Option("flops", None, AMOUNT, "FLOPs that are kept", 0.5)
 PARAMS = Option("params", None, AMOUNT, "parameters that are kept", 0.5)
@@ -122,7 +122,7 @@ IMAGES = Option(
     "images without labels that ranking and repair look at in place of data=: a folder, or a text file that lists some",
     "photos/",
 )
-PRUNE_OPTIONS = (*PRUNE_BUDGETS, THREADS, IMAGES, *CUT_OPTIONS)
+PRUNE_OPTIONS = (*PRUNE_BUDGETS, TIMES, THREADS, IMAGES, *CUT_OPTIONS)
 SWEPT = tuple(
     Option(
         o.name,
