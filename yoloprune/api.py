@@ -151,7 +151,7 @@ def plot(model: ModelSource, **given: Any) -> Path:
 
 
 @_told
-def latency(model: ModelSource, **given: Any) -> Path:
+def latency(model: ModelSource, against: ModelSource | None = None, **given: Any) -> Path:
     """Have networks timed on another device: exports of other widths, and one script that runs there.
 
     Returns:
@@ -161,7 +161,8 @@ def latency(model: ModelSource, **given: Any) -> Path:
         ArgumentError: If an argument is wrong, or the format cannot be exported here.
         DeviceLinkError: If the device cannot be reached, or nothing can be measured there.
     """
-    return _latency.run(checking.build(view_requests.LatencyRequest, {"model": model, **given}))
+    request = checking.build(view_requests.LatencyRequest, {"model": model, "against": against, **given})
+    return _latency.run(request)
 
 
 def trace(model: ModelSource, *, imgsz: int | None = None, keep: tuple[str, ...] = ()) -> ChannelGraph:

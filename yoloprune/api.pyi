@@ -137,12 +137,12 @@ def plot(
 ) -> Path: ...
 def latency(
     model: ModelSource,
+    against: ModelSource | None = None,
     *,
     target: str | None = None,
     python: str = "python3",
     cmd: str | None = None,
     pattern: str | None = None,
-    against: ModelSource | None = None,
     threads: int | None = None,
     round_to: int = 8,
     min_width: int = 8,

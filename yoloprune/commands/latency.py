@@ -45,7 +45,8 @@ def run(request: LatencyRequest) -> Path:
     yolo = saving.load(request.model)
     with saving.told_who_wrote(yolo):
         networks, parent = _beside(yolo, request) if request.against is not None else _variants(yolo, request)
-    told = {"parent": parent, "precision": how.precision(passed, exported), "next": _next(request)}
+    after = None if link is not None else _next(request)
+    told = {"parent": parent, "precision": how.precision(passed, exported), "next": after}
     with run_folders.new_run(yolo.task, "latency", request.host) as folder:
         run_folders.write_args(folder, {"mode": "latency", "model": request.model, **request.kwargs()})
         place = _place(networks, told, how, exported)
@@ -96,7 +97,7 @@ def _itself(model: nn.Module) -> nn.Module:
 def _place(networks: Sequence[Network], told: dict[str, Any], how: Measurement, exported: Deployment) -> str:
     """What the folder is called on the device: the same command goes on where it was."""
     listed = [(one.name, one.imgsz, list(one.widths)) for one in networks]
-    facts = {**told, "next": "", **vars(how), "networks": listed, "exported": exported.facts()}
+    facts = {**told, **vars(how), "networks": listed, "exported": exported.facts()}
     return f"yoloprune-times-{hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:12]}"
 
 

@@ -144,9 +144,9 @@ def _run(
             said = prune_report.write(part, told_of)
     checkpoint.tidy(target)
     if isinstance(clock, device_times.DeviceTimes) and timing is not None:
-        said = f"latency={request.latency}: {timing['predicted']:.3f} of the parent's {clock.ms:.2f} ms is predicted"
+        promise = f"latency={request.latency}: {timing['predicted']:.3f} of the parent's {clock.ms:.2f} ms is predicted"
         words = clock.again(target, origin or "...")
-        console.log("prune: ", f"{said} in {clock}, and cannot be measured here. To have it timed there:\n  {words}")
+        console.log("prune: ", f"{promise} in {clock}, and cannot be measured here. To have it timed there:\n  {words}")
     elif request.latency is not None:
         latency_search.judge(request.latency, *(row["ms"] for row in rows))
     data = data or datasets.own(whole)

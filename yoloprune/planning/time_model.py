@@ -86,6 +86,10 @@ class TimedCost(Cost):
         """See `Cost.of`."""
         return self.model.of(self.axes(widths)) if kind == "time" else super().of(kind, widths)
 
+    def parent(self, kind: str) -> float:
+        """See `Cost.parent`; its share of its own time is known, whatever the model says of it."""
+        return 1.0 if kind == "time" else super().parent(kind)
+
     def slope(self, kind: str) -> np.ndarray:
         """See `Cost.slope`; channels of a step share its price, whichever of them is the last."""
         if kind != "time":

@@ -18,7 +18,7 @@ from torch import nn
 
 from yoloprune.backend import model_facts
 from yoloprune.errors import ArgumentError
-from yoloprune.runtimes import device_commands, device_runtimes, device_script, engines, timing
+from yoloprune.runtimes import device_commands, device_runtimes, device_script, engines, registry, timing
 from yoloprune.runtimes.deployment import Deployment
 
 SCRIPT, TOLD, TIMES = "measure.py", "networks.json", "times.csv"
@@ -76,6 +76,8 @@ class Measurement:
         Raises:
             ArgumentError: If nothing runs the format on a device, or its export needs what is not here.
         """
+        form = SHIPPED.get(self.format, self.format)
+        registry.require(form)
         if self.format not in device_runtimes.MODULES and self.cmd is None:
             known = ", ".join(device_runtimes.MODULES)
             raise ArgumentError(
@@ -84,7 +86,6 @@ class Measurement:
         if self.threads is not None and (self.cmd is not None or self.format not in THREADED):
             able = ", ".join(THREADED)
             raise ArgumentError(f"threads={self.threads}: can be set for {able} only, without cmd=, which sets its own")
-        form = SHIPPED.get(self.format, self.format)
         if form != self.format and (passed.get("int8") or "8" in str(passed.get("quantize"))):
             raise ArgumentError(f"format={self.format}: int8 is calibrated where the engine is built, not by an export")
         told = {**passed, "format": form}

@@ -49,9 +49,7 @@ def main(words: Sequence[str] | None = None, folder: Path | None = None) -> int:
     parser.add_argument("--device", help="an execution provider of ONNX Runtime; CPU, GPU or NPU of OpenVINO; vulkan")
     parser.add_argument("--cmd", help="runs a network in place of a package; {model} stands for its file")
     parser.add_argument("--pattern", help="finds milliseconds in what it prints, with one group; wall: its whole time")
-    parser.add_argument(
-        "--seconds", type=float, default=2.5, help="for each network, where its time is not known before"
-    )
+    parser.add_argument("--seconds", type=float, default=2.5, help="for each network, at most")
     parser.add_argument("--at-once", type=int, default=8, help="networks that take turns, and are open together")
     parser.add_argument("--check", metavar="FORMAT", help="tell whether a format runs here, and measure nothing")
     told = parser.parse_args(words)
@@ -104,11 +102,11 @@ def measure(folder: Path, told: argparse.Namespace) -> None:
     for start in range(0, len(waiting), at_once):
         some = [parent, *waiting[start : start + at_once]]
         runs = [opened(Path(one["file"]), one["imgsz"], way) for one in some]
-        warm_up = WARM_UP if line is None else 1  # a command does its own
-        now, *times = take_turns(runs, told.seconds * len(some), 1 / way.batch, warm_up)
+        warm_up, lead = (WARM_UP, 1) if line is None else (1, 0)  # a command does its own
+        now, *times = take_turns(runs, told.seconds * len(some), 1 / way.batch, warm_up, lead)
         append(Path("times.csv"), [row_of(one, found, now, how) for one, found in zip(some[1:], times)])  # noqa: B905
         timed = len(networks) - len(waiting) + start + len(some) - 1
-        say(f"{timed} of {len(networks)}: {parent['name']} takes {now.median:.2f} ms, known to {now.spread:.1%}")
+        say(f"{timed} of {len(networks)}: {parent['name']} takes {now.median:.2f} ms, known to ±{now.spread:.1%}")
     conclude(rows_of(Path("times.csv")), facts)
 
 
@@ -118,11 +116,10 @@ def conclude(rows: Sequence[Mapping[str, str]], facts: Mapping[str, Any]) -> Non
     if max(parents) > SWING * min(parents):
         say(f"warning: the parent took {min(parents):.2f} to {max(parents):.2f} ms, so something else was running here")
     for row in rows if len(rows) == 1 else ():
-        share = float(row["ms"]) / float(row["parent_ms"])
-        say(
-            f"{row['network']}: {row['ms']} ms, {share:.3f} of the {row['parent_ms']} of {facts['networks'][0]['name']}"
-        )
-    say(f"all is in {Path('times.csv').resolve()}" + (f"\nnext: {facts['next']}" if facts["next"] else ""))
+        share, name = float(row["ms"]) / float(row["parent_ms"]), facts["networks"][0]["name"]
+        say(f"{row['network']} takes {row['ms']} ms, {share:.3f} of the {row['parent_ms']} ms of {name}")
+    if facts["next"] is not None:  # else somebody fetches the table
+        say(f"all is in {Path('times.csv').resolve()}" + (f"\nnext: {facts['next']}" if facts["next"] else ""))
 
 
 def row_of(network: Mapping[str, Any], found: Times, now: Times, how: Mapping[str, str]) -> dict[str, Any]:

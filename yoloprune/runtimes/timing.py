@@ -57,7 +57,11 @@ class Times:
 
 
 def take_turns(
-    runs: Sequence[Callable[[], float | None]], seconds: float, share: float = 1.0, warm_up: int = WARM_UP
+    runs: Sequence[Callable[[], float | None]],
+    seconds: float,
+    share: float = 1.0,
+    warm_up: int = WARM_UP,
+    lead: int = 0,
 ) -> list[Times]:
     """Time of each run, all taking turns so that a drifting machine hits all alike.
 
@@ -67,6 +71,8 @@ def take_turns(
         seconds (float): When to stop although the medians are not known well enough.
         share (float): Of the time of a run that counts, see `Times.of`.
         warm_up (int): Runs of each before the clock starts.
+        lead (int): Further runs before each that is timed: where many networks take turns, each finds the caches of the
+            processor full of the others, as it does not where it runs alone.
 
     Returns:
         (list[Times]): In the order of the runs.
@@ -78,6 +84,8 @@ def take_turns(
     end, look = time.perf_counter() + seconds, FEWEST
     while True:
         for i, run in enumerate(runs):
+            for _ in range(lead):
+                run()
             start = time.perf_counter()
             told = run()
             found[i].append(1e3 * (time.perf_counter() - start) if told is None else told)

@@ -140,9 +140,8 @@ def read(path: str | Path) -> DeviceTimes:
     found = DeviceTimes(file, ways[0], median(parents), widths, shares)
     _require_enough(found)
     if max(parents) > SWING * min(parents):
-        console.warn(
-            f"times={path}: the parent took {min(parents):.2f} to {max(parents):.2f} ms, so the device was busy"
-        )
+        said = f"the parent took {min(parents):.2f} to {max(parents):.2f} ms"
+        console.warn(f"times={path}: {said}, so something else was running there")
     return found
 
 

@@ -60,4 +60,4 @@ PATTERN = Option(
     "benchmark_app, benchmark_model and benchncnn print it, or the last number before ms",
     "took ([0-9.]+) ms",
 )
-LATENCY_OPTIONS = (TARGET, PYTHON, CMD, PATTERN, AGAINST, THREADS, ROUND_TO, MIN_WIDTH, MAX_RATIO, LAYERS, KEEP)
+LATENCY_OPTIONS = (AGAINST, TARGET, PYTHON, CMD, PATTERN, THREADS, ROUND_TO, MIN_WIDTH, MAX_RATIO, LAYERS, KEEP)
