@@ -65,7 +65,7 @@ class DeviceTimes:
     def learnt(self, parent: nn.Module, graph: ChannelGraph) -> TimeModel:
         """A time model of the parent, see `time_profile`; says how well it predicts."""
         model = self._fitted(parent, graph)
-        said = f"times in {self} are predicted to {model.error:.1%} on average, {model.worst:.1%} at worst"
+        said = time_profile.predicted(model, self)
         if model.error > time_profile.TRUSTED:
             console.warn(f"prune: {said}; something else may have been running there. Better measure again")
         else:

@@ -102,6 +102,14 @@ def fitted(
     return fit(convolutions, [*axes, whole.axes(whole.full)], [*shares, 1.0])
 
 
+def predicted(model: TimeModel, where: object) -> str:
+    """How well a time model predicts networks that it has not seen, in words."""
+    return (
+        f"times in {where} are predicted to {model.error:.1%} on average, {model.worst:.1%} at worst, with channels "
+        f"counted in steps of {model.step}"
+    )
+
+
 def learnt(parent: nn.Module, graph: ChannelGraph, limits: Limits, bench: Bench) -> TimeModel:
     """A time model of a parent on a runtime; what was timed before on this machine is not timed again.
 
@@ -118,7 +126,7 @@ def learnt(parent: nn.Module, graph: ChannelGraph, limits: Limits, bench: Bench)
     known = _read(file)
     axes, shares = known or measured(parent, graph, variants(graph, limits, VARIANTS, seed=0), bench)
     model = fitted(convolutions, graph, axes, shares)
-    said = f"times in {bench.deployment} are predicted to {model.error:.1%} on average, {model.worst:.1%} at worst"
+    said = predicted(model, bench.deployment)
     if model.error > TRUSTED:  # what is tried is measured all the same, so a time is met, by a poorer choice of widths
         console.warn(f"prune: {said}; something else may be running on this machine, so they are not kept")
         return model
