@@ -69,7 +69,15 @@ def main(words: Sequence[str] | None = None, folder: Path | None = None) -> int:
 
 def measure(folder: Path, told: argparse.Namespace) -> None:
     """Time what has no row yet, some networks at a time, each group in turns with the parent."""
+    home = Path.cwd()
     os.chdir(folder)  # so that a command gets plain names
+    try:
+        _measure(told)
+    finally:
+        os.chdir(home)
+
+
+def _measure(told: argparse.Namespace) -> None:
     facts = json.loads(Path("networks.json").read_text(encoding="utf-8"))
     threads, line, pattern = (getattr(told, key) or facts[key] for key in ("threads", "cmd", "pattern"))
     way = Way(
