@@ -39,7 +39,7 @@ ADDED = {
     "train-sparse": TRAIN,
     "finetune": TRAIN,
     "prune": "imgsz=64",
-    "latency": "imgsz=64",
+    "latency": f"imgsz=64 python={sys.executable}",
     "sweep": "imgsz=64",
     "val": QUIET,
     "compare": "imgsz=64",
