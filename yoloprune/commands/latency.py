@@ -57,7 +57,7 @@ def run(request: LatencyRequest) -> Path:
             ):
                 device_folder.write(part, networks, how, exported, told, tick)
         if link is None:
-            console.log("latency: ", _carried(folder, how))
+            console.conclude("latency: ", _carried(folder, how))
             return folder
         return _measured(link, folder, place, request)
 
@@ -130,5 +130,7 @@ def _measured(link: Link, folder: Path, place: str, request: LatencyRequest) -> 
     if request.against is None:
         found = device_times.read(table)
         step = _next(request).replace(TIMES, shlex.quote(str(table)))
-        console.log("latency: ", f"{len(found.shares)} networks in {found}, the parent {found.ms:.2f} ms\nnext: {step}")
+        console.conclude(
+            "latency: ", f"{len(found.shares)} networks in {found}, the parent {found.ms:.2f} ms\nnext: {step}"
+        )
     return table

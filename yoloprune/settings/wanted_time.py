@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from yoloprune.settings.option import Option
-from yoloprune.settings.value_kinds import ValueKind, place, to_number
+from yoloprune.settings.value_kinds import ValueKind, place
+from yoloprune.settings.written_numbers import to_number
 
 
 def _latency(value: Any) -> float | str:
