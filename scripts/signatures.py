@@ -24,6 +24,7 @@ COMMANDS = {
     "val": ROWS,
     "info": ROWS,
     "plot": "Path",
+    "latency": "Path",
 }
 HEAD = """# Written by scripts/signatures.py from settings/commands.py.
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,7 @@ __all__ = [
     "compare",
     "finetune",
     "info",
+    "latency",
     "plot",
     "prune",
     "sensitivity",

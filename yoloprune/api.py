@@ -17,6 +17,7 @@ import ultralytics
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import finetune as _finetune
 from yoloprune.commands import info as _info
+from yoloprune.commands import latency as _latency
 from yoloprune.commands import plot as _plot
 from yoloprune.commands import prune as _prune
 from yoloprune.commands import sensitivity as _sensitivity
@@ -31,6 +32,7 @@ __all__ = [
     "compare",
     "finetune",
     "info",
+    "latency",
     "plot",
     "prune",
     "sensitivity",
@@ -176,6 +178,21 @@ def plot(model: ModelSource, **given: Any) -> Path:
         ArgumentError: If an argument is wrong.
     """
     return _plot.run(checking.build(view_requests.PlotRequest, {"model": model, **given}))
+
+
+@_told
+def latency(model: ModelSource, against: ModelSource | None = None, **given: Any) -> Path:
+    """Have networks timed on another device: exports of other widths, and one script that runs there.
+
+    Returns:
+        (Path): The folder to carry there; with `target` the table that was measured, for `prune(times=...)`.
+
+    Raises:
+        ArgumentError: If an argument is wrong, or the format cannot be exported here.
+        DeviceLinkError: If the device cannot be reached, or nothing can be measured there.
+    """
+    request = checking.build(view_requests.LatencyRequest, {"model": model, "against": against, **given})
+    return _latency.run(request)
 
 
 def trace(model: ModelSource, *, imgsz: int | None = None, keep: tuple[str, ...] = ()) -> ChannelGraph:

@@ -175,9 +175,9 @@ NAMES = {foreign.path: foreign for group in GROUPS for foreign in group}
 _PRUNING = (OPENING, BUILDING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES)
 NEEDS: dict[str, tuple[tuple[ForeignName, ...], ...]] = {
     "info": (OPENING, RUNNING),
+    "latency": (OPENING, FOLDERS, RUNNING),
     "trace": (OPENING,),
-    "val": (OPENING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES),
-    "compare": (OPENING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES),
+    **dict.fromkeys(("val", "compare"), (OPENING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES)),
     "plot": (OPENING, FOLDERS),
     **dict.fromkeys(("prune", "sweep", "sensitivity"), _PRUNING),
     "finetune": (OPENING, BUILDING, FOLDERS, DATA, IMAGES, TRAINING),
