@@ -19,6 +19,7 @@ COMMANDS = {
     "train-sparse": "StockYOLO",
     "prune": "StockYOLO",
     "sweep": ROWS,
+    "mask": "StockYOLO",
     "finetune": "StockYOLO",
     "val": ROWS,
     "info": ROWS,
@@ -33,7 +34,7 @@ from ultralytics.models.yolo.model import YOLO as StockYOLO
 
 from yoloprune.planning.channel_graph import ChannelGraph
 
-__all__ = ["compare", "finetune", "info", "plot", "prune", "slim", "sweep", "trace", "train_sparse", "val"]
+__all__ = ["compare", "finetune", "info", "mask", "plot", "prune", "slim", "sweep", "trace", "train_sparse", "val"]
 
 ModelSource: TypeAlias = str | Path | StockYOLO
 """

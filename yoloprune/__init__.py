@@ -12,6 +12,7 @@ from yoloprune.former_places import FormerPlaces
 if TYPE_CHECKING:  # what editors and type checkers see
     from yoloprune.api import finetune as finetune
     from yoloprune.api import info as info
+    from yoloprune.api import mask as mask
     from yoloprune.api import prune as prune
     from yoloprune.api import slim as slim
     from yoloprune.api import sweep as sweep
@@ -38,6 +39,7 @@ _HOME = {
     "train_sparse": "api",
     "prune": "api",
     "sweep": "api",
+    "mask": "api",
     "finetune": "api",
     "val": "api",
     "info": "api",

@@ -17,6 +17,7 @@ import ultralytics
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import finetune as _finetune
 from yoloprune.commands import info as _info
+from yoloprune.commands import mask as _mask
 from yoloprune.commands import plot as _plot
 from yoloprune.commands import prune as _prune
 from yoloprune.commands import slim as _slim
@@ -24,9 +25,9 @@ from yoloprune.commands import sweep as _sweep
 from yoloprune.commands import train_sparse as _train_sparse
 from yoloprune.commands import validate as _validate
 from yoloprune.planning.channel_graph import ChannelGraph
-from yoloprune.settings import checking, requests, signatures, slim_request, view_requests
+from yoloprune.settings import checking, mask_request, requests, signatures, slim_request, view_requests
 
-__all__ = ["compare", "finetune", "info", "plot", "prune", "slim", "sweep", "trace", "train_sparse", "val"]
+__all__ = ["compare", "finetune", "info", "mask", "plot", "prune", "slim", "sweep", "trace", "train_sparse", "val"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -95,6 +96,19 @@ def sweep(model: ModelSource, **given: Any) -> list[dict[str, Any]]:
         BudgetError: If all points are out of reach.
     """
     return _sweep.run(checking.build(requests.SweepRequest, {"model": model, **given}))
+
+
+@_told
+def mask(model: ModelSource, **given: Any) -> ultralytics.YOLO:
+    """Set weights to zero in a pattern, and fit what is left; shapes stay, and `finetune` keeps the zeros.
+
+    Returns:
+        (YOLO): The masked model, loaded from `<run>/weights/masked.pt`.
+
+    Raises:
+        ArgumentError: If an argument is wrong.
+    """
+    return _mask.run(checking.build(mask_request.MaskRequest, {"model": model, **given})).model
 
 
 @_told

@@ -7,7 +7,7 @@ from ultralytics.models.yolo.model import YOLO as StockYOLO
 
 from yoloprune.planning.channel_graph import ChannelGraph
 
-__all__ = ["compare", "finetune", "info", "plot", "prune", "slim", "sweep", "trace", "train_sparse", "val"]
+__all__ = ["compare", "finetune", "info", "mask", "plot", "prune", "slim", "sweep", "trace", "train_sparse", "val"]
 
 ModelSource: TypeAlias = str | Path | StockYOLO
 
@@ -106,6 +106,19 @@ def sweep(
     recover: Literal["auto", "none", "fold", "bn", "lsq"] = "auto",
     **ultralytics_arguments: Any,
 ) -> list[dict[str, Any]]: ...
+def mask(
+    model: ModelSource,
+    *,
+    pattern: str = "unstructured",
+    sparsity: float | None = None,
+    score: Literal["magnitude", "taylor", "wanda", "random"] = "magnitude",
+    scope: Literal["auto", "global", "layer", "output"] = "auto",
+    head: bool = False,
+    keep: str | Sequence[str] = (),
+    images: str | Path | None = None,
+    recover: Literal["auto", "none", "bn", "lsq"] = "auto",
+    **ultralytics_arguments: Any,
+) -> StockYOLO: ...
 def finetune(
     model: ModelSource,
     *,

@@ -279,7 +279,7 @@ def test_layers_that_are_called_by_keyword() -> None:
 
 # Weights that a mask holds --------------------------------------------------------------------------------------------
 def test_the_others_make_up_for_a_weight_that_is_held() -> None:
-    """Two inputs, of which the second is 2 a + b for an input `b` of no use to the first: held at 0, the first takes 2."""
+    """The second input is 2 a + b: where it is held at 0, the first, a, takes over as much of it as it can."""
     a, b = torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.tensor([1.0, 1.0, -1.0, -1.0])  # orthogonal, mean 0
     x, y = torch.stack([a, 2 * a + b], 1)[None], torch.stack([2 * a + b, 5 * a], 1)
     free = torch.tensor([[True, False], [True, True]])

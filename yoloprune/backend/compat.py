@@ -159,6 +159,9 @@ TRAINING = (
     ForeignName("engine.trainer", "BaseTrainer.check_resume", "settles arguments before the first file", 1),
     ForeignName("engine.trainer", "BaseTrainer.save_model", "writes checkpoints", 0),
     ForeignName("engine.trainer", "BaseTrainer.final_eval", "strips checkpoints", 0),
+    ForeignName(
+        "engine.trainer", "BaseTrainer.build_optimizer", "makes the optimizer behind whose steps masks hold", 1
+    ),
     ForeignName("engine.trainer", "BaseTrainer.get_model", "builds the network", 0, ("cfg", "weights", "verbose")),
     ForeignName("utils.torch_utils", "strip_optimizer", "strips the checkpoints of a training that was killed", 1),
     ForeignName("utils.plotting", "plot_results", "draws the curves of a training that was killed", 1),
@@ -177,6 +180,7 @@ NEEDS: dict[str, tuple[tuple[ForeignName, ...], ...]] = {
     "plot": (OPENING, FOLDERS),
     "prune": _PRUNING,
     "sweep": _PRUNING,
+    "mask": _PRUNING,
     "finetune": (OPENING, BUILDING, FOLDERS, DATA, IMAGES, TRAINING),
     "train-sparse": (OPENING, BUILDING, FOLDERS, DATA, TRAINING),
     "slim": GROUPS,

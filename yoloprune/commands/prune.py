@@ -21,6 +21,7 @@ from yoloprune.backend import (
     evaluation,
     head_task,
     host_arguments,
+    records,
     run_folders,
     yaml_markers,
 )
@@ -76,6 +77,7 @@ def run(request: PruneRequest) -> PruneResult:
     deployment = Deployment.asked(passed, place(passed.get("device")), request.threads, passed.get("batch"))
     parent = saving.load(request.model)
     head_task.settle(parent, {}, asked=False)
+    records.require_unmasked(parent.model)
     data = data_set(parent, request)
     side, budget = image_side.settle(parent, request.budget, passed, "prune")
     request = replace(request, budget=budget)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from yoloprune.settings.mask_options import MASK_OPTIONS
 from yoloprune.settings.option import Option
 from yoloprune.settings.own_options import (
     AGAINST,
@@ -140,6 +141,23 @@ _COMMANDS = (
             "sweep.csv grows row by row, so an interrupted sweep keeps those it has.",
             "With format=, as of 'yolo export', or threads= the table shows the time per image as well, at batch 1.",
             OWN_DATA,
+        ),
+    ),
+    Command(
+        "mask",
+        "set weights to zero in a pattern; shapes stay, and so does the time but on runtimes that skip zeros",
+        MASK_OPTIONS,
+        host_keys=("model", "data", "val", "imgsz", "device", *_RUN),
+        required=("model",),
+        examples=(
+            "mask model=best.pt data=my.yaml pattern=2:4",
+            "mask model=best.pt data=my.yaml sparsity=0.7 score=wanda",
+            "mask model=pruned.pt pattern=filter sparsity=0.3 keep=backbone",
+        ),
+        notes=(
+            "The checkpoint is a stock one whose zeros are zeros. 'yoloprune finetune' keeps them without being told;",
+            "stock 'yolo train' stops instead of filling them. Cut channels first: prune does not take masked models.",
+            "Without data= the model's own data set is looked at if it is at hand, else drawn images.",
         ),
     ),
     Command(

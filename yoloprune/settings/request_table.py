@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from yoloprune.settings.mask_request import MaskRequest
 from yoloprune.settings.request import Request
 from yoloprune.settings.requests import DemoRequest, FinetuneRequest, PruneRequest, SweepRequest, TrainSparseRequest
 from yoloprune.settings.slim_request import SlimRequest
@@ -23,6 +24,7 @@ REQUESTS: dict[str, type[Request]] = {
         TrainSparseRequest,
         PruneRequest,
         SweepRequest,
+        MaskRequest,
         FinetuneRequest,
         ValRequest,
         CompareRequest,
