@@ -15,7 +15,6 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune.backend import evaluation
 from yoloprune.checkpoint import saving
 from yoloprune.commands import mask, side_by_side
 from yoloprune.reporting.run_report import write_text
