@@ -111,7 +111,7 @@ def mask(
     *,
     pattern: str = "unstructured",
     sparsity: float | None = None,
-    score: Literal["magnitude", "taylor", "wanda", "random"] = "magnitude",
+    score: Literal["auto", "magnitude", "taylor", "wanda", "random"] = "auto",
     scope: Literal["auto", "global", "layer", "output"] = "auto",
     head: bool = False,
     keep: str | Sequence[str] = (),

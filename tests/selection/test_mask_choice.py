@@ -75,6 +75,20 @@ def test_what_is_zero_goes_first_again() -> None:
     assert mask_choice.choose({"c": score}, "unstructured", 0.75)["c"].tolist() == [[False, False, True, False]]
 
 
+@pytest.mark.parametrize(
+    ("given", "score", "scope"),
+    [
+        ({}, "magnitude", "global"),
+        ({"pattern": "kernel"}, "taylor", "global"),
+        ({"pattern": "filter"}, "magnitude", "layer"),
+        ({"scope": "output"}, "taylor", "output"),
+        ({"pattern": "2:4"}, "taylor", "auto"),
+    ],
+)
+def test_what_is_compared_where_nothing_is_said(given: dict[str, Any], score: str, scope: str) -> None:
+    assert mask_choice.scope_of(build(MaskRequest, {"model": "best.pt", **given}), score) == scope
+
+
 # Layers of a network --------------------------------------------------------------------------------------------------
 def layers(model: Any, **given: Any) -> tuple[list[str], dict[str, str]]:
     return mask_choice.layers(model, build(MaskRequest, {"model": "best.pt", **given}))

@@ -39,9 +39,8 @@ def test_a_recipe_may_leave_out_quotes(tmp_path: Path) -> None:
 
 
 def test_what_is_not_said_follows_from_what_is() -> None:
-    assert (asked().pattern, asked().sparsity, asked().scope) == ("unstructured", 0.5, "layer")
-    assert asked(score="taylor", sparsity=0.7).scope == "global"
-    assert asked(score="wanda").scope == "output" and asked(score="wanda", pattern="kernel").scope == "layer"
+    assert (asked().pattern, asked().sparsity, asked().scope) == ("unstructured", 0.5, "auto")
+    assert asked(sparsity="0.7").sparsity == 0.7
     assert (asked(pattern="2:4").sparsity, asked(pattern="2:4", sparsity=0.5).scope) == (0.5, "auto")
     assert asked(pattern="2:3").sparsity == pytest.approx(1 / 3)
     for told in (asked(pattern="2:4"), asked(score="wanda", sparsity=0.7)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +71,18 @@ def run(request: MaskRequest) -> MaskResult:
         raise ModelError(f"yoloprune has no trainer for {family} models, which would fill the zeros of a mask.")
     names, left = mask_choice.layers(parent.model, request)
     needs = Needs(request.score, mask_scores.NEEDS[request.score], request.recover, "wanda")
-    wished = request.recover == "auto"
+    wished = "auto" in (request.score, request.recover)
     data = data_for(parent, request.passed.get("data"), request.images, needs, wished=wished, command="mask")
     imgsz = saving.image_size(parent, request.passed.get("imgsz"))
-    drawn = wished and request.score != "taylor"
+    drawn = request.recover == "auto"
     with (
         saving.told_who_wrote(parent),
         class_labels.view(yaml_markers.kept_classes(parent), data) as seen,
     ):
+        score = mask_scores.best(parent, seen) if request.score == "auto" else request.score
+        request = replace(request, score=score, scope=mask_choice.scope_of(request, score))  # as it is done
         sight = _sight(parent, seen, imgsz, request, drawn=drawn)
-        scores = mask_scores.scored(parent, names, request.score, sight)
+        scores = mask_scores.scored(parent, names, score, sight)
     kept = mask_choice.choose(scores, request.pattern, request.sparsity, request.scope)
     child = masked(parent, kept, request.recover, sight)
     unseen = {name: "no image runs through it" for name in names if name not in kept}

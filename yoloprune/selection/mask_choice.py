@@ -53,6 +53,13 @@ def layers(model: nn.Module, request: MaskRequest) -> tuple[list[str], dict[str,
     return taken, left
 
 
+def scope_of(request: MaskRequest, score: str) -> Scope:
+    """What is compared with `scope=auto`: what compares between layers, and single weights, all together."""
+    if request.scope != "auto" or n_of_m(request.pattern) is not None:
+        return request.scope
+    return "global" if score == "taylor" or request.pattern == "unstructured" else "layer"
+
+
 def choose(scores: Mapping[str, Tensor], pattern: str, sparsity: float, scope: Scope = "layer") -> dict[str, Tensor]:
     """Keep what has the highest scores.
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import ultralytics
 
-from yoloprune.backend import calibration_images, model_facts, progress_bar
+from yoloprune.backend import calibration_images, datasets, model_facts, progress_bar
 from yoloprune.errors import DataError
 from yoloprune.importance import single_weights
 from yoloprune.probing.forward import placed
 from yoloprune.selection.calibration import Calibration
 
-NEEDS = {"magnitude": "nothing", "random": "nothing", "wanda": "images", "taylor": "labels"}
+NEEDS = {"auto": "nothing", "magnitude": "nothing", "random": "nothing", "wanda": "images", "taylor": "labels"}
 """What each word of `score=` looks at beside the weights."""
+
+
+def best(parent: ultralytics.YOLO, data: Any) -> str:
+    """What `score=auto` stands for: the best that the data at hand allow."""
+    if not data or model_facts.is_prompted(parent.model) or not datasets.has_classes_of(parent, data):
+        return "magnitude"
+    return "taylor"
 
 
 def scored(parent: ultralytics.YOLO, names: Sequence[str], score: str, sight: Calibration) -> single_weights.Scores:

@@ -56,17 +56,18 @@ SPARSITY = Option(
 )
 SCORE = Option(
     "score",
-    "magnitude",
-    choice("magnitude", "taylor", "wanda", "random"),
-    "importance of a weight: its size; taylor, how much the loss on labels changes without it (needs data=); wanda, "
-    "its size times that of its input (needs images); random, a control",
+    "auto",
+    choice("auto", "magnitude", "taylor", "wanda", "random"),
+    "importance of a weight: magnitude is its size; taylor, how much the loss on labels changes without it; wanda, its "
+    "size times that of its input, on images; random, a control; auto is taylor where data= has the model's classes, "
+    "else magnitude",
 )
 SCOPE = Option(
     "scope",
     "auto",
     choice("auto", "global", "layer", "output"),
     "what is compared: all layers, each layer by itself, or the weights of each output by themselves; auto is global "
-    "for taylor, output for wanda where single weights go, and layer for all else. n:m compares neighbours",
+    "for taylor and for single weights, and layer for all else. n:m compares neighbours",
 )
 HEAD = Option("head", False, FLAG, "the head is masked as well")
 RECOVER = Option(

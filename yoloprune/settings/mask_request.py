@@ -21,7 +21,7 @@ class MaskRequest(Request):
     command = "mask"
     pattern: str
     sparsity: float
-    score: Literal["magnitude", "taylor", "wanda", "random"]
+    score: str
     scope: Literal["auto", "global", "layer", "output"]
     head: bool
     keep: tuple[str, ...]
@@ -30,7 +30,7 @@ class MaskRequest(Request):
 
     @classmethod
     def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> MaskRequest:
-        """Fill in the sparsity, and the scope that goes with score and pattern."""
+        """Fill in the sparsity."""
         told = dict(settings)
         pattern, sparsity, scope = (told[key] for key in ("pattern", "sparsity", "scope"))
         if told["images"] is not None and passed.get("data"):
@@ -46,7 +46,4 @@ class MaskRequest(Request):
         told["sparsity"] = HALF if sparsity is None else sparsity
         if scope == "output" and pattern == "filter":
             raise ArgumentError("scope=output: must be global or layer with pattern=filter, which takes whole outputs")
-        if scope == "auto":
-            of_one = "output" if told["score"] == "wanda" and pattern == "unstructured" else "layer"
-            told["scope"] = "global" if told["score"] == "taylor" else of_one
         return cls(passed, **told)
