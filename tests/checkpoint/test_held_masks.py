@@ -15,7 +15,7 @@ from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import yoloprune
-from yoloprune.backend import yaml_markers
+from yoloprune.backend import console, yaml_markers
 from yoloprune.checkpoint import held_masks, models, saving, trainers
 from yoloprune.cutting import masks
 from yoloprune.errors import ArgumentError, ModelError, PlanError, PruneError
@@ -239,11 +239,15 @@ def test_an_exported_file_has_every_zero(masked: Path, tmp_path: Path) -> None:
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------
-def test_what_is_said_of_masks(masked: Path, tmp_path: Path) -> None:
+def test_what_is_said_of_masks(masked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = saving.load(masked).model
     assert held_masks.filled_in(model) is None
     layers = yaml_markers.masks_of(model)["layers"]
     assert f"in {len(layers)} layers are zero" in held_masks.said(model) and "pattern 2:4" in held_masks.said(model)
+    said: list[str] = []
+    monkeypatch.setattr(console, "log", lambda prefix, message: said.append(message))
+    yoloprune.info(masked, imgsz=64)
+    assert f"\nmasked, {held_masks.said(model)}\n" in said[-1]
     layers["model.3.conv"] += 1
     assert "The mask of model.3.conv is filled" in str(held_masks.filled_in(model))
     layers["model.99.conv"] = 1
