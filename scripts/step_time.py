@@ -45,18 +45,23 @@ def made_up_batch(model: nn.Module, batch: int, imgsz: int, device: torch.device
 
 
 def stepper(
-    model: nn.Module, data: dict[str, torch.Tensor]
+    model: nn.Module, data: dict[str, torch.Tensor], *, amp: bool = False
 ) -> tuple[Callable[[], None], torch.optim.Optimizer, ModelEMA]:
     """A function that trains for one step as Ultralytics' trainer does, its optimizer and its EMA."""
     model.train()
     model_facts.network(model).args = get_cfg(overrides={"task": "detect"})
     optimizer, ema = torch.optim.AdamW(model.parameters(), lr=1e-4), ModelEMA(model)
+    kind = data["img"].device.type
+    scaler = torch.amp.GradScaler(kind, enabled=amp and kind == "cuda")
 
     def step() -> None:
-        loss, _ = model(data)
-        loss.sum().backward()
+        with torch.autocast(kind, enabled=amp):
+            loss, _ = model(data)
+        scaler.scale(loss.sum()).backward()
+        scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=10.0)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad()
         ema.update(model)
 
@@ -71,6 +76,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=40, help="pairs of steps, after three for warming up")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--amp", action="store_true", help="mixed precision, as Ultralytics trains on a GPU")
     parser.add_argument("--penalty", default="select", choices=["select", "prox", "group", "l1"])
     told = parser.parse_args()
     device = evaluation.device(told.device)
@@ -84,8 +90,8 @@ def main() -> None:
         parameter.requires_grad = True  # off in stripped checkpoints
     pushed = copy.deepcopy(plain)
     data = made_up_batch(plain, told.batch, told.imgsz, device)
-    without, _, _ = stepper(plain, data)
-    train, optimizer, ema = stepper(pushed, data)
+    without, _, _ = stepper(plain, data, amp=told.amp)
+    train, optimizer, ema = stepper(pushed, data, amp=told.amp)
     sparse = SparseTraining(SparseConfig(Budget(flops=0.5), penalty=told.penalty))
     trainer: Any = SimpleNamespace(
         model=pushed,

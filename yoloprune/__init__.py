@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from yoloprune.former_places import FormerPlaces
 
 if TYPE_CHECKING:  # what editors and type checkers see
+    from yoloprune.api import compare as compare
     from yoloprune.api import finetune as finetune
     from yoloprune.api import info as info
     from yoloprune.api import mask as mask
+    from yoloprune.api import plot as plot
     from yoloprune.api import prune as prune
     from yoloprune.api import slim as slim
     from yoloprune.api import sweep as sweep
@@ -42,7 +44,9 @@ _HOME = {
     "mask": "api",
     "finetune": "api",
     "val": "api",
+    "compare": "api",
     "info": "api",
+    "plot": "api",
     "prune_module": "commands.prune_module",
     "PruneResult": "commands.prune_module",
     "rebuild": "commands.module_repair",

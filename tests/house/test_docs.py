@@ -13,16 +13,14 @@ from types import ModuleType
 
 import pytest
 import yaml
+from page_runner import BLOCK, GUIDE, ROOT
 
 import yoloprune
 from yoloprune.settings.command_line import parse
 from yoloprune.settings.commands import COMMANDS
 
-ROOT = Path(yoloprune.__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-GUIDE = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").rglob("*.md"))]
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 
 def named(page: Path) -> str:

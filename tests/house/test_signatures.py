@@ -74,6 +74,11 @@ def test_all_public_names_are_seen_by_static_analyzers() -> None:
     assert seen == set(yoloprune.__all__) - {"__version__"}
 
 
+def test_every_command_is_a_function() -> None:
+    commands = [name for name, command in COMMANDS.items() if command.options and name != "demo"]
+    assert {name.replace("-", "_") for name in commands} <= set(yoloprune.__all__)
+
+
 @pytest.mark.slow
 def test_a_user_script_is_checked_by_mypy(tmp_path: Path) -> None:
     pytest.importorskip("mypy")

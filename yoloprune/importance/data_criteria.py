@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from yoloprune.errors import DataError
 from yoloprune.importance.reduction import Values, by_output
 from yoloprune.planning.channel_graph import ChannelGraph
-from yoloprune.probing.forward import feed, follow, hooked, input_of, running
+from yoloprune.probing.forward import feed, follow, hooked, input_of, preserved, running
 from yoloprune.probing.outputs import tensors
 from yoloprune.torch_internals import BatchNorm, ConvNd, register_module_forward_pre_hook
 
@@ -148,10 +148,14 @@ def _gate(layer: Layer, slopes: Mapping[Tensor, Tensor]) -> Tensor:
 
 @contextlib.contextmanager
 def differentiable(model: nn.Module) -> Iterator[None]:
-    """As `running`, but with gradients of all parameters; stripped checkpoints have them off."""
+    """As `running`, but with gradients of all parameters; stripped checkpoints have them off.
+
+    What a pass leaves in the network goes again: an old `spectral_norm` keeps the weight that it has made, and all of
+    the pass behind it.
+    """
     before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     try:
-        with running(model), torch.enable_grad():
+        with preserved(model), running(model), torch.enable_grad():
             model.requires_grad_()
             model.zero_grad()
             yield

@@ -1,0 +1,60 @@
+"""Every command and block of README and guide is run as it stands, on the smallest settings."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import page_runner
+import pytest
+import yaml
+from page_runner import GUIDE, NOTEBOOK, ROOT
+from tiny_line import QUICK
+from ultralytics import YOLO
+
+from yoloprune.commands.demo_images import make_shapes
+
+pytestmark = pytest.mark.slow
+
+PAGES = [page for page in [*GUIDE, NOTEBOOK] if page_runner.lines(page.read_text(encoding="utf-8"))]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a reader has: trained and untrained weights, two data sets, photographs."""
+    folder = tmp_path_factory.mktemp("reader")
+    made = make_shapes(folder / "data", train=16, val=8, imgsz=64)
+    told = yaml.safe_load(made.read_text(encoding="utf-8"))
+    everyday = {0: "person", 1: "dog", 2: "car"}
+    for name, classes in {"my": told["names"], "coco": everyday}.items():
+        content = yaml.safe_dump({**told, "path": str(folder / "data"), "names": classes})
+        (folder / f"{name}.yaml").write_text(content, encoding="utf-8")
+    yolo = YOLO("yolov8n.yaml")
+    told_to_train = {**QUICK, "epochs": 1, "verbose": False, "project": str(folder / "made"), "exist_ok": True}
+    for name, data in {"best.pt": "my.yaml", "yolov8n.pt": "coco.yaml"}.items():
+        yolo.train(data=str(folder / data), **told_to_train)
+        shutil.copy(yolo.trainer.best, folder / name)
+    shutil.copytree(folder / "data" / "images" / "train", folder / "photos")
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_tells_works(page: Path, home: Path, tmp_path: Path) -> None:
+    for name in ("best.pt", "yolov8n.pt", "my.yaml", "coco.yaml", "photos"):
+        (tmp_path / name).symlink_to(home / name)
+    told = {
+        **os.environ,
+        "YOLO_CONFIG_DIR": str(tmp_path / "settings"),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "YOLO_OFFLINE": "true",
+        "YOLO_AUTOINSTALL": "false",
+        "MPLBACKEND": "Agg",
+    }
+    (tmp_path / "settings").mkdir()
+    runner = [sys.executable, page_runner.__file__, str(page)]
+    done = subprocess.run(runner, cwd=tmp_path, env=told, capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert done.stdout.count("\nDONE: ") + done.stdout.startswith("DONE: ") == done.stdout.count("RUN: ")

@@ -1,0 +1,148 @@
+"""Run what a page of the guide tells, in the working folder, on the smallest settings: `python page_runner.py PAGE`.
+
+Words keep their keys and lose their cost; what needs a device or a runtime that is not here is passed over and told.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SMALL = {
+    "epochs": "2",
+    "imgsz": "64",
+    "batch": "8",
+    "threads": "1",
+    "device": "cpu",
+    "latency": "0.95",
+    "half": "False",
+}
+"""What words of a page become."""
+
+CELL = {"MODEL": '"best.pt"', "DATA": '"my.yaml"', "IMGSZ": "64", "EPOCHS": "2"}
+"""Settings of the notebook."""
+
+QUIET = "imgsz=64 workers=0 plots=False device=cpu"
+TRAIN = f"{QUIET} epochs=2 batch=8 nbs=8 optimizer=AdamW lr0=0.002 warmup_epochs=0 amp=False"
+ADDED = {
+    "slim": TRAIN,
+    "train-sparse": TRAIN,
+    "finetune": TRAIN,
+    "prune": "imgsz=64",
+    "sweep": "imgsz=64",
+    "val": QUIET,
+    "compare": "imgsz=64",
+    "demo": "epochs=1",
+    "export": "imgsz=64",
+}
+"""What a command is told besides, where the line says nothing of it."""
+
+NEEDS = {"onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn", "engine": "tensorrt", "rknn": "rknn"}
+"""Packages of formats."""
+
+ROOT = Path(__file__).resolve().parents[1]
+GUIDE = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").rglob("*.md"))]
+NOTEBOOK = ROOT / "docs" / "guide" / "yoloprune.ipynb"
+BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+
+BEFORE = {
+    "page.md": [
+        "yoloprune prune model=best.pt data=my.yaml flops=0.5",
+        "yoloprune train-sparse model=yolov8n.pt data=coco.yaml epochs=2 flops=0.5",
+    ]
+}
+"""What a page takes for granted."""
+
+GIVEN = """
+from collections import OrderedDict
+from torch import nn
+def build_my_network():
+    first = dict(a=nn.Conv2d(3, 16, 3, 8), b=nn.BatchNorm2d(16), c=nn.ReLU(), d=nn.Conv2d(16, 32, 3))
+    last = dict(pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), classifier=nn.Linear(32, 4))
+    return nn.Sequential(OrderedDict(**first, **last))
+model = build_my_network().eval()
+"""
+"""What stands before the Python of a page: the reader's own network."""
+
+
+def lines(page: str) -> list[tuple[str, str]]:
+    """Shell lines, each for itself, and Python blocks of a page or cells of a notebook, in their order."""
+    found = []
+    if page.startswith("{"):
+        cells = ["".join(c["source"]) for c in json.loads(page)["cells"] if c["cell_type"] == "code"]
+        return [("python", cell) for cell in cells if not cell.startswith("%")]
+    for kind, block in BLOCK.findall(page):
+        if kind == "python":
+            found.append((kind, block))
+        for line in re.sub(r"\\\n\s*", "", block).splitlines() if kind == "bash" else ():
+            words = line.partition(" #")[0].strip()
+            if words.split(" ")[0] in {"yoloprune", "yolo"}:
+                found.append((kind, words))
+    return found
+
+
+def missing(text: str) -> str | None:
+    """What a line needs and this machine has not."""
+    if re.search(r"device=\d", text) and not torch.cuda.is_available():
+        return "a GPU"
+    if " resume" in text:
+        return "an interrupted training"
+    for name, package in NEEDS.items():
+        if f"format={name}" in text and importlib.util.find_spec(package) is None:
+            return package
+    return None
+
+
+def small(line: str) -> list[str]:
+    """A line on the smallest settings, as words behind the program's name."""
+    command, *rest = shlex.split(line)[1:]
+    given = dict(word.split("=", 1) for word in rest if "=" in word)
+    plain = [word for word in rest if "=" not in word]
+    added = dict(word.split("=") for word in ADDED.get(command, "").split() if "resume" not in plain)
+    words = {**added, **{key: SMALL.get(key, value) for key, value in given.items()}}
+    return [command, *plain, *(f"{key}={value}" for key, value in words.items())]
+
+
+def run(kind: str, text: str, names: dict[str, Any]) -> None:
+    """Run one line or block; whatever is wrong ends the process."""
+    import ultralytics.cfg
+
+    from yoloprune.cli import main
+
+    if kind == "python":
+        text = re.sub(r"epochs=\d+", f"epochs=2, {', '.join(_python(TRAIN))}", text)
+        text = re.sub(r"^([A-Z]+) = .*", lambda found: f"{found[1]} = {CELL[found[1]]}", text, flags=re.MULTILINE)
+        exec(compile(text, "page", "exec"), names)
+    elif text.startswith("yolo "):
+        ultralytics.cfg.entrypoint(" ".join(["yolo", *small(text)]))
+    elif code := main(small(text)):
+        raise SystemExit(f"{code}: {text}")
+
+
+def _python(words: str) -> list[str]:
+    pairs = [word.split("=") for word in words.split() if not word.startswith("epochs")]
+    return [f"{key}={value if re.match(r'[0-9.]+$|False', value) else repr(value)}" for key, value in pairs]
+
+
+if __name__ == "__main__":
+    from yoloprune.selection import time_profile
+
+    time_profile.VARIANTS, time_profile.SECONDS, time_profile.TRUSTED = 8, 0.1, 10.0
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(GIVEN, names)
+    page = Path(sys.argv[1])
+    before = [("bash", line) for line in BEFORE.get(page.name, [])]
+    for kind, text in before + lines(page.read_text(encoding="utf-8")):
+        if package := missing(text):
+            print(f"PASSED OVER: {text} (needs {package})", flush=True)
+            continue
+        print(f"RUN: {text}", flush=True)
+        run(kind, text, names)
+        print(f"DONE: {text}", flush=True)
