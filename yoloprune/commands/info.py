@@ -81,8 +81,9 @@ def _history(told: Mapping[str, Any]) -> list[str]:
     lines = []
     for cut in (told, *reversed(told.get("earlier", []))):
         parent = cut.get("parent") or {"name": "a live model", "sha256": None}
+        done = "masked" if "pattern" in cut.get("arguments", {}) else "pruned"
         lines += [
-            f"{'masked' if 'pattern' in cut.get('arguments', {}) else 'pruned'} by yoloprune from {parent['name']}, {cut.get('date', 'date unknown')}",
+            f"{done} by yoloprune from {parent['name']}, {cut.get('date', 'date unknown')}",
             *([f"  parent's sha256  {parent['sha256']}"] if parent["sha256"] else []),
             *([f"  classes          {_classes(cut[CLASSES])}"] if cut.get(CLASSES) else []),
             f"  arguments        {' '.join(f'{k}={v}' for k, v in cut.get('arguments', {}).items() if v != [])}",

@@ -150,10 +150,10 @@ class Report:
         gamma (Sequence[Mapping[str, float]]): Rows of sparsity.csv.
         points (Sequence[Row]): Models to set against their costs: "model", "quality", "GFLOPs" and "ms" where known.
         metric (str): What "quality" of the points, and the headline of the rows, is.
-        zeros (Sequence[Row]): Of a mask, by layer: "layer", "weights", "zeros" and their "share".
         frozen (Sequence[str]): What may not be cut, and why.
         repeat (Sequence[str]): Commands that do it again.
         versions (Mapping[str, str]): Of what ran, by package.
+        zeros (Sequence[Row]): Of a mask, by layer: "layer", "weights", "zeros" and their "share".
     """
 
     command: str
@@ -167,10 +167,10 @@ class Report:
     gamma: Sequence[Mapping[str, float]] = ()
     points: Sequence[Row] = ()
     metric: str = ""
-    zeros: Sequence[Row] = ()
     frozen: Sequence[str] = ()
     repeat: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    zeros: Sequence[Row] = ()
 
     def data(self) -> dict[str, Any]:
         """What report.json holds: the facts, and each field that is not empty, images without their pixels."""
