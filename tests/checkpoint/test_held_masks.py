@@ -66,9 +66,14 @@ NEW = ("model.7.cv3.0.2", "model.7.cv3.1.2")
 """Class layers, made anew for a data set of three classes."""
 
 
-def test_finetune_holds_them_without_being_told(masked: Path, data: Path, tmp_path: Path) -> None:
+def test_finetune_holds_them_without_being_told(
+    masked: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(console, "log", lambda prefix, message: said.append(message))
     before = gone(masked)
     tuned = yoloprune.finetune(masked, data=str(data), **run_of(tmp_path, epochs=2, **LIVELY))
+    assert f"every width is what it was; {held_masks.said(tuned.model)}" in said[-1]
     assert_held(before, tuned.model, anew=NEW)
     for file in (tuned.trainer.last, tuned.trainer.best):  # stripped
         stripped = ultralytics.YOLO(str(file)).model

@@ -72,7 +72,7 @@ def test_from_the_command_line_to_a_stock_checkpoint(
     assert masked["nonzero"] < 0.9 * parent["nonzero"] and {"mAP50-95"} <= set(masked)
     assert "Zeros by layer" in (folder / "report.html").read_text()
     told = run_folders.read_yaml(folder / "args.yaml")
-    assert (told["pattern"], told["score"], told["recover"]) == ("2:4", "taylor", "auto")
+    assert (told["pattern"], told["score"], told["recover"]) == ("2:4", "magnitude", "auto")
     assert said[-1].splitlines()[-1] == f"next: yoloprune finetune model={file} data={data}"
     again = ["mask", f"cfg={folder / 'args.yaml'}", f"project={tmp_path}", "name=again"]
     assert cli.main(again) == 0
@@ -144,13 +144,15 @@ def test_more_can_be_masked_later(trained: Path, tmp_path: Path) -> None:
 
 
 def test_what_auto_stands_for(trained: Path, data: Path, tmp_path: Path) -> None:
-    assert mask_scores.best(saving.load(trained), str(data)) == "taylor"
-    assert mask_scores.best(saving.load(trained), None) == "magnitude"
+    for pattern, score in (("unstructured", "taylor"), ("filter", "taylor"), ("2:4", "magnitude")):
+        assert mask_scores.best(saving.load(trained), str(data), pattern) == score
+        assert mask_scores.best(saving.load(trained), None, pattern) == "magnitude"
     other = saving.load(trained)
     other.model.names = {0: "cat", 1: "dog", 2: "cow"}
-    assert mask_scores.best(other, str(data)) == "magnitude"
+    assert mask_scores.best(other, str(data), "filter") == "magnitude"
     done = ran(trained, tmp_path, recover="none")  # finds the data that it was trained on
-    assert run_folders.read_yaml(done.file.parents[1] / "args.yaml")["data"] == str(data)
+    told = run_folders.read_yaml(done.file.parents[1] / "args.yaml")
+    assert (told["data"], told["score"], told["scope"]) == (str(data), "taylor", "global")
 
 
 def test_refused_before_there_is_a_folder(trained: Path, data: Path, tmp_path: Path) -> None:

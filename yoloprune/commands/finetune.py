@@ -21,7 +21,7 @@ from yoloprune.backend import (
     model_facts,
     yaml_markers,
 )
-from yoloprune.checkpoint import provenance, saving
+from yoloprune.checkpoint import held_masks, provenance, saving
 from yoloprune.commands import interruptions, only_classes, side_by_side
 from yoloprune.errors import ArgumentError, DataError
 from yoloprune.reporting import run_report, text_table, verdict
@@ -71,7 +71,9 @@ def run(request: FinetuneRequest) -> ultralytics.YOLO:
         after, sizes = model_facts.widths(yolo.model), evaluation.measure(yolo.model, yolo.trainer.args.imgsz)
         folder, classes = Path(yolo.trainer.save_dir), side_by_side.by_class({"fine-tuned": evaluation.by_class(yolo)})
         words, metrics = command_line.written(request), evaluation.metrics(yolo)
-        report(folder, start, metrics, sizes, widths_kept=before == after, by_class=classes, words=words)
+        zero = held_masks.said(yolo.model) if yaml_markers.masks_of(yolo) else ""
+        kept = before == after
+        report(folder, start, metrics, sizes, widths_kept=kept, by_class=classes, words=words, masked=zero)
     return yolo
 
 
@@ -84,6 +86,7 @@ def report(
     widths_kept: bool,
     by_class: Sequence[ClassFigures] = (),
     words: str | None = None,
+    masked: str = "",
 ) -> None:
     """Write and say what a fine-tuning came to.
 
@@ -95,6 +98,7 @@ def report(
         widths_kept (bool): Whether every width is what it was.
         by_class (Sequence[ClassFigures]): The same by class.
         words (str | None): The command as it was typed.
+        masked (str): How much of it is zero, where it is masked.
     """
     rows = [{"model": "start", **start, **sizes}] if start else []
     rows.append({"model": "fine-tuned", **metrics, **sizes})
@@ -116,6 +120,7 @@ def report(
     best = next(f for name in ("best.pt", "last.pt") if (f := folder / "weights" / name).exists() or name == "last.pt")
     kept = "every width is what it was" if widths_kept else "widths have changed"
     step = f"yolo export {shlex.quote(f'model={best}')} format=onnx"
+    kept += f"; {masked}" if masked else ""
     told = f"{said}; {kept}" if said else kept
     console.log("finetune: ", text_table.closing(told, rows, [best, page], step))
 

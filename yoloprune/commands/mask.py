@@ -79,7 +79,7 @@ def run(request: MaskRequest) -> MaskResult:
         saving.told_who_wrote(parent),
         class_labels.view(yaml_markers.kept_classes(parent), data) as seen,
     ):
-        score = mask_scores.best(parent, seen) if request.score == "auto" else request.score
+        score = mask_scores.best(parent, seen, request.pattern) if request.score == "auto" else request.score
         request = replace(request, score=score, scope=mask_choice.scope_of(request, score))  # as it is done
         sight = _sight(parent, seen, imgsz, request, drawn=drawn)
         scores = mask_scores.scored(parent, names, score, sight)

@@ -12,13 +12,19 @@ from yoloprune.errors import DataError
 from yoloprune.importance import single_weights
 from yoloprune.probing.forward import placed
 from yoloprune.selection.calibration import Calibration
+from yoloprune.settings.mask_options import n_of_m
 
 NEEDS = {"auto": "nothing", "magnitude": "nothing", "random": "nothing", "wanda": "images", "taylor": "labels"}
 """What each word of `score=` looks at beside the weights."""
 
 
-def best(parent: ultralytics.YOLO, data: Any) -> str:
-    """What `score=auto` stands for: the best that the data at hand allow."""
+def best(parent: ultralytics.YOLO, data: Any, pattern: str) -> str:
+    """What `score=auto` stands for: the best that was measured with the repair, of what the data at hand allow.
+
+    The estimate of the loss tells layers and filters apart, less so four weights that lie beside each other.
+    """
+    if n_of_m(pattern) is not None:
+        return "magnitude"
     if not data or model_facts.is_prompted(parent.model) or not datasets.has_classes_of(parent, data):
         return "magnitude"
     return "taylor"

@@ -162,7 +162,7 @@ _COMMANDS = (
     ),
     Command(
         "finetune",
-        "train a pruned model with Ultralytics; its widths stay",
+        "train a pruned or masked model with Ultralytics; its widths and zeros stay",
         (DISTILL,),
         host_keys=None,
         required=("model",),

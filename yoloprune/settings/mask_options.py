@@ -59,8 +59,8 @@ SCORE = Option(
     "auto",
     choice("auto", "magnitude", "taylor", "wanda", "random"),
     "importance of a weight: magnitude is its size; taylor, how much the loss on labels changes without it; wanda, its "
-    "size times that of its input, on images; random, a control; auto is taylor where data= has the model's classes, "
-    "else magnitude",
+    "size times that of its input, on images; random, a control; auto is magnitude for n:m and where data= has other "
+    "classes than the model, else taylor",
 )
 SCOPE = Option(
     "scope",
