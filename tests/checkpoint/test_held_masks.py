@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -223,21 +224,39 @@ def test_two_processes_hold_the_same(masked: Path, tmp_path: Path) -> None:
 
 
 # Exports --------------------------------------------------------------------------------------------------------------
-def test_an_exported_file_has_every_zero(masked: Path, tmp_path: Path) -> None:
-    """Batch-norms are folded into the weights, whose zeros stay: 2:4 holds along the input channels of the file."""
-    if missing := [p for p in ("onnx", "onnxruntime", "onnxslim") if importlib.util.find_spec(p) is None]:
-        pytest.skip(f"{missing[0]} is not installed")
+def _of_onnx(file: str) -> list[Tensor]:
     import onnx
     from onnx import numpy_helper
 
+    graph = onnx.load(file).graph
+    given = {i.name: torch.from_numpy(numpy_helper.to_array(i).copy()) for i in graph.initializer}
+    return [given[node.input[1]] for node in graph.node if node.op_type == "Conv"]
+
+
+def _of_openvino(folder: str) -> list[Tensor]:
+    import openvino
+
+    network = openvino.Core().read_model(next(Path(folder).glob("*.xml")))
+    found = [op.get_data() for op in network.get_ops() if op.get_type_name() == "Constant"]
+    return [torch.from_numpy(data.astype("float32")) for data in found if data.ndim == 4]
+
+
+@pytest.mark.parametrize(
+    ("form", "needed", "weights_of"),
+    [("onnx", ("onnx", "onnxruntime", "onnxslim"), _of_onnx), ("openvino", ("openvino",), _of_openvino)],
+    ids=["onnx", "openvino"],
+)
+def test_an_exported_file_has_every_zero(
+    form: str, needed: tuple[str, ...], weights_of: Callable[[str], list[Tensor]], masked: Path, tmp_path: Path
+) -> None:
+    """Batch-norms are folded into the weights, whose zeros stay: 2:4 holds along the input channels of the file."""
+    if missing := [p for p in needed if importlib.util.find_spec(p) is None]:
+        pytest.skip(f"{missing[0]} is not installed")
     copy = tmp_path / "masked.pt"
     copy.write_bytes(masked.read_bytes())
-    graph = onnx.load(ultralytics.YOLO(str(copy)).export(format="onnx", imgsz=64)).graph
-    given = {i.name: torch.from_numpy(numpy_helper.to_array(i).copy()) for i in graph.initializer}
-    weights = [given[node.input[1]] for node in graph.node if node.op_type == "Conv"]
+    weights = weights_of(ultralytics.YOLO(str(copy)).export(format=form, imgsz=64))
     before = gone(masked)
-    told = {tuple(zero.shape): 0 for zero in before.values()}
-    for shape in told:
+    for shape in {tuple(zero.shape) for zero in before.values() if zero.ndim == 4}:
         mine = sorted(int(zero.sum()) for zero in before.values() if tuple(zero.shape) == shape)
         theirs = [w for w in weights if tuple(w.shape) == shape]
         assert sorted(int((w == 0).sum()) for w in theirs) == mine and all(masks.is_n_of_m(w, 2, 4) for w in theirs)
