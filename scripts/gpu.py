@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of one measurement, at most")
     parser.add_argument("--minutes", type=float, default=12.0, help="of all; what they do not reach is left out")
     told = parser.parse_args()
+    told.out = told.out.resolve()  # a relative project= lies below the folder of runs
     until = time.monotonic() + 60 * told.minutes
     told.out.mkdir(parents=True, exist_ok=True)
     file = told.out / "times.csv"

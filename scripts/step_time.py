@@ -93,11 +93,12 @@ def main() -> None:
     without, _, _ = stepper(plain, data, amp=told.amp)
     train, optimizer, ema = stepper(pushed, data, amp=told.amp)
     sparse = SparseTraining(SparseConfig(Budget(flops=0.5), penalty=told.penalty))
+    folder = Path(tempfile.mkdtemp())
     trainer: Any = SimpleNamespace(
         model=pushed,
         ema=ema,
         optimizer=optimizer,
-        args=SimpleNamespace(imgsz=told.imgsz, time=None),
+        args=SimpleNamespace(imgsz=told.imgsz, time=None, freeze=None),
         train_loader=range(told.steps),
         epoch=0,
         epochs=1,
@@ -106,7 +107,9 @@ def main() -> None:
         resume=False,
         best_fitness=None,
         stopper=EarlyStopping(),
-        save_dir=Path(tempfile.mkdtemp()),
+        metrics={},
+        save_dir=folder,
+        best=folder / "best.pt",
     )
 
     def under() -> None:

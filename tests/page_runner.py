@@ -94,6 +94,8 @@ def missing(text: str) -> str | None:
         return "a GPU"
     if " resume" in text:
         return "an interrupted training"
+    if "format=openvino int8=True" in text and importlib.util.find_spec("nncf") is None:
+        return "nncf"
     for name, package in NEEDS.items():
         if f"format={name}" in text and importlib.util.find_spec(package) is None:
             return package

@@ -29,6 +29,7 @@ HELP_WORDS = frozenset({"help", "-h", "-help", "--help"})
 VERSION_WORDS = frozenset({"version", "-v", "-version", "--version"})
 HELP_WIDTH = 110  # characters, where the terminal is not narrower
 AGAIN = 0.05  # seconds until an interrupt that was lost comes once more
+NOTHING_LEFT = "nothing was written, and the same command begins anew"
 LONGEST_MESSAGE = 600  # characters; Ultralytics appends whole manuals to some messages
 # What Ultralytics, or a library that it calls, raises for an argument that only it can judge
 WRONG_ARGUMENT = (SyntaxError, TypeError, ValueError, AssertionError, NotImplementedError, ImportError, yaml.YAMLError)
@@ -62,8 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read it has read enough, as 'head' does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains when it flushes at the end
         return 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
-    except KeyboardInterrupt:
-        print("\nyoloprune: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"\nyoloprune: interrupted; {_one_line(interrupt, NOTHING_LEFT)}", file=sys.stderr)
         return 130
     except Exception as error:
         if os.environ.get("YOLOPRUNE_DEBUG") == "1" or not _is_expected(error):
@@ -127,9 +128,9 @@ def _is_out_of_memory(error: Exception) -> bool:
     return bool(import_module("yoloprune.torch_internals").is_out_of_memory(error))
 
 
-def _one_line(error: Exception) -> str:
-    """Return the message without line breaks, and not endless."""
-    text = printable(" ".join(str(error).split())) or type(error).__name__
+def _one_line(error: BaseException, otherwise: str = "") -> str:
+    """Return the message without line breaks, and not endless; of an error that says nothing its type."""
+    text = printable(" ".join(str(error).split())) or otherwise or type(error).__name__
     return text if len(text) <= LONGEST_MESSAGE else text[: LONGEST_MESSAGE - 1] + "…"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from yoloprune.errors import ArgumentError
+from yoloprune.settings import keys
 from yoloprune.settings.commands import COMMANDS, Command
 
 BASH = """_yoloprune() {{
@@ -22,6 +23,8 @@ BASH = """_yoloprune() {{
 }}
 complete -o default -F _yoloprune yoloprune"""
 SHELLS = ("bash", "zsh", "fish")
+WORDS = {"completion": SHELLS, "help": tuple(COMMANDS)}
+"""What follows a command that takes a word."""
 
 
 def script(words: list[str]) -> str:
@@ -46,15 +49,17 @@ def script(words: list[str]) -> str:
         for option in command.options
         if option.kind.names
     }
-    keys = {f'"{command.name}"': " ".join(f"{key}=" for key in _keys(command)) for command in COMMANDS.values()}
-    keys['"completion"'] = " ".join(SHELLS)
-    made = BASH.format(commands=" ".join(COMMANDS), values=_cases(values), keys=_cases(keys))
+    following = {f'"{command.name}"': " ".join(f"{key}=" for key in _keys(command)) for command in COMMANDS.values()}
+    following.update({f'"{name}"': " ".join(words) for name, words in WORDS.items()})
+    made = BASH.format(commands=" ".join(COMMANDS), values=_cases(values), keys=_cases(following))
     return made if words[0] == "bash" else f"autoload -Uz bashcompinit && bashcompinit\n{made}"
 
 
 def _keys(command: Command) -> list[str]:
-    """Own keys, and those of Ultralytics that a command names."""
-    return list(dict.fromkeys([*command.required, *(o.name for o in command.options), *(command.host_keys or ())]))
+    """Own keys, and those of Ultralytics that a command takes, all of them where it passes all through."""
+    theirs = keys.host_keys(command)
+    listed = [key for key in theirs if key not in keys.UNLISTED_HOST_KEYS or key in (command.host_keys or ())]
+    return list(dict.fromkeys([*command.required, *(o.name for o in command.options), *listed]))
 
 
 def _cases(words: dict[str, str]) -> str:
@@ -72,6 +77,8 @@ def _fish(command: Command) -> list[str]:
             f"complete -c yoloprune -n '__fish_seen_subcommand_from {command.name}' -a '{words}' "
             f"-d {_quoted(meant.get(key, 'an argument of Ultralytics'))}"
         )
+    if following := " ".join(WORDS.get(command.name, ())):
+        lines.append(f"complete -c yoloprune -n '__fish_seen_subcommand_from {command.name}' -f -a '{following}'")
     return lines
 
 

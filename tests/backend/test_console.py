@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -78,3 +81,57 @@ def test_what_a_bar_says_gives_no_orders(
     assert "\x1b]" not in said and "\x07" not in said and "owned" in said and "still" in said
     assert ("\x1b[1m" in said) is terminal
     assert "desc" not in vars(compat.TQDM)  # bars outside are as ever
+
+
+# verbose=False --------------------------------------------------------------------------------------------------------
+@pytest.fixture(autouse=True)
+def propagating(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compat.LOGGER, "propagate", True)
+
+
+def asked(verbose: bool | None, inner: Callable[[], None] = lambda: None) -> None:
+    """A command that says something, has a bar, and comes to an end."""
+
+    @console.heard_as_asked
+    def run(request: Any) -> None:
+        compat.LOGGER.info("a step")
+        console.log("x: ", "a message")
+        console.warn("a warning")
+        for _ in compat.TQDM(range(3), desc="a bar", disable=False):
+            pass
+        inner()
+        console.conclude("x: ", "the end")
+
+    run(SimpleNamespace(passed={} if verbose is None else {"verbose": verbose}))
+
+
+def test_verbose_false_leaves_warnings_and_the_end(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    level = compat.LOGGER.level
+    with caplog.at_level(logging.INFO):
+        asked(False)
+        assert [r.getMessage() for r in caplog.records] == ["WARNING ⚠️ a warning", "x: the end"]
+        assert "a bar" not in capsys.readouterr().out
+        caplog.clear()
+        asked(None)
+        assert len(caplog.records) == 4 and "a bar" in capsys.readouterr().out
+    assert compat.LOGGER.level == level and not console.is_hushed()
+
+
+def test_what_a_command_inside_another_ends_with_is_not_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        asked(False, lambda: asked(False))
+    assert [r.getMessage() for r in caplog.records] == ["WARNING ⚠️ a warning"] * 2 + ["x: the end"]
+
+
+def test_ultralytics_arguments_alone_are_obeyed_as_well(caplog: pytest.LogCaptureFixture) -> None:
+    @console.heard_as_asked
+    def compare(models: Any, **passed: Any) -> None:
+        console.log("x: ", "a message")
+
+    with caplog.at_level(logging.INFO):
+        compare({}, verbose=False)
+        assert not caplog.records
+        compare({}, verbose=True)
+    assert len(caplog.records) == 1

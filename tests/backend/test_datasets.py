@@ -165,3 +165,10 @@ def test_no_font_is_fetched(model: ultralytics.YOLO, data: Path, monkeypatch: py
     assert fetched == []
     host_data.check_det_dataset(str(data), autodownload=False)
     assert fetched  # Ultralytics itself does
+
+
+def test_a_split_that_is_not_there_is_told_before_work_starts(data: Path) -> None:
+    with pytest.raises(DataError, match=rf"split=test: data={data} has no such images, it has train, val\."):
+        datasets.require_split(str(data), "test")
+    for split in ("val", "train", None):
+        datasets.require_split(str(data), split)

@@ -52,3 +52,10 @@ def test_layers_to_freeze(model: nn.Module) -> None:
     assert host_arguments.frozen_layers(model, (0, 1)) == [0, 1]  # Ultralytics passes over a tuple
     with pytest.raises(ArgumentError, match="all"):
         host_arguments.frozen_layers(model, count)
+
+
+def test_the_name_of_an_optimizer_is_judged_before_anything_is_loaded() -> None:
+    with pytest.raises(ArgumentError, match=r"optimizer=foo: must be one of (\w+, )*AdamW, .*SGD.*\. Received: foo$"):
+        host_arguments.require({"optimizer": "foo"})
+    for name in ("auto", "SGD", "adamw"):
+        host_arguments.require({"optimizer": name})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from checkpoints import narrow
 from conftest import settle
 from ultralytics.nn.tasks import DetectionModel
 
-from yoloprune.backend import progress_bar, yolo_tracing
+from yoloprune.backend import compat, progress_bar, yolo_tracing
 from yoloprune.backend.progress_bar import Wait
 from yoloprune.native.stock_yaml import Stock
 from yoloprune.settings.budget import Limits
@@ -65,3 +67,17 @@ def test_finding_native_widths_has_one_that_ends_full(
     assert "finding native widths" in said(capsys)
     [wait] = closed
     assert wait.done == wait.total > 10
+
+
+def test_a_bar_is_full_when_its_work_is_over_and_not_when_it_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    bar = SimpleNamespace(update=steps.append, close=lambda: steps.append(0))
+    monkeypatch.setattr(compat, "TQDM", lambda **_: bar, raising=False)
+    with progress_bar.counted(5, "x") as tick:  # two of five need no work
+        for _ in range(3):
+            tick()
+    assert steps == [1, 1, 1, 2, 0]
+    steps.clear()
+    with pytest.raises(ValueError, match="why"), progress_bar.counted(5, "x"):
+        raise ValueError("why")
+    assert steps == [0]

@@ -203,6 +203,12 @@ def test_load_exported_model(name: str, tmp_path: Path) -> None:
         saving.load(tmp_path / name)
 
 
+def test_what_is_no_model_at_all_is_not_taken_for_an_export(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("words")
+    with pytest.raises(ModelError, match=r"README.md is no model. Give the path of a .pt checkpoint"):
+        saving.load(tmp_path / "README.md")
+
+
 def test_load_fused_model(folder: Path, tmp_path: Path) -> None:
     yolo = network(folder)
     yolo.fuse()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,9 @@ import torch
 import ultralytics
 from checkpoints import NC, TASKS, cut, network, plan_of, run_of, shapes_of, stub
 from torch import nn
-from ultralytics.nn import tasks as nets
 
 from yoloprune.backend import model_facts, yaml_markers
 from yoloprune.checkpoint import models, saving, trainers
-from yoloprune.commands import prune
 from yoloprune.commands.demo_images import NAMES
 from yoloprune.errors import ArgumentError, ModelError, PlanError
 
@@ -105,38 +102,6 @@ def test_model_cut_in_memory_is_not_trained_full_size(
 def test_tune_refuses(pruned: Path) -> None:
     with pytest.raises(ModelError, match="Tune the parent"):
         saving.load(pruned).tune(iterations=1)
-
-
-@pytest.mark.parametrize("kind", ["WorldModel", "YOLOEModel", "RTDETRDetectionModel"])
-def test_families_without_a_trainer_here_do_not_train_in_silence(kind: str) -> None:
-    from ultralytics.models.rtdetr.train import RTDETRTrainer
-    from ultralytics.models.yolo.world import WorldTrainer
-    from ultralytics.models.yolo.yoloe import YOLOETrainer
-
-    model = getattr(nets, kind).__new__(getattr(nets, kind))
-    nn.Module.__init__(model)
-    model.yaml = nets.yaml_model_load(
-        {"W": "yolov8s-worldv2.yaml", "Y": "yoloe-11s.yaml", "R": "rtdetr-l.yaml"}[kind[0]]
-    )
-    before = copy.deepcopy(model.yaml)
-    yaml_markers.mark(model, {"version": 1, "widths": {"a": {}}, "numbers": {}, "provenance": {}})
-    trainer = object.__new__({"W": WorldTrainer, "Y": YOLOETrainer, "R": RTDETRTrainer}[kind[0]])
-    trainer.data = {"nc": 3, "channels": 3, "names": dict(enumerate(NAMES))}
-    trainer.args = types.SimpleNamespace(task="detect", cls_remap=True)
-    with pytest.raises((KeyError, FileNotFoundError), match="pruned by yoloprune"):
-        trainer.get_model(cfg=copy.deepcopy(model.yaml), verbose=False)
-    assert yaml_markers.true_yaml(model.yaml) == before
-
-
-@pytest.mark.parametrize("kind", ["WorldModel", "RTDETRDetectionModel", "DetectionModel"])
-def test_the_next_step_is_that_of_the_family_for_subclasses_too(kind: str) -> None:
-    mine = type("Mine", (getattr(nets, kind),), {})
-    child: Any = types.SimpleNamespace(model=mine.__new__(mine))
-    choice: Any = types.SimpleNamespace(yaml=None)
-    trains = kind != "WorldModel"
-    said = prune._next_step(child, Path("p.pt"), choice, "d.yaml", unrepaired=False)
-    assert said.startswith("yoloprune finetune" if trains else "yolo val"), said
-    assert (yaml_markers.untrainable(child.model) is None) == trains
 
 
 # ---- sparse training -------------------------------------------------------------------------------------------------

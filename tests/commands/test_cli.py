@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from yoloprune import cli
 from yoloprune.cli import main
 from yoloprune.errors import BudgetError, ModelError
 from yoloprune.settings.command_line import parse
@@ -253,9 +254,10 @@ def test_endless_messages_are_cut(commands: dict[str, ModuleType], capsys: pytes
 def test_an_interrupt_is_no_failure_and_begins_a_line(
     commands: dict[str, ModuleType], capsys: pytest.CaptureFixture
 ) -> None:
-    fail(commands, KeyboardInterrupt())
-    assert main(["prune", "model=a.pt"]) == 130
-    assert capsys.readouterr().err == "\nyoloprune: interrupted\n"
+    for said, told in (("", cli.NOTHING_LEFT), ("go on with: x", "go on with: x")):
+        fail(commands, KeyboardInterrupt(*filter(None, [said])))
+        assert main(["prune", "model=a.pt"]) == 130
+        assert capsys.readouterr().err == f"\nyoloprune: interrupted; {told}\n"
 
 
 class Dies:
@@ -294,7 +296,7 @@ def test_an_interrupt_that_python_ignores_comes_again(
     finally:
         signal.signal(signal.SIGINT, handler)
     assert finished == [True] * (seconds == 0)
-    assert capsys.readouterr().err == "\nyoloprune: interrupted\n"
+    assert capsys.readouterr().err == f"\nyoloprune: interrupted; {cli.NOTHING_LEFT}\n"
     assert sys.unraisablehook is before
 
 

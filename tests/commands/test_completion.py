@@ -30,6 +30,11 @@ def test_bash() -> None:
     assert "output" in completed("bash", "yoloprune", "prune", "score", "=")
     assert completed("zsh", "yoloprune", "prune", "score=ta") == ["score=taylor"]
     assert completed("bash", "yoloprune", "completion", "f") == ["fish"]
+    assert completed("bash", "yoloprune", "help", "sl") == ["slim"]
+    for command in ("slim", "train-sparse", "finetune", "val", "compare"):  # which take all keys of Ultralytics
+        assert completed("bash", "yoloprune", command, "imgs") == ["imgsz="]
+    assert completed("bash", "yoloprune", "slim", "max_dr") == ["max_drop="]
+    assert completed("bash", "yoloprune", "plot", "kind", "=", "g") == ["gamma"]
     assert completed("bash", "yoloprune", "prune", "model", "=", "x") == []  # then the shell offers files
 
 
@@ -40,6 +45,8 @@ def test_fish_names_every_key_of_every_command() -> None:
         for option in command.options:
             assert any(f"from {command.name}'" in line and f"{option.name}=" in line for line in lines)
     assert all(line.count("'") % 2 == 0 for line in lines)
+    assert any("from slim'" in line and "epochs=" in line for line in lines)
+    assert any("from help'" in line and "slim train-sparse" in line for line in lines)
 
 
 @pytest.mark.parametrize("words", [[], ["powershell"], ["bash", "zsh"]])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import tiny_line
+import yaml
 from schemas import faults
 from ultralytics import YOLO
 
@@ -54,18 +55,40 @@ def test_a_cut_with_data_is_validated_and_looked_at(pruned: Path, data: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "given, validated",
-    [({"val": False}, False), ({"data": False}, False), ({}, False), ({"val": True}, True)],
+    "given, why",
+    [
+        ({"val": False}, "val=True measures it on data="),
+        ({"data": False}, "prune with data= does it"),
+        ({}, "8 images are not validated on the CPU unasked, val=True does it"),
+        ({"val": True}, ""),
+    ],
     ids=["val", "data", "too many images", "asked for"],
 )
-def test_validation_can_be_left_out(
-    given: dict[str, Any], validated: bool, tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_validation_can_be_left_out_and_it_is_said_why(
+    given: dict[str, Any], why: str, tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(console, "log", lambda _, message: said.append(message))
     monkeypatch.setattr(side_by_side, "MANY", 1)
     yoloprune.prune(tiny, **{"data": str(data), "flops": 0.7, "imgsz": 64, "project": str(tmp_path), **given})
     found = told(tmp_path / "prune")
-    assert ("by_class" in found) is ("mAP50-95" in found["table"][0]) is validated
-    assert ("quality was not measured" in found["verdict"]) is not validated
+    assert ("by_class" in found) is ("mAP50-95" in found["table"][0]) is (not why)
+    for text in (found["verdict"], said[-1]):
+        assert (f"quality was not measured: {why}" in text) if why else ("not measured" not in text)
+
+
+@pytest.mark.slow
+def test_data_of_other_classes_is_not_validated_and_it_is_said_why(
+    tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(console, "log", lambda _, message: said.append(message))
+    content = yaml.safe_load(data.read_text())
+    other = data.with_name("four.yaml")
+    other.write_text(yaml.safe_dump({**content, "names": {0: "a", 1: "b", 2: "c", 3: "d"}}))
+    yoloprune.prune(tiny, data=str(other), flops=0.7, imgsz=64, project=str(tmp_path), score="l2", recover="fold")
+    why = f"quality was not measured: data={other} has other classes (4 and not 3); after 'yoloprune finetune' it is"
+    assert why in said[-1].splitlines() and why in told(tmp_path / "prune")["verdict"]
 
 
 @pytest.mark.slow
@@ -124,7 +147,19 @@ def test_models_get_the_shortest_names_that_differ(tmp_path: Path) -> None:
     assert list(compare.named(["a.pt", "a.onnx"])) == ["a.pt", "a.onnx"]
     runs = [tmp_path / name / "weights" / "best.pt" for name in ("dense", "sparse")]
     assert list(compare.named(runs)) == ["dense", "sparse"]
-    assert len(compare.named([runs[0], runs[0]])) == 2
+    assert list(compare.named(["yolov8n.pt", *runs])) == ["yolov8n", "dense", "sparse"]
+    assert list(compare.named([runs[0], runs[0]])) == ["dense-1", "dense-2"]
+    of_one = [runs[0], runs[0].with_name("last.pt"), runs[1]]
+    assert list(compare.named(of_one)) == ["dense/best.pt", "dense/last.pt", "sparse"]
+
+
+def test_names_of_models_say_which_is_which() -> None:
+    """Whoever has `best.pt` in a folder, or two projects with a run of one name."""
+    assert list(compare.named(["best.pt", "w/best.pt"])) == ["best", "w/best"]
+    assert list(compare.named(["slim/weights/best.pt", "slim/4-export/best.onnx"])) == ["slim", "4-export/best"]
+    two = ["a/runs/detect/slim/weights/best.pt", "b/runs/detect/slim/weights/best.pt"]
+    assert list(compare.named(two)) == ["a/slim", "b/slim"]
+    assert list(compare.named(["a/small.pt", "b/small.pt", "c/large.pt"])) == ["a/small", "b/small", "large"]
 
 
 def test_words_without_an_equals_sign_are_models_to_compare(tmp_path: Path) -> None:
@@ -149,8 +184,10 @@ def test_checkpoints_and_an_export_side_by_side(
     shutil.copy(pruned, own := tmp_path / "small.pt")
     YOLO(own).export(format="onnx", imgsz=64)
     place = [f"project={tmp_path}", "name=run", "workers=0", "imgsz=64", "device=cpu", f"data={data}"]
-    assert cli.main(["compare", str(tiny), str(own), str(own.with_suffix(".onnx")), *place]) == 0
+    words = ["compare", str(tiny), str(own), str(own.with_suffix(".onnx")), *place]
+    assert cli.main(words) == 0
     found = told(tmp_path / "run")
+    assert [parse(shlex.split(line)[1:]) for line in found["repeat"]] == [parse(words)]
     names = [row["model"] for row in found["table"]]
     assert names == [tiny.name, "small.pt", "small.onnx"] or len(set(names)) == 3
     assert all(row["ms"] > 0 and "mAP50-95" in row for row in found["table"])

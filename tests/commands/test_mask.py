@@ -73,7 +73,7 @@ def test_from_the_command_line_to_a_stock_checkpoint(
     assert "Zeros by layer" in (folder / "report.html").read_text()
     told = run_folders.read_yaml(folder / "args.yaml")
     assert (told["pattern"], told["score"], told["recover"]) == ("2:4", "magnitude", "auto")
-    assert said[-1].splitlines()[-1] == f"next: yoloprune finetune model={file} data={data}"
+    assert said[-1].splitlines()[-1] == f"next: yoloprune finetune model={file} data={data} imgsz=64"
     again = ["mask", f"cfg={folder / 'args.yaml'}", f"project={tmp_path}", "name=again"]
     assert cli.main(again) == 0
     other = weights(tmp_path / "again" / "weights" / "masked.pt")

@@ -200,7 +200,7 @@ def test_the_next_step_suits_the_repair(
     said: list[str] = []
     monkeypatch.setattr(console, "log", lambda _, message: said.append(message))
     place = {"imgsz": 64, "project": str(work), "name": "next"}
-    for told in ({"flops": 0.7}, {"flops": 0.7, "data": str(data)}, {}):
+    for told in ({"flops": 0.7}, {"flops": 0.7, "data": str(data), "val": False}, {}):
         yoloprune.prune(tiny if told else sparse_run / "weights" / "last.pt", **told, **place)
     steps = [s for s in said if "next: yoloprune finetune" in s]
     assert ["lr0=0.002" in s for s in steps] == [True, False, False]

@@ -81,10 +81,20 @@ def test_it_leaves_a_model_an_export_a_report_and_a_table(done: slim.SlimResult,
 
 def test_nothing_names_the_folder_that_a_stage_had_while_it_ran(done: slim.SlimResult) -> None:
     folder = done.file.parents[1]
-    for file in folder.rglob("args.yaml"):
-        assert "unfinished" not in file.read_text()
+    for file in (f for f in folder.rglob("*") if f.suffix in {".yaml", ".json", ".html"}):
+        assert "unfinished" not in file.read_text(), file
+    for file in folder.rglob("*.pt"):  # an archive that is not compressed
+        assert b"unfinished" not in file.read_bytes(), file
     told = compat.torch_safe_load(str(folder / "3-finetune" / "weights" / "best.pt"))[0]["train_args"]
     assert told["name"] == "3-finetune"
+
+
+def test_the_page_of_the_cut_has_its_figures_and_those_of_what_was_cut(done: slim.SlimResult) -> None:
+    folder = done.file.parents[1]
+    report = json.loads((folder / "2-prune" / "report.json").read_text())
+    rows = [{k: row[k] for k in ("mAP50", "mAP50-95")} for row in report["table"]]
+    assert rows == [{k: row[k] for k in ("mAP50", "mAP50-95")} for row in done.rows[:2]]
+    assert "not measured" not in report["verdict"] and "mAP50-95 goes from" in report["verdict"]
 
 
 def test_the_figures_are_those_of_the_single_commands(
@@ -254,6 +264,19 @@ def test_classes_that_stay_are_validated_alone_from_the_parent_on(parent: Path, 
     assert found.difference is not None and found.difference.images == 8
     labels = Stage.read(found.file.parents[1] / "1-parent").found
     assert labels is not None and set(labels.label_classes.tolist()) == {0}
+
+
+@pytest.mark.parametrize(
+    "wrong, why",
+    [({"keep": "model.99"}, "keep=model.99: no layer"), ({"freeze": 99}, "freeze=99"), ({"flops": 0.001}, "reach")],
+)
+def test_what_cannot_be_is_told_before_anything_is_validated(
+    wrong: dict[str, Any], why: str, parent: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "validate", lambda *_: pytest.fail("validates"))
+    with pytest.raises((ArgumentError, BudgetError), match=why):
+        slimmed(parent, data, tmp_path / "new", epochs=1, **{**CUT, **wrong})
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_a_cut_cannot_reach_is_told_before_a_training(tiny: Path, data: Path, tmp_path: Path) -> None:

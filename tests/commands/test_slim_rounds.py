@@ -40,9 +40,9 @@ class Paper:
     def skip(self) -> None:
         pass
 
-    def prune(self, part: Path, model: Path, budgets: dict[str, float]) -> Done:
+    def prune(self, part: Path, before: Stage, budgets: dict[str, float]) -> Done:
         share = budgets["flops"] if "flops" in budgets else 1 - budgets["ratio"]
-        left = share * self.flops[str(model)]
+        left = share * self.flops[str(before.file)]
         if left < self.reach:
             raise BudgetError("out of reach")
         self.did[-1] = ("prune", round(left, 4))
@@ -132,7 +132,7 @@ def test_a_network_that_is_not_trained_has_half_of_the_epochs_first() -> None:
 
 def test_sparse_training_has_half_of_the_epochs_and_the_dead_go() -> None:
     paper = Paper(lambda _: 0.6)
-    paper.prune = lambda part, model, budgets: Done(part / f"{model}{budgets}", {})  # type: ignore[method-assign]
+    paper.prune = lambda part, before, budgets: Done(part / f"{before.file}{budgets}", {})  # type: ignore[method-assign]
     paper.finetune = lambda part, model, epochs: Done(part / f"{model} {epochs}", {})  # type: ignore[method-assign]
     found = follow(paper, "flops=0.5 epochs=15", "sparse")
     assert found.tuned is not None and str(found.tuned.file).endswith("sparse.pt{} 8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -12,13 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from command_lines import ok
+from torch import nn
 
-from yoloprune.backend import run_folders
-from yoloprune.commands import slim_stages, slim_work
+from yoloprune.backend import compat, console, run_folders
+from yoloprune.commands import interruptions, slim_stages, slim_work
 from yoloprune.commands.image_side import Side
 from yoloprune.commands.slim_stages import Done, Stage, Stages
-from yoloprune.errors import ArgumentError, BudgetError
+from yoloprune.errors import ArgumentError, BudgetError, WriteError
 from yoloprune.planning.paired_bootstrap import Findings
 from yoloprune.settings import checking
 from yoloprune.settings.slim_request import SlimRequest
@@ -57,6 +60,37 @@ def test_a_stage_is_not_there_until_it_is_whole(tmp_path: Path) -> None:
     stage = Stages(tmp_path).run("prune", look)
     assert seen == [["1-prune.unfinished"]]
     assert [f.name for f in tmp_path.iterdir()] == ["1-prune"] and stage.file == tmp_path / "1-prune/weights/model.txt"
+
+
+def test_what_is_read_afterwards_names_the_folder_that_is_there_afterwards(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Messages, Ultralytics' among them, pages, data and the checkpoint's own words."""
+
+    def work(part: Path) -> Done:
+        (part / "weights").mkdir(parents=True)
+        (part / "labels").mkdir()
+        for file in ("report.html", "report.json", "args.yaml", "labels/data.yaml"):
+            (part / file).write_text(f"name={part.name} in {part}/weights")
+        model = nn.Linear(1, 1)
+        model.args, model.yaml = {"name": part.name}, {"yoloprune": {"cuts": [{"name": part.name}], "n": 1}}
+        told = {"model": model, "train_args": {"save_dir": str(part)}}
+        torch.save(told, part / "weights" / "best.pt")
+        console.log("prune: ", f"saved {part}/weights/best.pt")
+        compat.LOGGER.info("Results saved to %s", part)
+        return Done(part / "weights" / "best.pt", {}, more={"next": f"yolo predict model={part}/weights/best.pt"})
+
+    with caplog.at_level("INFO"):
+        stage = Stages(tmp_path).run("prune", work)
+    final = tmp_path / "1-prune"
+    assert f"saved {final}/weights/best.pt" in caplog.text and f"Results saved to {final}" in caplog.text
+    assert "unfinished" not in caplog.text
+    assert stage.more == {"next": f"yolo predict model={final}/weights/best.pt"}
+    for file in ("report.html", "report.json", "args.yaml", "labels/data.yaml"):
+        assert (final / file).read_text() == f"name=1-prune in {final}/weights"
+    told = compat.torch_safe_load(str(stage.file))[0]
+    assert told["train_args"] == {"save_dir": str(final)} and told["model"].args == {"name": "1-prune"}
+    assert told["model"].yaml == {"yoloprune": {"cuts": [{"name": "1-prune"}], "n": 1}}
 
 
 def test_what_is_finished_is_not_done_again(tmp_path: Path) -> None:
@@ -193,10 +227,27 @@ def test_what_is_refused_before_anything_was_trained_leaves_nothing(tmp_path: Pa
     assert (tmp_path / "slim" / "2-prune").is_dir()  # what took long stays
 
 
-def test_a_run_that_has_but_its_parent_is_in_nobodys_way(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
+def test_an_interrupt_says_what_is_kept_and_how_to_go_on(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt, match="no stage was finished, and the same command begins anew"):
         begin(tmp_path, "flops=0.5", PARENT, ("prune", lambda part: (_ for _ in ()).throw(KeyboardInterrupt)))
-    assert begin(tmp_path, "flops=0.4", PARENT).name != "slim"
+    assert list(tmp_path.iterdir()) == []  # nothing but the figures of the parent, in nobody's way
+    goes_on = f"the same command goes on where it was; so far everything is in {tmp_path / 'slim'}"
+    with pytest.raises(KeyboardInterrupt) as caught:
+        begin(tmp_path, "", PARENT, CUT, DEAD)
+    assert str(caught.value) == goes_on
+
+
+def test_a_full_disk_in_the_first_training_loses_no_epoch(tmp_path: Path) -> None:
+    def full(part: Path) -> Done:
+        with contextlib.suppress(KeyboardInterrupt):
+            killed(part)
+        error = WriteError(part / "weights" / "last.pt", "full")
+        interruptions.tell(error, f"go on with: yoloprune finetune model={part} resume")  # as the training itself does
+        raise error
+
+    with pytest.raises(WriteError, match=r"project= folder\. The same command goes on where it was"):
+        begin(tmp_path, "", PARENT, ("train", full))
+    assert (tmp_path / "slim" / "2-train.unfinished" / "weights" / "last.pt").is_file()
 
 
 def test_results_are_not_written_over(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from yoloprune import cli
 from yoloprune.backend import console, model_facts, yolo_tracing
 from yoloprune.checkpoint import saving
 from yoloprune.commands import interruptions
-from yoloprune.errors import ArgumentError, ModelError
+from yoloprune.errors import ArgumentError, ModelError, WriteError
 from yoloprune.importance import dead_channels
 from yoloprune.sparse.callback import EVENTS
 
@@ -127,32 +127,46 @@ def test_a_model_that_was_not_pruned_is_fine_tuned_with_a_warning(
 def test_an_interrupted_training_says_how_it_goes_on(
     saved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(console, "log", lambda _, text: said.append(text))
     last = tmp_path / "last one.pt"
     monkeypatch.setattr(saving, "goes_on", lambda _: True)
     if saved:
         last.touch()
-    with (
-        pytest.raises(KeyboardInterrupt),
-        interruptions.going_on(SimpleNamespace(trainer=SimpleNamespace(last=last)), "x"),
+    goes_on = f"go on with: yoloprune x 'model={last}' resume"
+    dropped: list[bool] = []
+    run = SimpleNamespace(drop_unused=lambda: dropped.append(True))
+    for error, alone in (
+        (KeyboardInterrupt(), ""),
+        (WriteError(last, "why"), f"Cannot write {last}: why. Make room, "),
     ):
-        raise KeyboardInterrupt
-    assert said == [f"go on with: yoloprune x 'model={last}' resume" if saved else "nothing was saved yet"]
+        yolo = SimpleNamespace(trainer=SimpleNamespace(last=last, run=run))
+        with pytest.raises(type(error)) as caught, interruptions.going_on(yolo, "x"):
+            raise error
+        told = str(caught.value)
+        left = goes_on if saved else "nothing was saved yet; the same command begins anew"
+        assert told.startswith(alone) and told.lower().endswith(left.lower())
+    assert dropped == [True, True]
 
 
-def test_an_interrupt_stays_one_where_the_checkpoint_cannot_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(console, "log", lambda _, text: said.append(text))
+def test_who_runs_others_tells_last_what_is_left() -> None:
+    with pytest.raises(WriteError) as caught:
+        try:
+            raise WriteError(Path("a"), "why")
+        except WriteError as e:
+            interruptions.tell(e, "go on with the first")
+            interruptions.tell(e, "go on with the second")
+            raise
+    assert (
+        str(caught.value) == "Cannot write a: why. Make room, or choose another project= folder. Go on with the second"
+    )
+
+
+def test_an_interrupt_stays_one_where_the_checkpoint_cannot_be_read(tmp_path: Path) -> None:
     (last := tmp_path / "last.pt").touch()
     with (
-        pytest.raises(KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt, match=f"{last} is not a YOLO model"),
         interruptions.going_on(SimpleNamespace(trainer=SimpleNamespace(last=last)), "x"),
     ):
         raise KeyboardInterrupt
-    assert len(said) == 1 and f"{last} is not a YOLO model" in said[0]
 
 
 def test_keep_patterns(work: Path, tiny: Path) -> None:

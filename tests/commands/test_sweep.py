@@ -27,7 +27,7 @@ from yoloprune.selection import ranking
 from yoloprune.selection.calibration import Calibration, calibration
 from yoloprune.settings.budget import Budget
 from yoloprune.settings.checking import build
-from yoloprune.settings.requests import PruneRequest, SweepRequest
+from yoloprune.settings.requests import PruneRequest
 
 LOOSE = {"round_to": 1, "min_width": 2}
 pytestmark = pytest.mark.slow
@@ -227,13 +227,6 @@ def test_automatic_score_is_taylor_per_cost_with_data_and_l2_without(parent: Any
         assert (auto.limits.uniform, named.limits.uniform) == (how == "l2", False)
     assert not ranked(parent, data, score="activation").per_cost and ranked(parent, data, score="output").per_cost
     assert not ranked(parent, data, score="taylor", normalize="none").per_cost
-
-
-def test_the_cut_that_is_recommended_is_the_one_that_was_made() -> None:
-    given = {"model": "a.pt", "data": "b.yaml", "flops": "0.8,0.6", "score": "bn", "keep": "model.2.*", "within": 5}
-    asked = build(SweepRequest, given)
-    step = sweep._next_step(asked, {"data": "b.yaml", "imgsz": 96}, "flops=0.8")
-    assert step == "yoloprune prune model=a.pt data=b.yaml flops=0.8 imgsz=96 score=bn 'keep=model.2.*'"
 
 
 @pytest.mark.parametrize(

@@ -183,3 +183,28 @@ def test_what_the_page_needs_comes_with_the_package(name: str) -> None:
     root = Path(run_report.__file__).parents[2]
     assert (root / "yoloprune" / "reporting" / name).is_file()
     assert f"*{Path(name).suffix}" in (root / "pyproject.toml").read_text()
+
+
+# Names of boxes -------------------------------------------------------------------------------------------------------
+def corners(left: float, top: float, right: float, bottom: float) -> list[tuple[float, float]]:
+    return [(left, top), (right, top), (right, bottom), (left, bottom)]
+
+
+def test_names_of_boxes_do_not_lie_over_each_other() -> None:
+    """Letters of 10 pixels, six wide each and a bit: "cat" takes 18.6 pixels."""
+    place = page_quality.places([corners(20, 30, 80, 70)], ["cat"], (100, 100), 10)
+    assert place == [(22, 27)]  # above its upper left corner
+    small, large = page_quality.places([corners(20, 30, 60, 60), corners(20, 30, 80, 70)], ["cat"] * 2, (100, 100), 10)
+    assert large == (22, 27)  # the larger one first
+    assert small == (22, 40)  # above, it would meet that at both ends: from 22 and from 39.4, and that ends at 40.6
+    assert page_quality.places([corners(0, 0, 10, 9)] * 9, ["a long name"] * 9, (70, 20), 10).count(None) == 8
+
+
+def test_a_name_stays_in_the_image() -> None:
+    [(x, y)] = page_quality.places([corners(95, 0, 100, 50)], ["cat"], (100, 100), 10)
+    assert x == pytest.approx(100 - 18.6) and y == 10
+
+
+def test_the_colours_of_classes_are_told() -> None:
+    told = page_quality.images(full())
+    assert told.count('class="key"') == 2 and told.index('class="key"') < told.index("<h3>")

@@ -62,6 +62,8 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
 def test_wrong_command_names_the_nearest() -> None:
     assert error("prun model=a.pt") == "'prun' is not a command. Did you mean 'prune'?"
     assert error("flops=0.5 fine-tune").endswith("Did you mean 'finetune'?")
+    assert error("train model=a.pt").endswith("Did you mean 'train-sparse'?")
+    assert error("foo model=a.pt").startswith("'foo' is not a command. Known: slim, ")
     assert "use 'yolo export'" in error("export model=a.pt")
     assert error("model=a.pt").startswith("no command given")
 

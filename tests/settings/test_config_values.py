@@ -202,7 +202,6 @@ def test_numbers_of_numpy_are_numbers_like_others() -> None:
         ("50%", "0.5"),
         ("50", "0.5"),
         ("5%", "0.05"),
-        ("1", ""),
         ("1.5", ""),
         ("1.5%", "0.015"),
         ("100", ""),
@@ -213,6 +212,25 @@ def test_numbers_of_numpy_are_numbers_like_others() -> None:
 def test_a_fraction_is_proposed_for_percent(written: str, meant: str) -> None:
     said = error(f"prune model=a flops={written}")
     assert said.endswith(f"Received: {written}. Did you mean {meant}?" if meant else f"Received: {written}")
+
+
+@pytest.mark.parametrize(
+    "line, hint",
+    [
+        ("prune model=a flops=1.0", ". That is the whole: give less, i.e. 0.5"),
+        ("prune model=a params=100%", ". That is the whole: give less, i.e. 0.5"),
+        ("prune model=a ratio=1", ". That is the whole: give less, i.e. 0.5"),
+        ("prune model=a ratio=50%", ". Did you mean 0.5?"),
+        ("slim model=a max_drop=1 confidence=95", ". Did you mean 0.95?"),
+        ("slim model=a max_drop=2%", ". It counts in points: did you mean 2?"),
+        ("slim model=a max_drop=%", ""),
+        ("sweep model=a within=3%", ". It counts in points: did you mean 3?"),
+        ("sweep model=a flops=0.9,1.0", ". That is the whole: give less, i.e. 0.5"),
+        ("sweep model=a flops=0.9,50%", ". Did you mean 0.5?"),
+    ],
+)
+def test_a_number_in_another_unit_is_told_what_was_meant(line: str, hint: str) -> None:
+    assert error(line).endswith(f"Received: {line.rpartition(' ')[2].partition('=')[2]}{hint}")
 
 
 def test_a_project_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

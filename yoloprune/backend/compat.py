@@ -157,6 +157,8 @@ IMAGES = (
 )
 TRAINING = (
     ForeignName("engine.trainer", "BaseTrainer.check_resume", "settles arguments before the first file", 1),
+    ForeignName("engine.trainer", "BaseTrainer", "judges the name of an optimizer"),
+    ForeignName("engine.trainer", "BaseTrainer.build_optimizer", "judges the name of an optimizer", 1, ("name",)),
     ForeignName("engine.trainer", "BaseTrainer.save_model", "writes checkpoints", 0),
     ForeignName("engine.trainer", "BaseTrainer.final_eval", "strips checkpoints", 0),
     ForeignName("engine.trainer", "BaseTrainer.build_optimizer", "makes what steps, behind which masks hold", 1),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
 
 from yoloprune.backend import compat
 from yoloprune.errors import printable
@@ -40,6 +41,17 @@ def title(text: str) -> str:
 def log(prefix: str, message: str) -> None:
     """Log as Ultralytics does."""
     compat.LOGGER.info(f"{title(prefix)}{printable(message)}")
+
+
+def conclude(prefix: str, message: str) -> None:
+    """Log what a command ends with, which `verbose=False` leaves; see `hushed`."""
+    level = compat.LOGGER.level
+    if len(_hushed) == 1:
+        compat.LOGGER.setLevel(_hushed[0])
+    try:
+        log(prefix, message)
+    finally:
+        compat.LOGGER.setLevel(level)
 
 
 def warn(message: str) -> None:
@@ -75,6 +87,73 @@ def terminal_kept() -> Iterator[None]:
     finally:
         del compat.TQDM.desc
         compat.LOGGER.removeFilter(plain)
+
+
+_hushed: list[int] = []
+"""The levels of logging before each `hushed` that is active, the outermost first."""
+
+
+@contextlib.contextmanager
+def hushed(asked: bool = True) -> Iterator[None]:
+    """While active, only warnings and what a command ends with are seen: no other message and no bar.
+
+    Inside another one, as of a command that runs others, what those end with is not seen either.
+
+    Args:
+        asked (bool): Whether to do so.
+    """
+    if not asked:
+        yield
+        return
+    _hushed.append(compat.LOGGER.level)
+    compat.LOGGER.setLevel(max(logging.WARNING, compat.LOGGER.level))
+    if len(_hushed) == 1:  # bars that are given disable=False ask for no level
+        compat.TQDM.disable = property(lambda bar: True, lambda bar, given: vars(bar).update(disable=given))
+    try:
+        yield
+    finally:
+        if len(_hushed) == 1:
+            del compat.TQDM.disable
+        compat.LOGGER.setLevel(_hushed.pop())
+
+
+def is_hushed() -> bool:
+    """Whether `hushed` is active."""
+    return bool(_hushed)
+
+
+Run = TypeVar("Run", bound=Callable[..., Any])
+
+
+def heard_as_asked(run: Run) -> Run:
+    """Let a command, which takes a request or Ultralytics' arguments, obey `verbose=False`."""
+
+    @functools.wraps(run)
+    def heard(*args: Any, **kwargs: Any) -> Any:
+        passed = getattr(args[0], "passed", kwargs) if args else kwargs
+        with hushed(passed.get("verbose") is False):
+            return run(*args, **kwargs)
+
+    return cast("Run", heard)
+
+
+@contextlib.contextmanager
+def told_as(said: Callable[[str], str]) -> Iterator[None]:
+    """While active, all that is logged is said otherwise, also what Ultralytics says.
+
+    Args:
+        said (Callable): From a message to what is shown of it.
+    """
+
+    def change(record: logging.LogRecord) -> bool:
+        record.msg, record.args = said(record.getMessage()), None
+        return True
+
+    compat.LOGGER.addFilter(change)
+    try:
+        yield
+    finally:
+        compat.LOGGER.removeFilter(change)
 
 
 @contextlib.contextmanager

@@ -40,6 +40,16 @@ def require(data: Any) -> None:
             raise DataError(f"data={data}: there is no such file, and none of that name comes with Ultralytics.")
 
 
+def require_split(data: Any, split: Any) -> None:
+    """Raise DataError where a data YAML has no such split, before work starts; unset it is val."""
+    if not split or not isinstance(data, (str, Path)) or not str(data).endswith((".yaml", ".yml")):
+        return
+    told = check(data)
+    if not told.get(split):
+        known = [name for name in ("train", "val", "test") if told.get(name)]
+        raise DataError(f"split={split}: data={data} has no such images, it has {', '.join(known)}.")
+
+
 def training_images(data: str | Path, task: str) -> str | list[str]:
     """Folders or lists of the training images.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,9 @@ def require(arguments: Mapping[str, Any]) -> None:
     compat.LOGGER.setLevel(logging.ERROR)  # what it says of superseded spellings it says again
     try:
         compat.get_cfg(overrides={k: v for k, v in arguments.items() if k != "trainer"})  # which `train` takes itself
+        _require_optimizer(arguments.get("optimizer"))
+    except ArgumentError:
+        raise
     except (SyntaxError, TypeError, ValueError, AssertionError) as e:
         if raised_by(e) != "ultralytics":
             raise
@@ -33,6 +37,19 @@ def require(arguments: Mapping[str, Any]) -> None:
     finally:
         compat.LOGGER.setLevel(level)
     evaluation.device(arguments.get("device"))
+
+
+def _require_optimizer(name: Any) -> None:
+    """Let Ultralytics judge the name of an optimizer, which it otherwise does when a training is set up."""
+    if name in (None, "auto"):
+        return
+    try:
+        compat.BaseTrainer.build_optimizer(None, nn.Linear(1, 1), name=name)
+    except NotImplementedError as e:
+        known = sorted(re.findall("'(\\w+)'", str(e).partition("{")[2]))
+        raise ArgumentError(f"optimizer={name}: must be one of {', '.join(known)}. Received: {name}") from None
+    except (AttributeError, TypeError, ValueError, RuntimeError):  # a release that asks the trainer more; it will say
+        return
 
 
 def frozen_layers(model: nn.Module, freeze: Any) -> int | list[int | str] | None:

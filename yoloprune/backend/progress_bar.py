@@ -48,17 +48,26 @@ class Wait:
 
 @contextmanager
 def counted(total: int, desc: str) -> Iterator[Callable[[], None]]:
-    """A plain bar around a block.
+    """A plain bar around a block, full when that is over: some items need no work, and nobody calls for them.
 
     Args:
-        total (int): Number of items.
+        total (int): Number of items at most.
         desc (str): What is done.
 
     Yields:
         (Callable): To be called after each item.
     """
     bar = compat.TQDM(total=total, desc=desc, disable=not console.is_main_process())
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        bar.update(1)
+
     try:
-        yield lambda: bar.update(1)
+        yield tick
+        if done < total:
+            bar.update(total - done)
     finally:
         bar.close()

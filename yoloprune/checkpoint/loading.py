@@ -230,10 +230,12 @@ def _existing(path: str | os.PathLike[str]) -> str:
     if suffix != ".pt" or not Path(file).is_file():
         if Path(file).is_file() and foreign_files.looks_pickled(file):
             raise ModelError(f"{file} does not end in .pt, by which Ultralytics knows a checkpoint. Rename it.")
-        raise ModelError(
-            f"{file} is not a .pt checkpoint. Exported models cannot be pruned: use what they came from. Stock "
-            "commands such as 'yolo val' take them."
-        )
+        if any(file.endswith(known.rstrip("/")) for known in compat.export_formats()["Suffix"] if known):
+            raise ModelError(
+                f"{file} is not a .pt checkpoint. Exported models cannot be pruned: use what they came from. Stock "
+                "commands such as 'yolo val' take them."
+            )
+        raise ModelError(f"{file} is no model. Give the path of a .pt checkpoint, or of a model YAML.")
     file = os.path.abspath(file)  # a damaged file with the bare name of an official one would be fetched again
     if not Path(seen := compat.check_yolov5u_filename(file, verbose=False).replace("'", "")).is_file():
         raise ModelError(

@@ -9,9 +9,9 @@ from typing import Any
 from ultralytics import YOLO
 
 from yoloprune.backend import compat, console, host_arguments, run_folders
-from yoloprune.commands import slim
+from yoloprune.commands import interruptions, slim
 from yoloprune.commands.demo_images import make_shapes
-from yoloprune.settings import checking
+from yoloprune.settings import checking, command_line
 from yoloprune.settings.requests import DemoRequest
 from yoloprune.settings.slim_request import SlimRequest
 
@@ -60,12 +60,16 @@ def run(request: DemoRequest) -> list[dict[str, Any]]:
     common = {**TRAIN, "data": str(data), "seed": seed, "device": device, "project": str(folder)}
 
     parent = YOLO("yolov8n.yaml")
-    parent.train(**common, epochs=epochs["parent"], name="parent")
+    with interruptions.telling(lambda: f"{folder} is not finished and may go; the same command begins anew"):
+        parent.train(**common, epochs=epochs["parent"], name="parent")
     model = Path(parent.trainer.last)
     words = f"model={model} data={data} flops={request.flops:g} epochs={epochs['slim']}"
     console.log("demo: ", f"from a trained model on: yoloprune slim {words}, and how these drawn images are trained on")
     told = {**common, "model": model, "epochs": epochs["slim"], "flops": request.flops, "name": "slim"}
-    found = slim.run(checking.build(SlimRequest, {**told, "format": request.passed.get("format")}))
+    del told["verbose"]  # what comes now is to be seen
+    request_of_slim = checking.build(SlimRequest, {**told, "format": request.passed.get("format")})
+    with interruptions.telling(lambda: f"go on with: {command_line.written(request_of_slim)}"):
+        found = slim.run(request_of_slim)
     minutes = (time.time() - start) / 60
     console.log("demo: ", f"{minutes:.1f} minutes; everything is in {folder}")
     return found.rows

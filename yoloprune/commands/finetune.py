@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -22,7 +21,7 @@ from yoloprune.backend import (
     yaml_markers,
 )
 from yoloprune.checkpoint import held_masks, provenance, saving
-from yoloprune.commands import interruptions, only_classes, side_by_side
+from yoloprune.commands import following, interruptions, only_classes, side_by_side
 from yoloprune.errors import ArgumentError, DataError
 from yoloprune.reporting import run_report, text_table, verdict
 from yoloprune.reporting.facts import ClassFigures, Report
@@ -32,9 +31,8 @@ from yoloprune.settings.requests import FinetuneRequest
 LIKE_THE_END = frozenset({"data", "imgsz", "batch", "device", "workers", "single_cls", "max_det", "iou", "conf"})
 """Arguments of a training by which it validates."""
 
-NOISE = 0.005  # of a metric, a fraction of 1: by so much two runs differ that differ in nothing that counts
 
-
+@console.heard_as_asked
 def run(request: FinetuneRequest) -> ultralytics.YOLO:
     """Fine-tune, see `api.finetune`."""
     compat.require("finetune")
@@ -119,10 +117,10 @@ def report(
     )
     best = next(f for name in ("best.pt", "last.pt") if (f := folder / "weights" / name).exists() or name == "last.pt")
     kept = "every width is what it was" if widths_kept else "widths have changed"
-    step = f"yolo export {shlex.quote(f'model={best}')} format=onnx"
     kept += f"; {masked}" if masked else ""
+    step = following.after_training(folder, best, start, metrics)
     told = f"{said}; {kept}" if said else kept
-    console.log("finetune: ", text_table.closing(told, rows, [best, page], step))
+    console.conclude("finetune: ", text_table.closing(told, rows, [best, page], step))
 
 
 def _start(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> dict[str, float]:
@@ -150,7 +148,7 @@ def _start(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> dict[str, float
 def _warn_of_loss(start: Mapping[str, float], end: Mapping[str, float]) -> None:
     """Warn where the training has made the model worse."""
     key = text_table.headline(start)
-    if key in end and end[key] < start[key] - NOISE:
+    if key in end and end[key] < start[key] - following.NOISE:
         console.warn(
             f"finetune: {key} is {end[key]:.4f}, below the {start[key]:.4f} that it started from. Train longer, or "
             "with a smaller lr0="

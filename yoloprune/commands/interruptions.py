@@ -1,51 +1,69 @@
-"""What an interrupted training left, and how it goes on."""
+"""What an interrupted run left, and how it goes on."""
 
 from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import ultralytics
 
-from yoloprune.backend import console
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.errors import ModelError, WriteError
 
 
+def tell(error: BaseException, left: str) -> None:
+    """Make an interruption, or an error, say what is left and how to go on.
+
+    Who tells last counts: a command that runs others knows better than they do.
+    """
+    alone = vars(error).setdefault("alone", str(error))
+    error.args = (f"{alone} {left[:1].upper()}{left[1:]}" if alone else left,)
+
+
 @contextlib.contextmanager
-def going_on(yolo: ultralytics.YOLO, command: str) -> Iterator[None]:
-    """Say what an interrupted training left and how it goes on; leave nothing of one that failed before it began."""
+def telling(left: Callable[[], str | None]) -> Iterator[None]:
+    """Tell what a block left that was interrupted.
+
+    Args:
+        left (Callable): What is kept and how to go on, None for nothing.
+    """
     try:
         yield
-    except Exception as e:
+    except KeyboardInterrupt as e:
+        if (said := left()) is not None:
+            tell(e, said)
+        raise
+
+
+@contextlib.contextmanager
+def going_on(yolo: ultralytics.YOLO, command: str) -> Iterator[None]:
+    """Say what an interrupted training left and how it goes on; leave nothing of one that had saved nothing."""
+    try:
+        yield
+    except (KeyboardInterrupt, Exception) as e:
         run = getattr(yolo.trainer, "run", None)  # a list of data sets has a trainer that is not ours
         if run is not None:
             run.drop_unused()
-        if isinstance(e, WriteError):
-            _tell_what_is_left(yolo, command)
-        raise
-    except KeyboardInterrupt:
-        _tell_what_is_left(yolo, command)
+        if isinstance(e, (KeyboardInterrupt, WriteError)):
+            tell(e, _what_is_left(yolo, command))
         raise
 
 
-def _tell_what_is_left(yolo: ultralytics.YOLO, command: str) -> None:
-    """Say how a training goes on, or which model it left where it was over already."""
+def _what_is_left(yolo: ultralytics.YOLO, command: str) -> str:
+    """How a training goes on, or which model it left where it was over already."""
     last, best = (getattr(yolo.trainer, name, None) for name in ("last", "best"))
     if last is None or not Path(last).is_file():
-        left = "nothing was saved yet"
-    else:
-        try:
-            goes_on = saving.goes_on(Path(last))
-            over = f"the training was over; its model is {best if best and Path(best).is_file() else last}"
-            left = f"go on with: yoloprune {command} {shlex.quote(f'model={last}')} resume" if goes_on else over
-        except ModelError as e:  # what is to be told is why the training ended
-            left = str(e)
-    console.log(f"{command}: ", left)
+        return "nothing was saved yet; the same command begins anew"
+    try:
+        goes_on = saving.goes_on(Path(last))
+    except ModelError as e:  # what is to be told is why the training ended
+        return str(e)
+    over = f"the training was over; its model is {best if best and Path(best).is_file() else last}"
+    return f"go on with: yoloprune {command} {shlex.quote(f'model={last}')} resume" if goes_on else over
 
 
 def resumed(model: ModelSource, passed: Mapping[str, Any]) -> ModelSource:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from yoloprune.backend import (
     yaml_markers,
 )
 from yoloprune.checkpoint import saving
-from yoloprune.commands import side_by_side
+from yoloprune.commands import following, side_by_side
 from yoloprune.cutting import masks
 from yoloprune.errors import ModelError, VerifyError
 from yoloprune.planning.plan import Plan
@@ -175,8 +174,8 @@ def _saved(
             run_report.write_report(part, report)
     checkpoint.tidy(target)
     data = data or datasets.own(parent) or "..."
-    step = f"yoloprune finetune {shlex.quote(f'model={target}')} {shlex.quote(f'data={data}')}"
-    console.log("mask: ", text_table.closing(said, rows, [target, folder / run_report.NAMES[1]], step))
+    step = following.typed("yoloprune finetune", imgsz, model=target, data=data)
+    console.conclude("mask: ", text_table.closing(said, rows, [target, folder / run_report.NAMES[1]], step))
     return MaskResult(saving.load(target), target, rows, zeros)
 
 

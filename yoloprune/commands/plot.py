@@ -49,7 +49,7 @@ def run(request: PlotRequest) -> Path:
     with run_folders.new_run(loaded[-1][1].task, "plot", request.host) as folder:
         picture = layer_plots.plot(folder / f"{request.kind}.png", drawn, request.kind)
     said = f"{sum(len(layers) for _, layers in drawn)} panels, kind={request.kind}"
-    console.log("plot: ", text_table.closing(said, [], [picture]))
+    console.conclude("plot: ", text_table.closing(said, [], [picture]))
     return picture
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from yoloprune.backend import (
 )
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
-from yoloprune.commands import cut_and_repair, image_side, only_classes, prune_report, side_by_side
+from yoloprune.commands import cut_and_repair, following, image_side, only_classes, prune_report, side_by_side
 from yoloprune.commands.validate import add_times
 from yoloprune.cutting import comparison
 from yoloprune.errors import PlanError, VerifyError
@@ -68,9 +67,18 @@ class PruneResult:
         return text_table.closing("", self.rows, [self.file], self.next_step).lstrip()
 
 
+Judge = Callable[[ultralytics.YOLO], tuple[Mapping[str, Any], Mapping[str, Any]]]
+"""From a cut model to how good its parent and it are, by the names of `evaluation.metrics`."""
+
+
 @generators_kept()
-def run(request: PruneRequest) -> PruneResult:
-    """Prune, see `api.prune`."""
+def run(request: PruneRequest, judge: Judge | None = None) -> PruneResult:
+    """Prune, see `api.prune`.
+
+    Args:
+        request (PruneRequest): What to do.
+        judge (Judge | None): Validates in place of this command, for a caller that knows the parent already.
+    """
     compat.require("prune")
     host_arguments.require(request.host)
     passed = request.passed
@@ -84,11 +92,16 @@ def run(request: PruneRequest) -> PruneResult:
     if side.imgsz != side.parent:
         parent = saving.at_side(parent, side.imgsz)
     with bench.opened(deployment, parent.model, side.imgsz) if request.timed else nullcontext() as timer:
-        return _run(request, parent, data, side, timer)
+        return _run(request, parent, data, side, timer, judge)
 
 
 def _run(
-    request: PruneRequest, parent: ultralytics.YOLO, data: Any, side: image_side.Side, timer: bench.Bench | None
+    request: PruneRequest,
+    parent: ultralytics.YOLO,
+    data: Any,
+    side: image_side.Side,
+    timer: bench.Bench | None,
+    judge: Judge | None,
 ) -> PruneResult:
     """Prune a parent at an image size, on a bench where times are wanted."""
     model: ModelSource = request.model
@@ -133,17 +146,26 @@ def _run(
                     request.passed,
                     validate=_is_validated(request),
                     before_imgsz=side.parent,
+                    figures=judge(saved) if judge else (),
                 )
             rows = looks.in_front(rows)
-            told_of = prune_report.Told(request, choice, order, done, rows, looks, facts, timing)
+            told_of = prune_report.Told(request, choice, order, done, rows, looks, facts, timing, imgsz)
             said = prune_report.write(part, told_of)
     checkpoint.tidy(target)
     if request.latency is not None:
         latency_search.judge(request.latency, *(row["ms"] for row in rows))
-    data = data or datasets.own(whole)
-    step = _next_step(child, target, choice, data or "...", unrepaired=not dead and sight.images is None)
+    step = following.after_prune(
+        (whole, child),
+        model,
+        target,
+        choice,
+        rows,
+        data=data or datasets.own(whole),
+        imgsz=imgsz,
+        unrepaired=not dead and sight.images is None,
+    )
     files_now = [target, folder / run_report.NAMES[1]]
-    console.log("prune: ", text_table.closing(f"{said} (imgsz {imgsz})", rows, files_now, step))
+    console.conclude("prune: ", text_table.closing(said, rows, files_now, step))
     return PruneResult(saving.load(target), target, choice, done, rows, step)
 
 
@@ -191,14 +213,3 @@ def _require_saved(child: ultralytics.YOLO, saved: ultralytics.YOLO, choice: can
         raise VerifyError(f"The checkpoint does not hold what was proved: {wrong[0]} differs.")
     one = choice.probe.proving[0]
     comparison.compare(meant.float().eval(), copy.deepcopy(saved.model).float().eval(), Plan({}), one, training=False)
-
-
-def _next_step(
-    child: ultralytics.YOLO, file: Path, choice: candidates.Choice, data: str | Path, unrepaired: bool
-) -> str:
-    """What to type now."""
-    if (family := yaml_markers.untrainable(child.model)) is not None:
-        return f"yolo val {shlex.quote(f'model={file}')}\n      (pruned {family} models cannot be trained)"
-    stock = "" if choice.yaml is None else "\n      (stock 'yolo train' keeps the widths as well)"
-    rate = " lr0=0.002" if unrepaired else ""  # weights that nothing was fitted to have further to go
-    return f"yoloprune finetune {shlex.quote(f'model={file}')} {shlex.quote(f'data={data}')}{rate}{stock}"

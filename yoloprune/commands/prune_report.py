@@ -35,6 +35,7 @@ class Told:
         looks (Looks): Both on the same data.
         facts (Mapping[str, Any]): The provenance.
         timing (Mapping[str, Any] | None): On what times were measured.
+        imgsz (int): Where FLOPs are counted.
     """
 
     request: PruneRequest
@@ -45,6 +46,7 @@ class Told:
     looks: side_by_side.Looks
     facts: Mapping[str, Any]
     timing: Mapping[str, Any] | None
+    imgsz: int
 
 
 def write(folder: Path, told: Told) -> str:
@@ -55,7 +57,7 @@ def write(folder: Path, told: Told) -> str:
         told (Told): What to say.
 
     Returns:
-        (str): What was done, in a few words.
+        (str): What was done, in a few words, and why it is not known how good that is where it is not.
     """
     choice, done = told.choice, told.done
     kept, graph = choice.kept(), choice.graph
@@ -74,7 +76,7 @@ def write(folder: Path, told: Told) -> str:
         "prune",
         told.rows,
         facts,
-        verdict.of(told.rows),
+        verdict.of(told.rows, unseen=told.looks.unseen),
         told.looks.by_class,
         told.looks.images,
         layers,
@@ -86,7 +88,8 @@ def write(folder: Path, told: Told) -> str:
     )
     plots.plot_widths(folder / "widths.png", graph, choice.widths)
     run_report.write_report(folder, report)
-    return f"kept {kept['flops']:.1%} of FLOPs, {kept['params']:.1%} of parameters"
+    said = f"kept {kept['flops']:.1%} of FLOPs, {kept['params']:.1%} of parameters (imgsz {told.imgsz})"
+    return f"{said}\nquality was not measured: {told.looks.unseen}" if told.looks.unseen else said
 
 
 def _importance(choice: candidates.Choice, order: ranking.Ranking, request: PruneRequest) -> Importance | None:

@@ -25,6 +25,9 @@ from yoloprune.torch_internals import is_out_of_memory
 MANY = 1000
 """Validation images up to which a processor validates without being asked."""
 
+NO_DATA = "prune with data= does it, and 'yoloprune val' with data= and against="
+"""Why nothing is known without a data set."""
+
 SHOWN = 8
 """So many images are shown."""
 
@@ -47,11 +50,13 @@ class Looks:
             not validated.
         by_class (list[ClassFigures]): By class of the data.
         images (list[ExampleImage]): What both find in a few images.
+        unseen (str): Why there are no figures, and what would give them; empty where there are.
     """
 
     figures: tuple[Mapping[str, float], ...] = ()
     by_class: list[ClassFigures] = field(default_factory=list)
     images: list[ExampleImage] = field(default_factory=list)
+    unseen: str = ""
 
     def in_front(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Rows of a table with the figures behind the name of the model."""
@@ -70,6 +75,7 @@ def look(
     command: str = "prune",
     called: str = "pruned",
     before_imgsz: int | None = None,
+    figures: tuple[Mapping[str, Any], ...] = (),
 ) -> Looks:
     """Look at two models side by side, as far as the data allow: what goes wrong is said, and the models stand.
 
@@ -83,16 +89,17 @@ def look(
         command (str): Who says what goes wrong.
         called (str): What the second one is called in the table.
         before_imgsz (int | None): Size at which the first one looks, where it is another.
+        figures (tuple[Mapping[str, Any], ...]): How good both are, where that is known already.
     """
     sides = (before_imgsz or imgsz, imgsz)
     if not data:
-        return Looks()
+        return Looks(unseen=NO_DATA)
     device = passed.get("device") or None
-    found = Looks()
+    found = Looks(figures)
     try:
-        if validate is None:
-            validate = _is_soon_done(data, before.task, device, command)
-        if validate and datasets.has_classes_of(before, data):
+        unseen = "" if figures else _unseen(before, data, device, validate)
+        found = replace(found, unseen=unseen)
+        if not figures and not unseen:
             told = {"data": data, "device": device, "plots": False}
             if evaluation.device(device).type == "cpu":  # which is kept busy by the network
                 told["workers"] = 0
@@ -106,17 +113,20 @@ def look(
         if raised_by(e) != "ultralytics" and not isinstance(e, DataError) and not is_out_of_memory(e):
             raise
         console.warn(f"{command}: the page shows less than it could: data={data}: {shorten(str(e), 300)}")
-        return found
+        return found if found.figures else replace(found, unseen=f"looking at data={data} failed")
 
 
-def _is_soon_done(data: Any, task: str, device: Any, command: str) -> bool:
-    """Whether there are not too many images for a processor."""
-    if task == "classify" or evaluation.device(device).type != "cpu":
-        return True
-    count = len(calibration_images.files_in(datasets.check(data)["val"]))
-    if count > MANY:
-        console.log(f"{command}: ", f"{count} images are not validated on the CPU; val=True does it")
-    return count <= MANY
+def _unseen(yolo: ultralytics.YOLO, data: Any, device: Any, validate: bool | None) -> str:
+    """Why models are not to be validated on a data set, empty where they are; see `look`."""
+    if validate is False:
+        return f"val=True measures it on data={data}"
+    if not datasets.has_classes_of(yolo, data):
+        return f"data={data} has other classes ({datasets.difference(yolo, data)}); after 'yoloprune finetune' it is"
+    if validate is None and yolo.task != "classify" and evaluation.device(device).type == "cpu":
+        count = len(calibration_images.files_in(datasets.check(data)["val"]))
+        if count > MANY:
+            return f"{count} images are not validated on the CPU unasked, val=True does it"
+    return ""
 
 
 def shown(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -14,7 +13,16 @@ import ultralytics
 from yoloprune import files
 from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, records
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.commands import finetune, image_side, only_classes, slim_export, slim_reach, slim_rounds, slim_stages
+from yoloprune.commands import (
+    finetune,
+    following,
+    image_side,
+    only_classes,
+    slim_export,
+    slim_reach,
+    slim_rounds,
+    slim_stages,
+)
 from yoloprune.commands.slim_stages import Stage, Stages
 from yoloprune.commands.slim_work import Work, digest
 from yoloprune.commands.validate import add_times
@@ -59,6 +67,7 @@ class SlimResult:
         return text_table.closing("", self.rows, [self.file], self.next_step).lstrip()
 
 
+@console.heard_as_asked
 def run(request: SlimRequest) -> SlimResult:
     """Run all stages, see `api.slim`."""
     compat.require("slim")
@@ -85,11 +94,11 @@ def run(request: SlimRequest) -> SlimResult:
     arguments = {k: v for k, v in {**request.kwargs(), "model": origin, "data": data}.items() if v is not None}
     if passed.get("imgsz") == AUTO:
         request = replace(request, budget=budget, passed={**passed, "imgsz": side.imgsz})
-    if chosen == "train":
-        slim_reach.require(parent, request, data, side.imgsz)
+    slim_reach.require(seen, request, data, side.imgsz, rebuilt=chosen != "prune")
     work = Work(request, data, side)
     with slim_stages.opened(request, parent, arguments) as stages:
-        console.log("slim: ", f"way={chosen}, {request.epochs} epochs in all, {stages.folder}")
+        unfinished = f"a stage lies in N-name{slim_stages.UNFINISHED} there until it is done"
+        console.log("slim: ", f"way={chosen}, {request.epochs} epochs in all, {stages.folder} ({unfinished})")
         known = seen if trained else None
         first = stages.run("parent", lambda part: work.parent(part, parent, known, classes.names))
         _require_same(first, stages)
@@ -140,7 +149,7 @@ def _ended(
     file.parent.mkdir(exist_ok=True)
     with files.staged(file.parent) as part:
         shutil.copyfile(final.file, part / file.name)
-    step = _next(file, exported, work)
+    step = following.after_slim(request, rows, file, None if exported is None else exported.file, work.imgsz)
     seconds = time.perf_counter() - began
     facts = {
         "way": chosen,
@@ -174,13 +183,13 @@ def _ended(
         pictures,
     )
     shown_rows = [*rows, *text_table.with_change(ends)[2:]]
-    console.log("slim: ", f"imgsz {work.imgsz}\n{text_table.table(shown_rows)}")
+    console.conclude("slim: ", f"imgsz {work.imgsz}\n{text_table.table(shown_rows)}")
     if len(found.rounds) > 1:
-        console.log("slim: ", f"rounds\n{text_table.table(found.rounds)}")
+        console.conclude("slim: ", f"rounds\n{text_table.table(found.rounds)}")
     for said in (*found.said, *([f"mAP50-95 {difference}"] if difference else [])):
-        console.log("slim: ", said)
+        console.conclude("slim: ", said)
     made = [file, *([exported.file] if exported else []), page]
-    console.log("slim: ", text_table.closing("done", [], made, step))
+    console.conclude("slim: ", text_table.closing("done", [], made, step))
     model = saving.load(file)
     result = SlimResult(
         model, file, None if exported is None else exported.file, chosen, rows, found.rounds, difference, step
@@ -216,10 +225,3 @@ def _times(
         rows[0][column], rows[-1][column] = (t.median for t in times)
         timing[deployment.format] = timer.facts(times)
     return timing
-
-
-def _next(file: Path, exported: Stage | None, work: Work) -> str:
-    """What to type now."""
-    if exported is not None:
-        return f"yolo predict {shlex.quote(f'model={exported.file}')} imgsz={work.imgsz} source=..."
-    return f"yolo export {shlex.quote(f'model={file}')} imgsz={work.imgsz} format=onnx"

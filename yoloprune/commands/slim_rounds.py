@@ -83,7 +83,7 @@ def follow(stages: Stages, work: Work, parent: Stage, chosen: str) -> Outcome:
     if chosen == "sparse":
         first = epochs // 2
         faded = stages.run("train-sparse", lambda part: work.train_sparse(part, parent.file, first))
-        pruned = stages.run("prune", lambda part: work.prune(part, faded.file, {}))
+        pruned = stages.run("prune", lambda part: work.prune(part, faded, {}))
         tuned = stages.run("finetune", lambda part: work.finetune(part, pruned.file, epochs - first))
         return Outcome(parent, pruned, tuned)
     if chosen == "train":
@@ -128,7 +128,7 @@ def _stepped(stages: Stages, work: Work, found: Outcome, epochs: int) -> Outcome
     request = work.request
     plan = shares(request.rounds, request.schedule)
     last = _fractions(work, found.parent.file, request.budgets) if len(plan) > 1 else {}
-    left, model = dict.fromkeys(("flops", "params", "channels", "latency"), 1.0), found.parent.file
+    left, model = dict.fromkeys(("flops", "params", "channels", "latency"), 1.0), found.parent
     waiting = 0
     for share, part_epochs in zip(plan, spread(epochs, len(plan)), strict=True):
         budgets = budgets_at(share, last, left) if len(plan) > 1 else dict(request.budgets)
@@ -137,7 +137,7 @@ def _stepped(stages: Stages, work: Work, found: Outcome, epochs: int) -> Outcome
             continue
         found.pruned = stages.run("prune", _cut(work, model, budgets))
         found.tuned = stages.run("finetune", _tune(work, found.pruned.file, waiting))
-        left, model, waiting = _left(left, found.pruned), found.tuned.file, 0
+        left, model, waiting = _left(left, found.pruned), found.tuned, 0
         found.rounds.append(_row(len(found.rounds) + 1, found, left))
     return found
 
@@ -148,7 +148,7 @@ def _searched(stages: Stages, work: Work, found: Outcome, epochs: int) -> Outcom
     (kind, end), *_ = [*_fractions(work, found.parent.file, request.budgets).items(), ("flops", 0.0)]
     seen, end = ("channels", 1 - end) if kind == "ratio" else (kind, end)
     everything = dict.fromkeys(("flops", "params", "channels", "latency"), 1.0)
-    left, model, step = everything, found.parent.file, FIRST_STEP
+    left, model, step = everything, found.parent, FIRST_STEP
     lengths = [*spread(epochs, min(request.rounds, epochs))]
     while lengths and step >= SMALLEST_STEP and left[seen] * TIGHT > end:
         fraction = max(1 - step, end / left[seen])
@@ -166,7 +166,7 @@ def _searched(stages: Stages, work: Work, found: Outcome, epochs: int) -> Outcom
         found.rounds.append({**_row(len(found.rounds) + 1, Outcome(found.parent, pruned, tuned), tried), "held": held})
         console.log("slim: ", f"{told}: {'held' if held else f'more than max_drop={request.max_drop:g}'}")
         if held:
-            found.pruned, found.tuned, left, model = pruned, tuned, tried, tuned.file
+            found.pruned, found.tuned, left, model = pruned, tuned, tried, tuned
         else:
             step /= 2
     reached = f"{left['flops']:.0%} of the FLOPs hold max_drop={request.max_drop:g}"
@@ -217,9 +217,9 @@ def _row(number: int, found: Outcome, left: Mapping[str, float]) -> dict[str, An
     return {"round": number, **shown, **found.tuned.row, "folder": found.tuned.folder.name}
 
 
-def _cut(work: Work, model: Path, budgets: Mapping[str, Any]) -> Any:
+def _cut(work: Work, before: Stage, budgets: Mapping[str, Any]) -> Any:
     def cut(part: Path) -> Done:
-        return work.prune(part, model, budgets)
+        return work.prune(part, before, budgets)
 
     return cut
 

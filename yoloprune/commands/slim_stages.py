@@ -16,7 +16,8 @@ import ultralytics
 
 from yoloprune import files
 from yoloprune.backend import console, per_image, run_folders
-from yoloprune.checkpoint import moved
+from yoloprune.checkpoint.moved import Renaming
+from yoloprune.commands import interruptions
 from yoloprune.errors import ArgumentError, PruneError
 from yoloprune.planning.paired_bootstrap import Findings
 from yoloprune.runtimes.deployment import EXPORT_KEYS
@@ -24,6 +25,7 @@ from yoloprune.settings.slim_request import SlimRequest
 
 FACTS, FOUND, LOCK, REPORT = "slim.json", "found.npz", ".running", "report.json"
 UNFINISHED = ".unfinished"
+GOES_ON = "the same command goes on where it was; so far everything is in {}"
 FREE = frozenset({"project", "name", "exist_ok", "verbose", "save_dir"})
 """What the same command may have otherwise and still go on."""
 
@@ -98,10 +100,13 @@ class Stages:
         if (final / FACTS).is_file():
             console.log("slim: ", f"{final.name} is done already")
             return Stage.read(final)
-        console.log("slim: ", f"{final.name} of {self.folder}")
         part = final.with_name(final.name + UNFINISHED)
+        console.log("slim: ", f"{final.name} of {self.folder}")
+        renaming = Renaming(part, final)
         began = time.perf_counter()
-        done = work(part)
+        # What is read afterwards is there afterwards; what a stage ends with is not what the run ends with
+        with console.told_as(renaming.told), console.hushed(console.is_hushed()):
+            done = work(part)
         part.mkdir(exist_ok=True)
         seconds = time.perf_counter() - began
         self.seconds += seconds
@@ -115,8 +120,9 @@ class Stages:
             "more": dict(done.more),
             "seconds": round(seconds, 1),
         }
-        moved.settle(part, final)
-        files.write_at_once(part / FACTS, lambda f: f.write(json.dumps(told, indent=2, default=str).encode()))
+        renaming.settle()
+        facts = renaming.told(json.dumps(told, indent=2, default=str))
+        files.write_at_once(part / FACTS, lambda f: f.write(facts.encode()))
         os.replace(part, final)
         self.trained = holds_work(self.folder)
         return Stage.read(final)
@@ -164,12 +170,16 @@ def opened(request: SlimRequest, parent: ultralytics.YOLO, arguments: Mapping[st
     try:
         yield stages
     except BaseException as e:
-        if isinstance(e, PruneError) and not stages.trained:
+        if isinstance(e, (PruneError, KeyboardInterrupt)) and not (stages.trained or holds_work(folder)):
             _clear(folder)  # nothing is lost but the figures of the parent, and another wish needs no other name
             _release(folder, handle)
             run.drop_unused()
-        elif isinstance(e, (KeyboardInterrupt, Exception)):
-            console.log("slim: ", f"the same command goes on where it was; so far everything is in {folder}")
+            if isinstance(e, KeyboardInterrupt):
+                interruptions.tell(e, "no stage was finished, and the same command begins anew")
+        elif isinstance(e, (KeyboardInterrupt, PruneError)):
+            interruptions.tell(e, GOES_ON.format(folder))
+        elif isinstance(e, Exception):
+            console.log("slim: ", GOES_ON.format(folder))
         raise
     finally:
         _release(folder, handle)

@@ -18,7 +18,7 @@ from yoloprune.backend import class_labels, compat, evaluation, per_image, yaml_
 from yoloprune.checkpoint import saving, trainer_files
 from yoloprune.commands import finetune, prune, train_sparse
 from yoloprune.commands.image_side import Side
-from yoloprune.commands.slim_stages import REPORT, Done
+from yoloprune.commands.slim_stages import REPORT, Done, Stage
 from yoloprune.planning.paired_bootstrap import Findings
 from yoloprune.runtimes.deployment import EXPORT_KEYS
 from yoloprune.settings import checking
@@ -95,23 +95,30 @@ class Work:
         told = {**self.training, **self._share(epochs), "distill": self.request.distill, "model": model}
         return self._trained(part, FinetuneRequest, told)
 
-    def prune(self, part: Path, model: Path, budgets: Mapping[str, Any]) -> Done:
-        """Cut under budgets by the keys of `prune`, without any exactly the dead."""
+    def prune(self, part: Path, before: Stage, budgets: Mapping[str, Any]) -> Done:
+        """Cut what a stage made under budgets by the keys of `prune`, without any exactly the dead."""
         shutil.rmtree(part, ignore_errors=True)
         request, own = self.request, {o.name for o in COMMANDS["prune"].options}
         told = {k: v for k, v in request.settings.items() if k in own - {"flops", "params", "ratio", "latency"}}
-        told = {**told, **budgets, "model": model, "data": self.data, "val": False, **_place(part)}  # validated below
+        told = {**told, **budgets, "model": before.file, "data": self.data, "val": False, **_place(part)}
         told.update({k: v for k in ("imgsz", "device", "seed") if (v := request.passed.get(k)) is not None})
-        if yaml_markers.kept_classes(saving.load(model)) is not None:
+        if yaml_markers.kept_classes(saving.load(before.file)) is not None:
             told["classes"] = None  # they were left alone before
         timed = budgets.get("latency") is not None
         told.update({k: v for k, v in request.passed.items() if timed and k in ("format", *EXPORT_KEYS)})
         told["threads"] = request.threads if timed else None
-        done = prune.run(checking.build(PruneRequest, told))
+        row: dict[str, float] = {}
+        found: Findings | None = None
+
+        def judge(cut: ultralytics.YOLO) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+            nonlocal row, found
+            row, found = self._validated(cut)
+            return {k: before.row.get(k) for k in row}, row
+
+        done = prune.run(checking.build(PruneRequest, told), judge)
         kept = dict(json.loads((part / REPORT).read_text(encoding="utf-8"))["kept"])
         if timed:
             kept["latency"] = done.rows[1]["ms"] / done.rows[0]["ms"]
-        row, found = self._validated(done.model)
         more = {"budgets": dict(budgets), "outputs_moved": done.cut.moved, "next": done.next_step}
         return Done(done.file, {**row, **evaluation.measure(done.model.model, self.imgsz)}, found, kept, more)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -28,7 +27,7 @@ from yoloprune.backend import (
     run_folders,
 )
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.commands import cut_and_repair, only_classes
+from yoloprune.commands import cut_and_repair, following, interruptions, only_classes
 from yoloprune.errors import BudgetError
 from yoloprune.native import candidates
 from yoloprune.planning import paired_bootstrap
@@ -49,6 +48,7 @@ Row = Mapping[str, Any]
 LARGEST_LOSS = 0.25  # of what the parent has: `within=` counts in points, and a poor model has few to lose
 
 
+@console.heard_as_asked
 @generators_kept()
 def run(request: SweepRequest) -> list[dict[str, Any]]:
     """Evaluate a model at several budgets directly after the cut and its repair, see `api.sweep`.
@@ -63,6 +63,7 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
     head_task.settle(parent, {}, asked=False)
     records.require_unmasked(parent.model)
     passed["data"] = datasets.given_or_own(parent, passed.get("data"), "sweep")
+    datasets.require_split(passed["data"], passed.get("split"))
     passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
     parent, classes = only_classes.cut(parent, request.classes, passed["imgsz"])
     with class_labels.view(classes.names, passed["data"]) as seen:
@@ -80,16 +81,21 @@ def _swept(
     order = ranking.rank(parent, found.graph, request.criterion, request.limits, sight)
     points, unreachable = _points(found, order, request)
 
+    rows: list[dict[str, Any]] = []
     with (
         bench.opened(deployment, parent.model, imgsz) if request.timed else nullcontext() as timer,
         run_folders.new_run(parent.task, "sweep", passed) as folder,
+        interruptions.telling(
+            lambda: following.after_part_of_sweep(folder, request, [*points][max(len(rows) - 1, 0) :], len(points))
+        ),
     ):
         arguments = {k: v for k, v in {**request.settings, **passed}.items() if v is not None}
         origin = model if isinstance(model, (str, Path)) else parent.model_name
         run_folders.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments, "save_dir": folder})
         whole = candidates.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool), found.probe)
         row, all_found = _evaluate("parent", parent, whole, {**passed, "data": seen}, folder)
-        rows, differences = [row], dict[str, Interval]()
+        rows.append(row)
+        differences = dict[str, Interval]()
         times = [] if timer is None else timer.time()
         rows[0].update(_ms(times))
         files.append_row(folder / "sweep.csv", rows[0], fresh=True)
@@ -131,10 +137,10 @@ def _swept(
             versions=provenance.versions(),
         )
         page = run_report.write_report(folder, report)
-        step = _next_step(request, passed, taken[0])
+        step = following.after_sweep(request, passed, taken[0])
         intervals = "".join(f"{name}: mAP50-95 {d}\n" for name, d in differences.items())
         told = f"{text_table.table(rows)}\n{intervals}{said}\n{taken[1]}"
-        console.log("sweep: ", text_table.closing(f"\n{told}", [], [folder / "sweep.csv", page], step))
+        console.conclude("sweep: ", text_table.closing(f"\n{told}", [], [folder / "sweep.csv", page], step))
     return rows
 
 
@@ -145,17 +151,6 @@ def taken_by(cliff: Mapping[str, Any] | None, rows: Sequence[Row]) -> tuple[str 
     if cliff["safe"] == "parent":
         return rows[1]["model"], f"{rows[1]['model']} is the mildest cut that was tried: fine-tune it, and look again."
     return cliff["safe"], f"{cliff['safe']} is the smallest of them, so that is what to take before fine-tuning."
-
-
-def _next_step(request: SweepRequest, passed: Mapping[str, Any], budget: str | None) -> str | None:
-    """The cut that a sweep recommends, as it was made in it."""
-    if budget is None:
-        return None
-    model = request.model if isinstance(request.model, (str, Path)) else "..."
-    same = {k: v for k, v in command_line.changed(request).items() if k not in {request.kind, "within", "threads"}}
-    given = command_line.pairs({"model": model, "data": passed["data"]})
-    words = (*given, budget, *command_line.pairs({"imgsz": passed["imgsz"], **same}))
-    return f"yoloprune prune {' '.join(map(shlex.quote, words))}"
 
 
 def _points(

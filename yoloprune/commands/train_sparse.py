@@ -29,6 +29,7 @@ SHARES = ("dead", "flops", "params")
 """Of the last epoch, as the table shows them."""
 
 
+@console.heard_as_asked
 def run(request: TrainSparseRequest) -> ultralytics.YOLO:
     """Train sparse, see `api.train_sparse`."""
     compat.require("train-sparse")
@@ -91,7 +92,7 @@ def report(folder: Path, yolo: ultralytics.YOLO, config: SparseConfig, words: st
     )
     page = run_report.write_report(folder, report, [p for p in (picture, folder / "results.png") if p])
     step = f"yoloprune prune {shlex.quote(f'model={best}')}"
-    console.log("sparse: ", text_table.closing(report.verdict, [row], [best, page], step))
+    console.conclude("sparse: ", text_table.closing(report.verdict, [row], [best, page], step))
     return met
 
 

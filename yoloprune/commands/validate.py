@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,7 +15,7 @@ from yoloprune.backend import compat, console, datasets, evaluation, head_task, 
 from yoloprune.checkpoint import provenance, saving
 from yoloprune.checkpoint.exported_files import is_export, load_export
 from yoloprune.checkpoint.loading import ModelSource
-from yoloprune.commands import only_classes, side_by_side
+from yoloprune.commands import following, only_classes, side_by_side
 from yoloprune.errors import ModelError
 from yoloprune.planning import paired_bootstrap
 from yoloprune.probing.examples import generators_kept
@@ -24,6 +23,7 @@ from yoloprune.reporting import run_report, text_table, verdict
 from yoloprune.reporting.facts import ExampleImage, Report, points_of
 from yoloprune.runtimes import bench, engines
 from yoloprune.runtimes.deployment import Deployment
+from yoloprune.settings import command_line
 from yoloprune.settings.view_requests import ValRequest
 
 
@@ -34,14 +34,23 @@ def run(request: ValRequest) -> list[dict[str, Any]]:
     model, against = request.model, request.against
     alone = Path(model).stem if isinstance(model, (str, Path)) else "network"  # "model" would be renamed, and warned of
     models = {alone: model} if against is None else {"parent": against, "pruned": model}
-    return compare(models, threads=request.threads, **request.host)
+    return compare(models, threads=request.threads, words=command_line.written(request), **request.host)
 
 
+@console.heard_as_asked
 @generators_kept()
 def compare(
-    models: Mapping[str, ModelSource], *, command: str = "val", threads: int | None = None, **passed: Any
+    models: Mapping[str, ModelSource],
+    *,
+    command: str = "val",
+    threads: int | None = None,
+    words: str | None = None,
+    **passed: Any,
 ) -> list[dict[str, Any]]:
-    """Validate models one after the other on the same data, then time them taking turns, see `api.compare`."""
+    """Validate models one after the other on the same data, then time them taking turns, see `api.compare`.
+
+    `words` is the command as it was typed.
+    """
     device = evaluation.device(passed.get("device"))
     deployment = Deployment.asked(passed, device, threads)
     loaded = _loaded(models)
@@ -49,6 +58,7 @@ def compare(
     if not known:
         raise ModelError(f"{command}: one model at least must be a checkpoint (.pt), which says for which data it is.")
     passed["data"] = datasets.given_or_own(known[-1], passed.get("data"), command)
+    datasets.require_split(passed["data"], passed.get("split"))
     for yolo in known:
         head_task.settle(yolo, passed)
         datasets.require_channels(yolo, passed["data"])
@@ -66,7 +76,8 @@ def compare(
         for (name, yolo), side in zip(loaded.items(), sides, strict=True):
             networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
             sizes = {**({"imgsz": side} if differ else {}), **_sizes(yolo, side)}
-            place = {"imgsz": side, "project": str(folder.resolve()), "name": name, "exist_ok": True}
+            place = {"imgsz": side, "project": str(folder.resolve()), "exist_ok": True}
+            place["name"] = name.replace("/", "-")
             installing = nullcontext() if yolo in known else compat.replaced({"AUTOINSTALL": False})
             looked = only_classes.looked_at(yolo, passed, known)
             with installing, looked as asked, per_image.watched(yolo) as watch:
@@ -84,13 +95,13 @@ def compare(
         told_sides = sides if differ else imgsz
         said = {"device": str(device), "imgsz": told_sides, "timing": timing, "arguments": passed}
         said["differences"] = {name: vars(d) for name, d in differences.items()}
-        report = _report(command, rows, said, classes, images)
+        report = _report(command, rows, said, classes, images, words)
         page = run_report.write_report(folder, report)
         told = "\n".join([*([report.verdict] if report.verdict else []), f"imgsz {told_sides}, {deployment}"])
         told += "".join(f"\n{name}: {report.metric} {d}" for name, d in differences.items())
-        last = getattr(known[-1], "ckpt_path", None)
-        step = f"yolo export {shlex.quote(f'model={last}')} format=onnx" if last and len(rows) > 1 else None
-        console.log(f"{command}: ", text_table.closing(told, rows, [page], step))
+        at = max(i for i, yolo in enumerate(loaded.values()) if yolo in known)
+        step = following.after_comparing(known[-1], rows, rows[at], data=passed["data"], imgsz=sides[at])
+        console.conclude(f"{command}: ", text_table.closing(told, rows, [page], step))
     return rows
 
 
@@ -100,6 +111,7 @@ def _report(
     facts: Mapping[str, Any],
     classes: Mapping[str, side_by_side.Figures],
     images: Sequence[ExampleImage],
+    words: str | None,
 ) -> Report:
     """What is said of models that were validated and timed; of one alone there is no verdict."""
     metric = text_table.headline(rows[0])
@@ -107,7 +119,10 @@ def _report(
     said = verdict.of(rows) if len(rows) == 2 else verdict.of_several(points, metric)
     versions = provenance.versions()
     by_class = side_by_side.by_class(classes)
-    return Report(command, rows, facts, said, by_class, images, points=points, metric=metric, versions=versions)
+    again = [words] if words else []
+    return Report(
+        command, rows, facts, said, by_class, images, points=points, metric=metric, repeat=again, versions=versions
+    )
 
 
 def _loaded(models: Mapping[str, ModelSource]) -> dict[str, ultralytics.YOLO]:

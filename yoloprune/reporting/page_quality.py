@@ -12,6 +12,8 @@ from yoloprune.reporting.verdict import on_front
 
 COLOURS = 8  # of boxes, by class: those of Okabe and Ito, which the colour-blind tell apart
 
+LETTER = 0.62  # width of a letter of a name, by its size: bold and wider than most are
+
 LONGEST = 32  # of the name of a point, in characters
 
 
@@ -97,9 +99,17 @@ def images(report: Report) -> str:
         shown.append(f"<section class=example><h3>{svg.escaped(words)}</h3><div class=three>{three}</div></section>")
     note = (
         "<p class=note>Drawn by chance, the same in every run on this data; most changed first. Dashed: the other "
-        "model finds nothing like it (same class, IoU of at least 0.5).</p>"
+        "model finds nothing like it (same class, IoU of at least 0.5). A name that would lie over others is left "
+        "out; a pointer on the box shows it, and the colour is that of the class.</p>"
     )
+    note += svg.element("p", "".join(_key(i, name) for i, name in enumerate(names)), class_="note")
     return note + "".join(shown) if shown else ""
+
+
+def _key(number: int, name: str) -> str:
+    """The colour of a class, and its name."""
+    dot = svg.element("circle", cx=6, cy=6, r=5, class_=f"box dot c{number % COLOURS}")
+    return f"{svg.element('svg', dot, viewBox='0 0 12 12', class_='key', aria_hidden='true')}{svg.escaped(name)} "
 
 
 def _boxes(image: ExampleImage, name: str, found: Sequence[Outline], names: Sequence[str], *, first: bool) -> str:
@@ -111,18 +121,59 @@ def _boxes(image: ExampleImage, name: str, found: Sequence[Outline], names: Sequ
         if first
         else svg.element("use", href=f"#{name}")
     )
-    parts, size = [pixels], max(width, height) / 30
-    for one in found:
-        corners = [(x * width, y * height) for x, y in one["points"]]
+    size = max(width, height) / 30
+    outlines = [[(x * width, y * height) for x, y in one["points"]] for one in found]
+    words = [one["name"] if one["score"] is None else f"{one['name']} {one['score']:.2f}" for one in found]
+    boxes, texts = [], []
+    for one, corners, said, at in zip(found, outlines, words, places(outlines, words, image.size, size), strict=True):
         kind = f"box c{names.index(one['name']) % COLOURS}{'' if one['matched'] else ' alone'}"
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
-        said = one["name"] if one["score"] is None else f"{one['name']} {one['score']:.2f}"
-        box = svg.element("polygon", points=points, class_=kind)
-        where = min(corners, key=lambda p: p[0] + p[1])
-        told = svg.label(where[0] + 2, max(where[1] - 3, size), said, font_size=size, class_=f"name {kind}")
-        parts.append(svg.titled(box + told, said))
+        boxes.append(svg.titled(svg.element("polygon", points=points, class_=kind), said))
+        if at is not None:
+            texts.append(svg.label(at[0], at[1], said, font_size=size, class_=f"name {kind}"))
+    parts = [pixels, *boxes, *texts]  # no box lies over a name
     said = f"{image.file}: {len(found)} boxes"
     return svg.element("svg", "".join(parts), viewBox=f"0 0 {width} {height}", role="img", aria_label=said)
+
+
+def places(
+    outlines: Sequence[Sequence[tuple[float, float]]], words: Sequence[str], image: tuple[int, int], size: float
+) -> list[tuple[float, float] | None]:
+    """Where the names of boxes are written so that none lies over another one, the larger boxes first.
+
+    Args:
+        outlines (Sequence): Corners of each box, in pixels.
+        words (Sequence[str]): What is written at each.
+        image (tuple[int, int]): Width and height of the image in pixels.
+        size (float): Of the letters, in pixels.
+
+    Returns:
+        (list): Left end and base line of each name, None where there is no room for it.
+    """
+    found: list[tuple[float, float] | None] = [None] * len(words)
+    taken: list[tuple[float, float, float, float]] = []
+    ends = [(*map(min, zip(*o, strict=True)), *map(max, zip(*o, strict=True))) for o in outlines]
+    for i in sorted(range(len(words)), key=lambda i: -(ends[i][2] - ends[i][0]) * (ends[i][3] - ends[i][1])):
+        left, top, right, bottom = ends[i]
+        long = LETTER * size * len(words[i])
+        lines = (top - 3, top + size, bottom - 3, bottom + size)  # above, inside at both ends, below
+        for y in lines:
+            for x in (left + 2, right - long - 2):
+                x = max(0.0, min(x, image[0] - long))
+                spot = (x, y - size, x + long, y)
+                inside = spot[1] >= 0 and y <= image[1]
+                if inside and not any(_meet(spot, other) for other in taken):
+                    found[i] = (x, y)
+                    break
+            if found[i] is not None:
+                taken.append(spot)
+                break
+    return found
+
+
+def _meet(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    """Whether two rectangles, as left, top, right and bottom, have an area in common."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _names(report: Report) -> tuple[str, str]:

@@ -8,13 +8,16 @@ from yoloprune.reporting.text_table import Row, headline
 
 NOTHING, LITTLE, MUCH = 0.5, 3.0, 10.0  # points (hundredths); two runs that differ in nothing differ by the first
 
+HOW_TO_SEE = "'yoloprune val' with data= and against= does it"
 
-def of(rows: Sequence[Row], *, trained: bool = False) -> str:
+
+def of(rows: Sequence[Row], *, trained: bool = False, unseen: str = "") -> str:
     """What came of it.
 
     Args:
         rows (Sequence[Row]): The model before first, the one after last.
         trained (bool): Whether the last one was fine-tuned already.
+        unseen (str): Why quality was not measured, where it was not.
 
     Returns:
         (str): What it keeps and what that costs; empty without two rows.
@@ -35,7 +38,7 @@ def of(rows: Sequence[Row], *, trained: bool = False) -> str:
     if key and first.get(key) is None and last.get(key) is not None:  # it knows other classes than the data has
         return f"{kept}, and {key} {last[key]:.3f}."
     if not key or last.get(key) is None:
-        return f"{kept}; quality was not measured: 'yoloprune val' with data= and against= does."
+        return f"{kept}; quality was not measured: {unseen or HOW_TO_SEE}."
     points = 100 * (last[key] - first[key])
     went = f"{key} goes from {first[key]:.3f} to {last[key]:.3f} ({points:+.1f} points)"
     return f"{kept}, and {went}: {_judged(points, trained)}."

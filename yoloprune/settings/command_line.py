@@ -114,7 +114,8 @@ def written(request: Request) -> str:
     Of a live model its type is all that can be said.
     """
     told = {"model": request.model, **request.host, **changed(request)}
-    return " ".join(["yoloprune", request.command, *map(shlex.quote, pairs(told))])
+    models = [_word(m) for m in told.pop("models", None) or ()]  # as words: a comma may be part of a file's name
+    return " ".join(["yoloprune", request.command, *map(shlex.quote, [*models, *pairs(told)])])
 
 
 def changed(request: Request) -> dict[str, Any]:

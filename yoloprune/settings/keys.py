@@ -103,7 +103,8 @@ def unknown_command(word: str) -> str:
     """Return the message for a word that is no command."""
     if word in {"predict", "export", "track", "benchmark"}:
         return f"'{word}' is not a command. Pruned models are stock models: use 'yolo {word}'."
-    near = get_close_matches(word, COMMANDS, n=1, cutoff=0.5)
+    near = [name for name in COMMANDS if word and (name.startswith(word) or word.startswith(name))]
+    near = near or get_close_matches(word, COMMANDS, n=1)
     return f"'{word}' is not a command. " + (f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(COMMANDS)}.")
 
 

@@ -14,6 +14,7 @@ from yoloprune.settings.value_kinds import (
     MODULES,
     NATIVE_ROWS,
     PLACE,
+    POINTS_OR_NONE,
     SHARE,
     ValueKind,
     choice,
@@ -23,6 +24,7 @@ from yoloprune.settings.value_kinds import (
     several,
 )
 from yoloprune.settings.wanted_time import LATENCY
+from yoloprune.settings.written_numbers import by_one_of
 
 FLOPS = Option("flops", None, AMOUNT, "FLOPs that are kept", 0.5)
 PARAMS = Option("params", None, AMOUNT, "parameters that are kept", 0.5)
@@ -130,6 +132,7 @@ SWEPT = tuple(
         ValueKind(
             f"{o.kind.allowed}; several separated by commas",
             several(o.kind),
+            meant=by_one_of(o.kind.meant),
             annotation=f"{o.kind.annotation} | Sequence[{o.kind.annotation}]",
         ),
         o.meaning,
@@ -147,7 +150,7 @@ SWEEP_OPTIONS = (
     Option(
         "within",
         3.0,
-        number("a number of at least 0", lambda x: x >= 0),
+        POINTS_OR_NONE,
         "points of mAP50-95 that may be lost; of a poor model a quarter of what it has",
     ),
     THREADS,
@@ -222,7 +225,7 @@ MODELS = Option(
     "models",
     None,
     ValueKind(
-        "paths of checkpoints and exports separated by commas",
+        "paths of checkpoints and exports separated by commas, each once",
         several(ValueKind("a path", path_or_model)),
         annotation="Sequence[ModelSource]",
     ),

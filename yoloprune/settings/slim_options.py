@@ -12,14 +12,14 @@ from yoloprune.settings.own_options import (
     SPARSITY,
     THREADS,
 )
-from yoloprune.settings.value_kinds import SHARE, choice, integer, number
+from yoloprune.settings.value_kinds import POINTS, SHARE, choice, integer
 
 LATENCY = PRUNE_BUDGETS[-1]
 SLIM_BUDGETS = (FLOPS, PARAMS, SPARSITY, LATENCY)
 MAX_DROP = Option(
     "max_drop",
     None,
-    number("a number above 0", lambda x: x > 0),
+    POINTS,
     "points of mAP50-95 on the validation images that may be lost: the smallest network that holds it is searched for, "
     "in rounds of cutting and fine-tuning as long as epochs last; with a budget no further than that",
     1,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yoloprune.errors import ArgumentError
+from yoloprune.settings.written_numbers import fraction_meant, points_meant, to_number
 
 UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 SMALLEST_ABSOLUTE = 1e3  # below it a plain number could be a mistyped fraction (1.5) or a percentage (50)
@@ -33,16 +34,6 @@ class ValueKind:
     names: tuple[str, ...] = ()
     meant: Callable[[Any], str] = lambda _: ""
     annotation: str = "float"
-
-
-def to_number(value: Any) -> float:
-    """Return a finite float from a number or its text; raises ValueError or TypeError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise TypeError(f"{type(value).__name__} is not a number")
-    parsed = float(value)
-    if not math.isfinite(parsed):
-        raise ValueError(f"{value} is not finite")
-    return parsed
 
 
 def parse_amount(value: str | float) -> float:
@@ -73,16 +64,6 @@ def parse_amount(value: str | float) -> float:
     return parsed
 
 
-def _fraction_meant(value: Any) -> str:
-    """Return a question where somebody wrote percent, "50%" or 50."""
-    try:
-        percent = to_number(value.strip().removesuffix("%") if isinstance(value, str) else value)
-    except (TypeError, ValueError):
-        return ""
-    marked = isinstance(value, str) and value.strip().endswith("%")
-    return f". Did you mean {percent / 100:g}?" if (0 if marked else 5) <= percent < 100 else ""
-
-
 def write_amount(value: float) -> str:
     """Return a fraction or an absolute count as one would type it: 0.5, 4.2G."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
@@ -91,8 +72,8 @@ def write_amount(value: float) -> str:
     return f"{value:g}"
 
 
-def number(allowed: str, holds: Callable[[float], bool]) -> ValueKind:
-    """Return the kind of numbers for which `holds` is true."""
+def number(allowed: str, holds: Callable[[float], bool], meant: Callable[[Any], str] = lambda _: "") -> ValueKind:
+    """Return the kind of numbers for which `holds` is true; for `meant` see `ValueKind`."""
 
     def convert(value: Any) -> float:
         parsed = to_number(value)
@@ -100,7 +81,7 @@ def number(allowed: str, holds: Callable[[float], bool]) -> ValueKind:
             raise ValueError(allowed)
         return parsed
 
-    return ValueKind(allowed, convert)
+    return ValueKind(allowed, convert, meant=meant)
 
 
 def integer(at_least: int) -> ValueKind:
@@ -213,9 +194,11 @@ def place(value: Any) -> str:
     return text
 
 
+POINTS = number("a number above 0", lambda x: x > 0, points_meant)
+POINTS_OR_NONE = number("a number of at least 0", lambda x: x >= 0, points_meant)
 PLACE = ValueKind("a folder, or a text file that lists files", place, annotation="str | Path")
-AMOUNT = ValueKind(AMOUNT_ALLOWED, parse_amount, meant=_fraction_meant, annotation="float | str")
-SHARE = number("a fraction between 0 and 1 (both excluded)", lambda x: 0 < x < 1)
+AMOUNT = ValueKind(AMOUNT_ALLOWED, parse_amount, meant=fraction_meant, annotation="float | str")
+SHARE = number("a fraction above 0 and below 1", lambda x: 0 < x < 1, fraction_meant)
 NATIVE_ROWS = ValueKind("True, False or tied", _native, ("true", "false", "tied"), annotation='bool | Literal["tied"]')
 FLAG = ValueKind("True or False", _flag, ("true", "false"), annotation="bool")
 CLASS_NAMES = ValueKind(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from yoloprune.settings.value_kinds import ValueKind, to_number
+from yoloprune.settings.value_kinds import ValueKind
+from yoloprune.settings.written_numbers import to_number
 
 
 def _latency(value: Any) -> float | str:

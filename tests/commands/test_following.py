@@ -1,0 +1,154 @@
+"""The next command: what helps after what came out, with the side of the image and the epochs that belong to it."""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ultralytics.nn.tasks as nets
+import yaml
+
+from yoloprune.backend import yaml_markers
+from yoloprune.commands import following
+from yoloprune.settings.checking import build
+from yoloprune.settings.requests import SweepRequest
+from yoloprune.settings.slim_request import SlimRequest
+
+
+def yolo(kind: str = "DetectionModel", config: dict[str, Any] | None = None, **more: Any) -> Any:
+    """As much of a model as a next step depends on."""
+    model = type("Mine", (getattr(nets, kind),), {})
+    network = model.__new__(model)
+    vars(network)["yaml"] = config or {}
+    return types.SimpleNamespace(model=network, yaml=config or {}, ckpt=None, **more)
+
+
+def rows(*quality: float | None) -> list[dict[str, Any]]:
+    return [{"model": f"m{i}", **({} if q is None else {"mAP50-95": q}), "params": 9} for i, q in enumerate(quality)]
+
+
+def after_prune(had: float | None, has: float | None, parent: Any = None, **told: Any) -> str:
+    models = (parent or yolo(), told.pop("child", None) or yolo())
+    given = {"data": "d.yaml", "imgsz": 640, "unrepaired": False, **told}
+    choice: Any = types.SimpleNamespace(yaml=given.pop("yaml", None))
+    return following.after_prune(models, "best.pt", Path("p.pt"), choice, rows(had, has), **given)
+
+
+# prune ----------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["WorldModel", "RTDETRDetectionModel", "DetectionModel"])
+def test_the_next_step_is_that_of_the_family_for_subclasses_too(kind: str) -> None:
+    child, trains = yolo(kind), kind != "WorldModel"
+    said = after_prune(None, None, child=child)
+    assert said.startswith("yoloprune finetune" if trains else "yolo val"), said
+    assert (yaml_markers.untrainable(child.model) is None) == trains
+
+
+def test_the_side_of_the_image_is_carried_where_it_is_not_the_default() -> None:
+    assert after_prune(0.5, 0.48) == "yoloprune finetune model=p.pt data=d.yaml"
+    assert after_prune(0.5, 0.48, imgsz=320) == "yoloprune finetune model=p.pt data=d.yaml imgsz=320"
+    assert after_prune(None, None, unrepaired=True, data=None) == "yoloprune finetune model=p.pt data=... lr0=0.002"
+
+
+def test_after_a_sparse_training_as_many_epochs_follow() -> None:
+    parent = yolo(config={yaml_markers.STATE_KEY: {}})
+    parent.ckpt = {"train_args": {"epochs": 25}}
+    assert after_prune(None, None, parent) == "yoloprune finetune model=p.pt data=d.yaml epochs=25"
+
+
+def test_a_cut_that_left_little_is_trained_on_and_one_that_left_nothing_is_not() -> None:
+    tune = "yoloprune finetune model=p.pt data=d.yaml imgsz=320"
+    look = "yoloprune sweep model=best.pt data=d.yaml imgsz=320"
+    assert after_prune(0.5, 0.39, imgsz=320) == f"{tune}\n      (how far a cut may go: {look})"
+    assert after_prune(0.5, 0.009, imgsz=320).startswith(f"{look}\n")
+    assert after_prune(0.5, 0.41).startswith("yoloprune finetune")
+
+
+def test_a_parent_that_finds_nothing_is_trained_first() -> None:
+    said = after_prune(0.009, 0.001)
+    assert said.startswith("yolo train model=best.pt data=d.yaml\n") and "the parent itself has mAP50-95 0.0090" in said
+    pruned = yolo(config={yaml_markers.KEY: {}})
+    assert after_prune(0.009, 0.001, pruned).startswith("yoloprune finetune model=best.pt data=d.yaml\n")
+
+
+# finetune -------------------------------------------------------------------------------------------------------------
+def after_training(folder: Path, start: float | None, end: float, **args: Any) -> str:
+    told = {
+        "model": "pruned.pt",
+        "data": "d.yaml",
+        "epochs": 10,
+        "imgsz": 320,
+        "optimizer": "AdamW",
+        "lr0": 0.001,
+        **args,
+    }
+    (folder / "args.yaml").write_text(yaml.safe_dump(told))
+    had = {} if start is None else {"mAP50-95": start}
+    return following.after_training(folder, Path("best.pt"), had, {"mAP50-95": end})
+
+
+def test_a_training_that_went_well_is_exported(tmp_path: Path) -> None:
+    assert after_training(tmp_path, 0.5, 0.496) == "yolo export model=best.pt imgsz=320 format=onnx"
+    assert after_training(tmp_path, None, 0.2, imgsz=640) == "yolo export model=best.pt format=onnx"
+
+
+def test_one_that_ended_below_its_start_is_done_again_longer_and_slower(tmp_path: Path) -> None:
+    again = "yoloprune finetune model=pruned.pt data=d.yaml epochs=20"
+    assert after_training(tmp_path, 0.5, 0.49) == f"{again} optimizer=AdamW lr0=0.0005 imgsz=320"
+    assert after_training(tmp_path, 0.5, 0.49, optimizer="auto") == f"{again} imgsz=320"
+
+
+def test_one_that_finds_nothing_yet_goes_on(tmp_path: Path) -> None:
+    assert after_training(tmp_path, 0.0, 0.009) == "yoloprune finetune model=best.pt data=d.yaml epochs=20 imgsz=320"
+
+
+# slim -----------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "quality, export, expected",
+    [
+        ((0.5, 0.48), None, "yolo export model=b.pt imgsz=96 format=onnx"),
+        ((0.5, 0.48), Path("b.onnx"), "yolo predict model=b.onnx imgsz=96 source=..."),
+        ((0.5, 0.46), Path("b.onnx"), "yoloprune slim model=a.pt data=d.yaml epochs=14 flops=0.3"),
+        ((None, 0.009), None, "yoloprune slim model=a.pt data=d.yaml epochs=14 flops=0.3"),
+    ],
+    ids=["good", "exported", "much is lost", "nothing is found"],
+)
+def test_slim_is_done_longer_where_much_is_lost(quality: tuple[Any, Any], export: Path | None, expected: str) -> None:
+    asked = build(SlimRequest, {"model": "a.pt", "data": "d.yaml", "epochs": 7, "flops": 0.3})
+    table = [*rows(*quality), *([{"model": "exported", "mAP50-95": 0.0}] if export else [])]
+    assert following.after_slim(asked, table, Path("b.pt"), export, 96) == expected
+
+
+# compare --------------------------------------------------------------------------------------------------------------
+def test_of_several_models_the_last_is_exported_unless_it_is_far_behind() -> None:
+    pruned = yolo(config={yaml_markers.KEY: {}}, ckpt_path="p.pt")
+    told: dict[str, Any] = {"data": "d.yaml", "imgsz": 320}
+
+    def said(*quality: float, model: Any = pruned) -> str | None:
+        table = rows(*quality)
+        return following.after_comparing(model, table, table[-1], **told)
+
+    assert said(0.5, 0.45) == "yolo export model=p.pt imgsz=320 format=onnx"
+    assert said(0.5, 0.39) == "yoloprune finetune model=p.pt data=d.yaml imgsz=320"
+    assert said(0.009, 0.009, model=yolo(ckpt_path="p.pt")) is None
+    assert said(0.5) is None
+
+
+# sweep ----------------------------------------------------------------------------------------------------------------
+def test_the_cut_that_is_recommended_is_the_one_that_was_made() -> None:
+    given = {"model": "a.pt", "data": "b.yaml", "flops": "0.8,0.6", "score": "bn", "keep": "model.2.*", "within": 5}
+    asked = build(SweepRequest, given)
+    step = following.after_sweep(asked, {"data": "b.yaml", "imgsz": 96}, "flops=0.8")
+    assert step == "yoloprune prune model=a.pt data=b.yaml flops=0.8 imgsz=96 score=bn 'keep=model.2.*'"
+
+
+def test_an_interrupted_sweep_keeps_its_points_and_names_the_others() -> None:
+    asked = build(SweepRequest, {"model": "a.pt", "data": "b.yaml", "flops": "0.9,0.5,0.7", "within": 2})
+    names = [str(point) for point in asked.points]
+    assert following.after_part_of_sweep(Path("s"), asked, names, 3) is None
+    again = "yoloprune sweep model=a.pt data=b.yaml flops=0.5,0.7 within=2.0"
+    assert following.after_part_of_sweep(Path("s"), asked, ["flops=0.7", "flops=0.5"], 3) == (
+        f"s/sweep.csv keeps 1 of 3 points; for the others: {again}"
+    )
+    assert following.after_part_of_sweep(Path("s"), asked, [], 3) == "s/sweep.csv keeps 3 of 3 points"

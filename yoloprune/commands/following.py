@@ -1,0 +1,169 @@
+"""What to type next, ready to paste: by what a command made, and by how good that is."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ultralytics
+
+from yoloprune.backend import run_folders, yaml_markers
+from yoloprune.native import candidates
+from yoloprune.reporting.text_table import headline
+from yoloprune.reporting.verdict import LITTLE, MUCH
+from yoloprune.settings import command_line, keys
+from yoloprune.settings.requests import SweepRequest
+from yoloprune.settings.slim_request import SlimRequest
+
+Row = Mapping[str, Any]
+
+BLIND = 0.01
+"""A figure of quality, a fraction of 1, below which a model finds next to nothing."""
+
+NOISE = 0.005
+"""By so much two runs differ that differ in nothing that counts."""
+
+
+def typed(words: str, imgsz: Any = None, **told: Any) -> str:
+    """A command with its keys; those that are None are left out, and the side of the image that is the default."""
+    side = None if imgsz == keys.host_defaults()["imgsz"] else imgsz
+    return " ".join([words, *map(shlex.quote, command_line.pairs({**told, "imgsz": side}))])
+
+
+def exported(file: Any, imgsz: Any) -> str:
+    """Export a model that is good enough."""
+    return f"{typed('yolo export', imgsz, model=file)} format=onnx"
+
+
+def after_prune(
+    models: tuple[ultralytics.YOLO, ultralytics.YOLO],
+    source: Any,
+    file: Path,
+    choice: candidates.Choice,
+    rows: Sequence[Row],
+    *,
+    data: Any,
+    imgsz: int,
+    unrepaired: bool,
+) -> str:
+    """Fine-tune; where nothing is left of what the model found, look how far a cut may go, or train that first.
+
+    Args:
+        models (tuple[YOLO, YOLO]): The parent and what was cut.
+        source (Any): What was given as the parent.
+        file (Path): The cut model.
+        choice (Choice): Which widths it has.
+        rows (Sequence[Row]): How good both are, where that is known.
+        data (Any): The data set, None where there is none.
+        imgsz (int): Side of the images.
+        unrepaired (bool): Whether nothing was fitted to what is left of the weights, so that they have further to go.
+    """
+    parent, child = models
+    if (family := yaml_markers.untrainable(child.model)) is not None:
+        return f"{typed('yolo val', imgsz, model=file)}\n      (pruned {family} models cannot be trained)"
+    data = data or "..."
+    epochs = _epochs_of_a_sparse_run(parent)
+    told = {"model": file, "data": data, "epochs": epochs, "lr0": 0.002 if unrepaired else None}
+    tune = typed("yoloprune finetune", imgsz, **told)
+    key = headline(rows[0])
+    had, has = rows[0].get(key), rows[-1].get(key)
+    if had is not None and has is not None and isinstance(source, (str, Path)):
+        if had < BLIND:
+            train = "yolo train" if yaml_markers.entry_of(parent) is None else "yoloprune finetune"
+            why = (
+                f"the parent itself has {key} {had:.4f}: train it first, or check that data= is what it was trained on"
+            )
+            return f"{typed(train, imgsz, model=source, data=data)}\n      ({why})"
+        look = typed("yoloprune sweep", imgsz, model=source, data=data)
+        if has < BLIND:
+            return f"{look}\n      (nothing is left to train on from: it tells how far a cut may go)"
+        if 100 * (has - had) <= -MUCH:  # trainings bring most of it back
+            return f"{tune}\n      (how far a cut may go: {look})"
+    return tune + ("" if choice.yaml is None else "\n      (stock 'yolo train' keeps the widths as well)")
+
+
+def _epochs_of_a_sparse_run(yolo: ultralytics.YOLO) -> int | None:
+    """What a fine-tuning takes after it; of a model that was trained otherwise nothing can be said."""
+    found = (yolo.ckpt or {}).get("train_args") or {}
+    return found.get("epochs") if yaml_markers.STATE_KEY in (yolo.model.yaml or {}) else None
+
+
+def after_training(folder: Path, best: Path, start: Row, end: Row) -> str:
+    """Export; where a fine-tuning ended below its start or finds next to nothing, train longer.
+
+    Args:
+        folder (Path): Of the run, whose args.yaml says how it was trained.
+        best (Path): What it left.
+        start (Row): How good the model was before, empty where that is not known.
+        end (Row): How good it is.
+    """
+    args = run_folders.read_yaml(folder / run_folders.ARGS) if (folder / run_folders.ARGS).is_file() else {}
+    key = headline(end)
+    fell = start.get(key) is not None and end.get(key, 0) < start[key] - NOISE
+    if not key or not args.get("model") or not (fell or end[key] < BLIND):
+        return exported(best, args.get("imgsz"))
+    told: dict[str, Any] = {"model": args["model"] if fell else best, "data": args.get("data")}
+    told["epochs"] = 2 * int(args.get("epochs") or keys.host_defaults()["epochs"])
+    if fell and args.get("optimizer") not in (None, "auto") and args.get("lr0"):  # which chooses its own rate
+        told |= {"optimizer": args["optimizer"], "lr0": args["lr0"] / 2}
+    return typed("yoloprune finetune", args.get("imgsz"), **told)
+
+
+def after_slim(request: SlimRequest, rows: Sequence[Row], file: Path, export: Path | None, imgsz: int) -> str:
+    """Predict with what was exported, or export; where much was lost, the same with twice the epochs."""
+    first, last = rows[0], next(row for row in reversed(rows) if row["model"] != "exported")
+    key = headline(last)
+    if key and last.get(key) is not None:
+        lost = 100 * (first[key] - last[key]) if first.get(key) is not None else 0.0
+        if last[key] < BLIND or lost > LITTLE:
+            longer = replace(request, passed={**request.passed, "epochs": 2 * request.epochs})
+            return command_line.written(longer)
+    if export is not None:
+        return f"yolo predict {shlex.quote(f'model={export}')} imgsz={imgsz} source=..."
+    return f"yolo export {shlex.quote(f'model={file}')} imgsz={imgsz} format=onnx"
+
+
+def after_comparing(yolo: ultralytics.YOLO, rows: Sequence[Row], row: Row, *, data: Any, imgsz: int) -> str | None:
+    """Export the last model; where it is far below the best one, train it on.
+
+    Args:
+        yolo (YOLO): The last checkpoint.
+        rows (Sequence[Row]): Of all models.
+        row (Row): Of that one.
+        data (Any): The data set.
+        imgsz (int): Its side of the images.
+    """
+    file, key = getattr(yolo, "ckpt_path", None), headline(row)
+    if not file or len(rows) < 2:
+        return None
+    best = max((found for r in rows if (found := r.get(key)) is not None), default=0.0)
+    if key and row[key] > max(BLIND, best - MUCH / 100):
+        return exported(file, imgsz)
+    pruned = yaml_markers.entry_of(yolo) is not None
+    return typed("yoloprune finetune", imgsz, model=file, data=data) if pruned else None
+
+
+def after_sweep(request: SweepRequest, passed: Mapping[str, Any], budget: str | None) -> str | None:
+    """The cut that a sweep recommends, as it was made in it."""
+    if budget is None:
+        return None
+    model = request.model if isinstance(request.model, (str, Path)) else "..."
+    same = {k: v for k, v in command_line.changed(request).items() if k not in {request.kind, "within", "threads"}}
+    given = command_line.pairs({"model": model, "data": passed["data"]})
+    words = (*given, budget, *command_line.pairs({"imgsz": passed["imgsz"], **same}))
+    return f"yoloprune prune {' '.join(map(shlex.quote, words))}"
+
+
+def after_part_of_sweep(folder: Path, request: SweepRequest, missing: Sequence[str], n_points: int) -> str | None:
+    """What an interrupted sweep keeps, and how to get the points that it lacks; None where it has none yet."""
+    if len(missing) == n_points:
+        return None
+    kept = f"{folder / 'sweep.csv'} keeps {n_points - len(missing)} of {n_points} points"
+    if not missing:
+        return kept
+    kind = request.kind
+    others: dict[str, Any] = {kind: tuple(getattr(p, kind) for p in request.points if str(p) in missing)}
+    return f"{kept}; for the others: {command_line.written(replace(request, **others))}"
