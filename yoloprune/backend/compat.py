@@ -158,10 +158,9 @@ IMAGES = (
 TRAINING = (
     ForeignName("engine.trainer", "BaseTrainer.check_resume", "settles arguments before the first file", 1),
     ForeignName("engine.trainer", "BaseTrainer", "judges the name of an optimizer"),
-    ForeignName("engine.trainer", "BaseTrainer.build_optimizer", "judges the name of an optimizer", 1, ("name",)),
+    ForeignName("engine.trainer", "BaseTrainer.build_optimizer", "judges the name of an optimizer, and makes it", 1, ("name",)),
     ForeignName("engine.trainer", "BaseTrainer.save_model", "writes checkpoints", 0),
     ForeignName("engine.trainer", "BaseTrainer.final_eval", "strips checkpoints", 0),
-    ForeignName("engine.trainer", "BaseTrainer.build_optimizer", "makes what steps, behind which masks hold", 1),
     ForeignName("engine.trainer", "BaseTrainer.get_model", "builds the network", 0, ("cfg", "weights", "verbose")),
     ForeignName("utils.torch_utils", "strip_optimizer", "strips the checkpoints of a training that was killed", 1),
     ForeignName("utils.plotting", "plot_results", "draws the curves of a training that was killed", 1),
