@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from yoloprune.reporting import schema
-from yoloprune.settings.commands import COMMANDS, Command
+from yoloprune.settings.command import Command
+from yoloprune.settings.commands import COMMANDS
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
 NOTICE = "<!-- Written by scripts/docs_reference.py; changes belong into the table it reads. -->"

@@ -3,17 +3,20 @@
     python scripts/latency.py halve --model yolov8n.yaml --imgsz 320 --threads 1 --formats torch onnx openvino ncnn
     python scripts/latency.py wanted --model yolov8n.yaml --imgsz 320 --threads 1 --formats torch onnx openvino ncnn
     python scripts/latency.py predict --model yolov8n.yaml --imgsz 320 --threads 1 --formats onnx openvino
+    python scripts/latency.py carried --model yolov8n.yaml --imgsz 320 --threads 1 --formats onnx --target "ssh pi@host"
     python scripts/latency.py pair parent.pt pruned.pt --imgsz 320 --threads 1 --format onnx
 
 `halve` prunes to half the FLOPs, with the rows that a stock YAML can say and with free widths, and times each beside
 its parent. `wanted` prunes with latency=0.6 for each format. `predict` learns what widths cost in time, and tells how
-far from it networks are that were left out. `pair` is the measurement that the first two call: two files taking turns.
+far from it networks are that were left out. `carried` has them timed by another machine, prunes by its table, and has
+the result timed there. `pair` is what `halve` and `wanted` measure with: two files taking turns.
 A model YAML is drawn anew, seed 0, and ranked by its filters: times do not hang on what was learnt.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import subprocess
 import sys
@@ -103,16 +106,40 @@ def predict(told: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
     return rows
 
 
+def carried(told: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
+    """latency= by a table that another machine measured, and what that machine says of the network that came of it."""
+    parent, rows = parent_file(told.model, folder), []
+    for form in told.formats:
+        over = {"format": form, "threads": told.threads, "imgsz": told.imgsz, "project": str(folder)}
+        over |= {"target": told.target, "python": told.python}
+        times = yoloprune.latency(parent, **over, name=f"{form}-times")
+        words = {"latency": told.latency, "times": times, "imgsz": told.imgsz}
+        yoloprune.prune(parent, **words, project=str(folder), name=form)
+        report = json.loads((folder / form / "report.json").read_text())
+        known = {key: report["timing"][key] for key in ("error", "worst", "predicted")}
+        pruned = folder / form / "weights" / "pruned.pt"
+        with yoloprune.latency(pruned, parent, **over, name=f"{form}-pair").open(newline="", encoding="utf-8") as file:
+            (row,) = csv.DictReader(file)
+        now, ms = float(row["parent_ms"]), float(row["ms"])
+        spread = max(float(row["spread"]), float(row["parent_spread"]))
+        found = {"parent": now, "ms": ms, "share": ms / now, "spread": spread}
+        rows.append({"format": form, "FLOPs": report["kept"]["flops"], **known, **found})
+        print(table(rows[-1:]), flush=True)
+    return rows
+
+
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["halve", "wanted", "predict", "pair"])
+    parser.add_argument("what", choices=["halve", "wanted", "predict", "carried", "pair"])
     parser.add_argument("files", nargs="*", type=Path, help="of pair: parent and pruned")
     parser.add_argument("--model", default="yolov8n.yaml")
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=20.0, help="of one measurement at most")
     parser.add_argument("--latency", type=float, default=0.6)
+    parser.add_argument("--target", default="sh -c", help="of carried: what reaches the machine")
+    parser.add_argument("--python", default="python3", help="of carried: Python there")
     parser.add_argument("--format", default="torch", help="of pair")
     parser.add_argument("--formats", nargs="+", default=["torch", "onnx", "openvino", "ncnn"])
     parser.add_argument("--json", action="store_true")
@@ -122,7 +149,7 @@ def main() -> None:
         print(json.dumps(found) if told.json else table([found]))
         return
     with tempfile.TemporaryDirectory() as folder:
-        rows = {"halve": halve, "wanted": wanted, "predict": predict}[told.what](told, Path(folder))
+        rows = {"halve": halve, "wanted": wanted, "predict": predict, "carried": carried}[told.what](told, Path(folder))
     print(table(rows))
 
 

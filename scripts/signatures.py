@@ -24,6 +24,7 @@ COMMANDS = {
     "val": ROWS,
     "info": ROWS,
     "plot": "Path",
+    "latency": "Path",
 }
 HEAD = """# Written by scripts/signatures.py from settings/commands.py.
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,8 @@ from ultralytics.models.yolo.model import YOLO as StockYOLO
 
 from yoloprune.planning.channel_graph import ChannelGraph
 
-__all__ = ["compare", "finetune", "info", "mask", "plot", "prune", "slim", "sweep", "trace", "train_sparse", "val"]
+__all__ = ["compare", "finetune", "info", "latency", "mask", "plot"]
+__all__ += ["prune", "slim", "sweep", "trace", "train_sparse", "val"]
 
 ModelSource: TypeAlias = str | Path | StockYOLO
 """

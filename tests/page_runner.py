@@ -9,6 +9,7 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ SMALL = {
     "device": "cpu",
     "latency": "0.95",
     "half": "False",
+    "target": "sh -c",
+    "python": sys.executable,
 }
 """What words of a page become."""
 
@@ -36,6 +39,7 @@ ADDED = {
     "train-sparse": TRAIN,
     "finetune": TRAIN,
     "prune": "imgsz=64",
+    "latency": f"imgsz=64 python={sys.executable}",
     "sweep": "imgsz=64",
     "val": QUIET,
     "compare": "imgsz=64",
@@ -44,12 +48,22 @@ ADDED = {
 }
 """What a command is told besides, where the line says nothing of it."""
 
-NEEDS = {"onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn", "engine": "tensorrt", "rknn": "rknn"}
+NEEDS = {
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "ncnn": "ncnn",
+    "engine": "tensorrt",
+    "rknn": "rknn",
+    "litert": "litert_torch",
+}
 """Packages of formats."""
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").rglob("*.md"))]
 NOTEBOOK = ROOT / "docs" / "guide" / "yoloprune.ipynb"
+MEASURE = "measure.py"
+"""What a line ends with that runs on a device, in the folder that was carried there."""
+
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 BEFORE = {
@@ -83,7 +97,7 @@ def lines(page: str) -> list[tuple[str, str]]:
             found.append((kind, block))
         for line in re.sub(r"\\\n\s*", "", block).splitlines() if kind == "bash" else ():
             words = line.partition(" #")[0].strip()
-            if words.split(" ")[0] in {"yoloprune", "yolo"}:
+            if words.split(" ")[0] in {"yoloprune", "yolo"} or words.endswith(MEASURE):
                 found.append((kind, words))
     return found
 
@@ -92,6 +106,10 @@ def missing(text: str) -> str | None:
     """What a line needs and this machine has not."""
     if re.search(r"device=\d", text) and not torch.cuda.is_available():
         return "a GPU"
+    if text.endswith(MEASURE) and not carried():
+        return "a folder of networks"
+    if (table := re.search(r"times=(\S+)", text)) and not Path(table[1]).is_file():
+        return "a table that a device measured"
     if " resume" in text:
         return "an interrupted training"
     if "format=openvino int8=True" in text and importlib.util.find_spec("nncf") is None:
@@ -100,6 +118,11 @@ def missing(text: str) -> str | None:
         if f"format={name}" in text and importlib.util.find_spec(package) is None:
             return package
     return None
+
+
+def carried() -> list[Path]:
+    """Folders whose networks wait for a device."""
+    return [f.parent for f in Path("runs").rglob(MEASURE) if not (f.parent / "times.csv").is_file()]
 
 
 def small(line: str) -> list[str]:
@@ -117,11 +140,18 @@ def run(kind: str, text: str, names: dict[str, Any]) -> None:
     import ultralytics.cfg
 
     from yoloprune.cli import main
+    from yoloprune.runtimes import device_script
 
+    home = Path.cwd()
     if kind == "python":
         text = re.sub(r"epochs=\d+", f"epochs=2, {', '.join(_python(TRAIN))}", text)
         text = re.sub(r"^([A-Z]+) = .*", lambda found: f"{found[1]} = {CELL[found[1]]}", text, flags=re.MULTILINE)
         exec(compile(text, "page", "exec"), names)
+    elif text.endswith(MEASURE):
+        for folder in carried():
+            if code := device_script.main(["--seconds", "0.1"], folder.resolve()):
+                raise SystemExit(f"{code}: {text}")
+            shutil.copy(folder / "times.csv", home)
     elif text.startswith("yolo "):
         ultralytics.cfg.entrypoint(" ".join(["yolo", *small(text)]))
     elif code := main(small(text)):
@@ -134,9 +164,9 @@ def _python(words: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    from yoloprune.selection import time_profile
+    from yoloprune.selection import device_times, time_profile
 
-    time_profile.VARIANTS, time_profile.SECONDS, time_profile.TRUSTED = 8, 0.1, 10.0
+    time_profile.VARIANTS, time_profile.SECONDS, time_profile.TRUSTED, device_times.ENOUGH = 8, 0.1, 10.0, 8
     names: dict[str, Any] = {"__name__": "page"}
     exec(GIVEN, names)
     page = Path(sys.argv[1])

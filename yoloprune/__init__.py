@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from yoloprune.api import compare as compare
     from yoloprune.api import finetune as finetune
     from yoloprune.api import info as info
+    from yoloprune.api import latency as latency
     from yoloprune.api import mask as mask
     from yoloprune.api import plot as plot
     from yoloprune.api import prune as prune
@@ -46,6 +47,7 @@ _HOME = {
     "val": "api",
     "compare": "api",
     "info": "api",
+    "latency": "api",
     "plot": "api",
     "prune_module": "commands.prune_module",
     "PruneResult": "commands.prune_module",

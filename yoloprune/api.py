@@ -17,6 +17,7 @@ import ultralytics
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import finetune as _finetune
 from yoloprune.commands import info as _info
+from yoloprune.commands import latency as _latency
 from yoloprune.commands import mask as _mask
 from yoloprune.commands import plot as _plot
 from yoloprune.commands import prune as _prune
@@ -27,7 +28,20 @@ from yoloprune.commands import validate as _validate
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.settings import checking, mask_request, requests, signatures, slim_request, view_requests
 
-__all__ = ["compare", "finetune", "info", "mask", "plot", "prune", "slim", "sweep", "trace", "train_sparse", "val"]
+__all__ = [
+    "compare",
+    "finetune",
+    "info",
+    "latency",
+    "mask",
+    "plot",
+    "prune",
+    "slim",
+    "sweep",
+    "trace",
+    "train_sparse",
+    "val",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -161,6 +175,21 @@ def plot(model: ModelSource, **given: Any) -> Path:
         ArgumentError: If an argument is wrong.
     """
     return _plot.run(checking.build(view_requests.PlotRequest, {"model": model, **given}))
+
+
+@_told
+def latency(model: ModelSource, against: ModelSource | None = None, **given: Any) -> Path:
+    """Have networks timed on another device: exports of other widths, and one script that runs there.
+
+    Returns:
+        (Path): The folder to carry there; with `target` the table that was measured, for `prune(times=...)`.
+
+    Raises:
+        ArgumentError: If an argument is wrong, or the format cannot be exported here.
+        DeviceLinkError: If the device cannot be reached, or nothing can be measured there.
+    """
+    request = checking.build(view_requests.LatencyRequest, {"model": model, "against": against, **given})
+    return _latency.run(request)
 
 
 def trace(model: ModelSource, *, imgsz: int | None = None, keep: tuple[str, ...] = ()) -> ChannelGraph:

@@ -7,7 +7,8 @@ from ultralytics.models.yolo.model import YOLO as StockYOLO
 
 from yoloprune.planning.channel_graph import ChannelGraph
 
-__all__ = ["compare", "finetune", "info", "mask", "plot", "prune", "slim", "sweep", "trace", "train_sparse", "val"]
+__all__ = ["compare", "finetune", "info", "latency", "mask", "plot"]
+__all__ += ["prune", "slim", "sweep", "trace", "train_sparse", "val"]
 
 ModelSource: TypeAlias = str | Path | StockYOLO
 
@@ -68,6 +69,7 @@ def prune(
     params: float | str | None = None,
     ratio: float | None = None,
     latency: float | str | None = None,
+    times: str | Path | None = None,
     threads: int | None = None,
     images: str | Path | None = None,
     classes: str | int | Sequence[str | int] | None = None,
@@ -145,6 +147,22 @@ def plot(
     *,
     layer: str | Sequence[str] = (),
     kind: Literal["2d", "3d", "gamma"] = "2d",
+    **ultralytics_arguments: Any,
+) -> Path: ...
+def latency(
+    model: ModelSource,
+    against: ModelSource | None = None,
+    *,
+    target: str | None = None,
+    python: str = "python3",
+    cmd: str | None = None,
+    pattern: str | None = None,
+    threads: int | None = None,
+    round_to: int = 8,
+    min_width: int = 8,
+    max_ratio: float = 0.8,
+    layers: str | Mapping[str, float] | Sequence[tuple[str, float]] = (),
+    keep: str | Sequence[str] = (),
     **ultralytics_arguments: Any,
 ) -> Path: ...
 def trace(model: ModelSource, *, imgsz: int | None = None, keep: tuple[str, ...] = ()) -> ChannelGraph: ...

@@ -20,8 +20,9 @@ import yaml
 
 from yoloprune import completion
 from yoloprune.errors import PruneError, printable, raised_by
+from yoloprune.settings.command import Command
 from yoloprune.settings.command_line import find_command, merge_tokens, parse
-from yoloprune.settings.commands import COMMANDS, Command
+from yoloprune.settings.commands import COMMANDS
 from yoloprune.settings.request import Request
 
 MODULES = {"val": "validate"}  # of commands, where the name is another

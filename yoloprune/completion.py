@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from yoloprune.errors import ArgumentError
 from yoloprune.settings import keys
-from yoloprune.settings.commands import COMMANDS, Command
+from yoloprune.settings.command import Command
+from yoloprune.settings.commands import COMMANDS
 
 BASH = """_yoloprune() {{
   local word=${{COMP_WORDS[COMP_CWORD]}} key= words= front=

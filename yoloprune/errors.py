@@ -66,6 +66,10 @@ class DataError(PruneError):
     """The data set is missing or empty, or the demo folder holds files that yoloprune did not write."""
 
 
+class DeviceLinkError(PruneError):
+    """Another machine cannot be reached, or what was asked of it failed there."""
+
+
 class WriteError(PruneError):
     """A file cannot be written: the disk is full, or the folder is somebody else's. What was there before stays.
 

@@ -76,7 +76,7 @@ def test_channels_go_where_they_take_time() -> None:
     assert cost.parent("time") == pytest.approx(1.0) and cost.of("flops", cost.full) == 128
     assert cost.slope("time") == pytest.approx([0.9 / 64, 0.1 / 64])
     limits = Limits(round_to=8, min_width=8, max_ratio=0.9)
-    alive = greedy_selection.select(graph, np.ones(128), TimedBudget(time=0.6), limits, cost, per_cost=True)
+    alive = greedy_selection.select(graph, np.ones(128), TimedBudget(latency=0.6), limits, cost, per_cost=True)
     assert (alive[:64].sum(), alive[64:].sum()) == (32, 64)
-    with pytest.raises(BudgetError, match=r"^time=0.05 of the parent is out of reach: .* leave at least 0.25 "):
-        greedy_selection.select(graph, np.ones(128), TimedBudget(time=0.05), limits, cost)
+    with pytest.raises(BudgetError, match=r"^latency=0.05 of the parent is out of reach: .* leave at least 0.25 "):
+        greedy_selection.select(graph, np.ones(128), TimedBudget(latency=0.05), limits, cost)

@@ -80,3 +80,16 @@ def test_the_interval_holds_the_median_nineteen_times_in_twenty() -> None:
         found = Times.of(list(1e3 * random.exponential(size=40)))
         held += abs(1e-3 * found.median - truth) <= 1e-3 * found.spread * found.median
     assert held / 1000 >= 0.95
+
+
+def test_what_took_the_time_itself_is_believed() -> None:
+    """The clock is not asked; further runs before each are not counted."""
+    told: list[str] = []
+
+    def run(name: str, ms: float) -> float:
+        told.append(name)
+        return ms
+
+    first, second = timing.take_turns([lambda: run("a", 8.0), lambda: run("b", 4.0)], 0.0, share=0.5, warm_up=1, lead=1)
+    assert (first.median, second.median, first.spread) == (4.0, 2.0, 0.0)
+    assert told == ["a", "b", *["a", "a", "b", "b"] * timing.FEWEST]

@@ -8,8 +8,9 @@ import pytest
 from command_lines import ROOT
 
 from yoloprune.errors import ArgumentError, PruneError
-from yoloprune.settings import commands, keys, own_options
+from yoloprune.settings import keys, own_options
 from yoloprune.settings.budget import Budget, Limits
+from yoloprune.settings.command import Command
 from yoloprune.settings.command_line import parse
 from yoloprune.settings.commands import COMMANDS
 
@@ -24,7 +25,7 @@ def test_own_keys_are_disjoint_from_ultralytics() -> None:
     both = [c.name for c in COMMANDS.values() if c.option("classes") and c.host_keys is None]
     assert both == ["slim"]  # whose trainings learn the classes that stay, so Ultralytics' own has nothing to add
     assert not OWN & keys.UNLISTED_HOST_KEYS
-    assert len(OWN) == 39
+    assert len(OWN) == 43
 
 
 def test_host_defaults_are_those_of_ultralytics() -> None:
@@ -43,7 +44,7 @@ def test_host_keys_of_commands_exist() -> None:
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS.values() if c.options], ids=lambda c: c.name)
-def test_defaults_and_hints_pass_their_own_check(command: commands.Command) -> None:
+def test_defaults_and_hints_pass_their_own_check(command: Command) -> None:
     for option in command.options:
         assert option.check(option.default) == option.default
         key, _, value = option.hint.partition("=")
@@ -52,7 +53,7 @@ def test_defaults_and_hints_pass_their_own_check(command: commands.Command) -> N
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda c: c.name)
-def test_examples_of_the_help_parse(command: commands.Command) -> None:
+def test_examples_of_the_help_parse(command: Command) -> None:
     for example in command.examples:
         if command.options:
             assert parse(example.split()).command == command.name

@@ -103,3 +103,13 @@ def test_shares_of_layers_are_a_mapping_and_no_section(tmp_path: Path) -> None:
     assert parse(["prune", "model=a.pt", cfg]).settings["layers"] == (("backbone", 0.5),)
     line = parse(["prune", "model=a.pt", cfg, "layers=model.4.*=0.9,model.6=0"])
     assert line.settings["layers"] == (("model.4.*", 0.9), ("model.6", 0.0))
+
+
+def test_a_budget_that_is_a_command_as_well(tmp_path: Path) -> None:
+    """A mapping is what the command is told, anything else the budget; several budgets have sections of their own."""
+    section = recipe(tmp_path, {"latency": {"python": "python3.8"}, "prune": {"latency": 0.6}})
+    assert parse(["latency", "model=a.pt", "format=onnx", section]).settings["python"] == "python3.8"
+    assert parse(["prune", "model=a.pt", section]).settings["latency"] == 0.6
+    alone = recipe(tmp_path, {"latency": "12ms"})
+    assert parse(["prune", "model=a.pt", alone]).settings["latency"] == "12ms"
+    assert parse(["latency", "model=a.pt", "format=onnx", alone]).settings["python"] == "python3"

@@ -158,7 +158,7 @@ IMAGES = (
 TRAINING = (
     ForeignName("engine.trainer", "BaseTrainer.check_resume", "settles arguments before the first file", 1),
     ForeignName("engine.trainer", "BaseTrainer", "judges the name of an optimizer"),
-    ForeignName("engine.trainer", "BaseTrainer.build_optimizer", "judges the name of an optimizer, and makes it", 1, ("name",)),
+    ForeignName("engine.trainer", "BaseTrainer.build_optimizer", "makes the optimizer, judges its name", 1, ("name",)),
     ForeignName("engine.trainer", "BaseTrainer.save_model", "writes checkpoints", 0),
     ForeignName("engine.trainer", "BaseTrainer.final_eval", "strips checkpoints", 0),
     ForeignName("engine.trainer", "BaseTrainer.get_model", "builds the network", 0, ("cfg", "weights", "verbose")),
@@ -173,6 +173,7 @@ NAMES = {foreign.path: foreign for group in GROUPS for foreign in group}
 _PRUNING = (OPENING, BUILDING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES)
 NEEDS: dict[str, tuple[tuple[ForeignName, ...], ...]] = {
     "info": (OPENING, RUNNING),
+    "latency": (OPENING, FOLDERS, RUNNING),
     "trace": (OPENING,),
     "val": (OPENING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES),
     "compare": (OPENING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES),

@@ -37,7 +37,7 @@ from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import run_report, text_table
 from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import Deployment
-from yoloprune.selection import decision, latency_search
+from yoloprune.selection import decision, device_times, latency_search
 from yoloprune.selection.calibration import calibration, data_set, place
 from yoloprune.settings.requests import PruneRequest
 
@@ -83,6 +83,7 @@ def run(request: PruneRequest, judge: Judge | None = None) -> PruneResult:
     host_arguments.require(request.host)
     passed = request.passed
     deployment = Deployment.asked(passed, place(passed.get("device")), request.threads, passed.get("batch"))
+    times = None if request.times is None else device_times.read(request.times)
     parent = saving.load(request.model)
     head_task.settle(parent, {}, asked=False)
     records.require_unmasked(parent.model)
@@ -91,8 +92,8 @@ def run(request: PruneRequest, judge: Judge | None = None) -> PruneResult:
     request = replace(request, budget=budget)
     if side.imgsz != side.parent:
         parent = saving.at_side(parent, side.imgsz)
-    with bench.opened(deployment, parent.model, side.imgsz) if request.timed else nullcontext() as timer:
-        return _run(request, parent, data, side, timer, judge)
+    with bench.opened(deployment, parent.model, side.imgsz) if request.timed else nullcontext(times) as clock:
+        return _run(request, parent, data, side, clock, judge)
 
 
 def _run(
@@ -100,10 +101,10 @@ def _run(
     parent: ultralytics.YOLO,
     data: Any,
     side: image_side.Side,
-    timer: bench.Bench | None,
+    clock: bench.Bench | device_times.DeviceTimes | None,
     judge: Judge | None,
 ) -> PruneResult:
-    """Prune a parent at an image size, on a bench where times are wanted."""
+    """Prune a parent at an image size, with a clock where times are wanted."""
     model: ModelSource = request.model
     imgsz = side.imgsz
     if yaml_markers.entry_of(parent) is not None:
@@ -114,7 +115,7 @@ def _run(
     with saving.told_who_wrote(parent), class_labels.few(classes.names, data, seed) as seen:
         drawn = request.budgeted and "auto" in (request.criterion.score, request.recover)
         sight = calibration(parent, seen, imgsz, request.passed, folder=request.images, drawn=drawn)
-        choice, order = decision.choose(parent, request, sight, timer)
+        choice, order = decision.choose(parent, request, sight, clock)
     dead = not request.budgeted
     how = request.recover if not choice.alive.all() else "none"
     done = cut_and_repair.cut(parent, choice.plan, how, sight.images, choice.probe, dead=dead)
@@ -136,7 +137,9 @@ def _run(
             origin_name = str(origin or parent.model_name)
             run_folders.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
             rows.append({"model": "pruned", **has, **evaluation.measure(saved.model, imgsz)})
-            timing = None if timer is None else add_times("prune", rows, timer, child.model)
+            timing = add_times("prune", rows, clock, child.model) if isinstance(clock, bench.Bench) else None
+            if isinstance(clock, device_times.DeviceTimes):
+                timing = clock.predicted(parent.model, choice)
             with class_labels.view(classes.names, data) as seen:
                 looks = side_by_side.look(
                     parent,
@@ -152,7 +155,13 @@ def _run(
             told_of = prune_report.Told(request, choice, order, done, rows, looks, facts, timing, imgsz)
             said = prune_report.write(part, told_of)
     checkpoint.tidy(target)
-    if request.latency is not None:
+    if isinstance(clock, device_times.DeviceTimes) and timing is not None:
+        promise = f"latency={request.latency}: {timing['predicted']:.3f} of the parent's {clock.ms:.2f} ms is predicted"
+        words = clock.again(target, origin or "...")
+        console.conclude(
+            "prune: ", f"{promise} in {clock}, and cannot be measured here. To have it timed there:\n  {words}"
+        )
+    elif request.latency is not None:
         latency_search.judge(request.latency, *(row["ms"] for row in rows))
     step = following.after_prune(
         (whole, child),

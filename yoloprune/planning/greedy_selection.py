@@ -18,7 +18,7 @@ from yoloprune.planning.cost import Cost
 from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.value_kinds import write_amount
 
-KINDS = {"flops": "flops", "params": "params", "ratio": "channels", "time": "time"}
+KINDS = {"flops": "flops", "params": "params", "ratio": "channels", "latency": "time"}
 
 
 def select(

@@ -70,9 +70,9 @@ class TimeModel:
 
 @dataclass(frozen=True, repr=False)
 class TimedBudget(Budget):
-    """A budget with one value more: `time`, as a share of the parent's; needs a `TimedCost`."""
+    """A budget with one value more: `latency`, as a share of the parent's time; needs a `TimedCost`."""
 
-    time: float | None = None
+    latency: float | None = None
 
 
 class TimedCost(Cost):
@@ -85,6 +85,10 @@ class TimedCost(Cost):
     def of(self, kind: str, widths: np.ndarray) -> float:
         """See `Cost.of`."""
         return self.model.of(self.axes(widths)) if kind == "time" else super().of(kind, widths)
+
+    def parent(self, kind: str) -> float:
+        """See `Cost.parent`; its share of its own time is known, whatever the model says of it."""
+        return 1.0 if kind == "time" else super().parent(kind)
 
     def slope(self, kind: str) -> np.ndarray:
         """See `Cost.slope`; channels of a step share its price, whichever of them is the last."""

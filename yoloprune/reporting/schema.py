@@ -114,7 +114,10 @@ PROPERTIES: dict[str, dict[str, Any]] = {
     ),
     "classes": _object("prune: with classes=, the names that stayed and 'of' how many."),
     "unknown_operations": _object("prune: operations without a rule, which froze channels, and where."),
-    "timing": _object("On what the time was measured, and by model the median, 95th percentile and spread in ms."),
+    "timing": _object(
+        "On what the time was measured, and by model the median, 95th percentile and spread in ms; of prune with "
+        "times= the share of the parent's time that is 'predicted', and what that rests on."
+    ),
     "met": _one("boolean", "train-sparse: whether the target was met."),
     "settings": _object("train-sparse: its own settings."),
     "history": _array("train-sparse: rows of sparsity.csv.", {"type": "object"}),

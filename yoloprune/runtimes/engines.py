@@ -5,8 +5,9 @@ What is timed is therefore what `yolo predict model=pruned.onnx` runs.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -93,15 +94,41 @@ def _file(path: str, deployment: Deployment) -> tuple[Engine, bool]:
 
 def _exported(model: nn.Module, deployment: Deployment, imgsz: int, folder: Path) -> tuple[Engine, bool]:
     """What Ultralytics exports, in its backend for that format, and whether it takes half precision."""
-    form, device = deployment.format, deployment.device
+    with _foreign(deployment.format):
+        engine = backend(_export(model, deployment, imgsz, folder / "network.pt"), deployment)
+        return engine, bool(engine.fp16)
+
+
+def exported(model: nn.Module, deployment: Deployment, imgsz: int, beside: Path) -> Path:
+    """The file or folder that Ultralytics exports.
+
+    Args:
+        model (nn.Module): An Ultralytics model, stays untouched.
+        deployment (Deployment): Format and arguments.
+        imgsz (int): Side of the square images.
+        beside (Path): A name in an existing folder, whose stem the export gets.
+
+    Raises:
+        ArgumentError: If it cannot be exported here, with what Ultralytics says.
+    """
+    with _foreign(deployment.format):
+        return _export(model, deployment, imgsz, beside)
+
+
+def _export(model: nn.Module, deployment: Deployment, imgsz: int, beside: Path) -> Path:
     network: Any = deepcopy(model).float().eval()
-    network.pt_path = str(folder / "network.pt")  # the exporter writes beside it
-    told = {**deployment.arguments, "format": form, "imgsz": imgsz, "batch": deployment.batch, "device": str(device)}
+    network.pt_path = str(beside)  # the exporter writes beside it
+    told = {"format": deployment.format, "imgsz": imgsz, "batch": deployment.batch, "device": str(deployment.device)}
+    told = {"verbose": False, **deployment.arguments, **told, "mode": "export"}
+    return Path(compat.Exporter(overrides=told)(model=network))
+
+
+@contextlib.contextmanager
+def _foreign(form: str) -> Iterator[None]:
+    """While active nothing is said and nothing installed; what goes wrong becomes an ArgumentError of one line."""
     try:
         with console.quiet(), compat.replaced({"AUTOINSTALL": False}):  # or pip installs what is not there
-            file = compat.Exporter(overrides={"verbose": False, **told, "mode": "export"})(model=network)
-            engine = backend(Path(file), deployment)
-            return engine, bool(engine.fp16)
+            yield
     except ModuleNotFoundError as e:
         raise missing(form, e.name or str(e)) from None
     except Exception as e:  # exporter and runtime are foreign code, and each has its own kinds of errors

@@ -1,4 +1,7 @@
-"""Time that things take, measured by turns until it is known well enough."""
+"""Time that things take, measured by turns until it is known well enough.
+
+Part of the script that measures on other machines, see `device_folder`: standard library only, and Python 3.8.
+"""
 
 from __future__ import annotations
 
@@ -53,27 +56,39 @@ class Times:
         return cls(round(share * middle, 3), round(share * tail, 3), round(spread, 4), n)
 
 
-def take_turns(runs: Sequence[Callable[[], None]], seconds: float, share: float = 1.0) -> list[Times]:
+def take_turns(
+    runs: Sequence[Callable[[], float | None]],
+    seconds: float,
+    share: float = 1.0,
+    warm_up: int = WARM_UP,
+    lead: int = 0,
+) -> list[Times]:
     """Time of each run, all taking turns so that a drifting machine hits all alike.
 
     Args:
-        runs (Sequence[Callable]): Each returns when its work is done.
+        runs (Sequence[Callable]): Each returns when its work is done: milliseconds where something else took the time,
+            None where it is the clock's to tell.
         seconds (float): When to stop although the medians are not known well enough.
         share (float): Of the time of a run that counts, see `Times.of`.
+        warm_up (int): Runs of each before the clock starts.
+        lead (int): Further runs before each that is timed: where many networks take turns, each finds the caches of the
+            processor full of the others, as it does not where it runs alone.
 
     Returns:
         (list[Times]): In the order of the runs.
     """
     found: list[list[float]] = [[] for _ in runs]
     for run in runs:
-        for _ in range(WARM_UP):
+        for _ in range(warm_up):
             run()
     end, look = time.perf_counter() + seconds, FEWEST
     while True:
-        for times, run in zip(found, runs, strict=True):
+        for i, run in enumerate(runs):
+            for _ in range(lead):
+                run()
             start = time.perf_counter()
-            run()
-            times.append(1e3 * (time.perf_counter() - start))
+            told = run()
+            found[i].append(1e3 * (time.perf_counter() - start) if told is None else told)
         over = time.perf_counter() >= end
         if len(found[0]) < FEWEST or (len(found[0]) < look and not over):
             continue

@@ -16,17 +16,18 @@ from yoloprune.importance import dead_channels
 from yoloprune.native import candidates
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.cost import Cost
-from yoloprune.planning.time_model import TimedBudget
+from yoloprune.planning.time_model import TimedBudget, TimeModel
 from yoloprune.repair import constant_folding
 from yoloprune.runtimes.bench import Bench
 from yoloprune.selection import latency_search, ranking, time_profile
 from yoloprune.selection.calibration import Calibration
+from yoloprune.selection.device_times import DeviceTimes
 from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.requests import PruneRequest
 
 
 def choose(
-    parent: ultralytics.YOLO, request: PruneRequest, sight: Calibration, bench: Bench | None = None
+    parent: ultralytics.YOLO, request: PruneRequest, sight: Calibration, clock: Bench | DeviceTimes | None = None
 ) -> tuple[candidates.Choice, ranking.Ranking | None]:
     """Decide which channels stay: under the budgets, or without one all but the dead.
 
@@ -34,7 +35,7 @@ def choose(
         parent (YOLO): The model before the cut.
         request (PruneRequest): The budgets, and what the choice must respect.
         sight (Calibration): What scores look at.
-        bench (Bench | None): Where the parent runs, for a time that is wanted.
+        clock (Bench | DeviceTimes | None): Where the parent runs, or what was measured elsewhere, for a wanted time.
 
     Returns:
         (tuple[Choice, Ranking | None]): For `cut_and_repair.cut`, and in which order channels went, if there is one.
@@ -46,8 +47,10 @@ def choose(
     if not request.budgeted:
         return _all_but_the_dead(parent, request.limits, sight.imgsz, or_nothing=request.classes is not None), None
     found = candidates.Channels(parent.model, request.limits, sight.imgsz)
+    if isinstance(clock, DeviceTimes):
+        clock.require(found.graph, sight.imgsz)
     order = ranking.rank(parent, found.graph, request.criterion, request.limits, sight)
-    choice = _within(parent, request, sight.imgsz, found, order, bench)
+    choice = _within(parent, request, sight.imgsz, found, order, clock)
     dead = dead_channels.dead(parent.model, found.graph)
     if sight.drawn and request.criterion.score == "auto" and (~choice.alive & ~dead).any():
         ranking.warn_of_no_data(parent, sight)
@@ -66,26 +69,31 @@ def _within(
     imgsz: int,
     found: candidates.Channels,
     order: ranking.Ranking,
-    bench: Bench | None,
+    clock: Bench | DeviceTimes | None,
 ) -> candidates.Choice:
-    """The most important channels within the budgets, of time as well where the parent is on a bench."""
+    """The most important channels within the budgets, of time as well where there is a clock."""
     wanted, latency = request.budget, request.latency
 
     def under(budgets: Budget) -> candidates.Choice:
         return found.choose(lambda graph: order.select(graph, budgets))
 
-    if latency is not None and bench is not None:
+    def timed(share: float, times: TimeModel) -> candidates.Choice:
+        budget = TimedBudget(params=wanted.params, ratio=wanted.ratio, latency=share)
+        return found.choose(lambda graph: order.select(graph, budget, times))
+
+    if latency is not None and isinstance(clock, DeviceTimes):
+        share = clock.share(latency)
+        try:
+            return timed(share, clock.learnt(parent.model, found.graph))
+        except BudgetError as e:
+            raise BudgetError(f"{e} The parent takes {clock.ms:.2f} ms in {clock}.") from None
+    if latency is not None and isinstance(clock, Bench):
         if not wanted.empty:
             under(wanted)  # raises where that alone is out of reach, before anything is timed
         if not order.per_cost:  # what a channel costs has no say in which one goes
-            return latency_search.meet(parent.model, latency, lambda share: under(replace(wanted, flops=share)), bench)
-        times = time_profile.learnt(parent.model, found.graph, request.limits, bench)
-
-        def within(share: float) -> candidates.Choice:
-            budget = TimedBudget(params=wanted.params, ratio=wanted.ratio, time=share)
-            return found.choose(lambda graph: order.select(graph, budget, times))
-
-        return latency_search.meet(parent.model, latency, within, bench)
+            return latency_search.meet(parent.model, latency, lambda share: under(replace(wanted, flops=share)), clock)
+        times = time_profile.learnt(parent.model, found.graph, request.limits, clock)
+        return latency_search.meet(parent.model, latency, lambda share: timed(share, times), clock)
     choice = under(wanted)
     if choice.alive.all():
         cost = Cost(found.graph)

@@ -94,6 +94,22 @@ def measured(
     return axes, shares
 
 
+def fitted(
+    convolutions: Sequence[Layer], graph: ChannelGraph, axes: Sequence[np.ndarray], shares: Sequence[float]
+) -> TimeModel:
+    """A time model of networks that were timed, and of the parent, which takes its own time."""
+    whole = Cost(graph)
+    return fit(convolutions, [*axes, whole.axes(whole.full)], [*shares, 1.0])
+
+
+def predicted(model: TimeModel, where: object) -> str:
+    """How well a time model predicts networks that it has not seen, in words."""
+    return (
+        f"times in {where} are predicted to {model.error:.1%} on average, {model.worst:.1%} at worst, with channels "
+        f"counted in steps of {model.step}"
+    )
+
+
 def learnt(parent: nn.Module, graph: ChannelGraph, limits: Limits, bench: Bench) -> TimeModel:
     """A time model of a parent on a runtime; what was timed before on this machine is not timed again.
 
@@ -103,14 +119,14 @@ def learnt(parent: nn.Module, graph: ChannelGraph, limits: Limits, bench: Bench)
         limits (Limits): Between which widths networks are drawn.
         bench (Bench): Where the parent runs already.
     """
-    convolutions, whole = layers(parent, graph), Cost(graph)
+    convolutions = layers(parent, graph)
     facts = {**bench.deployment.facts(), "imgsz": bench.imgsz, "variants": VARIANTS}
     told = json.dumps([facts, [str(a) for a in graph.axes], [astuple(one) for one in convolutions]], default=str)
     file = Path(compat.USER_CONFIG_DIR) / "yoloprune" / f"times-{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
     known = _read(file)
     axes, shares = known or measured(parent, graph, variants(graph, limits, VARIANTS, seed=0), bench)
-    model = fit(convolutions, [*axes, whole.axes(whole.full)], [*shares, 1.0])
-    said = f"times in {bench.deployment} are predicted to {model.error:.1%} on average, {model.worst:.1%} at worst"
+    model = fitted(convolutions, graph, axes, shares)
+    said = predicted(model, bench.deployment)
     if model.error > TRUSTED:  # what is tried is measured all the same, so a time is met, by a poorer choice of widths
         console.warn(f"prune: {said}; something else may be running on this machine, so they are not kept")
         return model

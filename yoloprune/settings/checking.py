@@ -9,7 +9,8 @@ from typing import Any
 
 from yoloprune.errors import ArgumentError
 from yoloprune.settings import keys, own_options, recipes
-from yoloprune.settings.commands import COMMANDS, TIMED, Command
+from yoloprune.settings.command import Command
+from yoloprune.settings.commands import COMMANDS, TIMED
 from yoloprune.settings.host_ranges import is_number
 from yoloprune.settings.request import Asked, Request
 from yoloprune.settings.request_table import REQUESTS
@@ -77,7 +78,7 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: Mapping[str
     resume = bool(passed.get("resume"))
     for key in spec.required:
         if not passed.get(key) and not (key == "data" and resume):
-            example = {"model": "yolov8n.pt", "data": "coco8.yaml"}[key]
+            example = {"model": "yolov8n.pt", "data": "coco8.yaml", "format": "onnx"}[key]
             raise ArgumentError(f"{spec.name} needs '{key}', i.e. {key}={example}")
     _check_project(passed.get("project"))
     _check_fraction(passed)

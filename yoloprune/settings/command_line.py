@@ -10,7 +10,8 @@ from typing import Any
 from yoloprune.errors import ArgumentError
 from yoloprune.settings import keys
 from yoloprune.settings.checking import request
-from yoloprune.settings.commands import COMMANDS, Command
+from yoloprune.settings.command import Command
+from yoloprune.settings.commands import COMMANDS
 from yoloprune.settings.request import Request
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
+from yoloprune.settings.command import Command
+from yoloprune.settings.latency_options import LATENCY_OPTIONS
 from yoloprune.settings.mask_options import MASK_OPTIONS
-from yoloprune.settings.option import Option
 from yoloprune.settings.own_options import (
     AGAINST,
     DEMO_FLOPS,
@@ -23,39 +20,6 @@ from yoloprune.settings.own_options import (
     THREADS,
 )
 from yoloprune.settings.slim_options import SLIM_OPTIONS
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command of the command line.
-
-    Attributes:
-        name (str): The word on the command line.
-        summary (str): One line for the help.
-        options (tuple[Option, ...]): Own keys.
-        host_keys (tuple[str, ...] | None): Ultralytics keys that are accepted; None accepts all of them.
-        required (tuple[str, ...]): Ultralytics keys that must be given.
-        own_defaults (Mapping[str, Any]): Ultralytics keys with another default here, all or none: where `optimizer` is
-            given, the rest is Ultralytics' as well, because learning rates belong to an optimizer.
-        chooses_side (bool): Whether it takes `imgsz=auto`.
-        examples (tuple[str, ...]): Command lines without the leading `yoloprune`.
-        notes (tuple[str, ...]): Further lines for the help.
-    """
-
-    name: str
-    summary: str
-    options: tuple[Option, ...] = ()
-    host_keys: tuple[str, ...] | None = ()
-    required: tuple[str, ...] = ()
-    own_defaults: Mapping[str, Any] = field(default_factory=dict)
-    chooses_side: bool = False
-    examples: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def option(self, name: str) -> Option | None:
-        """Return the own option of that name, or None."""
-        return next((o for o in self.options if o.name == name), None)
-
 
 _RUN = ("project", "name", "exist_ok", "seed")
 _EXPORT = ("format", "half", "int8", "quantize", "dynamic", "nms", "simplify", "opset", "workspace")
@@ -114,6 +78,7 @@ _COMMANDS = (
             "prune model=best.pt latency=0.6 device=0",
             "prune model=best.pt data=my.yaml classes=person,dog flops=0.5",
             "prune model=best.pt latency=30fps format=openvino threads=4",
+            "prune model=best.pt latency=0.6 times=times.csv",
         ),
         notes=(
             "Without a budget exactly the dead channels go (with classes= that may be none); all that are given hold.",
@@ -223,6 +188,24 @@ _COMMANDS = (
         required=("model",),
         examples=("info model=yolov8n.pt", "info model=yolo11n.yaml keep=neck", "info model=yolov8n.pt format=onnx"),
         notes=("With format=, as of 'yolo export', or threads= the time per image is measured.",),
+    ),
+    Command(
+        "latency",
+        "have networks timed on another device: exports of other widths, and one script that runs there",
+        LATENCY_OPTIONS,
+        host_keys=("model", "data", "imgsz", "batch", *_RUN[:3], *_EXPORT),
+        required=("model", "format"),
+        examples=(
+            "latency model=best.pt format=ncnn imgsz=320",
+            "latency model=pruned.pt against=best.pt format=ncnn imgsz=320",
+        ),
+        notes=(
+            "The folder goes to the device, 'python3 measure.py' there writes times.csv, and back here",
+            "'yoloprune prune model=best.pt latency=0.6 times=times.csv' uses it. With against= it holds two models.",
+            "The script needs neither torch nor yoloprune, but the Python package of the runtime (onnxruntime,",
+            "openvino, ncnn, ai-edge-litert, rknn-toolkit-lite2), TensorRT's trtexec, or a command, cmd=, and nothing",
+            "else. target='ssh pi@host' does all of it over a connection, which needs a shell with tar there.",
+        ),
     ),
     Command(
         "demo",

@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from yoloprune.errors import ArgumentError, PruneError
-from yoloprune.settings.commands import COMMANDS, Command
+from yoloprune.settings.command import Command
+from yoloprune.settings.commands import COMMANDS
 from yoloprune.settings.host_ranges import check_range, is_number, plain_value
 
 # Ultralytics accepts these although its default.yaml does not list them: superseded spellings, extras

@@ -23,7 +23,7 @@ from yoloprune.settings.value_kinds import (
     path_or_model,
     several,
 )
-from yoloprune.settings.wanted_time import LATENCY
+from yoloprune.settings.wanted_time import LATENCY, TIMES
 from yoloprune.settings.written_numbers import by_one_of
 
 FLOPS = Option("flops", None, AMOUNT, "FLOPs that are kept", 0.5)
@@ -124,7 +124,7 @@ IMAGES = Option(
     "images without labels that ranking and repair look at in place of data=: a folder, or a text file that lists some",
     "photos/",
 )
-PRUNE_OPTIONS = (*PRUNE_BUDGETS, THREADS, IMAGES, *CUT_OPTIONS)
+PRUNE_OPTIONS = (*PRUNE_BUDGETS, TIMES, THREADS, IMAGES, *CUT_OPTIONS)
 SWEPT = tuple(
     Option(
         o.name,

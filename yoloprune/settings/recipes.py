@@ -44,8 +44,8 @@ def load_recipe(path: str | Path, command: str) -> tuple[dict[str, Any], dict[st
 
     if {"mode", "save_dir"} <= set(content):
         content = _without_its_run(content)
-    # `val` is a command and an Ultralytics switch: a mapping is the section, anything else the switch
-    own = {o.name for c in COMMANDS.values() for o in c.options}
+    # `val` is a command and an Ultralytics switch, `latency` a command and a budget: a mapping is the section
+    own = {o.name for c in COMMANDS.values() for o in c.options} - set(COMMANDS)
     inner = {k for k, v in content.items() if isinstance(v, dict) and k not in own}
     sections = {str(k).replace("_", "-"): v for k, v in content.items() if k in inner}
     general = {str(k): v for k, v in content.items() if k not in inner}

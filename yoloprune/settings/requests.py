@@ -82,6 +82,7 @@ class PruneRequest(CutRequest):
     command = "prune"
     budget: Budget
     latency: float | str | None
+    times: str | None
     threads: int | None
     images: str | None
 
@@ -92,13 +93,31 @@ class PruneRequest(CutRequest):
             raise ArgumentError(f"images={settings['images']}: must not be combined with data=, which has images too")
         if settings["latency"] is not None and settings["flops"] is not None:
             raise ArgumentError(f"latency={settings['latency']}: must not be combined with flops, by which it is met")
-        own = (settings[key] for key in ("latency", "threads", "images"))
+        if settings["times"] is not None:
+            _check_times(settings, passed)
+        own = (settings[key] for key in ("latency", "times", "threads", "images"))
         return cls(passed, *cls.parts(settings), _part(Budget, settings), *own)
+
+    @property
+    def timed(self) -> bool:
+        """Whether times are measured here: those of another device are in a table."""
+        return self.times is None and super().timed
 
     @property
     def budgeted(self) -> bool:
         """Whether more than the dead may go."""
         return not self.budget.empty or self.latency is not None
+
+
+def _check_times(settings: Mapping[str, Any], passed: Mapping[str, Any]) -> None:
+    """Raise ArgumentError where a table of another device's times has no use, or says itself what else was given."""
+    if settings["latency"] is None:
+        raise ArgumentError(f"times={settings['times']}: must come with latency=, which is met by it")
+    for key in (*commands.TIMED, "batch", "threads"):
+        if (value := {**passed, **settings}.get(key)) is not None:
+            raise ArgumentError(f"{key}={value}: must not be combined with times=, which holds times of one way to run")
+    if settings["classes"] is not None:
+        raise ArgumentError("classes=: must not be combined with times=, which are of the network with all classes")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from textwrap import fill
 from typing import Any, TypeVar
 
-from yoloprune.settings.commands import COMMANDS, Command
+from yoloprune.settings.command import Command
+from yoloprune.settings.commands import COMMANDS
 from yoloprune.settings.option import Option
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from yoloprune.errors import ArgumentError
+from yoloprune.settings.budget import Limits
 from yoloprune.settings.request import Request
 
 
@@ -44,6 +46,29 @@ class InfoRequest(Request):
     command = "info"
     keep: tuple[str, ...]
     threads: int | None
+
+
+@dataclass(frozen=True)
+class LatencyRequest(Request):
+    """Have networks timed on another device: of other widths, or the model beside another one."""
+
+    command = "latency"
+    limits: Limits
+    target: str | None
+    python: str
+    cmd: str | None
+    pattern: str | None
+    against: Any
+    threads: int | None
+
+    @classmethod
+    def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> LatencyRequest:
+        """A pattern reads what a command prints."""
+        if settings["pattern"] is not None and settings["cmd"] is None:
+            raise ArgumentError(f"pattern={settings['pattern']}: must come with cmd=, in whose output it looks")
+        own = (settings[key] for key in ("target", "python", "cmd", "pattern", "against", "threads"))
+        widths = {key: settings[key] for key in ("round_to", "min_width", "max_ratio", "layers", "keep")}
+        return cls(passed, Limits(**widths, native=False), *own)
 
 
 @dataclass(frozen=True)

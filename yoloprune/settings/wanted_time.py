@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from yoloprune.settings.value_kinds import ValueKind
+from yoloprune.settings.option import Option
+from yoloprune.settings.value_kinds import ValueKind, place
 from yoloprune.settings.written_numbers import to_number
 
 
@@ -34,4 +35,13 @@ LATENCY = ValueKind(
     "a fraction of the time that an image takes now (0.6), or milliseconds or a rate with the unit (12ms, 30fps)",
     _latency,
     annotation="float | str",
+)
+
+TIMES = Option(
+    "times",
+    None,
+    ValueKind("the path of a table", place, annotation="str | Path"),
+    "a table that 'yoloprune latency' had measured on another device, by which latency= is met there: predicted, for "
+    "nothing is measured here",
+    "times.csv",
 )
