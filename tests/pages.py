@@ -73,4 +73,5 @@ def full(n_layers: int = 64, n_classes: int = 5) -> Report:
         ["Detect head: model.22.* (19 layers)", NASTY],
         [f"yoloprune prune model={NASTY}"],
         {"yoloprune": "0.1.0"},
+        [{"layer": NASTY, "weights": 432, "zeros": 216, "share": 0.5}],
     )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from yoloprune.api import finetune as finetune
     from yoloprune.api import info as info
     from yoloprune.api import latency as latency
+    from yoloprune.api import mask as mask
     from yoloprune.api import plot as plot
     from yoloprune.api import prune as prune
     from yoloprune.api import sensitivity as sensitivity
@@ -43,6 +44,7 @@ _HOME = {
     "prune": "api",
     "sweep": "api",
     "sensitivity": "api",
+    "mask": "api",
     "finetune": "api",
     "val": "api",
     "compare": "api",

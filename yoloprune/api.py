@@ -18,6 +18,7 @@ from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import finetune as _finetune
 from yoloprune.commands import info as _info
 from yoloprune.commands import latency as _latency
+from yoloprune.commands import mask as _mask
 from yoloprune.commands import plot as _plot
 from yoloprune.commands import prune as _prune
 from yoloprune.commands import sensitivity as _sensitivity
@@ -26,13 +27,14 @@ from yoloprune.commands import sweep as _sweep
 from yoloprune.commands import train_sparse as _train_sparse
 from yoloprune.commands import validate as _validate
 from yoloprune.planning.channel_graph import ChannelGraph
-from yoloprune.settings import checking, requests, signatures, slim_request, view_requests
+from yoloprune.settings import checking, mask_request, requests, signatures, slim_request, view_requests
 
 __all__ = [
     "compare",
     "finetune",
     "info",
     "latency",
+    "mask",
     "plot",
     "prune",
     "sensitivity",
@@ -126,6 +128,19 @@ def sensitivity(model: ModelSource, **given: Any) -> list[dict[str, Any]]:
         ArgumentError: If an argument is wrong.
     """
     return _sensitivity.run(checking.build(requests.SensitivityRequest, {"model": model, **given}))
+
+
+@_told
+def mask(model: ModelSource, **given: Any) -> ultralytics.YOLO:
+    """Set weights to zero in a pattern, and fit what is left; shapes stay, and `finetune` keeps the zeros.
+
+    Returns:
+        (YOLO): The masked model, loaded from `<run>/weights/masked.pt`.
+
+    Raises:
+        ArgumentError: If an argument is wrong.
+    """
+    return _mask.run(checking.build(mask_request.MaskRequest, {"model": model, **given})).model
 
 
 @_told

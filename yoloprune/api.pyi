@@ -12,6 +12,7 @@ __all__ = [
     "finetune",
     "info",
     "latency",
+    "mask",
     "plot",
     "prune",
     "sensitivity",
@@ -134,6 +135,19 @@ def sensitivity(
     recover: Literal["none", "fold", "bn", "lsq"] = "fold",
     **ultralytics_arguments: Any,
 ) -> list[dict[str, Any]]: ...
+def mask(
+    model: ModelSource,
+    *,
+    pattern: str = "unstructured",
+    sparsity: float | None = None,
+    score: Literal["auto", "magnitude", "taylor", "wanda", "random"] = "auto",
+    scope: Literal["auto", "global", "layer", "output"] = "auto",
+    head: bool = False,
+    keep: str | Sequence[str] = (),
+    images: str | Path | None = None,
+    recover: Literal["auto", "none", "bn", "lsq"] = "auto",
+    **ultralytics_arguments: Any,
+) -> StockYOLO: ...
 def finetune(
     model: ModelSource,
     *,

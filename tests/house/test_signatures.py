@@ -18,7 +18,7 @@ from yoloprune import api
 from yoloprune.settings.commands import COMMANDS
 
 ROOT = Path(yoloprune.__file__).resolve().parents[1]
-NAMES = ("slim", "train-sparse", "prune", "sweep", "sensitivity", "finetune", "val", "info", "plot", "latency")
+NAMES = ("slim", "train-sparse", "prune", "sweep", "sensitivity", "mask", "finetune", "val", "info", "plot", "latency")
 
 SCRIPT = """
 from pathlib import Path

@@ -15,7 +15,7 @@ from yoloprune.cutting.surgery import cut
 from yoloprune.errors import DataError
 from yoloprune.planning.plan import Keep, Plan
 from yoloprune.probing.forward import follow, hooked, running
-from yoloprune.repair import constant_folding, least_squares
+from yoloprune.repair import constant_folding, least_squares, ridge_solver
 
 
 class Dependent(nn.Module):
@@ -120,7 +120,7 @@ def test_a_large_ridge_keeps_the_weights_and_corrects_means_as_fold_does():
 def test_ridge_in_one_dimension():
     x, y = torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([1.0, 4.0, 7.0])  # y = 4 + 3 x
     # From weight 1: |y - 4 - (1 + d) x|² + λ d² with λ = 0.5 · Σx² = 1 is least where 2 (2 - d) = d, at d = 4/3.
-    change, mean, (before, after) = least_squares._solve(
+    change, mean, (before, after) = ridge_solver.solve(
         torch.ones(1, 1), torch.zeros(1), x.reshape(1, 3, 1), y.reshape(3, 1), 0.5
     )
     assert float(change) == pytest.approx(4 / 3)
@@ -130,10 +130,10 @@ def test_ridge_in_one_dimension():
 
 
 def test_every_output_has_its_own_weights(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(least_squares, "STEPS", 300)
+    monkeypatch.setattr(ridge_solver, "STEPS", 30)
     x, y = noise(1, 60, 3), noise(60, 2, seed=2) + 1
     importance = torch.rand(60, 2, generator=torch.Generator().manual_seed(3)).clamp_min(0.2)
-    change, shift, (before, after) = least_squares._solve(torch.zeros(2, 3), torch.zeros(2), x, y, 1e-9, importance)
+    change, shift, (before, after) = ridge_solver.solve(torch.zeros(2, 3), torch.zeros(2), x, y, 1e-9, importance)
     missed = total = 0
     for o in range(2):
         root = importance[:, o].sqrt().numpy()
@@ -243,9 +243,9 @@ def test_more_inputs_than_positions_are_solved_by_the_smaller_matrix(movable: bo
     x = torch.randn(2, 5, 12, generator=generator).double()  # fits are as exact as their inputs
     y = torch.randn(5, 6, generator=generator).double()
     importance = torch.rand(5, 6, generator=generator) * 0.8 + 0.2 if weighted else None
-    few = least_squares._solve(torch.zeros(6, 12), torch.zeros(6), x, y, 0.05, importance, movable=movable)
+    few = ridge_solver.solve(torch.zeros(6, 12), torch.zeros(6), x, y, 0.05, importance, movable=movable)
     times = 4
-    many = least_squares._solve(
+    many = ridge_solver.solve(
         torch.zeros(6, 12),
         torch.zeros(6),
         x.repeat(1, times, 1),
@@ -261,7 +261,7 @@ def test_more_inputs_than_positions_are_solved_by_the_smaller_matrix(movable: bo
 def test_memory_follows_the_smaller_number() -> None:
     """Of 3 positions and 20,000 inputs no matrix of 20,000 squared (3 GB) is made."""
     x, y = noise(1, 3, 20_000), noise(3, 2)
-    change, _, (before, after) = least_squares._solve(torch.zeros(2, 20_000), torch.zeros(2), x, y, 0.01)
+    change, _, (before, after) = ridge_solver.solve(torch.zeros(2, 20_000), torch.zeros(2), x, y, 0.01)
     assert change.shape == (2, 20_000) and after < 0.01 < before
 
 
@@ -275,3 +275,54 @@ def test_layers_that_are_called_by_keyword() -> None:
     least_squares.refit(parent, model, Dependent.plan, IMAGES, ridge=1e-9)
     for x in IMAGES:
         torch.testing.assert_close(model(x), parent(x), rtol=1e-4, atol=1e-5)
+
+
+# Weights that a mask holds --------------------------------------------------------------------------------------------
+def test_the_others_make_up_for_a_weight_that_is_held() -> None:
+    """The second input is 2 a + b: where it is held at 0, the first, a, takes over as much of it as it can."""
+    a, b = torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.tensor([1.0, 1.0, -1.0, -1.0])  # orthogonal, mean 0
+    x, y = torch.stack([a, 2 * a + b], 1)[None], torch.stack([2 * a + b, 5 * a], 1)
+    free = torch.tensor([[True, False], [True, True]])
+    change, shift, (before, after) = ridge_solver.solve(torch.zeros(2, 2), torch.zeros(2), x, y, 1e-9, None, free)
+    torch.testing.assert_close(change, torch.tensor([[2.0, 0.0], [5.0, 0.0]]), rtol=1e-5, atol=1e-5)
+    assert change[0, 1] == 0 and shift.abs().max() < 1e-6
+    # of |2a + b|² = 20 and |5a|² = 100 nothing was made; what is left is |b|² = 4
+    assert before == pytest.approx(1) and after == pytest.approx(4 / 120)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("movable", [True, False])
+def test_every_output_is_fitted_on_its_own_free_weights(weighted: bool, movable: bool) -> None:
+    """Against NumPy's least squares of each output on the columns that it may use, ridge and weights in rows."""
+    x, y = noise(1, 80, 6).double(), noise(80, 3, seed=2).double() + 1
+    generator = torch.Generator().manual_seed(3)
+    importance = torch.rand(80, 3, generator=generator).double().clamp_min(0.2) if weighted else torch.ones(80, 3)
+    free = torch.rand(3, 6, generator=generator) < 0.5
+    weight = torch.where(free, noise(3, 6, seed=4), 0.0).double()
+    given = importance if weighted else None
+    change, shift, _ = ridge_solver.solve(weight, torch.zeros(3), x, y, 0.05, given, free, movable=movable)
+    assert free.any(1).all() and not change[~free].any()
+    middle = x[0].mean(0) * movable
+    held = 0.05 * float((x[0] - middle).square().sum() / 6)
+    for o in range(3):
+        root = importance[:, o].double().sqrt()[:, None]
+        used = free[o].nonzero().flatten()
+        columns = torch.cat([(x[0] - middle)[:, used], torch.full((80, 1), float(movable))], 1) * root
+        missing = (y[:, o] - x[0] @ weight[o])[:, None] * root
+        rows = torch.cat([columns, torch.eye(len(used), len(used) + 1).double() * held**0.5])
+        made = np.linalg.lstsq(rows.numpy(), torch.cat([missing, torch.zeros(len(used), 1)]).numpy(), rcond=None)[0][
+            :, 0
+        ]
+        np.testing.assert_allclose(change[o, used], made[:-1], rtol=1e-6, atol=1e-9)
+        assert float(shift[o]) == pytest.approx(made[-1] - float(made[:-1] @ middle[used].numpy()), abs=1e-8)
+
+
+def test_a_masked_layer_is_refitted_and_its_zeros_are_zero_to_the_bit() -> None:
+    parent = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Conv2d(8, 4, 3))
+    model = copy.deepcopy(parent)
+    free = {"2": torch.rand(4, 8, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.5}
+    model[2].weight.data[~free["2"]] = 0
+    missed = least_squares.refit(parent, model, Plan({}), IMAGES, free=free)
+    assert missed["2"][1] < missed["2"][0] and missed["0"][0] < 1e-10
+    assert torch.equal(model[2].weight[~free["2"]], torch.zeros(int((~free["2"]).sum())))
+    assert (model[2].weight[free["2"]] != parent[2].weight[free["2"]]).all()

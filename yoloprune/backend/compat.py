@@ -160,7 +160,7 @@ IMAGES = (
 TRAINING = (
     ForeignName("engine.trainer", "BaseTrainer.check_resume", "settles arguments before the first file", 1),
     ForeignName("engine.trainer", "BaseTrainer", "judges the name of an optimizer"),
-    ForeignName("engine.trainer", "BaseTrainer.build_optimizer", "judges the name of an optimizer", 1, ("name",)),
+    ForeignName("engine.trainer", "BaseTrainer.build_optimizer", "makes the optimizer, judges its name", 1, ("name",)),
     ForeignName("engine.trainer", "BaseTrainer.save_model", "writes checkpoints", 0),
     ForeignName("engine.trainer", "BaseTrainer.final_eval", "strips checkpoints", 0),
     ForeignName("engine.trainer", "BaseTrainer.get_model", "builds the network", 0, ("cfg", "weights", "verbose")),
@@ -179,7 +179,7 @@ NEEDS: dict[str, tuple[tuple[ForeignName, ...], ...]] = {
     "trace": (OPENING,),
     **dict.fromkeys(("val", "compare"), (OPENING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES)),
     "plot": (OPENING, FOLDERS),
-    **dict.fromkeys(("prune", "sweep", "sensitivity"), _PRUNING),
+    **dict.fromkeys(("prune", "sweep", "sensitivity", "mask"), _PRUNING),
     "finetune": (OPENING, BUILDING, FOLDERS, DATA, IMAGES, TRAINING),
     "train-sparse": (OPENING, BUILDING, FOLDERS, DATA, TRAINING),
     "slim": GROUPS,

@@ -9,7 +9,7 @@ from torch import nn
 
 from yoloprune.backend import yaml_markers
 from yoloprune.backend.model_facts import network
-from yoloprune.backend.yaml_markers import CLASSES, KEY, LAYERS, MODULE, STATE_KEY, VERSION
+from yoloprune.backend.yaml_markers import CLASSES, KEY, LAYERS, MASKED, MASKS, MODULE, STATE_KEY
 from yoloprune.errors import ModelError
 from yoloprune.planning.plan import Plan
 from yoloprune.settings.budget import Budget, Limits
@@ -74,6 +74,19 @@ def require_known(model: nn.Module, title: str) -> None:
         raise ModelError(f"{title}: {later}")
 
 
+def require_unmasked(model: nn.Module) -> None:
+    """Raise ModelError where a model is masked: what is refitted after a cut would fill its zeros.
+
+    Args:
+        model (nn.Module): An Ultralytics model.
+    """
+    if yaml_markers.masks_of(network(model)) is not None:
+        raise ModelError(
+            "The model is masked, and what cuts channels would fill its zeros. Prune the model that it was masked "
+            "from, then mask what comes of that"
+        )
+
+
 def sparse_config(state: Mapping[str, Any]) -> SparseConfig:
     """What a sparse run was to reach, and how, from its state; raises TypeError or ArgumentError if damaged."""
     saved = dict(state["config"])
@@ -82,7 +95,7 @@ def sparse_config(state: Mapping[str, Any]) -> SparseConfig:
 
 def _check_pruning(record: Any) -> None:
     _require(record, "the record", dict)
-    if _require(record["version"], "version", int) > VERSION:
+    if _require(record["version"], "version", int) > MASKED:
         return  # of a later yoloprune, see `require_known`
     Plan.from_widths(_require(record["widths"], "widths", dict))
     for name, numbers in _require(record.get("numbers", {}), "numbers", dict).items():  # until version 1
@@ -90,6 +103,10 @@ def _check_pruning(record: Any) -> None:
     _require(_require(record["yaml"], "yaml", dict)["module"], "module", str)
     for name, places in _require(record.get(LAYERS) or {}, LAYERS, dict).items():
         _require(places, f"{LAYERS} of {name}", list)
+    if (masks := _require(record.get(MASKS), MASKS, dict, type(None))) is not None:
+        _require(masks["pattern"], "pattern", str)
+        for name, count in _require(masks["layers"], "layers of the masks", dict).items():
+            _require(count, f"zeros of {name}", int)
     told = _require(record["provenance"], "provenance", dict, type(None)) or {}
     for cut in (told, *_require(told.get("earlier", []), "earlier", list)):
         for part in ("arguments", "versions"):

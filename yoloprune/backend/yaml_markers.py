@@ -20,6 +20,9 @@ from yoloprune.backend.model_facts import network
 KEY = "yoloprune"
 VERSION = 2
 """Of the record; 2 does without numbers that a rebuild from the parent's YAML needed."""
+MASKED = 3
+"""Of the record of a masked model, of which earlier releases would fill the zeros."""
+MASKS = "masks"  # in the record: the `pattern`, and by name of the `layers` how many of its weights are zero at least
 LAYERS = "layers"  # in the record: where the parent's modules are in a model whose blocks became several rows
 CLASSES = "classes"  # in the provenance: `names` of the classes that were kept, and how many they were kept `of`
 STATE_KEY = "yoloprune_sparse"
@@ -36,6 +39,11 @@ STOP_OWN = (
     "The network of this checkpoint is not the one that its YAML describes. Stock Ultralytics would build that one and "
     "train it, so it stops here. Install yoloprune and run 'yoloprune finetune model=... data=...', or in Python 'from "
     "yoloprune import YOLO'. Validation, prediction and export work as they are"
+)
+STOP_MASKED = (
+    "This model was masked by yoloprune. Stock Ultralytics would fill its zeros again, so it stops here. Install "
+    "yoloprune and run 'yoloprune finetune model=... data=...', or in Python 'from yoloprune import YOLO'. Validation, "
+    "prediction and export work as they are"
 )
 STOP_FOR_GOOD = (
     "This {family} model was pruned by yoloprune. Its trainer would build the unpruned network and train that, so it "
@@ -62,6 +70,11 @@ def entry_of(source: Any) -> dict[str, Any] | None:
     return config.get(KEY) if isinstance(config, Mapping) else None
 
 
+def masks_of(source: Any) -> dict[str, Any] | None:
+    """The record of the masks of a model, see `MASKS`; None where it has none."""
+    return (entry_of(source) or {}).get(MASKS)
+
+
 def kept_classes(yolo: Any) -> list[str] | None:
     """Names of a model's classes where others were cut from it; None where none were, or a training changed them.
 
@@ -81,7 +94,7 @@ def later(source: Any) -> str | None:
     version = (entry_of(source) or {}).get("version", 0)
     return (
         f"This model was pruned by a later yoloprune (format {version}). Upgrade yoloprune."
-        if version > VERSION
+        if version > MASKED
         else None
     )
 
@@ -102,7 +115,7 @@ def untrainable(model: nn.Module) -> str | None:
 
 
 def mark(model: nn.Module, entry: Mapping[str, Any]) -> None:
-    """Write an entry into `model.yaml`, and the sentence that stops stock training unless nothing was cut.
+    """Write an entry into `model.yaml`, and the sentence that stops stock training unless nothing was cut or masked.
 
     Args:
         model (nn.Module): An Ultralytics model that has the entry's widths.
@@ -112,6 +125,8 @@ def mark(model: nn.Module, entry: Mapping[str, Any]) -> None:
     replaced, how = {"module": config["backbone"][0][2]}, ""
     if entry.get("own"):
         config["backbone"][0][2] = STOP_OWN
+    if entry.get(MASKS):
+        config["backbone"][0][2] = STOP_MASKED
     if entry["widths"]:
         family = untrainable(model)
         config["backbone"][0][2] = STOP_FOR_GOOD.format(family=family) if family else STOP_PRUNED

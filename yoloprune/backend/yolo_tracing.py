@@ -47,12 +47,22 @@ def trace_yolo(
             model,
             found,
             frozen={head_name(model): f"{type(layers[-1]).__name__} head"},
-            keep=trace_network.match(model, moved(keep, table_of(model)), parts(model)),
+            keep=kept_modules(model, keep),
             sized=has_width_attributes,
             outputs=True,  # the neck's features are among the outputs, and follow the head's input side
             area=(imgsz / size) ** 2,
             handing_on=[f"model.{i}" for i in range(len(layers))],
         )
+
+
+def kept_modules(model: nn.Module, keep: Iterable[str]) -> dict[str, str]:
+    """Modules and parameters that `keep=` names, with the pattern as the reason; names are those of the model that was
+    first pruned.
+
+    Raises:
+        ArgumentError: If a pattern matches nothing.
+    """
+    return trace_network.match(model, moved(keep, table_of(model)), parts(model))
 
 
 def layer_shares(model: nn.Module, layers: Iterable[tuple[str, float]]) -> dict[str, float]:

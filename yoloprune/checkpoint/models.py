@@ -35,7 +35,8 @@ class TrainsItsNetwork:
             self._require_fitting(kwargs["pretrained"])  # before there is a folder
             self._require_in_its_file()
         entry, why = yaml_markers.entry_of(self), self._difference()
-        if trainer is not None and (why or driver_of(self)) and not issubclass(trainer, KeepsWidths):
+        held = why or driver_of(self) or yaml_markers.masks_of(self)
+        if trainer is not None and held and not issubclass(trainer, KeepsWidths):
             raise ArgumentError(
                 f"trainer={trainer.__name__}: must derive from yoloprune's trainer, or another network than the "
                 f"checkpoint's is trained: from yoloprune.trainers import {self._smart_load('trainer').__name__}"
@@ -54,6 +55,10 @@ class TrainsItsNetwork:
         Raises:
             ModelError: If that would be another network than this one.
         """
+        if yaml_markers.masks_of(self) is not None:
+            raise ModelError(
+                "tune starts stock Ultralytics for every trial, which would fill the zeros of this masked model"
+            )
         if (why := self._difference()) is not None:
             raise ModelError(
                 "tune starts stock Ultralytics for every trial, which cannot train this network, and no pruned model "

@@ -41,12 +41,10 @@ def mark_pruned(
     theirs = model_facts.network(model)
     theirs.yaml = yaml_markers.cleared(theirs.yaml)  # a sparse run that came before is the parent's
     before = yaml_markers.entry_of(model) or {"widths": {}, "provenance": None}
-    history = before["provenance"]
-    earlier = [] if history is None else [*history["earlier"], {k: v for k, v in history.items() if k != "earlier"}]
     entry: dict[str, Any] = {
         "version": yaml_markers.VERSION,
         "widths": _merge(before["widths"], plan.widths()),
-        "provenance": {**deepcopy(dict(provenance)), "earlier": earlier},
+        "provenance": _with_earlier(provenance, before["provenance"]),
     }
     if native is not None:
         entry["widths"], entry["native"] = {}, True
@@ -61,6 +59,35 @@ def mark_pruned(
     if not entry["widths"] and own_network.difference(model) is not None:
         entry["own"] = True  # nobody can say what was cut, and yet its YAML says another network
     yaml_markers.mark(model, entry)
+
+
+def mark_masked(model: nn.Module, pattern: str, layers: Mapping[str, int], provenance: Mapping[str, Any]) -> None:
+    """Write the record of masks into `model.yaml`, and stop stock trainers; a model that was pruned before stays so.
+
+    Args:
+        model (nn.Module): The masked model.
+        pattern (str): `pattern=`.
+        layers (Mapping[str, int]): By layer, how many of its weights are zero.
+        provenance (Mapping): From `make_provenance`; that of earlier prunings is kept under "earlier".
+    """
+    theirs = model_facts.network(model)
+    theirs.yaml = yaml_markers.cleared(theirs.yaml)
+    before = yaml_markers.entry_of(model) or {"widths": {}, "provenance": None}
+    entry = {
+        **{k: v for k, v in before.items() if k != "yaml"},
+        "version": yaml_markers.MASKED,
+        "provenance": _with_earlier(provenance, before["provenance"]),
+        yaml_markers.MASKS: {"pattern": pattern, "layers": dict(layers)},
+    }
+    if not entry["widths"] and not entry.get("native") and own_network.difference(model) is not None:
+        entry["own"] = True
+    yaml_markers.mark(model, entry)
+
+
+def _with_earlier(provenance: Mapping[str, Any], history: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The provenance of a step, with that of the steps before it, oldest first."""
+    last = [] if history is None else [{k: v for k, v in history.items() if k != "earlier"}]
+    return {**deepcopy(dict(provenance)), "earlier": [*(history or {}).get("earlier", []), *last]}
 
 
 def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

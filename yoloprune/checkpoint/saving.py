@@ -19,7 +19,7 @@ from yoloprune.backend.yaml_markers import KEY
 from yoloprune.checkpoint.loading import at_side, goes_on, image_size, load, reopen, told_who_wrote, with_model
 from yoloprune.checkpoint.models import YOLO
 from yoloprune.checkpoint.provenance import make_provenance, plain, provenance, pruned_widths
-from yoloprune.checkpoint.rebuild import mark_pruned
+from yoloprune.checkpoint.rebuild import mark_masked, mark_pruned
 from yoloprune.errors import PruneError
 from yoloprune.native import yaml_rows
 from yoloprune.planning.plan import Plan
@@ -34,6 +34,7 @@ __all__ = [
     "make_provenance",
     "mark_pruned",
     "pack",
+    "pack_masked",
     "provenance",
     "pruned_widths",
     "reopen",
@@ -124,6 +125,21 @@ def pack(
     """Do all of `save` but the writing; raises PlanError as it does. `layers` tells where the parent's modules went."""
     model = deepcopy(yolo.model).float()
     mark_pruned(model, plan, plain(provenance), native, layers)
+    said = None if native is None else {k: v for k, v in model.yaml.items() if k not in {KEY, "yaml_file"}}
+    return _packed(yolo, model, said)
+
+
+def pack_masked(
+    yolo: ultralytics.YOLO, *, pattern: str, layers: Mapping[str, int], provenance: Mapping[str, Any]
+) -> Checkpoint:
+    """The checkpoint of a masked model, see `rebuild.mark_masked`."""
+    model = deepcopy(yolo.model).float()
+    mark_masked(model, pattern, layers, plain(provenance))
+    return _packed(yolo, model, None)
+
+
+def _packed(yolo: ultralytics.YOLO, model: Any, said: dict[str, Any] | None) -> Checkpoint:
+    """A marked model as Ultralytics' loader reads it; `said` is the YAML that goes beside it."""
     stored = (yolo.ckpt or {}).get("train_args") or {}
     arguments = {k: v for k, v in {**stored, "task": yolo.task}.items() if k in compat.DEFAULT_CFG_DICT}
     model.args, model.criterion = dict(arguments), None
@@ -139,7 +155,6 @@ def pack(
         "license": "AGPL-3.0 License (https://ultralytics.com/license)",
         "docs": "https://docs.ultralytics.com",
     }
-    said = None if native is None else {k: v for k, v in model.yaml.items() if k not in {KEY, "yaml_file"}}
     sources = {yolo.ckpt_path, getattr(yolo.model, "pt_path", None)} - {None}
     return Checkpoint(content, said, frozenset(map(str, sources)))
 

@@ -19,7 +19,8 @@ from ultralytics.models import yolo
 from ultralytics.models.rtdetr import train as rtdetr
 
 from yoloprune.backend import console, model_facts, own_network, yaml_markers
-from yoloprune.checkpoint import rebuild
+from yoloprune.checkpoint import held_masks, rebuild
+from yoloprune.checkpoint.held_masks import HoldsMasks
 from yoloprune.checkpoint.trainer_files import WholeFiles
 from yoloprune.errors import ModelError, PlanError
 
@@ -38,8 +39,8 @@ def driver_of(trainer: Any) -> SparseDriver | None:
     return next((owner for owner in owners if isinstance(owner, SparseDriver)), None)
 
 
-class KeepsWidths(WholeFiles):
-    """Mixin for Ultralytics trainers: the network that is trained is the one that the checkpoint holds."""
+class KeepsWidths(HoldsMasks, WholeFiles):
+    """Mixin for Ultralytics trainers: the network that is trained is the one in the checkpoint, with its masks."""
 
     args: Any
     data: Any
@@ -78,6 +79,7 @@ class KeepsWidths(WholeFiles):
                 yaml_markers.mark(model, entry)
             if weights is not None and (own is weights or yaml_markers.entry_of(weights)):
                 rebuild.require_same_shape(model, weights)
+            held_masks.settle(model, weights)
             return model
         model = self._as_it_is(own, weights)
         if console.is_main_process():
@@ -117,6 +119,7 @@ class KeepsWidths(WholeFiles):
         for module in model.modules():
             if isinstance(module, nn.Dropout) and getattr(self.args, "dropout", None):
                 module.p = self.args.dropout  # as Ultralytics sets it in a classifier
+        held_masks.settle(model, own)
         return model
 
 

@@ -20,7 +20,7 @@ from yoloprune.backend import (
     model_facts,
     yaml_markers,
 )
-from yoloprune.checkpoint import provenance, saving
+from yoloprune.checkpoint import held_masks, provenance, saving
 from yoloprune.commands import following, interruptions, only_classes, parent_labels, side_by_side
 from yoloprune.errors import ArgumentError, DataError
 from yoloprune.reporting import run_report, text_table, verdict
@@ -73,9 +73,14 @@ def run(request: FinetuneRequest) -> ultralytics.YOLO:
         after, sizes = model_facts.widths(yolo.model), evaluation.measure(yolo.model, yolo.trainer.args.imgsz)
         folder, classes = Path(yolo.trainer.save_dir), side_by_side.by_class({"fine-tuned": evaluation.by_class(yolo)})
         words, metrics = command_line.written(request), evaluation.metrics(yolo)
-        teacher = None if by is None else by[1]
-        kept = before == after
-        report(folder, start, metrics, sizes, widths_kept=kept, by_class=classes, words=words, labels_from=teacher)
+        more: dict[str, Any] = {
+            "widths_kept": before == after,
+            "by_class": classes,
+            "words": words,
+            "labels_from": None if by is None else by[1],
+            "masked": held_masks.said(yolo.model) if yaml_markers.masks_of(yolo) else "",
+        }
+        report(folder, start, metrics, sizes, **more)
     return yolo
 
 
@@ -89,6 +94,7 @@ def report(
     by_class: Sequence[ClassFigures] = (),
     words: str | None = None,
     labels_from: str | None = None,
+    masked: str = "",
 ) -> None:
     """Write and say what a fine-tuning came to.
 
@@ -101,6 +107,7 @@ def report(
         by_class (Sequence[ClassFigures]): The same by class.
         words (str | None): The command as it was typed.
         labels_from (str | None): Who labelled the data, where that was a model.
+        masked (str): How much of it is zero, where it is masked.
     """
     rows = [{"model": "start", **start, **sizes}] if start else []
     rows.append({"model": "fine-tuned", **metrics, **sizes})
@@ -127,6 +134,7 @@ def report(
     )
     best = next(f for name in ("best.pt", "last.pt") if (f := folder / "weights" / name).exists() or name == "last.pt")
     kept = "every width is what it was" if widths_kept else "widths have changed"
+    kept += f"; {masked}" if masked else ""
     step = following.after_training(folder, best, start, metrics)
     told = f"{said}; {kept}" if said else kept
     console.conclude("finetune: ", text_table.closing(told, rows, [best, page], step))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from yoloprune.backend import compat, console, host_arguments, moved_layers, yolo_tracing
+from yoloprune.backend import compat, console, host_arguments, moved_layers, yaml_markers, yolo_tracing
 from yoloprune.backend.yaml_markers import CLASSES
-from yoloprune.checkpoint import saving
+from yoloprune.checkpoint import held_masks, saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.importance import dead_channels
 from yoloprune.planning.channel_graph import ChannelGraph
@@ -48,6 +48,8 @@ def run(request: InfoRequest) -> list[dict[str, Any]]:
             found = timer.time()
         ms, told = found[0], bench.unsteady(found)
         lines += [f"{ms.median:.2f} ms per image in {deployment}, p95 {ms.p95:.2f}" + (f" ({told})" if told else "")]
+    if yaml_markers.masks_of(yolo) is not None:
+        lines.append(f"masked, {held_masks.said(yolo.model)}")
     if (past := saving.provenance(yolo)) is not None:
         lines += ["", *_history(past)]
     console.log("info: ", "\n".join(["", *lines]))
@@ -79,8 +81,9 @@ def _history(told: Mapping[str, Any]) -> list[str]:
     lines = []
     for cut in (told, *reversed(told.get("earlier", []))):
         parent = cut.get("parent") or {"name": "a live model", "sha256": None}
+        done = "masked" if "pattern" in cut.get("arguments", {}) else "pruned"
         lines += [
-            f"pruned by yoloprune from {parent['name']}, {cut.get('date', 'date unknown')}",
+            f"{done} by yoloprune from {parent['name']}, {cut.get('date', 'date unknown')}",
             *([f"  parent's sha256  {parent['sha256']}"] if parent["sha256"] else []),
             *([f"  classes          {_classes(cut[CLASSES])}"] if cut.get(CLASSES) else []),
             f"  arguments        {' '.join(f'{k}={v}' for k, v in cut.get('arguments', {}).items() if v != [])}",

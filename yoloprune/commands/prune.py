@@ -21,6 +21,7 @@ from yoloprune.backend import (
     found_labels,
     head_task,
     host_arguments,
+    records,
     run_folders,
     yaml_markers,
 )
@@ -86,6 +87,7 @@ def run(request: PruneRequest, judge: Judge | None = None) -> PruneResult:
     times = None if request.times is None else device_times.read(request.times)
     parent = saving.load(request.model)
     head_task.settle(parent, {}, asked=False)
+    records.require_unmasked(parent.model)
     data = data_set(parent, request)
     side, budget = image_side.settle(parent, request.budget, passed, "prune")
     request = replace(request, budget=budget)

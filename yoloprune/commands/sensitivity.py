@@ -23,6 +23,7 @@ from yoloprune.backend import (
     host_arguments,
     model_facts,
     moved_layers,
+    records,
     run_folders,
 )
 from yoloprune.checkpoint import provenance, saving
@@ -56,6 +57,7 @@ def run(request: SensitivityRequest) -> list[dict[str, Any]]:
     passed = request.host
     parent = saving.load(request.model)
     head_task.settle(parent, {}, asked=False)
+    records.require_unmasked(parent.model)
     passed["data"] = data = datasets.given_or_own(parent, passed.get("data"), "sensitivity")
     datasets.require_split(data, passed.get("split"))
     passed["imgsz"] = imgsz = saving.image_size(parent, passed.get("imgsz"))

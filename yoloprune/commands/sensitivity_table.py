@@ -61,7 +61,7 @@ def summed_up(rows: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> Sum
         for title, value in lost.items():
             panels[title][at] = value
         group = of.setdefault(str(row["group"]), {"group": row["group"], "channels": row["width"]})
-        group[f"lost at {columns[at[1]]}"] = round(lost[f"points of {metric} lost"], 2)
+        group[f"lost at {columns[at[1]]}"] = round(lost[f"points of {metric} lost"], 2) + 0.0  # no -0
     worst = [np.nan_to_num(values, nan=-np.inf).max(1) for values in panels.values()]
     order = np.lexsort([-values for values in reversed(worst)])[:NAMED]  # by the loss where mAP does not tell
     tender = [names[i] for i in order]

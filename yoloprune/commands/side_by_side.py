@@ -73,6 +73,7 @@ def look(
     *,
     validate: bool | None,
     command: str = "prune",
+    called: str = "pruned",
     before_imgsz: int | None = None,
     figures: tuple[Mapping[str, Any], ...] = (),
 ) -> Looks:
@@ -86,6 +87,7 @@ def look(
         passed (Mapping[str, Any]): Ultralytics' arguments, of which `device` counts.
         validate (bool | None): Whether to validate both; None unless a processor would take too long.
         command (str): Who says what goes wrong.
+        called (str): What the second one is called in the table.
         before_imgsz (int | None): Size at which the first one looks, where it is another.
         figures (tuple[Mapping[str, Any], ...]): How good both are, where that is known already.
     """
@@ -104,7 +106,7 @@ def look(
             (first, ones), (last, others) = (
                 validated(yolo, {**told, "imgsz": side}) for yolo, side in zip((before, after), sides, strict=True)
             )
-            found = Looks((first, last), by_class({"parent": ones, "pruned": others}))
+            found = Looks((first, last), by_class({"parent": ones, called: others}))
         split = str(passed.get("split") or "val")
         return replace(found, images=examples(before, after, data, sides, device, split))
     except Exception as e:  # Ultralytics reads foreign files here; the models are made, and are not lost for a page

@@ -11,7 +11,7 @@ from typing import Any
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments
+from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, records
 from yoloprune.checkpoint import provenance, saving
 from yoloprune.commands import (
     finetune,
@@ -79,6 +79,7 @@ def run(request: SlimRequest) -> SlimResult:
     host_arguments.require({k: v for k, v in request.host.items() if k not in EXPORT_KEYS or not passed.get("format")})
     parent = saving.load(request.model)
     head_task.settle(parent, passed)
+    records.require_unmasked(parent.model)
     data, by = None, None
     if request.images is None:
         data = datasets.given_or_own(parent, passed.get("data"), "slim")

@@ -23,6 +23,7 @@ from yoloprune.backend import (
     head_task,
     host_arguments,
     per_image,
+    records,
     run_folders,
 )
 from yoloprune.checkpoint import provenance, saving
@@ -60,6 +61,7 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
     deployment = Deployment.asked(passed, place(passed.get("device")), request.threads)
     parent = saving.load(request.model)
     head_task.settle(parent, {}, asked=False)
+    records.require_unmasked(parent.model)
     passed["data"] = datasets.given_or_own(parent, passed.get("data"), "sweep")
     datasets.require_split(passed["data"], passed.get("split"))
     passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))

@@ -42,8 +42,8 @@ def activation(model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor])
             yield i, total[modules[name]] / count[modules[name]]
 
 
-def _own_loss(model: nn.Module, batch: Any) -> Tensor:
-    """What a model makes of a batch is its loss, or a tuple that begins with it, as in Ultralytics."""
+def own_loss(model: nn.Module, batch: Any) -> Tensor:
+    """The loss that a model makes of a batch: what it gives, or the first of a tuple, as in Ultralytics."""
     loss = model(batch)
     return loss[0] if isinstance(loss, tuple) else loss  # type: ignore[no-any-return]
 
@@ -52,7 +52,7 @@ def taylor(
     model: nn.Module,
     graph: ChannelGraph,
     batches: Iterable[Any],
-    loss_of: Callable[[nn.Module, Any], Tensor] = _own_loss,
+    loss_of: Callable[[nn.Module, Any], Tensor] = own_loss,
 ) -> Values:
     """First-order Taylor estimate of how much the loss changes without a channel (Molchanov et al. 2019, arXiv
     1906.10771, section 3.1): |g · dL/dg| of a gate g = 1 behind the layer, averaged over batches.
@@ -115,7 +115,7 @@ def _gates(model: nn.Module, graph: ChannelGraph, passes: Iterable[Callable[[], 
     parameters = [p for _, m in makers.values() for p in (m.weight, m.bias) if p is not None]
     total: dict[str, Tensor] = {}
     fed = 0
-    with _differentiable(model), hooked() as hooks:
+    with differentiable(model), hooked() as hooks:
         followers = follow(model, [n for n, (_, m) in makers.items() if not isinstance(m, BatchNorm)], BatchNorm, hooks)
         for one in passes:
             one().sum().backward()  # not `autograd.grad`, which re-entrant checkpoints refuse
@@ -147,7 +147,7 @@ def _gate(layer: Layer, slopes: Mapping[Tensor, Tensor]) -> Tensor:
 
 
 @contextlib.contextmanager
-def _differentiable(model: nn.Module) -> Iterator[None]:
+def differentiable(model: nn.Module) -> Iterator[None]:
     """As `running`, but with gradients of all parameters; stripped checkpoints have them off.
 
     What a pass leaves in the network goes again: an old `spectral_norm` keeps the weight that it has made, and all of

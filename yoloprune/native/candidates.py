@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from yoloprune.backend import console, yolo_tracing
+from yoloprune.backend import console, records, yolo_tracing
 from yoloprune.errors import BudgetError, ModelError, PlanError
 from yoloprune.native.described import Described
 from yoloprune.native.stock_yaml import NotSayableError, Stock
@@ -83,8 +83,9 @@ class Channels:
 
         Raises:
             ModelError: If the model cannot be traced, or its layers are not those of its YAML and native widths are
-                asked for.
+                asked for; or if it is masked, because a repair of the cut would fill its zeros.
         """
+        records.require_unmasked(model)
         self.probe = yolo_tracing.probe(model, imgsz)
         self.graph = yolo_tracing.trace_yolo(model, imgsz=imgsz, keep=limits.keep, probe=self.probe)
         self.graph = steps.with_ceilings(self.graph, yolo_tracing.layer_shares(model, limits.layers))

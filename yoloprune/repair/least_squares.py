@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.nn.functional import batch_norm, pad
 from yoloprune.errors import DataError
 from yoloprune.planning.plan import Keep, Plan
 from yoloprune.probing.forward import Readers, feed, follow, hooked, input_of, running
+from yoloprune.repair import ridge_solver
 from yoloprune.repair.constants import Layer, add_constant, kept, layer_of, norm_of, running_mean_of
 from yoloprune.torch_internals import BatchNorm, padding_of
 
@@ -21,9 +22,6 @@ PIXELS = 128 * 320**2
 
 ROWS = 8192
 """Positions per layer that `refit` fits."""
-
-STEPS = 10
-"""Iterations of a fit in which every value has a weight of its own."""
 
 FLOOR = 0.2
 """Least weight of a value in a fit: no activation hides it altogether."""
@@ -42,6 +40,7 @@ def refit(
     batches: Iterable[Tensor],
     *,
     ridge: float = 0.01,
+    free: Mapping[str, Tensor] | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, tuple[float, float]]:
     """Fit each layer, in network order, to the outputs of the parent's (He et al. 2017, arXiv 1707.06168, section 3).
@@ -55,12 +54,17 @@ def refit(
     not used. Of each layer `ROWS` positions are fitted, unusual ones with preference (`_Target`), so that objects count
     beside all the background.
 
+    Where a mask holds weights at zero, the others of each output are fitted to make up for them, all at once and not
+    one by one as in SparseGPT (Frantar and Alistarh 2023, arXiv 2301.00774, section 3.2: its exact reconstruction).
+
     Args:
         parent (nn.Module): The model before the cut.
         model (nn.Module): The model after the cut, changed in place.
         plan (Plan): The plan that was cut.
         batches (Iterable[Tensor]): Images of shape (B, C, H, W), all of one size.
         ridge (float): How strongly weights are held where they are, above 0.
+        free (Mapping[str, Tensor] | None): By layer, which of its weights may change, bool of the weight's shape; all
+            of those of layers that are not in it.
         tick (Callable): Called after each layer, of which there are at most as many as `layers` finds.
 
     Returns:
@@ -92,7 +96,10 @@ def refit(
         constant = _constant(parent, model, plan, name, follower)
         importance = _importance(parent, plan, y, follower, activations.get(follower or name))
         movable = module.bias is not None or follower is not None
-        change, shift, missed[name] = _solve(module.weight.data, constant, x, y, ridge, importance, movable=movable)
+        may = None if free is None else free.get(name)
+        change, shift, missed[name] = ridge_solver.solve(
+            module.weight.data, constant, x, y, ridge, importance, may, movable=movable
+        )
         module.weight.data += change.to(module.weight)
         add_constant(model, name, shift, follower)
         del target.rows  # the largest part of the memory, not needed again
@@ -182,71 +189,3 @@ def _importance(
         result = parent.get_submodule(activation)(y.clone())  # a copy, because it may work in place
         (slope,) = torch.autograd.grad(result.sum(), y)
     return (slope.square() / slope.square().max().clamp_min(1e-30)).clamp_min(FLOOR)
-
-
-def _solve(
-    weight: Tensor,
-    constant: Tensor,
-    x: Tensor,
-    y: Tensor,
-    ridge: float,
-    importance: Tensor | None = None,
-    *,
-    movable: bool = True,
-) -> tuple[Tensor, Tensor, tuple[float, float]]:
-    """Ridge regression of what is missed, each group of a grouped layer for itself.
-
-    Every output has its own weights over the positions, but one matrix is factored for all: the first step solves the
-    unweighted problem, and as weights are at most 1, each further step with its matrix comes closer (majorisation).
-    That matrix has the size of the inputs or of the positions, whichever are fewer. It is factored in float64; products
-    over all positions, where the time goes, are as exact as `x`, at least float32.
-
-    Args:
-        weight (Tensor): Present weights, shape (O, …).
-        constant (Tensor): What is added to the products, shape (O,).
-        x (Tensor): Inputs, shape (groups, P, I).
-        y (Tensor): Wanted outputs, shape (P, O).
-        ridge (float): Relative to the mean square of the inputs.
-        importance (Tensor | None): Weight of each value of `y`, shape (P, O), in (0, 1]; None for 1.
-        movable (bool): Whether the constant can change; if not, the weights have to make the mean as well.
-
-    Returns:
-        (Tensor): Change of the weights, shape of `weight`.
-        (Tensor): Change of the constant, shape (O,).
-        (tuple[float, float]): Shares of the weighted variance of `y` missed before and after.
-    """
-    groups, count, width = x.shape
-    if x.device.type == "mps":  # which has no float64
-        weight, constant, x, y = (t.cpu() for t in (weight, constant, x, y))
-    exact = torch.promote_types(x.dtype, torch.float32)
-    x, y = x.to(exact), y.to(exact).reshape(count, groups, -1).transpose(0, 1)
-    matters = torch.ones_like(y) if importance is None else importance.to(y).reshape(count, groups, -1).transpose(0, 1)
-    mean = (matters * y).sum(1, keepdim=True) / matters.sum(1, keepdim=True)
-    variance = (matters * (y - mean).square()).sum().clamp_min(1e-30)
-    missing = y - x @ weight.to(exact).reshape(groups, -1, width).mT - constant.to(exact).reshape(groups, 1, -1)
-    before = float((matters * missing.square()).sum() / variance)
-    if before < 1e-10:  # nothing has changed up to here
-        return torch.zeros_like(weight), torch.zeros_like(constant), (before, before)
-    middle = x.mean(1, keepdim=True) * movable
-    x = x - middle  # so that the constant has no part in what the weights make
-    held = ridge * (x.square().sum((1, 2), keepdim=True) / width).clamp_min(1e-30)
-    dual = count < width  # then the weights are a sum of the rows, and how much of each is the smaller problem
-    matrix = (x @ x.mT if dual else x.mT @ x).double()
-    matrix.diagonal(dim1=1, dim2=2).add_(held[..., 0])
-    factor = torch.linalg.cholesky(matrix)
-
-    def made(by: Tensor) -> Tensor:
-        return (matrix @ by - held * by).to(exact) if dual else x @ by.to(exact)
-
-    def step(rest: Tensor, by: Tensor | float) -> Tensor:
-        return torch.cholesky_solve((rest if dual else x.mT @ rest).double() - held * by, factor)
-
-    solution, added = step(missing, 0.0), missing.mean(1, keepdim=True) * movable
-    for _ in range(0 if importance is None else STEPS):
-        rest = matters * (missing - made(solution) - added)
-        solution += step(rest, solution)
-        added += rest.mean(1, keepdim=True) * movable
-    after = float((matters * (missing - made(solution) - added).square()).sum() / variance)
-    change = (x.mT @ solution.to(exact) if dual else solution.to(exact)).mT
-    shift = added.mT - change @ middle.mT
-    return change.reshape(weight.shape), shift.flatten(), (before, after)

@@ -153,6 +153,7 @@ class Report:
         frozen (Sequence[str]): What may not be cut, and why.
         repeat (Sequence[str]): Commands that do it again.
         versions (Mapping[str, str]): Of what ran, by package.
+        zeros (Sequence[Row]): Of a mask, by layer: "layer", "weights", "zeros" and their "share".
     """
 
     command: str
@@ -169,6 +170,7 @@ class Report:
     frozen: Sequence[str] = ()
     repeat: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    zeros: Sequence[Row] = ()
 
     def data(self) -> dict[str, Any]:
         """What report.json holds: the facts, and each field that is not empty, images without their pixels."""

@@ -121,6 +121,18 @@ def gamma(report: Report) -> str:
     return note + drawn
 
 
+def zeros(report: Report) -> str:
+    """How much of each masked layer is zero."""
+    if not report.zeros:
+        return ""
+    note = (
+        "<p class=note>Shapes are what they were, and so are FLOPs: only a runtime that skips zeros is faster. "
+        "Layers from input to head; what is not masked is listed below, with the reason.</p>"
+    )
+    rows = [{**row, "share": f"{row['share']:.1%}"} for row in report.zeros]
+    return note + table(rows, sortable=True)
+
+
 def frozen(report: Report) -> str:
     """What may not be cut, and why."""
     return _listed(report.frozen)

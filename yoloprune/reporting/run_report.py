@@ -16,6 +16,7 @@ SECTIONS = (
     ("By class", page_quality.classes),
     ("The same images", page_quality.images),
     ("The network, from input to head", page_network.network),
+    ("Zeros by layer", page_network.zeros),
     ("Importance", page_network.importance),
     ("Gamma over the epochs", page_network.gamma),
     ("What may not be cut, and why", page_network.frozen),

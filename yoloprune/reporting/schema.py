@@ -84,6 +84,17 @@ PROPERTIES: dict[str, dict[str, Any]] = {
     ),
     "gamma": _array("Rows of sparsity.csv, one per epoch: quantiles of |gamma|, shares.", {"type": "object"}),
     "points": _array("Models against their costs: 'model', 'quality', 'GFLOPs', 'ms'.", {"type": "object"}),
+    "zeros": _array(
+        "mask: what is zero, from input to head.",
+        _object(
+            "One layer.",
+            layer=_one("string", "The name that keep= takes."),
+            weights=_one("integer", "How many it has."),
+            zeros=_one("integer", "How many of them are zero."),
+            share=_one("number", "The same as a fraction."),
+        ),
+    ),
+    "pattern": _one("string", "mask: in which pattern."),
     "frozen": _array("What may not be cut, and why.", {"type": "string"}),
     "repeat": _array("Commands that do it again.", {"type": "string"}),
     "versions": _object("Of the packages that ran, by name."),

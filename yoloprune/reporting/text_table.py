@@ -52,7 +52,7 @@ def with_change(rows: Sequence[Row], label: str = "change") -> list[Row]:
     return [*rows, {next(iter(first)): label, **found}] if found else list(rows)
 
 
-SIZES = frozenset({"params", "GFLOPs", "MB", "ms"})
+SIZES = frozenset({"params", "nonzero", "GFLOPs", "MB", "ms"})
 """Columns of which less is better, and the share counts."""
 
 NOT_QUALITY = SIZES | {"model", "classes", "imgsz", "flops", "channels"}

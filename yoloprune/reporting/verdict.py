@@ -25,7 +25,7 @@ def of(rows: Sequence[Row], *, trained: bool = False, unseen: str = "") -> str:
     if len(rows) < 2:
         return ""
     first, last = rows[0], rows[-1]
-    sizes = {"GFLOPs": "GFLOPs", "params": "parameters", "ms": "time per image"}
+    sizes = {"GFLOPs": "GFLOPs", "params": "parameters", "ms": "time per image", "nonzero": "weights that are not zero"}
     shares = [
         f"{last[k] / first[k]:.0%} of the {said}"
         for k, said in sizes.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import ultralytics
@@ -53,6 +53,7 @@ def calibration(
     *,
     folder: str | None = None,
     drawn: bool = False,
+    command: str = "prune",
 ) -> Calibration:
     """Load the images of `data=` or `images=` at `imgsz=`.
 
@@ -63,10 +64,11 @@ def calibration(
         passed (Mapping[str, Any]): Ultralytics' arguments, of which `device` and `seed` count.
         folder (str | None): Images in place of a data set.
         drawn (bool): Whether images are drawn without either. Where weights are untrained, there is nothing to see.
+        command (str): Who says what is slow.
     """
     seed, device = passed.get("seed") or 0, place(passed.get("device"))
     if (data or folder or drawn) and passed.get("device") in (None, "") and torch.cuda.is_available():
-        console.log("prune: ", "scores and repairs are computed on the CPU; device=0 is faster")
+        console.log(f"{command}: ", "scores and repairs are computed on the CPU; device=0 is faster")
     channels = model_facts.channels(parent.model)
     if not data and not folder:
         drawn = drawn and not model_facts.is_untrained(parent.model)  # which make nothing of images
@@ -93,22 +95,63 @@ def data_set(parent: ultralytics.YOLO, request: PruneRequest) -> Any:
     Raises:
         ArgumentError: If a score or repair needs images and there are none.
     """
-    given = request.passed.get("data")
+    score, recover = request.criterion.score, request.recover
+    scored = criteria.CRITERIA.get(score)
+    needs = Needs(score, "nothing" if scored is None else scored.needs, recover, "output")
+    wished = request.budgeted and "auto" in (score, recover)
+    return data_for(parent, request.passed.get("data"), request.images, needs, wished=wished, command="prune")
+
+
+class Needs(NamedTuple):
+    """What a ranking and a repair look at.
+
+    Attributes:
+        score (str): The word of `score=`.
+        scored (str): What it needs beside the weights: "nothing", "images" or "labels".
+        recover (str): The word of `recover=`.
+        instead (str): A score that needs no labels.
+    """
+
+    score: str
+    scored: str
+    recover: str
+    instead: str
+
+
+def data_for(
+    parent: ultralytics.YOLO, given: Any, images: str | None, needs: Needs, *, wished: bool, command: str
+) -> Any:
+    """The data set that a command looks at, False or None for none.
+
+    Args:
+        parent (YOLO): Whose own data set is taken where none is given, if it is at hand.
+        given (Any): `data=`.
+        images (str | None): `images=`, which stands in place of a data set.
+        needs (Needs): What has to be there.
+        wished (bool): Whether a data set is taken that need not be there.
+        command (str): Who says so.
+
+    Raises:
+        ArgumentError: If images or labels are needed and there are none.
+    """
     if given:
         return given
-    told = {"score": request.criterion.score, "recover": request.recover}
-    scored, repaired = criteria.CRITERIA.get(told["score"]), recipes.RECIPES.get(told["recover"], ())
-    if request.images is not None:
-        if scored is not None and scored.needs == "labels":
-            raise ArgumentError(f"score={told['score']}: must come with data=, for its labels; output needs none")
+    if images is not None:
+        if needs.scored == "labels":
+            raise ArgumentError(
+                f"score={needs.score}: must come with data=, for its labels; {needs.instead} needs none"
+            )
         return False
-    needy = ["recover"] if recipes.NEED_IMAGES.intersection(repaired) else []
-    needy += ["score"] if scored is not None and scored.needs != "nothing" else []
-    looking = given is None and (needy or (request.budgeted and "auto" in told.values()))
-    found = datasets.own(parent) if looking else given
+    needy = []
+    if recipes.NEED_IMAGES.intersection(recipes.RECIPES.get(needs.recover, ())):
+        needy.append(f"recover={needs.recover}")
+    if needs.scored != "nothing":
+        needy.append(f"score={needs.score}")
+    found = datasets.own(parent) if given is None and (needy or wished) else given
     if found:
-        console.log("prune: ", f"scores and repairs look at data={found}, the model's own; data=False goes without")
+        console.log(
+            f"{command}: ", f"scores and repairs look at data={found}, the model's own; data=False goes without"
+        )
     elif needy:
-        key = needy[0]
-        raise ArgumentError(f"{key}={told[key]}: must come with data=, whose images it needs. Received no data")
+        raise ArgumentError(f"{needy[0]}: must come with data=, whose images it needs. Received no data")
     return found

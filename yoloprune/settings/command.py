@@ -1,4 +1,4 @@
-"""One command: the word for it, its own keys, and those of Ultralytics that it takes."""
+"""What a command of the command line is: its keys, its defaults, its help."""
 
 from __future__ import annotations
 

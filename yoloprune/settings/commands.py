@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from yoloprune.settings.command import Command
 from yoloprune.settings.latency_options import LATENCY_OPTIONS
+from yoloprune.settings.mask_options import MASK_OPTIONS
 from yoloprune.settings.own_options import (
     AGAINST,
     DEMO_FLOPS,
@@ -127,8 +128,25 @@ _COMMANDS = (
         ),
     ),
     Command(
+        "mask",
+        "set weights to zero in a pattern; shapes stay, and so does the time but on runtimes that skip zeros",
+        MASK_OPTIONS,
+        host_keys=("model", "data", "val", "imgsz", "device", *_RUN),
+        required=("model",),
+        examples=(
+            "mask model=best.pt data=my.yaml pattern=2:4",
+            "mask model=best.pt data=my.yaml sparsity=0.7 score=wanda",
+            "mask model=pruned.pt pattern=filter sparsity=0.3 keep=backbone",
+        ),
+        notes=(
+            "The checkpoint is a stock one whose zeros are zeros. 'yoloprune finetune' keeps them without being told;",
+            "stock 'yolo train' stops instead of filling them. Cut channels first: prune does not take masked models.",
+            "Without data= the model's own data set is looked at if it is at hand, else drawn images.",
+        ),
+    ),
+    Command(
         "finetune",
-        "train a pruned model with Ultralytics; its widths stay",
+        "train a pruned or masked model with Ultralytics; its widths and zeros stay",
         FINETUNE_OPTIONS,
         host_keys=None,
         required=("model",),

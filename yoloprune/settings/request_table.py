@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from yoloprune.settings.mask_request import MaskRequest
 from yoloprune.settings.request import Request
 from yoloprune.settings.requests import (
     DemoRequest,
@@ -32,6 +33,7 @@ REQUESTS: dict[str, type[Request]] = {
         PruneRequest,
         SweepRequest,
         SensitivityRequest,
+        MaskRequest,
         FinetuneRequest,
         ValRequest,
         CompareRequest,

@@ -1,0 +1,82 @@
+"""Scores of single weights, worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from conftest import filled
+from torch import Tensor, nn
+
+from yoloprune.errors import DataError
+from yoloprune.importance import single_weights
+
+
+def test_magnitude_is_the_size() -> None:
+    model = nn.Sequential(filled(nn.Conv2d(2, 1, 1), [-3.0, 2.0], [9.0]))
+    assert single_weights.magnitude(model, ["0"])["0"].flatten().tolist() == [3.0, 2.0]
+
+
+def test_taylor_is_what_the_loss_loses_to_first_order() -> None:
+    """Loss (w · x - 1)² of w = (1, 2) on x = (1, 0) and (0, 1): slopes 2 (1 - 1) and 2 (2 - 1), so |w · dL/dw| is 0, 4;
+    on x = (3, 1) it is 2 (5 - 1) · (3, 1) = (24, 8), so 24 and 16.
+    """
+
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = filled(nn.Linear(2, 1, bias=False), [1.0, 2.0])
+            self.unused = nn.Linear(2, 1)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, None]:
+            return ((self.layer(x) - 1) ** 2).sum(), None
+
+    model = Loss().requires_grad_(False)  # as a stripped checkpoint
+    first, second = torch.eye(2), torch.tensor([[3.0, 1.0]])
+    assert single_weights.taylor(model, ["layer"], [first])["layer"].tolist() == [[0.0, 4.0]]
+    found = single_weights.taylor(model, ["layer", "unused"], [first, second])
+    assert found["layer"].tolist() == [[12.0, 10.0]] and "unused" not in found
+    assert not model.layer.weight.requires_grad and model.layer.weight.grad is None
+    with pytest.raises(DataError, match="no images"):
+        single_weights.taylor(model, ["layer"], [])
+
+
+def test_wanda_is_size_times_the_norm_of_what_is_read() -> None:
+    """Channels that are 3 and 4 in half of the positions have root mean squares 3 / √2 and 4 / √2 over two images."""
+    model = nn.Sequential(filled(nn.Conv2d(2, 2, 1), [[-1.0, 1.0], [2.0, 0.0]]), nn.Flatten(), nn.Linear(4, 1))
+    images = torch.zeros(2, 2, 1, 2)
+    images[:, 0, 0, 0], images[:, 1, 0, 0] = 3.0, 4.0
+    found = single_weights.wanda(model, ["0"], [images[:1], images[1:]])
+    root = math.sqrt(2)
+    torch.testing.assert_close(found["0"].flatten(1), torch.tensor([[3 / root, 4 / root], [6 / root, 0.0]]))
+
+
+def test_wanda_of_a_grouped_layer_reads_its_own_inputs_at_every_tap() -> None:
+    """Four channels of size 1, 2, 3, 4 in two groups: outputs 0 and 1 read 1 and 2, outputs 2 and 3 read 3 and 4."""
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2, padding=1))
+    model[0].weight.data.fill_(1.0)
+    sizes = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 4, 1, 1).expand(2, 4, 5, 5)
+    found = single_weights.wanda(model, ["0"], [sizes])["0"]
+    assert found.shape == (4, 2, 3, 3) and (found == found[:, :, :1, :1]).all()
+    assert found[:, :, 0, 0].tolist() == [[1.0, 2.0], [1.0, 2.0], [3.0, 4.0], [3.0, 4.0]]
+
+
+def test_wanda_of_a_linear_layer_and_of_one_that_does_not_run() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.taken, self.unused = filled(nn.Linear(2, 1), [1.0, 1.0]), nn.Linear(2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.taken(x)
+
+    found = single_weights.wanda(Two(), ["taken", "unused"], [torch.tensor([[1.0, 5.0], [1.0, 5.0]])])
+    assert list(found) == ["taken"] and found["taken"].tolist() == [[1.0, 5.0]]
+
+
+def test_random_is_seeded_and_passes_over_zeros() -> None:
+    model = nn.Sequential(filled(nn.Linear(3, 1), [1.0, 0.0, 1.0]))
+    once, again, other = (single_weights.random(model, ["0"], seed)["0"] for seed in (0, 0, 1))
+    assert torch.equal(once, again) and not torch.equal(once, other)
+    assert once[0, 1] == 0 and (once[0, [0, 2]] > 0).all()

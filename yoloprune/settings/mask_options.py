@@ -1,0 +1,80 @@
+"""Own options of `mask`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from yoloprune.settings.option import Option
+from yoloprune.settings.own_options import IMAGES, KEEP
+from yoloprune.settings.value_kinds import FLAG, SHARE, ValueKind, choice
+
+UNITS = ("unstructured", "kernel", "filter")
+"""Patterns of which a share of all weights, kernels or filters is taken."""
+
+LARGEST = 64
+"""Of m in n:m."""
+
+
+def n_of_m(pattern: str) -> tuple[int, int] | None:
+    """The numbers of a pattern such as "2:4", None of others; raises ValueError if they are none.
+
+    Args:
+        pattern (str): n:m stands for at most n of m neighbours that are not zero, as NVIDIA and the literature write it
+            (Zhou et al. 2021, arXiv 2102.04010).
+    """
+    if pattern in UNITS:
+        return None
+    found = re.fullmatch(r"(\d+):(\d+)", pattern)
+    if not found or not 0 < int(found[1]) < int(found[2]) <= LARGEST:
+        raise ValueError(f"{pattern} is no pattern")
+    return int(found[1]), int(found[2])
+
+
+def _pattern(value: Any) -> str:
+    """Return the word of a pattern; YAML reads 2:4 without quotes as minutes and seconds, 124."""
+    clock = isinstance(value, int) and not isinstance(value, bool)
+    word = "{}:{}".format(*divmod(value, 60)) if clock else str(value).strip().lower()
+    n_of_m(word)
+    return word
+
+
+PATTERN = Option(
+    "pattern",
+    "unstructured",
+    ValueKind(
+        f"one of {', '.join(UNITS)}, or n:m with n below m up to {LARGEST}, as 2:4",
+        _pattern,
+        UNITS,
+        annotation="str",
+    ),
+    "what becomes zero: single weights, all but n of every m neighbours along the input channels (2:4 is what NVIDIA's "
+    "sparse tensor cores take), k x k kernels, or all weights of a filter",
+)
+SPARSITY = Option(
+    "sparsity", None, SHARE, "share that becomes zero; not set: 0.5, and of n:m what the pattern says", 0.5
+)
+SCORE = Option(
+    "score",
+    "auto",
+    choice("auto", "magnitude", "taylor", "wanda", "random"),
+    "importance of a weight: magnitude is its size; taylor, how much the loss on labels changes without it; wanda, its "
+    "size times that of its input, on images; random, a control; auto is magnitude for n:m and where data= has other "
+    "classes than the model, else taylor",
+)
+SCOPE = Option(
+    "scope",
+    "auto",
+    choice("auto", "global", "layer", "output"),
+    "what is compared: all layers, each layer by itself, or the weights of each output by themselves; auto is global "
+    "for taylor and for single weights, and layer for all else. n:m compares neighbours",
+)
+HEAD = Option("head", False, FLAG, "the head is masked as well")
+RECOVER = Option(
+    "recover",
+    "auto",
+    choice("auto", "none", "bn", "lsq"),
+    "bn measures batch-norm statistics anew, lsq fits the weights that are left by least squares to what each layer "
+    "put out (both need data= or images=); auto is lsq, without either on drawn images",
+)
+MASK_OPTIONS = (PATTERN, SPARSITY, SCORE, SCOPE, HEAD, KEEP, IMAGES, RECOVER)
