@@ -15,6 +15,7 @@ from yoloprune.tracing.arguments import in_order
 
 BY_NAME: dict[str, Callable[[Tensor], Tensor]] = {
     "unflatten": lambda y: torch.unflatten(input=y, sizes=(2, -1), dim=1).flatten(1, 2),
+    "unflatten from the end": lambda y: y.unflatten(-3, (2, y.shape[1] // 2)).flatten(1, 2),
     "method unflatten": lambda y: y.unflatten(sizes=(2, -1), dim=1).flatten(1, 2),
     "reshape": lambda y: torch.reshape(input=y, shape=(y.size(dim=0), 2, -1, 6, 6)).flatten(1, 2),
     "split": lambda y: torch.cat(tensors=torch.split(dim=1, split_size_or_sections=y.shape[1] // 2, tensor=y), dim=1),

@@ -31,6 +31,7 @@ Way = Callable[[Net, Tensor], Tensor]
 FOLLOWED: dict[str, Way] = {
     "rows": lambda m, y: m.l(y.flatten(2).permute(0, 2, 1)[0][torch.tensor([3, 1, 1])]),
     "a mask of rows": lambda m, y: m.l(y.flatten(2).permute(0, 2, 1)[0][torch.arange(144) % 2 == 0]),
+    "a mask of images and rows": lambda m, y: m.l(y.flatten(2).permute(0, 2, 1)[torch.arange(144)[None] % 3 == 0]),
     "a mask of two dimensions": lambda m, y: m.l(y.permute(0, 2, 3, 1)[torch.ones(1, 12, 12).bool()]),
     "images": lambda m, y: m.c(y[torch.tensor([0, 0])]),
 }

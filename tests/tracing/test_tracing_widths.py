@@ -113,6 +113,28 @@ def test_questions_about_sums_hold_what_they_ask(ask: Callable[[int, int], bool]
     assert None not in reasons(graph, "a.outputs") | reasons(graph, "b.outputs")
 
 
+def test_a_multiple_of_a_width_holds_as_many_positions() -> None:
+    def body(m: Net, x: Tensor) -> Tensor:
+        y = m.a(x)
+        return m.b(torch.cat([y, y], 1).relu().reshape(len(y), 2 * y.shape[1], 6, 6))
+
+    graph = exact(net(body, a=(3, 4), b=(8, 2)))
+    assert reasons(graph, "a.outputs") == FREE
+
+
+@pytest.mark.parametrize("width", [8, 6])
+def test_a_question_about_a_multiple_ties_both(width: int) -> None:
+    """Both keep their ratio, and so the answer stays."""
+
+    def body(m: Net, x: Tensor) -> Tensor:
+        a, b = m.a(x), m.b(x)
+        return m.c(torch.cat([a, b * 3 if a.shape[1] == 2 * b.shape[1] else b], 1))
+
+    graph = exact(net(body, a=(3, width), b=(3, 4), c=(width + 4, 2)))
+    assert reasons(graph, "a.outputs") | reasons(graph, "b.outputs") == FREE
+    assert {t.groups: t.sizes for t in graph.ties if len(t.groups) > 1} == {(0, 2): (width, 4)}
+
+
 # Packs and quotients --------------------------------------------------------------------------------------------------
 def _shuffled(y: Tensor) -> Tensor:
     n, c, h, w = y.shape

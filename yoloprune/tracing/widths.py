@@ -68,7 +68,7 @@ class Width(int):
         """Hold the positions along an axis of some labels to this width: whatever is cut, so many of them are left."""
         if self._pure:
             self.book.tie([self.shares[0].labels, labels])
-        elif any(abs(share.factor) != 1 for share in self.shares):
+        elif any(share.factor.denominator != 1 for share in self.shares):
             self.number()
             self.book.freeze(labels, "width used as a number")
         else:
@@ -79,7 +79,7 @@ class Width(int):
         left = self - other
         if not isinstance(left, Width):
             return
-        if any(abs(share.factor) != 1 for share in left.shares):
+        if any(share.factor.denominator != 1 for share in left.shares):
             left.number()
         else:
             left._balance(self.shares[0].row[:0])

@@ -1,0 +1,70 @@
+"""What a trace counts: parameters and FLOPs by axis, how work grows with the image, who reads channels as they are made."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import conv
+from networks import IMAGE, Net, chain, net
+from torch import Tensor, nn
+
+from yoloprune.planning.channel_graph import ChannelGraph, Term
+from yoloprune.probing.examples import Example
+from yoloprune.tracing.flop_scaling import growths
+from yoloprune.tracing.trace_network import trace
+
+
+def told(graph: ChannelGraph, terms: list[Term]) -> dict[tuple[str, ...], float]:
+    """Factors by the names of the axes."""
+    return {tuple(str(graph.axes[a]) for a in term.axes): term.factor for term in terms}
+
+
+def test_parameters_by_axis() -> None:
+    """A weight of 3 x 3 taps counts 9 for each pair of channels, biases and batch-norms one for each output."""
+    graph = trace(chain(), IMAGE)
+    assert told(graph, graph.params) == {
+        ("a.outputs", "a.inputs"): 9.0,
+        ("bn.outputs",): 2.0,
+        ("b.outputs", "b.inputs"): 9.0,
+        ("b.outputs",): 1.0,
+    }
+
+
+def positions(m: Net, x: Tensor) -> Tensor:
+    """Every position by every other, (1, 36, 4) x (1, 4, 36)."""
+    y = m.a(x).flatten(2)
+    return m.b((y @ (y.transpose(1, 2) @ y)).unflatten(2, (6, 6)))
+
+
+def test_flops_of_a_product_of_activations_are_shared_out_among_its_channels() -> None:
+    """(1, 36, 4) x (1, 4, 36) takes 2 · 36 · 36 per channel, and so does (1, 4, 36) x (1, 36, 36)."""
+    graph = trace(net(positions, a=(3, 4), b=(4, 2)), IMAGE)
+    per_channel = [t.factor for t in graph.flops if len(t.axes) == 1 and "product" in str(graph.axes[t.axes[0]])]
+    assert per_channel == [2 * 36 * 36, 2 * 36 * 36]
+
+
+def pooled(m: Net, x: Tensor) -> Tensor:
+    y = m.a(x)
+    products = (y.flatten(2).transpose(1, 2) @ y.flatten(2)).mean()
+    return m.l(y.mean((2, 3))) + products
+
+
+def test_work_grows_with_the_area_its_square_or_not_at_all() -> None:
+    """A convolution four times, each position by each other sixteen times, a layer behind the pooling once."""
+    model = net(pooled, a=(3, 4), l=nn.Linear(4, 2))
+    assert growths(model, Example.of(IMAGE), 4.0) == pytest.approx([4, 16, 1])
+    assert growths(model, Example.of(IMAGE), 9.0) == pytest.approx([9, 81, 1])
+    assert growths(model, Example.of(IMAGE), 1.0) == []
+
+
+@pytest.mark.parametrize("way", ["to a norm", "to a norm and elsewhere"])
+def test_channels_that_are_read_as_a_layer_made_them(way: str) -> None:
+    """A batch-norm alone may make a channel dead; where something else reads it before, it is not."""
+
+    def body(m: Net, x: Tensor) -> Tensor:
+        y = m.a(x)
+        return m.b(m.bn(y)) if way == "to a norm" else m.b(m.bn(y)) + m.c(y)
+
+    graph = trace(net(body, a=(3, 4), bn=nn.BatchNorm2d(4), b=(4, 2), c=conv(4, 2)), IMAGE)
+    classes = graph.class_of[[str(a) for a in graph.axes].index("a.outputs")]
+    assert np.all(graph.bare[classes] == (way != "to a norm"))
