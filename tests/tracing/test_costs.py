@@ -1,4 +1,4 @@
-"""What a trace counts: parameters and FLOPs by axis, how work grows with the image, who reads channels as they are made."""
+"""What a trace counts: parameters and FLOPs by axis, growth with the image, readers of bare channels."""
 
 from __future__ import annotations
 
