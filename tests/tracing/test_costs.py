@@ -30,6 +30,15 @@ def test_parameters_by_axis() -> None:
     }
 
 
+def test_parameters_of_a_linear_layer_by_axis() -> None:
+    graph = trace(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2, bias=False)), IMAGE.mean((2, 3)))
+    assert told(graph, graph.params) == {
+        ("0.outputs", "0.inputs"): 1.0,
+        ("0.outputs",): 1.0,
+        ("1.outputs", "1.inputs"): 1.0,
+    }
+
+
 def positions(m: Net, x: Tensor) -> Tensor:
     """Every position by every other, (1, 36, 4) x (1, 4, 36)."""
     y = m.a(x).flatten(2)
@@ -57,14 +66,19 @@ def test_work_grows_with_the_area_its_square_or_not_at_all() -> None:
     assert growths(model, Example.of(IMAGE), 1.0) == []
 
 
+FLAT: dict[str, nn.Module] = {"a": nn.Linear(3, 4), "bn": nn.BatchNorm1d(4), "b": nn.Linear(4, 2), "c": nn.Linear(4, 2)}
+MAPS: dict[str, nn.Module] = {"a": conv(3, 4), "bn": nn.BatchNorm2d(4), "b": conv(4, 2), "c": conv(4, 2)}
+
+
+@pytest.mark.parametrize("layers", [MAPS, FLAT], ids=["maps", "flat"])
 @pytest.mark.parametrize("way", ["to a norm", "to a norm and elsewhere"])
-def test_channels_that_are_read_as_a_layer_made_them(way: str) -> None:
+def test_channels_that_are_read_as_a_layer_made_them(way: str, layers: dict[str, nn.Module]) -> None:
     """A batch-norm alone may make a channel dead; where something else reads it before, it is not."""
 
     def body(m: Net, x: Tensor) -> Tensor:
         y = m.a(x)
         return m.b(m.bn(y)) if way == "to a norm" else m.b(m.bn(y)) + m.c(y)
 
-    graph = trace(net(body, a=(3, 4), bn=nn.BatchNorm2d(4), b=(4, 2), c=conv(4, 2)), IMAGE)
+    graph = trace(net(body, **layers), IMAGE if layers is MAPS else IMAGE.mean((2, 3)).repeat(2, 1))
     classes = graph.class_of[[str(a) for a in graph.axes].index("a.outputs")]
     assert np.all(graph.bare[classes] == (way != "to a norm"))

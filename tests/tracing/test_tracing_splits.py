@@ -198,3 +198,14 @@ def test_constants_count_where_channels_are_divided(constants: int, use: str) ->
 
     graph = held(net(body, a=(3, 16 - constants), b=(8, 2), c=(8, 2)))
     assert None not in reasons(graph, "a.outputs")
+
+
+def test_values_taken_out_by_a_kernel_that_is_no_square() -> None:
+    """One row of three: three positions for each channel."""
+
+    def body(m: Net, x: Tensor) -> Tensor:
+        y = m.a(x)
+        n, c, h, w = y.shape
+        return m.b(F.unfold(y, (1, 3), padding=(0, 1)).view(n, c, 3, h, w).sum(2))
+
+    assert reasons(exact(net(body, a=(3, 4), b=(4, 2))), "a.outputs") == FREE

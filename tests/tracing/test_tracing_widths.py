@@ -144,6 +144,7 @@ def _shuffled(y: Tensor) -> Tensor:
 PACKS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "view": (_shuffled, 4),
     "open": (lambda y: y.view(len(y), -1, 2, 6, 6).amax(2), 2),
+    "a quotient of a multiple": (lambda y: y.view(len(y), y.shape[1] * 2 // 4, 2, 6, 6).amax(2), 2),
     "unflatten": (lambda y: y.unflatten(1, (y.shape[1] // 2, 2)).sum(2), 2),
     "pixel shuffle": (lambda y: F.pixel_shuffle(y, 2), 4),
     "pixel unshuffle": (lambda y: F.pixel_unshuffle(y, 2), 1),
