@@ -155,6 +155,8 @@ def test_models_get_the_shortest_names_that_differ(tmp_path: Path) -> None:
 
 def test_names_of_models_say_which_is_which() -> None:
     """Whoever has `best.pt` in a folder, or two projects with a run of one name."""
+    own = ["data/weights/yolov8n-coco.pt", "runs/dense/weights/epoch10.pt"]  # the one is in no run
+    assert list(compare.named(own)) == ["yolov8n-coco", "dense"]
     assert list(compare.named(["best.pt", "w/best.pt"])) == ["best", "w/best"]
     assert list(compare.named(["slim/weights/best.pt", "slim/4-export/best.onnx"])) == ["slim", "4-export/best"]
     two = ["a/runs/detect/slim/weights/best.pt", "b/runs/detect/slim/weights/best.pt"]
@@ -211,12 +213,36 @@ def test_an_export_runs_at_its_own_size_only_and_not_alone(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
+def test_models_of_other_classes_are_named(
+    tiny: Path, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = yaml.safe_load(data.read_text(encoding="utf-8"))
+    (other := tmp_path / "other.yaml").write_text(
+        yaml.safe_dump({**told, "path": str(data.parent), "names": ["one", "two", "three", "four"]}), encoding="utf-8"
+    )
+    heard: list[str] = []
+    monkeypatch.setattr(console, "warn", heard.append)
+    api.compare({"small": str(tiny)}, data=str(other), imgsz=32, project=str(tmp_path / "runs"), device="cpu")
+    assert any("the classes of data= are not those of small, 4 and not 3" in said for said in heard)
+
+
 # plot -----------------------------------------------------------------------------------------------------------------
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["2d", "3d", "gamma"])
 def test_weights_are_drawn_before_and_after(kind: str, pruned: Path, tiny: Path, tmp_path: Path) -> None:
     picture = api.plot(pruned, against=str(tiny), kind=kind, layer="model.1", project=str(tmp_path), name="drawn")
     assert picture == tmp_path / "drawn" / f"{kind}.png" and picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_what_a_model_was_not_cut_from_is_drawn_without_marks(
+    pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(console, "warn", heard.append)
+    api.plot(pruned, against=str(pruned), kind="gamma", project=str(tmp_path), name="drawn")
+    assert len(heard) == 1 and f"model= was not cut from against={pruned}" in heard[0]
 
 
 @pytest.mark.slow

@@ -30,6 +30,15 @@ def test_a_cut(quality: float, points: str, judged: str) -> None:
     )
 
 
+def test_a_parent_that_finds_nothing_tells_nothing_of_a_cut() -> None:
+    said = verdict.of([{**PARENT, "mAP50-95": 0.001}, pruned(0.003)])
+    assert said.endswith("from 0.001 to 0.003 (+0.2 points): parent finds too little on this data to say what is lost.")
+
+
+def test_of_two_models_of_which_none_comes_from_the_other_no_advice_follows() -> None:
+    assert verdict.of([PARENT, pruned(0.4)], cut=False).endswith("from 0.600 to 0.400 (-20.0 points).")
+
+
 def test_without_quality_it_says_how_to_measure_it() -> None:
     rows = [{"model": "parent", "params": 4}, {"model": "pruned", "params": 1}]
     assert verdict.of(rows).startswith("Pruned has 25% of the parameters of parent; quality was not measured")

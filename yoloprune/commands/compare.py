@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,11 @@ def run(request: CompareRequest) -> list[dict[str, Any]]:
     return validate.compare(models, command="compare", threads=request.threads, words=words, **request.host)
 
 
-OF_ANY_RUN = frozenset({"best", "last", "pruned"})
+OF_ANY_RUN = frozenset({"best", "last", "pruned", "masked", "best-earlier"})
 """Names of files that every run has."""
+
+EPOCH = re.compile(r"epoch\d+")
+"""What `save_period=` leaves."""
 
 
 def named(models: Sequence[ModelSource]) -> dict[str, ModelSource]:
@@ -53,7 +57,7 @@ def _parts(model: ModelSource, number: int) -> list[str]:
         return [f"model{number}", type(model).__name__]
     file = Path(model)
     above = [p.name for p in file.absolute().parents]
-    if file.parent.name == "weights":
+    if file.parent.name == "weights" and (file.stem in OF_ANY_RUN or EPOCH.fullmatch(file.stem)):
         return [above[1], f"{above[1]}/{file.name}", *(f"{folder}/{above[1]}" for folder in above[2:])]
     if file.stem in OF_ANY_RUN and file.parent.name:
         own = f"{file.parent.name}/{file.stem}"

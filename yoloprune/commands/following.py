@@ -13,15 +13,12 @@ import ultralytics
 from yoloprune.backend import run_folders, yaml_markers
 from yoloprune.native import candidates
 from yoloprune.reporting.text_table import headline
-from yoloprune.reporting.verdict import LITTLE, MUCH
+from yoloprune.reporting.verdict import BLIND, LITTLE, MUCH
 from yoloprune.settings import command_line, keys
 from yoloprune.settings.requests import SweepRequest
 from yoloprune.settings.slim_request import SlimRequest
 
 Row = Mapping[str, Any]
-
-BLIND = 0.01
-"""A figure of quality, a fraction of 1, below which a model finds next to nothing."""
 
 NOISE = 0.005
 """By so much two runs differ that differ in nothing that counts."""

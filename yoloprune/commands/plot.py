@@ -40,6 +40,9 @@ def run(request: PlotRequest) -> Path:
     )
     loaded = [(called, saving.load(model, prunable=False)) for called, model in sources]
     plan = _plan_beside(request.model) if request.against is not None else None
+    if plan is not None and not _fits(plan, loaded[0][1].model):
+        console.warn(f"plot: model= was not cut from against={request.against}: what went is not marked")
+        plan = None
     drawn = []
     for called, yolo in loaded:
         names = moved_layers.moved(request.layer, moved_layers.table_of(yolo.model))
@@ -82,6 +85,14 @@ def _stays(name: str, values: np.ndarray, keep: Mapping[str, Any]) -> np.ndarray
         return mask
     alive: np.ndarray = (values.reshape(len(values), -1) != 0).any(1)
     return alive
+
+
+def _fits(plan: Plan, model: nn.Module) -> bool:
+    """Whether a cut could have been made in this network: it has all the layers, and the channels that stayed."""
+    modules = dict(model.named_modules())
+    kept = [(modules.get(name), keep.outputs) for name, keep in plan.keep.items()]
+    weights = [(getattr(module, "weight", None), outputs) for module, outputs in kept]
+    return all(w is not None and (outputs is None or max(outputs, default=0) < len(w)) for w, outputs in weights)
 
 
 def _plan_beside(model: Any) -> Plan | None:

@@ -11,7 +11,18 @@ from typing import Any
 import ultralytics
 from torch import nn
 
-from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, per_image, run_folders
+from yoloprune.backend import (
+    compat,
+    console,
+    datasets,
+    evaluation,
+    head_task,
+    host_arguments,
+    model_facts,
+    per_image,
+    run_folders,
+    yaml_markers,
+)
 from yoloprune.checkpoint import provenance, saving
 from yoloprune.checkpoint.exported_files import is_export, load_export
 from yoloprune.checkpoint.loading import ModelSource
@@ -62,6 +73,7 @@ def compare(
     for yolo in known:
         head_task.settle(yolo, passed)
         datasets.require_channels(yolo, passed["data"])
+    _warn_of_other_classes({name: yolo for name, yolo in loaded.items() if yolo in known}, passed["data"], command)
     imgsz = saving.image_size(known[0], passed.get("imgsz"))
     # Each where it is to be used, unless one size is named for all; an export does not say its own
     sides = [saving.image_size(y, passed.get("imgsz")) if y in known else imgsz for y in loaded.values()]
@@ -105,6 +117,16 @@ def compare(
     return rows
 
 
+def _warn_of_other_classes(models: Mapping[str, ultralytics.YOLO], data: Any, command: str) -> None:
+    """Say of which models figures on a data set mean nothing."""
+    if any(yaml_markers.kept_classes(yolo) for yolo in models.values()):  # then data sets are matched by name
+        return
+    for name, yolo in models.items():
+        if not model_facts.is_prompted(yolo.model) and not datasets.has_classes_of(yolo, data):
+            differ = datasets.difference(yolo, data)
+            console.warn(f"{command}: the classes of data= are not those of {name}, {differ}: its figures mean nothing")
+
+
 def _report(
     command: str,
     rows: list[dict[str, Any]],
@@ -116,7 +138,7 @@ def _report(
     """What is said of models that were validated and timed; of one alone there is no verdict."""
     metric = text_table.headline(rows[0])
     points = points_of(rows, metric) if metric and len(rows) > 1 else []
-    said = verdict.of(rows) if len(rows) == 2 else verdict.of_several(points, metric)
+    said = verdict.of(rows, cut=command != "compare") if len(rows) == 2 else verdict.of_several(points, metric)
     versions = provenance.versions()
     by_class = side_by_side.by_class(classes)
     again = [words] if words else []

@@ -8,16 +8,20 @@ from yoloprune.reporting.text_table import Row, headline
 
 NOTHING, LITTLE, MUCH = 0.5, 3.0, 10.0  # points (hundredths); two runs that differ in nothing differ by the first
 
+BLIND = 0.01
+"""A figure of quality, a fraction of 1, below which a model finds next to nothing."""
+
 HOW_TO_SEE = "'yoloprune val' with data= and against= does it"
 
 
-def of(rows: Sequence[Row], *, trained: bool = False, unseen: str = "") -> str:
+def of(rows: Sequence[Row], *, trained: bool = False, unseen: str = "", cut: bool = True) -> str:
     """What came of it.
 
     Args:
         rows (Sequence[Row]): The model before first, the one after last.
         trained (bool): Whether the last one was fine-tuned already.
         unseen (str): Why quality was not measured, where it was not.
+        cut (bool): Whether the last one comes from the first; of any two models no advice follows.
 
     Returns:
         (str): What it keeps and what that costs; empty without two rows.
@@ -41,7 +45,9 @@ def of(rows: Sequence[Row], *, trained: bool = False, unseen: str = "") -> str:
         return f"{kept}; quality was not measured: {unseen or HOW_TO_SEE}."
     points = 100 * (last[key] - first[key])
     went = f"{key} goes from {first[key]:.3f} to {last[key]:.3f} ({points:+.1f} points)"
-    return f"{kept}, and {went}: {_judged(points, trained)}."
+    if first[key] < BLIND:
+        return f"{kept}, and {went}: {before} finds too little on this data to say what is lost."
+    return f"{kept}, and {went}: {_judged(points, trained)}." if cut else f"{kept}, and {went}."
 
 
 def of_training(rows: Sequence[Row]) -> str:
