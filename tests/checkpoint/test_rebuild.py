@@ -13,7 +13,7 @@ import ultralytics
 from checkpoints import NC, TASKS, cut, network, plan_of, run_of, shapes_of, stub
 from torch import nn
 
-from yoloprune.backend import model_facts, yaml_markers
+from yoloprune.backend import console, model_facts, yaml_markers
 from yoloprune.checkpoint import models, saving, trainers
 from yoloprune.commands.demo_images import NAMES
 from yoloprune.errors import ArgumentError, ModelError, PlanError
@@ -55,6 +55,29 @@ def test_class_branch_keeps_its_source_width_for_other_classes(pruned: Path) -> 
         assert new[-1].out_channels == 5
         assert torch.equal(new[-1].weight[1], old[-1].weight[2]) and torch.equal(new[-1].weight[2], old[-1].weight[0])
         assert torch.equal(new[0].conv.weight, old[0].conv.weight)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["star", "cross"], ["data= has 2 classes, the model 80: the class layers begin anew"]),
+        ([NAMES[1]], []),
+        (
+            ["star", NAMES[1]],
+            ["data= has 2 classes, the model 80: the class layers begin anew but for those of the sam"],
+        ),
+        ([NAMES[0], *(f"new {i}" for i in range(1, NC))], []),
+    ],
+)
+def test_classes_that_begin_anew_are_told(
+    names: list[str], said: list[str], pruned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(console, "log", lambda prefix, message: heard.append(message))
+    yolo = saving.load(pruned)
+    yolo.model.names = {i: NAMES[i] if i < len(NAMES) else f"other {i}" for i in range(NC)}
+    stub("detect", len(names), dict(enumerate(names))).get_model(yolo.model.yaml, yolo.model, verbose=False)
+    assert [line[:85] for line in heard if line.startswith("data=")] == [line[:85] for line in said]
 
 
 def test_models_that_were_not_pruned_are_built_as_ever(parent: Path) -> None:

@@ -11,7 +11,9 @@ import yaml
 
 import yoloprune
 from yoloprune.backend import evaluation
+from yoloprune.commands import prune_report
 from yoloprune.commands.demo_images import make_shapes
+from yoloprune.commands.image_side import Side
 from yoloprune.errors import ArgumentError
 
 FREE: dict[str, Any] = {"round_to": 4, "min_width": 4}
@@ -56,6 +58,15 @@ def test_models_are_set_side_by_side_each_at_its_own_side(small: Path, tmp_path:
     assert other["ms"] < parent["ms"]
     parent, other = yoloprune.val(tmp_path / "smaller.pt", against=small, imgsz=64, **told)
     assert "imgsz" not in parent and other["GFLOPs"] == parent["GFLOPs"]
+
+
+def test_what_was_kept_is_told_against_the_parents_own_side() -> None:
+    kept = {"flops": 0.78125, "params": 0.8}
+    told = [prune_report.told_kept(kept, Side(256, parent)) for parent in (320, 256)]
+    assert told[0] == (
+        "kept 50.0% of FLOPs at imgsz 256 against the parent's at 320 (78.1% at the same side), 80.0% of parameters"
+    )
+    assert told[1] == "kept 78.1% of FLOPs, 80.0% of parameters (imgsz 256)"
 
 
 @pytest.mark.parametrize("command", [yoloprune.prune, yoloprune.train_sparse])

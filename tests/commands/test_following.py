@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import types
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,17 @@ def after_prune(had: float | None, has: float | None, parent: Any = None, **told
     given = {"data": "d.yaml", "imgsz": 640, "unrepaired": False, **told}
     choice: Any = types.SimpleNamespace(yaml=given.pop("yaml", None))
     return following.after_prune(models, "best.pt", Path("p.pt"), choice, rows(had, has), **given)
+
+
+def test_a_run_is_done_again_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "my runs" / "prune" / "args.yaml"
+    again = following.again("prune", Path("my runs/prune"), "yoloprune prune model=a.pt")
+    assert [shlex.split(line) for line in again] == [
+        ["yoloprune", "prune", f"cfg={file}"],
+        ["yoloprune", "prune", "model=a.pt"],
+    ]
+    assert len(following.again("finetune", tmp_path, None)) == 1
 
 
 # prune ----------------------------------------------------------------------------------------------------------------

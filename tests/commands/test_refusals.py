@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import yoloprune
 from yoloprune.backend import console, evaluation
 from yoloprune.cli import main
 from yoloprune.commands.demo_images import make_shapes
+from yoloprune.settings.command_line import parse
 
 Command = Callable[..., tuple[int, str]]
 TRAINING = (
@@ -108,6 +110,20 @@ def test_a_training_that_makes_a_model_worse(
     assert any("mAP50-95 is 0.3000, below the 0.4000" in said for said in heard)
     report = json.loads((tmp_path / "runs" / "finetune" / "report.json").read_text())
     assert [row["mAP50-95"] for row in report["table"]] == [0.4, 0.3] and report["start"]["mAP50-95"] == 0.4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train-sparse", "finetune"])
+def test_a_training_is_done_again_from_any_folder(
+    name: str, command: Command, tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data set was named from where the first one was typed."""
+    monkeypatch.chdir(data.parent)
+    assert command(name, tiny, Path(data.name), "val=False")[0] == 0
+    monkeypatch.chdir(tmp_path)
+    again = json.loads((tmp_path / "runs" / name / "report.json").read_text())["repeat"][0]
+    request = parse(shlex.split(again)[1:])
+    assert request.passed["data"] == str(data) and request.model == str(tiny)
 
 
 @pytest.mark.slow

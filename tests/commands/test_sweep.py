@@ -63,6 +63,15 @@ def test_a_poor_model_has_few_points_to_lose() -> None:
     assert sweep.falls_off(rows, "mAP50-95", sweep.may_lose(3, 0.032))["safe"] == "parent"
 
 
+def test_a_parent_with_little_is_told_of_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(console, "warn", said.append)
+    blind = [sweep._warned_of_blindness(had, "mAP50-95", 0.5, "a.yaml") for had in (0.3, 0.008, 0.004)]
+    assert blind == [False, False, True]
+    assert [s[:61] for s in said] == ["sweep: the parent finds next to nothing on data=a.yaml (mAP50"] * 2
+    assert sweep._warned_of_blindness(0.02, "mAP50-95", 3, "a.yaml") and "so no point can lose within=3" in said[2]
+
+
 def test_description_names_the_points() -> None:
     rows = points((1, 0.6), (0.9, 0.59), (0.8, 0.4))
     said = [sweep.describe(sweep.falls_off(rows, "mAP50-95", w), "mAP50-95", w) for w in (3, 0.5)]
@@ -167,6 +176,8 @@ def test_a_point_that_the_parent_meets_is_left_out(
 ) -> None:
     said: list[str] = []
     logged: list[str] = []
+    cut_one = cut_and_repair.cut
+    monkeypatch.setattr(cut_and_repair, "cut", lambda *told: said.append("cut") or cut_one(*told))
     monkeypatch.setattr(console, "warn", said.append)
     monkeypatch.setattr(console, "log", lambda *words: logged.append(" ".join(words)))
     rows = yoloprune.sweep(tiny, params=["5M", 0.9], recover="none", score="l2", **LOOSE, **common)
@@ -174,8 +185,9 @@ def test_a_point_that_the_parent_meets_is_left_out(
     assert said[0].startswith("prune: the weights are untrained")
     assert said[1] == "sweep: left out: params=5M: the model already meets it."
     assert said[2:] == [
-        "sweep: the parent itself has mAP50-95=0.0000, so no point can lose within=3 points; train it first, or check "
-        "that data= is what it was trained on"
+        f"sweep: the parent finds next to nothing on data={common['data']} (mAP50-95 0.0000): train it first, or check "
+        "that data= is what it was trained on; budgets are compared all the same",
+        "cut",
     ]
     assert "stays within" not in logged[-1]  # of nothing
     assert json.loads((tmp_path / "run" / "report.json").read_text())["cliff"] is None

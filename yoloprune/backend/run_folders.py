@@ -153,9 +153,14 @@ def as_written(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What args.yaml says of arguments."""
     told = plain(arguments)
     for key in ("model", "data", "images"):
-        if key in told and Path(str(told[key])).exists():
-            told[key] = str(Path(str(told[key])).absolute())  # found from any working directory
+        if key in told:
+            told[key] = rooted(told[key])
     return told
+
+
+def rooted(place: Any) -> Any:
+    """A path that is there as one that is found from any working directory; anything else as it is."""
+    return str(Path(str(place)).absolute()) if Path(str(place)).exists() else place
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:

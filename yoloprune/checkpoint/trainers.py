@@ -69,6 +69,7 @@ class KeepsWidths(HoldsMasks, WholeFiles):
             raise PlanError(later)
         entry = yaml_markers.entry_of(cfg)
         own = self._own(cfg, weights)
+        self._tell_of_new_classes(weights)
         if own is None and entry and not entry.get("native"):
             raise PlanError("The widths of a free plan are in its checkpoint only. Give the .pt file as model=.")
         why = None if own is None else own_network.difference(own)
@@ -87,6 +88,19 @@ class KeepsWidths(HoldsMasks, WholeFiles):
             if verbose:
                 model_facts.network(model).info()
         return model
+
+    def _tell_of_new_classes(self, weights: nn.Module | None) -> None:
+        """Say that the class layers begin anew where the data has another number of classes than the weights."""
+        nc, had = self.data.get("nc"), None if weights is None else model_facts.network(weights).yaml.get("nc")
+        if nc is None or had is None or nc == had or not console.is_main_process():
+            return
+        said = f"data= has {nc} class{'' if nc == 1 else 'es'}, the model {had}: the class layers begin anew"
+        if getattr(self.args, "cls_remap", False) and hasattr(self, "set_model_names_for_load"):
+            known, there = (_plain_names(names) for names in (getattr(weights, "names", None), self.data.get("names")))
+            if there and there <= known:
+                return
+            said += " but for those of the same name" if there & known else ""
+        console.log("train: ", said)
 
     def _own(self, cfg: Any, weights: nn.Module | None) -> nn.Module | None:
         """The network that the model to be trained is, None where there is but a YAML."""
@@ -121,6 +135,14 @@ class KeepsWidths(HoldsMasks, WholeFiles):
                 module.p = self.args.dropout  # as Ultralytics sets it in a classifier
         held_masks.settle(model, own)
         return model
+
+
+def _plain_names(names: Any) -> set[str]:
+    """Names of classes as Ultralytics compares them; none where they are but numbers."""
+    found = dict(names if isinstance(names, Mapping) else enumerate(names or ()))
+    return (
+        set() if all(str(k) == str(v) for k, v in found.items()) else {str(v).strip().lower() for v in found.values()}
+    )
 
 
 def _other(cfg: Mapping[str, Any], weights: nn.Module) -> bool:

@@ -18,6 +18,7 @@ from yoloprune.backend import (
     head_task,
     host_arguments,
     model_facts,
+    run_folders,
     yaml_markers,
 )
 from yoloprune.checkpoint import held_masks, provenance, saving
@@ -52,7 +53,7 @@ def run(request: FinetuneRequest) -> ultralytics.YOLO:
         )
     by = parent_labels.of_finetune(yolo, request)
     if not passed.get("resume") and by is None:
-        passed["data"] = datasets.given_or_own(yolo, passed.get("data"), "finetune")
+        passed["data"] = run_folders.rooted(datasets.given_or_own(yolo, passed.get("data"), "finetune"))
     if yaml_markers.entry_of(yolo) is None:
         console.warn("finetune: yoloprune did not prune this model; it is trained at the widths that it has")
     if request.distill == "parent":
@@ -127,7 +128,7 @@ def report(
             facts,
             said,
             by_class,
-            repeat=["yoloprune finetune cfg=args.yaml  # in the folder of this page", *([words] if words else [])],
+            repeat=following.again("finetune", folder, words),
             versions=provenance.versions(),
         ),
         [folder / "results.png"],

@@ -20,6 +20,9 @@ from yoloprune.settings.slim_request import SlimRequest
 
 Row = Mapping[str, Any]
 
+TRAIN_FIRST = "train it first, or check that data= is what it was trained on"
+"""What to do with a parent that finds next to nothing."""
+
 NOISE = 0.005
 """By so much two runs differ that differ in nothing that counts."""
 
@@ -28,6 +31,12 @@ def typed(words: str, imgsz: Any = None, **told: Any) -> str:
     """A command with its keys; those that are None are left out, and the side of the image that is the default."""
     side = None if imgsz == keys.host_defaults()["imgsz"] else imgsz
     return " ".join([words, *map(shlex.quote, command_line.pairs({**told, "imgsz": side}))])
+
+
+def again(command: str, folder: Path, words: str | None) -> list[str]:
+    """What does a run again, from any folder: by the args.yaml in its own, and the command as it was typed if known."""
+    by_file = f"yoloprune {command} {shlex.quote(f'cfg={(folder / run_folders.ARGS).absolute()}')}"
+    return [by_file, *([words] if words else [])]
 
 
 def exported(file: Any, imgsz: Any) -> str:
@@ -72,9 +81,7 @@ def after_prune(
     if had is not None and has is not None and isinstance(source, (str, Path)):
         if had < BLIND:
             train = "yolo train" if yaml_markers.entry_of(parent) is None else "yoloprune finetune"
-            why = (
-                f"the parent itself has {key} {had:.4f}: train it first, or check that data= is what it was trained on"
-            )
+            why = f"the parent itself has {key} {had:.4f}: {TRAIN_FIRST}"
             return f"{typed(train, imgsz, model=source, data=data)}\n      ({why})"
         look = typed("yoloprune sweep", imgsz, model=source, data=data)
         if has < BLIND:

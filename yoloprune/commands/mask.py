@@ -158,7 +158,7 @@ def _saved(
                 )
             rows, zeros = looks.in_front(rows), _zeros(saved, taken)
             said = _said(request.pattern, zeros)
-            repeat = ["yoloprune mask cfg=args.yaml  # in the folder of this page", command_line.written(request)]
+            repeat = following.again("mask", folder, command_line.written(request))
             report = Report(
                 "mask",
                 rows,

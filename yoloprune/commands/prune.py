@@ -153,7 +153,7 @@ def _run(
                     figures=judge(saved) if judge else (),
                 )
             rows = looks.in_front(rows)
-            told_of = prune_report.Told(request, choice, order, done, rows, looks, facts, timing, imgsz)
+            told_of = prune_report.Told(request, choice, order, done, rows, looks, facts, timing, side, folder)
             said = prune_report.write(part, told_of)
     checkpoint.tidy(target)
     if isinstance(clock, device_times.DeviceTimes) and timing is not None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from yoloprune import files
 from yoloprune.backend.yaml_markers import CLASSES
-from yoloprune.commands import cut_and_repair, side_by_side
+from yoloprune.commands import cut_and_repair, following, image_side, side_by_side
 from yoloprune.native import candidates
 from yoloprune.planning.cost import Cost
 from yoloprune.planning.greedy_selection import KINDS
@@ -35,7 +35,8 @@ class Told:
         looks (Looks): Both on the same data.
         facts (Mapping[str, Any]): The provenance.
         timing (Mapping[str, Any] | None): On what times were measured.
-        imgsz (int): Where FLOPs are counted.
+        side (Side): Where FLOPs are counted.
+        folder (Path): Of the run, once it is done.
     """
 
     request: PruneRequest
@@ -46,14 +47,15 @@ class Told:
     looks: side_by_side.Looks
     facts: Mapping[str, Any]
     timing: Mapping[str, Any] | None
-    imgsz: int
+    side: image_side.Side
+    folder: Path
 
 
 def write(folder: Path, told: Told) -> str:
     """Write the page and its data.
 
     Args:
-        folder (Path): Where to.
+        folder (Path): Where to, before it is moved to its place.
         told (Told): What to say.
 
     Returns:
@@ -83,13 +85,24 @@ def write(folder: Path, told: Told) -> str:
         None if told.order is None else _importance(choice, told.order, told.request),
         _gamma(told.request.model),
         frozen=[*layer_table.frozen_layers(layers), *(f"no rule for {op}: {at}" for op, at in graph.unknown.items())],
-        repeat=["yoloprune prune cfg=args.yaml  # in the folder of this page", command_line.written(told.request)],
+        repeat=following.again("prune", told.folder, command_line.written(told.request)),
         versions=told.facts["versions"],
     )
     plots.plot_widths(folder / "widths.png", graph, choice.widths)
     run_report.write_report(folder, report)
-    said = f"kept {kept['flops']:.1%} of FLOPs, {kept['params']:.1%} of parameters (imgsz {told.imgsz})"
+    said = told_kept(kept, told.side)
     return f"{said}\nquality was not measured: {told.looks.unseen}" if told.looks.unseen else said
+
+
+def told_kept(kept: Mapping[str, float], side: image_side.Side) -> str:
+    """What is left, in a few words; where the image shrank as well, against the parent at its own side first."""
+    if side.imgsz == side.parent:
+        return f"kept {kept['flops']:.1%} of FLOPs, {kept['params']:.1%} of parameters (imgsz {side.imgsz})"
+    in_all = kept["flops"] * (side.imgsz / side.parent) ** 2
+    return (
+        f"kept {in_all:.1%} of FLOPs at imgsz {side.imgsz} against the parent's at {side.parent} "
+        f"({kept['flops']:.1%} at the same side), {kept['params']:.1%} of parameters"
+    )
 
 
 def _importance(choice: candidates.Choice, order: ranking.Ranking, request: PruneRequest) -> Importance | None:

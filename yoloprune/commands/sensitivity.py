@@ -217,7 +217,7 @@ def _report(folder: Path, rows: list[dict[str, Any]], request: SensitivityReques
     """Picture, page, and what is said at the end."""
     found = sensitivity_table.summed_up(rows, request.widths)
     picture = plots.plot_sensitivity(folder / "sensitivity.png", found.names, found.columns, found.panels)
-    words = ["yoloprune sensitivity cfg=args.yaml  # in the folder of this page", command_line.written(request)]
+    words = following.again("sensitivity", folder, command_line.written(request))
     report = Report(
         "sensitivity",
         found.rows,

@@ -188,7 +188,7 @@ def _ended(
             rows,
             facts,
             verdict.of(ends, trained=found.tuned is not None),
-            repeat=["yoloprune slim cfg=args.yaml  # in the folder of this page", command_line.written(request)],
+            repeat=following.again("slim", folder, command_line.written(request)),
             versions=provenance.versions(),
         ),
         pictures,

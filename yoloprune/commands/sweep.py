@@ -35,6 +35,7 @@ from yoloprune.planning.paired_bootstrap import Findings, Interval
 from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import plots, run_report, text_table
 from yoloprune.reporting.facts import Report, points_of
+from yoloprune.reporting.verdict import BLIND
 from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.runtimes.timing import Times
@@ -95,16 +96,12 @@ def _swept(
         whole = candidates.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool), found.probe)
         row, all_found = _evaluate("parent", parent, whole, {**passed, "data": seen}, folder)
         rows.append(row)
+        key = text_table.headline(row)
+        blind = _warned_of_blindness(row[key], key, within, passed["data"])
         differences = dict[str, Interval]()
         times = [] if timer is None else timer.time()
         rows[0].update(_ms(times))
         files.append_row(folder / "sweep.csv", rows[0], fresh=True)
-        key = text_table.headline(rows[0])
-        if blind := 100 * rows[0][key] <= within:
-            console.warn(
-                f"sweep: the parent itself has {key}={rows[0][key]:.4f}, so no point can lose within={within:g} "
-                "points; train it first, or check that data= is what it was trained on"
-            )
         within = may_lose(within, rows[0][key])
         for i, (name, choice) in enumerate(points.items(), start=1):
             child = cut_and_repair.cut(parent, choice.plan, request.recover, sight.images, choice.probe).child
@@ -133,7 +130,7 @@ def _swept(
             f"{said}. {taken[1]}",
             points=points_of([{**row, "GFLOPs": row["flops"] * gflops} for row in rows], key),
             metric=key,
-            repeat=["yoloprune sweep cfg=args.yaml  # in the folder of this page", command_line.written(request)],
+            repeat=following.again("sweep", folder, command_line.written(request)),
             versions=provenance.versions(),
         )
         page = run_report.write_report(folder, report)
@@ -142,6 +139,22 @@ def _swept(
         told = f"{text_table.table(rows)}\n{intervals}{said}\n{taken[1]}"
         console.conclude("sweep: ", text_table.closing(f"\n{told}", [], [folder / "sweep.csv", page], step))
     return rows
+
+
+def _warned_of_blindness(had: float, key: str, within: float, data: Any) -> bool:
+    """Whether a parent has no more than it may lose; warns where that is so, or where it finds next to nothing."""
+    blind = 100 * had <= within
+    if had < BLIND:
+        console.warn(
+            f"sweep: the parent finds next to nothing on data={data} ({key} {had:.4f}): {following.TRAIN_FIRST}; "
+            "budgets are compared all the same"
+        )
+    elif blind:
+        console.warn(
+            f"sweep: the parent itself has {key}={had:.4f}, so no point can lose within={within:g} points; "
+            f"{following.TRAIN_FIRST}"
+        )
+    return blind
 
 
 def taken_by(cliff: Mapping[str, Any] | None, rows: Sequence[Row]) -> tuple[str | None, str]:

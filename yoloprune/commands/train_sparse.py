@@ -11,10 +11,10 @@ from typing import Any
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, records
+from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, records, run_folders
 from yoloprune.backend.yaml_markers import STATE_KEY
 from yoloprune.checkpoint import provenance, rebuild, saving, trainers
-from yoloprune.commands import finetune, image_side, interruptions
+from yoloprune.commands import finetune, following, image_side, interruptions
 from yoloprune.errors import ArgumentError
 from yoloprune.reporting import plots, run_report, text_table
 from yoloprune.reporting.facts import Report
@@ -40,7 +40,7 @@ def run(request: TrainSparseRequest) -> ultralytics.YOLO:
         sparse = SparseTraining(_interrupted(yolo, request.config))
     else:
         datasets.require(passed["data"])
-        passed = {"name": "train-sparse", **passed}
+        passed = {"name": "train-sparse", **passed, "data": run_folders.rooted(passed["data"])}
         yolo = saving.load(model)
         head_task.settle(yolo, passed)
         records.require_unmasked(yolo.model)
@@ -87,7 +87,7 @@ def report(folder: Path, yolo: ultralytics.YOLO, config: SparseConfig, words: st
         f"{'Target met' if met else 'Target not met'}: once cut, {last.get('flops', 1):.1%} of the FLOPs and "
         f"{last.get('params', 1):.1%} of the parameters stay.",
         gamma=history,
-        repeat=["yoloprune train-sparse cfg=args.yaml  # in the folder of this page", *([words] if words else [])],
+        repeat=following.again("train-sparse", folder, words),
         versions=provenance.versions(),
     )
     page = run_report.write_report(folder, report, [p for p in (picture, folder / "results.png") if p])
