@@ -45,6 +45,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_a_page_tells_works(page: Path, home: Path, tmp_path: Path) -> None:
     for name in ("best.pt", "yolov8n.pt", "my.yaml", "coco.yaml", "photos"):
         (tmp_path / name).symlink_to(home / name)
+    (tmp_path / "yolov8n-coco.pt").symlink_to(home / "yolov8n.pt")  # what figures were measured with
+    (tmp_path / "bccd").mkdir()
+    (tmp_path / "bccd" / "data.yaml").symlink_to(home / "coco.yaml")
     told = {
         **{key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")},  # which moves runs/
         "YOLO_CONFIG_DIR": str(tmp_path / "settings"),
