@@ -37,19 +37,7 @@ from ultralytics.models.yolo.model import YOLO as StockYOLO
 from yoloprune.planning.channel_graph import ChannelGraph
 
 __all__ = [
-    "compare",
-    "finetune",
-    "info",
-    "latency",
-    "mask",
-    "plot",
-    "prune",
-    "sensitivity",
-    "slim",
-    "sweep",
-    "trace",
-    "train_sparse",
-    "val",
+{names}
 ]
 
 ModelSource: TypeAlias = str | Path | StockYOLO
@@ -67,7 +55,9 @@ def compare(
 
 def stub() -> str:
     """The whole file."""
-    return "\n".join([HEAD, *(declaration(name, returned) for name, returned in COMMANDS.items()), TAIL])
+    names = sorted([*(name.replace("-", "_") for name in COMMANDS), "compare", "trace"])
+    head = HEAD.format(names="\n".join(f'    "{name}",' for name in names))
+    return "\n".join([head, *(declaration(name, returned) for name, returned in COMMANDS.items()), TAIL])
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ from yoloprune.backend import datasets, run_folders
 from yoloprune.checkpoint import saving
 from yoloprune.commands import parent_labels, prune
 from yoloprune.commands.demo_images import NAMES, make_shapes
-from yoloprune.errors import ArgumentError
+from yoloprune.errors import ArgumentError, DataError
 from yoloprune.settings import checking
 from yoloprune.settings.requests import FinetuneRequest, PruneRequest
 
@@ -97,6 +97,9 @@ def test_who_labels(pruned: Path, parent: Path, photos: Path, tmp_path: Path) ->
         asked(alone)
     with pytest.raises(ArgumentError, match=r"was not pruned by yoloprune. Give labels_from="):
         asked(other)
+    gone = str(tmp_path / "gone")  # the images first: nobody is to be named for none
+    with pytest.raises(DataError, match=f"^images={gone}: "):
+        asked(other, own={"images": gone})
 
 
 def test_who_cannot_label_is_refused_in_one_line(

@@ -52,6 +52,12 @@ def stills(place: str | Path, folder: Path, *, stride: int = 1, most: int | None
     return Stills(photos, frames)
 
 
+def require(place: str | Path) -> None:
+    """Raise DataError unless there are images or videos, before there is any work."""
+    with datasets.one_line(None, place):
+        _opened(_listed(str(place)), 1)
+
+
 def _listed(place: str) -> Any:
     """What Ultralytics finds the files by: also those in folders of a folder, and beside a list that names them."""
     if os.path.isdir(place):

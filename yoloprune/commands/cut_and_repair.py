@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -104,11 +105,25 @@ def repair(
     if calibrate and "bn" in steps:
         batch_norm_statistics.reestimate(child.model, calibrate)
     if calibrate and "lsq" in steps:
-        with progress_bar.counted(len(least_squares.layers(parent.model)), "refitting layers") as tick:
-            missed = least_squares.refit(parent.model, child.model, plan, calibrate, tick=tick)
-        # Where the parent's output hardly varies, as in an untrained network, any error is many times that.
-        before, after = (float(np.mean([min(m[i], 1.0) for m in missed.values()])) for i in (0, 1))
-        console.log("prune: ", f"weights refitted: {before:.1%} of the layers' variance was missed, {after:.1%} is now")
+        refit(parent, child, plan, calibrate)
+
+
+def refit(
+    parent: ultralytics.YOLO,
+    child: ultralytics.YOLO,
+    plan: Plan,
+    images: list[Tensor],
+    free: Mapping[str, Tensor] | None = None,
+    *,
+    command: str = "prune",
+) -> None:
+    """Fit the weights of a child, see `least_squares.refit`, and say how much that was worth."""
+    with progress_bar.counted(len(least_squares.layers(parent.model)), "refitting layers") as tick:
+        missed = least_squares.refit(parent.model, child.model, plan, images, free=free, tick=tick)
+    # Where the parent's output hardly varies, as in an untrained network, any error is many times that.
+    before, after = (float(np.mean([min(m[i], 1.0) for m in missed.values()])) for i in (0, 1))
+    said = f"weights refitted: {before:.1%} of the layers' variance was missed, {after:.1%} is now"
+    console.log(f"{command}: ", said)
 
 
 def _require_same(

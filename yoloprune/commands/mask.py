@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ultralytics
 from torch import Tensor
 
@@ -21,18 +20,17 @@ from yoloprune.backend import (
     evaluation,
     head_task,
     host_arguments,
-    progress_bar,
     run_folders,
     yaml_markers,
 )
 from yoloprune.checkpoint import saving
-from yoloprune.commands import following, side_by_side
+from yoloprune.commands import cut_and_repair, following, side_by_side
 from yoloprune.cutting import masks
 from yoloprune.errors import ModelError, VerifyError
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import generators_kept
 from yoloprune.probing.forward import placed
-from yoloprune.repair import batch_norm_statistics, least_squares, recipes
+from yoloprune.repair import batch_norm_statistics, recipes
 from yoloprune.reporting import run_report, text_table, verdict
 from yoloprune.reporting.facts import Report
 from yoloprune.selection import mask_choice, mask_scores
@@ -115,10 +113,7 @@ def masked(parent: ultralytics.YOLO, kept: Mapping[str, Tensor], how: str, sight
         if "bn" in steps:
             batch_norm_statistics.reestimate(child.model, sight.images)
             return child
-        with progress_bar.counted(len(least_squares.layers(parent.model)), "refitting layers") as tick:
-            missed = least_squares.refit(parent.model, child.model, Plan({}), sight.images, free=kept, tick=tick)
-    before, after = (float(np.mean([min(m[i], 1.0) for m in missed.values()])) for i in (0, 1))
-    console.log("mask: ", f"weights refitted: {before:.1%} of the layers' variance was missed, {after:.1%} is now")
+        cut_and_repair.refit(parent, child, Plan({}), sight.images, kept, command="mask")
     return child
 
 

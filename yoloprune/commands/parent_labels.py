@@ -25,9 +25,11 @@ def of_finetune(yolo: ultralytics.YOLO, request: FinetuneRequest) -> tuple[Label
 
     Raises:
         ArgumentError: If nobody is named and the parent is not at hand, or who is cannot label for this model.
+        DataError: If there are no images.
     """
     if request.images is None:
         return None
+    stills.require(request.images)
     named = request.labels_from or request.passed.get("distill_model")
     if named is None:
         named = provenance.parent_file(yolo, f"images={request.images}", "labels_from")
