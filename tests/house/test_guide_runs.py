@@ -38,6 +38,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         yolo.train(data=str(folder / data), **told_to_train)
         shutil.copy(yolo.trainer.best, folder / name)
     shutil.copytree(folder / "data" / "images" / "train", folder / "photos")
+    # Ultralytics puts runs/ beside the repository that it finds itself installed in, where there is one.
+    settle = "from ultralytics import settings; settings.update({'runs_dir': 'runs'})"
+    told_where = {**os.environ, "YOLO_CONFIG_DIR": str(folder / "settings")}
+    (folder / "settings").mkdir()
+    subprocess.run([sys.executable, "-c", settle], check=True, cwd=folder, env=told_where)
     return folder
 
 
@@ -56,7 +61,7 @@ def test_what_a_page_tells_works(page: Path, home: Path, tmp_path: Path) -> None
         "YOLO_AUTOINSTALL": "false",
         "MPLBACKEND": "Agg",
     }
-    (tmp_path / "settings").mkdir()
+    shutil.copytree(home / "settings", tmp_path / "settings")
     runner = [sys.executable, page_runner.__file__, str(page)]
     done = subprocess.run(runner, cwd=tmp_path, env=told, capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
