@@ -27,7 +27,8 @@ from yoloprune.native.unrolled_rows import Told, Unroller
 from yoloprune.native.width_arguments import Layer
 from yoloprune.native.yaml_rows import Row
 from yoloprune.planning import disjoint_sets, steps
-from yoloprune.planning.channel_graph import ChannelGraph, Tie
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.tie import Tie
 from yoloprune.settings.budget import Limits
 
 

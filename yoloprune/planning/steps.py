@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from yoloprune.planning.channel_graph import ChannelGraph, Tie
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.tie import Tie
 from yoloprune.settings.budget import Limits
 
 
