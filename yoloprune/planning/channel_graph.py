@@ -18,7 +18,8 @@ from functools import cached_property
 import numpy as np
 
 from yoloprune.errors import PlanError
-from yoloprune.planning.plan import Keep, Plan
+from yoloprune.planning.branch import Branch, holder, removed
+from yoloprune.planning.plan import REMOVED, Keep, Plan
 from yoloprune.planning.tables import in_html, in_text
 from yoloprune.planning.tie import Tie
 
@@ -89,6 +90,7 @@ class ChannelGraph:
         unknown (dict[str, str]): Operations without a rule that froze channels, with the module that ran them.
         heads (Mapping[int, int]): Axes whose positions divide into so many attention heads, of which whole ones may go.
         bare (np.ndarray | None): Mask of the classes that something reads before a batch-norm scale, shape (classes,).
+        branches (tuple[Branch, ...]): Residual branches that may go as a whole, where that is asked for.
     """
 
     axes: list[Axis]
@@ -101,6 +103,7 @@ class ChannelGraph:
     unknown: dict[str, str] = field(default_factory=dict)
     bare: np.ndarray | None = None
     heads: Mapping[int, int] = field(default_factory=dict)
+    branches: tuple[Branch, ...] = ()
 
     def __repr__(self) -> str:
         return in_text(*self._table())
@@ -150,13 +153,17 @@ class ChannelGraph:
             (Plan): Kept positions of every axis that loses some.
 
         Raises:
-            PlanError: If a frozen class is cut, a tie is broken or an axis would lose all its channels.
+            PlanError: If a frozen class is cut, a tie is broken or an axis would lose all its channels outside a branch
+                that goes as a whole.
         """
-        if cut := set(self.group_of[~alive & ~self.prunable].tolist()):
+        widths = self.widths(alive)
+        whole = {g for branch in removed(self.branches, widths) for g in branch.groups}
+        if cut := set(self.group_of[~alive & ~self.prunable].tolist()) - whole:
             group = self.groups[cut.pop()]
             raise PlanError(f"{group.name} may not be cut: {group.frozen}.")
-        widths = np.bincount(self.group_of[alive], minlength=len(self.groups))
         for tie in self.ties:
+            if (tie := tie.without(whole)) is None:
+                continue
             got = tuple(int(widths[g]) for g in tie.groups)
             if (unit := tie.unit_of(got)) is None:
                 names = ", ".join(self.groups[g].name for g in tie.groups)
@@ -165,12 +172,20 @@ class ChannelGraph:
                 raise PlanError(f"{self.groups[tie.groups[0]].name} may not be {got[0]} wide.")
         return Plan(self.kept(alive, range(len(self.axes))))
 
+    def widths(self, alive: np.ndarray) -> np.ndarray:
+        """How many channels each group keeps, shape (groups,), from a mask of shape (classes,)."""
+        return np.bincount(self.group_of[alive], minlength=len(self.groups))
+
     def kept(self, alive: np.ndarray, axes: Iterable[int]) -> dict[str, Keep]:
         """Kept positions, by module, of some axes; `plan` checks what is chosen, this only that no axis loses all."""
         keep: dict[str, Keep] = {}
+        gone = removed(self.branches, self.widths(alive)) if self.branches else []
         for i in axes:
             axis, classes = self.axes[i], self.class_of[i]
             if axis.side == "count":
+                continue
+            if (branch := holder(gone, axis.module)) is not None:
+                keep[branch.name] = REMOVED
                 continue
             kept = np.flatnonzero(alive[classes])
             if len(kept) == 0:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from math import gcd
@@ -56,6 +56,22 @@ class Tie:
             size // self.units * unit if g in self.shrinking else size * (g in stay)
             for g, size in zip(self.groups, self.sizes, strict=True)
         )
+
+    def without(self, gone: Collection[int]) -> Tie | None:
+        """The tie of those groups that are not among some, None where there are none."""
+        if not set(self.groups).intersection(gone):
+            return self
+        stay = [i for i, g in enumerate(self.groups) if g not in gone]
+        if not stay:
+            return None
+        heads = tuple(rest for heads in self.heads if (rest := tuple(h for h in heads if not {*h}.intersection(gone))))
+        groups, sizes = (tuple(every[i] for i in stay) for every in (self.groups, self.sizes))
+        packs = tuple(self.packs[i] for i in stay) if self.packs else ()
+        left = Tie(groups, sizes, None, heads, packs)
+        if self.allowed is None:
+            return left
+        share = left.units // self.units
+        return replace(left, allowed=tuple(unit * share for unit in self.allowed))
 
     def unit_of(self, widths: Sequence[int]) -> int | None:
         """The unit at which the groups have these widths, None where they are out of proportion."""
