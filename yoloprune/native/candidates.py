@@ -88,6 +88,8 @@ class Channels:
         records.require_unmasked(model)
         self.probe = yolo_tracing.probe(model, imgsz)
         self.graph = yolo_tracing.trace_yolo(model, imgsz=imgsz, keep=limits.keep, probe=self.probe)
+        if limits.depth:
+            self.graph = yolo_tracing.with_branches(model, self.graph, limits.keep, self.probe)
         self.graph = steps.with_ceilings(self.graph, yolo_tracing.layer_shares(model, limits.layers))
         self.native: ChannelGraph | None = None
         self.stock: Stock | None = None

@@ -161,9 +161,7 @@ class ChannelGraph:
         if cut := set(self.group_of[~alive & ~self.prunable].tolist()) - whole:
             group = self.groups[cut.pop()]
             raise PlanError(f"{group.name} may not be cut: {group.frozen}.")
-        for tie in self.ties:
-            if (tie := tie.without(whole)) is None:
-                continue
+        for tie in filter(None, (tie.without(whole) for tie in self.ties)):
             got = tuple(int(widths[g]) for g in tie.groups)
             if (unit := tie.unit_of(got)) is None:
                 names = ", ".join(self.groups[g].name for g in tie.groups)

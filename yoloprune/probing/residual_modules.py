@@ -23,16 +23,19 @@ from yoloprune.torch_internals import is_out_of_memory
 @contextlib.contextmanager
 def zeroed(*modules: nn.Module) -> Iterator[None]:
     """While active, all parameters of some modules are zero: weights, biases, scales and shifts of batch-norms."""
-    held = {owner: dict(owner._parameters) for module in modules for owner in module.modules()}
+    held = [
+        (owner, key, p)
+        for module in modules
+        for owner in module.modules()
+        for key, p in owner.named_parameters(recurse=False, remove_duplicate=False)
+    ]
     try:
-        for owner, parameters in held.items():
-            for key, p in parameters.items():
-                if p is not None:  # another tensor, because copies may share this one
-                    owner._parameters[key] = nn.Parameter(torch.zeros_like(p), requires_grad=False)
+        for owner, key, p in held:  # by other tensors, because copies may share these
+            setattr(owner, key, nn.Parameter(torch.zeros_like(p), requires_grad=False))
         yield
     finally:
-        for owner, parameters in held.items():
-            owner._parameters.update(parameters)
+        for owner, key, p in held:
+            setattr(owner, key, p)
 
 
 def residual_modules(model: nn.Module, probe: Probe) -> list[str]:
@@ -86,7 +89,7 @@ class _Watched:
         self._candidates = candidates
         with seeded(0), preserved(model), running(model, training), hooked() as hooks:
             for name, module in model.named_modules():
-                if name:
+                if any(True for _ in module.parameters()) and name:  # one activation may serve several modules
                     hooks.append(module.register_forward_pre_hook(partial(self._enter, name), with_kwargs=True))
                     hooks.append(module.register_forward_hook(partial(self._leave, name), always_call=True))
             one(model)

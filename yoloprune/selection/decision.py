@@ -116,7 +116,7 @@ def _all_but_the_dead(
         lived = records.sparse_config(state).limits
         lived = replace(lived, keep=(*lived.keep, *limits.keep))
         lived = lived if limits.native is None else replace(lived, native=limits.native)
-        if replace(limits, keep=(), native=None) not in (Limits(), replace(lived, keep=(), native=None)):
+        if replace(limits, keep=(), native=None, depth=False) not in (Limits(), replace(lived, keep=(), native=None)):
             console.warn("prune: without a budget round_to, min_width and max_ratio are those of the sparse training")
         limits = lived
     found = candidates.Channels(parent.model, limits, imgsz)

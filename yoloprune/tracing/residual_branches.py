@@ -37,7 +37,8 @@ def with_branches(model: nn.Module, graph: ChannelGraph, probe: Probe, held: Ite
 
 def _private(graph: ChannelGraph, name: str) -> tuple[int, ...]:
     """Groups all of whose axes lie in a module."""
-    inside, outside = set(), set()
+    inside: set[int] = set()
+    outside: set[int] = set()
     branch = Branch(name, ())
     for axis, classes in zip(graph.axes, graph.class_of, strict=True):
         (inside if branch.holds(axis.module) else outside).update(graph.group_of[classes].tolist())
