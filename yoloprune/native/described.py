@@ -35,10 +35,17 @@ class Described:
     Attributes:
         yaml (dict[str, Any]): Stock rows with explicit widths, no scales.
         origins (tuple[Origin, ...]): By row.
+        removed (tuple[str, ...]): Modules of the parent that no row stands for: branches that went as a whole.
     """
 
     yaml: dict[str, Any]
     origins: tuple[Origin, ...]
+    removed: tuple[str, ...] = ()
+
+    @property
+    def rearranged(self) -> bool:
+        """Whether a row stands for anything else than the layer of its number."""
+        return self.origins != tuple(map(Origin, range(len(self.origins))))
 
     @property
     def unrolled(self) -> dict[int, list[int]]:
@@ -47,13 +54,13 @@ class Described:
 
     def modules(self) -> dict[str, list[str]]:
         """Where modules of the cut model went, by dotted name; empty where all are where they were."""
-        if not self.unrolled:
+        if not self.rearranged:
             return {}
         found = {f"model.{layer}": [f"model.{row}" for row in rows] for layer, rows in self._rows().items()}
         for row, origin in enumerate(self.origins):
             if origin.child:
                 found.setdefault(f"model.{origin.layer}.{origin.child}", []).append(f"model.{row}")
-        return found
+        return {**found, **{name: [] for name in self.removed}}
 
     def _rows(self) -> dict[int, list[int]]:
         rows: dict[int, list[int]] = {}
@@ -63,7 +70,7 @@ class Described:
 
 
 def as_described(model: nn.Module, described: Described) -> nn.Module:
-    """The cut model in the layers that its YAML describes; the same object where no block is unrolled.
+    """The cut model in the layers that its YAML describes; the same object where each is where it was.
 
     Args:
         model (nn.Module): The cut model, stays untouched; modules that are not shared out are shared.
@@ -72,7 +79,7 @@ def as_described(model: nn.Module, described: Described) -> nn.Module:
     Returns:
         (nn.Module): With `yaml` still the parent's.
     """
-    if not described.unrolled:
+    if not described.rearranged:
         return model
     inputs = model_facts.channels(model)
     with hollow():

@@ -20,7 +20,7 @@ from yoloprune.cutting import surgery
 from yoloprune.native import block_calls, width_arguments, yaml_rows
 from yoloprune.native.block_calls import Calls, Step
 from yoloprune.native.yaml_rows import Row
-from yoloprune.planning.plan import Keep, Plan
+from yoloprune.planning.plan import REMOVED, Keep, Plan
 
 INPUT = 0
 """Number of the value that a block takes."""
@@ -75,12 +75,14 @@ class Unroller:
         Args:
             told (Told): From `told`.
             full (nn.Module): The parent's block, shapes without numbers.
-            cut (nn.Module): What the cut leaves of it, shapes without numbers.
+            cut (nn.Module): What the cut leaves of it, shapes without numbers; where a branch was removed, a module
+                that hands on its input, for which there is no row.
             inputs (tuple[int, int]): Width of its input, in the parent and now.
 
         Returns:
             (tuple[list[Part], int] | None): The rows in order, and the value that comes out; None if there are none.
         """
+        full = _without_removed(full, cut)
         before = block_calls.watch(deepcopy(full), inputs[0])
         after = block_calls.watch(deepcopy(cut), inputs[1])
         if before is None or after is None or before.steps != after.steps:
@@ -177,6 +179,16 @@ class Unroller:
         if key not in self._layers:
             self._layers[key] = width_arguments.find(width_arguments.Layer(row), [width], self.config)
         yield from width_arguments.settings(self._layers[key], width_arguments.widths_of(cut))
+
+
+def _without_removed(full: nn.Module, cut: nn.Module) -> nn.Module:
+    """The parent's block without the branches that were removed from it."""
+    gone = {
+        name
+        for name, module in cut.named_modules()
+        if type(module) is nn.Identity and type(full.get_submodule(name)) is not nn.Identity
+    }
+    return surgery.cut(deepcopy(full), Plan(dict.fromkeys(gone, REMOVED))) if gone else full
 
 
 def _variants(row: Row) -> Iterator[Row]:
