@@ -212,7 +212,10 @@ def _in_rows(child: ultralytics.YOLO, choice: candidates.Choice) -> tuple[ultral
         return child, {}
     for layer, rows in choice.described.unrolled.items():
         console.log("prune: ", f"model.{layer} is written as {len(rows)} rows, model.{rows[0]} to model.{rows[-1]}")
-    return saving.with_model(child, as_described(child.model, choice.described)), choice.described.modules()
+    model = as_described(child.model, choice.described)
+    if any(origin.sums is not None for origin in choice.described.origins):
+        comparison.verify(child.model, model, Plan({}), choice.probe)
+    return saving.with_model(child, model), choice.described.modules()
 
 
 def _require_saved(child: ultralytics.YOLO, saved: ultralytics.YOLO, choice: candidates.Choice) -> None:

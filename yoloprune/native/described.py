@@ -9,7 +9,9 @@ from typing import Any
 from torch import nn
 
 from yoloprune.backend import model_builder, model_facts
-from yoloprune.native.unrolled_rows import piece_of
+from yoloprune.native import input_sums
+from yoloprune.native.input_sums import Sums
+from yoloprune.native.output_pieces import piece_of
 from yoloprune.torch_internals import hollow
 
 
@@ -21,11 +23,13 @@ class Origin:
         layer (int): Index of the cut model's layer.
         child (str | None): Module within it; empty for the whole layer, None for a concat that no module does there.
         piece (tuple[int, int] | None): Which of that module's output channels, None for all.
+        sums (Sums): Where its inputs are added up, because they are the same without a branch.
     """
 
     layer: int
     child: str | None = ""
     piece: tuple[int, int] | None = None
+    sums: Sums = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ def as_described(model: nn.Module, described: Described) -> nn.Module:
     for origin, stock in zip(described.origins, fresh, strict=True):
         whole = model_facts.network(model).model[origin.layer]
         module = stock if origin.child is None else whole.get_submodule(origin.child)
+        if origin.sums is not None:
+            module = input_sums.summed(module, origin.sums)
         module = copy(module) if origin.piece is None else piece_of(module, origin.piece)
         for key in ("i", "f", "type", "np"):
             setattr(module, key, getattr(stock, key))

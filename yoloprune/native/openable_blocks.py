@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from yoloprune.native import yaml_rows
+from yoloprune.native import input_sums, yaml_rows
 from yoloprune.native.spelled_layers import SpelledLayers
-from yoloprune.native.unrolled_rows import Told, Unroller
+from yoloprune.native.unrolled_rows import Part, Told, Unroller
 from yoloprune.native.width_arguments import Layer
 from yoloprune.planning.branch import Branch
 
@@ -26,7 +28,7 @@ def blocks(spelled: SpelledLayers, unroller: Unroller) -> dict[int, Told]:
         coupled = len({tied[g] for g in free}) + bool(own - free) > 1 and bool(free)
         if len(layer.row.sources) == 1 and (coupled or _branches_in(spelled, layer)):
             told = _told(spelled, unroller, layer)
-            if told is not None and _is_said(spelled, unroller, layer, told):
+            if told is not None and _parts(spelled, unroller, layer, told) is not None:
                 found[layer.row.at] = told
     new = [layer for layer in spelled.layers if layer.row.name in yaml_rows.LEGACY_ENDS]
     if new and all(layer.row.at in found for layer in new):
@@ -55,10 +57,25 @@ def branches(
                 continue
             newer = layer.row.name in yaml_rows.LEGACY_ENDS
             told = opened.get(layer.row.at) or (None if newer else _told(spelled, unroller, layer))
-            if told is not None and _is_said(spelled, unroller, layer, told, branch):
-                found.append(branch)
+            parts = None if told is None else _parts(spelled, unroller, layer, told, branch)
+            if told is not None and parts is not None:
+                found.append(replace(branch, twice=_twice(spelled, layer, parts)))
                 more[layer.row.at] = told
     return tuple(found), more
+
+
+def _twice(spelled: SpelledLayers, layer: Layer, parts: list[Part]) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """Positions, by axis, that are added to others, see `input_sums`."""
+    bone = spelled.bone(layer)
+    at = {axis.module: i for i, axis in enumerate(spelled.graph.axes) if axis.side == "inputs"}
+    found = {}
+    for part in parts:
+        if part.sums is not None:
+            conv = input_sums.where(bone.get_submodule(part.child), part.sums)
+            first = {target: i for i, target in reversed([*enumerate(part.sums)])}
+            again = tuple(i for i, target in enumerate(part.sums) if first[target] != i)
+            found[at[f"{layer.prefix}.{part.child}.{conv}".rstrip(".")]] = again
+    return tuple(found.items())
 
 
 def _branches_in(spelled: SpelledLayers, layer: Layer) -> list[Branch]:
@@ -72,12 +89,13 @@ def _told(spelled: SpelledLayers, unroller: Unroller, layer: Layer) -> Told | No
     return unroller.told(layer.row, spelled.inputs(layer.row, spelled.full))
 
 
-def _is_said(
+def _parts(
     spelled: SpelledLayers, unroller: Unroller, layer: Layer, told: Told, without: Branch | None = None
-) -> bool:
-    """Whether several rows can say a block at its full widths, as it is or without a branch."""
+) -> list[Part] | None:
+    """Rows that say a block at its full widths, as it is or without a branch; None if there are none."""
     (width,) = spelled.inputs(layer.row, spelled.full)
     bone = left = spelled.bone(layer)
     if without is not None:
         left = spelled.left_of(layer, ~np.isin(spelled.graph.group_of, without.groups))
-    return unroller.parts(told, bone, left, (width, width)) is not None
+    made = unroller.parts(told, bone, left, (width, width))
+    return None if made is None else made[0]

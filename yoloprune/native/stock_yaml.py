@@ -236,6 +236,6 @@ class Stock:
         for part in parts:
             sources = tuple(value[v] for v in part.takes)
             rows.append(replace(part.row, at=len(rows), sources=sources))
-            origins.append(Origin(at, part.child or None, part.piece))
+            origins.append(Origin(at, part.child or None, part.piece, part.sums))
             value[part.gives] = len(rows) - 1
         return value[result]

@@ -19,10 +19,13 @@ class Branch:
     Attributes:
         name (str): Dotted module name.
         groups (tuple[int, ...]): The groups of channels that live inside it alone, at least one.
+        twice (tuple[tuple[int, tuple[int, ...]], ...]): Positions, by axis, that hold the same as others without it,
+            and are added to these.
     """
 
     name: str
     groups: tuple[int, ...]
+    twice: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
     def holds(self, name: str) -> bool:
         """Whether a module, parameter or counted axis of this name lies in it."""

@@ -75,6 +75,9 @@ class Cost:
         found: np.ndarray = self._occurrence @ widths
         for branch in removed(self.graph.branches, widths):
             found[self._inside[branch.name]] = 0.0
+            for axis, positions in branch.twice:
+                groups = self.graph.group_of[self.graph.class_of[axis][list(positions)]]
+                found[axis] -= (widths[groups] / self.full[groups]).sum()
         return found
 
     @cached_property
