@@ -117,6 +117,8 @@ def _run(
         drawn = request.budgeted and "auto" in (request.criterion.score, request.recover)
         sight = calibration(parent, seen, imgsz, request.passed, folder=request.images, drawn=drawn)
         choice, order = decision.choose(parent, request, sight, clock)
+    if gone := choice.plan.removed:
+        console.log("prune: ", f"branches that go as a whole: {', '.join(gone)}")
     dead = not request.budgeted
     how = request.recover if not choice.alive.all() else "none"
     done = cut_and_repair.cut(parent, choice.plan, how, sight.images, choice.probe, dead=dead)
