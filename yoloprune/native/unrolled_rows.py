@@ -85,7 +85,7 @@ class Unroller:
         Returns:
             (tuple[list[Part], int] | None): The rows in order, and the value that comes out; None if there are none.
         """
-        full = _without_removed(full, cut)
+        whole, full = full, _without_removed(full, cut)
         before = block_calls.watch(deepcopy(full), inputs[0])
         after = block_calls.watch(deepcopy(cut), inputs[1])
         if before is None or after is None or before.steps != after.steps:
@@ -98,7 +98,7 @@ class Unroller:
                 continue
             if step.kind == "concat":
                 takes = step.takes
-                if (sums := input_sums.of(step, after, cut)) is not None:
+                if full is not whole and (sums := input_sums.of(step, after, cut)) is not None:
                     takes, summed[step.gives[0]] = tuple(dict.fromkeys(takes)), sums
                 found.append(Part(Row(0, (), True, 1, "Concat", (1,)), takes, step.gives[0]))
                 continue

@@ -91,7 +91,7 @@ class _Watched:
             for name, module in model.named_modules():
                 if any(True for _ in module.parameters()) and name:  # one activation may serve several modules
                     hooks.append(module.register_forward_pre_hook(partial(self._enter, name), with_kwargs=True))
-                    hooks.append(module.register_forward_hook(partial(self._leave, name), always_call=True))
+                    hooks.append(module.register_forward_hook(partial(self._leave, name)))
             one(model)
 
     def _enter(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -45,6 +45,8 @@ def choose(
             are given.
     """
     if not request.budgeted:
+        if request.limits.depth:
+            console.warn("prune: depth= is left aside: without a budget exactly the dead channels go, and no branch")
         return _all_but_the_dead(parent, request.limits, sight.imgsz, or_nothing=request.classes is not None), None
     found = candidates.Channels(parent.model, request.limits, sight.imgsz)
     if isinstance(clock, DeviceTimes):
