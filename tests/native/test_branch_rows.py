@@ -114,6 +114,10 @@ def test_names_of_what_is_gone_mean_nothing() -> None:
     assert moved(["model.2.cv2.conv"], table) == ["model.3.conv"]
     assert layers(table) == {2: [2, 3], 3: []}
     assert joined({"model.1": ["model.2"]}, {"model.2": []}) == {"model.1": []}
+    later = {"model.4": ["model.4", "model.5"], "model.4.cv1": ["model.4"], "model.4.m.0": []}
+    both = joined({"model.2": ["model.2", "model.3"], "model.2.cv1": ["model.2"], "model.3": ["model.4"]}, later)
+    assert both["model.3"] == ["model.4", "model.5"]
+    assert (both["model.3.cv1"], both["model.3.m.0"]) == (["model.4"], [])
 
 
 # Whole models ---------------------------------------------------------------------------------------------------------

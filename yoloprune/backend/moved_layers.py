@@ -47,7 +47,12 @@ def joined(first: Mapping[str, list[str]], second: Mapping[str, list[str]]) -> d
     """Where modules went in two prunings in a row."""
     if not first or not second:
         return deepcopy(dict(first or second))
-    return {name: moved(places, second) for name, places in first.items()}
+    found = {name: moved(places, second) for name, places in first.items()}
+    for name, places in first.items():  # of what went to one place, the parts may go apart, or be gone, by the second
+        for part, new in second.items() if len(places) == 1 else ():
+            if part.startswith(f"{places[0]}."):
+                found.setdefault(name + part[len(places[0]) :], new)
+    return found
 
 
 def frozen_layers(layers: Iterable[int | str], table: Mapping[str, list[str]]) -> list[int | str]:
