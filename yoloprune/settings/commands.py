@@ -106,7 +106,7 @@ _COMMANDS = (
         ),
         notes=(
             "Exactly one of flops, params and ratio; flops=0.9,0.8,...,0.3 when none is given.",
-            "sweep.csv grows row by row, so an interrupted sweep keeps those it has.",
+            "sweep.csv grows row by row; interrupted, the same command goes on where it was.",
             "With format=, as of 'yolo export', or threads= the table shows the time per image as well, at batch 1.",
             OWN_DATA,
         ),
