@@ -67,9 +67,16 @@ def test_names_are_text_and_never_markup() -> None:
     assert sum(NASTY in word for word in told(text)) >= 5
 
 
+def test_pages_of_parts_are_linked_beside_this_one() -> None:
+    page = Reader(run_report.page(full()))
+    links = [attrs["href"] or "" for tag, attrs in page.seen if tag == "a"]
+    assert len(links) == 1 and links[0].endswith("/report.html") and not set(links[0]) & set("<>\"': ")
+
+
 def test_nothing_is_fetched() -> None:
     page = Reader(run_report.page(full()))
-    places = [v or "" for _, attrs in page.seen for k, v in attrs.items() if k in {"src", "href", "xlink:href"}]
+    kinds = {"src", "href", "xlink:href"}
+    places = [v or "" for tag, attrs in page.seen for k, v in attrs.items() if k in kinds and tag != "a"]
     assert places and all(p.startswith(("data:", "#")) for p in places)
     policy = next(a["content"] for tag, a in page.seen if tag == "meta" and "http-equiv" in a)
     assert "default-src 'none'" in str(policy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from yoloprune.reporting import svg
 from yoloprune.reporting.facts import Report
@@ -136,6 +137,14 @@ def zeros(report: Report) -> str:
 def frozen(report: Report) -> str:
     """What may not be cut, and why."""
     return _listed(report.frozen)
+
+
+def parts(report: Report) -> str:
+    """Links to the pages of parts of the run."""
+    links = "".join(
+        f"<li>{svg.element('a', svg.escaped(name), href=quote(place))}</li>" for name, place in report.pages.items()
+    )
+    return f"<ul>{links}</ul>" if links else ""
 
 
 def repeat(report: Report) -> str:
