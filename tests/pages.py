@@ -39,6 +39,8 @@ def layers(n: int) -> list[Row]:
             "parts": None,
             "MFLOPs": 10.0 * i,
             "MFLOPs kept": 5.0 * i,
+            "ms": 0.1 * i,
+            "ms kept": 0.12 * i,
         }
         for i in range(n)
     ]

@@ -132,6 +132,19 @@ def test_layers_are_as_high_as_they_are_wide() -> None:
     assert [float(str(b["height"])) for b in bars] == [180, 45, 90, 90]
 
 
+def test_times_of_layers_stand_below_their_flops_where_they_were_measured() -> None:
+    one = {"layer": "model.0", "width": 64, "kept": 64, "state": "prunable", "coupled with": [], "parts": None}
+    costs = {"MFLOPs": 8.0, "MFLOPs kept": 4.0}
+    plain = page_network.network(replace(full(), layers=[{**one, **costs}]))
+    assert "this machine" not in plain
+    timed = page_network.network(replace(full(), layers=[{**one, **costs, "ms": 1.0, "ms kept": 2.0}]))
+    bars = [a for tag, a in Reader(timed).seen if tag == "rect"]
+    assert [float(str(b["height"])) for b in bars[2:]] == [110, 55, 55, 110]
+    feet = [float(str(b["y"])) + float(str(b["height"])) for b in bars[2:]]
+    assert feet == [350, 350, 490, 490]
+    assert "torch on this machine" in timed and "1 → 2 ms" in timed and "up to 2 ms a layer" in timed
+
+
 def test_round_ticks() -> None:
     assert svg.ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1]
     assert svg.ticks(0.58, 0.62) == [0.58, 0.59, 0.6, 0.61, 0.62]

@@ -153,7 +153,10 @@ def _run(
             origin_name = str(origin or parent.model_name)
             run_folders.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
             rows.append({"model": "pruned", **has, **evaluation.measure(saved.model, imgsz)})
-            timing = add_times("prune", rows, clock, child.model) if isinstance(clock, bench.Bench) else None
+            timing, layer_times = None, []
+            if isinstance(clock, bench.Bench):
+                timing = add_times("prune", rows, clock, child.model)
+                layer_times = prune_report.layer_times(parent, done.child, choice, imgsz, clock)
             if isinstance(clock, device_times.DeviceTimes):
                 timing = clock.predicted(parent.model, choice)
             with class_labels.view(classes.names, data) as seen:
@@ -168,7 +171,9 @@ def _run(
                     known=judge(saved) if judge else None,
                 )
             rows = looks.in_front(rows)
-            told_of = prune_report.Told(request, choice, order, done, rows, looks, facts, timing, side, folder)
+            told_of = prune_report.Told(
+                request, choice, order, done, rows, looks, facts, timing, layer_times, side, folder
+            )
             said = prune_report.write(part, told_of)
     checkpoint.tidy(target)
     if isinstance(clock, device_times.DeviceTimes) and timing is not None:

@@ -68,6 +68,8 @@ PROPERTIES: dict[str, dict[str, Any]] = {
             **{
                 "MFLOPs": _one("number", "Operations before, in millions, at the image size of the run."),
                 "MFLOPs kept": _one("number", "Operations after."),
+                "ms": _one("number", "Milliseconds before, where times were measured: fused, torch on this machine."),
+                "ms kept": _one("number", "Milliseconds after."),
                 "coupled with": _array("Layers that lose the same channels.", {"type": "string"}),
             },
         ),
