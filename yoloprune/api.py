@@ -57,6 +57,8 @@ def _told(function: Command) -> Command:
 def slim(model: ModelSource, **given: Any) -> ultralytics.YOLO:
     """Do all of it: validate, prune, fine-tune, validate, export; interrupted, the same call goes on where it was.
 
+    Of a run that is over the same call says so, and returns what it came to; another `name` begins anew.
+
     Returns:
         (YOLO): The model that is shipped, loaded from `<run>/weights/best.pt`; its `figures` are a `SlimResult`.
 
