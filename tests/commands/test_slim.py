@@ -166,6 +166,8 @@ def test_its_page_has_classes_images_the_interval_and_the_pages_of_its_stages(do
     assert f"mAP50-95 {done.difference}" in page and "By class" in page and "The same images" in page
     of_cut = json.loads((folder / "2-prune" / "report.json").read_text())
     assert [*of_cut["by_class"][0]["figures"]] == ["parent", "pruned"]
+    assert report["layers"] == of_cut["layers"] and all(row["ms"] > 0 < row["ms kept"] for row in of_cut["layers"])
+    assert "torch on this machine" in page
 
 
 # Interrupted ----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import ultralytics
 
 from yoloprune import files
@@ -73,12 +74,13 @@ Judge = Callable[[ultralytics.YOLO], side_by_side.Looks]
 
 
 @generators_kept()
-def run(request: PruneRequest, judge: Judge | None = None) -> PruneResult:
+def run(request: PruneRequest, judge: Judge | None = None, *, timed: bool = False) -> PruneResult:
     """Prune, see `api.prune`.
 
     Args:
         request (PruneRequest): What to do.
         judge (Judge | None): Validates in place of this command, for a caller that knows the parent already.
+        timed (bool): Whether the caller measures times, so that the page shows those of layers.
     """
     compat.require("prune")
     host_arguments.require(request.host)
@@ -99,13 +101,14 @@ def run(request: PruneRequest, judge: Judge | None = None) -> PruneResult:
     parent, classes = only_classes.cut(parent, request.classes, imgsz)
     with saving.told_who_wrote(parent):
         ready = decision.prepared(parent, request, imgsz, times)
-    start = _Start(whole, parent, classes, data, side, ready)
+    timed_on = deployment.device if timed or request.timed else None
+    start = _Start(whole, parent, classes, data, side, ready, timed_on)
     with bench.opened(deployment, whole.model, imgsz) if request.timed else nullcontext(times) as clock:
         return _run(request, start, clock, judge)
 
 
 class _Start(NamedTuple):
-    """What is known before anything is looked at: the model, with the classes that stay, data, side and channels."""
+    """What is known before images are looked at, and where layers are timed, None for nowhere."""
 
     whole: ultralytics.YOLO
     parent: ultralytics.YOLO
@@ -113,6 +116,7 @@ class _Start(NamedTuple):
     data: Any
     side: image_side.Side
     ready: candidates.Channels | candidates.Choice
+    timed_on: torch.device | None
 
 
 def _run(
@@ -123,7 +127,7 @@ def _run(
 ) -> PruneResult:
     """Prune a parent at an image size, with a clock where times are wanted."""
     model: ModelSource = request.model
-    whole, parent, classes, data, side, ready = start
+    whole, parent, classes, data, side, ready, timed_on = start
     imgsz = side.imgsz
     if yaml_markers.entry_of(parent) is not None:
         console.log("prune: ", "the model was pruned before; fractions are of what is left of it")
@@ -153,10 +157,10 @@ def _run(
             origin_name = str(origin or parent.model_name)
             run_folders.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
             rows.append({"model": "pruned", **has, **evaluation.measure(saved.model, imgsz)})
-            timing, layer_times = None, []
-            if isinstance(clock, bench.Bench):
-                timing = add_times("prune", rows, clock, child.model)
-                layer_times = prune_report.layer_times(parent, done.child, choice, imgsz, clock)
+            timing = add_times("prune", rows, clock, child.model) if isinstance(clock, bench.Bench) else None
+            layer_times: list[dict[str, float]] = []
+            if timed_on is not None:
+                layer_times = prune_report.layer_times(parent, done.child, choice, imgsz, timed_on)
             if isinstance(clock, device_times.DeviceTimes):
                 timing = clock.predicted(parent.model, choice)
             with class_labels.view(classes.names, data) as seen:

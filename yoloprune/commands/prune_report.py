@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import ultralytics
 
 from yoloprune import files
@@ -18,7 +19,6 @@ from yoloprune.planning.cost import Cost
 from yoloprune.planning.greedy_selection import KINDS
 from yoloprune.reporting import layer_table, plots, run_report, verdict
 from yoloprune.reporting.facts import Importance, Report
-from yoloprune.runtimes.bench import Bench
 from yoloprune.runtimes.layer_times import by_layer
 from yoloprune.selection import ranking
 from yoloprune.settings import command_line
@@ -102,11 +102,11 @@ def write(folder: Path, told: Told) -> str:
 
 
 def layer_times(
-    parent: ultralytics.YOLO, child: ultralytics.YOLO, choice: candidates.Choice, imgsz: int, clock: Bench
+    parent: ultralytics.YOLO, child: ultralytics.YOLO, choice: candidates.Choice, imgsz: int, device: torch.device
 ) -> list[dict[str, float]]:
-    """Milliseconds by layer of a parent and of what was cut from it, in torch where the bench runs."""
+    """Milliseconds by layer of a parent and of what was cut from it, in torch."""
     names = [str(row["layer"]) for row in layer_table.layer_rows(choice.graph)]
-    return by_layer([parent.model, child.model], names, imgsz, clock.deployment.device)
+    return by_layer([parent.model, child.model], names, imgsz, device)
 
 
 def told_kept(kept: Mapping[str, float], side: image_side.Side) -> str:

@@ -85,12 +85,22 @@ def write(
         verdict.of(text_table.ends(rows), trained=found.tuned is not None),
         looks.by_class,
         looks.images,
+        _layers(found),
         repeat=[f"{words[0]} name=again", *(f"{line} name=again" for line in words[1:])],
         versions=provenance.versions(),
         notes=[*([] if difference is None else [f"mAP50-95 {Interval(**difference)}"]), *found.said],
         pages={name: f"{name}/{run_report.NAMES[1]}" for name in facts["stages"] if _has_page(folder / name)},
     )
     run_report.write_report(folder, report, pictures)
+
+
+def _layers(found: Outcome) -> Sequence[Mapping[str, Any]]:
+    """Where channels, FLOPs and time went, from the only cut; several have a page each."""
+    if found.pruned is None or len(found.rounds) > 1:
+        return ()
+    told = json.loads((found.pruned.folder / run_report.NAMES[0]).read_text(encoding="utf-8"))
+    layers: list[Mapping[str, Any]] = told["layers"]
+    return layers
 
 
 def _has_page(stage: Path) -> bool:

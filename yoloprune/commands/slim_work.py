@@ -151,7 +151,7 @@ class Work:
             classes = side_by_side.by_class({"parent": of_classes(before), "pruned": seen.classes})
             return side_by_side.Looks(({k: before.row.get(k) for k in seen.row}, seen.row), classes)
 
-        done = prune.run(checking.build(PruneRequest, told), judge)
+        done = prune.run(checking.build(PruneRequest, told), judge, timed=True)
         kept = dict(json.loads((part / REPORT).read_text(encoding="utf-8"))["kept"])
         if timed:
             kept["latency"] = done.rows[1]["ms"] / done.rows[0]["ms"]

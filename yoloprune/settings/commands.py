@@ -45,9 +45,9 @@ _COMMANDS = (
         ),
         notes=(
             "All budgets that are given hold; flops=0.5 when none is given and max_drop neither. epochs= are those of",
-            "all trainings together. Interrupted, the same command goes on where it was; when all is over, it tells what",
-            "came of it and does nothing again. With format= and its arguments, those of 'yolo export', the model is",
-            "exported, and the export checked against torch.",
+            "all trainings together. Interrupted, the same command goes on where it was; when all is over, it tells",
+            "what came of it and does nothing again. With format= and its arguments, those of 'yolo export', the model",
+            "is exported, and the export checked against torch.",
             SHARED_SIDE,
             OWN_DATA,
             OF_VIDEOS,
