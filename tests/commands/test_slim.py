@@ -21,7 +21,7 @@ from yoloprune.checkpoint import saving
 from yoloprune.commands import finetune, slim, slim_report
 from yoloprune.commands.slim_stages import Stage
 from yoloprune.errors import ArgumentError, BudgetError
-from yoloprune.settings import checking
+from yoloprune.settings import checking, command_line
 from yoloprune.settings.slim_request import SlimRequest
 
 pytestmark = pytest.mark.slow
@@ -134,8 +134,11 @@ def test_the_same_command_says_that_it_is_over_and_another_name_does_it_again(
     assert "fine-tuned" in caplog.text and done.next_step in caplog.text
     assert (again.file, again.exported, again.rounds) == (done.file, done.exported, done.rounds)
     assert again.rows == done.rows and again.difference == done.difference
-    recipe = {"cfg": str(folder / "args.yaml"), "name": "again"}
-    anew = slim.run(checking.build(SlimRequest, recipe))
+    by_file, typed = json.loads((folder / "report.json").read_text())["repeat"]
+    assert by_file == f"yoloprune slim cfg={folder / 'args.yaml'} name=again" and typed.count("name=") == 1
+    request = command_line.parse(by_file.split()[1:])
+    assert isinstance(request, SlimRequest)
+    anew = slim.run(request)
     assert anew.file.parents[1] == folder.with_name("again")
     ours, theirs = (YOLO(f).model.state_dict() for f in (done.file, anew.file))
     assert all(torch.equal(v, theirs[k]) for k, v in ours.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from yoloprune.settings import command_line, keys
 from yoloprune.settings.slim_request import SlimRequest
 
 SHIPPED = Path("weights", "best.pt")
+ANEW = "again"
+"""Name under which a run is done again: its own is finished."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def write(
     difference = facts["difference"]
     pictures = [p for s in shown for p in (s.folder / "widths.png", s.folder / "results.png") if p.is_file()]
     looks = _looks(work, shown[0], found, known)
-    words = following.again("slim", folder, command_line.written(work.request))
+    anew = replace(work.request, passed={**work.request.passed, "name": ANEW, "exist_ok": None})
+    by_file, *typed = following.again("slim", folder, command_line.written(anew))
     report = Report(
         "slim",
         rows,
@@ -86,7 +89,7 @@ def write(
         looks.by_class,
         looks.images,
         _layers(found),
-        repeat=[f"{words[0]} name=again", *(f"{line} name=again" for line in words[1:])],
+        repeat=[f"{by_file} name={ANEW}", *typed],
         versions=provenance.versions(),
         notes=[*([] if difference is None else [f"mAP50-95 {Interval(**difference)}"]), *found.said],
         pages={name: f"{name}/{run_report.NAMES[1]}" for name in facts["stages"] if _has_page(folder / name)},
