@@ -77,7 +77,9 @@ def write(
         known (YOLO | None): The model before, with the classes that stay, where it knows those of the data.
     """
     difference = facts["difference"]
-    pictures = [p for s in shown for p in (s.folder / "widths.png", s.folder / "results.png") if p.is_file()]
+    layers = _layers(found)
+    drawn = ("results.png",) if layers else ("widths.png", "results.png")  # the network is drawn from its layers
+    pictures = [p for s in shown for name in drawn if (p := s.folder / name).is_file()]
     looks = _looks(work, shown[0], found, known)
     anew = replace(work.request, passed={**work.request.passed, "name": ANEW, "exist_ok": None})
     by_file, *typed = following.again("slim", folder, command_line.written(anew))
@@ -88,7 +90,7 @@ def write(
         verdict.of(text_table.ends(rows), trained=found.tuned is not None),
         looks.by_class,
         looks.images,
-        _layers(found),
+        layers,
         repeat=[f"{by_file} name={ANEW}", *typed],
         versions=provenance.versions(),
         notes=[*([] if difference is None else [f"mAP50-95 {Interval(**difference)}"]), *found.said],
