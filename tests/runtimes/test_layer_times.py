@@ -65,6 +65,7 @@ def test_medians_of_networks_that_take_turns(monkeypatch: pytest.MonkeyPatch) ->
         order.append(model)
         return {"a": float(next(runs[model]))}
 
+    monkeypatch.setattr(layer_times, "RUNS", 9)
     monkeypatch.setattr(layer_times, "_run", run)
     monkeypatch.setattr(evaluation, "fused_copy", lambda name: SimpleNamespace(to=lambda _: name))
     monkeypatch.setattr(layer_times.model_facts, "channels", lambda _: 3)

@@ -15,10 +15,10 @@ from yoloprune.backend import evaluation, model_facts
 from yoloprune.probing.forward import hooked
 from yoloprune.runtimes.engines import wait_for
 
-WARM_UP, RUNS = 2, 9
-"""Runs before the clock starts, and those whose median counts."""
+WARM_UP, RUNS = 2, 31
+"""Runs before the clock starts, and those whose median counts: of few, one that was held up in a layer would show."""
 
-SECONDS = 20.0
+SECONDS = 10.0
 """When to stop although there were fewer."""
 
 
