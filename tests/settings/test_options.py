@@ -71,7 +71,7 @@ def test_no_heavy_import(module: str) -> None:
 def test_budget() -> None:
     assert Budget().empty and not Budget(ratio=0.5).empty
     assert Budget.parse(flops="4.2G", params="0.5") == Budget(4.2e9, 0.5, None)
-    for key, value in (("flops", 1.5), ("params", 0), ("ratio", 2)):
+    for key, value in (("flops", -1.5), ("params", 0), ("ratio", 2)):
         with pytest.raises(ArgumentError, match=rf"^{key}={value}: must be a fraction .* Received: {value}$"):
             Budget(**{key: value})
 

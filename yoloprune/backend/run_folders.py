@@ -127,6 +127,23 @@ def new_run(task: str, name: str, arguments: Mapping[str, Any], reads: Iterable[
     return claim(_places(task, name, arguments), reads)
 
 
+def require_other(task: str, name: str, arguments: Mapping[str, Any], file: str, source: Any) -> None:
+    """Raise PruneError where a run would write over the file that it starts from, before work starts.
+
+    Args:
+        task (str): Task of the model.
+        name (str): Name of the folder unless `name` is among the arguments.
+        arguments (Mapping): `project`, `name` and `exist_ok` count.
+        file (str): The checkpoint that it will write.
+        source (Any): The file that it starts from, None where there is none.
+    """
+    if source is None or not arguments.get("exist_ok"):
+        return
+    target = Path(compat.get_save_dir(_places(task, name, arguments))) / "weights" / file
+    if target.exists() and Path(source).exists() and target.samefile(source):
+        raise PruneError(f"{target} is the file that the model came from and is not overwritten. Choose another name.")
+
+
 def earlier_runs(task: str, name: str, arguments: Mapping[str, Any]) -> list[Path]:
     """The folders of runs that were called so, the latest first: with `exist_ok` the one that is taken again."""
     base = Path(compat.get_save_dir(_places(task, name, {**arguments, "exist_ok": True})))

@@ -18,6 +18,7 @@ from yoloprune.backend import (
     head_task,
     host_arguments,
     model_facts,
+    official_weights,
     run_folders,
     yaml_markers,
 )
@@ -174,6 +175,11 @@ def _warn_of_loss(start: Mapping[str, float], end: Mapping[str, float]) -> None:
 
 
 def require_teachable(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> None:
-    """Raise ArgumentError if a teacher is given to a model that Ultralytics cannot teach."""
+    """Raise ArgumentError if a teacher is not there, or given to a model that Ultralytics cannot teach."""
+    teacher = passed.get("distill_model")
+    if isinstance(teacher, (str, Path)) and teacher != "parent":
+        missing = not Path(teacher).exists() and official_weights.official_name(str(teacher)) is None
+        if missing and str(teacher).endswith(".pt"):
+            raise ArgumentError(f"distill_model={teacher}: there is no such file")
     if passed.get("distill_model") and not model_facts.can_be_taught(yolo.model):
         raise ArgumentError(f"distill: Ultralytics teaches models with a detection head only, not {yolo.task} models.")

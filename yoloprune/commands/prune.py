@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 import ultralytics
 
 from yoloprune import files
@@ -27,13 +27,9 @@ from yoloprune.backend import (
 )
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
-from yoloprune.commands import cut_and_repair, following, image_side, only_classes, prune_report, side_by_side
+from yoloprune.commands import cut_and_repair, following, image_side, only_classes, packing, prune_report, side_by_side
 from yoloprune.commands.validate import add_times
-from yoloprune.cutting import comparison
-from yoloprune.errors import PlanError, VerifyError
 from yoloprune.native import candidates
-from yoloprune.native.described import as_described
-from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import run_report, text_table
 from yoloprune.runtimes import bench
@@ -68,17 +64,18 @@ class PruneResult:
         return text_table.closing("", self.rows, [self.file], self.next_step).lstrip()
 
 
-Judge = Callable[[ultralytics.YOLO], tuple[Mapping[str, Any], Mapping[str, Any]]]
-"""From a cut model to how good its parent and it are, by the names of `evaluation.metrics`."""
+Judge = Callable[[ultralytics.YOLO], side_by_side.Looks]
+"""From a cut model to how good its parent and it are."""
 
 
 @generators_kept()
-def run(request: PruneRequest, judge: Judge | None = None) -> PruneResult:
+def run(request: PruneRequest, judge: Judge | None = None, *, timed: bool = False) -> PruneResult:
     """Prune, see `api.prune`.
 
     Args:
         request (PruneRequest): What to do.
         judge (Judge | None): Validates in place of this command, for a caller that knows the parent already.
+        timed (bool): Whether the caller measures times, so that the page shows those of layers.
     """
     compat.require("prune")
     host_arguments.require(request.host)
@@ -88,35 +85,52 @@ def run(request: PruneRequest, judge: Judge | None = None) -> PruneResult:
     parent = saving.load(request.model)
     head_task.settle(parent, {}, asked=False)
     records.require_unmasked(parent.model)
+    run_folders.require_other(parent.task, "prune", request.host, "pruned.pt", parent.ckpt_path)
     data = data_set(parent, request)
     side, budget = image_side.settle(parent, request.budget, passed, "prune")
     request = replace(request, budget=budget)
     if side.imgsz != side.parent:
         parent = saving.at_side(parent, side.imgsz)
-    with bench.opened(deployment, parent.model, side.imgsz) if request.timed else nullcontext(times) as clock:
-        return _run(request, parent, data, side, clock, judge)
+    whole, imgsz = parent, side.imgsz
+    only_classes.require(parent, request.classes, data)
+    parent, classes = only_classes.cut(parent, request.classes, imgsz)
+    with saving.told_who_wrote(parent):
+        ready = decision.prepared(parent, request, imgsz, times)
+    timed_on = deployment.device if timed or request.timed else None
+    start = _Start(whole, parent, classes, data, side, ready, timed_on)
+    with bench.opened(deployment, whole.model, imgsz) if request.timed else nullcontext(times) as clock:
+        return _run(request, start, clock, judge)
+
+
+class _Start(NamedTuple):
+    """What is known before images are looked at, and where layers are timed, None for nowhere."""
+
+    whole: ultralytics.YOLO
+    parent: ultralytics.YOLO
+    classes: only_classes.Kept
+    data: Any
+    side: image_side.Side
+    ready: candidates.Channels | candidates.Choice
+    timed_on: torch.device | None
 
 
 def _run(
     request: PruneRequest,
-    parent: ultralytics.YOLO,
-    data: Any,
-    side: image_side.Side,
+    start: _Start,
     clock: bench.Bench | device_times.DeviceTimes | None,
     judge: Judge | None,
 ) -> PruneResult:
     """Prune a parent at an image size, with a clock where times are wanted."""
     model: ModelSource = request.model
+    whole, parent, classes, data, side, ready, timed_on = start
     imgsz = side.imgsz
     if yaml_markers.entry_of(parent) is not None:
         console.log("prune: ", "the model was pruned before; fractions are of what is left of it")
-    whole = parent
-    parent, classes = only_classes.cut(parent, request.classes, imgsz)
     seed = request.passed.get("seed") or 0
     with saving.told_who_wrote(parent), class_labels.few(classes.names, data, seed) as seen:
         drawn = request.budgeted and "auto" in (request.criterion.score, request.recover)
         sight = calibration(parent, seen, imgsz, request.passed, folder=request.images, drawn=drawn)
-        choice, order = decision.choose(parent, request, sight, clock)
+        choice, order = decision.choose(parent, request, sight, ready, clock)
     if gone := choice.plan.removed:
         console.log("prune: ", f"branches that go as a whole: {', '.join(gone)}")
     dead = not request.budgeted
@@ -126,7 +140,7 @@ def _run(
     arguments = {k: v for k, v in told.items() if v is not None}
     origin = (parent.ckpt_path or model) if isinstance(model, (str, Path)) else None  # "small" stands for small.pt
     facts = classes.noted(saving.make_provenance(origin, arguments))
-    choice, child, checkpoint = _packed(done.child, choice, facts, insists=request.limits.native is True)
+    choice, child, checkpoint = packing.packed(done.child, choice, facts, insists=request.limits.native is True)
     had, has = classes.columns()
     had, has = {**had, **side.told(of_parent=True)}, {**has, **side.told(of_parent=False)}
     rows: list[dict[str, Any]] = [{"model": "parent", **had, **evaluation.measure(whole.model, side.parent)}]
@@ -136,11 +150,14 @@ def _run(
         with files.staged(folder) as part:
             file = part / target.relative_to(folder)
             checkpoint.write(file)
-            _require_saved(child, saved := saving.load(file), choice)
+            packing.require_saved(child, saved := saving.load(file), choice)
             origin_name = str(origin or parent.model_name)
             run_folders.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
             rows.append({"model": "pruned", **has, **evaluation.measure(saved.model, imgsz)})
             timing = add_times("prune", rows, clock, child.model) if isinstance(clock, bench.Bench) else None
+            layer_times: list[dict[str, float]] = []
+            if timed_on is not None:
+                layer_times = prune_report.layer_times(parent, done.child, choice, imgsz, timed_on)
             if isinstance(clock, device_times.DeviceTimes):
                 timing = clock.predicted(parent.model, choice)
             with class_labels.view(classes.names, data) as seen:
@@ -152,10 +169,12 @@ def _run(
                     request.passed,
                     validate=_is_validated(request),
                     before_imgsz=side.parent,
-                    figures=judge(saved) if judge else (),
+                    known=judge(saved) if judge else None,
                 )
             rows = looks.in_front(rows)
-            told_of = prune_report.Told(request, choice, order, done, rows, looks, facts, timing, side, folder)
+            told_of = prune_report.Told(
+                request, choice, order, done, rows, looks, facts, timing, layer_times, side, folder
+            )
             said = prune_report.write(part, told_of)
     checkpoint.tidy(target)
     if isinstance(clock, device_times.DeviceTimes) and timing is not None:
@@ -188,44 +207,3 @@ def _is_validated(request: PruneRequest) -> bool | None:
     if wanted is not None:
         return bool(wanted)
     return None if request.passed.get("data") else False
-
-
-def _packed(
-    cut: ultralytics.YOLO, choice: candidates.Choice, facts: Mapping[str, Any], *, insists: bool
-) -> tuple[candidates.Choice, ultralytics.YOLO, saving.Checkpoint]:
-    """What is saved, in the rows of its YAML; with the parent's where that was not asked for and is built otherwise."""
-    try:
-        child, layers = _in_rows(cut, choice)
-        made = saving.pack(child, plan=choice.plan, provenance=facts, native=choice.yaml, layers=layers)
-    except PlanError as e:
-        if choice.described is None:
-            raise
-        if insists:
-            raise PlanError(f"{e} Use native=False.") from e
-        candidates.warn_of_free_widths(e)
-        choice, child = replace(choice, described=None), cut
-        made = saving.pack(child, plan=choice.plan, provenance=facts)
-    return choice, child, made
-
-
-def _in_rows(child: ultralytics.YOLO, choice: candidates.Choice) -> tuple[ultralytics.YOLO, dict[str, list[str]]]:
-    """The child in the rows of its YAML, and where the parent's modules went if some blocks became several rows."""
-    if choice.described is None:
-        return child, {}
-    for layer, rows in choice.described.unrolled.items():
-        console.log("prune: ", f"model.{layer} is written as {len(rows)} rows, model.{rows[0]} to model.{rows[-1]}")
-    model = as_described(child.model, choice.described)
-    if any(origin.sums is not None for origin in choice.described.origins):
-        comparison.verify(child.model, model, Plan({}), choice.probe)
-    return saving.with_model(child, model), choice.described.modules()
-
-
-def _require_saved(child: ultralytics.YOLO, saved: ultralytics.YOLO, choice: candidates.Choice) -> None:
-    """Raise VerifyError unless a checkpoint, loaded again, is the model that was saved, at half precision."""
-    meant = saving.half(child.model)
-    theirs = saved.model.state_dict()
-    wrong = [k for k, v in meant.state_dict().items() if k not in theirs or not v.float().equal(theirs[k].float())]
-    if wrong:
-        raise VerifyError(f"The checkpoint does not hold what was proved: {wrong[0]} differs.")
-    one = choice.probe.proving[0]
-    comparison.compare(meant.float().eval(), copy.deepcopy(saved.model).float().eval(), Plan({}), one, training=False)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from yoloprune.backend import (
     run_folders,
 )
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.commands import cut_and_repair, following, interruptions, only_classes, sensitivity_table, side_by_side
+from yoloprune.commands import cut_and_repair, following, only_classes, row_by_row, sensitivity_table, side_by_side
 from yoloprune.errors import ArgumentError
 from yoloprune.native.candidates import Channels, Choice
 from yoloprune.planning import narrowing
@@ -43,9 +42,7 @@ from yoloprune.settings.budget import Limits
 from yoloprune.settings.requests import SensitivityRequest
 from yoloprune.tracing.trace_network import match
 
-TABLE, LOCK = "sensitivity.csv", ".running"
-FREE = frozenset({"project", "name", "exist_ok", "verbose", "save_dir"})
-"""What the same command may have otherwise and still go on."""
+TABLE = "sensitivity.csv"
 
 
 @console.heard_as_asked
@@ -64,6 +61,7 @@ def run(request: SensitivityRequest) -> list[dict[str, Any]]:
     origin = request.model if isinstance(request.model, (str, Path)) else parent.model_name
     told = {"mode": "sensitivity", "model": str(origin), **request.settings, **passed}
     told = run_folders.as_written({k: v for k, v in told.items() if v is not None})
+    only_classes.require(parent, request.classes, data)
     parent, classes = only_classes.cut(parent, request.classes, imgsz)
     with (
         class_labels.view(classes.names, data) as seen,
@@ -78,8 +76,7 @@ def run(request: SensitivityRequest) -> list[dict[str, Any]]:
         if not recipes.NEED_IMAGES.intersection(recipes.RECIPES[request.recover]):
             images = images[:1]  # which tell well enough what a channel gives on average
         look = _Look(parent, held[0], imgsz, passed)
-        with _opened(parent.task, told, passed) as folder:
-            rows = _done(folder / TABLE)
+        with row_by_row.opened("sensitivity", parent.task, told, passed, TABLE) as (folder, rows):
             todo = [None, *tried][len(rows) :]
             console.log(
                 "sensitivity: ",
@@ -168,51 +165,6 @@ def _named(choice: Choice, one: narrowing.Narrowing | None) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def _opened(task: str, told: Mapping[str, Any], passed: Mapping[str, Any]) -> Iterator[Path]:
-    """The folder of a run: of the same one that was interrupted, else a new one.
-
-    Raises:
-        ArgumentError: If that folder is one of a run that goes on, or is over and would be written over.
-    """
-
-    def of(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in arguments.items() if k not in FREE}
-
-    handle, run = None, None
-    for folder in run_folders.earlier_runs(task, "sensitivity", passed):
-        same = of(run_folders.read_yaml(folder / run_folders.ARGS)) == of(told)
-        if same and not (folder / run_report.NAMES[0]).is_file() and (folder / TABLE).is_file():
-            handle = files.taken(folder / LOCK)
-            if handle is not None:
-                run = run_folders.Run(folder, made=True)
-                console.log("sensitivity: ", f"goes on with {folder}")
-                break
-    with run or run_folders.new_run(task, "sensitivity", passed) as folder:
-        if run is None:
-            handle = files.taken(folder / LOCK)
-            if handle is None:
-                raise ArgumentError(f"{folder} is the folder of a run that goes on. Give another name=")
-            for name in (TABLE, *run_report.NAMES):  # of a run before, with exist_ok
-                (folder / name).unlink(missing_ok=True)
-            run_folders.write_yaml(folder / run_folders.ARGS, {**told, "save_dir": str(folder)})
-        try:
-            with interruptions.telling(
-                lambda: f"the same command goes on where it was; {folder / TABLE} keeps what is done"
-            ):
-                yield folder
-        finally:
-            if handle is not None:
-                handle.close()
-            (folder / LOCK).unlink(missing_ok=True)
-
-
-def _done(table: Path) -> list[dict[str, Any]]:
-    """Rows that are there already, without one that was torn."""
-    files.keep_rows(table, "point", float("inf"))
-    return files.read_rows(table)
-
-
 def _report(folder: Path, rows: list[dict[str, Any]], request: SensitivityRequest, told: Mapping[str, Any]) -> None:
     """Picture, page, and what is said at the end."""
     found = sensitivity_table.summed_up(rows, request.widths)
@@ -228,7 +180,7 @@ def _report(folder: Path, rows: list[dict[str, Any]], request: SensitivityReques
         versions=provenance.versions(),
     )
     page = run_report.write_report(folder, report, [picture])
-    cut = {"model": told["model"], "data": told["data"], "flops": 0.5, "keep": ",".join(found.tender)}
+    cut = {"model": told["model"], "data": told["data"], "flops": 0.5, "keep": ",".join(found.tender) or None}
     step = following.typed("yoloprune prune", told["imgsz"], **cut)
     said = f"\n{text_table.table(found.rows)}\n{found.said}"
     console.conclude("sensitivity: ", text_table.closing(said, [], [folder / TABLE, picture, page], step))

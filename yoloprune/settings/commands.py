@@ -45,8 +45,9 @@ _COMMANDS = (
         ),
         notes=(
             "All budgets that are given hold; flops=0.5 when none is given and max_drop neither. epochs= are those of",
-            "all trainings together. Interrupted, the same command goes on where it was. With format= and its",
-            "arguments, those of 'yolo export', the model is exported, and the export checked against torch.",
+            "all trainings together. Interrupted, the same command goes on where it was; when all is over, it tells",
+            "what came of it and does nothing again. With format= and its arguments, those of 'yolo export', the model",
+            "is exported, and the export checked against torch.",
             SHARED_SIDE,
             OWN_DATA,
             OF_VIDEOS,
@@ -106,7 +107,7 @@ _COMMANDS = (
         ),
         notes=(
             "Exactly one of flops, params and ratio; flops=0.9,0.8,...,0.3 when none is given.",
-            "sweep.csv grows row by row, so an interrupted sweep keeps those it has.",
+            "sweep.csv grows row by row; interrupted, the same command goes on where it was.",
             "With format=, as of 'yolo export', or threads= the table shows the time per image as well, at batch 1.",
             OWN_DATA,
         ),
