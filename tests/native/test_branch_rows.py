@@ -18,13 +18,14 @@ from yoloprune.backend.moved_layers import joined, layers, moved
 from yoloprune.checkpoint.rebuild import require_stock_build
 from yoloprune.cutting import surgery
 from yoloprune.cutting.comparison import verify
+from yoloprune.errors import BudgetError
 from yoloprune.native import candidates, input_sums
 from yoloprune.native.block_calls import Step, watch
 from yoloprune.native.described import as_described
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
 from yoloprune.planning.plan import REMOVED, Plan
-from yoloprune.settings.budget import Limits
+from yoloprune.settings.budget import Budget, Limits
 
 IMAGE = noise(2, 3, 64, 64)
 DEEP = replace(FINE, depth=True)
@@ -150,6 +151,9 @@ def test_a_c2f_without_its_first_bottleneck() -> None:
     assert small.model[6].conv.in_channels == 48
     table = choice.described.modules()
     assert table["model.2.m.0"] == [] and table["model.2.m.1"] == ["model.4"]
+    merged, apart = choice.kept()["params"], choice.freed().kept()["params"]
+    assert (apart - merged) * numbers(model) == pytest.approx(16 * 32)  # of `cv2`, 16 inputs of its 32 outputs
+    assert apart * numbers(model) == pytest.approx(numbers(cut_copy(model, choice.plan)))
     both = found.choose(lambda graph: without(graph, "model.2.m.0", "model.2.m.1"))
     assert [row[2] for row in both.yaml["backbone"][2:6]] == ["Conv", "Conv", "Concat", "Conv"]  # type: ignore[index]
     rows_of(model, both)
@@ -178,6 +182,14 @@ def test_attention_that_no_row_says_may_go_where_a_row_said_the_block() -> None:
     choice = found.choose(lambda graph: without(graph, "model.5.m.0"))
     assert [row[2] for row in choice.yaml["backbone"][5:]] == ["Conv", "Conv", "Concat", "Conv"]  # type: ignore[index]
     rows_of(model, choice)
+
+
+@pytest.mark.slow
+def test_reach_counts_branches() -> None:
+    found = candidates.Channels(model_of(TWO), replace(DEEP, depth="only"), 64)
+    found.require_reach(Budget(flops=0.99))
+    with pytest.raises(BudgetError, match="depth=only"):
+        found.require_reach(Budget(flops=0.5))
 
 
 @pytest.mark.slow
