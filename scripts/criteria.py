@@ -83,15 +83,14 @@ def main() -> None:
     parser.add_argument("--flops", type=float, nargs="+", default=[0.7])
     parser.add_argument("--splits", nargs="+", default=["val"])
     parser.add_argument("--repairs", nargs="+", default=REPAIRS, choices=REPAIRS)
-    parser.add_argument("--rankings", nargs="+", default=RANKINGS, help='such as "score=l2 uniform depth"')
+    parser.add_argument("--rankings", nargs="+", default=RANKINGS, help='such as "score=l2 uniform"')
     parser.add_argument("--drawn", action="store_true", help="scores and repairs look at drawn images, as data=False")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", default="runs/criteria")
     arguments = parser.parse_args()
     out = Path(arguments.out)
     parent = saving.load(arguments.model)
-    deep = any(word.partition("=")[0] == "depth" for how in arguments.rankings for word in how.split())
-    found = candidates.Channels(parent.model, Limits(depth=deep), arguments.imgsz)
+    found = candidates.Channels(parent.model, Limits(), arguments.imgsz)
     looked_at = False if arguments.drawn else arguments.data
     sight = calibration(parent, looked_at, arguments.imgsz, {"device": arguments.device}, drawn=arguments.drawn)
     cells: dict[tuple[str, str, str], dict[str, Any]] = {}
