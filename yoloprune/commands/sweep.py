@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import ultralytics
 
 from yoloprune import files
@@ -22,16 +22,16 @@ from yoloprune.backend import (
     evaluation,
     head_task,
     host_arguments,
-    per_image,
     records,
     run_folders,
 )
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.commands import cut_and_repair, following, interruptions, only_classes
+from yoloprune.commands import following, interruptions, only_classes, pieces
+from yoloprune.commands.sweep_points import Labels, Points
 from yoloprune.errors import BudgetError
 from yoloprune.native import candidates
 from yoloprune.planning import paired_bootstrap
-from yoloprune.planning.paired_bootstrap import Findings, Interval
+from yoloprune.planning.paired_bootstrap import Interval
 from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import plots, run_report, text_table
 from yoloprune.reporting.facts import Report, points_of
@@ -57,6 +57,8 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
     The trace, the scores and the calibration images are the same for all points. Rows go to `sweep.csv` one by one.
     """
     compat.require("sweep")
+    if request.ray:
+        pieces.Ray.require()
     host_arguments.require(request.host)
     passed = request.host
     deployment = Deployment.asked(passed, place(passed.get("device")), request.threads)
@@ -68,19 +70,27 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
     passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
     parent, classes = only_classes.cut(parent, request.classes, passed["imgsz"])
     with class_labels.view(classes.names, passed["data"]) as seen:
-        return _swept(parent, request, passed, seen, deployment)
+        elsewhere = (classes.names, passed["data"])  # the view of a data set lies in a folder of this machine
+        return _swept(parent, request, passed, (None, seen), elsewhere, deployment)
 
 
 def _swept(
-    parent: ultralytics.YOLO, request: SweepRequest, passed: Mapping[str, Any], seen: Any, deployment: Deployment
+    parent: ultralytics.YOLO,
+    request: SweepRequest,
+    passed: Mapping[str, Any],
+    here: Labels,
+    elsewhere: Labels,
+    deployment: Deployment,
 ) -> list[dict[str, Any]]:
-    """The rows of a sweep, on the labels of the model's classes."""
+    """The rows of a sweep, on the labels of the model's classes, as this machine and others find them."""
     model, within, imgsz = request.model, request.within, passed["imgsz"]
     with saving.told_who_wrote(parent):
         found = candidates.Channels(parent.model, request.limits, imgsz)
-    sight = calibration(parent, seen, imgsz, passed)
+    sight = calibration(parent, here[1], imgsz, passed)
     order = ranking.rank(parent, found.graph, request.criterion, request.limits, sight)
     points, unreachable = _points(found, order, request)
+    work = Points(parent, here, passed, request.recover, sight.images, torch.get_num_threads(), request.timed)
+    cluster = work.cluster() if request.ray else None
 
     rows: list[dict[str, Any]] = []
     with (
@@ -94,26 +104,29 @@ def _swept(
         origin = model if isinstance(model, (str, Path)) else parent.model_name
         run_folders.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments, "save_dir": folder})
         whole = candidates.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool), found.probe)
-        row, all_found = _evaluate("parent", parent, whole, {**passed, "data": seen}, folder)
-        rows.append(row)
-        key = text_table.headline(row)
-        blind = _warned_of_blindness(row[key], key, within, passed["data"])
+        tried = work.evaluate("parent", parent, whole)
+        rows.append(tried.row)
+        all_found = tried.found
+        key = text_table.headline(rows[0])
+        blind = _warned_of_blindness(rows[0][key], key, within, passed["data"])
         differences = dict[str, Interval]()
         times = [] if timer is None else timer.time()
         rows[0].update(_ms(times))
         files.append_row(folder / "sweep.csv", rows[0], fresh=True)
         within = may_lose(within, rows[0][key])
-        for i, (name, choice) in enumerate(points.items(), start=1):
-            child = cut_and_repair.cut(parent, choice.plan, request.recover, sight.images, choice.probe).child
-            row, found_here = _evaluate(name, child, choice, {**passed, "data": seen}, folder)
-            rows.append(row)
-            if (difference := paired_bootstrap.between(all_found, found_here)) is not None:
-                differences[name] = difference
-            times += [] if timer is None else timer.time(child.model)[1:]
-            rows[-1].update(_ms(times))
-            files.append_row(folder / "sweep.csv", rows[-1])
-            said = f"\nmAP50-95 {differences[name]}" if name in differences else ""
-            console.log("sweep: ", f"{i}/{len(points)}\n{text_table.table(rows[-1:])}{said}")
+        with pieces.spread(
+            work if cluster is None else work.sent(elsewhere), [*points.items()], ray=cluster
+        ) as results:
+            for i, tried in enumerate(results, start=1):
+                rows.append(tried.row)
+                name = tried.row["model"]
+                if (difference := paired_bootstrap.between(all_found, tried.found)) is not None:
+                    differences[name] = difference
+                times += [] if timer is None or tried.child is None else timer.time(tried.child.model)[1:]
+                rows[-1].update(_ms(times))
+                files.append_row(folder / "sweep.csv", rows[-1])
+                said = f"\nmAP50-95 {differences[name]}" if name in differences else ""
+                console.log("sweep: ", f"{i}/{len(points)}\n{text_table.table(rows[-1:])}{said}")
 
         cliff = None if blind else falls_off(rows, key, within)
         plots.plot_sweep(folder / "sweep.png", rows, key, within)
@@ -190,17 +203,6 @@ def _points(
 def _ms(times: Sequence[Times]) -> dict[str, float]:
     """The column of the last network that was timed, if any was."""
     return {"ms": times[-1].median} if times else {}
-
-
-def _evaluate(
-    name: str, yolo: ultralytics.YOLO, choice: candidates.Choice, passed: Mapping[str, Any], folder: Path
-) -> tuple[dict[str, Any], Findings | None]:
-    kept = {kind: round(share, 4) for kind, share in choice.kept().items()}
-    probe = saving.with_model(yolo, copy.deepcopy(yolo.model))  # validation may fuse the one it runs
-    given = {k: v for k, v in passed.items() if k != "seed"}
-    with per_image.watched(probe) as watch:
-        evaluation.validate(probe, {**given, "project": str(folder.resolve()), "name": "val", "exist_ok": True})
-    return {"model": name, **kept, **evaluation.metrics(probe)}, watch.findings()
 
 
 def falls_off(rows: Sequence[Row], key: str, within: float) -> dict[str, Any]:
