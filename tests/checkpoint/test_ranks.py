@@ -18,7 +18,7 @@ import yaml
 from ultralytics import YOLO
 
 import yoloprune
-from yoloprune.backend import compat, yaml_markers
+from yoloprune.backend import compat, run_folders, yaml_markers
 from yoloprune.checkpoint import trainer_files
 from yoloprune.commands import slim
 from yoloprune.errors import ArgumentError
@@ -186,3 +186,41 @@ def test_a_slim_is_not_started_by_torchrun(monkeypatch: pytest.MonkeyPatch) -> N
     asked = checking.build(SlimRequest, {"model": "missing.pt", "data": "missing.yaml"})
     with pytest.raises(ArgumentError, match=r"leave torchrun out.* start train-sparse and finetune by torchrun"):
         slim.run(asked)
+
+
+def test_what_is_no_training_is_not_started_by_torchrun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each process would do it, in a folder of its own."""
+    monkeypatch.setattr("ultralytics.utils.RANK", 0)
+    with pytest.raises(ArgumentError, match=r"prune: torchrun is for train-sparse and finetune"):
+        run_folders.new_run("detect", "prune", {"project": str(tmp_path / "new")})
+    assert not (tmp_path / "new").exists()
+
+
+class Stock:
+    """What is above the mixin."""
+
+    resume = False
+
+    def check_resume(self, overrides: Any) -> None:
+        """Nothing is resumed."""
+
+
+class Claims(trainer_files.WholeFiles, Stock):
+    """A trainer that does nothing else."""
+
+    def __init__(self) -> None:
+        """Wants no arguments."""
+
+
+@pytest.mark.parametrize(("rank", "settled", "claims"), [(0, None, True), (0, "there", False), (1, None, False)])
+def test_one_process_claims_the_folder(
+    rank: int, settled: str | None, claims: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first of a torchrun; the workers of Ultralytics' launcher are given theirs."""
+    monkeypatch.setattr("ultralytics.utils.RANK", rank)
+    told = {"task": "detect", "mode": "train", "project": str(tmp_path), "name": "run"}
+    trainer: Any = Claims()
+    trainer.args = compat.get_cfg(overrides=told)
+    trainer.check_resume({**told, "save_dir": settled})
+    assert (trainer.run is not None) is claims
+    assert [f.name for f in tmp_path.iterdir()] == (["run"] if claims else [])

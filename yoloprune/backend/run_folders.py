@@ -121,9 +121,11 @@ def new_run(task: str, name: str, arguments: Mapping[str, Any], reads: Iterable[
         (Run): The folder.
 
     Raises:
-        ArgumentError: See `claim`.
+        ArgumentError: See `claim`; also under torchrun, where each process would make one.
         PruneError: If the folder cannot be made.
     """
+    if compat.RANK != -1:
+        raise ArgumentError(f"{name}: torchrun is for train-sparse and finetune on data= as it is. Start it without")
     return claim(_places(task, name, arguments), reads)
 
 

@@ -57,8 +57,8 @@ class WholeFiles(Trainer):
         super().check_resume(overrides)
         if compat.LOCAL_RANK != -1:
             self.require_device()
-        if not console.is_main_process() or (compat.RANK == 0 and not self.resume and self.args.save_dir):
-            return  # a worker: arguments and folder were settled where it was started, or are by the first one
+        if compat.RANK > 0 or (compat.RANK == 0 and overrides.get("save_dir")):
+            return  # a worker: arguments and folder were settled where it was started, or are by the first of them
         if self.resume:
             self._require_kept(overrides)
             return
