@@ -17,11 +17,14 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from command_lines import error, ok
+from ultralytics import YOLO
 
 import yoloprune
-from yoloprune.commands import pieces, sweep
-from yoloprune.commands.demo_images import make_shapes
+from yoloprune.backend import evaluation
+from yoloprune.commands import pieces, sweep, sweep_points
+from yoloprune.commands.demo_images import NAMES, make_shapes
 from yoloprune.errors import ArgumentError, PruneError, WriteError
 
 
@@ -199,14 +202,31 @@ def swept(model: Path, data: Path, project: Path, **told: Any) -> tuple[list[dic
 
 @pytest.mark.slow
 def test_a_sweep_on_a_cluster_is_a_sweep(
-    tiny: Path, data: Path, tmp_path: Path, fake: Callable[..., FakeRay], monkeypatch: pytest.MonkeyPatch
+    tiny: Path,
+    data: Path,
+    tmp_path: Path,
+    fake: Callable[..., FakeRay],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cloudpickle = pytest.importorskip("cloudpickle")
     monkeypatch.setattr(pickle, "dumps", cloudpickle.dumps)  # as Ray does
-    fake()
-    assert swept(tiny, data, tmp_path / "there", ray=True, recover="fold") == swept(
-        tiny, data, tmp_path / "here", recover="fold"
-    )
+    named = YOLO(tiny)
+    named.model.names = dict(enumerate(NAMES))
+    named.save(tmp_path / "named.pt")
+    ray, told = fake(), {"model": tmp_path / "named.pt", "data": data, "recover": "fold", "classes": "circle"}
+    assert swept(project=tmp_path / "there", ray=True, **told) == swept(project=tmp_path / "here", **told)
+    assert ray.options["num_cpus"] == min(torch.get_num_threads(), 2) and ray.options["num_gpus"] == 0
+
+
+def test_another_machine_has_the_labels_and_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever GPU it is here, it is the first of those that a piece sees there."""
+    monkeypatch.setattr(sweep_points, "place", lambda device: torch.device("cuda", device))
+    monkeypatch.setattr(evaluation, "device", lambda device: torch.device("cuda", device))
+    here: Any = sweep_points.Points(None, (None, "view.yaml"), {"device": 3}, "lsq", [torch.zeros(1)], 4)  # type: ignore[arg-type]
+    there = here.sent((["dog"], "data.yaml"))
+    assert (there.passed, there.labels) == ({"device": 0}, (["dog"], "data.yaml"))
+    assert there.images[0].device.type == "cpu" and here.cluster() == pieces.Ray(4, 1)
+    assert here.passed == {"device": 3}
 
 
 @contextlib.contextmanager
