@@ -68,16 +68,22 @@ def files(folder: Path) -> set[str]:
 
 @pytest.mark.slow
 def test_a_slim_on_two_ranks(tiny: Path, data: Path, tmp_path: Path, ranks: Path, monkeypatch: Any) -> None:
-    """Sparse training, cut and fine-tuning: one set of files, the same as one process leaves."""
+    """Sparse training, cut and fine-tuning: one set of files, the same where two died and one process went on."""
     told = {"model": tiny, "data": str(data), "project": str(tmp_path), "way": "sparse", "trainer": two_ranks.OnCpu}
     found = slim.run(checking.build(SlimRequest, {**told, **SHORT, **CUT, "name": "two"}))
     gammas = {k: v for k, v in require_alike(ranks, "2-train-sparse.unfinished").items() if k.endswith("bn.weight")}
     assert sum(int((v == 0).sum()) for v in gammas.values()) > 0  # victims, the same on both
     require_alike(ranks, "4-finetune.unfinished")
     assert found.rows[-1]["GFLOPs"] <= 0.7 * found.rows[0]["GFLOPs"] + 1e-3
+    monkeypatch.setenv("DIES", "1")
+    with pytest.raises(subprocess.CalledProcessError):
+        slim.run(checking.build(SlimRequest, {**told, **SHORT, **CUT, "epochs": 4, "name": "one"}))
+    monkeypatch.delenv("DIES")
     monkeypatch.delenv("RANKS")
-    slim.run(checking.build(SlimRequest, {**told, **SHORT, **CUT, "name": "one"}))
-    assert files(tmp_path / "two") == files(tmp_path / "one")
+    gone_on = slim.run(checking.build(SlimRequest, {**told, **SHORT, **CUT, "epochs": 4, "name": "one", "workers": 1}))
+    assert gone_on.file.parents[1] == tmp_path / "one" and files(tmp_path / "two") == files(tmp_path / "one")
+    rows = (tmp_path / "one" / "2-train-sparse" / "results.csv").read_text().splitlines()[1:]
+    assert [int(row.split(",")[0]) for row in rows] == [1, 2]
 
 
 @pytest.mark.slow

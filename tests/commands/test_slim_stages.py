@@ -230,6 +230,15 @@ def test_where_it_lies_and_how_much_it_says_are_no_other_wish(tmp_path: Path) ->
     assert begin(tmp_path, "name=mine exist_ok=True verbose=False").name == "mine"
 
 
+def test_another_device_is_no_other_wish_unless_a_time_was_met_there(tmp_path: Path) -> None:
+    interrupted(tmp_path, "device=0,1 workers=8")
+    folder = begin(tmp_path, "device=cpu workers=0", ("parent", killed), ("prune", killed))
+    assert (folder.name, run_folders.read_yaml(folder / "args.yaml")["device"]) == ("slim", "cpu")
+    interrupted(tmp_path / "timed", "device=0 latency=0.5")
+    with pytest.raises(ArgumentError, match="device=0 and not cpu"):
+        begin(tmp_path / "timed", "device=cpu latency=0.5", PARENT)
+
+
 def test_another_export_is_no_other_wish_until_there_is_one(tmp_path: Path) -> None:
     interrupted(tmp_path, "format=ncnn")
     folder = begin(tmp_path, "format=onnx half=True", ("parent", killed), ("prune", killed))
