@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_lines import error, ok
+from command_lines import ROOT, error, ok
 from ultralytics import YOLO
 
 import yoloprune
@@ -185,6 +186,30 @@ def test_without_ray_nothing_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_points_that_share_a_machine_are_not_timed(word: str) -> None:
     assert "ray=True: must not be combined with format= or threads=" in error(f"sweep model=a data=b ray=True {word}")
     assert ok(f"sweep model=a data=b {word}")
+
+
+# An arm of scripts/experiment.py --------------------------------------------------------------------------------------
+DIES = """
+import os, signal, sys
+from pathlib import Path
+tried, done = Path("tried"), Path("done.json")
+tried.write_text(tried.read_text() + "x" if tried.exists() else "x")
+if len(tried.read_text()) <= int(sys.argv[1]):
+    os.kill(os.getpid(), signal.SIGKILL)
+done.write_text('{"mAP50 val": 0.5}')
+"""
+
+
+@pytest.mark.parametrize(("kills", "row", "tried"), [(0, 0.5, 1), (2, 0.5, 3), (9, None, 3)])
+def test_an_arm_whose_process_is_killed_is_started_again(
+    kills: int, row: float | None, tried: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.chdir(tmp_path)
+    experiment = import_module("experiment")
+    job = experiment.Job("dense", 0, ["-c", DIES, str(kills)], tmp_path / "logs" / "a.log", tmp_path / "done.json")
+    assert experiment.start(job) == (None if row is None else {"mAP50 val": row})
+    assert len((tmp_path / "tried").read_text()) == tried and job.log.is_file()
 
 
 # A sweep --------------------------------------------------------------------------------------------------------------
