@@ -110,6 +110,7 @@ def sweep(
     params: float | str | Sequence[float | str] | None = None,
     ratio: float | Sequence[float] | None = None,
     within: float = 3.0,
+    ray: bool = False,
     threads: int | None = None,
     classes: str | int | Sequence[str | int] | None = None,
     score: Literal["auto", "bn", "l1", "l2", "lamp", "fpgm", "taylor", "output", "activation", "random"] = "auto",

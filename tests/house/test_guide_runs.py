@@ -19,6 +19,23 @@ from yoloprune.commands.demo_images import make_shapes
 
 pytestmark = pytest.mark.slow
 
+NETWORK = """
+nc: 3
+backbone:
+  - [-1, 1, Conv, [16, 3, 2]]
+  - [-1, 1, Conv, [48, 3, 2]]
+  - [-1, 1, C2f, [48, True]]
+  - [-1, 1, Conv, [64, 3, 2]]
+  - [-1, 1, C2f, [64, True]]
+head:
+  - [-1, 1, nn.Upsample, [None, 2, nearest]]
+  - [[-1, 2], 1, Concat, [1]]
+  - [-1, 1, C2f, [48]]
+  - [-1, 1, Conv, [32, 3, 4]]
+  - [[8], 1, Detect, [nc]]
+"""
+"""What stands for the reader's networks: the layers that pages name, and few of them."""
+
 PAGES = [page for page in [*GUIDE, NOTEBOOK] if page_runner.lines(page.read_text(encoding="utf-8"))]
 
 
@@ -32,7 +49,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, classes in {"my": told["names"], "coco": everyday}.items():
         content = yaml.safe_dump({**told, "path": str(folder / "data"), "names": classes})
         (folder / f"{name}.yaml").write_text(content, encoding="utf-8")
-    yolo = YOLO("yolov8n.yaml")
+    (folder / "network.yaml").write_text(NETWORK, encoding="utf-8")
+    yolo = YOLO(folder / "network.yaml", task="detect")
     told_to_train = {**QUICK, "epochs": 1, "verbose": False, "project": str(folder / "made"), "exist_ok": True}
     for name, data in {"best.pt": "my.yaml", "yolov8n.pt": "coco.yaml"}.items():
         yolo.train(data=str(folder / data), **told_to_train)

@@ -121,9 +121,11 @@ def new_run(task: str, name: str, arguments: Mapping[str, Any], reads: Iterable[
         (Run): The folder.
 
     Raises:
-        ArgumentError: See `claim`.
+        ArgumentError: See `claim`; also under torchrun, where each process would make one.
         PruneError: If the folder cannot be made.
     """
+    if compat.RANK != -1:
+        raise ArgumentError(f"{name}: torchrun is for train-sparse and finetune on data= as it is. Start it without")
     return claim(_places(task, name, arguments), reads)
 
 
@@ -171,6 +173,9 @@ def as_written(arguments: Mapping[str, Any]) -> dict[str, Any]:
     told = plain(arguments)
     for key in ("model", "data", "images"):
         if key in told:
+            told[key] = rooted(told[key])
+    for key in ("distill_model", "labels_from", "times"):  # a file, else a word that means one
+        if Path(str(told.get(key))).is_file():
             told[key] = rooted(told[key])
     return told
 

@@ -150,7 +150,7 @@ def _start(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> dict[str, float
         datasets.require_channels(yolo, data)
     except DataError:  # the trainer fetches it, or says what is wrong
         return {}
-    if not known or not console.is_main_process():
+    if not known or compat.RANK != -1:  # under torchrun Ultralytics gathers what all processes found
         return {}
     asked = {k: v for k, v in passed.items() if k in LIKE_THE_END}
     if not isinstance(asked.get("batch", 1), int) or asked.get("batch", 1) < 1:

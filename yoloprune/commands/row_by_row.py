@@ -14,7 +14,7 @@ from yoloprune.errors import ArgumentError
 from yoloprune.reporting import run_report
 
 LOCK = ".running"
-FREE = frozenset({"project", "name", "exist_ok", "verbose", "save_dir", "within"})
+FREE = frozenset({"project", "name", "exist_ok", "verbose", "save_dir", "within", "ray"})
 """What the same command may have otherwise and still go on: none of it changes a row."""
 
 

@@ -42,7 +42,10 @@ def run(request: SlimRequest) -> SlimResult:
     """Run all stages, see `api.slim`."""
     compat.require("slim")
     if compat.RANK != -1:
-        raise ArgumentError("slim starts the processes of its trainings itself: give device=0,1 and leave torchrun out")
+        raise ArgumentError(
+            "slim starts the processes of its trainings itself: give device=0,1 and leave torchrun out. On several "
+            "machines start train-sparse and finetune by torchrun, and prune between them by itself"
+        )
     began = time.perf_counter()
     passed = request.passed
     host_arguments.require({k: v for k, v in request.host.items() if k not in EXPORT_KEYS or not passed.get("format")})

@@ -169,7 +169,7 @@ class Work:
         last, best = (part / "weights" / name for name in ("last.pt", "best.pt"))
         command = finetune if kind is FinetuneRequest else train_sparse
         if last.is_file() and saving.goes_on(last):
-            kept = {k: told[k] for k in ("trainer",) if k in told}
+            kept = {k: told[k] for k in ("trainer", "device", "workers") if told.get(k) is not None}
             command.run(checking.build(kind, {"model": last, "resume": True, **kept}))
         elif not last.is_file():
             shutil.rmtree(part, ignore_errors=True)

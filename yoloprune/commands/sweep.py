@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import ultralytics
 
 from yoloprune import files
@@ -28,7 +28,8 @@ from yoloprune.backend import (
     run_folders,
 )
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.commands import cut_and_repair, following, only_classes, row_by_row, sweep_table
+from yoloprune.commands import following, only_classes, pieces, row_by_row, sweep_table
+from yoloprune.commands.sweep_points import Labels, Points
 from yoloprune.errors import BudgetError
 from yoloprune.native import candidates
 from yoloprune.planning import paired_bootstrap
@@ -56,6 +57,8 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
     The trace, the scores and the calibration images are the same for all points. Rows go to `sweep.csv` one by one.
     """
     compat.require("sweep")
+    if request.ray:
+        pieces.Ray.require()
     host_arguments.require(request.host)
     passed = request.host
     deployment = Deployment.asked(passed, place(passed.get("device")), request.threads)
@@ -68,20 +71,28 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
     only_classes.require(parent, request.classes, passed["data"])
     parent, classes = only_classes.cut(parent, request.classes, passed["imgsz"])
     with class_labels.view(classes.names, passed["data"]) as seen:
-        return _swept(parent, request, passed, seen, deployment)
+        elsewhere = (classes.names, passed["data"])  # the view of a data set lies in a folder of this machine
+        return _swept(parent, request, passed, (None, seen), elsewhere, deployment)
 
 
 def _swept(
-    parent: ultralytics.YOLO, request: SweepRequest, passed: Mapping[str, Any], seen: Any, deployment: Deployment
+    parent: ultralytics.YOLO,
+    request: SweepRequest,
+    passed: Mapping[str, Any],
+    here: Labels,
+    elsewhere: Labels,
+    deployment: Deployment,
 ) -> list[dict[str, Any]]:
-    """The rows of a sweep, on the labels of the model's classes."""
+    """The rows of a sweep, on the labels of the model's classes, as this machine and others find them."""
     model, within, imgsz = request.model, request.within, passed["imgsz"]
     with saving.told_who_wrote(parent):
         found = candidates.Channels(parent.model, request.limits, imgsz)
     _require_reach(found, request)
-    sight = calibration(parent, seen, imgsz, passed)
+    sight = calibration(parent, here[1], imgsz, passed)
     order = ranking.rank(parent, found.graph, request.criterion, request.limits, sight)
     points, unreachable = _points(found, order, request)
+    work = Points(parent, here, passed, request.recover, sight.images, torch.get_num_threads(), request.timed)
+    cluster = work.cluster() if request.ray else None
 
     arguments = {k: v for k, v in {**request.settings, **passed}.items() if v is not None}
     origin = model if isinstance(model, (str, Path)) else parent.model_name
@@ -97,23 +108,23 @@ def _swept(
             )
         else:
             whole = candidates.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool), found.probe)
-            row, so_far.parent = _evaluate("parent", parent, whole, {**passed, "data": seen}, folder)
-            so_far.add(folder, row, None, [] if timer is None else timer.time())
-            rows.append(row)
+            tried = work.evaluate("parent", parent, whole)
+            so_far.parent = tried.found
+            so_far.add(folder, tried.row, None, [] if timer is None else timer.time())
+            rows.append(tried.row)
         key = text_table.headline(rows[0])
         blind = sweep_table.warned_of_blindness(rows[0][key], key, within, passed["data"])
         within = sweep_table.may_lose(within, rows[0][key])
         done = {row["model"] for row in rows}
-        for i, (name, choice) in enumerate(points.items(), start=1):
-            if name in done:
-                continue
-            child = cut_and_repair.cut(parent, choice.plan, request.recover, sight.images, choice.probe).child
-            row, found_here = _evaluate(name, child, choice, {**passed, "data": seen}, folder)
-            difference = paired_bootstrap.between(so_far.parent, found_here)
-            so_far.add(folder, row, difference, [] if timer is None else timer.time(child.model)[1:])
-            rows.append(row)
-            said = "" if difference is None else f"\nmAP50-95 {difference}"
-            console.log("sweep: ", f"{i}/{len(points)}\n{text_table.table(rows[-1:])}{said}")
+        left = [point for point in points.items() if point[0] not in done]
+        with pieces.spread(work if cluster is None else work.sent(elsewhere), left, ray=cluster) as results:
+            for tried in results:
+                difference = paired_bootstrap.between(so_far.parent, tried.found)
+                times = [] if timer is None or tried.child is None else timer.time(tried.child.model)[1:]
+                so_far.add(folder, tried.row, difference, times)
+                rows.append(tried.row)
+                said = "" if difference is None else f"\nmAP50-95 {difference}"
+                console.log("sweep: ", f"{len(rows) - 1}/{len(points)}\n{text_table.table(rows[-1:])}{said}")
 
         cliff = None if blind else sweep_table.falls_off(rows, key, within)
         plots.plot_sweep(folder / "sweep.png", rows, key, within)
@@ -224,14 +235,3 @@ def _points(
         raise BudgetError(next(iter(unreachable.values())))
     measure = "channels" if request.kind == "ratio" else request.kind  # of fractions and absolute numbers alike
     return dict(sorted(points.items(), key=lambda point: -point[1].kept()[measure])), unreachable
-
-
-def _evaluate(
-    name: str, yolo: ultralytics.YOLO, choice: candidates.Choice, passed: Mapping[str, Any], folder: Path
-) -> tuple[dict[str, Any], Findings | None]:
-    kept = {kind: round(share, 4) for kind, share in choice.kept().items()}
-    probe = saving.with_model(yolo, copy.deepcopy(yolo.model))  # validation may fuse the one it runs
-    given = {k: v for k, v in passed.items() if k != "seed"}
-    with per_image.watched(probe) as watch:
-        evaluation.validate(probe, {**given, "project": str(folder.resolve()), "name": "val", "exist_ok": True})
-    return {"model": name, **kept, **evaluation.metrics(probe)}, watch.findings()

@@ -109,6 +109,8 @@ _COMMANDS = (
             "Exactly one of flops, params and ratio; flops=0.9,0.8,...,0.3 when none is given.",
             "sweep.csv grows row by row; interrupted, the same command goes on where it was.",
             "With format=, as of 'yolo export', or threads= the table shows the time per image as well, at batch 1.",
+            "With ray=True the points are worked on at the same time, where RAY_ADDRESS or 'ray start' says; the data",
+            "set has to be there under the same path.",
             OWN_DATA,
         ),
     ),

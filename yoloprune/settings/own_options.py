@@ -156,6 +156,14 @@ DEFAULT_BUDGET: dict[str, dict[str, Any]] = {  # when none is given
     "train-sparse": {"flops": 0.5},
     "sweep": {"flops": (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)},
 }
+RAY = Option(
+    "ray",
+    False,
+    FLAG,
+    "points are spread over the cores and GPUs of a Ray cluster, that of this machine if there is no other; needs the "
+    "package ray",
+    True,
+)
 SWEEP_OPTIONS = (
     *SWEPT,
     Option(
@@ -164,6 +172,7 @@ SWEEP_OPTIONS = (
         POINTS_OR_NONE,
         "points of mAP50-95 that may be lost; of a poor model a quarter of what it has",
     ),
+    RAY,
     THREADS,
     *CUT_OPTIONS,
 )

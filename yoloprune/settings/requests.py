@@ -134,12 +134,18 @@ class SweepRequest(CutRequest):
     params: tuple[float, ...] | None
     ratio: tuple[float, ...] | None
     within: float
+    ray: bool
     threads: int | None
 
     @classmethod
     def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> SweepRequest:
-        """Exactly one kind of budget is set."""
-        own = ("flops", "params", "ratio", "within", "threads")
+        """Exactly one kind of budget is set; times are taken one after the other, on a machine that is left alone."""
+        own = ("flops", "params", "ratio", "within", "ray", "threads")
+        if settings["ray"] and (passed.get("format") or settings["threads"] is not None):
+            raise ArgumentError(
+                "ray=True: must not be combined with format= or threads=: points that share a machine are not timed. "
+                "Time the one that you take: yoloprune val"
+            )
         return cls(passed, *cls.parts(settings), *(settings[key] for key in own))
 
     @property
