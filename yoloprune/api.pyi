@@ -155,6 +155,15 @@ def finetune(
     images: str | Path | None = None,
     labels_from: ModelSource | None = None,
     labels_conf: float = 0.25,
+    pattern: str | None = None,
+    sparsity: float | None = None,
+    score: Literal["auto", "magnitude", "taylor"] = "auto",
+    scope: Literal["auto", "global", "layer", "output"] = "auto",
+    head: bool = False,
+    keep: str | Sequence[str] = (),
+    steps: int | None = None,
+    ramp_start: float = 0.1,
+    ramp_end: float = 0.6,
     **ultralytics_arguments: Any,
 ) -> StockYOLO: ...
 def val(

@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from yoloprune.settings.option import Option
-from yoloprune.settings.own_options import IMAGES, KEEP
-from yoloprune.settings.value_kinds import FLAG, SHARE, ValueKind, choice
+from yoloprune.settings.own_options import IMAGES, KEEP, RAMP_END, RAMP_START
+from yoloprune.settings.value_kinds import FLAG, SHARE, ValueKind, choice, integer
 
 UNITS = ("unstructured", "kernel", "filter")
 """Patterns of which a share of all weights, kernels or filters is taken."""
@@ -78,3 +78,45 @@ RECOVER = Option(
     "put out (both need data= or images=); auto is lsq, without either on drawn images",
 )
 MASK_OPTIONS = (PATTERN, SPARSITY, SCORE, SCOPE, HEAD, KEEP, IMAGES, RECOVER)
+
+CHOICE = (
+    Option(
+        PATTERN.name,
+        None,
+        PATTERN.kind,
+        "during the training more and more weights become zero in this pattern, and stay so; see mask. Not set: "
+        "unstructured with sparsity=, none otherwise",
+        "unstructured",
+    ),
+    Option(
+        SPARSITY.name,
+        None,
+        SHARE,
+        "share of the weights that is zero from ramp_end on, reached on a cubic curve; not set: none, and with "
+        "pattern= 0.5, or what n:m says",
+        0.9,
+    ),
+)
+GROWN = (
+    *CHOICE,
+    Option(
+        SCORE.name,
+        "auto",
+        choice("auto", "magnitude", "taylor"),
+        "importance of a weight, with sparsity= or pattern=: taylor is how much the loss changes without it, as a "
+        "running mean over the training's own steps, magnitude its size; auto is taylor, and magnitude for n:m",
+    ),
+    SCOPE,
+    HEAD,
+    KEEP,
+    Option(
+        "steps",
+        None,
+        integer(1),
+        "so many times more weights become zero, with training in between; not set: about a hundred times",
+        4,
+    ),
+    RAMP_START,
+    RAMP_END,
+)
+"""Of a training in which zeros become more."""

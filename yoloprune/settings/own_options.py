@@ -156,6 +156,18 @@ SWEEP_OPTIONS = (
     THREADS,
     *CUT_OPTIONS,
 )
+RAMP_START = Option(
+    "ramp_start",
+    0.1,
+    number("a fraction from 0 to below 1", lambda x: 0 <= x < 1),
+    "share of the run after which the first channels fade",
+)
+RAMP_END = Option(
+    "ramp_end",
+    0.6,
+    number("a fraction above 0 and at most 1", lambda x: 0 < x <= 1),
+    "share of the run after which the budget is met; the rest recovers",
+)
 SPARSE_OPTIONS = (
     *BUDGETS,
     Option(
@@ -184,18 +196,8 @@ SPARSE_OPTIONS = (
         "what select ranks by: how much the loss hangs on a channel, |gamma|, or |gamma| over the mean of its layer",
     ),
     Option("normalize", "cost", choice("none", "cost"), "cost ranks by score per FLOP (or parameter) saved"),
-    Option(
-        "ramp_start",
-        0.1,
-        number("a fraction from 0 to below 1", lambda x: 0 <= x < 1),
-        "share of the run after which the first channels fade",
-    ),
-    Option(
-        "ramp_end",
-        0.6,
-        number("a fraction above 0 and at most 1", lambda x: 0 < x <= 1),
-        "share of the run after which the budget is met; the rest recovers",
-    ),
+    RAMP_START,
+    RAMP_END,
     Option("fade", 0.6, SHARE, "factor per optimizer step on the gammas that go"),
     *SELECTION,
 )

@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
 from yoloprune.errors import ArgumentError
-from yoloprune.settings import commands, own_options
+from yoloprune.settings import commands, mask_options, own_options
 from yoloprune.settings.budget import Budget, Limits, check_fields
+from yoloprune.settings.mask_request import Growth
 from yoloprune.settings.request import Request
 from yoloprune.settings.sparse_config import SparseConfig
 
@@ -174,13 +175,16 @@ class SensitivityRequest(Request):
 
 @dataclass(frozen=True)
 class FinetuneRequest(Request):
-    """Train on at the pruned widths; `distill` names the teacher, `labels_from` who labels images that have none."""
+    """Train on at the pruned widths; `distill` names the teacher, `labels_from` who labels images that have none, and
+    `growth` which weights become zero on the way.
+    """
 
     command = "finetune"
     distill: str | None
     images: str | None
     labels_from: Any
     labels_conf: float
+    growth: Growth | None
 
     @classmethod
     def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> FinetuneRequest:
@@ -193,7 +197,16 @@ class FinetuneRequest(Request):
             )
         if settings["labels_from"] is not None and settings["images"] is None:
             raise ArgumentError(f"labels_from={settings['labels_from']}: must come with images=, which it labels")
-        return cls(passed, **settings)
+        growth = Growth.asked(settings, resume=bool(passed.get("resume")))
+        own = {key: settings[key] for key in ("distill", "images", "labels_from", "labels_conf")}
+        return cls(passed, **own, growth=growth)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The command's own keys, those of zeros at their defaults where none become more."""
+        grown = {o.name: o.default for o in mask_options.GROWN} if self.growth is None else vars(self.growth)
+        told = {**vars(self), **grown}
+        return {o.name: told[o.name] for o in commands.COMMANDS[self.command].options}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How far a sparse training run is: which phase, how much of the ramp."""
+"""How far a training is, and how much of a ramp in it: a share of the run after which something is met."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import time
 from typing import TYPE_CHECKING
 
 from torch import distributed
-
-from yoloprune.settings.sparse_config import SparseConfig
 
 if TYPE_CHECKING:
     from ultralytics.engine.trainer import BaseTrainer
@@ -24,8 +22,8 @@ class Schedule:
         steps (int): Optimizer steps seen, in all processes that this run had.
     """
 
-    def __init__(self, trainer: BaseTrainer, config: SparseConfig) -> None:
-        self.trainer, self.ramp_start, self.ramp_end = trainer, config.ramp_start, config.ramp_end
+    def __init__(self, trainer: BaseTrainer, ramp_start: float, ramp_end: float) -> None:
+        self.trainer, self.ramp_start, self.ramp_end = trainer, ramp_start, ramp_end
         self.batch, self.share, self.steps = -1, 0.0, 0
         self._first = (0.0, 0)  # share and steps at which this process began
         self._chosen = -1.0  # share at the last choice
