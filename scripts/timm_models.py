@@ -61,6 +61,17 @@ MODELS: dict[str, int] = {
 """Sides of the image, by the model's name."""
 
 
+WHY = """\
+What is held would not be exact, or is written down as a number. **Channels that share one mean**: a layer norm, or a
+group norm, divides by a spread of all channels, which a cut changes; so the stream that blocks add to is held in
+ConvNeXt, in all transformers and mixers and in PoolFormer, and what lies inside the blocks is cut. ConvNeXt V2 has a
+norm over channels there as well, and nothing is left. **Filters that are normalized by what they read** (NFNet,
+NF-ResNet): without one input all others change. **Attention along channels** (ECA, EdgeNeXt) mixes them. **Numbers that
+a constructor works out and no forward pass does** hold what they count: the width of a head in the attention of
+transformers, the pieces of Res2Net, MixNet, SKNet, CSPNet, DPN and ReXNet. MobileOne's outputs are equal to the bit."""
+"""What the last column comes from."""
+
+
 def write(rows: list[str], failed: dict[str, str], out: Path) -> None:
     """Put the table behind all that stands in the file before it."""
     lines = [
@@ -77,6 +88,8 @@ def write(rows: list[str], failed: dict[str, str], out: Path) -> None:
         "| --- | --- | ---: | ---: | ---: | ---: | --- |",
         *rows,
         *(["", "Not pruned:", "", *(f"* **{n}**: {e}" for n, e in failed.items())] if failed else []),
+        "",
+        WHY,
     ]
     text = "\n".join(lines) + "\n"
     if str(out) == "-":
