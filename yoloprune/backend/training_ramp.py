@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import distributed
-
-if TYPE_CHECKING:
-    from ultralytics.engine.trainer import BaseTrainer
 
 CHOICES = 100  # of victims in a ramp
 
@@ -16,13 +13,18 @@ CHOICES = 100  # of victims in a ramp
 class Schedule:
     """Share of a run that is over, brought up to date by `advance`, the same on every rank.
 
+    Args:
+        trainer (BaseTrainer): Of Ultralytics.
+        ramp_start (float): Share of the run after which the ramp begins.
+        ramp_end (float): Share of the run after which it is over.
+
     Attributes:
         share (float): 0..1.
         batch (int): Index of the batch in this epoch.
         steps (int): Optimizer steps seen, in all processes that this run had.
     """
 
-    def __init__(self, trainer: BaseTrainer, ramp_start: float, ramp_end: float) -> None:
+    def __init__(self, trainer: Any, ramp_start: float, ramp_end: float) -> None:
         self.trainer, self.ramp_start, self.ramp_end = trainer, ramp_start, ramp_end
         self.batch, self.share, self.steps = -1, 0.0, 0
         self._first = (0.0, 0)  # share and steps at which this process began
