@@ -19,10 +19,12 @@ from torch import Tensor, nn
 
 import yoloprune
 from yoloprune import cli
-from yoloprune.backend import yaml_markers
+from yoloprune.backend import run_folders, yaml_markers
 from yoloprune.checkpoint import growing_masks, models, saving
 from yoloprune.cutting import masks
 from yoloprune.errors import ArgumentError, ModelError
+from yoloprune.settings.checking import build
+from yoloprune.settings.requests import FinetuneRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -53,6 +55,7 @@ def loop(
         ema=SimpleNamespace(ema=other),
         stopper=SimpleNamespace(best_fitness=0.5),
         best_fitness=0.5,
+        resume=False,
         add_callback=lambda event, function: None,
         **more,
     )
@@ -173,6 +176,10 @@ def test_a_finetune_ends_with_the_share_that_was_asked_for(parent: Path, data: P
     assert not any(name.startswith("model.1.") for name in zeros(best)) and parent.read_bytes() == before
     rows = [float(row["share"]) for row in csv.DictReader((folder / "zeros.csv").open())]
     assert rows == sorted(rows) and rows[0] < 0.8 and rows[-1] == pytest.approx(0.8, abs=0.001)
+    args = run_folders.read_yaml(folder / "args.yaml")
+    assert args["finetune"] == {"pattern": "unstructured", "sparsity": 0.8, "ramp_end": 0.5, "keep": ["model.1"]}
+    told = build(FinetuneRequest, {"cfg": folder / "args.yaml"})
+    assert told.growth is not None and (told.growth.sparsity, told.growth.keep) == (0.8, ("model.1",))
     found = json.loads((folder / "report.json").read_text())
     assert {row["layer"] for row in found["zeros"]} == set(zeros(best))
     with pytest.raises(KeyError, match="masked by yoloprune"):

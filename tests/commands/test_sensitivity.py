@@ -41,7 +41,7 @@ def test_a_group_is_a_row_and_a_share_a_column() -> None:
         row(2, "model.1", 0.75, 2.25, 0.58),
         row(3, "model.1", 0.5, 4.0, 0.2),
     ]
-    found = sensitivity_table.summed_up(rows, (0.5, 0.75))
+    found = sensitivity_table.summed_up(rows, {0.5: "50 %", 0.75: "75 %"})
     assert (found.metric, found.names, found.columns) == ("mAP50-95", ["model.0", "model.1"], ["75 %", "50 %"])
     points, loss = found.panels.values()
     np.testing.assert_allclose(points, [[np.nan, 10], [2, 40]], atol=1e-9)
@@ -56,7 +56,7 @@ def test_a_group_is_a_row_and_a_share_a_column() -> None:
 
 def test_where_map_does_not_tell_the_loss_does() -> None:
     rows = [PARENT, *(row(i, f"model.{i}", 0.5, loss, 0.6) for i, loss in enumerate([2.5, 4.0, 3.0, 2.0], start=1))]
-    assert sensitivity_table.summed_up(rows, (0.5,)).tender == ["model.2", "model.3", "model.1"]
+    assert sensitivity_table.summed_up(rows, {0.5: "50 %"}).tender == ["model.2", "model.3", "model.1"]
 
 
 def test_what_is_asked() -> None:

@@ -51,6 +51,7 @@ GROWTH: Mapping[str, tuple[type, ...]] = {
     "end": (int, float),
     "begin": (int, float),
     "layers": (list,),
+    "asked": (dict,),
 }
 """Types in the ramp of masks whose zeros become more."""
 

@@ -87,5 +87,6 @@ class Schedule:
 
     def ramp_steps(self) -> float:
         """About how many optimizer steps the ramp has, as the trainer plans now."""
-        batches = len(self.trainer.train_loader) / max(self.trainer.accumulate, 1)
-        return batches * self.trainer.epochs * (self.ramp_end - self.ramp_start)
+        batches: float = len(self.trainer.train_loader) / max(self.trainer.accumulate, 1)
+        epochs: int = self.trainer.epochs
+        return batches * epochs * (self.ramp_end - self.ramp_start)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune import files
-from yoloprune.backend import console, model_facts, yaml_markers
+from yoloprune.backend import console, model_facts, run_folders, yaml_markers
 from yoloprune.backend.training_ramp import Schedule
 from yoloprune.cutting import masks
 from yoloprune.planning import weight_masks
@@ -51,6 +51,9 @@ class Growing:
         self.score: dict[str, Tensor] = {}
         self.chosen, self._epoch = 0, -1
         trainer.add_callback("on_train_batch_start", self._count)
+        args = Path(getattr(trainer, "save_dir", "")) / run_folders.ARGS
+        if console.is_main_process() and not trainer.resume and args.is_file():  # so that it tells the whole run
+            run_folders.write_yaml(args, {**run_folders.read_yaml(args), "finetune": self.ramp["asked"]})
 
     def __call__(self, *_: Any) -> None:
         """After a step: keep the score, and choose anew where that is due."""
@@ -142,14 +145,15 @@ class Growing:
         console.log("mask: ", f"{zero:,} of {count:,} weights in {len(self.ramp['layers'])} layers are zero{target}")
 
 
-def begin(model: nn.Module, layers: list[str], told: Mapping[str, Any]) -> dict[str, Any]:
+def begin(model: nn.Module, layers: list[str], told: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     """The ramp of a record.
 
     Args:
         model (nn.Module): What is to be trained.
         layers (list[str]): Names of those in which zeros become more.
         told (Mapping): "pattern", "sparsity", "score", "scope", "steps", "start" and "end" of the ramp.
+        asked (Mapping): The same in the words of the command line, for the args.yaml of the run.
     """
     zero, count = (sum(found(model, layers).values()) for found in (masks.zeros, masks.sizes))
     steps = told["steps"] or weight_masks.CHOICES
-    return {**told, "steps": steps, "layers": list(layers), "begin": zero / count}
+    return {**told, "steps": steps, "layers": list(layers), "begin": zero / count, "asked": dict(asked)}

@@ -15,8 +15,8 @@ from yoloprune.native import candidates
 from yoloprune.reporting.text_table import headline
 from yoloprune.reporting.verdict import BLIND, LITTLE, MUCH
 from yoloprune.settings import command_line, keys
-from yoloprune.settings.requests import SweepRequest
 from yoloprune.settings.slim_request import SlimRequest
+from yoloprune.settings.trial_requests import SweepRequest
 
 Row = Mapping[str, Any]
 
@@ -115,6 +115,8 @@ def after_training(folder: Path, best: Path, start: Row, end: Row) -> str:
     told["epochs"] = 2 * int(args.get("epochs") or keys.host_defaults()["epochs"])
     if fell and args.get("optimizer") not in (None, "auto") and args.get("lr0"):  # which chooses its own rate
         told |= {"optimizer": args["optimizer"], "lr0": args["lr0"] / 2}
+    if fell:
+        told |= args.get("finetune") or {}  # of which zeros are to become more
     return typed("yoloprune finetune", args.get("imgsz"), **told)
 
 
@@ -153,14 +155,14 @@ def after_comparing(yolo: ultralytics.YOLO, rows: Sequence[Row], row: Row, *, da
 
 
 def after_sweep(request: SweepRequest, passed: Mapping[str, Any], budget: str | None) -> str | None:
-    """The cut that a sweep recommends, as it was made in it."""
+    """The cut or mask that a sweep recommends, as it was made in it."""
     if budget is None:
         return None
     model = request.model if isinstance(request.model, (str, Path)) else "..."
     same = {k: v for k, v in command_line.changed(request).items() if k not in {request.kind, "within", "threads"}}
     given = command_line.pairs({"model": model, "data": passed["data"]})
     words = (*given, budget, *command_line.pairs({"imgsz": passed["imgsz"], **same}))
-    return f"yoloprune prune {' '.join(map(shlex.quote, words))}"
+    return f"yoloprune {'prune' if request.masks is None else 'mask'} {' '.join(map(shlex.quote, words))}"
 
 
 def after_part_of_sweep(folder: Path, request: SweepRequest, missing: Sequence[str], n_points: int) -> str | None:
@@ -171,5 +173,7 @@ def after_part_of_sweep(folder: Path, request: SweepRequest, missing: Sequence[s
     if not missing:
         return kept
     kind = request.kind
-    others: dict[str, Any] = {kind: tuple(getattr(p, kind) for p in request.points if str(p) in missing)}
+    others: dict[str, Any] = {kind: tuple(getattr(p, kind) for p in request.budgets if str(p) in missing)}
+    if request.masks is not None:
+        others = {"masks": replace(request.masks, each=tuple(z for z in request.masks.each if str(z) in missing))}
     return f"{kept}; for the others: {command_line.written(replace(request, **others))}"

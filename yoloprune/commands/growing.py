@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ultralytics
 
-from yoloprune.backend import console, yaml_markers
+from yoloprune.backend import console, run_folders, yaml_markers
 from yoloprune.checkpoint import growing_masks, rebuild, saving
 from yoloprune.cutting import masks
 from yoloprune.errors import ArgumentError, ModelError
@@ -37,12 +37,12 @@ def begin(yolo: ultralytics.YOLO, asked: Growth) -> None:
         "start": asked.ramp_start,
         "end": asked.ramp_end,
     }
-    ramp = growing_masks.begin(yolo.model, names, told)
+    ramp = growing_masks.begin(yolo.model, names, told, run_folders.plain(asked.changed()))
     if ramp["begin"] >= asked.sparsity:
         raise ArgumentError(
             f"sparsity={asked.sparsity:g}: must be above what is zero already, {ramp['begin']:.1%} of these weights"
         )
-    facts = saving.make_provenance(yolo.ckpt_path, {"command": "finetune", **vars(asked)})
+    facts = saving.make_provenance(yolo.ckpt_path, {"command": "finetune", **asked.changed()})
     rebuild.mark_masked(yolo.model, asked.pattern, masks.zeros(yolo.model, names), facts, ramp)
     kept = f"; {len(left)} others stay whole" if left else ""
     console.log(

@@ -71,7 +71,6 @@ def run(request: MaskRequest) -> MaskResult:
     wished = "auto" in (request.score, request.recover)
     data = data_for(parent, request.passed.get("data"), request.images, needs, wished=wished, command="mask")
     imgsz = saving.image_size(parent, request.passed.get("imgsz"))
-    drawn = request.recover == "auto"
     with (
         saving.told_who_wrote(parent),
         class_labels.view(yaml_markers.kept_classes(parent), data) as seen,
@@ -79,21 +78,40 @@ def run(request: MaskRequest) -> MaskResult:
         score = mask_scores.best(parent, seen, request.zeros.pattern) if request.score == "auto" else request.score
         scope = mask_choice.scope_of(request.zeros, score)
         request = replace(request, score=score, zeros=replace(request.zeros, scope=scope))  # as it is done
-        sight = _sight(parent, seen, imgsz, request, drawn=drawn)
-        scores = mask_scores.scored(parent, names, score, sight)
+        seeing = sight(parent, seen, imgsz, request.passed, score, request.recover, images=request.images)
+        scores = mask_scores.scored(parent, names, score, seeing)
     kept = mask_choice.choose(scores, request.zeros.pattern, request.zeros.sparsity, scope)
-    child = masked(parent, kept, request.recover, sight)
+    child = masked(parent, kept, request.recover, seeing)
     unseen = {name: "no image runs through it" for name in names if name not in kept}
     return _saved(parent, child, request, data, imgsz, {**dict.fromkeys(kept), **left, **unseen})
 
 
-def _sight(parent: ultralytics.YOLO, data: Any, imgsz: int, request: MaskRequest, *, drawn: bool) -> Calibration:
-    """The images that scores and repair look at; none are loaded where nothing does."""
-    looked_at = request.recover != "none" or mask_scores.NEEDS[request.score] == "images"
+def sight(
+    parent: ultralytics.YOLO,
+    data: Any,
+    imgsz: int,
+    passed: Mapping[str, Any],
+    score: str,
+    recover: str,
+    *,
+    images: str | None = None,
+) -> Calibration:
+    """The images that scores and repair look at; none are loaded where nothing does.
+
+    Args:
+        parent (YOLO): The model before it is masked.
+        data (Any): The data set, as the model's classes see it.
+        imgsz (int): Side of the images.
+        passed (Mapping): Ultralytics' arguments, of which `device` and `seed` count.
+        score (str): `score=`, settled.
+        recover (str): `recover=`; with "auto" images are drawn where there are no others.
+        images (str | None): `images=`.
+    """
+    looked_at = recover != "none" or mask_scores.NEEDS[score] == "images"
     if not looked_at:
-        device, seed = request.passed.get("device"), request.passed.get("seed") or 0
+        device, seed = passed.get("device"), passed.get("seed") or 0
         return Calibration(imgsz, data or None, device=place(device), seed=seed)
-    return calibration(parent, data, imgsz, request.passed, folder=request.images, drawn=drawn, command="mask")
+    return calibration(parent, data, imgsz, passed, folder=images, drawn=recover == "auto", command="mask")
 
 
 def masked(parent: ultralytics.YOLO, kept: Mapping[str, Tensor], how: str, sight: Calibration) -> ultralytics.YOLO:

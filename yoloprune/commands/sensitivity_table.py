@@ -37,19 +37,20 @@ class Summary:
     said: str
 
 
-def summed_up(rows: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> Summary:
+def summed_up(rows: Sequence[Mapping[str, Any]], titles: Mapping[float, str]) -> Summary:
     """Sum up what was tried.
 
     Args:
-        rows (Sequence[Mapping]): Of the parent first, then one per group and width.
-        shares (Sequence[float]): What groups kept.
+        rows (Sequence[Mapping]): Of the parent first, then one per group and width, or per layer and mask.
+        titles (Mapping[float, str]): The shares that were kept, and what they are called.
     """
     parent, *tried = rows
-    beside = {"point", "group", "layers", "width", "kept", "share", "flops", "params", "loss"}
+    beside = {"point", "group", "layers", "width", "kept", "share", "flops", "params", "nonzero", "loss"}
     metric = text_table.headline(k for k in parent if k not in beside)
-    shares = sorted(shares, reverse=True)
+    shares = sorted(titles, reverse=True)
     names = list(dict.fromkeys(str(row["group"]) for row in tried))
-    columns = [f"{100 * share:g} %" for share in shares]
+    columns = [titles[share] for share in shares]
+    size = "weights" if "nonzero" in parent else "channels"
     panels = {f"points of {metric} lost": np.full((len(names), len(shares)), np.nan)}
     if "loss" in parent:
         panels["rise of the loss"] = np.full((len(names), len(shares)), np.nan)
@@ -60,11 +61,12 @@ def summed_up(rows: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> Sum
         lost |= {"rise of the loss": row["loss"] - parent["loss"]} if "loss" in parent else {}
         for title, value in lost.items():
             panels[title][at] = value
-        group = of.setdefault(str(row["group"]), {"group": row["group"], "channels": row["width"]})
+        group = of.setdefault(str(row["group"]), {"group": row["group"], size: row["width"]})
         group[f"lost at {columns[at[1]]}"] = round(lost[f"points of {metric} lost"], 2) + 0.0  # no -0
     worst = [np.nan_to_num(values, nan=-np.inf).max(1) for values in panels.values()]
     order = np.lexsort([-values for values in reversed(worst)])[:NAMED]  # by the loss where mAP does not tell
     tender = [names[i] for i in order]
     named = ", ".join(f"{names[i]} ({worst[0][i]:.1f})" for i in order)
-    said = f"Tenderest are {named}, with the most points of {metric} that they lose at any of these widths"
+    any_of = "masks" if size == "weights" else "widths"
+    said = f"Tenderest are {named}, with the most points of {metric} that they lose at any of these {any_of}"
     return Summary(metric, names, columns, panels, list(of.values()), tender, said)

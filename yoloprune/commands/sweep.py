@@ -1,16 +1,14 @@
-"""Where accuracy falls off: cut and repair at several budgets, evaluate each, train nothing."""
+"""Where accuracy falls off: cut or mask, and repair, at several budgets, evaluate each, train nothing."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ultralytics
 
 from yoloprune import files
@@ -27,9 +25,7 @@ from yoloprune.backend import (
     run_folders,
 )
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.commands import cut_and_repair, following, interruptions, only_classes
-from yoloprune.errors import BudgetError
-from yoloprune.native import candidates
+from yoloprune.commands import following, interruptions, only_classes, trials
 from yoloprune.planning import paired_bootstrap
 from yoloprune.planning.paired_bootstrap import Findings, Interval
 from yoloprune.probing.examples import generators_kept
@@ -39,10 +35,9 @@ from yoloprune.reporting.verdict import BLIND
 from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.runtimes.timing import Times
-from yoloprune.selection import ranking
-from yoloprune.selection.calibration import calibration, place
+from yoloprune.selection.calibration import place
 from yoloprune.settings import command_line
-from yoloprune.settings.requests import SweepRequest
+from yoloprune.settings.trial_requests import SweepRequest
 
 Row = Mapping[str, Any]
 
@@ -62,7 +57,8 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
     deployment = Deployment.asked(passed, place(passed.get("device")), request.threads)
     parent = saving.load(request.model)
     head_task.settle(parent, {}, asked=False)
-    records.require_unmasked(parent.model)
+    if request.masks is None:
+        records.require_unmasked(parent.model)
     passed["data"] = datasets.given_or_own(parent, passed.get("data"), "sweep")
     datasets.require_split(passed["data"], passed.get("split"))
     passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
@@ -76,25 +72,22 @@ def _swept(
 ) -> list[dict[str, Any]]:
     """The rows of a sweep, on the labels of the model's classes."""
     model, within, imgsz = request.model, request.within, passed["imgsz"]
-    with saving.told_who_wrote(parent):
-        found = candidates.Channels(parent.model, request.limits, imgsz)
-    sight = calibration(parent, seen, imgsz, passed)
-    order = ranking.rank(parent, found.graph, request.criterion, request.limits, sight)
-    points, unreachable = _points(found, order, request)
+    (whole, *points), unreachable = trials.of_sweep(parent, seen, request, passed)
 
     rows: list[dict[str, Any]] = []
     with (
         bench.opened(deployment, parent.model, imgsz) if request.timed else nullcontext() as timer,
         run_folders.new_run(parent.task, "sweep", passed) as folder,
         interruptions.telling(
-            lambda: following.after_part_of_sweep(folder, request, [*points][max(len(rows) - 1, 0) :], len(points))
+            lambda: following.after_part_of_sweep(
+                folder, request, [p.name for p in points][max(len(rows) - 1, 0) :], len(points)
+            )
         ),
     ):
         arguments = {k: v for k, v in {**request.settings, **passed}.items() if v is not None}
         origin = model if isinstance(model, (str, Path)) else parent.model_name
         run_folders.write_args(folder, {"mode": "sweep", "model": str(origin), **arguments, "save_dir": folder})
-        whole = candidates.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool), found.probe)
-        row, all_found = _evaluate("parent", parent, whole, {**passed, "data": seen}, folder)
+        row, all_found = _evaluate(whole, parent, {**passed, "data": seen}, folder)
         rows.append(row)
         key = text_table.headline(row)
         blind = _warned_of_blindness(row[key], key, within, passed["data"])
@@ -103,9 +96,9 @@ def _swept(
         rows[0].update(_ms(times))
         files.append_row(folder / "sweep.csv", rows[0], fresh=True)
         within = may_lose(within, rows[0][key])
-        for i, (name, choice) in enumerate(points.items(), start=1):
-            child = cut_and_repair.cut(parent, choice.plan, request.recover, sight.images, choice.probe).child
-            row, found_here = _evaluate(name, child, choice, {**passed, "data": seen}, folder)
+        for i, point in enumerate(points, start=1):
+            child, name = point.make(), point.name
+            row, found_here = _evaluate(point, child, {**passed, "data": seen}, folder)
             rows.append(row)
             if (difference := paired_bootstrap.between(all_found, found_here)) is not None:
                 differences[name] = difference
@@ -128,7 +121,7 @@ def _swept(
             rows,
             facts,
             f"{said}. {taken[1]}",
-            points=points_of([{**row, "GFLOPs": row["flops"] * gflops} for row in rows], key),
+            points=points_of([{**row, "GFLOPs": row.get("flops", 1.0) * gflops} for row in rows], key),
             metric=key,
             repeat=following.again("sweep", folder, command_line.written(request)),
             versions=provenance.versions(),
@@ -166,41 +159,19 @@ def taken_by(cliff: Mapping[str, Any] | None, rows: Sequence[Row]) -> tuple[str 
     return cliff["safe"], f"{cliff['safe']} is the smallest of them, so that is what to take before fine-tuning."
 
 
-def _points(
-    found: candidates.Channels, order: ranking.Ranking, request: SweepRequest
-) -> tuple[dict[str, candidates.Choice], dict[str, str]]:
-    """What stays, by name of the point, those that keep most first, and why other points are out of reach."""
-    points: dict[str, candidates.Choice] = {}
-    unreachable: dict[str, str] = {}
-    for wanted in request.points:
-        try:
-            choice = found.choose(partial(order.select, wanted=wanted))
-            if choice.alive.all():
-                raise BudgetError(f"{wanted}: the model already meets it.")
-            points[str(wanted)] = choice
-        except BudgetError as e:
-            unreachable[str(wanted)] = str(e)
-            console.warn(f"sweep: left out: {e}")
-    if not points:
-        raise BudgetError(next(iter(unreachable.values())))
-    measure = "channels" if request.kind == "ratio" else request.kind  # of fractions and absolute numbers alike
-    return dict(sorted(points.items(), key=lambda point: -point[1].kept()[measure])), unreachable
-
-
 def _ms(times: Sequence[Times]) -> dict[str, float]:
     """The column of the last network that was timed, if any was."""
     return {"ms": times[-1].median} if times else {}
 
 
 def _evaluate(
-    name: str, yolo: ultralytics.YOLO, choice: candidates.Choice, passed: Mapping[str, Any], folder: Path
+    trial: trials.Trial, yolo: ultralytics.YOLO, passed: Mapping[str, Any], folder: Path
 ) -> tuple[dict[str, Any], Findings | None]:
-    kept = {kind: round(share, 4) for kind, share in choice.kept().items()}
     probe = saving.with_model(yolo, copy.deepcopy(yolo.model))  # validation may fuse the one it runs
     given = {k: v for k, v in passed.items() if k != "seed"}
     with per_image.watched(probe) as watch:
         evaluation.validate(probe, {**given, "project": str(folder.resolve()), "name": "val", "exist_ok": True})
-    return {"model": name, **kept, **evaluation.metrics(probe)}, watch.findings()
+    return {"model": trial.name, **trial.told, **evaluation.metrics(probe)}, watch.findings()
 
 
 def falls_off(rows: Sequence[Row], key: str, within: float) -> dict[str, Any]:
@@ -214,15 +185,15 @@ def falls_off(rows: Sequence[Row], key: str, within: float) -> dict[str, Any]:
     Returns:
         (dict[str, Any]): "safe", the smallest point such that neither it nor any larger one loses more than `within`
             points (the parent when the first does); "lost", the points that it loses; "steepest", the two neighbours
-            between which most is lost per FLOP: the drop begins at the first.
+            between which most is lost per FLOP, or per weight of masks: the drop begins at the first.
     """
-    safe = rows[0]
+    safe, axis = rows[0], plots.axis_of(rows)
     for row in rows[1:]:
         if 100 * (rows[0][key] - row[key]) > within + 1e-9:
             break
         safe = row
     above, below = max(
-        pairwise(rows), key=lambda two: (two[0][key] - two[1][key]) / max(two[0]["flops"] - two[1]["flops"], 1e-9)
+        pairwise(rows), key=lambda two: (two[0][key] - two[1][key]) / max(two[0][axis] - two[1][axis], 1e-9)
     )
     lost = round(100 * (rows[0][key] - safe[key]), 2)
     return {"safe": safe["model"], "lost": lost, "steepest": [above["model"], below["model"]]}

@@ -7,7 +7,7 @@ from typing import Any
 
 from yoloprune.settings.option import Option
 from yoloprune.settings.own_options import IMAGES, KEEP, RAMP_END, RAMP_START
-from yoloprune.settings.value_kinds import FLAG, SHARE, ValueKind, choice, integer
+from yoloprune.settings.value_kinds import FLAG, SHARE, ValueKind, choice, integer, several
 
 UNITS = ("unstructured", "kernel", "filter")
 """Patterns of which a share of all weights, kernels or filters is taken."""
@@ -94,7 +94,7 @@ CHOICE = (
         SHARE,
         "share of the weights that is zero from ramp_end on, reached on a cubic curve; not set: none, and with "
         "pattern= 0.5, or what n:m says",
-        0.9,
+        0.5,
     ),
 )
 GROWN = (
@@ -120,3 +120,29 @@ GROWN = (
     RAMP_END,
 )
 """Of a training in which zeros become more."""
+
+SHARES = (0.5, 0.7, 0.9)
+"""Tried where none are given."""
+
+TRIED = (
+    Option(
+        PATTERN.name,
+        None,
+        PATTERN.kind,
+        "masks are tried in place of cuts, in this pattern; see mask. Not set: unstructured with sparsity=, else cuts",
+        "unstructured",
+    ),
+    Option(
+        SPARSITY.name,
+        None,
+        ValueKind(
+            f"{SHARE.allowed}; several separated by commas", several(SHARE), annotation="float | Sequence[float]"
+        ),
+        "shares of the weights that become zero; not set: none, and with pattern= 0.5,0.7,0.9, or what n:m says",
+        "0.5,0.9",
+    ),
+    SCOPE,
+    HEAD,
+)
+"""Of commands that try masks or cuts."""
+SCORES_OF_MASKS = SCORE.kind.names

@@ -14,7 +14,6 @@ from yoloprune.settings.value_kinds import (
     MODULES,
     NATIVE_ROWS,
     PLACE,
-    POINTS_OR_NONE,
     SHARE,
     ValueKind,
     choice,
@@ -140,22 +139,13 @@ SWEPT = tuple(
     )
     for o in (FLOPS, PARAMS, RATIO)
 )
-EXCLUSIVE = {"train-sparse": BUDGETS, "sweep": SWEPT}  # of these options a command takes exactly one
+EXCLUSIVE = {"train-sparse": BUDGETS, "sweep": SWEPT}  # of these options a command takes one, or masks instead
+MASKED = {"sweep": ("pattern", "sparsity")}
+"""Options by which a command tries masks, and takes none of these."""
 DEFAULT_BUDGET: dict[str, dict[str, Any]] = {  # when none is given
     "train-sparse": {"flops": 0.5},
     "sweep": {"flops": (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)},
 }
-SWEEP_OPTIONS = (
-    *SWEPT,
-    Option(
-        "within",
-        3.0,
-        POINTS_OR_NONE,
-        "points of mAP50-95 that may be lost; of a poor model a quarter of what it has",
-    ),
-    THREADS,
-    *CUT_OPTIONS,
-)
 RAMP_START = Option(
     "ramp_start",
     0.1,

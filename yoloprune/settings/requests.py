@@ -35,7 +35,7 @@ class Criterion:
         check_fields(self, own_options.CRITERION)
 
 
-def _part(kind: type[Part], settings: Mapping[str, Any]) -> Part:
+def part(kind: type[Part], settings: Mapping[str, Any]) -> Part:
     """One of the objects that several keys fill; a key that the command does not have keeps its default."""
     return kind(**{name: settings[name] for name in (f.name for f in fields(kind)) if name in settings})
 
@@ -58,7 +58,7 @@ class TrainSparseRequest(Request):
         """`sparsity` is the ratio of the budget."""
         budget = Budget(settings["flops"], settings["params"], settings["sparsity"])
         known = {k: v for k, v in settings.items() if k in SparseConfig.__dataclass_fields__}
-        return cls(passed, SparseConfig(budget, _part(Limits, settings), **known))
+        return cls(passed, SparseConfig(budget, part(Limits, settings), **known))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class CutRequest(Request):
     @staticmethod
     def parts(settings: Mapping[str, Any]) -> tuple[Criterion, Limits, str, tuple[str | int, ...] | None]:
         """These four, from values by key."""
-        return _part(Criterion, settings), _part(Limits, settings), settings["recover"], settings["classes"]
+        return part(Criterion, settings), part(Limits, settings), settings["recover"], settings["classes"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class PruneRequest(CutRequest):
         if settings["times"] is not None:
             _check_times(settings, passed)
         own = (settings[key] for key in ("latency", "times", "threads", "images"))
-        return cls(passed, *cls.parts(settings), _part(Budget, settings), *own)
+        return cls(passed, *cls.parts(settings), part(Budget, settings), *own)
 
     @property
     def timed(self) -> bool:
@@ -124,53 +124,6 @@ def _check_times(settings: Mapping[str, Any], passed: Mapping[str, Any]) -> None
             raise ArgumentError(f"{key}={value}: must not be combined with times=, which holds times of one way to run")
     if settings["classes"] is not None:
         raise ArgumentError("classes=: must not be combined with times=, which are of the network with all classes")
-
-
-@dataclass(frozen=True)
-class SweepRequest(CutRequest):
-    """Cut to each of several budgets of one kind."""
-
-    command = "sweep"
-    flops: tuple[float, ...] | None
-    params: tuple[float, ...] | None
-    ratio: tuple[float, ...] | None
-    within: float
-    threads: int | None
-
-    @classmethod
-    def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> SweepRequest:
-        """Exactly one kind of budget is set."""
-        own = ("flops", "params", "ratio", "within", "threads")
-        return cls(passed, *cls.parts(settings), *(settings[key] for key in own))
-
-    @property
-    def kind(self) -> str:
-        """What the budgets are of: "flops", "params" or "ratio"."""
-        return next(o.name for o in own_options.SWEPT if getattr(self, o.name) is not None)
-
-    @property
-    def points(self) -> tuple[Budget, ...]:
-        """One budget per point."""
-        return tuple(Budget(**{self.kind: value}) for value in getattr(self, self.kind))
-
-
-@dataclass(frozen=True)
-class SensitivityRequest(Request):
-    """Narrow each group alone to several widths, and look at images that were left out."""
-
-    command = "sensitivity"
-    criterion: Criterion
-    widths: tuple[float, ...]
-    held: int
-    layer: tuple[str, ...]
-    classes: tuple[str | int, ...] | None
-    recover: Literal["none", "fold", "bn", "lsq"]
-
-    @classmethod
-    def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> SensitivityRequest:
-        """Which channels of a group go is `score=` and `reduce=`."""
-        own = {k: v for k, v in settings.items() if k in cls.__dataclass_fields__}
-        return cls(passed, _part(Criterion, settings), **own)
 
 
 @dataclass(frozen=True)
