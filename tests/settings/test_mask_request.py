@@ -14,6 +14,7 @@ from yoloprune.settings.command_line import parse
 from yoloprune.settings.mask_options import PATTERN, n_of_m
 from yoloprune.settings.mask_request import Growth, MaskRequest, Zeros
 from yoloprune.settings.requests import FinetuneRequest
+from yoloprune.settings.trial_requests import SensitivityRequest, SweepRequest
 
 
 def asked(**given: Any) -> MaskRequest:
@@ -95,3 +96,46 @@ def test_zeros_become_more_where_a_share_or_a_pattern_is_named() -> None:
 def test_what_cannot_grow_is_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ArgumentError, match=rf"^\W?{said}"):
         trained(**given)
+
+
+# In place of cuts -----------------------------------------------------------------------------------------------------
+KINDS: tuple[Any, ...] = (SweepRequest, SensitivityRequest)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_masks_are_tried_where_a_share_or_a_pattern_is_named(kind: Any) -> None:
+    def masks(**given: Any) -> Any:
+        asked_for = build(kind, {"model": "a.pt", **given})
+        assert build(kind, {"model": "a.pt", **asked_for.settings}) == asked_for  # what args.yaml says is taken again
+        return asked_for.masks and ([str(zeros) for zeros in asked_for.masks.each], asked_for.masks.score)
+
+    assert masks() is None
+    assert masks(sparsity="0.9,0.5") == (["sparsity=0.5", "sparsity=0.9"], "auto")
+    assert masks(pattern="kernel", score="wanda") == (["sparsity=0.5", "sparsity=0.7", "sparsity=0.9"], "wanda")
+    assert masks(pattern="2:4", head=True, recover="lsq") == (["pattern=2:4"], "auto")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"sparsity": 0.5, "reduce": "max"}, "reduce=max: must not be combined with pattern= or sparsity="),
+        ({"sparsity": 0.5, "score": "fpgm"}, "score=fpgm: must be one of auto, magnitude, taylor, wanda, random for"),
+        ({"pattern": "2:4", "recover": "fold"}, "recover=fold: must be one of auto, none, bn, lsq for masks"),
+        ({"pattern": "2:4", "sparsity": 0.9}, "sparsity=0.9: pattern=2:4 says 0.5"),
+        ({"scope": "layer"}, "scope=layer: must come with pattern= or sparsity="),
+        ({"score": "wanda"}, "score=wanda: must be one of auto, bn, l1"),
+        ({"head": True}, "head=True: must come with pattern= or sparsity="),
+    ],
+)
+def test_keys_of_cuts_and_of_masks_do_not_mix(kind: Any, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ArgumentError, match=rf"^\W?{said}"):
+        build(kind, {"model": "a.pt", **given})
+
+
+def test_a_sweep_takes_masks_or_a_budget(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"^flops=.*: must not be combined with pattern= or sparsity="):
+        build(SweepRequest, {"model": "a.pt", "flops": 0.5, "sparsity": 0.5})
+    (tmp_path / "recipe.yaml").write_text("model: a.pt\nsweep: {flops: [0.5, 0.4]}\n")
+    nearer = parse(["sweep", f"cfg={tmp_path / 'recipe.yaml'}", "sparsity=0.5"])
+    assert isinstance(nearer, SweepRequest) and nearer.masks is not None and nearer.flops is None
