@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,16 +15,20 @@ from typing import Any
 import pytest
 import torch
 import ultralytics
-from checkpoints import Stopped, crash, run_of
-from torch import Tensor, nn
+from checkpoints import Stopped, crash, run_of, stub
+from torch import Tensor, distributed, multiprocessing, nn
+from torch.nn.parallel import DistributedDataParallel
 
 import yoloprune
 from yoloprune import cli
 from yoloprune.backend import run_folders, yaml_markers
 from yoloprune.checkpoint import growing_masks, models, saving
+from yoloprune.commands import growing
 from yoloprune.cutting import masks
 from yoloprune.errors import ArgumentError, ModelError
+from yoloprune.selection import mask_choice
 from yoloprune.settings.checking import build
+from yoloprune.settings.mask_request import Growth, Zeros
 from yoloprune.settings.requests import FinetuneRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -271,3 +276,42 @@ def test_refusals_leave_no_folder(parent: Path, data: Path, tmp_path: Path, monk
     with pytest.raises(ModelError, match="no trainer for YOLOE"):
         yoloprune.finetune(parent, data=str(data), sparsity=0.9, **run)
     assert not (tmp_path / "runs").exists()
+
+
+# Several processes ----------------------------------------------------------------------------------------------------
+def _work(rank: int, folder: Path, file: Path) -> None:
+    """One of two processes that train on images of their own, by the optimizer that our trainer makes."""
+    os.environ.update(MASTER_ADDR="127.0.0.1")
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    yolo = saving.load(file)
+    growing.begin(
+        yolo,
+        Growth("unstructured", 0.8, "auto", head=False, keep=(), score="taylor", steps=3, ramp_start=0.0, ramp_end=0.9),
+    )
+    trainer = stub("detect", time=None)
+    trainer.train_loader, trainer.epochs, trainer.epoch, trainer.resume = [0] * 4, 1, 0, False
+    trainer.callbacks = {"on_train_batch_start": []}
+    model = DistributedDataParallel(trainer.get_model(cfg=yolo.model.yaml, weights=yolo.model, verbose=False))
+    optimizer = trainer.build_optimizer(model, name="AdamW", lr=0.01, momentum=0.9, decay=1e-3, iterations=10)
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(rank))
+    for _ in range(4):
+        trainer.growing._count(trainer)
+        optimizer.zero_grad()
+        out = model(image)
+        tensors = out.values() if isinstance(out, dict) else out
+        sum(t.square().mean() for t in tensors if isinstance(t, Tensor)).backward()  # type: ignore[union-attr]
+        optimizer.step()
+    torch.save((model.module.state_dict(), trainer.growing.met), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_same_weights(parent: Path, tmp_path: Path) -> None:
+    multiprocessing.spawn(_work, (tmp_path, parent), nprocs=2)
+    (one, met), (two, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    names, _ = mask_choice.layers(saving.load(parent).model, Zeros("unstructured", 0.8, "auto", head=False, keep=()))
+    weights = [one[f"{name}.weight"] for name in names]
+    assert met and all(torch.equal(w, two[f"{name}.weight"]) for name, w in zip(names, weights, strict=True))
+    zero = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+    assert zero == pytest.approx(0.8, abs=0.001)
