@@ -68,9 +68,8 @@ class Growing:
     def finish_epoch(self) -> None:
         """Before validation and saving: zeros in all that is saved, and the record tells how many there are."""
         trainer = self.trainer
-        self.progress.advance(last=trainer.epoch + 1 >= trainer.epochs)
-        if self.progress.share >= self.ramp["end"] and not self.met:
-            self._choose(self.ramp["steps"])
+        if trainer.epoch + 1 >= trainer.epochs and not self.met:
+            self._choose(self.ramp["steps"])  # in all others a step does so, in every process alike
         self._settle()
         best = getattr(trainer, "best_fitness", None)
         if not self.met:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from yoloprune.settings.option import Option
@@ -116,8 +117,8 @@ GROWN = (
         "so many times more weights become zero, with training in between; not set: about a hundred times",
         4,
     ),
-    RAMP_START,
-    RAMP_END,
+    replace(RAMP_START, meaning="share of the run after which the first weights become zero"),
+    replace(RAMP_END, meaning="share of the run after which sparsity= is met; the rest recovers"),
 )
 """Of a training in which zeros become more."""
 
