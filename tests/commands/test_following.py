@@ -175,6 +175,9 @@ def test_after_a_sweep_of_masks_comes_a_mask() -> None:
     assert following.after_part_of_sweep(Path("s"), asked, ["sparsity=0.7", "sparsity=0.9"], 3) == (
         f"s/sweep.csv keeps 1 of 3 points; for the others: {again}"
     )
+    plain = build(SweepRequest, {"model": "a.pt", "data": "b.yaml", "sparsity": 0.9})
+    step = following.after_sweep(plain, {"data": "b.yaml", "imgsz": None}, "sparsity=0.9")
+    assert step == "yoloprune mask model=a.pt data=b.yaml sparsity=0.9"
     asked = build(SweepRequest, {"model": "a.pt", "data": "b.yaml", "pattern": "2:4"})
     step = following.after_sweep(asked, {"data": "b.yaml", "imgsz": None}, "pattern=2:4")
     assert step == "yoloprune mask model=a.pt data=b.yaml pattern=2:4"

@@ -160,6 +160,8 @@ def after_sweep(request: SweepRequest, passed: Mapping[str, Any], budget: str | 
         return None
     model = request.model if isinstance(request.model, (str, Path)) else "..."
     same = {k: v for k, v in command_line.changed(request).items() if k not in {request.kind, "within", "threads"}}
+    if same.get("pattern") == "unstructured":  # which a mask is anyway
+        del same["pattern"]
     given = command_line.pairs({"model": model, "data": passed["data"]})
     words = (*given, budget, *command_line.pairs({"imgsz": passed["imgsz"], **same}))
     return f"yoloprune {'prune' if request.masks is None else 'mask'} {' '.join(map(shlex.quote, words))}"

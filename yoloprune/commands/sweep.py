@@ -121,7 +121,7 @@ def _swept(
             rows,
             facts,
             f"{said}. {taken[1]}",
-            points=points_of([{**row, "GFLOPs": row.get("flops", 1.0) * gflops} for row in rows], key),
+            points=[] if request.masks is not None else points_of(_costs(rows, gflops), key),
             metric=key,
             repeat=following.again("sweep", folder, command_line.written(request)),
             versions=provenance.versions(),
@@ -157,6 +157,11 @@ def taken_by(cliff: Mapping[str, Any] | None, rows: Sequence[Row]) -> tuple[str 
     if cliff["safe"] == "parent":
         return rows[1]["model"], f"{rows[1]['model']} is the mildest cut that was tried: fine-tune it, and look again."
     return cliff["safe"], f"{cliff['safe']} is the smallest of them, so that is what to take before fine-tuning."
+
+
+def _costs(rows: Sequence[Row], gflops: float) -> list[dict[str, Any]]:
+    """Rows with the GFLOPs that are left of the parent's."""
+    return [{**row, "GFLOPs": row["flops"] * gflops} for row in rows]
 
 
 def _ms(times: Sequence[Times]) -> dict[str, float]:
