@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import yoloprune
 from yoloprune import cli
-from yoloprune.backend import run_folders, yaml_markers
+from yoloprune.backend import console, run_folders, yaml_markers
 from yoloprune.checkpoint import growing_masks, models, saving
 from yoloprune.commands import growing
 from yoloprune.cutting import masks
@@ -168,8 +168,11 @@ def assert_within(before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.slow
-def test_a_finetune_ends_with_the_share_that_was_asked_for(parent: Path, data: Path, tmp_path: Path) -> None:
-    before = parent.read_bytes()
+def test_a_finetune_ends_with_the_share_that_was_asked_for(
+    parent: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, warned = parent.read_bytes(), list[str]()
+    monkeypatch.setattr(console, "warn", warned.append)
     told = {**run_of(tmp_path, epochs=4, **LIVELY), "sparsity": 0.8, "ramp_end": 0.5, "keep": "model.1"}
     words = [f"{k}={v}" for k, v in {"model": parent, "data": data, **told}.items()]
     assert cli.main(["finetune", *words]) == 0
@@ -187,6 +190,9 @@ def test_a_finetune_ends_with_the_share_that_was_asked_for(parent: Path, data: P
     assert told.growth is not None and (told.growth.sparsity, told.growth.keep) == (0.8, ("model.1",))
     found = json.loads((folder / "report.json").read_text())
     assert {row["layer"] for row in found["zeros"]} == set(zeros(best))
+    empty = [row["layer"] for row in found["zeros"] if row["share"] == 1]
+    said = f"finetune: nothing is left of {', '.join(empty)}; scope=layer leaves something of each"
+    assert [s for s in warned if "nothing is left" in s] == ([said] if empty else [])
     with pytest.raises(KeyError, match="masked by yoloprune"):
         ultralytics.YOLO(str(folder / "weights" / "best.pt")).train(data=str(data), **run_of(tmp_path))
     again = yoloprune.finetune(folder / "weights" / "best.pt", data=str(data), **run_of(tmp_path, **LIVELY))

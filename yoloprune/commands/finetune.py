@@ -127,6 +127,7 @@ def report(
     rows = [{"model": "start", **start, **sizes}] if start else []
     rows.append({"model": "fine-tuned", **metrics, **sizes})
     _warn_of_loss(start, metrics)
+    mask_table.warn_of_empty(zeros, "finetune")
     said = verdict.of_training(rows)
     facts = {"widths_kept": widths_kept, "start": start, "metrics": metrics}
     if labels_from is not None:

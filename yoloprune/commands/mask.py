@@ -206,9 +206,7 @@ def _row(name: str, yolo: ultralytics.YOLO, imgsz: int) -> dict[str, Any]:
 def _said(pattern: str, zeros: list[dict[str, Any]]) -> str:
     """What is zero, in words."""
     zero, count = (sum(row[key] for row in zeros) for key in ("zeros", "weights"))
-    empty = [row["layer"] for row in zeros if row["zeros"] == row["weights"]]
-    if empty:
-        console.warn(f"mask: nothing is left of {', '.join(empty)}; scope=layer leaves something of each")
+    mask_table.warn_of_empty(zeros, "mask")
     return f"pattern {pattern}: {zero:,} of {count:,} weights in {len(zeros)} layers are zero ({zero / count:.1%})"
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from yoloprune.backend import yaml_markers
+from yoloprune.backend import console, yaml_markers
 from yoloprune.cutting import masks
 
 
@@ -19,3 +20,9 @@ def zeros(model: nn.Module) -> list[dict[str, Any]]:
         {"layer": n, "weights": sizes[n], "zeros": zero, "share": round(zero / sizes[n], 4)}
         for n, zero in counts.items()
     ]
+
+
+def warn_of_empty(rows: Sequence[Mapping[str, Any]], command: str) -> None:
+    """Warn where nothing is left of a layer; `rows` are those of `zeros`."""
+    if empty := [row["layer"] for row in rows if row["zeros"] == row["weights"]]:
+        console.warn(f"{command}: nothing is left of {', '.join(empty)}; scope=layer leaves something of each")
