@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Stage(NamedTuple):
-    """One step of a chain: what is done (see `experiment.run_stage`) with which arguments."""
+    """One step of a chain: what is done (see `experiment_stages.run_stage`) with which arguments."""
 
     verb: str
     arguments: dict[str, Any]

@@ -34,7 +34,7 @@ TRAINING = ("batch=4", "nbs=4", "optimizer=SGD", "plots=False", "amp=False", "wo
 SMALL = ("flops=0.8", "round_to=1", "min_width=1", "native=False")
 KILLED = ("train-sparse", "prune", "finetune")
 VERBOSE = bool(os.environ.get("CAMPAIGN_VERBOSE"))  # a line for every trial
-LIMIT = 120  # seconds, for any process
+LIMIT = 240  # seconds, for any process
 CONTEXT = multiprocessing.get_context("forkserver")
 """Children are forked from a process that has imported all that it takes, so that moments fall into the work itself."""
 COMMANDS = ("slim", "train_sparse", "prune", "finetune", "sweep", "validate", "info")

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from campaign_folders import contents, epochs, torn
-from campaign_ground import EPOCHS, LIMIT, SMALL, TRAINING, Ground, Part, Run
+from campaign_ground import LIMIT, SMALL, TRAINING, Ground, Part, Run
 
 UNFINISHED = ".unfinished"
+EPOCHS = 4  # of all trainings of a run together
 BUDGET = 0.8  # of the FLOPs, as `SMALL` says
 WAYS = ("sparse", "prune", "train")
 

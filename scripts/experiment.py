@@ -6,6 +6,10 @@ An arm is a chain of stages, e.g. train 15 epochs, prune, fine-tune 15 epochs. A
 where they train, use the same optimizer settings; chains with a common beginning share it. Finished stages are not run
 again, so an interrupted run goes on where it was. `--bf16` trains under bfloat16 autocast, which processors with AMX do
 twice as fast and those without bfloat16 eight times slower; validation is always float32.
+
+`--ray` spreads arms and seeds over a Ray cluster (`pip install 'yoloprune[ray]'`), a core each, and a GPU with
+`--device 0`: that of RAY_ADDRESS or `ray start`, else one on this machine. Script, data and `--out` are
+on storage that all machines share; where `--out` is not, rows still come back, but models stay where they were made.
 """
 
 from __future__ import annotations
@@ -17,105 +21,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
-from arms import TABLES, Stage
+from arms import TABLES
+from experiment_stages import measure, run_stage
 
-# ---- stages ----------------------------------------------------------------------------------------------------------
-
-
-def run_stage(stage: Stage, source: Path, folder: Path, common: dict[str, Any], calibrate: dict[str, Any]) -> Path:
-    """Run one stage; returns its checkpoint."""
-    from ultralytics import YOLO
-
-    import yoloprune
-    from yoloprune.settings.commands import COMMANDS
-
-    common = dict(common)
-    place = {"project": str(folder.parent), "name": folder.name, "exist_ok": True}
-    own, target = dict(stage.arguments), folder / "weights" / "pruned.pt"
-    if own.pop("images", False):  # the training images without their labels
-        own["images"] = training_images(common.pop("data"))
-    if stage.verb == "prune":
-        own["data"] = common["data"] if own.pop("data", False) else None if "images" in own else False
-        yoloprune.prune(source, **{**calibrate, **own, **place})
-        return target
-    if stage.verb == "peer":
-        import peers
-
-        peers.prune(source, target, imgsz=common["imgsz"], **own)
-        return target
-    if stage.verb in {"finetune", "peertune"}:  # at the defaults of `yoloprune finetune`
-        common = {k: v for k, v in common.items() if k not in {"optimizer", "lr0"}}
-    settings = {**common, **own, **place}
-    source = settings.pop("model", source)
-    if stage.verb == "sparse":
-        yoloprune.train_sparse(source, **settings)
-    elif stage.verb == "finetune":
-        yoloprune.finetune(source, **settings)
-    elif stage.verb == "peertune":
-        import peers
-
-        YOLO(source).train(trainer=peers.Trainer, **{**COMMANDS["finetune"].own_defaults, **settings})
-    elif stage.verb == "fresh":
-        YOLO(forgotten(source, folder / "weights" / "fresh.pt")).train(**settings)
-    else:
-        YOLO(source).train(**settings)
-    return folder / "weights" / "best.pt"
-
-
-def training_images(data: str) -> str:
-    """The folder, or the list, of a data set's training images."""
-    from ultralytics.data.utils import check_det_dataset
-
-    return str(check_det_dataset(data)["train"])
-
-
-def forgotten(source: Path, target: Path) -> Path:
-    """Save the network of a checkpoint with new random weights."""
-    from ultralytics import YOLO
-
-    yolo = YOLO(source)
-    for name, module in yolo.model.named_modules():
-        if hasattr(module, "reset_parameters") and ".dfl" not in name:  # a fixed sum
-            module.reset_parameters()
-        if hasattr(module, "running_mean"):
-            module.reset_running_stats()
-    yolo.model.model[-1].bias_init()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    yolo.save(target)
-    return target
-
-
-def measure(file: Path, arguments: argparse.Namespace, imgsz: int) -> dict[str, float]:
-    """MAP on the validation and test split, size and work of a checkpoint, all at the image size of its stage."""
-    from ultralytics import YOLO
-
-    from yoloprune.backend import evaluation
-
-    row: dict[str, float] = {}
-    for split in arguments.splits:
-        yolo = YOLO(file)
-        evaluation.validate(
-            yolo,
-            {
-                "data": arguments.data,
-                "imgsz": imgsz,
-                "split": split,
-                "device": "cpu",
-                "workers": 0,
-                "project": str(file.parent.parent),
-                "name": split,
-                "exist_ok": True,
-            },
-        )
-        metrics = evaluation.metrics(yolo)
-        row |= {f"{k} {split}": v for k, v in metrics.items() if k.startswith("mAP50")}
-    return {**row, **evaluation.measure(YOLO(file).model, imgsz)}
+# ---- chains ----------------------------------------------------------------------------------------------------------
 
 
 def each(event: str, callback: Callable[[Any], Any]) -> None:
@@ -154,7 +68,7 @@ def run_chain(arm: str, seed: int, arguments: argparse.Namespace) -> None:
         "workers": 0,
         "cache": "ram",
         "verbose": False,
-        "device": "cpu",
+        "device": arguments.device,
     }
     source, folder = Path(arguments.model), chain_folder(arm, seed, arguments, 0).parent
     source = source.resolve() if source.is_file() else source  # else one of Ultralytics' own model YAMLs
@@ -181,13 +95,62 @@ def chain_folder(arm: str, seed: int, arguments: argparse.Namespace, i: int) -> 
 
 # ---- table -----------------------------------------------------------------------------------------------------------
 
+TRIES = 3  # of an arm whose process is killed, as for want of memory; its finished stages are kept
 
-def summary(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Mean and standard deviation over the finished seeds, arm by arm."""
-    rows = []
-    for arm, stages in TABLES[arguments.table].items():
-        files = [chain_folder(arm, s, arguments, len(stages) - 1) / "done.json" for s in arguments.seeds]
-        found = [json.loads(f.read_text()) for f in files if f.is_file()]
+
+class Job(NamedTuple):
+    """One arm with one seed.
+
+    Attributes:
+        arm (str): Its name.
+        seed (int): Its seed.
+        words (list[str]): The command that runs it, without the interpreter.
+        log (Path): What it says.
+        done (Path): Its row, once it is there.
+    """
+
+    arm: str
+    seed: int
+    words: list[str]
+    log: Path
+    done: Path
+
+    @classmethod
+    def of(cls, arm: str, seed: int, arguments: argparse.Namespace) -> Job:
+        """As it is asked for on the command line of this process."""
+        one = [__file__, *sys.argv[1:], "--one", "--seeds", str(seed), "--arms", arm]
+        log = Path(arguments.out).resolve() / "logs" / f"{arguments.table}-{arm}-{seed}.log".replace(" ", "_")
+        last = chain_folder(arm, seed, arguments, len(TABLES[arguments.table][arm]) - 1)
+        return cls(arm, seed, one, log, last / "done.json")
+
+    @property
+    def row(self) -> dict[str, Any] | None:
+        """Its figures, None where it is not done."""
+        return json.loads(self.done.read_text()) if self.done.is_file() else None
+
+
+def start(job: Job) -> dict[str, Any] | None:
+    """Run an arm in a process of its own; its row, None where it failed."""
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("w") as out:
+        for _ in range(TRIES):
+            ended = subprocess.run(
+                [sys.executable, *job.words],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                check=False,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+            if ended.returncode >= 0:
+                break
+    return job.row
+
+
+def summary(arguments: argparse.Namespace, rows: Mapping[tuple[str, int], Any]) -> list[dict[str, Any]]:
+    """Mean and standard deviation over the finished seeds, arm by arm; rows of earlier runs are read from the disk."""
+    shown = []
+    for arm in TABLES[arguments.table]:
+        found = [r for s in arguments.seeds if (r := rows.get((arm, s)) or Job.of(arm, s, arguments).row)]
         if not found:
             continue
         row: dict[str, Any] = {"arm": arm, "seeds": len(found)}
@@ -197,12 +160,12 @@ def summary(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 row[key] = f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
             elif key not in {"file", "minutes"}:
                 row[key] = mean(values)
-        rows.append(row)
-    return rows
+        shown.append(row)
+    return shown
 
 
-def main() -> None:
-    """Run all arms and seeds, `--jobs` at a time, and print the table."""
+def main() -> int:
+    """Run all arms and seeds, `--jobs` at a time or on a cluster, and print the table; 1 where an arm failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("--model", required=True)
@@ -210,10 +173,14 @@ def main() -> None:
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr0", type=float, default=1e-3)
+    parser.add_argument("--device", default="cpu", help="of trainings and validations")
     parser.add_argument("--splits", nargs="+", default=["val", "test"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--jobs", type=int, default=1, help="arms that run at the same time")
+    parser.add_argument(
+        "--ray", action="store_true", help="arms run on a Ray cluster, as many as it has cores, or GPUs"
+    )
     parser.add_argument("--bf16", action="store_true", help="train under bfloat16 autocast")
     parser.add_argument("--out", default="runs/experiment")
     parser.add_argument("--show", action="store_true", help="only print what is finished")
@@ -222,29 +189,30 @@ def main() -> None:
     arms = arguments.arms or list(TABLES[arguments.table])
     if arguments.one:
         run_chain(arms[0], arguments.seeds[0], arguments)
-        return
+        return 0
+    from yoloprune.commands import pieces
+    from yoloprune.errors import ArgumentError
     from yoloprune.reporting.text_table import table
 
-    def start(job: tuple[int, str]) -> None:
-        seed, arm = job
-        given = list(sys.argv[1:])
-        log = Path(arguments.out).resolve() / "logs" / f"{arguments.table}-{arm}-{seed}.log".replace(" ", "_")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w") as out:
-            subprocess.run(
-                [sys.executable, __file__, *given, "--one", "--seeds", str(seed), "--arms", arm],
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                check=False,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-        print(table(summary(arguments)), flush=True)
-
-    if not arguments.show:
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            list(pool.map(start, [(s, a) for s in arguments.seeds for a in arms]))
-    print(table(summary(arguments)))
+    try:
+        if arguments.ray:
+            pieces.Ray.require()
+    except ArgumentError as e:
+        parser.error(str(e))
+    jobs = [] if arguments.show else [Job.of(arm, seed, arguments) for seed in arguments.seeds for arm in arms]
+    rows: dict[tuple[str, int], Any] = {}
+    cluster = pieces.Ray(1, int(arguments.device != "cpu")) if arguments.ray else None
+    with pieces.spread(start, jobs, at_once=arguments.jobs, ray=cluster) as results:
+        for job, row in zip(jobs, results, strict=True):
+            rows[job.arm, job.seed] = row
+            print(table(summary(arguments, rows)), flush=True)
+    if arguments.show:
+        print(table(summary(arguments, rows)))
+    failed = [job for job in jobs if rows[job.arm, job.seed] is None]
+    for job in failed:
+        print(f"failed: {job.arm}, seed {job.seed}: see {job.log}", file=sys.stderr)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

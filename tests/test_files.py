@@ -9,7 +9,7 @@ from typing import BinaryIO
 import pytest
 
 from yoloprune.errors import WriteError
-from yoloprune.files import append_row, keep_rows, read_numbers, staged, write_at_once
+from yoloprune.files import append_row, keep_rows, read_numbers, staged, whole_rows, write_at_once
 
 
 def full(file: BinaryIO) -> None:
@@ -133,3 +133,17 @@ def test_names_come_without_the_spaces_around_them(tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_text("  epoch,   metrics/mAP50(B)\n  1,  0.5\n")
     assert read_numbers(tmp_path / "results.csv") == [{"epoch": 1.0, "metrics/mAP50(B)": 0.5}]
     assert read_numbers(tmp_path / "no.csv") == []
+
+
+@pytest.mark.parametrize("torn", ["c,3", "c,3,6", 'c,3,"6'])
+def test_a_torn_row_goes_and_whole_ones_stay_to_the_letter(torn: str, tmp_path: Path) -> None:
+    table = tmp_path / "rows.csv"
+    for row in ({"name": "a, b", "n": 1, "x": 0.1}, {"name": "b", "n": 2, "x": 0.25}):
+        append_row(table, row)
+    before = table.read_bytes()
+    assert whole_rows(table) == [{"name": "a, b", "n": 1, "x": 0.1}, {"name": "b", "n": 2, "x": 0.25}]
+    with table.open("a") as f:
+        f.write(torn)
+    assert len(whole_rows(table)) == 2 and table.read_bytes() == before
+    table.write_text("name,n")
+    assert whole_rows(table) == [] and not table.exists()

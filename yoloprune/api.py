@@ -57,6 +57,8 @@ def _told(function: Command) -> Command:
 def slim(model: ModelSource, **given: Any) -> ultralytics.YOLO:
     """Do all of it: validate, prune, fine-tune, validate, export; interrupted, the same call goes on where it was.
 
+    Of a run that is over the same call says so, and returns what it came to; another `name` begins anew.
+
     Returns:
         (YOLO): The model that is shipped, loaded from `<run>/weights/best.pt`; its `figures` are a `SlimResult`.
 
@@ -100,8 +102,8 @@ def prune(model: ModelSource, **given: Any) -> ultralytics.YOLO:
 def sweep(model: ModelSource, **given: Any) -> list[dict[str, Any]]:
     """Evaluate a model at several budgets directly after the cut and its repair.
 
-    The trace, the scores and the calibration images are the same for all points. Rows go to `sweep.csv` one by one, so
-    an interrupted sweep keeps those it has. Points out of reach are left out with a warning.
+    The trace, the scores and the calibration images are the same for all points. Rows go to `sweep.csv` one by one;
+    interrupted, the same call goes on where it was. Points out of reach are left out with a warning.
 
     Returns:
         (list[dict[str, Any]]): One row for the parent and one per point, largest first: what is kept, and the figures

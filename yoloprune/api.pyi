@@ -108,6 +108,7 @@ def sweep(
     params: float | str | Sequence[float | str] | None = None,
     ratio: float | Sequence[float] | None = None,
     within: float = 3.0,
+    ray: bool = False,
     threads: int | None = None,
     pattern: str | None = None,
     sparsity: float | Sequence[float] | None = None,

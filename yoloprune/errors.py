@@ -81,3 +81,7 @@ class WriteError(PruneError):
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"Cannot write {path}: {reason}. Make room, or choose another project= folder.")
         self.path, self.reason = path, reason
+
+    def __reduce__(self) -> tuple[type[WriteError], tuple[Path, str]]:
+        """From its parts: an error of another process is built anew in this one."""
+        return type(self), (self.path, self.reason)

@@ -159,6 +159,19 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return [{k: value(v) for k, v in row.items()} for row in csv.DictReader(f)]
 
 
+def whole_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a CSV that grew row by row, see `read_rows`; one that was torn is taken out of the file."""
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as f:
+            header, *lines = [*f] or [""]
+        columns = len(next(csv.reader([header]), []))
+        if not header.endswith("\n"):  # a process was killed before the first row was written
+            path.unlink()
+        elif lines and (not lines[-1].endswith("\n") or len(next(csv.reader(lines[-1:]))) != columns):
+            write_at_once(path, lambda f: f.write("".join([header, *lines[:-1]]).encode()))
+    return read_rows(path)
+
+
 def taken(path: Path) -> BinaryIO | None:
     """Take a file for as long as this process lives or the file is open; None if another process has it.
 

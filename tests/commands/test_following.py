@@ -155,26 +155,11 @@ def test_the_cut_that_is_recommended_is_the_one_that_was_made() -> None:
     assert step == "yoloprune prune model=a.pt data=b.yaml flops=0.8 imgsz=96 score=bn 'keep=model.2.*'"
 
 
-def test_an_interrupted_sweep_keeps_its_points_and_names_the_others() -> None:
-    asked = build(SweepRequest, {"model": "a.pt", "data": "b.yaml", "flops": "0.9,0.5,0.7", "within": 2})
-    names = [str(budget) for budget in asked.budgets]
-    assert following.after_part_of_sweep(Path("s"), asked, names, 3) is None
-    again = "yoloprune sweep model=a.pt data=b.yaml flops=0.5,0.7 within=2.0"
-    assert following.after_part_of_sweep(Path("s"), asked, ["flops=0.7", "flops=0.5"], 3) == (
-        f"s/sweep.csv keeps 1 of 3 points; for the others: {again}"
-    )
-    assert following.after_part_of_sweep(Path("s"), asked, [], 3) == "s/sweep.csv keeps 3 of 3 points"
-
-
 def test_after_a_sweep_of_masks_comes_a_mask() -> None:
     given = {"model": "a.pt", "data": "b.yaml", "sparsity": "0.9,0.5,0.7", "pattern": "kernel", "score": "wanda"}
     asked = build(SweepRequest, given)
     step = following.after_sweep(asked, {"data": "b.yaml", "imgsz": 96}, "sparsity=0.7")
     assert step == "yoloprune mask model=a.pt data=b.yaml sparsity=0.7 imgsz=96 pattern=kernel score=wanda"
-    again = "yoloprune sweep model=a.pt data=b.yaml pattern=kernel sparsity=0.7,0.9 score=wanda"
-    assert following.after_part_of_sweep(Path("s"), asked, ["sparsity=0.7", "sparsity=0.9"], 3) == (
-        f"s/sweep.csv keeps 1 of 3 points; for the others: {again}"
-    )
     plain = build(SweepRequest, {"model": "a.pt", "data": "b.yaml", "sparsity": 0.9})
     step = following.after_sweep(plain, {"data": "b.yaml", "imgsz": None}, "sparsity=0.9")
     assert step == "yoloprune mask model=a.pt data=b.yaml sparsity=0.9"

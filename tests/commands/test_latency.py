@@ -15,7 +15,7 @@ import pytest
 from torch import nn
 
 import yoloprune
-from yoloprune.backend import console
+from yoloprune.backend import console, progress_bar
 from yoloprune.errors import ArgumentError, DeviceLinkError
 from yoloprune.runtimes import device_runtimes, engines
 from yoloprune.selection import time_profile
@@ -63,7 +63,12 @@ def table(file: Path) -> list[dict[str, str]]:
 
 # The folder -----------------------------------------------------------------------------------------------------------
 @pytest.mark.slow
-def test_a_folder_to_carry(tiny: Path, tmp_path: Path, exported: list[str], said: list[str]) -> None:
+def test_a_folder_to_carry(
+    tiny: Path, tmp_path: Path, exported: list[str], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[str] = []
+    counted = progress_bar.counted
+    monkeypatch.setattr(progress_bar, "counted", lambda n, desc: bars.append(desc) or counted(n, desc))
     folder = yoloprune.latency(tiny, format="engine", half=True, project=str(tmp_path), **LOOSE)
     assert folder == tmp_path / "latency"
     assert {f.name for f in folder.iterdir()} == {"args.yaml", "measure.py", "networks.json", "networks"}
@@ -74,10 +79,16 @@ def test_a_folder_to_carry(tiny: Path, tmp_path: Path, exported: list[str], said
     assert all((folder / one["file"]).is_file() for one in told["networks"])
     assert len({len(one["widths"]) for one in told["networks"]}) == 1
     assert all(sum(one["widths"]) < sum(parent["widths"]) for one in others)
-    assert "python3 measure.py" in said[-1]
+    assert "python3 measure.py" in said[-1] and "it needs Python and trtexec;" in said[-1]
+    step = f"next: yoloprune prune model={tiny} imgsz=64 latency=0.6 times={folder / 'times.csv'}"
+    assert said[-1].splitlines()[-1] == step
+    why = "engine runs only on the device that built it, so onnx is exported here and measure.py has engine built there"
+    assert why in said and bars == ["exporting networks to onnx, of which the device builds engine"]
     again = parse(told["next"].split()[1:])
     assert again.settings["times"] == "times.csv" and again.passed["imgsz"] == 64
-    assert yoloprune.latency(tiny, format="engine", project=str(tmp_path), **LOOSE) == tmp_path / "latency-2"
+    beside = yoloprune.latency(tiny, tiny, format="onnx", project=str(tmp_path), imgsz=64)
+    assert beside == tmp_path / "latency-2" and bars[1:] == ["exporting networks to onnx"]
+    assert said[-1].splitlines()[-1] == f"next: yolo export model={tiny} imgsz=64 format=onnx"
 
 
 @pytest.mark.slow

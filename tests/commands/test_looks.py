@@ -18,7 +18,7 @@ import yoloprune
 from yoloprune import api, cli
 from yoloprune.backend import console, evaluation
 from yoloprune.checkpoint import saving
-from yoloprune.commands import compare, side_by_side, sweep
+from yoloprune.commands import compare, side_by_side, sweep_table
 from yoloprune.errors import DataError
 from yoloprune.reporting import schema
 from yoloprune.settings.command_line import parse, written
@@ -135,10 +135,10 @@ def test_figures_by_class_are_those_of_ultralytics(pruned: Path, data: Path, tmp
 # sweep ----------------------------------------------------------------------------------------------------------------
 def test_a_sweep_takes_the_smallest_safe_budget_and_says_why() -> None:
     rows = [{"model": "parent"}, {"model": "flops=0.9"}, {"model": "flops=0.8"}]
-    assert sweep.taken_by({"safe": "flops=0.8"}, rows)[0] == "flops=0.8"
-    budget, why = sweep.taken_by({"safe": "parent"}, rows)
+    assert sweep_table.taken_by({"safe": "flops=0.8"}, rows)[0] == "flops=0.8"
+    budget, why = sweep_table.taken_by({"safe": "parent"}, rows)
     assert budget == "flops=0.9" and "mildest" in why
-    assert sweep.taken_by(None, rows)[0] is None
+    assert sweep_table.taken_by(None, rows)[0] is None
 
 
 # compare --------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from checkpoints import untrained
 from sparse_loop import TINY
 
 import yoloprune
-from yoloprune.backend import console, evaluation
+from yoloprune import files
+from yoloprune.backend import calibration_images, class_rows, console, evaluation
 from yoloprune.cli import main
 from yoloprune.commands.demo_images import make_shapes
+from yoloprune.runtimes import device_script, engines
+from yoloprune.runtimes.timing import Times
 from yoloprune.settings.command_line import parse
 
 Command = Callable[..., tuple[int, str]]
@@ -35,6 +39,9 @@ WORDS: dict[str, tuple[str, ...]] = {
     "prune": ("flops=0.9", *SMALL),
     "sweep": ("flops=0.9", *SMALL),
     "val": (),
+    "sensitivity": (),
+    "mask": (),
+    "slim": ("flops=0.9", *TRAINING, *SMALL, "epochs=2"),
 }
 
 
@@ -82,7 +89,7 @@ def test_a_training_adapts_the_first_layer(command: Command, tiny: Path, data: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(WORDS))
+@pytest.mark.parametrize("name", ["train-sparse", "finetune", "prune", "sweep", "val"])
 def test_no_image_that_can_be_read(name: str, command: Command, tiny: Path, tmp_path: Path) -> None:
     broken = make_shapes(tmp_path / "data", train=2, val=2, imgsz=32)
     for image in broken.parent.rglob("*.jpg"):
@@ -96,6 +103,79 @@ def test_no_image_that_can_be_read(name: str, command: Command, tiny: Path, tmp_
 def test_wrong_values(name: str, wrong: str, command: Command, tiny: Path, data: Path) -> None:
     status, said = command(name, tiny, data, wrong)
     assert status in (1, 2) and wrong.partition("=")[0] in said and "Traceback" not in said
+
+
+@pytest.fixture
+def nothing_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No image is looked at, nothing is validated and no runtime is opened."""
+    for module, name in ((calibration_images, "batches"), (evaluation, "validate"), (engines, "opened")):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("work has begun"))
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("prune keep=model.99", "keep=model.99: no layer"),
+        ("prune layers=model.99=0.5", "layers=model.99"),
+        ("prune flops=0.001", "flops=0.001 of the parent is out of reach"),
+        ("prune flops=900G", "The model already meets flops=900G"),
+        ("prune params=0.001 latency=0.5 flops=None", "params=0.001 of the parent is out of reach"),
+        ("prune flops=None", "No channel is dead"),
+        ("prune flops=None latency=0.5 times={folder}/missing.csv", "missing.csv: there is no such file"),
+        ("prune flops=None latency=0.5 times={folder}/other.csv", "is of a network of other layers or widths"),
+        ("sweep flops=0.001,0.002", "flops=0.001 of the parent is out of reach"),
+        ("sweep keep=model.99", "keep=model.99: no layer"),
+        ("sensitivity layer=model.99", "layer=model.99"),
+        ("mask keep=model.99", "keep=model.99: no layer"),
+        ("train-sparse keep=model.99", "keep=model.99: no layer"),
+        ("train-sparse flops=0.001", "out of reach"),
+        ("finetune distill_model={folder}/none.pt", "none.pt: there is no such file"),
+        ("slim keep=model.99", "keep=model.99: no layer"),
+        ("slim flops=900G", "The model already meets flops=900G"),
+    ],
+)
+def test_what_takes_no_time_is_told_before_what_does(
+    line: str, told: str, command: Command, tiny: Path, data: Path, tmp_path: Path, nothing_long: None
+) -> None:
+    name, *words = line.format(folder=tmp_path).split()
+    _table_of_another_model(tmp_path / "other.csv")
+    status, said = command(name, tiny, data, *words)
+    assert status in (1, 2) and told in said
+
+
+def _table_of_another_model(file: Path) -> None:
+    """Enough rows of a device, measured at the right size."""
+    how = {"format": "ncnn", "runtime": "ncnn 1.0", "machine": "a board", "threads": "4", "precision": "fp32"}
+    how |= {"imgsz": "32", "batch": "1", "parent": "another", "of": "20"}
+    times = Times(10.0, 10.0, 0.0, 9)
+    for i in range(20):
+        files.append_row(file, device_script.row_of({"name": f"{i:02d}", "widths": [8]}, times, times, how))
+
+
+@pytest.mark.parametrize(("name", "file"), [("prune", "pruned.pt"), ("mask", "masked.pt")])
+def test_a_run_does_not_write_over_the_file_that_it_starts_from(
+    name: str, file: str, tiny: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], nothing_long: None
+) -> None:
+    mine = tmp_path / "runs" / "mine" / "weights" / file
+    mine.parent.mkdir(parents=True)
+    shutil.copyfile(tiny, mine)
+    words = [f"project={tmp_path / 'runs'}", "name=mine", "exist_ok=True", f"model={mine}", f"data={data}", "imgsz=32"]
+    assert main([name, *words, *(("flops=0.9", *SMALL) if name == "prune" else ())]) == 1
+    assert "is the file that the model came from and is not overwritten" in capsys.readouterr().err
+    assert mine.read_bytes() == tiny.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["prune", "sweep", "sensitivity", "slim"])
+def test_classes_that_the_data_lacks(
+    name: str, command: Command, tiny: Path, data: Path, nothing_long: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(class_rows, "names_of", lambda _: ["circle", "person", "dog"])
+    monkeypatch.setattr(class_rows, "prove", lambda *_: pytest.fail("work has begun"))
+    status, said = command(name, tiny, data, "classes=circle,dog")
+    assert status == 2 and said == (
+        f"yoloprune: error: classes=circle,dog: data={data} has no dog; its classes are circle, square, triangle. "
+        "Give data= that has them, or other classes"
+    )
 
 
 @pytest.mark.slow

@@ -60,6 +60,42 @@ def test_where_map_does_not_tell_the_loss_does() -> None:
     assert sensitivity_table.summed_up(rows, {0.5: "50 %"}).tender == ["model.2", "model.3", "model.1"]
 
 
+def said_of(*losses: float, quality: float = 0.6) -> sensitivity_table.Summary:
+    """Groups that lose as many points, by the rise of their loss."""
+    rows = [row(i, f"model.{i}", 0.5, 2.0 + loss, quality) for i, loss in enumerate(losses)]
+    return sensitivity_table.summed_up([PARENT, *rows], (0.5,))
+
+
+def test_equals_are_told_and_ordered_by_what_else_is_known() -> None:
+    by_loss = said_of(0.5, 2.0, 1.0, 0.25)
+    assert by_loss.tender == ["model.1", "model.2", "model.0"]
+    assert by_loss.said.endswith("widths; of equals the one whose loss rises more comes first")
+    border = said_of(0.5, 2.0, 0.5, 1.0, 0.5, 0.5, 0.5, quality=0.5)
+    assert border.tender == ["model.1", "model.3", "model.0"]
+    assert border.said.endswith("; as much as model.0 lose model.2, model.4, model.5 and 1 more")
+    named = said_of(1.0, 1.0, 0.5)
+    assert named.said.endswith("; model.0 and model.1 are equal in everything")
+    assert "equal" not in said_of(1.0).said
+    none = said_of(0.0, 0.0)
+    assert (none.tender, none.said) == (
+        [],
+        "No group is tenderer than others: each of the 2 groups loses the same, 0.0 points of mAP50-95 at most",
+    )
+
+
+def test_equals_at_the_worst_width_are_told_apart_by_the_others() -> None:
+    parent = {k: v for k, v in PARENT.items() if k != "loss"}
+    lost = {"a": (0.55, 0.5), "b": (0.58, 0.5), "c": (0.52, 0.5), "d": (0.6, 0.6)}
+    shares = (0.75, 0.5)
+    rows = [
+        {**parent, "point": i, "group": name, "width": 8, "share": share, "mAP50-95": value}
+        for i, (name, values) in enumerate(lost.items())
+        for share, value in zip(shares, values, strict=True)
+    ]
+    found = sensitivity_table.summed_up([parent, *rows], shares)
+    assert found.tender == ["c", "a", "b"] and "of equals the one that loses more over all widths" in found.said
+
+
 def test_what_is_asked() -> None:
     asked = ok("sensitivity model=a.pt data=b.yaml widths=0.5,0.25 held=64 layer=model.2.*")
     assert (asked.settings["widths"], asked.settings["held"], asked.settings["layer"]) == (

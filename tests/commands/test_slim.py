@@ -18,10 +18,10 @@ from ultralytics import YOLO
 import yoloprune
 from yoloprune.backend import compat, evaluation
 from yoloprune.checkpoint import saving
-from yoloprune.commands import finetune, slim
+from yoloprune.commands import finetune, slim, slim_report
 from yoloprune.commands.slim_stages import Stage
 from yoloprune.errors import ArgumentError, BudgetError
-from yoloprune.settings import checking
+from yoloprune.settings import checking, command_line
 from yoloprune.settings.slim_request import SlimRequest
 
 pytestmark = pytest.mark.slow
@@ -121,14 +121,56 @@ def test_what_was_found_in_each_image_gives_the_figure_of_the_validation(done: s
     assert max(row["mAP50-95"] for row in done.rows) > 0.01  # else zeros were compared
 
 
-def test_the_same_command_begins_a_new_run_when_it_is_over_and_args_yaml_does_it_again(
-    done: slim.SlimResult, parent: Path, work: Path
+def test_the_same_command_says_that_it_is_over_and_another_name_does_it_again(
+    done: slim.SlimResult, parent: Path, data: Path, work: Path, caplog: pytest.LogCaptureFixture, monkeypatch: Any
 ) -> None:
-    recipe = done.file.parents[1] / "args.yaml"
-    again = slim.run(checking.build(SlimRequest, {"cfg": str(recipe)}))
-    assert again.file != done.file and again.file.parents[2] == done.file.parents[2]
-    ours, theirs = (YOLO(f).model.state_dict() for f in (done.file, again.file))
+    folder = done.file.parents[1]
+    with monkeypatch.context() as during:
+        during.setattr(evaluation, "validate", lambda *_: pytest.fail("validates"))
+        with caplog.at_level("INFO"):
+            again = slimmed(parent, data, work / "done", epochs=2, format="onnx", **CUT)
+    assert f"{folder} is this run and is finished" in caplog.text
+    assert all(str(place) in caplog.text for place in (done.file, done.exported, folder / "report.html"))
+    assert "fine-tuned" in caplog.text and done.next_step in caplog.text
+    assert (again.file, again.exported, again.rounds) == (done.file, done.exported, done.rounds)
+    assert again.rows == done.rows and again.difference == done.difference
+    by_file, typed = json.loads((folder / "report.json").read_text())["repeat"]
+    assert by_file == f"yoloprune slim cfg={folder / 'args.yaml'} name=again" and typed.count("name=") == 1
+    request = command_line.parse(by_file.split()[1:])
+    assert isinstance(request, SlimRequest)
+    anew = slim.run(request)
+    assert anew.file.parents[1] == folder.with_name("again")
+    ours, theirs = (YOLO(f).model.state_dict() for f in (done.file, anew.file))
     assert all(torch.equal(v, theirs[k]) for k, v in ours.items())
+
+
+def test_a_finished_run_of_another_file_is_not_this_one(done: slim.SlimResult, parent: Path, tmp_path: Path) -> None:
+    folder = done.file.parents[1]
+    told = yaml.safe_load((folder / "args.yaml").read_text())
+    told = {k: v for k, v in told.items() if k not in {"mode", "save_dir"}}
+    asked = checking.build(SlimRequest, told)
+    arguments = {**asked.kwargs(), "model": str(parent), "data": told["data"]}
+    arguments = {k: v for k, v in arguments.items() if v is not None}
+    assert slim_report.finished(asked, saving.load(parent), arguments) == folder
+    assert slim_report.finished(asked, saving.load(parent), {**arguments, "epochs": 3}) is None
+    assert slim_report.finished(asked, saving.load(done.file), arguments) is None  # written there since
+
+
+def test_its_page_has_classes_images_the_interval_and_the_pages_of_its_stages(done: slim.SlimResult) -> None:
+    folder = done.file.parents[1]
+    report, page = json.loads((folder / "report.json").read_text()), (folder / "report.html").read_text()
+    assert {c["name"] for c in report["by_class"]} == {"circle", "square", "triangle"}
+    assert all([*c["figures"]] == ["parent", "fine-tuned"] for c in report["by_class"])
+    mean = sum(c["figures"]["parent"] for c in report["by_class"]) / 3
+    assert mean == pytest.approx(done.rows[0]["mAP50-95"], abs=1e-4)
+    assert len(report["images"]) == 8 and sum(len(image["labels"]) for image in report["images"]) > 0
+    assert report["pages"] == {name: f"{name}/report.html" for name in ("2-prune", "3-finetune")}
+    assert all(f'href="{place}"' in page and (folder / place).is_file() for place in report["pages"].values())
+    assert f"mAP50-95 {done.difference}" in page and "By class" in page and "The same images" in page
+    of_cut = json.loads((folder / "2-prune" / "report.json").read_text())
+    assert [*of_cut["by_class"][0]["figures"]] == ["parent", "pruned"]
+    assert report["layers"] == of_cut["layers"] and all(row["ms"] > 0 < row["ms kept"] for row in of_cut["layers"])
+    assert "torch on this machine" in page
 
 
 # Interrupted ----------------------------------------------------------------------------------------------------------

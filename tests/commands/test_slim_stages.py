@@ -24,6 +24,7 @@ from yoloprune.commands.slim_stages import Done, Stage, Stages
 from yoloprune.errors import ArgumentError, BudgetError, WriteError
 from yoloprune.planning.paired_bootstrap import Findings
 from yoloprune.settings import checking
+from yoloprune.settings.commands import COMMANDS
 from yoloprune.settings.slim_request import SlimRequest
 
 YOLO: Any = SimpleNamespace(task="detect")
@@ -178,6 +179,45 @@ def test_a_run_that_is_over_gets_a_follower(tmp_path: Path) -> None:
     assert second != first and Stage.read(second / "2-prune").row == {"mAP50-95": 0.5}
 
 
+SAID = (
+    "max_drop=1.5 confidence=0.9 steps=3 way=train distill=parent score=taylor reduce=sum normalize=cost uniform "
+    "epochs=7 imgsz=64 batch=4 freeze=2 device=cpu cache lr0=0.003 seed=4",
+    "flops=0.6 schedule=cubic imgsz=auto steps=2 round_to=4 min_width=2 max_ratio=0.7 "
+    "layers=model.2.*=0.3,model.4=0.5 keep=model.1,neck native=tied recover=lsq classes=person,dog",
+    "latency=0.6 params=1.2M sparsity=0.2 format=onnx half threads=2 images=photos labels_conf=0.4 "
+    "classes=0,16 native=False exist_ok=False",
+    "latency=30fps format=openvino quantize=8 data=b.yaml",
+)
+
+
+@pytest.mark.parametrize("words", SAID)
+def test_args_yaml_asks_for_what_was_asked_for(words: str, tmp_path: Path) -> None:
+    line = f"slim model=a.pt project={tmp_path} {words}" + ("" if "images=" in words else " data=b.yaml")
+    asked = ok(" ".join(dict.fromkeys(line.split())))
+    told = {k: v for k, v in asked.kwargs().items() if v is not None}
+    with slim_stages.opened(asked, YOLO, {**told, "model": "a.pt"}) as run:
+        again = ok(f"slim cfg={run.folder / 'args.yaml'}")
+    assert again.settings == asked.settings
+    kept = {k: v for k, v in asked.passed.items() if k != "exist_ok"}  # a new folder
+    assert {k: v for k, v in again.passed.items() if v is not None} == kept
+
+
+def test_every_own_key_of_a_slim_is_tried() -> None:
+    said = {word.partition("=")[0] for words in SAID for word in words.split()}
+    assert {option.name for option in COMMANDS["slim"].options} <= said
+
+
+def test_args_yaml_of_a_run_means_the_same_files_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.pt", "b.yaml", "teacher.pt"):
+        (tmp_path / name).touch()
+    (tmp_path / "parent").mkdir()  # a folder, and a word of labels_from=
+    told = {"model": "a.pt", "data": "b.yaml", "distill_model": "teacher.pt", "times": "t.csv"}
+    here = {k: str(tmp_path / v) for k, v in told.items()}
+    assert run_folders.as_written(told) == {**here, "times": "t.csv"}  # which is not there
+    assert run_folders.as_written({"labels_from": "parent"}) == {"labels_from": "parent"}
+
+
 def test_another_wish_is_told_with_both_ways_out(tmp_path: Path) -> None:
     interrupted(tmp_path, "epochs=3")
     with pytest.raises(ArgumentError, match=r"slim is an interrupted run .* epochs=3 and not 4.* name= to begin anew"):
@@ -188,6 +228,15 @@ def test_another_wish_is_told_with_both_ways_out(tmp_path: Path) -> None:
 def test_where_it_lies_and_how_much_it_says_are_no_other_wish(tmp_path: Path) -> None:
     interrupted(tmp_path, "name=mine")
     assert begin(tmp_path, "name=mine exist_ok=True verbose=False").name == "mine"
+
+
+def test_another_device_is_no_other_wish_unless_a_time_was_met_there(tmp_path: Path) -> None:
+    interrupted(tmp_path, "device=0,1 workers=8")
+    folder = begin(tmp_path, "device=cpu workers=0", ("parent", killed), ("prune", killed))
+    assert (folder.name, run_folders.read_yaml(folder / "args.yaml")["device"]) == ("slim", "cpu")
+    interrupted(tmp_path / "timed", "device=0 latency=0.5")
+    with pytest.raises(ArgumentError, match="device=0 and not cpu"):
+        begin(tmp_path / "timed", "device=cpu latency=0.5", PARENT)
 
 
 def test_another_export_is_no_other_wish_until_there_is_one(tmp_path: Path) -> None:

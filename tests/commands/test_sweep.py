@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from torch import nn
 from ultralytics import YOLO
 
 import yoloprune
+from yoloprune import files
 from yoloprune.backend import calibration_images, console, datasets, evaluation, model_facts, yolo_tracing
-from yoloprune.commands import cut_and_repair, mask, sweep
+from yoloprune.commands import cut_and_repair, mask, sweep_table
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.cutting.surgery import cut
 from yoloprune.errors import BudgetError, ModelError
@@ -50,33 +53,33 @@ def points(*figures: tuple[float, float]) -> list[dict[str, Any]]:
 )
 def test_safe_is_the_smallest_point_before_the_first_that_loses_too_much(within: float, safe: str, lost: float) -> None:
     rows = points((1, 0.6), (0.9, 0.59), (0.8, 0.57), (0.7, 0.5), (0.6, 0.58), (0.5, 0.51))
-    found = sweep.falls_off(rows, "mAP50-95", within)
+    found = sweep_table.falls_off(rows, "mAP50-95", within)
     assert (found["safe"], found["lost"]) == (safe, pytest.approx(lost))
 
 
 def test_steepest_is_per_flop() -> None:
     rows = points((1, 0.6), (0.9, 0.58), (0.5, 0.51), (0.4, 0.48), (0.2, 0.43))  # 20, 17.5, 30 and 25 points per FLOP
-    assert sweep.falls_off(rows, "mAP50-95", 3)["steepest"] == ["flops=0.5", "flops=0.4"]
+    assert sweep_table.falls_off(rows, "mAP50-95", 3)["steepest"] == ["flops=0.5", "flops=0.4"]
 
 
 def test_a_poor_model_has_few_points_to_lose() -> None:
-    assert sweep.may_lose(3, 0.4) == 3 and sweep.may_lose(3, 0.12) == 3
+    assert sweep_table.may_lose(3, 0.4) == 3 and sweep_table.may_lose(3, 0.12) == 3
     rows = [{"model": m, "mAP50-95": v, "flops": f} for m, v, f in (("parent", 0.032, 1), ("a", 0.013, 0.9))]
-    assert sweep.falls_off(rows, "mAP50-95", sweep.may_lose(3, 0.032))["safe"] == "parent"
+    assert sweep_table.falls_off(rows, "mAP50-95", sweep_table.may_lose(3, 0.032))["safe"] == "parent"
 
 
 def test_a_parent_with_little_is_told_of_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(console, "warn", said.append)
-    blind = [sweep._warned_of_blindness(had, "mAP50-95", 0.5, "a.yaml") for had in (0.3, 0.008, 0.004)]
+    blind = [sweep_table.warned_of_blindness(had, "mAP50-95", 0.5, "a.yaml") for had in (0.3, 0.008, 0.004)]
     assert blind == [False, False, True]
     assert [s[:61] for s in said] == ["sweep: the parent finds next to nothing on data=a.yaml (mAP50"] * 2
-    assert sweep._warned_of_blindness(0.02, "mAP50-95", 3, "a.yaml") and "so no point can lose within=3" in said[2]
+    assert sweep_table.warned_of_blindness(0.02, "mAP50-95", 3, "a.yaml") and "so no point can lose within=3" in said[2]
 
 
 def test_description_names_the_points() -> None:
     rows = points((1, 0.6), (0.9, 0.59), (0.8, 0.4))
-    said = [sweep.describe(sweep.falls_off(rows, "mAP50-95", w), "mAP50-95", w) for w in (3, 0.5)]
+    said = [sweep_table.describe(sweep_table.falls_off(rows, "mAP50-95", w), "mAP50-95", w) for w in (3, 0.5)]
     assert said[0].startswith("down to flops=0.9, mAP50-95 stays within 3 points of the parent's (1.0 lost);")
     assert said[0].endswith("from flops=0.9 to flops=0.8")
     assert said[1].startswith("no point is within 0.5 points")
@@ -195,9 +198,10 @@ def test_a_point_that_the_parent_meets_is_left_out(
     assert json.loads((tmp_path / "run" / "report.json").read_text())["cliff"] is None
 
 
-def test_an_interrupted_sweep_keeps_its_rows(
+def test_an_interrupted_sweep_goes_on_in_its_folder(
     tiny: Path, common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Rows, intervals and times of the whole are those of a sweep that nothing interrupted."""
     whole, seen = cut_and_repair.cut, []
 
     def interrupted(*args: Any) -> Any:
@@ -206,10 +210,48 @@ def test_an_interrupted_sweep_keeps_its_rows(
             raise KeyboardInterrupt
         return whole(*args)
 
+    told = {**common, "name": "sweep", "flops": [0.8, 0.6], "recover": "none", "score": "l2", "threads": 1, **LOOSE}
     monkeypatch.setattr(cut_and_repair, "cut", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        yoloprune.sweep(tiny, flops=[0.8, 0.6], recover="none", score="l2", **LOOSE, **common)
-    assert [r["model"] for r in rows_of(tmp_path / "run")] == ["parent", "flops=0.8"]
+    with pytest.raises(KeyboardInterrupt, match=r"the same command goes on where it was; .*sweep.csv keeps"):
+        yoloprune.sweep(tiny, **told)
+    run = tmp_path / "sweep"
+    before = (run / "sweep.csv").read_text()
+    assert [r["model"] for r in rows_of(run)] == ["parent", "flops=0.8"]
+    with (run / "sweep.csv").open("a") as f:
+        f.write("flops=0.6,0.5")  # torn
+
+    monkeypatch.setattr(cut_and_repair, "cut", lambda *args: seen.append(args) or whole(*args))
+    rows = yoloprune.sweep(tiny, **told)
+    assert len(seen) == 3 and [f.name for f in tmp_path.iterdir() if f.is_dir()] == ["sweep"]
+    assert [r["model"] for r in rows] == ["parent", "flops=0.8", "flops=0.6"]
+    assert (run / "sweep.csv").read_text().startswith(before) and files.read_rows(run / "sweep.csv") == rows
+    report = json.loads((run / "report.json").read_text())
+    assert [*report["differences"]] == ["flops=0.8", "flops=0.6"] and len(report["table"]) == 3
+    assert report["timing"]["ms"] == [r["ms"] for r in rows]
+    assert "flops=0.6" in (run / "report.html").read_text() and (run / "sweep.png").is_file()
+    assert not [f.name for f in run.iterdir() if f.name.startswith(".")]
+    yoloprune.sweep(tiny, **told)  # that one is over
+    assert sorted(f.name for f in tmp_path.iterdir() if f.is_dir()) == ["sweep", "sweep-2"]
+
+
+def interrupt(*_: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def test_a_sweep_of_a_model_that_was_written_anew_begins_anew(
+    tiny: Path, common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model.pt"
+    shutil.copyfile(tiny, model)
+    told = {"flops": [0.8], "recover": "none", "score": "l2", **common, **LOOSE}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cut_and_repair, "cut", interrupt)
+        yoloprune.sweep(model, **told)
+    assert (tmp_path / "run" / "sweep.csv").is_file()
+    later = (tmp_path / "run" / "args.yaml").stat().st_mtime + 1
+    os.utime(model, (later, later))
+    yoloprune.sweep(model, **told)
+    assert len(rows_of(tmp_path / "run")) == 1 and len(rows_of(tmp_path / "run-2")) == 2
 
 
 def test_a_sweep_that_reaches_nothing_writes_nothing(tiny: Path, common: dict[str, Any], tmp_path: Path) -> None:

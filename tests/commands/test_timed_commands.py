@@ -12,6 +12,7 @@ from tiny_line import work as work
 
 import yoloprune
 from yoloprune.backend import console
+from yoloprune.commands import prune_report
 from yoloprune.errors import ArgumentError
 from yoloprune.runtimes import bench, engines
 from yoloprune.runtimes.timing import Times
@@ -51,8 +52,16 @@ def test_prune_shows_times_without_a_wanted_one(tiny: Path, tmp_path: Path, expo
     told = timing(tmp_path)
     assert (told["format"], told["threads"], told["precision"]) == ("onnx", 1, "fp16")
     assert (told["ms"], told["p95"], told["spread"], told["runs"]) == ([1, 2], [1, 2], [0.02, 0.02], [9, 9])
-    rows = json.loads((tmp_path / "run" / "report.json").read_text())["table"]
-    assert [row["ms"] for row in rows] == [1, 2]
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert [row["ms"] for row in report["table"]] == [1, 2]
+    assert all(row["ms"] > 0 < row["ms kept"] for row in report["layers"])  # in torch, whatever the format
+    assert "torch on this machine" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_layers_are_not_timed_where_nothing_is(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prune_report, "layer_times", lambda *_: pytest.fail("times layers"))
+    yoloprune.prune(tiny, flops=0.7, round_to=1, min_width=2, native=False, project=str(tmp_path), **PLACE)
+    assert "ms" not in json.loads((tmp_path / "run" / "report.json").read_text())["layers"][0]
 
 
 def test_val_times_what_it_validates(

@@ -67,9 +67,16 @@ def test_names_are_text_and_never_markup() -> None:
     assert sum(NASTY in word for word in told(text)) >= 5
 
 
+def test_pages_of_parts_are_linked_beside_this_one() -> None:
+    page = Reader(run_report.page(full()))
+    links = [attrs["href"] or "" for tag, attrs in page.seen if tag == "a"]
+    assert len(links) == 1 and links[0].endswith("/report.html") and not set(links[0]) & set("<>\"': ")
+
+
 def test_nothing_is_fetched() -> None:
     page = Reader(run_report.page(full()))
-    places = [v or "" for _, attrs in page.seen for k, v in attrs.items() if k in {"src", "href", "xlink:href"}]
+    kinds = {"src", "href", "xlink:href"}
+    places = [v or "" for tag, attrs in page.seen for k, v in attrs.items() if k in kinds and tag != "a"]
     assert places and all(p.startswith(("data:", "#")) for p in places)
     policy = next(a["content"] for tag, a in page.seen if tag == "meta" and "http-equiv" in a)
     assert "default-src 'none'" in str(policy)
@@ -123,6 +130,19 @@ def test_layers_are_as_high_as_they_are_wide() -> None:
     rows = [{**one, "width": 64, "kept": 16}, {**one, "layer": "model.1", "width": 32, "kept": 32}]
     bars = [a for tag, a in Reader(page_network.network(replace(full(), layers=rows))).seen if tag == "rect"]
     assert [float(str(b["height"])) for b in bars] == [180, 45, 90, 90]
+
+
+def test_times_of_layers_stand_below_their_flops_where_they_were_measured() -> None:
+    one = {"layer": "model.0", "width": 64, "kept": 64, "state": "prunable", "coupled with": [], "parts": None}
+    costs = {"MFLOPs": 8.0, "MFLOPs kept": 4.0}
+    plain = page_network.network(replace(full(), layers=[{**one, **costs}]))
+    assert "this machine" not in plain
+    timed = page_network.network(replace(full(), layers=[{**one, **costs, "ms": 1.0, "ms kept": 2.0}]))
+    bars = [a for tag, a in Reader(timed).seen if tag == "rect"]
+    assert [float(str(b["height"])) for b in bars[2:]] == [110, 55, 55, 110]
+    feet = [float(str(b["y"])) + float(str(b["height"])) for b in bars[2:]]
+    assert feet == [350, 350, 490, 490]
+    assert "torch on this machine" in timed and "1 → 2 ms" in timed and "up to 2 ms a layer" in timed
 
 
 def test_round_ticks() -> None:

@@ -40,7 +40,7 @@ def test_wrong_key_names_the_nearest() -> None:
 
 def test_wrong_value_says_what_is_allowed() -> None:
     allowed = "must be a fraction between 0 and 1, or an absolute value with a unit (4.2G)"
-    assert error("prune model=a.pt flops=1.5") == f"flops=1.5: {allowed}. Received: 1.5"
+    assert error("prune model=a.pt flops=1.5") == f"flops=1.5: {allowed}. Received: 1.5. Did you mean 1.5G?"
     assert error("prune model=a.pt flops=abc") == f"flops=abc: {allowed}. Received: abc"
     assert "one of taylor, gamma, gamma-mean (nearest: taylor)" in error(f"{SPARSE} score=tailor")
 

@@ -200,16 +200,17 @@ def test_numbers_of_numpy_are_numbers_like_others() -> None:
     ("written", "meant"),
     [
         ("50%", "0.5"),
-        ("50", "0.5"),
+        ("50", "0.5 or 50G"),
         ("5%", "0.05"),
-        ("1.5", ""),
+        ("1.5", "1.5G"),
         ("1.5%", "0.015"),
-        ("100", ""),
+        ("100", "100G"),
+        ("4.2GFLOPs", "4.2G"),
         ("half", ""),
         ("0", ""),
     ],
 )
-def test_a_fraction_is_proposed_for_percent(written: str, meant: str) -> None:
+def test_a_fraction_is_proposed_for_percent_and_a_unit_for_more_than_the_whole(written: str, meant: str) -> None:
     said = error(f"prune model=a flops={written}")
     assert said.endswith(f"Received: {written}. Did you mean {meant}?" if meant else f"Received: {written}")
 
@@ -219,6 +220,17 @@ def test_a_fraction_is_proposed_for_percent(written: str, meant: str) -> None:
     [
         ("prune model=a flops=1.0", ". That is the whole: give less, i.e. 0.5"),
         ("prune model=a params=100%", ". That is the whole: give less, i.e. 0.5"),
+        ("prune model=a params=2.0", ". Did you mean 2M?"),
+        ("prune model=a params=2million", ". Did you mean 2M?"),
+        ("slim model=a params=4", ". Did you mean 4M?"),
+        ("sweep model=a params=0.5,2.5", ". Did you mean 2.5M?"),
+        ("sweep model=a flops=0.5,4.2", ". Did you mean 4.2G?"),
+        ("train-sparse model=a data=b flops=4.2", ". Did you mean 4.2G?"),
+        ("prune model=a latency=12", ". Did you mean 0.12 or 12ms?"),
+        ("slim model=a latency=1.5", ". Did you mean 1.5ms?"),
+        ("prune model=a latency=12msec", ". Did you mean 12ms?"),
+        ("prune model=a latency=soon", ""),
+        ("prune model=a ratio=1.5", ""),
         ("prune model=a ratio=1", ". That is the whole: give less, i.e. 0.5"),
         ("prune model=a ratio=50%", ". Did you mean 0.5?"),
         ("slim model=a max_drop=1 confidence=95", ". Did you mean 0.95?"),

@@ -90,6 +90,7 @@ OPENING = (
     ForeignName("nn.modules", "Detect", "is what distillation compares"),
     ForeignName("utils", "LOGGER", "logs"),
     ForeignName("utils", "RANK", "tells the process that logs and saves"),
+    ForeignName("utils", "LOCAL_RANK", "tells which GPU of its machine a process takes"),
     ForeignName("utils", "TQDM", "shows progress", 0, ("total", "initial", "desc", "leave", "disable")),
     ForeignName("utils", "colorstr", "colours the beginning of a message", 1),
     ForeignName("utils", "DEFAULT_CFG_DICT", "tells Ultralytics' arguments in a checkpoint from others"),
@@ -125,9 +126,7 @@ RUNNING = (
     ForeignName("engine.exporter", "Exporter", "exports a network", 0, ("overrides",)),
     ForeignName("engine.exporter", "export_formats", "lists the formats", 0),
     ForeignName("nn.autobackend", "AutoBackend", "runs an export as predict does", 1, ("device", "fp16", "verbose")),
-    ForeignName(
-        "utils.torch_utils", "attempt_compile", "compiles as predict does", 1, ("device", "mode"), optional=True
-    ),
+    ForeignName("utils.torch_utils", "attempt_compile", "compiles as predict", 1, ("device", "mode"), optional=True),
     ForeignName("utils", "USER_CONFIG_DIR", "holds the times that were measured"),
     ForeignName("utils.torch_utils", "get_cpu_info", "names the processor", 0),
 )

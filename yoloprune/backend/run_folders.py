@@ -121,10 +121,29 @@ def new_run(task: str, name: str, arguments: Mapping[str, Any], reads: Iterable[
         (Run): The folder.
 
     Raises:
-        ArgumentError: See `claim`.
+        ArgumentError: See `claim`; also under torchrun, where each process would make one.
         PruneError: If the folder cannot be made.
     """
+    if compat.RANK != -1:
+        raise ArgumentError(f"{name}: torchrun is for train-sparse and finetune on data= as it is. Start it without")
     return claim(_places(task, name, arguments), reads)
+
+
+def require_other(task: str, name: str, arguments: Mapping[str, Any], file: str, source: Any) -> None:
+    """Raise PruneError where a run would write over the file that it starts from, before work starts.
+
+    Args:
+        task (str): Task of the model.
+        name (str): Name of the folder unless `name` is among the arguments.
+        arguments (Mapping): `project`, `name` and `exist_ok` count.
+        file (str): The checkpoint that it will write.
+        source (Any): The file that it starts from, None where there is none.
+    """
+    if source is None or not arguments.get("exist_ok"):
+        return
+    target = Path(compat.get_save_dir(_places(task, name, arguments))) / "weights" / file
+    if target.exists() and Path(source).exists() and target.samefile(source):
+        raise PruneError(f"{target} is the file that the model came from and is not overwritten. Choose another name.")
 
 
 def earlier_runs(task: str, name: str, arguments: Mapping[str, Any]) -> list[Path]:
@@ -154,6 +173,9 @@ def as_written(arguments: Mapping[str, Any]) -> dict[str, Any]:
     told = plain(arguments)
     for key in ("model", "data", "images"):
         if key in told:
+            told[key] = rooted(told[key])
+    for key in ("distill_model", "labels_from", "times"):  # a file, else a word that means one
+        if Path(str(told.get(key))).is_file():
             told[key] = rooted(told[key])
     return told
 

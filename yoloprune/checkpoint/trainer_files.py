@@ -27,9 +27,11 @@ class WholeFiles(Trainer):
 
     Attributes:
         run (Run | None): The folder that this process claimed; None in workers and in a resumed run.
+        world_size (int): How many processes train together, on all machines.
     """
 
     run: run_folders.Run | None = None
+    world_size: int
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Build the trainer; a folder that was made for one that is refused goes again."""
@@ -39,6 +41,8 @@ class WholeFiles(Trainer):
             if self.run is not None:
                 self.run.drop_unused()
             raise
+        if compat.LOCAL_RANK != -1:  # of Ultralytics' launcher, or of a torchrun of the user's, on several machines
+            self.world_size = int(os.environ["WORLD_SIZE"])  # Ultralytics counts the devices of one machine
 
     def check_resume(self, overrides: Mapping[str, Any]) -> None:
         """Settle the arguments, the first thing that a trainer does and the last before it writes.
@@ -51,14 +55,27 @@ class WholeFiles(Trainer):
             PruneError: If the folder cannot be made.
         """
         super().check_resume(overrides)
-        if compat.RANK != -1:
-            return  # a worker: arguments and folder were settled where it was started
+        if compat.LOCAL_RANK != -1:
+            self.require_device()
+        if compat.RANK > 0 or (compat.RANK == 0 and overrides.get("save_dir")):
+            return  # a worker: arguments and folder were settled where it was started, or are by the first of them
         if self.resume:
             self._require_kept(overrides)
             return
         reads = [self.args.model, self.args.pretrained, getattr(self.args, "distill_model", None)]
         self.run = run_folders.claim(self.args, reads)
         self.args.save_dir = str(self.run.folder)
+
+    def require_device(self) -> None:
+        """Raise ArgumentError where `device=` names no GPU for this process of its machine."""
+        names, local = self.args.device, int(os.environ.get("LOCAL_WORLD_SIZE", compat.LOCAL_RANK + 1))
+        count = len(names) if isinstance(names, (list, tuple)) else len(str(names).split(","))
+        if str(names) in {"cpu", "mps", "None", ""} or count != local:
+            gpus = ",".join(map(str, range(local)))
+            raise ArgumentError(
+                f"device={names}: torchrun started {local} process{'es' if local > 1 else ''} on this machine, each of "
+                f"which takes one GPU of it: give device={gpus}. Several processes train on GPUs alone"
+            )
 
     def _require_kept(self, overrides: Mapping[str, Any]) -> None:
         """Raise ArgumentError where Ultralytics keeps what the interrupted run had and drops what is given."""

@@ -18,6 +18,7 @@ from yoloprune.backend import (
     head_task,
     host_arguments,
     model_facts,
+    official_weights,
     run_folders,
     yaml_markers,
 )
@@ -165,7 +166,7 @@ def _start(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> dict[str, float
         datasets.require_channels(yolo, data)
     except DataError:  # the trainer fetches it, or says what is wrong
         return {}
-    if not known or not console.is_main_process():
+    if not known or compat.RANK != -1:  # under torchrun Ultralytics gathers what all processes found
         return {}
     asked = {k: v for k, v in passed.items() if k in LIKE_THE_END}
     if not isinstance(asked.get("batch", 1), int) or asked.get("batch", 1) < 1:
@@ -190,6 +191,11 @@ def _warn_of_loss(start: Mapping[str, float], end: Mapping[str, float]) -> None:
 
 
 def require_teachable(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> None:
-    """Raise ArgumentError if a teacher is given to a model that Ultralytics cannot teach."""
+    """Raise ArgumentError if a teacher is not there, or given to a model that Ultralytics cannot teach."""
+    teacher = passed.get("distill_model")
+    if isinstance(teacher, (str, Path)) and teacher != "parent":
+        missing = not Path(teacher).exists() and official_weights.official_name(str(teacher)) is None
+        if missing and str(teacher).endswith(".pt"):
+            raise ArgumentError(f"distill_model={teacher}: there is no such file")
     if passed.get("distill_model") and not model_facts.can_be_taught(yolo.model):
         raise ArgumentError(f"distill: Ultralytics teaches models with a detection head only, not {yolo.task} models.")

@@ -12,6 +12,7 @@ import ultralytics
 
 from yoloprune.backend import run_folders, yaml_markers
 from yoloprune.native import candidates
+from yoloprune.reporting import text_table
 from yoloprune.reporting.text_table import headline
 from yoloprune.reporting.verdict import BLIND, LITTLE, MUCH
 from yoloprune.settings import command_line, keys
@@ -122,7 +123,7 @@ def after_training(folder: Path, best: Path, start: Row, end: Row) -> str:
 
 def after_slim(request: SlimRequest, rows: Sequence[Row], file: Path, export: Path | None, imgsz: int) -> str:
     """Predict with what was exported, or export; where much was lost, the same with twice the epochs."""
-    first, last = rows[0], next(row for row in reversed(rows) if row["model"] != "exported")
+    first, last = text_table.ends(rows)
     key = headline(last)
     if key and last.get(key) is not None:
         lost = 100 * (first[key] - last[key]) if first.get(key) is not None else 0.0
@@ -165,17 +166,3 @@ def after_sweep(request: SweepRequest, passed: Mapping[str, Any], budget: str | 
     given = command_line.pairs({"model": model, "data": passed["data"]})
     words = (*given, budget, *command_line.pairs({"imgsz": passed["imgsz"], **same}))
     return f"yoloprune {'prune' if request.masks is None else 'mask'} {' '.join(map(shlex.quote, words))}"
-
-
-def after_part_of_sweep(folder: Path, request: SweepRequest, missing: Sequence[str], n_points: int) -> str | None:
-    """What an interrupted sweep keeps, and how to get the points that it lacks; None where it has none yet."""
-    if len(missing) == n_points:
-        return None
-    kept = f"{folder / 'sweep.csv'} keeps {n_points - len(missing)} of {n_points} points"
-    if not missing:
-        return kept
-    kind = request.kind
-    others: dict[str, Any] = {kind: tuple(getattr(p, kind) for p in request.budgets if str(p) in missing)}
-    if request.masks is not None:
-        others = {"masks": replace(request.masks, each=tuple(z for z in request.masks.each if str(z) in missing))}
-    return f"{kept}; for the others: {command_line.written(replace(request, **others))}"

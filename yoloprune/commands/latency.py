@@ -22,6 +22,7 @@ from yoloprune.cutting import surgery
 from yoloprune.native.candidates import Channels
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.examples import generators_kept
+from yoloprune.reporting import text_table
 from yoloprune.runtimes import device_folder
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.runtimes.device_folder import SCRIPT, TIMES, Measurement, Network
@@ -29,6 +30,9 @@ from yoloprune.runtimes.device_link import Link
 from yoloprune.selection import device_times, time_profile
 from yoloprune.settings import command_line
 from yoloprune.settings.view_requests import LatencyRequest
+
+BUILT_THERE = "{0} runs only on the device that built it, so {1} is exported here and {2} has {0} built there"
+"""Why another format is exported than was asked for."""
 
 
 @generators_kept()
@@ -47,17 +51,21 @@ def run(request: LatencyRequest) -> Path:
         networks, parent = _beside(yolo, request) if request.against is not None else _variants(yolo, request)
     after = None if link is not None else _next(request)
     told = {"parent": parent, "precision": how.precision(passed, exported), "next": after}
+    bar = f"exporting networks to {exported.format}"
+    if exported.format != how.format:
+        bar += f", of which the device builds {how.format}"
+        console.log("latency: ", BUILT_THERE.format(how.format, exported.format, device_folder.SCRIPT))
     with run_folders.new_run(yolo.task, "latency", request.host) as folder:
         run_folders.write_args(folder, {"mode": "latency", "model": request.model, **request.kwargs()})
         place = _place(networks, told, how, exported)
         if link is None or not link.has(place):
             with (
                 files.staged(folder) as part,
-                progress_bar.counted(len(networks), f"exporting networks to {exported.format}") as tick,
+                progress_bar.counted(len(networks), bar) as tick,
             ):
                 device_folder.write(part, networks, how, exported, told, tick)
         if link is None:
-            console.conclude("latency: ", _carried(folder, how))
+            console.conclude("latency: ", _carried(folder, how, request))
             return folder
         return _measured(link, folder, place, request)
 
@@ -101,21 +109,28 @@ def _place(networks: Sequence[Network], told: dict[str, Any], how: Measurement, 
     return f"yoloprune-times-{hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:12]}"
 
 
-def _next(request: LatencyRequest) -> str:
+def _next(request: LatencyRequest, table: str | Path = TIMES) -> str:
     """What to type when the table is back."""
     if request.against is not None:
         return ""
-    words = {"model": request.model, "imgsz": request.passed.get("imgsz"), "latency": 0.6, "times": TIMES}
+    words = {"model": request.model, "imgsz": request.passed.get("imgsz"), "latency": 0.6, "times": table}
     return " ".join(["yoloprune prune", *map(shlex.quote, command_line.pairs(words))])
 
 
-def _carried(folder: Path, how: Measurement) -> str:
-    """What to do with the folder."""
-    needs = f"it needs Python and {how.cmd.split()[0]}" if how.cmd else f"it needs Python and what runs {how.format}"
-    return (
-        f"copy {folder} to the device and run there ({needs}; neither torch nor yoloprune):\n"
-        f"  python3 {SCRIPT}\nthen bring {TIMES} back; the script ends with the next command"
-    )
+def _carried(folder: Path, how: Measurement, request: LatencyRequest) -> str:
+    """What to do with the folder, and what to type when the table is back."""
+    runs = "trtexec" if how.format in device_folder.SHIPPED else f"what runs {how.format}"
+    needs = f"it needs Python and {how.cmd.split()[0] if how.cmd else runs}"
+    told = f"copy {folder} to the device and run there ({needs}; neither torch nor yoloprune):\n  python3 {SCRIPT}\n"
+    if request.against is not None:
+        return f"{told}it says how long both take\nnext: {_shipped(request)}"
+    return f"{told}then bring {TIMES} back into {folder}\nnext: {_next(request, folder / TIMES)}"
+
+
+def _shipped(request: LatencyRequest) -> str:
+    """What to type where the time of a model is good enough."""
+    told = {"model": request.model, "imgsz": request.passed.get("imgsz"), "format": request.passed["format"]}
+    return " ".join(["yolo export", *map(shlex.quote, command_line.pairs(told))])
 
 
 def _measured(link: Link, folder: Path, place: str, request: LatencyRequest) -> Path:
@@ -129,8 +144,8 @@ def _measured(link: Link, folder: Path, place: str, request: LatencyRequest) -> 
     files.write_at_once(table, lambda file: file.write(content))
     if request.against is None:
         found = device_times.read(table)
-        step = _next(request).replace(TIMES, shlex.quote(str(table)))
-        console.conclude(
-            "latency: ", f"{len(found.shares)} networks in {found}, the parent {found.ms:.2f} ms\nnext: {step}"
-        )
+        told = f"{len(found.shares)} networks in {found}, the parent {found.ms:.2f} ms"
+        console.conclude("latency: ", text_table.closing(told, [], [table], _next(request, table)))
+    else:
+        console.conclude("latency: ", text_table.closing("measured", [], [table], _shipped(request)))
     return table

@@ -66,6 +66,7 @@ def run(request: MaskRequest) -> MaskResult:
     head_task.settle(parent, {}, asked=False)
     if (family := yaml_markers.untrainable(parent.model)) is not None:
         raise ModelError(f"yoloprune has no trainer for {family} models, which would fill the zeros of a mask.")
+    run_folders.require_other(parent.task, "mask", request.host, "masked.pt", parent.ckpt_path)
     names, left = mask_choice.layers(parent.model, request.zeros)
     needs = Needs(request.score, mask_scores.NEEDS[request.score], request.recover, "wanda")
     wished = "auto" in (request.score, request.recover)

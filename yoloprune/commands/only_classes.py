@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import ultralytics
 
 from yoloprune.backend import class_labels, class_rows, console, evaluation, run_folders, yaml_markers
 from yoloprune.checkpoint import saving
+from yoloprune.errors import ArgumentError
 
 
 class Kept(NamedTuple):
@@ -33,6 +36,32 @@ class Kept(NamedTuple):
         if self.record is None:
             return {}, {}
         return {"classes": self.record["of"]}, {"classes": len(self.record["names"])}
+
+
+def require(parent: ultralytics.YOLO, asked: Sequence[int | str] | None, data: Any) -> None:
+    """Raise where classes are asked for that the model or the data set lacks, before work starts.
+
+    Args:
+        parent (YOLO): The model.
+        asked (Sequence[int | str] | None): `classes=`; None where all stay.
+        data (Any): The data set, nothing where there is none.
+
+    Raises:
+        ArgumentError: If the model has no such class, or none would be left out, or the data has no labels for one.
+        DataError: If the YAML is missing or wrong.
+    """
+    if asked is None:
+        return
+    names = class_rows.names_of(parent.model)
+    wanted = [names[i] for i in class_rows.chosen(parent.model, asked)]
+    if not isinstance(data, (str, Path)) or not str(data).endswith((".yaml", ".yml")):
+        return
+    known = class_labels.names_in(data)
+    if known and (missing := [name for name in wanted if name not in known]):
+        raise ArgumentError(
+            f"classes={','.join(map(str, asked))}: data={data} has no {' and no '.join(missing)}; its classes are "
+            f"{shorten(', '.join(known), 200, placeholder=' …')}. Give data= that has them, or other classes"
+        )
 
 
 def cut(parent: ultralytics.YOLO, asked: Sequence[int | str] | None, imgsz: int) -> tuple[ultralytics.YOLO, Kept]:

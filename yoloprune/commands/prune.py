@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 import ultralytics
 
 from yoloprune import files
@@ -68,17 +69,18 @@ class PruneResult:
         return text_table.closing("", self.rows, [self.file], self.next_step).lstrip()
 
 
-Judge = Callable[[ultralytics.YOLO], tuple[Mapping[str, Any], Mapping[str, Any]]]
-"""From a cut model to how good its parent and it are, by the names of `evaluation.metrics`."""
+Judge = Callable[[ultralytics.YOLO], side_by_side.Looks]
+"""From a cut model to how good its parent and it are."""
 
 
 @generators_kept()
-def run(request: PruneRequest, judge: Judge | None = None) -> PruneResult:
+def run(request: PruneRequest, judge: Judge | None = None, *, timed: bool = False) -> PruneResult:
     """Prune, see `api.prune`.
 
     Args:
         request (PruneRequest): What to do.
         judge (Judge | None): Validates in place of this command, for a caller that knows the parent already.
+        timed (bool): Whether the caller measures times, so that the page shows those of layers.
     """
     compat.require("prune")
     host_arguments.require(request.host)
@@ -88,35 +90,52 @@ def run(request: PruneRequest, judge: Judge | None = None) -> PruneResult:
     parent = saving.load(request.model)
     head_task.settle(parent, {}, asked=False)
     records.require_unmasked(parent.model)
+    run_folders.require_other(parent.task, "prune", request.host, "pruned.pt", parent.ckpt_path)
     data = data_set(parent, request)
     side, budget = image_side.settle(parent, request.budget, passed, "prune")
     request = replace(request, budget=budget)
     if side.imgsz != side.parent:
         parent = saving.at_side(parent, side.imgsz)
-    with bench.opened(deployment, parent.model, side.imgsz) if request.timed else nullcontext(times) as clock:
-        return _run(request, parent, data, side, clock, judge)
+    whole, imgsz = parent, side.imgsz
+    only_classes.require(parent, request.classes, data)
+    parent, classes = only_classes.cut(parent, request.classes, imgsz)
+    with saving.told_who_wrote(parent):
+        ready = decision.prepared(parent, request, imgsz, times)
+    timed_on = deployment.device if timed or request.timed else None
+    start = _Start(whole, parent, classes, data, side, ready, timed_on)
+    with bench.opened(deployment, whole.model, imgsz) if request.timed else nullcontext(times) as clock:
+        return _run(request, start, clock, judge)
+
+
+class _Start(NamedTuple):
+    """What is known before images are looked at, and where layers are timed, None for nowhere."""
+
+    whole: ultralytics.YOLO
+    parent: ultralytics.YOLO
+    classes: only_classes.Kept
+    data: Any
+    side: image_side.Side
+    ready: candidates.Channels | candidates.Choice
+    timed_on: torch.device | None
 
 
 def _run(
     request: PruneRequest,
-    parent: ultralytics.YOLO,
-    data: Any,
-    side: image_side.Side,
+    start: _Start,
     clock: bench.Bench | device_times.DeviceTimes | None,
     judge: Judge | None,
 ) -> PruneResult:
     """Prune a parent at an image size, with a clock where times are wanted."""
     model: ModelSource = request.model
+    whole, parent, classes, data, side, ready, timed_on = start
     imgsz = side.imgsz
     if yaml_markers.entry_of(parent) is not None:
         console.log("prune: ", "the model was pruned before; fractions are of what is left of it")
-    whole = parent
-    parent, classes = only_classes.cut(parent, request.classes, imgsz)
     seed = request.passed.get("seed") or 0
     with saving.told_who_wrote(parent), class_labels.few(classes.names, data, seed) as seen:
         drawn = request.budgeted and "auto" in (request.criterion.score, request.recover)
         sight = calibration(parent, seen, imgsz, request.passed, folder=request.images, drawn=drawn)
-        choice, order = decision.choose(parent, request, sight, clock)
+        choice, order = decision.choose(parent, request, sight, ready, clock)
     dead = not request.budgeted
     how = request.recover if not choice.alive.all() else "none"
     done = cut_and_repair.cut(parent, choice.plan, how, sight.images, choice.probe, dead=dead)
@@ -139,6 +158,9 @@ def _run(
             run_folders.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
             rows.append({"model": "pruned", **has, **evaluation.measure(saved.model, imgsz)})
             timing = add_times("prune", rows, clock, child.model) if isinstance(clock, bench.Bench) else None
+            layer_times: list[dict[str, float]] = []
+            if timed_on is not None:
+                layer_times = prune_report.layer_times(parent, done.child, choice, imgsz, timed_on)
             if isinstance(clock, device_times.DeviceTimes):
                 timing = clock.predicted(parent.model, choice)
             with class_labels.view(classes.names, data) as seen:
@@ -150,10 +172,12 @@ def _run(
                     request.passed,
                     validate=_is_validated(request),
                     before_imgsz=side.parent,
-                    figures=judge(saved) if judge else (),
+                    known=judge(saved) if judge else None,
                 )
             rows = looks.in_front(rows)
-            told_of = prune_report.Told(request, choice, order, done, rows, looks, facts, timing, side, folder)
+            told_of = prune_report.Told(
+                request, choice, order, done, rows, looks, facts, timing, layer_times, side, folder
+            )
             said = prune_report.write(part, told_of)
     checkpoint.tidy(target)
     if isinstance(clock, device_times.DeviceTimes) and timing is not None:

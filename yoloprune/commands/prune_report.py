@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import ultralytics
 
 from yoloprune import files
 from yoloprune.backend.yaml_markers import CLASSES
@@ -17,6 +19,7 @@ from yoloprune.planning.cost import Cost
 from yoloprune.planning.greedy_selection import KINDS
 from yoloprune.reporting import layer_table, plots, run_report, verdict
 from yoloprune.reporting.facts import Importance, Report
+from yoloprune.runtimes.layer_times import by_layer
 from yoloprune.selection import ranking
 from yoloprune.settings import command_line
 from yoloprune.settings.requests import PruneRequest
@@ -35,6 +38,8 @@ class Told:
         looks (Looks): Both on the same data.
         facts (Mapping[str, Any]): The provenance.
         timing (Mapping[str, Any] | None): On what times were measured.
+        layer_times (Sequence[Mapping[str, float]]): Milliseconds by layer, of the parent and of what is left; empty
+            where no time was measured.
         side (Side): Where FLOPs are counted.
         folder (Path): Of the run, once it is done.
     """
@@ -47,6 +52,7 @@ class Told:
     looks: side_by_side.Looks
     facts: Mapping[str, Any]
     timing: Mapping[str, Any] | None
+    layer_times: Sequence[Mapping[str, float]]
     side: image_side.Side
     folder: Path
 
@@ -64,6 +70,7 @@ def write(folder: Path, told: Told) -> str:
     choice, done = told.choice, told.done
     kept, graph = choice.kept(), choice.graph
     layers = layer_table.with_costs(layer_table.layer_rows(graph, choice.widths), graph, choice.widths)
+    layers = layer_table.with_times(layers, told.layer_times)
     facts = {
         "kept": kept,
         "relative_error": done.proof.error,
@@ -92,6 +99,14 @@ def write(folder: Path, told: Told) -> str:
     run_report.write_report(folder, report)
     said = told_kept(kept, told.side)
     return f"{said}\nquality was not measured: {told.looks.unseen}" if told.looks.unseen else said
+
+
+def layer_times(
+    parent: ultralytics.YOLO, child: ultralytics.YOLO, choice: candidates.Choice, imgsz: int, device: torch.device
+) -> list[dict[str, float]]:
+    """Milliseconds by layer of a parent and of what was cut from it, in torch."""
+    names = [str(row["layer"]) for row in layer_table.layer_rows(choice.graph)]
+    return by_layer([parent.model, child.model], names, imgsz, device)
 
 
 def told_kept(kept: Mapping[str, float], side: image_side.Side) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,14 @@ from yoloprune.backend import (
     run_folders,
 )
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.commands import following, interruptions, only_classes, sensitivity_table, side_by_side, trials
-from yoloprune.errors import ArgumentError
+from yoloprune.commands import following, only_classes, row_by_row, sensitivity_table, side_by_side, trials
 from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import plots, run_report, text_table
 from yoloprune.reporting.facts import Report
 from yoloprune.settings import command_line
 from yoloprune.settings.trial_requests import SensitivityRequest
 
-TABLE, LOCK = "sensitivity.csv", ".running"
-FREE = frozenset({"project", "name", "exist_ok", "verbose", "save_dir"})
-"""What the same command may have otherwise and still go on."""
+TABLE = "sensitivity.csv"
 
 
 @console.heard_as_asked
@@ -55,6 +51,7 @@ def run(request: SensitivityRequest) -> list[dict[str, Any]]:
     origin = request.model if isinstance(request.model, (str, Path)) else parent.model_name
     told = {"mode": "sensitivity", "model": str(origin), **request.settings, **passed}
     told = run_folders.as_written({k: v for k, v in told.items() if v is not None})
+    only_classes.require(parent, request.classes, data)
     parent, classes = only_classes.cut(parent, request.classes, imgsz)
     with (
         class_labels.view(classes.names, data) as seen,
@@ -62,8 +59,7 @@ def run(request: SensitivityRequest) -> list[dict[str, Any]]:
     ):
         tried = trials.of_sensitivity(parent, seen, request, passed)
         look = _Look(parent, held[0], imgsz, passed)
-        with _opened(parent.task, told, passed) as folder:
-            rows = _done(folder / TABLE)
+        with row_by_row.opened("sensitivity", parent.task, told, passed, TABLE) as (folder, rows):
             what, of = ("widths", "groups") if request.masks is None else ("masks", "layers")
             console.log(
                 "sensitivity: ",
@@ -111,51 +107,6 @@ class _Look:
         return {**told, **side_by_side.validated(yolo, self.told)[0]}
 
 
-@contextlib.contextmanager
-def _opened(task: str, told: Mapping[str, Any], passed: Mapping[str, Any]) -> Iterator[Path]:
-    """The folder of a run: of the same one that was interrupted, else a new one.
-
-    Raises:
-        ArgumentError: If that folder is one of a run that goes on, or is over and would be written over.
-    """
-
-    def of(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in arguments.items() if k not in FREE}
-
-    handle, run = None, None
-    for folder in run_folders.earlier_runs(task, "sensitivity", passed):
-        same = of(run_folders.read_yaml(folder / run_folders.ARGS)) == of(told)
-        if same and not (folder / run_report.NAMES[0]).is_file() and (folder / TABLE).is_file():
-            handle = files.taken(folder / LOCK)
-            if handle is not None:
-                run = run_folders.Run(folder, made=True)
-                console.log("sensitivity: ", f"goes on with {folder}")
-                break
-    with run or run_folders.new_run(task, "sensitivity", passed) as folder:
-        if run is None:
-            handle = files.taken(folder / LOCK)
-            if handle is None:
-                raise ArgumentError(f"{folder} is the folder of a run that goes on. Give another name=")
-            for name in (TABLE, *run_report.NAMES):  # of a run before, with exist_ok
-                (folder / name).unlink(missing_ok=True)
-            run_folders.write_yaml(folder / run_folders.ARGS, {**told, "save_dir": str(folder)})
-        try:
-            with interruptions.telling(
-                lambda: f"the same command goes on where it was; {folder / TABLE} keeps what is done"
-            ):
-                yield folder
-        finally:
-            if handle is not None:
-                handle.close()
-            (folder / LOCK).unlink(missing_ok=True)
-
-
-def _done(table: Path) -> list[dict[str, Any]]:
-    """Rows that are there already, without one that was torn."""
-    files.keep_rows(table, "point", float("inf"))
-    return files.read_rows(table)
-
-
 def _report(folder: Path, rows: list[dict[str, Any]], request: SensitivityRequest, told: Mapping[str, Any]) -> None:
     """Picture, page, and what is said at the end."""
     columns = {share: f"{100 * share:g} %" for share in request.widths}
@@ -174,7 +125,7 @@ def _report(folder: Path, rows: list[dict[str, Any]], request: SensitivityReques
         versions=provenance.versions(),
     )
     page = run_report.write_report(folder, report, [picture])
-    cut: dict[str, Any] = {"model": told["model"], "data": told["data"], "keep": ",".join(found.tender)}
+    cut: dict[str, Any] = {"model": told["model"], "data": told["data"], "keep": ",".join(found.tender) or None}
     if request.masks is None:
         step = following.typed("yoloprune prune", told["imgsz"], **{**cut, "flops": 0.5})
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -63,10 +64,40 @@ def summed_up(rows: Sequence[Mapping[str, Any]], titles: Mapping[float, str]) ->
             panels[title][at] = value
         group = of.setdefault(str(row["group"]), {"group": row["group"], size: row["width"]})
         group[f"lost at {columns[at[1]]}"] = round(lost[f"points of {metric} lost"], 2) + 0.0  # no -0
-    worst = [np.nan_to_num(values, nan=-np.inf).max(1) for values in panels.values()]
-    order = np.lexsort([-values for values in reversed(worst)])[:NAMED]  # by the loss where mAP does not tell
-    tender = [names[i] for i in order]
-    named = ", ".join(f"{names[i]} ({worst[0][i]:.1f})" for i in order)
-    any_of = "masks" if size == "weights" else "widths"
-    said = f"Tenderest are {named}, with the most points of {metric} that they lose at any of these {any_of}"
+    tender, said = _tenderest(names, [*panels.values()], metric, "masks" if size == "weights" else "widths")
     return Summary(metric, names, columns, panels, list(of.values()), tender, said)
+
+
+def _tenderest(names: Sequence[str], panels: Sequence[np.ndarray], metric: str, tried: str) -> tuple[list[str], str]:
+    """Which groups lose most, and that in a sentence, which says what is equal.
+
+    By the most points that a group loses at any width, to the digit that is shown; of equals by how far the loss rises,
+    where that is known, then by what both are over all widths.
+
+    Args:
+        names (Sequence[str]): Of the groups.
+        panels (Sequence[np.ndarray]): Points lost and, where known, the rise of the loss, shape (groups, shares).
+        metric (str): What points are of.
+        tried (str): "widths" or "masks".
+    """
+    worst = [np.nan_to_num(values, nan=-np.inf).max(1) for values in panels]
+    digits = (1, 5)[: len(panels)]
+    marks = np.stack([*map(np.round, worst, digits), *(np.nanmean(v, 1).round(5) for v in panels)], 1) + 0.0  # no -0
+    order = sorted(range(len(names)), key=lambda i: (-marks[i]).tolist())
+    if len(names) > 1 and (marks == marks[0]).all():
+        each = f"each of the {len(names)} groups loses the same, {marks[0][0]:.1f} points of {metric} at most"
+        return [], f"No group is tenderer than others: {each}"
+    named = order[:NAMED]
+    said = f"Tenderest are {', '.join(f'{names[i]} ({marks[i][0]:.1f})' for i in named)}"
+    said += f", with the most points of {metric} that they lose at any of these {tried}"
+    alike = [i for i in order[NAMED:] if (marks[i] == marks[named[-1]]).all()]
+    beside = order[: NAMED + 1]
+    if any(marks[a][0] == marks[b][0] and (marks[a] != marks[b]).any() for a, b in pairwise(beside)):
+        by = "whose loss rises more" if len(panels) > 1 else "that loses more over all widths"
+        said += f"; of equals the one {by} comes first"
+    if alike:
+        rest = f" and {len(alike) - NAMED} more" if len(alike) > NAMED else ""
+        said += f"; as much as {names[named[-1]]} lose {', '.join(names[i] for i in alike[:NAMED])}{rest}"
+    if equal := [(a, b) for a, b in pairwise(named) if (marks[a] == marks[b]).all()]:
+        said += f"; {', '.join(f'{names[a]} and {names[b]}' for a, b in equal)} are equal in everything"
+    return [names[i] for i in named], said

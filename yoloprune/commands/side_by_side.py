@@ -46,14 +46,14 @@ class Looks:
     """Two models on the same data.
 
     Attributes:
-        figures (tuple[Mapping[str, float], ...]): Of both, as `evaluation.metrics` names them; empty where they were
+        figures (tuple[Mapping[str, Any], ...]): Of both, as `evaluation.metrics` names them; empty where they were
             not validated.
         by_class (list[ClassFigures]): By class of the data.
         images (list[ExampleImage]): What both find in a few images.
         unseen (str): Why there are no figures, and what would give them; empty where there are.
     """
 
-    figures: tuple[Mapping[str, float], ...] = ()
+    figures: tuple[Mapping[str, Any], ...] = ()
     by_class: list[ClassFigures] = field(default_factory=list)
     images: list[ExampleImage] = field(default_factory=list)
     unseen: str = ""
@@ -75,7 +75,7 @@ def look(
     command: str = "prune",
     called: str = "pruned",
     before_imgsz: int | None = None,
-    figures: tuple[Mapping[str, Any], ...] = (),
+    known: Looks | None = None,
 ) -> Looks:
     """Look at two models side by side, as far as the data allow: what goes wrong is said, and the models stand.
 
@@ -89,17 +89,17 @@ def look(
         command (str): Who says what goes wrong.
         called (str): What the second one is called in the table.
         before_imgsz (int | None): Size at which the first one looks, where it is another.
-        figures (tuple[Mapping[str, Any], ...]): How good both are, where that is known already.
+        known (Looks | None): How good both are, where that is known already.
     """
     sides = (before_imgsz or imgsz, imgsz)
     if not data:
         return Looks(unseen=NO_DATA)
     device = passed.get("device") or None
-    found = Looks(figures)
+    found = known or Looks()
     try:
-        unseen = "" if figures else _unseen(before, data, device, validate)
+        unseen = "" if known else _unseen(before, data, device, validate)
         found = replace(found, unseen=unseen)
-        if not figures and not unseen:
+        if not known and not unseen:
             told = {"data": data, "device": device, "plots": False}
             if evaluation.device(device).type == "cpu":  # which is kept busy by the network
                 told["workers"] = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,60 +12,29 @@ import ultralytics
 
 from yoloprune import files
 from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, records
-from yoloprune.checkpoint import provenance, saving
+from yoloprune.checkpoint import saving
 from yoloprune.commands import (
     finetune,
-    following,
     image_side,
     only_classes,
     parent_labels,
     slim_export,
     slim_reach,
+    slim_report,
     slim_rounds,
     slim_stages,
 )
+from yoloprune.commands.slim_report import SlimResult
 from yoloprune.commands.slim_stages import Stage, Stages
 from yoloprune.commands.slim_work import Work, digest, labelled
 from yoloprune.commands.validate import add_times
 from yoloprune.errors import ArgumentError
 from yoloprune.planning import paired_bootstrap
-from yoloprune.planning.paired_bootstrap import Interval
-from yoloprune.reporting import run_report, text_table, verdict
-from yoloprune.reporting.facts import Report
+from yoloprune.reporting import text_table
 from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import EXPORT_KEYS, Deployment
-from yoloprune.settings import command_line
 from yoloprune.settings.keys import AUTO
 from yoloprune.settings.slim_request import SlimRequest
-
-
-@dataclass(frozen=True)
-class SlimResult:
-    """What a `slim` came to.
-
-    Attributes:
-        model (YOLO): The model that is shipped, with this object as its `figures`.
-        file (Path): `<run>/weights/best.pt`.
-        exported (Path | None): What `format=` asked for.
-        way (str): "prune", "sparse" or "train".
-        rows (list[dict]): The printed table: parent, pruned, fine-tuned, exported.
-        rounds (list[dict]): One row per round of cutting and fine-tuning, where there were several.
-        difference (Interval | None): mAP50-95 of the model less that of the parent, None where that is not known.
-        next_step (str): What to type now.
-    """
-
-    model: ultralytics.YOLO
-    file: Path
-    exported: Path | None
-    way: str
-    rows: list[dict[str, Any]]
-    rounds: list[dict[str, Any]]
-    difference: Interval | None
-    next_step: str
-
-    def __repr__(self) -> str:
-        """The table, and the next command."""
-        return text_table.closing("", self.rows, [self.file], self.next_step).lstrip()
 
 
 @console.heard_as_asked
@@ -73,7 +42,10 @@ def run(request: SlimRequest) -> SlimResult:
     """Run all stages, see `api.slim`."""
     compat.require("slim")
     if compat.RANK != -1:
-        raise ArgumentError("slim starts the processes of its trainings itself: give device=0,1 and leave torchrun out")
+        raise ArgumentError(
+            "slim starts the processes of its trainings itself: give device=0,1 and leave torchrun out. On several "
+            "machines start train-sparse and finetune by torchrun, and prune between them by itself"
+        )
     began = time.perf_counter()
     passed = request.passed
     host_arguments.require({k: v for k, v in request.host.items() if k not in EXPORT_KEYS or not passed.get("format")})
@@ -92,6 +64,7 @@ def run(request: SlimRequest) -> SlimResult:
     device = evaluation.device(passed.get("device"))
     deployment = Deployment.asked({**told, "data": data or request.images}, device, request.threads)
     side, budget = image_side.settle(parent, request.budget, passed, "slim")
+    only_classes.require(parent, request.classes, data)
     seen, classes = only_classes.cut(parent, request.classes, side.parent)
     trained = slim_rounds.knows(parent, request, data)
     chosen = slim_rounds.way(request, trained=trained)
@@ -99,6 +72,9 @@ def run(request: SlimRequest) -> SlimResult:
     arguments = {k: v for k, v in {**request.kwargs(), "model": origin, "data": data}.items() if v is not None}
     if passed.get("imgsz") == AUTO:
         request = replace(request, budget=budget, passed={**passed, "imgsz": side.imgsz})
+    if (finished := slim_report.finished(request, parent, arguments)) is not None:
+        console.conclude("slim: ", f"{finished} is this run and is finished; another name= begins anew")
+        return slim_report.concluded(request, finished)
     slim_reach.require(seen, request, data, side.imgsz, rebuilt=chosen != "prune")
     with slim_stages.opened(request, parent, arguments) as stages:
         unfinished = f"a stage lies in N-name{slim_stages.UNFINISHED} there until it is done"
@@ -114,7 +90,7 @@ def run(request: SlimRequest) -> SlimResult:
         found = slim_rounds.follow(stages, work, first, chosen)
         if by is not None:
             found.said.append("mAP says how far models agree with what the first one found: there are no other labels")
-        return _ended(stages, work, first, found, deployment, chosen, began)
+        return _ended(stages, work, first, found, deployment, chosen, began, known)
 
 
 def _require_same(first: Stage, stages: Stages) -> None:
@@ -134,8 +110,9 @@ def _ended(
     deployment: Deployment,
     chosen: str,
     began: float,
+    known: ultralytics.YOLO | None,
 ) -> SlimResult:
-    """Export, put the model into its place, write and say everything."""
+    """Export, put the model into its place, write and say everything; `known` is the parent where it was validated."""
     request, folder = work.request, stages.folder
     final = found.tuned or found.parent
     table = {"parent": first, "trained": found.parent, "pruned": found.pruned, "fine-tuned": found.tuned}
@@ -156,14 +133,14 @@ def _ended(
     seen = (found.parent.found, final.found)
     difference = paired_bootstrap.between(*seen, request.confidence or 0.95) if found.tuned else None
 
-    file = folder / "weights" / "best.pt"
+    file = folder / slim_report.SHIPPED
     file.parent.mkdir(exist_ok=True)
     with files.staged(file.parent) as part:
         shutil.copyfile(final.file, part / file.name)
-    step = following.after_slim(request, rows, file, None if exported is None else exported.file, work.imgsz)
     seconds = time.perf_counter() - began
     facts = {
         "way": chosen,
+        "imgsz": work.imgsz,
         "rounds": found.rounds,
         "said": found.said,
         "difference": None if difference is None else vars(difference),
@@ -179,34 +156,8 @@ def _ended(
         },
         "arguments": request.kwargs(),
     }
-    pictures = [p for s in shown.values() for p in (s.folder / "widths.png", s.folder / "results.png") if p.is_file()]
-    ends = [rows[0], next(row for row in reversed(rows) if row["model"] != "exported")]
-    page = run_report.write_report(
-        folder,
-        Report(
-            "slim",
-            rows,
-            facts,
-            verdict.of(ends, trained=found.tuned is not None),
-            repeat=following.again("slim", folder, command_line.written(request)),
-            versions=provenance.versions(),
-        ),
-        pictures,
-    )
-    shown_rows = [*rows, *text_table.with_change(ends)[2:]]
-    console.conclude("slim: ", f"imgsz {work.imgsz}\n{text_table.table(shown_rows)}")
-    if len(found.rounds) > 1:
-        console.conclude("slim: ", f"rounds\n{text_table.table(found.rounds)}")
-    for said in (*found.said, *([f"mAP50-95 {difference}"] if difference else [])):
-        console.conclude("slim: ", said)
-    made = [file, *([exported.file] if exported else []), page]
-    console.conclude("slim: ", text_table.closing("done", [], made, step))
-    model = saving.load(file)
-    result = SlimResult(
-        model, file, None if exported is None else exported.file, chosen, rows, found.rounds, difference, step
-    )
-    vars(model)["figures"] = result
-    return result
+    slim_report.write(work, folder, rows, facts, list(shown.values()), found, known)
+    return slim_report.concluded(request, folder)
 
 
 def _stages(folder: Path) -> list[Stage]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import ultralytics
 
 from yoloprune.backend import datasets, host_arguments
 from yoloprune.checkpoint import rebuild, saving
 from yoloprune.native import candidates
-from yoloprune.planning import greedy_selection
 from yoloprune.settings.slim_request import SlimRequest
 
 
@@ -39,5 +37,4 @@ def require(yolo: ultralytics.YOLO, request: SlimRequest, data: Any, imgsz: int,
         found = candidates.Channels(network, replace(request.limits, native=insists), imgsz)
     if request.budget.empty or request.latency is not None or request.rounds > 1 or request.max_drop is not None:
         return
-    alike = np.ones(found.graph.n_classes)
-    found.choose(lambda graph: greedy_selection.select(graph, alike, request.budget, request.limits))
+    found.require_reach(request.budget)

@@ -194,7 +194,7 @@ def _interrupted(request: SlimRequest, task: str, told: Mapping[str, Any]) -> tu
             continue
         if any(before.get(key) != told.get(key) for key in ("model", "data", "images")):
             continue
-        free = FREE | _of_the_export(folder, before, told)
+        free = FREE | _of_the_export(folder, before, told) | _of_the_machine(before, told)
         changed = sorted(k for k in {*before, *told} - free if before.get(k) != told.get(k))
         handle = files.taken(folder / LOCK)
         if handle is None:
@@ -217,6 +217,12 @@ def _of_the_export(folder: Path, before: Mapping[str, Any], told: Mapping[str, A
     timed, exported = before.get("latency"), any((f / FACTS).is_file() for f in folder.glob("*-export"))
     of_trainings = {k for one in (before, told) if not one.get("format") for k in EXPORT_KEYS if k in one}
     return frozenset() if timed or exported or of_trainings else frozenset({"format", "threads", *EXPORT_KEYS})
+
+
+def _of_the_machine(before: Mapping[str, Any], told: Mapping[str, Any]) -> frozenset[str]:
+    """Where it is worked, on however many GPUs, which may change unless a time was met there."""
+    timed = before.get("latency") or told.get("latency")
+    return frozenset() if timed else frozenset({"device", "workers"})
 
 
 def _clear(folder: Path) -> None:

@@ -17,7 +17,7 @@ import ultralytics
 from yoloprune.backend import class_labels, compat, evaluation, per_image, run_folders, yaml_markers
 from yoloprune.backend.found_labels import Labeller
 from yoloprune.checkpoint import saving, trainer_files
-from yoloprune.commands import finetune, parent_labels, prune, train_sparse
+from yoloprune.commands import finetune, parent_labels, prune, side_by_side, train_sparse
 from yoloprune.commands.image_side import Side
 from yoloprune.commands.slim_stages import REPORT, Done, Stage
 from yoloprune.planning.paired_bootstrap import Findings
@@ -28,7 +28,33 @@ from yoloprune.settings.request import Request
 from yoloprune.settings.requests import FinetuneRequest, PruneRequest, TrainSparseRequest
 from yoloprune.settings.slim_request import OF_THE_RUN, SlimRequest
 
+BY_CLASS = "by_class"
 PLAIN = "auto"  # Ultralytics' own choice of an optimizer, for weights that are not trained on the data yet
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a validation found.
+
+    Attributes:
+        row (dict[str, float]): Figures by name.
+        found (Findings | None): What was found in each image.
+        classes (Figures): Figures by class.
+    """
+
+    row: dict[str, float] = field(default_factory=dict)
+    found: Findings | None = None
+    classes: side_by_side.Figures = ({}, None)
+
+    def more(self) -> dict[str, Any]:
+        """What a stage keeps of it."""
+        return {BY_CLASS: list(self.classes)} if self.classes[0] else {}
+
+
+def of_classes(stage: Stage) -> side_by_side.Figures:
+    """Figures by class that a stage kept."""
+    figures, boxes = stage.more.get(BY_CLASS) or ({}, None)
+    return figures, boxes
 
 
 @dataclass(frozen=True)
@@ -74,9 +100,10 @@ class Work:
             file = part / "weights" / "parent.pt"
             file.parent.mkdir(parents=True, exist_ok=True)
             whole.save(file)
-        row, found = ({}, None) if seen is None else self._validated(seen, names, self.side.parent)
-        more = {"sha256": digest(file)}
-        return Done(file, {**row, **evaluation.measure(whole.model, self.side.parent)}, found, more=more)
+        known = Seen() if seen is None else self._validated(seen, names, self.side.parent)
+        more = {"sha256": digest(file), **known.more()}
+        sizes = evaluation.measure(whole.model, self.side.parent)
+        return Done(file, {**known.row, **sizes}, known.found, more=more)
 
     def train(self, part: Path, model: Path, epochs: int) -> Done:
         """Train at the widths that there are."""
@@ -116,20 +143,21 @@ class Work:
         timed = budgets.get("latency") is not None
         told.update({k: v for k, v in request.passed.items() if timed and k in ("format", *EXPORT_KEYS)})
         told["threads"] = request.threads if timed else None
-        row: dict[str, float] = {}
-        found: Findings | None = None
+        seen = Seen()
 
-        def judge(cut: ultralytics.YOLO) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-            nonlocal row, found
-            row, found = self._validated(cut)
-            return {k: before.row.get(k) for k in row}, row
+        def judge(cut: ultralytics.YOLO) -> side_by_side.Looks:
+            nonlocal seen
+            seen = self._validated(cut)
+            classes = side_by_side.by_class({"parent": of_classes(before), "pruned": seen.classes})
+            return side_by_side.Looks(({k: before.row.get(k) for k in seen.row}, seen.row), classes)
 
-        done = prune.run(checking.build(PruneRequest, told), judge)
+        done = prune.run(checking.build(PruneRequest, told), judge, timed=True)
         kept = dict(json.loads((part / REPORT).read_text(encoding="utf-8"))["kept"])
         if timed:
             kept["latency"] = done.rows[1]["ms"] / done.rows[0]["ms"]
-        more = {"budgets": dict(budgets), "outputs_moved": done.cut.moved, "next": done.next_step}
-        return Done(done.file, {**row, **evaluation.measure(done.model.model, self.imgsz)}, found, kept, more)
+        more = {"budgets": dict(budgets), "outputs_moved": done.cut.moved, "next": done.next_step, **seen.more()}
+        sizes = evaluation.measure(done.model.model, self.imgsz)
+        return Done(done.file, {**seen.row, **sizes}, seen.found, kept, more)
 
     def _share(self, epochs: int) -> dict[str, Any]:
         """How long one of several trainings is."""
@@ -141,7 +169,7 @@ class Work:
         last, best = (part / "weights" / name for name in ("last.pt", "best.pt"))
         command = finetune if kind is FinetuneRequest else train_sparse
         if last.is_file() and saving.goes_on(last):
-            kept = {k: told[k] for k in ("trainer",) if k in told}
+            kept = {k: told[k] for k in ("trainer", "device", "workers") if told.get(k) is not None}
             command.run(checking.build(kind, {"model": last, "resume": True, **kept}))
         elif not last.is_file():
             shutil.rmtree(part, ignore_errors=True)
@@ -150,8 +178,9 @@ class Work:
         if not (part / REPORT).is_file():
             self._end(part, kind, told)
         yolo = saving.load(file)
-        row, found = self._validated(yolo)
-        return Done(file, {**row, **evaluation.measure(yolo.model, self.imgsz)}, found, more={"epochs": told["epochs"]})
+        seen, sizes = self._validated(yolo), evaluation.measure(yolo.model, self.imgsz)
+        more = {"epochs": told["epochs"], **seen.more()}
+        return Done(file, {**seen.row, **sizes}, seen.found, more=more)
 
     def _end(self, part: Path, kind: type[Request], told: Mapping[str, Any]) -> None:
         """What a training does behind its last epoch, where it was killed in that."""
@@ -166,11 +195,9 @@ class Work:
             train_sparse.report(part, yolo, checking.build(TrainSparseRequest, told).config)
         else:
             sizes = evaluation.measure(yolo.model, self.imgsz)
-            finetune.report(part, {}, self._validated(yolo)[0], sizes, widths_kept=True)
+            finetune.report(part, {}, self._validated(yolo).row, sizes, widths_kept=True)
 
-    def _validated(
-        self, yolo: ultralytics.YOLO, names: list[str] | None = None, imgsz: int | None = None
-    ) -> tuple[dict[str, float], Findings | None]:
+    def _validated(self, yolo: ultralytics.YOLO, names: list[str] | None = None, imgsz: int | None = None) -> Seen:
         """How good a model is, and what it finds in each image; `names` are its classes where it knew more once."""
         passed = {k: v for k, v in self.request.passed.items() if k in finetune.LIKE_THE_END and v is not None}
         if not isinstance(passed.get("batch", 1), int) or passed.get("batch", 1) < 1:
@@ -185,7 +212,7 @@ class Work:
             place = {"project": folder, "name": "val", "data": seen, "imgsz": imgsz or self.imgsz, "verbose": False}
             evaluation.validate(probe, {**passed, **place})
         self.looks.append(time.perf_counter() - began)
-        return evaluation.metrics(probe), watch.findings()
+        return Seen(evaluation.metrics(probe), watch.findings(), evaluation.by_class(probe))
 
 
 def labelled(part: Path, request: SlimRequest, by: Labeller, model: str) -> Done:

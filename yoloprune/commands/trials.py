@@ -14,6 +14,7 @@ from torch import Tensor
 from yoloprune.backend import console, moved_layers
 from yoloprune.checkpoint import saving
 from yoloprune.commands import cut_and_repair, mask
+from yoloprune.commands.sweep_points import Point
 from yoloprune.cutting import masks
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.native.candidates import Channels, Choice
@@ -49,8 +50,8 @@ class Trial:
 # Of a sweep -----------------------------------------------------------------------------------------------------------
 def of_sweep(
     parent: ultralytics.YOLO, seen: Any, request: SweepRequest, passed: Passed
-) -> tuple[list[Trial], dict[str, str]]:
-    """The parent and all points of a sweep, those that keep most first, and why other points are out of reach.
+) -> tuple[list[Point], dict[str, str], list[Tensor] | None]:
+    """The parent and all points of a sweep, those that keep most first, why other points are out of reach, and images.
 
     Args:
         parent (YOLO): The model.
@@ -63,19 +64,30 @@ def of_sweep(
     """
     if request.masks is not None:
         masking = _Masking(parent, seen, request.masks, request.recover, passed)
-        whole = Trial("parent", {"zeros": 0.0, "nonzero": 1.0}, lambda: parent)
-        return [whole, *(masking.of(zeros, masking.names) for zeros in request.masks.each)], {}
+        whole = Point("parent", {"zeros": 0.0, "nonzero": 1.0}, {})
+        masked = [Point(str(z), *masking.of(z, masking.names)) for z in request.masks.each]
+        return [whole, *masked], {}, masking.sight.images
     with saving.told_who_wrote(parent):
         found = Channels(parent.model, request.limits, passed["imgsz"])
+    _require_reach(found, request)
     sight = calibration(parent, seen, passed["imgsz"], passed)
     order = ranking.rank(parent, found.graph, request.criterion, request.limits, sight)
     points, unreachable = _choices(found, order, request)
+    uncut = _whole(found)
+    cut = [Point(name, _kept(choice), choice) for name, choice in points.items()]
+    return [Point("parent", _kept(uncut), uncut), *cut], unreachable, sight.images
 
-    def make(choice: Choice) -> ultralytics.YOLO:
-        return cut_and_repair.cut(parent, choice.plan, request.recover, sight.images, choice.probe).child
 
-    whole = Trial("parent", _kept(_whole(found)), lambda: parent)
-    return [whole, *(Trial(name, _kept(choice), partial(make, choice)) for name, choice in points.items())], unreachable
+def _require_reach(found: Channels, request: SweepRequest) -> None:
+    """Raise BudgetError where no point can be met by any ranking, before images are looked at."""
+    errors = []
+    for wanted in request.budgets:
+        try:
+            found.require_reach(wanted)
+            return
+        except BudgetError as e:
+            errors.append(e)
+    raise errors[0]
 
 
 def _whole(found: Channels) -> Choice:
@@ -188,11 +200,10 @@ def _layers_masked(
     trials = [Trial("parent", row, lambda: parent)]
     for name in names:
         for zeros in asked.each:
-            one = masking.of(zeros, [name])
-            size, gone = parent.model.get_submodule(name).weight.numel(), one.told["zeros"]
-            row = {"group": name, "layers": name, "width": size, "kept": round(size * (1 - gone))}
-            share = {"share": round(1 - zeros.sparsity, 6), "nonzero": one.told["nonzero"]}
-            trials.append(Trial(name, {**row, **share}, one.make))
+            told, kept = masking.of(zeros, [name])
+            row = {"group": name, "layers": name, "width": kept[name].numel(), "kept": int(kept[name].sum())}
+            share = {"share": round(1 - zeros.sparsity, 6), "nonzero": told["nonzero"]}
+            trials.append(Trial(name, {**row, **share}, partial(masking.make, zeros, name)))
     return trials
 
 
@@ -216,17 +227,17 @@ class _Masking:
         self.names = [name for name in names if name in self.scores]
         self.nonzero = sum(int((p != 0).sum()) for p in parent.model.parameters())
 
-    def of(self, zeros: Zeros, names: Sequence[str]) -> Trial:
-        """One mask of some layers."""
+    def of(self, zeros: Zeros, names: Sequence[str]) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """One mask of some layers: what its row says, and which weights stay."""
         kept = self._kept(zeros, names)
         weights = sum(stay.numel() for stay in kept.values())
         gone = sum(int((~stay).sum()) for stay in kept.values())
         new = sum(int((found & ~kept[name]).sum()) for name, found in masks.found_in(self.parent.model, names).items())
-        told = {"zeros": round(gone / weights, 4), "nonzero": round(1 - new / self.nonzero, 5)}
-        return Trial(str(zeros), told, partial(self._make, zeros, names))
+        return {"zeros": round(gone / weights, 4), "nonzero": round(1 - new / self.nonzero, 5)}, kept
 
-    def _make(self, zeros: Zeros, names: Sequence[str]) -> ultralytics.YOLO:
-        return mask.masked(self.parent, self._kept(zeros, names), self.recover, self.sight)
+    def make(self, zeros: Zeros, name: str) -> ultralytics.YOLO:
+        """The parent with one layer masked."""
+        return mask.masked(self.parent, self._kept(zeros, [name]), self.recover, self.sight)
 
     def _kept(self, zeros: Zeros, names: Sequence[str]) -> dict[str, Tensor]:
         scores = {name: self.scores[name] for name in names}

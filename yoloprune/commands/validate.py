@@ -107,10 +107,10 @@ def compare(
         told_sides = sides if differ else imgsz
         said = {"device": str(device), "imgsz": told_sides, "timing": timing, "arguments": passed}
         said["differences"] = {name: vars(d) for name, d in differences.items()}
-        report = _report(command, rows, said, classes, images, words)
+        report = _report(command, rows, said, classes, images, words, differences)
         page = run_report.write_report(folder, report)
         told = "\n".join([*([report.verdict] if report.verdict else []), f"imgsz {told_sides}, {deployment}"])
-        told += "".join(f"\n{name}: {report.metric} {d}" for name, d in differences.items())
+        told += "".join(f"\n{line}" for line in report.notes)
         at = max(i for i, yolo in enumerate(loaded.values()) if yolo in known)
         step = following.after_comparing(known[-1], rows, rows[at], data=passed["data"], imgsz=sides[at])
         console.conclude(f"{command}: ", text_table.closing(told, rows, [page], step))
@@ -134,6 +134,7 @@ def _report(
     classes: Mapping[str, side_by_side.Figures],
     images: Sequence[ExampleImage],
     words: str | None,
+    differences: Mapping[str, paired_bootstrap.Interval],
 ) -> Report:
     """What is said of models that were validated and timed; of one alone there is no verdict."""
     metric = text_table.headline(rows[0])
@@ -142,9 +143,9 @@ def _report(
     versions = provenance.versions()
     by_class = side_by_side.by_class(classes)
     again = [words] if words else []
-    return Report(
-        command, rows, facts, said, by_class, images, points=points, metric=metric, repeat=again, versions=versions
-    )
+    notes = [f"{name}: {metric} {d}" for name, d in differences.items()]
+    told: dict[str, Any] = {"metric": metric, "repeat": again, "versions": versions, "notes": notes}
+    return Report(command, rows, facts, said, by_class, images, points=points, **told)
 
 
 def _loaded(models: Mapping[str, ModelSource]) -> dict[str, ultralytics.YOLO]:

@@ -13,12 +13,12 @@ from yoloprune.backend import console, records, yolo_tracing
 from yoloprune.errors import BudgetError, ModelError, PlanError
 from yoloprune.native.described import Described
 from yoloprune.native.stock_yaml import NotSayableError, Stock
-from yoloprune.planning import steps
+from yoloprune.planning import greedy_selection, steps
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Probe
-from yoloprune.settings.budget import Limits
+from yoloprune.settings.budget import Budget, Limits
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,7 +91,7 @@ class Channels:
         self.graph = steps.with_ceilings(self.graph, yolo_tracing.layer_shares(model, limits.layers))
         self.native: ChannelGraph | None = None
         self.stock: Stock | None = None
-        self._limits, self._insists = limits, limits.native is True
+        self._limits, self._imgsz, self._insists = limits, imgsz, limits.native is True
         if limits.native is False:
             return
         try:
@@ -101,6 +101,20 @@ class Channels:
             if self._insists:
                 raise
             warn_of_free_widths(e)
+
+    def require_reach(self, budget: Budget) -> None:
+        """Raise BudgetError where a budget is out of the reach of any ranking, or met as the model is.
+
+        Where native widths are not insisted on, free ones do what they cannot.
+        """
+        graph = self.native if self._insists and self.native is not None else self.graph
+        alike = np.ones(graph.n_classes)
+        if greedy_selection.select(graph, alike, budget, self._limits).all() and not budget.empty:
+            cost = Cost(graph)
+            has = ", ".join(f"{cost.parent(kind):,.0f} {kind}" for kind in ("flops", "params"))
+            raise BudgetError(
+                f"The model already meets {budget}, so there is nothing to cut: at imgsz {self._imgsz} it has {has}."
+            )
 
     def choose(self, select: Callable[[ChannelGraph], np.ndarray]) -> Choice:
         """Choose with native widths, and with free ones where those cannot do it and were not asked for.

@@ -154,6 +154,8 @@ class Report:
         repeat (Sequence[str]): Commands that do it again.
         versions (Mapping[str, str]): Of what ran, by package.
         zeros (Sequence[Row]): Of a mask, by layer: "layer", "weights", "zeros" and their "share".
+        notes (Sequence[str]): What stands below the table, in sentences: intervals, and what happened on the way.
+        pages (Mapping[str, str]): Pages of parts of the run, by what they are of: paths from its folder.
     """
 
     command: str
@@ -171,6 +173,8 @@ class Report:
     repeat: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     zeros: Sequence[Row] = ()
+    notes: Sequence[str] = ()
+    pages: Mapping[str, str] = field(default_factory=dict)
 
     def data(self) -> dict[str, Any]:
         """What report.json holds: the facts, and each field that is not empty, images without their pixels."""

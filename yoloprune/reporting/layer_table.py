@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -80,6 +80,19 @@ def with_costs(rows: Sequence[Row], graph: ChannelGraph, widths: np.ndarray) -> 
         {**row, "MFLOPs": round(sums[str(row["layer"])][0], 3), "MFLOPs kept": round(sums[str(row["layer"])][1], 3)}
         for row in rows
     ]
+
+
+def with_times(rows: Sequence[Row], times: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Layer rows with "ms" and "ms kept", milliseconds before and after, where they were measured.
+
+    Args:
+        rows (Sequence[Row]): From `layer_rows`.
+        times (Sequence[Mapping[str, float]]): By layer, before and after; empty where nothing was measured.
+    """
+    if not times:
+        return [dict(row) for row in rows]
+    before, after = times
+    return [{**row, "ms": before[str(row["layer"])], "ms kept": after[str(row["layer"])]} for row in rows]
 
 
 def frozen_layers(rows: Sequence[Row]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from yoloprune.reporting import svg
 from yoloprune.reporting.facts import Report
@@ -13,13 +14,27 @@ STEP, BAR = 12.0, 9.0  # from layer to layer, and how wide a bar is, in pixels
 HALF, COSTS = 90.0, 110.0  # heights: of half the widest layer, and of the bars of FLOPs
 
 
+COLUMNS = {
+    "MFLOPs": lambda most: f"FLOPs, up to {most / 1e3:.3g} GFLOPs a layer",
+    "ms": lambda most: f"time, up to {most:.3g} ms a layer (torch, this machine)",
+}
+"""What is drawn of a layer's costs, and the words below it."""
+
+TIMED = (
+    ", and time: torch on this machine, whatever format= was asked for, one image, batch-norm folded, median of a few "
+    "runs; what runs between layers is not in it"
+)
+
+
 def network(report: Report) -> str:
     """Every layer from input to head as a bar as high as it is wide, what stays of it filled; below, what it costs."""
     rows = [r for r in report.layers if "kept" in r]
     if not rows:
         return ""
-    widest, dearest = max(r["width"] for r in rows), max((r.get("MFLOPs") or 0.0) for r in rows)
-    middle, floor = HALF + 10, 2 * HALF + 60 + COSTS
+    widest, middle = max(r["width"] for r in rows), HALF + 10
+    sizes = {c: max((r.get(k) or 0.0) for r in rows for k in (c, f"{c} kept")) for c in COLUMNS}
+    costs = {column: most for column, most in sizes.items() if most}
+    floors = {k: 2 * HALF + 60 + COSTS + i * (COSTS + 30) for i, k in enumerate(costs)}
     parts = []
     for i, row in enumerate(rows):
         left = 8 + i * STEP
@@ -28,10 +43,10 @@ def network(report: Report) -> str:
         bars = _upright(left, middle - whole, 2 * whole, "parent" + held) + _upright(
             left, middle - kept, 2 * kept, "kept" + held
         )
-        if dearest:
-            for key, kind in (("MFLOPs", "parent"), ("MFLOPs kept", "kept")):
-                high = COSTS * (row.get(key) or 0.0) / dearest
-                bars += _upright(left, floor - high, high, kind + held)
+        for column, most in costs.items():
+            for key, kind in ((column, "parent"), (f"{column} kept", "kept")):
+                high = COSTS * (row.get(key) or 0.0) / most
+                bars += _upright(left, floors[column] - high, high, kind + held)
         if _block(row) != (_block(rows[i - 1]) if i else ""):
             bars += svg.label(
                 0, 0, _block(row), transform=f"translate({left + 8:.0f} {2 * HALF + 22:.0f}) rotate(60)", class_="small"
@@ -40,15 +55,15 @@ def network(report: Report) -> str:
         parts.append(
             svg.element("g", group, class_="layer", data_name=row["layer"], data_with=" ".join(row["coupled with"]))
         )
-    if dearest:
-        parts.append(svg.label(8, floor + 16, f"FLOPs, up to {dearest / 1e3:.3g} GFLOPs a layer", class_="small"))
-    drawn = svg.picture(
-        max(24 + len(rows) * STEP, 320), floor + 24, parts, "widths and FLOPs of all layers, from input to head"
-    )
+    for column, most in costs.items():
+        parts.append(svg.label(8, floors[column] + 16, COLUMNS[column](most), class_="small"))
+    below = max(floors.values(), default=2 * HALF + 60)
+    what = " and ".join(["widths", *({"MFLOPs": "FLOPs", "ms": "times"}[column] for column in costs)])
+    drawn = svg.picture(max(24 + len(rows) * STEP, 320), below + 24, parts, f"{what} of all layers, from input to head")
     note = (
         f"<p class=note>From the input on the left to the head. A bar is as high as its layer is wide (up to "
-        f"{widest:,} channels): pale before, strong after; grey may not be cut. Below: where FLOPs went. Point at a "
-        "layer to see what loses the same channels.</p>"
+        f"{widest:,} channels): pale before, strong after; grey may not be cut. Below: where FLOPs went"
+        f"{TIMED if 'ms' in costs else ''}. Point at a layer to see what loses the same channels.</p>"
     )
     shown = [{k: ", ".join(v) if isinstance(v, list) else v for k, v in r.items()} for r in report.layers]
     listed = f"<details><summary>All {len(rows)} layers as a table</summary>{table(shown, sortable=True)}</details>"
@@ -66,6 +81,7 @@ def _block(row: Row) -> str:
 
 def _told(row: Row) -> str:
     cost = f", {row['MFLOPs']:,.0f} → {row['MFLOPs kept']:,.0f} MFLOPs" if row.get("MFLOPs") is not None else ""
+    cost += f", {row['ms']:.3g} → {row['ms kept']:.3g} ms" if row.get("ms") is not None else ""
     partners = f"; coupled with {', '.join(row['coupled with'])}" if row["coupled with"] else ""
     return f"{row['layer']}: {row['width']} → {row['kept']} channels{cost}; {row['state']}{partners}"
 
@@ -136,6 +152,14 @@ def zeros(report: Report) -> str:
 def frozen(report: Report) -> str:
     """What may not be cut, and why."""
     return _listed(report.frozen)
+
+
+def parts(report: Report) -> str:
+    """Links to the pages of parts of the run."""
+    links = "".join(
+        f"<li>{svg.element('a', svg.escaped(name), href=quote(place))}</li>" for name, place in report.pages.items()
+    )
+    return f"<ul>{links}</ul>" if links else ""
 
 
 def repeat(report: Report) -> str:

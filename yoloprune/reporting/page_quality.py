@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from yoloprune.reporting import svg
 from yoloprune.reporting.facts import ExampleImage, Outline, Report
-from yoloprune.reporting.text_table import Row, cell, with_change
+from yoloprune.reporting.text_table import Row, cell, ends, with_change
 from yoloprune.reporting.verdict import on_front
 
 COLOURS = 8  # of boxes, by class: those of Okabe and Ito, which the colour-blind tell apart
@@ -17,20 +17,18 @@ LETTER = 0.62  # width of a letter of a name, by its size: bold and wider than m
 LONGEST = 32  # of the name of a point, in characters
 
 
-def table(rows: Sequence[Row], *, sortable: bool = False, marked: bool = False) -> str:
-    """Rows as a table; `marked` sets the last one apart."""
+def table(rows: Sequence[Row], *, sortable: bool = False, marked: Row | None = None) -> str:
+    """Rows as a table; the one that is `marked` is set apart."""
     columns = list(dict.fromkeys(k for row in rows for k in row))
     head = "".join(
         f"<th>{'<button>' + svg.escaped(c) + '</button>' if sortable else svg.escaped(c)}</th>" for c in columns
     )
     lines = ["".join(f"<td>{svg.escaped(cell(row.get(c)))}</td>" for c in columns) for row in rows]
-    ends = [
-        f"<tr{' class=change' if marked and i == len(lines) - 1 else ''}>{line}</tr>" for i, line in enumerate(lines)
-    ]
+    body = [f"<tr{' class=change' if row is marked else ''}>{line}</tr>" for row, line in zip(rows, lines, strict=True)]
     kind = " class=sortable" if sortable else ""
     return (
         f"<div class=scroll tabindex=0 role=region aria-label=table><table{kind}><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(ends)}</tbody></table></div>"
+        f"<tbody>{''.join(body)}</tbody></table></div>"
     )
 
 
@@ -38,7 +36,9 @@ def summary(report: Report) -> str:
     """The verdict, and the table."""
     rows = with_change(report.rows)
     said = f"<p class=verdict>{svg.escaped(report.verdict)}</p>" if report.verdict else ""
-    return said + table(rows, marked=len(rows) > len(report.rows))
+    added = next((row for row in rows if not any(row is one for one in report.rows)), None)
+    notes = "".join(f"<p class=note>{svg.escaped(line)}</p>" for line in report.notes)
+    return said + table(rows, marked=added) + notes
 
 
 def costs(report: Report) -> str:
@@ -177,6 +177,6 @@ def _meet(a: tuple[float, float, float, float], b: tuple[float, float, float, fl
 
 
 def _names(report: Report) -> tuple[str, str]:
-    """What the two models are called: as in the table."""
-    called = [str(row.get("model")) for row in report.rows]
+    """What the two models are called: as in the figures by class, else as in the table."""
+    called = [*report.by_class[0].figures] if report.by_class else [str(r.get("model")) for r in ends(report.rows)]
     return called[0], called[-1]

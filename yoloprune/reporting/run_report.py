@@ -20,6 +20,7 @@ SECTIONS = (
     ("Importance", page_network.importance),
     ("Gamma over the epochs", page_network.gamma),
     ("What may not be cut, and why", page_network.frozen),
+    ("Pages of its stages", page_network.parts),
 )
 """Of the page below its table, each left out where it would be empty."""
 

@@ -68,6 +68,8 @@ PROPERTIES: dict[str, dict[str, Any]] = {
             **{
                 "MFLOPs": _one("number", "Operations before, in millions, at the image size of the run."),
                 "MFLOPs kept": _one("number", "Operations after."),
+                "ms": _one("number", "Milliseconds before, where times were measured: fused, torch on this machine."),
+                "ms kept": _one("number", "Milliseconds after."),
                 "coupled with": _array("Layers that lose the same channels.", {"type": "string"}),
             },
         ),
@@ -94,6 +96,8 @@ PROPERTIES: dict[str, dict[str, Any]] = {
             share=_one("number", "The same as a fraction."),
         ),
     ),
+    "notes": _array("What stands below the table, in sentences.", {"type": "string"}),
+    "pages": _object("slim: pages of its stages, by their names: paths from the folder of the run."),
     "pattern": _one("string", "mask: in which pattern."),
     "frozen": _array("What may not be cut, and why.", {"type": "string"}),
     "repeat": _array("Commands that do it again.", {"type": "string"}),
@@ -146,7 +150,7 @@ PROPERTIES: dict[str, dict[str, Any]] = {
     "seconds": _object("slim: where the time went."),
     "arguments": _object("sweep, sensitivity, val, compare: what the command was given."),
     "device": _one("string", "val, compare: where the models ran."),
-    "imgsz": _one(["integer", "array"], "val, compare: size of the images."),
+    "imgsz": _one(["integer", "array"], "val, compare, slim: size of the images."),
 }
 
 SCHEMA: dict[str, Any] = {

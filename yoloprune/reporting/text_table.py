@@ -32,24 +32,43 @@ def cell(value: Any) -> str:
 FEW = 3
 """Rows that tell a story: parent, pruned, fine-tuned."""
 
+STORY = frozenset({"parent", "trained", "pruned", "fine-tuned"})
+"""Rows that tell one however many they are."""
 
-def with_change(rows: Sequence[Row], label: str = "change") -> list[Row]:
-    """Rows of a before/after table, and one more: how the last differs from the first.
+EXPORTED = "exported"
+"""The row of a file that holds the network of the row before it: a size of its own, and no other network."""
+
+CHANGE = "change"
+
+
+def ends(rows: Sequence[Row]) -> tuple[Row, Row]:
+    """The first row, and the last one that is of a network and not of what it was exported to."""
+    return rows[0], next(row for row in reversed(rows) if row.get("model") != EXPORTED)
+
+
+def with_change(rows: Sequence[Row]) -> list[Row]:
+    """Rows of a before/after table, and one more: how the last network differs from the first, right behind it.
 
     Args:
-        rows (Sequence[Row]): The model before first, the one after last; each with its name under the first key.
-        label (str): What the row is called.
+        rows (Sequence[Row]): The model before first, the one after last, but for what that was exported to; each with
+            its name under the first key.
 
     Returns:
-        (list[Row]): Figures of quality as a difference with its sign, sizes and times as a change in percent. Nothing
-            is added to one row or to many, of which the last is no more an end than others, or where no number stands
-            in both.
+        (list[Row]): Figures of quality as a difference with its sign, sizes and times as a change in percent; times
+            that only the export has are its own. Nothing is added to one row or to many, of which the last is no more
+            an end than others, or where no number stands in both.
     """
-    if not 1 < len(rows) <= FEW:
+    networks = [row for row in rows if row.get("model") != EXPORTED]
+    if len(networks) < 2 or (len(networks) > FEW and not {row.get("model") for row in networks} <= STORY):
         return list(rows)
-    first, last = rows[0], rows[-1]
+    first, last = ends(rows)
+    of_file = next((row for row in rows if row.get("model") == EXPORTED), {})
+    last = {**{k: v for k, v in of_file.items() if k.startswith("ms ")}, **last}
     found = {k: change(k, first[k], last[k]) for k in first if _is_number(first[k]) and _is_number(last.get(k))}
-    return [*rows, {next(iter(first)): label, **found}] if found else list(rows)
+    if not found:
+        return list(rows)
+    at = 1 + max(i for i, row in enumerate(rows) if row.get("model") != EXPORTED)
+    return [*rows[:at], {next(iter(first)): CHANGE, **found}, *rows[at:]]
 
 
 SIZES = frozenset({"params", "nonzero", "GFLOPs", "MB", "ms"})

@@ -15,7 +15,6 @@ from yoloprune.errors import BudgetError
 from yoloprune.importance import dead_channels
 from yoloprune.native import candidates
 from yoloprune.planning import greedy_selection
-from yoloprune.planning.cost import Cost
 from yoloprune.planning.time_model import TimedBudget, TimeModel
 from yoloprune.repair import constant_folding
 from yoloprune.runtimes.bench import Bench
@@ -26,8 +25,40 @@ from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.requests import PruneRequest
 
 
+def prepared(
+    parent: ultralytics.YOLO, request: PruneRequest, imgsz: int, times: DeviceTimes | None = None
+) -> candidates.Channels | candidates.Choice:
+    """What can be cut, looked at before any image is: where exactly the dead go that is the choice.
+
+    Args:
+        parent (YOLO): The model before the cut.
+        request (PruneRequest): The budgets, and what the choice must respect.
+        imgsz (int): Image size for which FLOPs are counted.
+        times (DeviceTimes | None): What was measured elsewhere, for a wanted time.
+
+    Raises:
+        ArgumentError: If `keep=` or `layers=` name nothing.
+        BudgetError: If a budget is out of reach or met already, or nothing is dead and neither a budget nor classes are
+            given.
+        DataError: If the times are of another network.
+    """
+    if not request.budgeted:
+        return _all_but_the_dead(parent, request.limits, imgsz, or_nothing=request.classes is not None)
+    found = candidates.Channels(parent.model, request.limits, imgsz)
+    if times is not None and request.latency is not None:
+        times.require(found.graph, imgsz)
+        times.share(request.latency)
+    if not request.budget.empty:
+        found.require_reach(request.budget)
+    return found
+
+
 def choose(
-    parent: ultralytics.YOLO, request: PruneRequest, sight: Calibration, clock: Bench | DeviceTimes | None = None
+    parent: ultralytics.YOLO,
+    request: PruneRequest,
+    sight: Calibration,
+    ready: candidates.Channels | candidates.Choice,
+    clock: Bench | DeviceTimes | None = None,
 ) -> tuple[candidates.Choice, ranking.Ranking | None]:
     """Decide which channels stay: under the budgets, or without one all but the dead.
 
@@ -35,23 +66,20 @@ def choose(
         parent (YOLO): The model before the cut.
         request (PruneRequest): The budgets, and what the choice must respect.
         sight (Calibration): What scores look at.
+        ready (Channels | Choice): From `prepared`.
         clock (Bench | DeviceTimes | None): Where the parent runs, or what was measured elsewhere, for a wanted time.
 
     Returns:
         (tuple[Choice, Ranking | None]): For `cut_and_repair.cut`, and in which order channels went, if there is one.
 
     Raises:
-        BudgetError: If the budget is out of reach or met already, or nothing is dead and neither a budget nor classes
-            are given.
+        BudgetError: If the budget is out of reach.
     """
-    if not request.budgeted:
-        return _all_but_the_dead(parent, request.limits, sight.imgsz, or_nothing=request.classes is not None), None
-    found = candidates.Channels(parent.model, request.limits, sight.imgsz)
-    if isinstance(clock, DeviceTimes):
-        clock.require(found.graph, sight.imgsz)
-    order = ranking.rank(parent, found.graph, request.criterion, request.limits, sight)
-    choice = _within(parent, request, sight.imgsz, found, order, clock)
-    dead = dead_channels.dead(parent.model, found.graph)
+    if isinstance(ready, candidates.Choice):
+        return ready, None
+    order = ranking.rank(parent, ready.graph, request.criterion, request.limits, sight)
+    choice = _within(parent, request, ready, order, clock)
+    dead = dead_channels.dead(parent.model, ready.graph)
     if sight.drawn and request.criterion.score == "auto" and (~choice.alive & ~dead).any():
         ranking.warn_of_no_data(parent, sight)
     stay = dead & choice.alive
@@ -66,7 +94,6 @@ def choose(
 def _within(
     parent: ultralytics.YOLO,
     request: PruneRequest,
-    imgsz: int,
     found: candidates.Channels,
     order: ranking.Ranking,
     clock: Bench | DeviceTimes | None,
@@ -88,20 +115,11 @@ def _within(
         except BudgetError as e:
             raise BudgetError(f"{e} The parent takes {clock.ms:.2f} ms in {clock}.") from None
     if latency is not None and isinstance(clock, Bench):
-        if not wanted.empty:
-            under(wanted)  # raises where that alone is out of reach, before anything is timed
         if not order.per_cost:  # what a channel costs has no say in which one goes
             return latency_search.meet(parent.model, latency, lambda share: under(replace(wanted, flops=share)), clock)
         times = time_profile.learnt(parent.model, found.graph, request.limits, clock)
         return latency_search.meet(parent.model, latency, lambda share: timed(share, times), clock)
-    choice = under(wanted)
-    if choice.alive.all():
-        cost = Cost(found.graph)
-        has = ", ".join(f"{cost.parent(kind):,.0f} {kind}" for kind in ("flops", "params"))
-        raise BudgetError(
-            f"The model already meets the budget, so there is nothing to cut: at imgsz {imgsz} it has {has}."
-        )
-    return choice
+    return under(wanted)
 
 
 def _all_but_the_dead(

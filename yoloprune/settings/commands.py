@@ -46,8 +46,9 @@ _COMMANDS = (
         ),
         notes=(
             "All budgets that are given hold; flops=0.5 when none is given and max_drop neither. epochs= are those of",
-            "all trainings together. Interrupted, the same command goes on where it was. With format= and its",
-            "arguments, those of 'yolo export', the model is exported, and the export checked against torch.",
+            "all trainings together. Interrupted, the same command goes on where it was; when all is over, it tells",
+            "what came of it and does nothing again. With format= and its arguments, those of 'yolo export', the model",
+            "is exported, and the export checked against torch.",
             SHARED_SIDE,
             OWN_DATA,
             OF_VIDEOS,
@@ -104,12 +105,13 @@ _COMMANDS = (
         examples=(
             "sweep model=best.pt data=my.yaml",
             "sweep model=best.pt data=my.yaml flops=0.9,0.7,0.5 score=taylor imgsz=320",
-            "sweep model=best.pt data=my.yaml sparsity=0.5,0.7,0.9",
         ),
         notes=(
             "One of flops, params, ratio, or masks by sparsity= or pattern=; flops=0.9,0.8,...,0.3 when none is given.",
-            "sweep.csv grows row by row, so an interrupted sweep keeps those it has.",
+            "sweep.csv grows row by row; interrupted, the same command goes on where it was.",
             "With format=, as of 'yolo export', or threads= the table shows the time per image as well, at batch 1.",
+            "With ray=True the points are worked on at the same time, where RAY_ADDRESS or 'ray start' says; the data",
+            "set has to be there under the same path.",
             OWN_DATA,
         ),
     ),
@@ -122,7 +124,6 @@ _COMMANDS = (
         examples=(
             "sensitivity model=best.pt data=my.yaml",
             "sensitivity model=best.pt data=my.yaml widths=0.5 held=64 layer=model.2.*,model.4.*",
-            "sensitivity model=best.pt data=my.yaml pattern=2:4",
         ),
         notes=(
             "sensitivity.csv grows row by row; interrupted, the same command goes on where it was. The names in its",

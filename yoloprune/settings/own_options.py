@@ -7,14 +7,15 @@ from typing import Any
 from yoloprune.errors import ArgumentError
 from yoloprune.settings.option import Option
 from yoloprune.settings.value_kinds import (
-    AMOUNT,
     CLASS_NAMES,
     FLAG,
     LAYER_SHARES,
     MODULES,
     NATIVE_ROWS,
+    OPERATIONS,
     PLACE,
     SHARE,
+    WEIGHTS,
     ValueKind,
     choice,
     integer,
@@ -25,8 +26,8 @@ from yoloprune.settings.value_kinds import (
 from yoloprune.settings.wanted_time import LATENCY, TIMES
 from yoloprune.settings.written_numbers import by_one_of
 
-FLOPS = Option("flops", None, AMOUNT, "FLOPs that are kept", 0.5)
-PARAMS = Option("params", None, AMOUNT, "parameters that are kept", 0.5)
+FLOPS = Option("flops", None, OPERATIONS, "FLOPs that are kept", 0.5)
+PARAMS = Option("params", None, WEIGHTS, "parameters that are kept", 0.5)
 RATIO = Option("ratio", None, SHARE, "share of the prunable channels that is removed", 0.5)
 SPARSITY = Option("sparsity", None, SHARE, "share of the prunable channel classes that is driven to zero", 0.5)
 BUDGETS = (FLOPS, PARAMS, SPARSITY)  # of sparse training
@@ -57,7 +58,7 @@ NATIVE = Option(
     True,
 )
 SELECTION = (ROUND_TO, MIN_WIDTH, MAX_RATIO, LAYERS, KEEP, NATIVE)
-DEMO_FLOPS = Option("flops", 0.5, AMOUNT, FLOPS.meaning)
+DEMO_FLOPS = Option("flops", 0.5, OPERATIONS, FLOPS.meaning)
 
 _SCORES = choice("auto", "bn", "l1", "l2", "lamp", "fpgm", "taylor", "output", "activation", "random")
 CRITERION = (
@@ -146,6 +147,14 @@ DEFAULT_BUDGET: dict[str, dict[str, Any]] = {  # when none is given
     "train-sparse": {"flops": 0.5},
     "sweep": {"flops": (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)},
 }
+RAY = Option(
+    "ray",
+    False,
+    FLAG,
+    "points are spread over the cores and GPUs of a Ray cluster, that of this machine if there is no other; needs the "
+    "package ray",
+    True,
+)
 RAMP_START = Option(
     "ramp_start",
     0.1,

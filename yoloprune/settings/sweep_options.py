@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from yoloprune.settings.mask_options import SCORES_OF_MASKS, TRIED
 from yoloprune.settings.option import Option
-from yoloprune.settings.own_options import CUT_OPTIONS, SWEPT, THREADS
+from yoloprune.settings.own_options import CUT_OPTIONS, RAY, SWEPT, THREADS
 from yoloprune.settings.value_kinds import POINTS_OR_NONE, choice
 
 
@@ -30,6 +30,7 @@ SWEEP_OPTIONS = (
         POINTS_OR_NONE,
         "points of mAP50-95 that may be lost; of a poor model a quarter of what it has",
     ),
+    RAY,
     THREADS,
     *TRIED,
     *of_both(CUT_OPTIONS),

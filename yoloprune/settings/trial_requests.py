@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from yoloprune.errors import ArgumentError
 from yoloprune.settings import commands, own_options
 from yoloprune.settings.budget import Budget
 from yoloprune.settings.mask_options import TRIED
@@ -31,15 +32,23 @@ class SweepRequest(CutRequest):
     params: tuple[float, ...] | None
     ratio: tuple[float, ...] | None
     within: float
+    ray: bool
     threads: int | None
     masks: Masks | None
 
     @classmethod
     def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> SweepRequest:
-        """Exactly one kind of budget is set, or none, and masks are."""
+        """Exactly one kind of budget is set, or none, and masks are; times are taken one after the other, on a machine
+        that is left alone.
+        """
+        if settings["ray"] and (passed.get("format") or settings["threads"] is not None):
+            raise ArgumentError(
+                "ray=True: must not be combined with format= or threads=: points that share a machine are not timed. "
+                "Time the one that you take: yoloprune val"
+            )
         masks = Masks.asked(settings, OF_CUTS)
         cut = settings if masks is None else {**settings, "score": "auto"}
-        own = {key: settings[key] for key in ("flops", "params", "ratio", "within", "threads")}
+        own = {key: settings[key] for key in ("flops", "params", "ratio", "within", "ray", "threads")}
         return cls(passed, *cls.parts(cut), **own, masks=masks)
 
     @property

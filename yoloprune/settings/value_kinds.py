@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yoloprune.errors import ArgumentError
-from yoloprune.settings.written_numbers import fraction_meant, points_meant, to_number
+from yoloprune.settings.written_numbers import absolute_meant, fraction_meant, points_meant, to_number
 
 UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 SMALLEST_ABSOLUTE = 1e3  # below it a plain number could be a mistyped fraction (1.5) or a percentage (50)
@@ -197,7 +197,8 @@ def place(value: Any) -> str:
 POINTS = number("a number above 0", lambda x: x > 0, points_meant)
 POINTS_OR_NONE = number("a number of at least 0", lambda x: x >= 0, points_meant)
 PLACE = ValueKind("a folder, an image, a video, or a text file that lists some", place, annotation="str | Path")
-AMOUNT = ValueKind(AMOUNT_ALLOWED, parse_amount, meant=fraction_meant, annotation="float | str")
+OPERATIONS = ValueKind(AMOUNT_ALLOWED, parse_amount, meant=absolute_meant("G"), annotation="float | str")
+WEIGHTS = ValueKind(AMOUNT_ALLOWED, parse_amount, meant=absolute_meant("M"), annotation="float | str")
 SHARE = number("a fraction above 0 and below 1", lambda x: 0 < x < 1, fraction_meant)
 NATIVE_ROWS = ValueKind("True, False or tied", _native, ("true", "false", "tied"), annotation='bool | Literal["tied"]')
 FLAG = ValueKind("True or False", _flag, ("true", "false"), annotation="bool")

@@ -6,7 +6,7 @@ from typing import Any
 
 from yoloprune.settings.option import Option
 from yoloprune.settings.value_kinds import ValueKind, place
-from yoloprune.settings.written_numbers import to_number
+from yoloprune.settings.written_numbers import absolute_meant, to_number
 
 
 def _latency(value: Any) -> float | str:
@@ -34,6 +34,7 @@ def milliseconds(latency: float | str, now: float) -> float:
 LATENCY = ValueKind(
     "a fraction of the time that an image takes now (0.6), or milliseconds or a rate with the unit (12ms, 30fps)",
     _latency,
+    meant=absolute_meant("ms"),
     annotation="float | str",
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,29 @@ def fraction_meant(value: Any) -> str:
     if percent == (100 if marked else 1):
         return ". That is the whole: give less, i.e. 0.5"
     return f". Did you mean {percent / 100:g}?" if (0 if marked else 5) <= percent < 100 else ""
+
+
+def absolute_meant(unit: str) -> Callable[[Any], str]:
+    """Return what to add to the message for an amount: how the absolute value is written that was perhaps meant.
+
+    Args:
+        unit (str): What such values have behind them, e.g. "M" of parameters.
+    """
+    long = re.compile(rf"([\d.]+)\s*({unit}|[KMGBT])[A-Za-z]*", re.IGNORECASE)  # 4.2GFLOPs, "2 million"
+
+    def meant(value: Any) -> str:
+        text = str(value).strip()
+        asked = fraction_meant(value)
+        try:
+            if (found := long.fullmatch(text)) and not text.endswith("%"):
+                return f". Did you mean {to_number(found[1]):g}{found[2].upper() if len(unit) == 1 else unit}?"
+            if not 1 < (number := to_number(text)) < 1000:
+                return asked
+        except ValueError:
+            return asked
+        return f"{asked[:-1]} or {number:g}{unit}?" if asked.endswith("?") else f". Did you mean {number:g}{unit}?"
+
+    return meant
 
 
 def points_meant(value: Any) -> str:

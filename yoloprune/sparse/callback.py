@@ -13,6 +13,7 @@ update. A run has three phases, as shares of its epochs:
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ EVENTS = (
     "on_fit_epoch_end",
 )
 FEW_STEPS = 100  # a ramp in fewer optimizer steps leaves the survivors no time to take over
+NO_RAMP = 5  # in fewer there is nothing that could be called one
 LOG, LAYERS = "sparsity.csv", "sparsity_layers.csv"  # in the folder of the run
 SENT = "sparsity/"  # names of what goes to loggers begin so
 NOT_YET = float("inf")  # best fitness until the target is met: nothing equals it, so best.pt is not written
@@ -174,10 +176,20 @@ def _warn_of_few_steps(trainer: BaseTrainer, run: SparseRun) -> None:
     if (steps := run.progress.ramp_steps()) >= FEW_STEPS:
         return
     several = trainer.accumulate > 1  # batches per step: small data under Ultralytics' nbs=64
-    remedy = f"Set nbs={trainer.batch_size} for a step per batch," if several else "Use a smaller batch,"
-    console.warn(
-        f"sparse: the ramp has only about {steps:.0f} optimizer steps; mAP will suffer. {remedy} or train longer."
-    )
+    ways = [f"Set nbs={trainer.batch_size} (a step per batch)" if several else "Use a smaller batch"]
+    batches = len(trainer.train_loader)
+    share = run.config.ramp_end - run.config.ramp_start
+    enough = math.ceil(FEW_STEPS / max(batches * share, 1e-9) - 1e-9)  # epochs, at a step per batch
+    if trainer.args.time:
+        ways.append("more time=")
+    elif enough > trainer.epochs:
+        ways.append(f"epochs={enough}")
+    remedy = (" and " if several else ", or ").join(ways)
+    what = f"only about {steps:.0f} optimizer steps; mAP will suffer"
+    if steps < NO_RAMP:
+        size = f"{trainer.epochs} epochs of {batches} batches"
+        what = f"about {steps:.0f} optimizer steps ({size}): channels do not fade, they go at once, and mAP with them"
+    console.warn(f"sparse: the ramp has {what}. {remedy}")
 
 
 def _set_aside(best: Path) -> None:

@@ -1,0 +1,89 @@
+"""A run whose table grows row by row, and which the same command goes on with where it was interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from yoloprune import files
+from yoloprune.backend import console, run_folders
+from yoloprune.commands import interruptions
+from yoloprune.errors import ArgumentError
+from yoloprune.reporting import run_report
+
+LOCK = ".running"
+FREE = frozenset({"project", "name", "exist_ok", "verbose", "save_dir", "within", "ray"})
+"""What the same command may have otherwise and still go on: none of it changes a row."""
+
+
+@contextlib.contextmanager
+def opened(
+    command: str, task: str, told: Mapping[str, Any], passed: Mapping[str, Any], table: str
+) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    """The folder of a run, and the rows that are there already: of the same one that was interrupted, else a new one.
+
+    Args:
+        command (str): Its name.
+        task (str): Of the model.
+        told (Mapping[str, Any]): All that was asked for, `mode` and `model` among it, as args.yaml holds it.
+        passed (Mapping[str, Any]): Ultralytics' arguments, of which `project`, `name` and `exist_ok` count.
+        table (str): Name of the CSV.
+
+    Yields:
+        (tuple[Path, list[dict[str, Any]]]): The folder, and rows without one that was torn.
+
+    Raises:
+        ArgumentError: If that folder is one of a run that goes on.
+    """
+    folder, handle = _interrupted(command, task, told, passed, table)
+    run = None if folder is None else run_folders.Run(folder, made=True)
+    if run is not None:
+        console.log(f"{command}: ", f"goes on with {folder}")
+    with run or run_folders.new_run(task, command, passed) as folder:
+        if run is None:
+            handle = files.taken(folder / LOCK)
+            if handle is None:
+                raise ArgumentError(f"{folder} is the folder of a run that goes on. Give another name=")
+            for name in (table, *run_report.NAMES):  # of a run before, with exist_ok
+                (folder / name).unlink(missing_ok=True)
+            run_folders.write_yaml(folder / run_folders.ARGS, {**told, "save_dir": str(folder)})
+        try:
+            with interruptions.telling(lambda: _left(folder / table)):
+                yield folder, files.whole_rows(folder / table)
+        finally:
+            if handle is not None:
+                handle.close()
+            (folder / LOCK).unlink(missing_ok=True)
+
+
+def _left(table: Path) -> str | None:
+    """What an interrupted run keeps, None where nothing was done yet."""
+    return f"the same command goes on where it was; {table} keeps what is done" if table.is_file() else None
+
+
+def _interrupted(
+    command: str, task: str, told: Mapping[str, Any], passed: Mapping[str, Any], table: str
+) -> tuple[Path | None, Any]:
+    """The folder of the same run that is not over, taken for this process."""
+
+    def of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in arguments.items() if k not in FREE}
+
+    for folder in run_folders.earlier_runs(task, command, passed):
+        args = folder / run_folders.ARGS
+        if of(run_folders.read_yaml(args)) != of(told):
+            continue
+        if (folder / run_report.NAMES[0]).is_file() or not (folder / table).is_file() or _changed_since(args, told):
+            continue
+        handle = files.taken(folder / LOCK)
+        if handle is not None:
+            return folder, handle
+    return None, None
+
+
+def _changed_since(args: Path, told: Mapping[str, Any]) -> bool:
+    """Whether the model or the description of the data was written anew after a run began."""
+    read = [Path(str(told[key])) for key in ("model", "data") if told.get(key)]
+    return any(file.is_file() and file.stat().st_mtime_ns > args.stat().st_mtime_ns for file in read)
