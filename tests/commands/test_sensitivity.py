@@ -63,7 +63,7 @@ def test_where_map_does_not_tell_the_loss_does() -> None:
 def said_of(*losses: float, quality: float = 0.6) -> sensitivity_table.Summary:
     """Groups that lose as many points, by the rise of their loss."""
     rows = [row(i, f"model.{i}", 0.5, 2.0 + loss, quality) for i, loss in enumerate(losses)]
-    return sensitivity_table.summed_up([PARENT, *rows], (0.5,))
+    return sensitivity_table.summed_up([PARENT, *rows], {0.5: "50 %"})
 
 
 def test_equals_are_told_and_ordered_by_what_else_is_known() -> None:
@@ -92,7 +92,7 @@ def test_equals_at_the_worst_width_are_told_apart_by_the_others() -> None:
         for i, (name, values) in enumerate(lost.items())
         for share, value in zip(shares, values, strict=True)
     ]
-    found = sensitivity_table.summed_up([parent, *rows], shares)
+    found = sensitivity_table.summed_up([parent, *rows], {share: f"{100 * share:g} %" for share in shares})
     assert found.tender == ["c", "a", "b"] and "of equals the one that loses more over all widths" in found.said
 
 
