@@ -37,6 +37,8 @@ from yoloprune.settings.budget import Limits
 from yoloprune.tracing import trace_network
 
 TITLE = "## Other detectors and backbones"
+TIMM = "## Families of timm"
+"""What `timm_models.py` writes behind it."""
 ENDS = {"fixed input", "network output"}
 """Reasons why channels stay that hold of every network: an image has three, and outputs mean something."""
 
@@ -138,15 +140,21 @@ FAMILIES: dict[str, Callable[[], Network]] = {
 """Builders by the name of the row."""
 
 
-def examine(name: str) -> str:
-    """Prune one network; the row of the table. Raises where it cannot be built or pruned."""
+def examine(name: str, build: Callable[[], Network], wanted: float = 0.5) -> str:
+    """Prune one network; the row of the table. Raises where it cannot be built or pruned.
+
+    Args:
+        name (str): Of the row.
+        build (Callable): Makes the network, its example, and how that is written.
+        wanted (float): Share of the FLOPs to keep; more where that is out of reach.
+    """
     torch.manual_seed(0)
-    model, example, written = FAMILIES[name]()
+    model, example, written = build()
     model.eval()
     if not isinstance(example, tuple):
         lively_copy.settle(model, example)
     graph = trace_network.trace(model, survey_around(model, (Example.of(example),)))
-    flops = _reached(model, graph)
+    flops = _reached(model, graph, wanted)
     start = time.process_time()
     made = prune_module(model, example, Budget(flops=flops), score="random")
     seconds = time.process_time() - start
@@ -159,9 +167,9 @@ def examine(name: str) -> str:
     return f"| {name} | `{written}` | {share:.2%} | {made.error:.0e} | {seconds:.1f} | {kept:.3f} | {held} |"
 
 
-def _reached(model: nn.Module, graph: ChannelGraph) -> float:
-    """Half the FLOPs, or the first step of five hundredths above it that is within reach."""
-    scores, flops = criteria.score(model, graph, "random"), 0.5
+def _reached(model: nn.Module, graph: ChannelGraph, flops: float) -> float:
+    """The share of the FLOPs that is wanted, or the first step of five hundredths above it that is within reach."""
+    scores = criteria.score(model, graph, "random")
     while flops < 1:
         try:
             greedy_selection.select(graph, scores, Budget(flops=flops), Limits())
@@ -214,8 +222,9 @@ def write(rows: list[str], missing: dict[str, str], failed: dict[str, str], out:
     if str(out) == "-":
         sys.stdout.write(text)
     else:
-        before = out.read_text(encoding="utf-8").split(TITLE, 1)[0].rstrip() if out.is_file() else "# Models"
-        out.write_text(f"{before}\n\n{text}", encoding="utf-8")
+        old = out.read_text(encoding="utf-8") if out.is_file() else "# Models"
+        after = f"\n{TIMM}{old.split(TIMM, 1)[1]}" if TIMM in old else ""
+        out.write_text(f"{old.split(TITLE, 1)[0].rstrip()}\n\n{text}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -231,7 +240,7 @@ def main() -> None:
     failed: dict[str, str] = {}
     for name in arguments.names or FAMILIES:
         try:
-            rows.append(examine(name))
+            rows.append(examine(name, FAMILIES[name]))
             print(rows[-1], flush=True)
         except ModuleNotFoundError as e:
             missing[name] = str(e)

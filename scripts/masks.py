@@ -80,11 +80,11 @@ def main() -> None:
                 asked = build(MaskRequest, {"model": arguments.model, "data": arguments.data, **given})
 
                 def make(asked: MaskRequest = asked, repair: str = repair) -> ultralytics.YOLO:
-                    names, _ = mask_choice.layers(parent.model, asked)
+                    names, _ = mask_choice.layers(parent.model, asked.zeros)
                     key = f"{asked.score} {len(names)}"
                     if key not in scores:
                         scores[key] = mask_scores.scored(parent, names, asked.score, sight)
-                    kept = mask_choice.choose(scores[key], asked.pattern, asked.sparsity, asked.scope)
+                    kept = mask_choice.choose(scores[key], asked.zeros.pattern, asked.zeros.sparsity, asked.zeros.scope)
                     return mask.masked(parent, kept, repair, sight)
 
                 cell(pattern, ranking, repair, make)

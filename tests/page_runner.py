@@ -135,6 +135,8 @@ def small(line: str) -> list[str]:
     given = dict(word.split("=", 1) for word in rest if "=" in word)
     plain = [word for word in rest if "=" not in word]
     added = dict(word.split("=") for word in ADDED.get(command, "").split() if "resume" not in plain)
+    if given.keys() & {"pattern", "sparsity"}:  # of masks, which have no widths
+        added.pop("widths", None)
     if "latency" in given and "times" not in given:  # threads of networks this small get in each other's way
         added["threads"] = SMALL["threads"]
     words = {**added, **{key: SMALL.get(key, value) for key, value in given.items()}}

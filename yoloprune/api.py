@@ -27,7 +27,7 @@ from yoloprune.commands import sweep as _sweep
 from yoloprune.commands import train_sparse as _train_sparse
 from yoloprune.commands import validate as _validate
 from yoloprune.planning.channel_graph import ChannelGraph
-from yoloprune.settings import checking, mask_request, requests, signatures, slim_request, view_requests
+from yoloprune.settings import checking, mask_request, requests, signatures, slim_request, trial_requests, view_requests
 
 __all__ = [
     "compare",
@@ -113,7 +113,7 @@ def sweep(model: ModelSource, **given: Any) -> list[dict[str, Any]]:
         ArgumentError: If an argument is wrong.
         BudgetError: If all points are out of reach.
     """
-    return _sweep.run(checking.build(requests.SweepRequest, {"model": model, **given}))
+    return _sweep.run(checking.build(trial_requests.SweepRequest, {"model": model, **given}))
 
 
 @_told
@@ -129,7 +129,7 @@ def sensitivity(model: ModelSource, **given: Any) -> list[dict[str, Any]]:
     Raises:
         ArgumentError: If an argument is wrong.
     """
-    return _sensitivity.run(checking.build(requests.SensitivityRequest, {"model": model, **given}))
+    return _sensitivity.run(checking.build(trial_requests.SensitivityRequest, {"model": model, **given}))
 
 
 @_told

@@ -16,6 +16,7 @@ MOVED = {
         "calibration": "calibration_images",
         "datasets": "datasets",
         "host": "yolo_tracing",
+        "progress": "training_ramp",
         "runs": "run_folders",
         "sealing": "yaml_markers",
         "waiting": "progress_bar",
@@ -41,7 +42,7 @@ MOVED = {
         "options": "commands",
         "values": "value_kinds",
     },
-    "sparse": {"fading": "sparse_run", "progress": "schedule", "scales": "batch_norm_scales", "sparsity": "callback"},
+    "sparse": {"fading": "sparse_run", "scales": "batch_norm_scales", "sparsity": "callback"},
     "tracing": {
         "call": "operation",
         "elementwise": "rules_elementwise",

@@ -14,8 +14,8 @@ import yaml
 from yoloprune.backend import yaml_markers
 from yoloprune.commands import following
 from yoloprune.settings.checking import build
-from yoloprune.settings.requests import SweepRequest
 from yoloprune.settings.slim_request import SlimRequest
+from yoloprune.settings.trial_requests import SweepRequest
 
 
 def yolo(kind: str = "DetectionModel", config: dict[str, Any] | None = None, **more: Any) -> Any:
@@ -153,3 +153,16 @@ def test_the_cut_that_is_recommended_is_the_one_that_was_made() -> None:
     asked = build(SweepRequest, given)
     step = following.after_sweep(asked, {"data": "b.yaml", "imgsz": 96}, "flops=0.8")
     assert step == "yoloprune prune model=a.pt data=b.yaml flops=0.8 imgsz=96 score=bn 'keep=model.2.*'"
+
+
+def test_after_a_sweep_of_masks_comes_a_mask() -> None:
+    given = {"model": "a.pt", "data": "b.yaml", "sparsity": "0.9,0.5,0.7", "pattern": "kernel", "score": "wanda"}
+    asked = build(SweepRequest, given)
+    step = following.after_sweep(asked, {"data": "b.yaml", "imgsz": 96}, "sparsity=0.7")
+    assert step == "yoloprune mask model=a.pt data=b.yaml sparsity=0.7 imgsz=96 pattern=kernel score=wanda"
+    plain = build(SweepRequest, {"model": "a.pt", "data": "b.yaml", "sparsity": 0.9})
+    step = following.after_sweep(plain, {"data": "b.yaml", "imgsz": None}, "sparsity=0.9")
+    assert step == "yoloprune mask model=a.pt data=b.yaml sparsity=0.9"
+    asked = build(SweepRequest, {"model": "a.pt", "data": "b.yaml", "pattern": "2:4"})
+    step = following.after_sweep(asked, {"data": "b.yaml", "imgsz": None}, "pattern=2:4")
+    assert step == "yoloprune mask model=a.pt data=b.yaml pattern=2:4"

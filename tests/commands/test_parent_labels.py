@@ -79,18 +79,15 @@ def test_what_does_not_go_together_is_refused_before_any_work() -> None:
 
 def test_who_labels(pruned: Path, parent: Path, photos: Path, tmp_path: Path) -> None:
     def asked(model: Path, **more: Any) -> Any:
-        request = FinetuneRequest.build(
-            {"distill": None, "images": str(photos), "labels_from": None, "labels_conf": 0.25, **more.pop("own", {})},
-            {"model": model, **more},
-        )
+        request = checking.build(FinetuneRequest, {"model": model, "images": str(photos), **more})
         found = parent_labels.of_finetune(saving.load(model), request)
         return None if found is None else found[1]
 
     other = model_of(tmp_path)
     assert asked(pruned) == str(parent)  # on record, and at hand
     assert asked(pruned, distill_model=str(other)) == str(other)
-    assert asked(pruned, distill_model=str(other), own={"labels_from": str(parent)}) == str(parent)
-    assert asked(pruned, own={"images": None}) is None
+    assert asked(pruned, distill_model=str(other), labels_from=str(parent)) == str(parent)
+    assert asked(pruned, images=None) is None
     alone = tmp_path / "alone.pt"
     shutil.copyfile(pruned, alone)
     with pytest.raises(ArgumentError, match=rf"^images={photos}: the parent .* Give labels_from=path/to/detect-3.pt"):
@@ -99,7 +96,7 @@ def test_who_labels(pruned: Path, parent: Path, photos: Path, tmp_path: Path) ->
         asked(other)
     gone = str(tmp_path / "gone")  # the images first: nobody is to be named for none
     with pytest.raises(DataError, match=f"^images={gone}: "):
-        asked(other, own={"images": gone})
+        asked(other, images=gone)
 
 
 def test_who_cannot_label_is_refused_in_one_line(

@@ -15,8 +15,9 @@ from conftest import settle
 
 import yoloprune
 from yoloprune import cli, files
-from yoloprune.commands import sensitivity, sensitivity_table
+from yoloprune.commands import mask, sensitivity, sensitivity_table
 from yoloprune.commands.demo_images import NAMES, make_shapes
+from yoloprune.errors import ArgumentError
 
 PARENT = {
     "point": 0,
@@ -41,7 +42,7 @@ def test_a_group_is_a_row_and_a_share_a_column() -> None:
         row(2, "model.1", 0.75, 2.25, 0.58),
         row(3, "model.1", 0.5, 4.0, 0.2),
     ]
-    found = sensitivity_table.summed_up(rows, (0.5, 0.75))
+    found = sensitivity_table.summed_up(rows, {0.5: "50 %", 0.75: "75 %"})
     assert (found.metric, found.names, found.columns) == ("mAP50-95", ["model.0", "model.1"], ["75 %", "50 %"])
     points, loss = found.panels.values()
     np.testing.assert_allclose(points, [[np.nan, 10], [2, 40]], atol=1e-9)
@@ -56,13 +57,13 @@ def test_a_group_is_a_row_and_a_share_a_column() -> None:
 
 def test_where_map_does_not_tell_the_loss_does() -> None:
     rows = [PARENT, *(row(i, f"model.{i}", 0.5, loss, 0.6) for i, loss in enumerate([2.5, 4.0, 3.0, 2.0], start=1))]
-    assert sensitivity_table.summed_up(rows, (0.5,)).tender == ["model.2", "model.3", "model.1"]
+    assert sensitivity_table.summed_up(rows, {0.5: "50 %"}).tender == ["model.2", "model.3", "model.1"]
 
 
 def said_of(*losses: float, quality: float = 0.6) -> sensitivity_table.Summary:
     """Groups that lose as many points, by the rise of their loss."""
     rows = [row(i, f"model.{i}", 0.5, 2.0 + loss, quality) for i, loss in enumerate(losses)]
-    return sensitivity_table.summed_up([PARENT, *rows], (0.5,))
+    return sensitivity_table.summed_up([PARENT, *rows], {0.5: "50 %"})
 
 
 def test_equals_are_told_and_ordered_by_what_else_is_known() -> None:
@@ -91,7 +92,7 @@ def test_equals_at_the_worst_width_are_told_apart_by_the_others() -> None:
         for i, (name, values) in enumerate(lost.items())
         for share, value in zip(shares, values, strict=True)
     ]
-    found = sensitivity_table.summed_up([parent, *rows], shares)
+    found = sensitivity_table.summed_up([parent, *rows], {share: f"{100 * share:g} %" for share in shares})
     assert found.tender == ["c", "a", "b"] and "of equals the one that loses more over all widths" in found.said
 
 
@@ -156,6 +157,37 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
     assert not (tmp_path / "sensitivity2").exists()
     yoloprune.sensitivity(trained, **told)  # that one is over
     assert len([*tmp_path.glob("sensitivity*")]) == 2
+
+
+@pytest.mark.slow
+def test_each_layer_is_masked_alone(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+    whole = mask.masked
+    monkeypatch.setattr(mask, "masked", lambda *a: made.append(a[1]) or whole(*a))
+    told = {"sparsity": "0.5,0.75", "layer": "model.2,model.3", "score": "magnitude", "project": str(tmp_path)}
+    rows = yoloprune.sensitivity(trained, **told, name="whole")
+    layers = ["model.2.cv1.conv", "model.2.cv2.conv", "model.2.m.0.cv1.conv", "model.2.m.0.cv2.conv", "model.3.conv"]
+    assert [r["group"] for r in rows] == ["parent", *(name for name in layers for _ in range(2))]
+    assert [list(kept) for kept in made] == [[name] for name in layers for _ in range(2)]
+    assert [(r["width"], r["kept"], r["share"]) for r in rows[1:3]] == [(1024, 512, 0.5), (1024, 256, 0.25)]
+    nonzero = sum(int((p != 0).sum()) for p in yoloprune.load(trained).model.parameters())
+    assert rows[1]["nonzero"] == round(1 - 512 / nonzero, 5) and len({r["loss"] for r in rows}) == len(rows)
+    found = json.loads((tmp_path / "whole" / "report.json").read_text())
+    assert list(found["table"][0]) == ["group", "weights", "lost at sparsity=0.5", "lost at sparsity=0.75"]
+    assert "at any of these masks" in found["verdict"]
+    with (tmp_path / "whole" / "sensitivity.csv").open() as f:
+        kept = f.readlines()[:4]
+    (tmp_path / "whole" / "sensitivity.csv").write_text("".join(kept))
+    (tmp_path / "whole" / "report.json").unlink()
+    made.clear()
+    assert yoloprune.sensitivity(trained, **told, name="whole", exist_ok=True) == rows and len(made) == 8
+
+
+@pytest.mark.slow
+def test_a_pattern_that_fits_no_named_layer_is_refused(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"layer=model\.0: none of them may be masked: 3 input channels are no mul"):
+        yoloprune.sensitivity(trained, pattern="2:4", layer="model.0", project=str(tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_layer_that_may_not_be_narrowed_is_refused_before_a_folder(

@@ -13,18 +13,20 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from schemas import faults
 from torch import nn
 from ultralytics import YOLO
 
 import yoloprune
 from yoloprune import files
 from yoloprune.backend import calibration_images, console, datasets, evaluation, model_facts, yolo_tracing
-from yoloprune.commands import cut_and_repair, sweep_table
+from yoloprune.commands import cut_and_repair, mask, sweep_table
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.cutting.surgery import cut
 from yoloprune.errors import BudgetError, ModelError
 from yoloprune.importance import criteria, dead_channels
 from yoloprune.probing.forward import placed
+from yoloprune.reporting import schema
 from yoloprune.reporting.text_table import headline
 from yoloprune.selection import ranking
 from yoloprune.selection.calibration import Calibration, calibration
@@ -256,6 +258,34 @@ def test_a_sweep_that_reaches_nothing_writes_nothing(tiny: Path, common: dict[st
     with pytest.raises(BudgetError, match=r"flops=0.01 .* out of reach"):
         yoloprune.sweep(tiny, flops=0.01, score="l2", **common)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_sweep_of_masks_masks_as_mask_does(
+    tiny: Path, common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[dict[str, int]] = []
+    figures = iter([0.5, 0.49, 0.4])
+    monkeypatch.setattr(evaluation, "metrics", lambda yolo: {"mAP50": 0.6, "mAP50-95": next(figures)})
+    whole = mask.masked
+    monkeypatch.setattr(mask, "masked", lambda *a: made.append(a[1]) or whole(*a))
+    before = tiny.read_bytes()
+    rows = yoloprune.sweep(tiny, sparsity=[0.9, 0.5], recover="none", score="magnitude", **common)
+    assert [r["model"] for r in rows] == ["parent", "sparsity=0.5", "sparsity=0.9"]
+    assert [r["zeros"] for r in rows] == pytest.approx([0, 0.5, 0.9], abs=1e-4)
+    weights = sum(stay.numel() for stay in made[0].values())
+    nonzero = sum(int((p != 0).sum()) for p in yoloprune.load(tiny).model.parameters())
+    expected = [1 - share * weights / nonzero for share in (0, 0.5, 0.9)]
+    assert [r["nonzero"] for r in rows] == pytest.approx(expected, abs=1e-3)
+    folder = tmp_path / "run"
+    assert [r["model"] for r in rows_of(folder)] == [r["model"] for r in rows] and tiny.read_bytes() == before
+    told = json.loads((folder / "report.json").read_text())
+    assert told["cliff"] == {"safe": "sparsity=0.5", "lost": 1.0, "steepest": ["sparsity=0.5", "sparsity=0.9"]}
+    assert faults(told, schema.SCHEMA) == []
+    assert (folder / "sweep.png").stat().st_size > 1000
+    told = {k: v for k, v in common.items() if k != "workers"} | {"name": "one", "val": False}
+    single = yoloprune.mask(tiny, sparsity=0.9, recover="none", score="magnitude", **told)
+    zero = {n: int((m.weight == 0).sum()) for n, m in single.model.named_modules() if n in made[1]}
+    assert zero == {name: int((~stay).sum()) for name, stay in made[1].items()}
 
 
 # What prune and sweep share -------------------------------------------------------------------------------------------

@@ -86,12 +86,12 @@ def test_what_is_zero_goes_first_again() -> None:
     ],
 )
 def test_what_is_compared_where_nothing_is_said(given: dict[str, Any], score: str, scope: str) -> None:
-    assert mask_choice.scope_of(build(MaskRequest, {"model": "best.pt", **given}), score) == scope
+    assert mask_choice.scope_of(build(MaskRequest, {"model": "best.pt", **given}).zeros, score) == scope
 
 
 # Layers of a network --------------------------------------------------------------------------------------------------
 def layers(model: Any, **given: Any) -> tuple[list[str], dict[str, str]]:
-    return mask_choice.layers(model, build(MaskRequest, {"model": "best.pt", **given}))
+    return mask_choice.layers(model, build(MaskRequest, {"model": "best.pt", **given}).zeros)
 
 
 def test_all_layers_but_the_head_and_those_that_a_pattern_does_not_fit(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from ultralytics.utils.torch_utils import ModelEMA
 
 from yoloprune import Budget, Limits, SparseConfig, SparseTraining
 from yoloprune.backend import console, yolo_tracing
+from yoloprune.backend.training_ramp import Schedule
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.importance import dead_channels
 from yoloprune.reporting.plots import plot_sparsity
 from yoloprune.settings.command_line import parse
-from yoloprune.sparse.schedule import Schedule
 
 pytestmark = pytest.mark.slow
 
@@ -294,9 +294,9 @@ def test_time_is_the_progress_when_the_trainer_goes_by_the_clock(
 ) -> None:
     """One hour; 1000 epochs were asked for. A resumed run starts where the other stopped and has an hour again."""
     now = [1000.0]
-    monkeypatch.setattr("yoloprune.sparse.schedule.time.time", lambda: now[0])
+    monkeypatch.setattr("yoloprune.backend.training_ramp.time.time", lambda: now[0])
     trainer: Any = SimpleNamespace(args=SimpleNamespace(time=1.0), train_time_start=1000.0, epochs=1000, epoch=0)
-    progress = Schedule(trainer, config())
+    progress = Schedule(trainer, 0.1, 0.6)
     for minutes, share in ((0, 0.0), (15, 0.25), (60, 1.0), (61, 1.0)):
         now[0] = 1000.0 + 60 * minutes
         progress.advance()

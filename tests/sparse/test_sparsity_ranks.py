@@ -84,9 +84,9 @@ def _work(rank: int, folder: Path, clock: bool) -> None:
     loop = Rank(rank, folder / str(rank), epochs=4, time=1.0 if clock else None)
     if clock:  # rank 1 is always ten minutes late, so the shares of the two clocks differ by a sixth of the run
         now = [0.0]
-        from yoloprune.sparse import schedule
+        from yoloprune.backend import training_ramp
 
-        schedule.time = SimpleNamespace(time=lambda: now[0])
+        training_ramp.time = SimpleNamespace(time=lambda: now[0])
         loop.train_time_start = 0.0
         hook = loop.sparse.on_train_batch_start
 

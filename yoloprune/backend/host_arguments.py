@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,7 @@ from torch import nn
 from yoloprune.backend import compat, evaluation, moved_layers
 from yoloprune.backend.model_facts import network
 from yoloprune.errors import ArgumentError, raised_by
+from yoloprune.settings.checking import QUANTIZED
 
 
 def require(arguments: Mapping[str, Any]) -> None:
@@ -50,6 +52,19 @@ def _require_optimizer(name: Any) -> None:
         raise ArgumentError(f"optimizer={name}: must be one of {', '.join(known)}. Received: {name}") from None
     except (AttributeError, TypeError, ValueError, RuntimeError):  # a release that asks the trainer more; it will say
         return
+
+
+def require_quantizers(arguments: Mapping[str, Any]) -> None:
+    """Raise ArgumentError where a training with quantizers is asked for and what Ultralytics does it by is missing.
+
+    Ultralytics says so, or installs it, when the training has begun.
+    """
+    asked = str(arguments.get("quantize")).lower() in QUANTIZED or bool(arguments.get("int8"))
+    if asked and "quantize" in compat.DEFAULT_CFG_DICT and find_spec("modelopt") is None:
+        raise ArgumentError(
+            f"quantize={arguments.get('quantize', 8)}: needs a package that is not installed, by which Ultralytics "
+            "trains with quantizers. Run: pip install nvidia-modelopt huggingface_hub"
+        )
 
 
 def frozen_layers(model: nn.Module, freeze: Any) -> int | list[int | str] | None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from yoloprune.backend import yaml_markers
 from yoloprune.backend.model_facts import network
-from yoloprune.backend.yaml_markers import CLASSES, KEY, LAYERS, MASKED, MASKS, MODULE, STATE_KEY
+from yoloprune.backend.yaml_markers import CLASSES, KEY, LAYERS, MASKED, MASKS, MODULE, RAMP, STATE_KEY
 from yoloprune.errors import ModelError
 from yoloprune.planning.plan import Plan
 from yoloprune.settings.budget import Budget, Limits
@@ -39,6 +39,21 @@ STATE: Mapping[str, tuple[type, ...]] = {
     MODULE: (str,),
 }
 """Types in the state of a sparse run as it is found in a file."""
+
+
+GROWTH: Mapping[str, tuple[type, ...]] = {
+    "pattern": (str,),
+    "sparsity": (float,),
+    "score": (str,),
+    "scope": (str,),
+    "steps": (int,),
+    "start": (int, float),
+    "end": (int, float),
+    "begin": (int, float),
+    "layers": (list,),
+    "asked": (dict,),
+}
+"""Types in the ramp of masks whose zeros become more."""
 
 
 def require_sound(model: nn.Module, title: str) -> None:
@@ -107,6 +122,9 @@ def _check_pruning(record: Any) -> None:
         _require(masks["pattern"], "pattern", str)
         for name, count in _require(masks["layers"], "layers of the masks", dict).items():
             _require(count, f"zeros of {name}", int)
+        if (ramp := _require(masks.get(RAMP), RAMP, dict, type(None))) is not None:
+            for key, kinds in GROWTH.items():
+                _require(ramp[key], f"{key} of the ramp", *kinds)
     told = _require(record["provenance"], "provenance", dict, type(None)) or {}
     for cut in (told, *_require(told.get("earlier", []), "earlier", list)):
         for part in ("arguments", "versions"):

@@ -23,6 +23,7 @@ VERSION = 2
 MASKED = 3
 """Of the record of a masked model, of which earlier releases would fill the zeros."""
 MASKS = "masks"  # in the record: the `pattern`, and by name of the `layers` how many of its weights are zero at least
+RAMP = "ramp"  # in the record of masks whose zeros become more: how far, by what, and in which `layers`
 LAYERS = "layers"  # in the record: where the parent's modules are in a model whose blocks became several rows
 CLASSES = "classes"  # in the provenance: `names` of the classes that were kept, and how many they were kept `of`
 STATE_KEY = "yoloprune_sparse"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from yoloprune.backend import console, model_facts, yaml_markers
+from yoloprune.checkpoint.growing_masks import Growing
 from yoloprune.cutting import masks
 from yoloprune.errors import PlanError
 
@@ -22,16 +23,31 @@ class HoldsMasks(Trainer):
 
     Every process of a training on several devices makes its own optimizer, so each holds the same zeros; gradients are
     shared before the step.
+
+    Attributes:
+        growing (Growing | None): What lets zeros become more, where the record says so.
     """
+
+    growing: Growing | None = None
 
     def build_optimizer(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Build the optimizer as Ultralytics does, and hold the masks behind its steps, before the EMA is updated."""
         optimizer = super().build_optimizer(model, *args, **kwargs)
         if (told := yaml_markers.masks_of(student := model_facts.student(model))) is not None:
-            optimizer.register_step_post_hook(masks.Holder(student, told["layers"]))
+            holder = masks.Holder(student, told["layers"])
+            if told.get(yaml_markers.RAMP):
+                self.growing = Growing(self, student, holder)
+                optimizer.register_step_post_hook(self.growing)
+            optimizer.register_step_post_hook(holder)
             if console.is_main_process():
                 console.log("mask: ", said(student))
         return optimizer
+
+    def validate(self) -> Any:
+        """Validate as Ultralytics does, after zeros that became more are in the EMA as well."""
+        if self.growing is not None:
+            self.growing.finish_epoch()
+        return super().validate()
 
     def save_model(self) -> Any:
         """Write the checkpoints of an epoch; none whose masks something has filled.
@@ -39,6 +55,8 @@ class HoldsMasks(Trainer):
         Raises:
             PlanError: If a weight that was masked is not zero.
         """
+        if self.growing is not None and not self.args.val:  # else `validate` has done so
+            self.growing.finish_epoch()
         for model in (self.model, self.ema.ema):
             if (filled := filled_in(model_facts.student(model))) is not None:
                 raise PlanError(f"{filled}: something in this training writes weights past its optimizer")
@@ -51,7 +69,9 @@ def said(model: nn.Module) -> str:
     layers = told["layers"]
     zero = sum(masks.zeros(model, layers).values())
     count = sum(masks.sizes(model, layers).values())
-    return f"pattern {told['pattern']}: {zero:,} of {count:,} weights in {len(layers)} layers are zero and stay so"
+    now = f"pattern {told['pattern']}: {zero:,} of {count:,} weights in {len(layers)} layers are zero and stay so"
+    ramp = told.get(yaml_markers.RAMP)
+    return f"{now}; they become more up to sparsity {ramp['sparsity']:.4g}" if ramp else now
 
 
 def filled_in(model: nn.Module) -> str | None:
@@ -84,6 +104,8 @@ def settle(model: nn.Module, weights: nn.Module | None) -> None:
     new = [n for n in told["layers"] if f"{n}.weight" in before and before[f"{n}.weight"] != now.get(f"{n}.weight")]
     for name in new:
         del told["layers"][name]
+    if ramp := told.get(yaml_markers.RAMP):
+        ramp["layers"] = [name for name in ramp["layers"] if name not in new]
     if new:
         console.warn(f"mask: {', '.join(new)} are made anew for these classes, and not masked")
     if (filled := filled_in(model)) is not None:

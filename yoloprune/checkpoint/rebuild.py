@@ -61,23 +61,35 @@ def mark_pruned(
     yaml_markers.mark(model, entry)
 
 
-def mark_masked(model: nn.Module, pattern: str, layers: Mapping[str, int], provenance: Mapping[str, Any]) -> None:
+def mark_masked(
+    model: nn.Module,
+    pattern: str,
+    layers: Mapping[str, int],
+    provenance: Mapping[str, Any],
+    ramp: Mapping[str, Any] | None = None,
+) -> None:
     """Write the record of masks into `model.yaml`, and stop stock trainers; a model that was pruned before stays so.
 
     Args:
         model (nn.Module): The masked model.
         pattern (str): `pattern=`.
-        layers (Mapping[str, int]): By layer, how many of its weights are zero.
+        layers (Mapping[str, int]): By layer, how many of its weights are zero; those of earlier masks stay in the
+            record.
         provenance (Mapping): From `make_provenance`; that of earlier prunings is kept under "earlier".
+        ramp (Mapping | None): How zeros become more in the training that comes, from `growing_masks.begin`.
     """
     theirs = model_facts.network(model)
     theirs.yaml = yaml_markers.cleared(theirs.yaml)
     before = yaml_markers.entry_of(model) or {"widths": {}, "provenance": None}
+    held = (before.get(yaml_markers.MASKS) or {"layers": {}})["layers"]
+    told: dict[str, Any] = {"pattern": pattern, "layers": {**held, **layers}}
+    if ramp is not None:
+        told[yaml_markers.RAMP] = deepcopy(dict(ramp))
     entry = {
         **{k: v for k, v in before.items() if k != "yaml"},
         "version": yaml_markers.MASKED,
         "provenance": _with_earlier(provenance, before["provenance"]),
-        yaml_markers.MASKS: {"pattern": pattern, "layers": dict(layers)},
+        yaml_markers.MASKS: told,
     }
     if not entry["widths"] and not entry.get("native") and own_network.difference(model) is not None:
         entry["own"] = True

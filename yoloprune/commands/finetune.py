@@ -23,7 +23,15 @@ from yoloprune.backend import (
     yaml_markers,
 )
 from yoloprune.checkpoint import held_masks, provenance, saving
-from yoloprune.commands import following, interruptions, only_classes, parent_labels, side_by_side
+from yoloprune.commands import (
+    following,
+    growing,
+    interruptions,
+    mask_table,
+    only_classes,
+    parent_labels,
+    side_by_side,
+)
 from yoloprune.errors import ArgumentError, DataError
 from yoloprune.reporting import run_report, text_table, verdict
 from yoloprune.reporting.facts import ClassFigures, Report
@@ -39,6 +47,7 @@ def run(request: FinetuneRequest) -> ultralytics.YOLO:
     """Fine-tune, see `api.finetune`."""
     compat.require("finetune")
     host_arguments.require(request.host)
+    host_arguments.require_quantizers(request.host)
     model, passed = request.model, request.host
     if passed.get("resume"):
         yolo = saving.reopen(interruptions.resumed(model, passed))
@@ -55,6 +64,8 @@ def run(request: FinetuneRequest) -> ultralytics.YOLO:
     by = parent_labels.of_finetune(yolo, request)
     if not passed.get("resume") and by is None:
         passed["data"] = run_folders.rooted(datasets.given_or_own(yolo, passed.get("data"), "finetune"))
+    if request.growth is not None:
+        growing.begin(yolo, request.growth)
     if yaml_markers.entry_of(yolo) is None:
         console.warn("finetune: yoloprune did not prune this model; it is trained at the widths that it has")
     if request.distill == "parent":
@@ -81,6 +92,7 @@ def run(request: FinetuneRequest) -> ultralytics.YOLO:
             "words": words,
             "labels_from": None if by is None else by[1],
             "masked": held_masks.said(yolo.model) if yaml_markers.masks_of(yolo) else "",
+            "zeros": mask_table.zeros(yolo.model),
         }
         report(folder, start, metrics, sizes, **more)
     return yolo
@@ -97,6 +109,7 @@ def report(
     words: str | None = None,
     labels_from: str | None = None,
     masked: str = "",
+    zeros: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write and say what a fine-tuning came to.
 
@@ -110,10 +123,12 @@ def report(
         words (str | None): The command as it was typed.
         labels_from (str | None): Who labelled the data, where that was a model.
         masked (str): How much of it is zero, where it is masked.
+        zeros (Sequence[Mapping]): The same by layer.
     """
     rows = [{"model": "start", **start, **sizes}] if start else []
     rows.append({"model": "fine-tuned", **metrics, **sizes})
     _warn_of_loss(start, metrics)
+    mask_table.warn_of_empty(zeros, "finetune")
     said = verdict.of_training(rows)
     facts = {"widths_kept": widths_kept, "start": start, "metrics": metrics}
     if labels_from is not None:
@@ -131,6 +146,7 @@ def report(
             by_class,
             repeat=following.again("finetune", folder, words),
             versions=provenance.versions(),
+            zeros=zeros,
         ),
         [folder / "results.png"],
     )

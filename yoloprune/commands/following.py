@@ -16,8 +16,8 @@ from yoloprune.reporting import text_table
 from yoloprune.reporting.text_table import headline
 from yoloprune.reporting.verdict import BLIND, LITTLE, MUCH
 from yoloprune.settings import command_line, keys
-from yoloprune.settings.requests import SweepRequest
 from yoloprune.settings.slim_request import SlimRequest
+from yoloprune.settings.trial_requests import SweepRequest
 
 Row = Mapping[str, Any]
 
@@ -116,6 +116,8 @@ def after_training(folder: Path, best: Path, start: Row, end: Row) -> str:
     told["epochs"] = 2 * int(args.get("epochs") or keys.host_defaults()["epochs"])
     if fell and args.get("optimizer") not in (None, "auto") and args.get("lr0"):  # which chooses its own rate
         told |= {"optimizer": args["optimizer"], "lr0": args["lr0"] / 2}
+    if fell:
+        told |= args.get("finetune") or {}  # of which zeros are to become more
     return typed("yoloprune finetune", args.get("imgsz"), **told)
 
 
@@ -154,11 +156,13 @@ def after_comparing(yolo: ultralytics.YOLO, rows: Sequence[Row], row: Row, *, da
 
 
 def after_sweep(request: SweepRequest, passed: Mapping[str, Any], budget: str | None) -> str | None:
-    """The cut that a sweep recommends, as it was made in it."""
+    """The cut or mask that a sweep recommends, as it was made in it."""
     if budget is None:
         return None
     model = request.model if isinstance(request.model, (str, Path)) else "..."
     same = {k: v for k, v in command_line.changed(request).items() if k not in {request.kind, "within", "threads"}}
+    if same.get("pattern") == "unstructured":  # which a mask is anyway
+        del same["pattern"]
     given = command_line.pairs({"model": model, "data": passed["data"]})
     words = (*given, budget, *command_line.pairs({"imgsz": passed["imgsz"], **same}))
-    return f"yoloprune prune {' '.join(map(shlex.quote, words))}"
+    return f"yoloprune {'prune' if request.masks is None else 'mask'} {' '.join(map(shlex.quote, words))}"

@@ -24,7 +24,7 @@ from yoloprune.backend import (
     yaml_markers,
 )
 from yoloprune.checkpoint import saving
-from yoloprune.commands import cut_and_repair, following, side_by_side
+from yoloprune.commands import cut_and_repair, following, mask_table, side_by_side
 from yoloprune.cutting import masks
 from yoloprune.errors import ModelError, VerifyError
 from yoloprune.planning.plan import Plan
@@ -67,33 +67,52 @@ def run(request: MaskRequest) -> MaskResult:
     if (family := yaml_markers.untrainable(parent.model)) is not None:
         raise ModelError(f"yoloprune has no trainer for {family} models, which would fill the zeros of a mask.")
     run_folders.require_other(parent.task, "mask", request.host, "masked.pt", parent.ckpt_path)
-    names, left = mask_choice.layers(parent.model, request)
+    names, left = mask_choice.layers(parent.model, request.zeros)
     needs = Needs(request.score, mask_scores.NEEDS[request.score], request.recover, "wanda")
     wished = "auto" in (request.score, request.recover)
     data = data_for(parent, request.passed.get("data"), request.images, needs, wished=wished, command="mask")
     imgsz = saving.image_size(parent, request.passed.get("imgsz"))
-    drawn = request.recover == "auto"
     with (
         saving.told_who_wrote(parent),
         class_labels.view(yaml_markers.kept_classes(parent), data) as seen,
     ):
-        score = mask_scores.best(parent, seen, request.pattern) if request.score == "auto" else request.score
-        request = replace(request, score=score, scope=mask_choice.scope_of(request, score))  # as it is done
-        sight = _sight(parent, seen, imgsz, request, drawn=drawn)
-        scores = mask_scores.scored(parent, names, score, sight)
-    kept = mask_choice.choose(scores, request.pattern, request.sparsity, request.scope)
-    child = masked(parent, kept, request.recover, sight)
+        score = mask_scores.best(parent, seen, request.zeros.pattern) if request.score == "auto" else request.score
+        scope = mask_choice.scope_of(request.zeros, score)
+        request = replace(request, score=score, zeros=replace(request.zeros, scope=scope))  # as it is done
+        seeing = sight(parent, seen, imgsz, request.passed, score, request.recover, images=request.images)
+        scores = mask_scores.scored(parent, names, score, seeing)
+    kept = mask_choice.choose(scores, request.zeros.pattern, request.zeros.sparsity, scope)
+    child = masked(parent, kept, request.recover, seeing)
     unseen = {name: "no image runs through it" for name in names if name not in kept}
     return _saved(parent, child, request, data, imgsz, {**dict.fromkeys(kept), **left, **unseen})
 
 
-def _sight(parent: ultralytics.YOLO, data: Any, imgsz: int, request: MaskRequest, *, drawn: bool) -> Calibration:
-    """The images that scores and repair look at; none are loaded where nothing does."""
-    looked_at = request.recover != "none" or mask_scores.NEEDS[request.score] == "images"
+def sight(
+    parent: ultralytics.YOLO,
+    data: Any,
+    imgsz: int,
+    passed: Mapping[str, Any],
+    score: str,
+    recover: str,
+    *,
+    images: str | None = None,
+) -> Calibration:
+    """The images that scores and repair look at; none are loaded where nothing does.
+
+    Args:
+        parent (YOLO): The model before it is masked.
+        data (Any): The data set, as the model's classes see it.
+        imgsz (int): Side of the images.
+        passed (Mapping): Ultralytics' arguments, of which `device` and `seed` count.
+        score (str): `score=`, settled.
+        recover (str): `recover=`; with "auto" images are drawn where there are no others.
+        images (str | None): `images=`.
+    """
+    looked_at = recover != "none" or mask_scores.NEEDS[score] == "images"
     if not looked_at:
-        device, seed = request.passed.get("device"), request.passed.get("seed") or 0
+        device, seed = passed.get("device"), passed.get("seed") or 0
         return Calibration(imgsz, data or None, device=place(device), seed=seed)
-    return calibration(parent, data, imgsz, request.passed, folder=request.images, drawn=drawn, command="mask")
+    return calibration(parent, data, imgsz, passed, folder=images, drawn=recover == "auto", command="mask")
 
 
 def masked(parent: ultralytics.YOLO, kept: Mapping[str, Tensor], how: str, sight: Calibration) -> ultralytics.YOLO:
@@ -101,12 +120,15 @@ def masked(parent: ultralytics.YOLO, kept: Mapping[str, Tensor], how: str, sight
 
     Args:
         parent (YOLO): The model, stays untouched.
-        kept (Mapping[str, Tensor]): By layer, which weights stay, bool of the weight's shape.
+        kept (Mapping[str, Tensor]): By layer, which weights stay, bool of the weight's shape. Layers that are masked
+            already and not among them keep the zeros that they have.
         how (str): `recover=`.
         sight (Calibration): What the repair looks at; without images there is none.
     """
     child = saving.with_model(parent, copy.deepcopy(parent.model))
     masks.put_on(child.model, kept)
+    before = (yaml_markers.masks_of(parent) or {"layers": {}})["layers"]
+    kept = {**masks.found_in(child.model, before), **kept}
     steps = recipes.steps_of(how, images=bool(sight.images))
     if not sight.images or not {"bn", "lsq"}.intersection(steps):
         return child
@@ -133,7 +155,7 @@ def _saved(
     origin = (parent.ckpt_path or request.model) if isinstance(request.model, (str, Path)) else None
     facts = saving.make_provenance(origin, arguments)
     checkpoint = saving.pack_masked(
-        child, pattern=request.pattern, layers=masks.zeros(child.model, taken), provenance=facts
+        child, pattern=request.zeros.pattern, layers=masks.zeros(child.model, taken), provenance=facts
     )
     with run_folders.new_run(parent.task, "mask", request.host) as folder:
         target = folder / "weights" / "masked.pt"
@@ -142,7 +164,7 @@ def _saved(
             file = part / target.relative_to(folder)
             checkpoint.write(file)
             saved = saving.load(file)
-            _require_saved(child, saved, request.pattern, taken)
+            _require_saved(child, saved, request.zeros.pattern, taken)
             of = str(origin or parent.model_name)
             run_folders.write_args(part, {"mode": "mask", "model": of, **arguments, "save_dir": folder})
             rows = [_row("parent", parent, imgsz), _row("masked", saved, imgsz)]
@@ -152,13 +174,13 @@ def _saved(
                 looks = side_by_side.look(
                     parent, saved, seen, imgsz, passed, validate=validate, command="mask", called="masked"
                 )
-            rows, zeros = looks.in_front(rows), _zeros(saved, taken)
-            said = _said(request.pattern, zeros)
+            rows, zeros = looks.in_front(rows), mask_table.zeros(saved.model)
+            said = _said(request.zeros.pattern, zeros)
             repeat = following.again("mask", folder, command_line.written(request))
             report = Report(
                 "mask",
                 rows,
-                {"pattern": request.pattern},
+                {"pattern": request.zeros.pattern},
                 verdict.of(rows),
                 looks.by_class,
                 looks.images,
@@ -182,21 +204,10 @@ def _row(name: str, yolo: ultralytics.YOLO, imgsz: int) -> dict[str, Any]:
     return {"model": name, "params": size.pop("params"), "nonzero": nonzero, **size}
 
 
-def _zeros(yolo: ultralytics.YOLO, names: list[str]) -> list[dict[str, Any]]:
-    """By layer, its weights and how many are zero."""
-    counts, sizes = masks.zeros(yolo.model, names), masks.sizes(yolo.model, names)
-    return [
-        {"layer": n, "weights": sizes[n], "zeros": zero, "share": round(zero / sizes[n], 4)}
-        for n, zero in counts.items()
-    ]
-
-
 def _said(pattern: str, zeros: list[dict[str, Any]]) -> str:
     """What is zero, in words."""
     zero, count = (sum(row[key] for row in zeros) for key in ("zeros", "weights"))
-    empty = [row["layer"] for row in zeros if row["zeros"] == row["weights"]]
-    if empty:
-        console.warn(f"mask: nothing is left of {', '.join(empty)}; scope=layer leaves something of each")
+    mask_table.warn_of_empty(zeros, "mask")
     return f"pattern {pattern}: {zero:,} of {count:,} weights in {len(zeros)} layers are zero ({zero / count:.1%})"
 
 

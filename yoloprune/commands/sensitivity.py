@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ultralytics
 
 from yoloprune import files
@@ -21,26 +20,16 @@ from yoloprune.backend import (
     held_images,
     host_arguments,
     model_facts,
-    moved_layers,
     records,
     run_folders,
 )
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.commands import cut_and_repair, following, only_classes, row_by_row, sensitivity_table, side_by_side
-from yoloprune.errors import ArgumentError
-from yoloprune.native.candidates import Channels, Choice
-from yoloprune.planning import narrowing
+from yoloprune.commands import following, only_classes, row_by_row, sensitivity_table, side_by_side, trials
 from yoloprune.probing.examples import generators_kept
-from yoloprune.probing.forward import placed
-from yoloprune.repair import recipes
-from yoloprune.reporting import layer_table, plots, run_report, text_table
+from yoloprune.reporting import plots, run_report, text_table
 from yoloprune.reporting.facts import Report
-from yoloprune.selection import ranking
-from yoloprune.selection.calibration import calibration
 from yoloprune.settings import command_line
-from yoloprune.settings.budget import Limits
-from yoloprune.settings.requests import SensitivityRequest
-from yoloprune.tracing.trace_network import match
+from yoloprune.settings.trial_requests import SensitivityRequest
 
 TABLE = "sensitivity.csv"
 
@@ -54,7 +43,8 @@ def run(request: SensitivityRequest) -> list[dict[str, Any]]:
     passed = request.host
     parent = saving.load(request.model)
     head_task.settle(parent, {}, asked=False)
-    records.require_unmasked(parent.model)
+    if request.masks is None:
+        records.require_unmasked(parent.model)
     passed["data"] = data = datasets.given_or_own(parent, passed.get("data"), "sensitivity")
     datasets.require_split(data, passed.get("split"))
     passed["imgsz"] = imgsz = saving.image_size(parent, passed.get("imgsz"))
@@ -67,36 +57,21 @@ def run(request: SensitivityRequest) -> list[dict[str, Any]]:
         class_labels.view(classes.names, data) as seen,
         held_images.few(seen, parent.task, str(passed.get("split") or "val"), request.held, _seed(passed)) as held,
     ):
-        with saving.told_who_wrote(parent):
-            found = Channels(parent.model, Limits(native=False), imgsz)
-        tried = narrowing.narrowings(found.graph, request.widths, _ties(parent, found, request.layer))
-        sight = calibration(parent, seen, imgsz, passed)
-        order = ranking.rank(parent, found.graph, request.criterion, Limits(native=False), sight)
-        images = sight.images or []
-        if not recipes.NEED_IMAGES.intersection(recipes.RECIPES[request.recover]):
-            images = images[:1]  # which tell well enough what a channel gives on average
+        tried = trials.of_sensitivity(parent, seen, request, passed)
         look = _Look(parent, held[0], imgsz, passed)
         with row_by_row.opened("sensitivity", parent.task, told, passed, TABLE) as (folder, rows):
-            todo = [None, *tried][len(rows) :]
+            what, of = ("widths", "groups") if request.masks is None else ("masks", "layers")
             console.log(
                 "sensitivity: ",
-                f"{len(tried)} widths of {len({one.tie for one in tried})} groups, each alone, on {held[1]} images of "
-                f"split={passed.get('split') or 'val'}{f'; goes on behind {len(rows)} of them' if rows else ''}",
+                f"{len(tried) - 1} {what} of {len({one.name for one in tried[1:]})} {of}, each alone, on "
+                f"{held[1]} images of split={passed.get('split') or 'val'}"
+                f"{f'; goes on behind {len(rows)} of them' if rows else ''}",
             )
-            bar = compat.TQDM(total=len(tried) + 1, initial=len(rows), desc=console.title("sensitivity: ") + "widths")
-            for one in todo:
-                alive = np.ones(found.graph.n_classes, dtype=bool)
-                if one is not None:
-                    alive = narrowing.survivors(found.graph, order.scores, one)
-                choice = Choice(found.graph, alive, found.probe)
+            bar = compat.TQDM(total=len(tried), initial=len(rows), desc=console.title("sensitivity: ") + what)
+            for one in tried[len(rows) :]:
                 with console.quiet():
-                    child = parent
-                    if one is not None:
-                        child = cut_and_repair.narrowed(parent, choice.plan)
-                        with placed(sight.device, parent.model, child.model):
-                            cut_and_repair.repair(parent, child, choice.plan, request.recover, images, choice.probe)
-                    figures = look(child)
-                rows.append({"point": len(rows), **_named(choice, one), **figures})
+                    figures = look(one.make())
+                rows.append({"point": len(rows), **one.told, **figures})
                 files.append_row(folder / TABLE, rows[-1], fresh=len(rows) == 1)
                 bar.update(1)
             bar.close()
@@ -106,21 +81,6 @@ def run(request: SensitivityRequest) -> list[dict[str, Any]]:
 
 def _seed(passed: Mapping[str, Any]) -> int:
     return int(passed.get("seed") or 0)
-
-
-def _ties(parent: ultralytics.YOLO, found: Channels, layers: Sequence[str]) -> set[int] | None:
-    """Ties of the layers that were named, by the names of the model that was first pruned; None for all.
-
-    Raises:
-        ArgumentError: If a name matches nothing, or nothing that may be narrowed.
-    """
-    if not layers:
-        return None
-    wanted = match(parent.model, moved_layers.moved(layers, moved_layers.table_of(parent.model)), key="layer")
-    ties = {t for t in range(len(found.graph.ties)) if wanted.keys() & set(narrowing.makers(found.graph, t))}
-    if not ties:
-        raise ArgumentError(f"layer={','.join(layers)}: none of them may be narrowed. 'yoloprune info' says why")
-    return ties
 
 
 class _Look:
@@ -147,27 +107,12 @@ class _Look:
         return {**told, **side_by_side.validated(yolo, self.told)[0]}
 
 
-def _named(choice: Choice, one: narrowing.Narrowing | None) -> dict[str, Any]:
-    """The columns of a row that say what was narrowed, and what of the whole network stays."""
-    kept = {k: round(v, 5) for k, v in choice.kept().items() if k != "channels"}
-    if one is None:
-        return {"group": "parent", "layers": "", "width": 0, "kept": 0, "share": 1.0, **kept}
-    tie = choice.graph.ties[one.tie]
-    layers = list(dict.fromkeys(map(layer_table.layer_name, narrowing.makers(choice.graph, one.tie))))
-    widths = (sum(tie.sizes), int(choice.widths[list(tie.groups)].sum()))
-    return {
-        "group": layers[0],
-        "layers": " ".join(layers),
-        "width": widths[0],
-        "kept": widths[1],
-        "share": one.asked,
-        **kept,
-    }
-
-
 def _report(folder: Path, rows: list[dict[str, Any]], request: SensitivityRequest, told: Mapping[str, Any]) -> None:
     """Picture, page, and what is said at the end."""
-    found = sensitivity_table.summed_up(rows, request.widths)
+    columns = {share: f"{100 * share:g} %" for share in request.widths}
+    if request.masks is not None:
+        columns = {round(1 - zeros.sparsity, 6): str(zeros) for zeros in request.masks.each}
+    found = sensitivity_table.summed_up(rows, columns)
     picture = plots.plot_sensitivity(folder / "sensitivity.png", found.names, found.columns, found.panels)
     words = following.again("sensitivity", folder, command_line.written(request))
     report = Report(
@@ -180,7 +125,12 @@ def _report(folder: Path, rows: list[dict[str, Any]], request: SensitivityReques
         versions=provenance.versions(),
     )
     page = run_report.write_report(folder, report, [picture])
-    cut = {"model": told["model"], "data": told["data"], "flops": 0.5, "keep": ",".join(found.tender) or None}
-    step = following.typed("yoloprune prune", told["imgsz"], **cut)
+    cut: dict[str, Any] = {"model": told["model"], "data": told["data"], "keep": ",".join(found.tender) or None}
+    if request.masks is None:
+        step = following.typed("yoloprune prune", told["imgsz"], **{**cut, "flops": 0.5})
+    else:
+        asked = {key: told.get(key) for key in ("pattern", "head") if told.get(key)}
+        most = {} if told.get("sparsity") is None else {"sparsity": request.masks.each[-1].sparsity}
+        step = following.typed("yoloprune mask", told["imgsz"], **cut, **asked, **most)
     said = f"\n{text_table.table(found.rows)}\n{found.said}"
     console.conclude("sensitivity: ", text_table.closing(said, [], [folder / TABLE, picture, page], step))

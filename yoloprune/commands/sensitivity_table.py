@@ -38,19 +38,20 @@ class Summary:
     said: str
 
 
-def summed_up(rows: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> Summary:
+def summed_up(rows: Sequence[Mapping[str, Any]], titles: Mapping[float, str]) -> Summary:
     """Sum up what was tried.
 
     Args:
-        rows (Sequence[Mapping]): Of the parent first, then one per group and width.
-        shares (Sequence[float]): What groups kept.
+        rows (Sequence[Mapping]): Of the parent first, then one per group and width, or per layer and mask.
+        titles (Mapping[float, str]): The shares that were kept, and what they are called.
     """
     parent, *tried = rows
-    beside = {"point", "group", "layers", "width", "kept", "share", "flops", "params", "loss"}
+    beside = {"point", "group", "layers", "width", "kept", "share", "flops", "params", "nonzero", "loss"}
     metric = text_table.headline(k for k in parent if k not in beside)
-    shares = sorted(shares, reverse=True)
+    shares = sorted(titles, reverse=True)
     names = list(dict.fromkeys(str(row["group"]) for row in tried))
-    columns = [f"{100 * share:g} %" for share in shares]
+    columns = [titles[share] for share in shares]
+    size = "weights" if "nonzero" in parent else "channels"
     panels = {f"points of {metric} lost": np.full((len(names), len(shares)), np.nan)}
     if "loss" in parent:
         panels["rise of the loss"] = np.full((len(names), len(shares)), np.nan)
@@ -61,13 +62,13 @@ def summed_up(rows: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> Sum
         lost |= {"rise of the loss": row["loss"] - parent["loss"]} if "loss" in parent else {}
         for title, value in lost.items():
             panels[title][at] = value
-        group = of.setdefault(str(row["group"]), {"group": row["group"], "channels": row["width"]})
+        group = of.setdefault(str(row["group"]), {"group": row["group"], size: row["width"]})
         group[f"lost at {columns[at[1]]}"] = round(lost[f"points of {metric} lost"], 2) + 0.0  # no -0
-    tender, said = _tenderest(names, [*panels.values()], metric)
+    tender, said = _tenderest(names, [*panels.values()], metric, "masks" if size == "weights" else "widths")
     return Summary(metric, names, columns, panels, list(of.values()), tender, said)
 
 
-def _tenderest(names: Sequence[str], panels: Sequence[np.ndarray], metric: str) -> tuple[list[str], str]:
+def _tenderest(names: Sequence[str], panels: Sequence[np.ndarray], metric: str, tried: str) -> tuple[list[str], str]:
     """Which groups lose most, and that in a sentence, which says what is equal.
 
     By the most points that a group loses at any width, to the digit that is shown; of equals by how far the loss rises,
@@ -77,6 +78,7 @@ def _tenderest(names: Sequence[str], panels: Sequence[np.ndarray], metric: str) 
         names (Sequence[str]): Of the groups.
         panels (Sequence[np.ndarray]): Points lost and, where known, the rise of the loss, shape (groups, shares).
         metric (str): What points are of.
+        tried (str): "widths" or "masks".
     """
     worst = [np.nan_to_num(values, nan=-np.inf).max(1) for values in panels]
     digits = (1, 5)[: len(panels)]
@@ -87,7 +89,7 @@ def _tenderest(names: Sequence[str], panels: Sequence[np.ndarray], metric: str) 
         return [], f"No group is tenderer than others: {each}"
     named = order[:NAMED]
     said = f"Tenderest are {', '.join(f'{names[i]} ({marks[i][0]:.1f})' for i in named)}"
-    said += f", with the most points of {metric} that they lose at any of these widths"
+    said += f", with the most points of {metric} that they lose at any of these {tried}"
     alike = [i for i in order[NAMED:] if (marks[i] == marks[named[-1]]).all()]
     beside = order[: NAMED + 1]
     if any(marks[a][0] == marks[b][0] and (marks[a] != marks[b]).any() for a, b in pairwise(beside)):

@@ -1,4 +1,4 @@
-"""Where accuracy falls off: cut and repair at several budgets, evaluate each, train nothing."""
+"""Where accuracy falls off: cut or mask, and repair, at several budgets, evaluate each, train nothing."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import ultralytics
 
@@ -28,10 +26,8 @@ from yoloprune.backend import (
     run_folders,
 )
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.commands import following, only_classes, pieces, row_by_row, sweep_table
+from yoloprune.commands import following, only_classes, pieces, row_by_row, sweep_table, trials
 from yoloprune.commands.sweep_points import Labels, Points
-from yoloprune.errors import BudgetError
-from yoloprune.native import candidates
 from yoloprune.planning import paired_bootstrap
 from yoloprune.planning.paired_bootstrap import Findings, Interval
 from yoloprune.probing.examples import generators_kept
@@ -40,10 +36,9 @@ from yoloprune.reporting.facts import Report, points_of
 from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.runtimes.timing import Times
-from yoloprune.selection import ranking
-from yoloprune.selection.calibration import calibration, place
+from yoloprune.selection.calibration import place
 from yoloprune.settings import command_line
-from yoloprune.settings.requests import SweepRequest
+from yoloprune.settings.trial_requests import SweepRequest
 
 TABLE, PROGRESS, FOUND = "sweep.csv", ".progress.json", ".parent.npz"
 """What grows row by row; beside it, until the run is over, what rows do not hold."""
@@ -64,7 +59,8 @@ def run(request: SweepRequest) -> list[dict[str, Any]]:
     deployment = Deployment.asked(passed, place(passed.get("device")), request.threads)
     parent = saving.load(request.model)
     head_task.settle(parent, {}, asked=False)
-    records.require_unmasked(parent.model)
+    if request.masks is None:
+        records.require_unmasked(parent.model)
     passed["data"] = datasets.given_or_own(parent, passed.get("data"), "sweep")
     datasets.require_split(passed["data"], passed.get("split"))
     passed["imgsz"] = saving.image_size(parent, passed.get("imgsz"))
@@ -85,13 +81,8 @@ def _swept(
 ) -> list[dict[str, Any]]:
     """The rows of a sweep, on the labels of the model's classes, as this machine and others find them."""
     model, within, imgsz = request.model, request.within, passed["imgsz"]
-    with saving.told_who_wrote(parent):
-        found = candidates.Channels(parent.model, request.limits, imgsz)
-    _require_reach(found, request)
-    sight = calibration(parent, here[1], imgsz, passed)
-    order = ranking.rank(parent, found.graph, request.criterion, request.limits, sight)
-    points, unreachable = _points(found, order, request)
-    work = Points(parent, here, passed, request.recover, sight.images, torch.get_num_threads(), request.timed)
+    (whole, *points), unreachable, images = trials.of_sweep(parent, here[1], request, passed)
+    work = Points(parent, here, passed, request.recover, images, torch.get_num_threads(), request.timed)
     cluster = work.cluster() if request.ray else None
 
     arguments = {k: v for k, v in {**request.settings, **passed}.items() if v is not None}
@@ -107,8 +98,7 @@ def _swept(
                 "sweep: ", f"{len(rows) - 1} of {len(points)} points are done already\n{text_table.table(rows)}"
             )
         else:
-            whole = candidates.Choice(found.graph, np.ones(found.graph.n_classes, dtype=bool), found.probe)
-            tried = work.evaluate("parent", parent, whole)
+            tried = work.evaluate(whole, parent)
             so_far.parent = tried.found
             so_far.add(folder, tried.row, None, [] if timer is None else timer.time())
             rows.append(tried.row)
@@ -116,7 +106,7 @@ def _swept(
         blind = sweep_table.warned_of_blindness(rows[0][key], key, within, passed["data"])
         within = sweep_table.may_lose(within, rows[0][key])
         done = {row["model"] for row in rows}
-        left = [point for point in points.items() if point[0] not in done]
+        left = [point for point in points if point.name not in done]
         with pieces.spread(work if cluster is None else work.sent(elsewhere), left, ray=cluster) as results:
             for tried in results:
                 difference = paired_bootstrap.between(so_far.parent, tried.found)
@@ -140,7 +130,7 @@ def _swept(
             rows,
             facts,
             f"{said}. {taken[1]}",
-            points=points_of([{**row, "GFLOPs": row["flops"] * gflops} for row in rows], key),
+            points=[] if request.masks is not None else points_of(_costs(rows, gflops), key),
             metric=key,
             repeat=following.again("sweep", folder, command_line.written(request)),
             versions=provenance.versions(),
@@ -153,6 +143,11 @@ def _swept(
         told_all = f"{text_table.table(rows)}\n{intervals}{said}\n{taken[1]}"
         console.conclude("sweep: ", text_table.closing(f"\n{told_all}", [], [folder / TABLE, page], step))
     return rows
+
+
+def _costs(rows: Sequence[Mapping[str, Any]], gflops: float) -> list[dict[str, Any]]:
+    """Rows with the GFLOPs that are left of the parent's."""
+    return [{**row, "GFLOPs": row["flops"] * gflops} for row in rows]
 
 
 @dataclass
@@ -202,36 +197,3 @@ class _SoFar:
         """Take away what is in the report now."""
         for name in (PROGRESS, FOUND):
             (folder / name).unlink(missing_ok=True)
-
-
-def _require_reach(found: candidates.Channels, request: SweepRequest) -> None:
-    """Raise BudgetError where no point can be met by any ranking, before images are looked at."""
-    errors = []
-    for wanted in request.points:
-        try:
-            found.require_reach(wanted)
-            return
-        except BudgetError as e:
-            errors.append(e)
-    raise errors[0]
-
-
-def _points(
-    found: candidates.Channels, order: ranking.Ranking, request: SweepRequest
-) -> tuple[dict[str, candidates.Choice], dict[str, str]]:
-    """What stays, by name of the point, those that keep most first, and why other points are out of reach."""
-    points: dict[str, candidates.Choice] = {}
-    unreachable: dict[str, str] = {}
-    for wanted in request.points:
-        try:
-            choice = found.choose(partial(order.select, wanted=wanted))
-            if choice.alive.all():
-                raise BudgetError(f"{wanted}: the model already meets it.")
-            points[str(wanted)] = choice
-        except BudgetError as e:
-            unreachable[str(wanted)] = str(e)
-            console.warn(f"sweep: left out: {e}")
-    if not points:
-        raise BudgetError(next(iter(unreachable.values())))
-    measure = "channels" if request.kind == "ratio" else request.kind  # of fractions and absolute numbers alike
-    return dict(sorted(points.items(), key=lambda point: -point[1].kept()[measure])), unreachable

@@ -1,4 +1,4 @@
-"""One point of a sweep, which needs no other: cut, repair, validate."""
+"""One point of a sweep, which needs no other: cut or mask, repair, validate."""
 
 from __future__ import annotations
 
@@ -14,14 +14,29 @@ from torch import Tensor
 
 from yoloprune.backend import class_labels, evaluation, per_image
 from yoloprune.checkpoint import saving
-from yoloprune.commands import cut_and_repair
+from yoloprune.commands import cut_and_repair, mask
 from yoloprune.commands.pieces import Ray
 from yoloprune.native.candidates import Choice
 from yoloprune.planning.paired_bootstrap import Findings
-from yoloprune.selection.calibration import place
+from yoloprune.selection.calibration import Calibration, place
 
 Labels = tuple[Sequence[str] | None, Any]
 """A data set, and the classes to which its labels are held, None for all: see `class_labels.view`."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point.
+
+    Attributes:
+        name (str): As one types it; "parent" of the whole.
+        told (Mapping[str, float]): The columns of its row that say what is left.
+        left (Choice | Mapping[str, Tensor]): Which channels stay, or, by layer, which weights.
+    """
+
+    name: str
+    told: Mapping[str, float]
+    left: Choice | Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -61,15 +76,18 @@ class Points:
     threads: int
     timed: bool = False
 
-    def __call__(self, point: tuple[str, Choice]) -> Tried:
-        """Cut to one budget, repair and validate."""
-        name, choice = point
+    def __call__(self, point: Point) -> Tried:
+        """Cut or mask to one budget, repair and validate."""
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
         device = place(self.passed.get("device"))
         images = None if self.images is None else [batch.to(device) for batch in self.images]
-        child = cut_and_repair.cut(self.parent, choice.plan, self.recover, images, choice.probe).child
-        return self.evaluate(name, child, choice)
+        if isinstance(left := point.left, Choice):
+            child = cut_and_repair.cut(self.parent, left.plan, self.recover, images, left.probe).child
+        else:
+            sight = Calibration(self.passed["imgsz"], None, device=device, images=images)
+            child = mask.masked(self.parent, left, self.recover, sight)
+        return self.evaluate(point, child)
 
     def cluster(self) -> Ray:
         """What a point takes on a cluster: as many cores as threads here, and a GPU where one is used here."""
@@ -81,9 +99,8 @@ class Points:
         passed = {**self.passed, "device": 0} if place(self.passed.get("device")).type == "cuda" else self.passed
         return replace(self, labels=labels, passed=passed, images=images)
 
-    def evaluate(self, name: str, yolo: ultralytics.YOLO, choice: Choice) -> Tried:
-        """Validate a network."""
-        kept = {kind: round(share, 4) for kind, share in choice.kept().items()}
+    def evaluate(self, point: Point, yolo: ultralytics.YOLO) -> Tried:
+        """Validate the network of a point."""
         probe = saving.with_model(yolo, copy.deepcopy(yolo.model))  # validation may fuse the one it runs
         given = {k: v for k, v in self.passed.items() if k != "seed"}
         with (
@@ -92,5 +109,5 @@ class Points:
             per_image.watched(probe) as watch,
         ):
             evaluation.validate(probe, {**given, "data": seen, "project": folder, "name": "val", "exist_ok": True})
-        row = {"model": name, **kept, **evaluation.metrics(probe)}
+        row = {"model": point.name, **point.told, **evaluation.metrics(probe)}
         return Tried(row, watch.findings(), yolo if self.timed else None)

@@ -8,6 +8,7 @@ from typing import Any
 
 from yoloprune.backend import console
 from yoloprune.commands import following
+from yoloprune.reporting import plots
 from yoloprune.reporting.verdict import BLIND
 
 Row = Mapping[str, Any]
@@ -51,15 +52,15 @@ def falls_off(rows: Sequence[Row], key: str, within: float) -> dict[str, Any]:
     Returns:
         (dict[str, Any]): "safe", the smallest point such that neither it nor any larger one loses more than `within`
             points (the parent when the first does); "lost", the points that it loses; "steepest", the two neighbours
-            between which most is lost per FLOP: the drop begins at the first.
+            between which most is lost per FLOP, or per weight of masks: the drop begins at the first.
     """
-    safe = rows[0]
+    safe, axis = rows[0], plots.axis_of(rows)
     for row in rows[1:]:
         if 100 * (rows[0][key] - row[key]) > within + 1e-9:
             break
         safe = row
     above, below = max(
-        pairwise(rows), key=lambda two: (two[0][key] - two[1][key]) / max(two[0]["flops"] - two[1]["flops"], 1e-9)
+        pairwise(rows), key=lambda two: (two[0][key] - two[1][key]) / max(two[0][axis] - two[1][axis], 1e-9)
     )
     lost = round(100 * (rows[0][key] - safe[key]), 2)
     return {"safe": safe["model"], "lost": lost, "steepest": [above["model"], below["model"]]}

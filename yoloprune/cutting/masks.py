@@ -68,15 +68,29 @@ class Holder:
 
     It comes before the EMA is updated, which so averages zeros only. A step that moved a masked weight is undone, with
     whatever optimizer, momentum and decay it was made.
+
+    Attributes:
+        weights (dict[str, Tensor]): By layer.
+        gone (dict[str, Tensor]): By layer, what is held at zero, bool of the weight's shape.
     """
 
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
-        self.gone = [(_weight(model, name), ~kept) for name, kept in found_in(model, names).items()]
+        self.gone = {name: ~kept for name, kept in found_in(model, names).items()}
+        self.weights = {name: _weight(model, name) for name in self.gone}
 
     def __call__(self, *_: Any) -> None:
         with torch.no_grad():
-            for weight, gone in self.gone:
-                weight.masked_fill_(gone, 0.0)
+            for name, gone in self.gone.items():
+                self.weights[name].masked_fill_(gone, 0.0)
+
+    def take(self, kept: Mapping[str, Tensor]) -> None:
+        """Hold more at zero: what does not stay; what is held already is held on.
+
+        Args:
+            kept (Mapping[str, Tensor]): By layer, which weights stay, bool of the weight's shape.
+        """
+        for name, stay in kept.items():
+            self.gone[name] |= ~stay.to(self.gone[name].device)
 
 
 def _weight(model: nn.Module, name: str) -> Tensor:

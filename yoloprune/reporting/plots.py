@@ -81,19 +81,31 @@ def _validated(row: Row) -> bool:
     return any(v for k, v in row.items() if k.startswith(("metrics/", "val/")))
 
 
+def axis_of(rows: Sequence[Row]) -> str:
+    """What rows of a sweep are set against: "flops" of cuts, and "nonzero" of masks, which leave FLOPs as they are."""
+    return "flops" if "flops" in rows[0] else "nonzero"
+
+
 def plot_sweep(path: Path, rows: Sequence[Row], key: str, within: float) -> Path:
-    """A figure of accuracy and the parameters against the FLOPs, each as kept, and the line that marks the loss."""
+    """A figure of accuracy against the FLOPs, with the parameters, or against the weights that are not zero, each as
+    kept, and the line that marks the loss.
+    """
     figure = _figure(6.5, 4.2)
     left = figure.subplots()
-    flops = [r["flops"] for r in rows]
-    left.plot(flops, [r[key] for r in rows], color="#2b6cb0", marker="o", label=key)
+    axis = axis_of(rows)
+    kept = [r[axis] for r in rows]
+    left.plot(kept, [r[key] for r in rows], color="#2b6cb0", marker="o", label=key)
     left.axhline(rows[0][key] - within / 100, color="#2b6cb0", linestyle=":", label=f"parent - {within:g} points")
-    left.set(xlabel="FLOPs, share of the parent", ylabel=key, ylim=(0, None))
+    what = "FLOPs" if axis == "flops" else "weights that are not zero"
+    left.set(xlabel=f"{what}, share of the parent", ylabel=key, ylim=(0, None))
     left.invert_xaxis()
-    right = left.twinx()
-    right.plot(flops, [r["params"] for r in rows], color="#8a96a3", marker=".", label="parameters")
-    right.set(ylabel="parameters, share of the parent", ylim=(0, 1.05))
-    left.legend(handles=[*left.get_lines(), *right.get_lines()], frameon=False, fontsize=8, loc="lower left")
+    lines = left.get_lines()
+    if axis == "flops":
+        right = left.twinx()
+        right.plot(kept, [r["params"] for r in rows], color="#8a96a3", marker=".", label="parameters")
+        right.set(ylabel="parameters, share of the parent", ylim=(0, 1.05))
+        lines = [*lines, *right.get_lines()]
+    left.legend(handles=lines, frameon=False, fontsize=8, loc="lower left")
     return _save(figure, path)
 
 

@@ -47,9 +47,9 @@ def build(kind: type[Asked], given: Mapping[str, Any]) -> Asked:
 
     values: dict[str, Any] = {}
     for layer in layers:
-        one_of = {o.name for o in own_options.EXCLUSIVE.get(command, ())}
+        one_of = {o.name for o in own_options.EXCLUSIVE.get(command, ())} | set(own_options.MASKED.get(command, ()))
         if any(layer.get(name) is not None for name in one_of):
-            # one budget only: a nearer source that names another replaces, it does not contradict
+            # one budget only, or masks: a nearer source that names another replaces, it does not contradict
             values = {k: v for k, v in values.items() if k not in one_of}
         values.update(layer)
     settings = {o.name: values.pop(o.name, o.default) for o in spec.options}
@@ -96,7 +96,8 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: Mapping[str
         given = [name for name in names if settings[name] is not None]
         if len(given) > 1:
             raise ArgumentError(f"{spec.name} takes exactly one of {', '.join(names)}. Received: {', '.join(given)}")
-        if not given and not resume:  # a resumed run brings its own
+        masks = any(settings[key] is not None for key in own_options.MASKED.get(spec.name, ()))
+        if not given and not resume and not masks:  # a resumed run brings its own
             settings.update(own_options.DEFAULT_BUDGET[spec.name])
     if isinstance(passed.get("imgsz"), str) and settings["flops"] is None:
         raise ArgumentError("imgsz=auto: must come with flops=, which widths and image share (i.e. flops=0.5)")

@@ -14,11 +14,11 @@ from yoloprune.settings.own_options import (
     MODELS,
     PRUNE_OPTIONS,
     SPARSE_OPTIONS,
-    SWEEP_OPTIONS,
     THREADS,
 )
 from yoloprune.settings.sensitivity_options import SENSITIVITY_OPTIONS
 from yoloprune.settings.slim_options import SLIM_OPTIONS
+from yoloprune.settings.sweep_options import SWEEP_OPTIONS
 from yoloprune.settings.training_options import FINETUNE_OPTIONS, GENTLE
 
 _RUN = ("project", "name", "exist_ok", "seed")
@@ -27,6 +27,7 @@ TIMED = (*_EXPORT, "compile", "channels_last")
 """Ultralytics' arguments that say how a network runs whose time is measured."""
 OWN_DATA = "Without data= the data set that the model was trained on is taken, if it is at hand; nothing is downloaded."
 OF_VIDEOS = "images= takes videos as well; vid_stride=30 takes every 30th frame of them."
+OF_ZEROS = "With sparsity= or pattern= more and more weights become zero on the way; resume goes on with that."
 SHARED_SIDE = "imgsz=auto shares flops= between widths and a smaller image; it counts against the model's own imgsz."
 _COMMANDS = (
     Command(
@@ -106,7 +107,7 @@ _COMMANDS = (
             "sweep model=best.pt data=my.yaml flops=0.9,0.7,0.5 score=taylor imgsz=320",
         ),
         notes=(
-            "Exactly one of flops, params and ratio; flops=0.9,0.8,...,0.3 when none is given.",
+            "One of flops, params, ratio, or masks by sparsity= or pattern=; flops=0.9,0.8,...,0.3 when none is given.",
             "sweep.csv grows row by row; interrupted, the same command goes on where it was.",
             "With format=, as of 'yolo export', or threads= the table shows the time per image as well, at batch 1.",
             "With ray=True the points are worked on at the same time, where RAY_ADDRESS or 'ray start' says; the data",
@@ -158,8 +159,9 @@ _COMMANDS = (
             "finetune model=runs/detect/prune/weights/pruned.pt data=my.yaml epochs=50",
             "finetune model=runs/detect/prune/weights/pruned.pt data=my.yaml epochs=50 distill=parent",
             "finetune model=runs/detect/prune/weights/pruned.pt images=photos/ epochs=50",
+            "finetune model=best.pt data=my.yaml sparsity=0.9 epochs=50",
         ),
-        notes=(OWN_DATA, OF_VIDEOS),
+        notes=(OF_ZEROS, OWN_DATA, OF_VIDEOS),
     ),
     Command(
         "val",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from yoloprune.settings.option import Option
-from yoloprune.settings.own_options import IMAGES, KEEP
-from yoloprune.settings.value_kinds import FLAG, SHARE, ValueKind, choice
+from yoloprune.settings.own_options import IMAGES, KEEP, RAMP_END, RAMP_START
+from yoloprune.settings.value_kinds import FLAG, SHARE, ValueKind, choice, integer, several
 
 UNITS = ("unstructured", "kernel", "filter")
 """Patterns of which a share of all weights, kernels or filters is taken."""
@@ -78,3 +79,71 @@ RECOVER = Option(
     "put out (both need data= or images=); auto is lsq, without either on drawn images",
 )
 MASK_OPTIONS = (PATTERN, SPARSITY, SCORE, SCOPE, HEAD, KEEP, IMAGES, RECOVER)
+
+CHOICE = (
+    Option(
+        PATTERN.name,
+        None,
+        PATTERN.kind,
+        "during the training more and more weights become zero in this pattern, and stay so; see mask. Not set: "
+        "unstructured with sparsity=, none otherwise",
+        "unstructured",
+    ),
+    Option(
+        SPARSITY.name,
+        None,
+        SHARE,
+        "share of the weights that is zero from ramp_end on, reached on a cubic curve; not set: none, and with "
+        "pattern= 0.5, or what n:m says",
+        0.5,
+    ),
+)
+GROWN = (
+    *CHOICE,
+    Option(
+        SCORE.name,
+        "auto",
+        choice("auto", "magnitude", "taylor"),
+        "importance of a weight, with sparsity= or pattern=: taylor is how much the loss changes without it, as a "
+        "running mean over the training's own steps, magnitude its size; auto is taylor, and magnitude for n:m",
+    ),
+    SCOPE,
+    HEAD,
+    KEEP,
+    Option(
+        "steps",
+        None,
+        integer(1),
+        "so many times more weights become zero, with training in between; not set: about a hundred times",
+        4,
+    ),
+    replace(RAMP_START, meaning="share of the run after which the first weights become zero"),
+    replace(RAMP_END, meaning="share of the run after which sparsity= is met; the rest recovers"),
+)
+"""Of a training in which zeros become more."""
+
+SHARES = (0.5, 0.7, 0.9)
+"""Tried where none are given."""
+
+TRIED = (
+    Option(
+        PATTERN.name,
+        None,
+        PATTERN.kind,
+        "masks are tried in place of cuts, in this pattern; see mask. Not set: unstructured with sparsity=, else cuts",
+        "unstructured",
+    ),
+    Option(
+        SPARSITY.name,
+        None,
+        ValueKind(
+            f"{SHARE.allowed}; several separated by commas", several(SHARE), annotation="float | Sequence[float]"
+        ),
+        "shares of the weights that become zero; not set: none, and with pattern= 0.5,0.7,0.9, or what n:m says",
+        "0.5,0.9",
+    ),
+    SCOPE,
+    HEAD,
+)
+"""Of commands that try masks or cuts."""
+SCORES_OF_MASKS = SCORE.kind.names

@@ -15,7 +15,6 @@ from yoloprune.settings.value_kinds import (
     NATIVE_ROWS,
     OPERATIONS,
     PLACE,
-    POINTS_OR_NONE,
     SHARE,
     WEIGHTS,
     ValueKind,
@@ -151,7 +150,9 @@ SWEPT = tuple(
     )
     for o in (FLOPS, PARAMS, RATIO)
 )
-EXCLUSIVE = {"train-sparse": BUDGETS, "sweep": SWEPT}  # of these options a command takes exactly one
+EXCLUSIVE = {"train-sparse": BUDGETS, "sweep": SWEPT}  # of these options a command takes one, or masks instead
+MASKED = {"sweep": ("pattern", "sparsity")}
+"""Options by which a command tries masks, and takes none of these."""
 DEFAULT_BUDGET: dict[str, dict[str, Any]] = {  # when none is given
     "train-sparse": {"flops": 0.5},
     "sweep": {"flops": (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)},
@@ -164,17 +165,17 @@ RAY = Option(
     "package ray",
     True,
 )
-SWEEP_OPTIONS = (
-    *SWEPT,
-    Option(
-        "within",
-        3.0,
-        POINTS_OR_NONE,
-        "points of mAP50-95 that may be lost; of a poor model a quarter of what it has",
-    ),
-    RAY,
-    THREADS,
-    *CUT_OPTIONS,
+RAMP_START = Option(
+    "ramp_start",
+    0.1,
+    number("a fraction from 0 to below 1", lambda x: 0 <= x < 1),
+    "share of the run after which the first channels fade",
+)
+RAMP_END = Option(
+    "ramp_end",
+    0.6,
+    number("a fraction above 0 and at most 1", lambda x: 0 < x <= 1),
+    "share of the run after which the budget is met; the rest recovers",
 )
 SPARSE_OPTIONS = (
     *BUDGETS,
@@ -204,18 +205,8 @@ SPARSE_OPTIONS = (
         "what select ranks by: how much the loss hangs on a channel, |gamma|, or |gamma| over the mean of its layer",
     ),
     Option("normalize", "cost", choice("none", "cost"), "cost ranks by score per FLOP (or parameter) saved"),
-    Option(
-        "ramp_start",
-        0.1,
-        number("a fraction from 0 to below 1", lambda x: 0 <= x < 1),
-        "share of the run after which the first channels fade",
-    ),
-    Option(
-        "ramp_end",
-        0.6,
-        number("a fraction above 0 and at most 1", lambda x: 0 < x <= 1),
-        "share of the run after which the budget is met; the rest recovers",
-    ),
+    RAMP_START,
+    RAMP_END,
     Option("fade", 0.6, SHARE, "factor per optimizer step on the gammas that go"),
     *SELECTION,
 )

@@ -8,11 +8,10 @@ from yoloprune.settings.requests import (
     DemoRequest,
     FinetuneRequest,
     PruneRequest,
-    SensitivityRequest,
-    SweepRequest,
     TrainSparseRequest,
 )
 from yoloprune.settings.slim_request import SlimRequest
+from yoloprune.settings.trial_requests import SensitivityRequest, SweepRequest
 from yoloprune.settings.view_requests import (
     CompareRequest,
     CompletionRequest,

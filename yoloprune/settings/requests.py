@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
 from yoloprune.errors import ArgumentError
-from yoloprune.settings import commands, own_options
+from yoloprune.settings import commands, mask_options, own_options
 from yoloprune.settings.budget import Budget, Limits, check_fields
+from yoloprune.settings.mask_request import Growth
 from yoloprune.settings.request import Request
 from yoloprune.settings.sparse_config import SparseConfig
 
@@ -34,7 +35,7 @@ class Criterion:
         check_fields(self, own_options.CRITERION)
 
 
-def _part(kind: type[Part], settings: Mapping[str, Any]) -> Part:
+def part(kind: type[Part], settings: Mapping[str, Any]) -> Part:
     """One of the objects that several keys fill; a key that the command does not have keeps its default."""
     return kind(**{name: settings[name] for name in (f.name for f in fields(kind)) if name in settings})
 
@@ -57,7 +58,7 @@ class TrainSparseRequest(Request):
         """`sparsity` is the ratio of the budget."""
         budget = Budget(settings["flops"], settings["params"], settings["sparsity"])
         known = {k: v for k, v in settings.items() if k in SparseConfig.__dataclass_fields__}
-        return cls(passed, SparseConfig(budget, _part(Limits, settings), **known))
+        return cls(passed, SparseConfig(budget, part(Limits, settings), **known))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -78,7 +79,7 @@ class CutRequest(Request):
     @staticmethod
     def parts(settings: Mapping[str, Any]) -> tuple[Criterion, Limits, str, tuple[str | int, ...] | None]:
         """These four, from values by key."""
-        return _part(Criterion, settings), _part(Limits, settings), settings["recover"], settings["classes"]
+        return part(Criterion, settings), part(Limits, settings), settings["recover"], settings["classes"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class PruneRequest(CutRequest):
         if settings["times"] is not None:
             _check_times(settings, passed)
         own = (settings[key] for key in ("latency", "times", "threads", "images"))
-        return cls(passed, *cls.parts(settings), _part(Budget, settings), *own)
+        return cls(passed, *cls.parts(settings), part(Budget, settings), *own)
 
     @property
     def timed(self) -> bool:
@@ -126,67 +127,17 @@ def _check_times(settings: Mapping[str, Any], passed: Mapping[str, Any]) -> None
 
 
 @dataclass(frozen=True)
-class SweepRequest(CutRequest):
-    """Cut to each of several budgets of one kind."""
-
-    command = "sweep"
-    flops: tuple[float, ...] | None
-    params: tuple[float, ...] | None
-    ratio: tuple[float, ...] | None
-    within: float
-    ray: bool
-    threads: int | None
-
-    @classmethod
-    def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> SweepRequest:
-        """Exactly one kind of budget is set; times are taken one after the other, on a machine that is left alone."""
-        own = ("flops", "params", "ratio", "within", "ray", "threads")
-        if settings["ray"] and (passed.get("format") or settings["threads"] is not None):
-            raise ArgumentError(
-                "ray=True: must not be combined with format= or threads=: points that share a machine are not timed. "
-                "Time the one that you take: yoloprune val"
-            )
-        return cls(passed, *cls.parts(settings), *(settings[key] for key in own))
-
-    @property
-    def kind(self) -> str:
-        """What the budgets are of: "flops", "params" or "ratio"."""
-        return next(o.name for o in own_options.SWEPT if getattr(self, o.name) is not None)
-
-    @property
-    def points(self) -> tuple[Budget, ...]:
-        """One budget per point."""
-        return tuple(Budget(**{self.kind: value}) for value in getattr(self, self.kind))
-
-
-@dataclass(frozen=True)
-class SensitivityRequest(Request):
-    """Narrow each group alone to several widths, and look at images that were left out."""
-
-    command = "sensitivity"
-    criterion: Criterion
-    widths: tuple[float, ...]
-    held: int
-    layer: tuple[str, ...]
-    classes: tuple[str | int, ...] | None
-    recover: Literal["none", "fold", "bn", "lsq"]
-
-    @classmethod
-    def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> SensitivityRequest:
-        """Which channels of a group go is `score=` and `reduce=`."""
-        own = {k: v for k, v in settings.items() if k in cls.__dataclass_fields__}
-        return cls(passed, _part(Criterion, settings), **own)
-
-
-@dataclass(frozen=True)
 class FinetuneRequest(Request):
-    """Train on at the pruned widths; `distill` names the teacher, `labels_from` who labels images that have none."""
+    """Train on at the pruned widths; `distill` names the teacher, `labels_from` who labels images that have none, and
+    `growth` which weights become zero on the way.
+    """
 
     command = "finetune"
     distill: str | None
     images: str | None
     labels_from: Any
     labels_conf: float
+    growth: Growth | None
 
     @classmethod
     def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> FinetuneRequest:
@@ -199,7 +150,16 @@ class FinetuneRequest(Request):
             )
         if settings["labels_from"] is not None and settings["images"] is None:
             raise ArgumentError(f"labels_from={settings['labels_from']}: must come with images=, which it labels")
-        return cls(passed, **settings)
+        growth = Growth.asked(settings, resume=bool(passed.get("resume")))
+        own = {key: settings[key] for key in ("distill", "images", "labels_from", "labels_conf")}
+        return cls(passed, **own, growth=growth)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The command's own keys, those of zeros at their defaults where none become more."""
+        grown = {o.name: o.default for o in mask_options.GROWN} if self.growth is None else vars(self.growth)
+        told = {**vars(self), **grown}
+        return {o.name: told[o.name] for o in commands.COMMANDS[self.command].options}
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from yoloprune.settings.mask_options import TRIED
 from yoloprune.settings.option import Option
 from yoloprune.settings.own_options import CLASSES, CRITERION, LAYER
+from yoloprune.settings.sweep_options import of_both
 from yoloprune.settings.value_kinds import SHARE, ValueKind, choice, integer, several
 
 WIDTHS = Option(
@@ -16,13 +20,18 @@ HELD = Option("held", 128, integer(1), "so many images of split= are looked at, 
 SENSITIVITY_OPTIONS = (
     WIDTHS,
     HELD,
-    Option(LAYER.name, LAYER.default, LAYER.kind, "layers whose groups are narrowed; not set: all", LAYER.example),
+    replace(LAYER, meaning="layers whose groups are narrowed, or that are masked; not set: all"),
     CLASSES,
-    *CRITERION[:2],
+    *TRIED,
+    *of_both(CRITERION[:2]),
     Option(
         "recover",
-        "fold",
-        choice("none", "fold", "bn", "lsq"),
-        "repair of each narrowed network, as in prune; lsq shows more of what training wins back, and takes far longer",
+        "auto",
+        choice("auto", "none", "fold", "bn", "lsq"),
+        "repair of each narrowed network, as in prune; lsq shows more of what training wins back, and takes far "
+        "longer; auto is fold, and none of masks",
     ),
 )
+
+OF_WIDTHS = (WIDTHS, CRITERION[1])
+"""What means nothing for masks."""

@@ -1,7 +1,8 @@
-"""Own options of a fine-tuning: who teaches, and who labels where there are no labels."""
+"""Own options of a fine-tuning: who teaches, who labels where there are no labels, and which zeros grow."""
 
 from __future__ import annotations
 
+from yoloprune.settings.mask_options import GROWN
 from yoloprune.settings.option import Option
 from yoloprune.settings.own_options import IMAGES
 from yoloprune.settings.value_kinds import PLACE, SHARE, ValueKind, choice, path_or_model
@@ -35,7 +36,7 @@ LABELS_CONF = Option(
     SHARE,
     "with images=, least score of what becomes a label",
 )
-FINETUNE_OPTIONS = (DISTILL, TRAINED_ON, LABELS_FROM, LABELS_CONF)
+FINETUNE_OPTIONS = (DISTILL, TRAINED_ON, LABELS_FROM, LABELS_CONF, *GROWN)
 GENTLE = {  # for weights that are trained already; Ultralytics' own choice, optimizer=auto, ignores lr0
     "optimizer": "AdamW",
     "lr0": 0.0005,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from yoloprune.backend import model_facts
 from yoloprune.backend.records import SparseState
+from yoloprune.backend.training_ramp import Schedule
 from yoloprune.backend.yaml_markers import STATE_KEY, sealed
 from yoloprune.importance import dead_channels
 from yoloprune.native import candidates
@@ -22,7 +23,6 @@ from yoloprune.planning.cost import Cost
 from yoloprune.settings.sparse_config import SparseConfig
 from yoloprune.sparse import reach
 from yoloprune.sparse.batch_norm_scales import BatchNormScales
-from yoloprune.sparse.schedule import Schedule
 
 if TYPE_CHECKING:
     from ultralytics.engine.trainer import BaseTrainer
@@ -59,7 +59,7 @@ class SparseRun:
         self.cost = Cost(self.graph)
         self.scales = BatchNormScales(self.model, self.graph)
         self.score = torch.zeros_like(self.scales.gamma)  # running, of each scale
-        self.progress = Schedule(trainer, config)
+        self.progress = Schedule(trainer, config.ramp_start, config.ramp_end)
         self.held = 0  # optimizer steps in the hold phase
         self.met = False
         self.step: float | Tensor = 0.0  # threshold of "prox" and "group"

@@ -1,16 +1,11 @@
-"""How far a sparse training run is: which phase, how much of the ramp."""
+"""How far a training is, and how much of a ramp in it: a share of the run after which something is met."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import distributed
-
-from yoloprune.settings.sparse_config import SparseConfig
-
-if TYPE_CHECKING:
-    from ultralytics.engine.trainer import BaseTrainer
 
 CHOICES = 100  # of victims in a ramp
 
@@ -18,14 +13,19 @@ CHOICES = 100  # of victims in a ramp
 class Schedule:
     """Share of a run that is over, brought up to date by `advance`, the same on every rank.
 
+    Args:
+        trainer (BaseTrainer): Of Ultralytics.
+        ramp_start (float): Share of the run after which the ramp begins.
+        ramp_end (float): Share of the run after which it is over.
+
     Attributes:
         share (float): 0..1.
         batch (int): Index of the batch in this epoch.
         steps (int): Optimizer steps seen, in all processes that this run had.
     """
 
-    def __init__(self, trainer: BaseTrainer, config: SparseConfig) -> None:
-        self.trainer, self.ramp_start, self.ramp_end = trainer, config.ramp_start, config.ramp_end
+    def __init__(self, trainer: Any, ramp_start: float, ramp_end: float) -> None:
+        self.trainer, self.ramp_start, self.ramp_end = trainer, ramp_start, ramp_end
         self.batch, self.share, self.steps = -1, 0.0, 0
         self._first = (0.0, 0)  # share and steps at which this process began
         self._chosen = -1.0  # share at the last choice
@@ -87,5 +87,6 @@ class Schedule:
 
     def ramp_steps(self) -> float:
         """About how many optimizer steps the ramp has, as the trainer plans now."""
-        batches = len(self.trainer.train_loader) / max(self.trainer.accumulate, 1)
-        return batches * self.trainer.epochs * (self.ramp_end - self.ramp_start)
+        batches: float = len(self.trainer.train_loader) / max(self.trainer.accumulate, 1)
+        epochs: int = self.trainer.epochs
+        return batches * epochs * (self.ramp_end - self.ramp_start)

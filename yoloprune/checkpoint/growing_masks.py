@@ -1,0 +1,158 @@
+"""Zeros that become more during a training, on a cubic curve (Zhu & Gupta 2017, arXiv 1710.01878), and never fewer.
+
+The record in `model.yaml` says how far they are to grow, so a resumed run and every worker go on by themselves. What is
+zero is held by the same hook as any mask; here it is only told of more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from yoloprune import files
+from yoloprune.backend import console, model_facts, run_folders, yaml_markers
+from yoloprune.backend.training_ramp import Schedule
+from yoloprune.cutting import masks
+from yoloprune.planning import weight_masks
+
+if TYPE_CHECKING:
+    from ultralytics.engine.trainer import BaseTrainer
+
+LOG = "zeros.csv"
+"""In the folder of the run: by epoch, the share that is zero."""
+
+MEMORY = 0.9
+"""Of the running score, per optimizer step."""
+
+NOT_YET = float("inf")
+"""Best fitness until the share is met: nothing equals it, so best.pt is no checkpoint from before that."""
+
+
+class Growing:
+    """Hook behind the optimizer's step, before the one that holds zeros: at certain steps more of them are to be held.
+
+    Attributes:
+        told (dict): The record of the masks, of which "ramp" is there until the share is met.
+        met (bool): Whether it is.
+    """
+
+    def __init__(self, trainer: BaseTrainer, model: nn.Module, holder: masks.Holder) -> None:
+        """Begin, or go on where a record says that another process stopped."""
+        found = yaml_markers.masks_of(model)
+        assert found is not None, "this model has no masks"
+        self.trainer, self.told, self.holder, self.met = trainer, found, holder, False
+        self.ramp: dict[str, Any] = found[yaml_markers.RAMP]
+        self.names = [n for n in self.ramp["layers"] if holder.weights[n].requires_grad]  # freeze= leaves out others
+        self.progress = Schedule(trainer, self.ramp["start"], self.ramp["end"])
+        self.score: dict[str, Tensor] = {}
+        self.chosen, self._epoch = 0, -1
+        trainer.add_callback("on_train_batch_start", self._count)
+        args = Path(getattr(trainer, "save_dir", "")) / run_folders.ARGS
+        if console.is_main_process() and not trainer.resume and args.is_file():  # so that it tells the whole run
+            run_folders.write_yaml(args, {**run_folders.read_yaml(args), "finetune": self.ramp["asked"]})
+
+    def __call__(self, *_: Any) -> None:
+        """After a step: keep the score, and choose anew where that is due."""
+        if self.ramp["score"] == "taylor":
+            self._remember()
+        self.progress.advance()
+        if not self.met and self.progress.phase != "free":
+            due = weight_masks.choices_made(self.progress.ramp, self.ramp["steps"])
+            if due > self.chosen:
+                self._choose(due)
+
+    def finish_epoch(self) -> None:
+        """Before validation and saving: zeros in all that is saved, and the record tells how many there are."""
+        trainer = self.trainer
+        if trainer.epoch + 1 >= trainer.epochs and not self.met:
+            self._choose(self.ramp["steps"])  # in all others a step does so, in every process alike
+        self._settle()
+        best = getattr(trainer, "best_fitness", None)
+        if not self.met:
+            trainer.best_fitness = NOT_YET
+            trainer.stopper.best_fitness = 0.0  # patience counts from the first epoch that meets the share
+        elif best == NOT_YET:
+            trainer.best_fitness = None
+        self._tell()
+
+    def _count(self, trainer: BaseTrainer) -> None:
+        """Keep track of the progress within an epoch."""
+        self.progress.batch = 0 if trainer.epoch != self._epoch else self.progress.batch + 1
+        self._epoch = trainer.epoch
+
+    def _remember(self) -> None:
+        """|w · dL/dw| of the last step (Molchanov et al. 2019, arXiv 1906.10771, section 3.1), as a running mean."""
+        with torch.no_grad():
+            for name in self.names:
+                weight = self.holder.weights[name]
+                if weight.grad is None:
+                    continue
+                now = (weight * weight.grad).abs_().float()
+                old = self.score.get(name)
+                self.score[name] = now if old is None else old.lerp_(now, 1 - MEMORY)
+
+    def _choose(self, due: int) -> None:
+        """Take as many weights as are to be zero by now, those that are so already first."""
+        share = weight_masks.cubic(self.ramp["begin"], self.ramp["sparsity"], due / self.ramp["steps"])
+        by_loss = self.ramp["score"] == "taylor"
+        scores = {n: self._held(n, self.score[n] if by_loss else w.detach().abs().float()) for n, w in self._ranked()}
+        if scores:
+            kept = weight_masks.choose(scores, self.ramp["pattern"], share, self.ramp["scope"])
+            self.holder.take({name: torch.from_numpy(stay.copy()) for name, stay in kept.items()})
+            self._settle(told=False)
+        self.chosen, self.met = due, due == self.ramp["steps"]
+
+    def _ranked(self) -> list[tuple[str, Tensor]]:
+        """Layers that have a score, which those have not that nothing was learnt in."""
+        by_loss = self.ramp["score"] == "taylor"
+        return [(n, self.holder.weights[n]) for n in self.names if not by_loss or n in self.score]
+
+    def _held(self, name: str, score: Tensor) -> Tensor:
+        """A score on the CPU that is lowest where the weight is zero already."""
+        return score.masked_fill(self.holder.gone[name], 0.0).cpu()
+
+    def _settle(self, *, told: bool = True) -> None:
+        """Zeros in the EMA, which lags behind, and in a model that was put back; then the record tells of them."""
+        self.holder()
+        kept = {name: ~gone for name, gone in self.holder.gone.items()}
+        if (ema := getattr(self.trainer, "ema", None)) is not None:
+            masks.put_on(model_facts.student(ema.ema), kept)
+        if not told:
+            return
+        self.told["layers"].update({name: int(gone.sum()) for name, gone in self.holder.gone.items()})
+        if self.met:
+            self.told.pop(yaml_markers.RAMP, None)
+        if ema is not None and (other := yaml_markers.masks_of(model_facts.student(ema.ema))) is not self.told:
+            assert other is not None
+            other.clear()
+            other.update(self.told)
+
+    def _tell(self) -> None:
+        """One line, and one row of `LOG`."""
+        if not console.is_main_process():
+            return
+        zero = sum(int(self.holder.gone[n].sum()) for n in self.ramp["layers"])
+        count = sum(self.holder.gone[n].numel() for n in self.ramp["layers"])
+        file, epoch = Path(self.trainer.save_dir) / LOG, self.trainer.epoch + 1
+        files.keep_rows(file, "epoch", epoch - 1)
+        files.append_row(file, {"epoch": epoch, "zeros": zero, "share": f"{zero / count:.6g}"}, fresh=epoch == 1)
+        target = "" if self.met else f" (target {self.ramp['sparsity']:g})"
+        console.log("mask: ", f"{zero:,} of {count:,} weights in {len(self.ramp['layers'])} layers are zero{target}")
+
+
+def begin(model: nn.Module, layers: list[str], told: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The ramp of a record.
+
+    Args:
+        model (nn.Module): What is to be trained.
+        layers (list[str]): Names of those in which zeros become more.
+        told (Mapping): "pattern", "sparsity", "score", "scope", "steps", "start" and "end" of the ramp.
+        asked (Mapping): The same in the words of the command line, for the args.yaml of the run.
+    """
+    zero, count = (sum(found(model, layers).values()) for found in (masks.zeros, masks.sizes))
+    steps = told["steps"] or weight_masks.CHOICES
+    return {**told, "steps": steps, "layers": list(layers), "begin": zero / count, "asked": dict(asked)}
