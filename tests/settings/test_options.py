@@ -25,7 +25,7 @@ def test_own_keys_are_disjoint_from_ultralytics() -> None:
     both = [c.name for c in COMMANDS.values() if c.option("classes") and c.host_keys is None]
     assert both == ["slim"]  # whose trainings learn the classes that stay, so Ultralytics' own has nothing to add
     assert not OWN & keys.UNLISTED_HOST_KEYS
-    assert len(OWN) == 48
+    assert len(OWN) == 49
 
 
 def test_host_defaults_are_those_of_ultralytics() -> None:
