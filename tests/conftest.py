@@ -16,8 +16,9 @@ from yoloprune.cutting import comparison, surgery
 from yoloprune.cutting.lively_copy import (
     settle as settle,  # the tests' own networks are brought to life in the same way
 )
-from yoloprune.planning.channel_graph import Axis, ChannelGraph, Group, Term, Tie
+from yoloprune.planning.channel_graph import Axis, ChannelGraph, Group, Term
 from yoloprune.planning.plan import Plan
+from yoloprune.planning.tie import Tie
 
 pytest_plugins = ["checkpoints"]
 

@@ -24,8 +24,9 @@ import yoloprune
 from yoloprune.importance import criteria
 from yoloprune.native import candidates
 from yoloprune.planning import greedy_selection
-from yoloprune.planning.channel_graph import Term, Tie
+from yoloprune.planning.channel_graph import Term
 from yoloprune.planning.cost import Cost
+from yoloprune.planning.tie import Tie
 from yoloprune.settings.budget import Budget, Limits
 
 FOLDER = Path(__file__).parent / "golden"

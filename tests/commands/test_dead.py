@@ -40,6 +40,13 @@ def test_dead_channels_of_another_tool_go(tiny: Path, tmp_path: Path, said: list
     assert not said
 
 
+def test_the_dead_go_without_branches(tiny: Path, tmp_path: Path, said: list[str]) -> None:
+    file = silenced(tiny, tmp_path / "other.pt", {7: 16})
+    child = yoloprune.prune(file, project=str(tmp_path), imgsz=64, depth=True)
+    assert child.model.model[7].conv.out_channels == ultralytics.YOLO(tiny).model.model[7].conv.out_channels - 16
+    assert [text for text in said if "depth= is left aside" in text]
+
+
 def test_the_user_is_told_of_dead_channels_that_native_widths_keep(tiny: Path, tmp_path: Path, said: list[str]) -> None:
     """15 of 32: with round_to=8 a native width takes 8, a free one all 15."""
     file = silenced(tiny, tmp_path / "other.pt", {5: 7, 7: 15, 16: 7, 19: 7})

@@ -93,7 +93,8 @@ def test_pruned_files_say_today_what_they_said(name: str, fresh: dict[str, Path]
     record["version"] = 2  # which keeps no numbers: the network that is trained is the one in the file
     now = goldens.saved_yaml(fresh[name])
     for cut in (now["yoloprune"]["provenance"], *now["yoloprune"]["provenance"]["earlier"]):
-        assert cut["arguments"].pop("layers") == []  # an option that came later
+        assert cut["arguments"].pop("layers") == []  # options that came later
+        assert cut["arguments"].pop("depth") is False
     assert now == told
 
 
@@ -101,7 +102,8 @@ def test_interrupted_files_say_today_what_they_said(data: Path, tmp_path: Path) 
     """Which channels die follows from gradients, whose last bits are the machine's: forms are compared, not figures."""
     now, told = goldens.saved_yaml(goldens.make_interrupted(tmp_path, data)), goldens.read("interrupted")
     state, before = now.pop("yoloprune_sparse"), told.pop("yoloprune_sparse")
-    assert state["config"]["limits"].pop("layers") == []  # an option that came later
+    assert state["config"]["limits"].pop("layers") == []  # options that came later
+    assert state["config"]["limits"].pop("depth") is False
     assert now == told
     assert list(state) == list(before)
     for key in ("config", "met", "progress", "steps", "held", "module"):

@@ -10,8 +10,9 @@ import pytest
 from conftest import hand_graph, random_alive
 
 from yoloprune.errors import PlanError
-from yoloprune.planning.channel_graph import Axis, ChannelGraph, Tie
+from yoloprune.planning.channel_graph import Axis, ChannelGraph
 from yoloprune.planning.plan import Keep, Plan
+from yoloprune.planning.tie import Tie
 
 
 def c2f() -> ChannelGraph:

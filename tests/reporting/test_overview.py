@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import hand_graph, shipped
 from ultralytics import YOLO
 
 from yoloprune.backend import yolo_tracing
+from yoloprune.planning.branch import Branch
 from yoloprune.planning.channel_graph import ChannelGraph, Term
 from yoloprune.reporting.layer_table import frozen_layers, layer_name, layer_rows, shortened, summary, with_costs
 from yoloprune.reporting.text_table import table
@@ -146,3 +149,17 @@ def test_real_tables_fit_a_terminal_and_name_layers_that_can_be_kept(name: str) 
     names = {n for n, _ in model.named_modules()}
     assert {r["layer"] for r in rows} <= names
     assert {p for r in rows for p in r["coupled with"]} <= names
+
+
+def test_layers_of_a_branch_that_is_gone() -> None:
+    """`m.b` writes into the stream, which is as wide as before, and is gone all the same."""
+    axes = {"s.outputs": [0, 1], "s.inputs": [4], "m.a.outputs": [2, 3], "m.a.inputs": [0, 1]}
+    axes |= {"m.b.outputs": [0, 1], "m.b.inputs": [2, 3]}
+    graph = hand_graph(axes, group_of=[0, 0, 1, 1, 2], ties=[[0], [1]], frozen={2: "network input"})
+    graph = replace(graph, branches=(Branch("m", (1,)),))
+    rows = {row["layer"]: (row["width"], row["kept"], row["state"]) for row in layer_rows(graph, np.array([2, 0, 1]))}
+    assert rows == {
+        "s": (2, 2, "prunable"),
+        "m.a": (2, 0, "removed: m"),
+        "m.b": (2, 0, "removed: m"),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 import yoloprune
 from yoloprune.backend import console, yolo_tracing
+from yoloprune.planning.branch import Branch
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
 from yoloprune.runtimes.bench import Bench
@@ -71,6 +73,15 @@ def test_variants_are_of_all_sizes(graph: ChannelGraph) -> None:
         widths = np.bincount(graph.group_of[alive], minlength=len(graph.groups)).astype(float)
         kept.append(cost.of("flops", widths) / cost.parent("flops"))
     assert min(kept) < 0.45 and max(kept) > 0.8 and len(set(kept)) == 40
+
+
+def test_variants_lose_branches_where_these_may_go(graph: ChannelGraph) -> None:
+    inside = [i for i, group in enumerate(graph.groups) if group.name.endswith(".cv1.conv") and ".m." in group.name]
+    deep = replace(graph, branches=tuple(Branch(graph.groups[i].name.removesuffix(".cv1.conv"), (i,)) for i in inside))
+    gone = [deep.plan(alive).removed for alive in time_profile.variants(deep, replace(LIMITS, depth=True), 40, seed=0)]
+    assert len(inside) > 1 and {name for names in gone for name in names} == {b.name for b in deep.branches}
+    assert [] in gone and sum(map(len, gone)) < 0.5 * 40 * len(inside)
+    assert not any(deep.plan(alive).removed for alive in time_profile.variants(deep, LIMITS, 40, seed=0))
 
 
 @pytest.mark.slow

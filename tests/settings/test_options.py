@@ -25,7 +25,7 @@ def test_own_keys_are_disjoint_from_ultralytics() -> None:
     both = [c.name for c in COMMANDS.values() if c.option("classes") and c.host_keys is None]
     assert both == ["slim"]  # whose trainings learn the classes that stay, so Ultralytics' own has nothing to add
     assert not OWN & keys.UNLISTED_HOST_KEYS
-    assert len(OWN) == 48
+    assert len(OWN) == 49
 
 
 def test_host_defaults_are_those_of_ultralytics() -> None:
@@ -83,7 +83,7 @@ def test_budgets_are_said_as_they_are_typed() -> None:
 
 
 def test_limits() -> None:
-    table = (*own_options.SELECTION, own_options.UNIFORM)
+    table = (*own_options.SELECTION, own_options.UNIFORM, own_options.DEPTH)
     assert Limits() == Limits(**{o.name: o.default for o in table})  # the dataclass repeats the table's defaults
     assert Limits(keep="model.0,neck") == Limits(keep=["model.0", "neck"]) == Limits(keep=("model.0", "neck"))  # type: ignore[arg-type]
     for key, value in (("round_to", 0), ("min_width", 1.5), ("max_ratio", 0), ("uniform", 1)):

@@ -53,6 +53,7 @@ def test_epochs_are_those_of_ultralytics_where_none_are_given() -> None:
         ("steps=2", "steps"),
         ("score=l1", "score"),
         ("uniform=True", "uniform"),
+        ("depth=only", "depth"),
         ("recover=bn", "recover"),
         ("flops=0.5 params=0.5", "several budgets"),
     ],

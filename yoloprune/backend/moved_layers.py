@@ -12,7 +12,9 @@ from yoloprune.backend.yaml_markers import LAYERS, entry_of
 
 
 def table_of(model: nn.Module) -> dict[str, list[str]]:
-    """New names of the parent's modules by their old ones; empty where all are where they were."""
+    """New names of the parent's modules by their old ones, none of a branch that is gone; empty where all are where
+    they were.
+    """
     return (entry_of(model) or {}).get(LAYERS) or {}
 
 
@@ -33,8 +35,8 @@ def moved(names: Iterable[str], table: Mapping[str, list[str]]) -> list[str]:
     """
     found: list[str] = []
     for name in names:
-        if hits := [new for old, places in table.items() if fnmatchcase(old, name) for new in places]:
-            found += hits
+        if hits := [places for old, places in table.items() if fnmatchcase(old, name)]:
+            found += [new for places in hits for new in places]
             continue
         head = next((old for old in sorted(table, key=len, reverse=True) if name.startswith(f"{old}.")), None)
         found += [name] if head is None else [new + name[len(head) :] for new in table[head]]
@@ -45,7 +47,12 @@ def joined(first: Mapping[str, list[str]], second: Mapping[str, list[str]]) -> d
     """Where modules went in two prunings in a row."""
     if not first or not second:
         return deepcopy(dict(first or second))
-    return {name: moved(places, second) for name, places in first.items()}
+    found = {name: moved(places, second) for name, places in first.items()}
+    for name, places in first.items():  # of what went to one place, the parts may go apart, or be gone, by the second
+        for part, new in second.items() if len(places) == 1 else ():
+            if part.startswith(f"{places[0]}."):
+                found.setdefault(name + part[len(places[0]) :], new)
+    return found
 
 
 def frozen_layers(layers: Iterable[int | str], table: Mapping[str, list[str]]) -> list[int | str]:

@@ -17,7 +17,7 @@ from yoloprune.cutting.width_attributes import has_width_attributes
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.examples import Example, Probe
 from yoloprune.probing.survey import first_to_run, survey
-from yoloprune.tracing import trace_network
+from yoloprune.tracing import residual_branches, trace_network
 
 
 def trace_yolo(
@@ -53,6 +53,13 @@ def trace_yolo(
             area=(imgsz / size) ** 2,
             handing_on=[f"model.{i}" for i in range(len(layers))],
         )
+
+
+def with_branches(model: nn.Module, graph: ChannelGraph, keep: Iterable[str], probe: Probe) -> ChannelGraph:
+    """A graph that knows the residual branches that may go: those outside the head of which nothing is to stay."""
+    held = [head_name(model), *kept_modules(model, keep)]
+    with _forgetting_the_last_size(model):
+        return residual_branches.with_branches(model, graph, probe, held)
 
 
 def kept_modules(model: nn.Module, keep: Iterable[str]) -> dict[str, str]:

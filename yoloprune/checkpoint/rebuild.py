@@ -116,7 +116,8 @@ def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, dic
                 )
             old["of"][i] = old["of"][i] if side in old else width["of"][i]
             old[side] = width[side]
-    return merged
+    gone = Plan.from_widths(merged).removed  # and with a branch what an earlier pruning left of it
+    return {name: width for name, width in merged.items() if not any(name.startswith(f"{one}.") for one in gone)}
 
 
 def require_stock_build(model: nn.Module, config: Mapping[str, Any]) -> None:
@@ -178,6 +179,8 @@ def _width(model: nn.Module, name: str, side: str) -> int:
     owner = getattr(model.get_submodule(parent), child)
     if isinstance(owner, Tensor):
         return max(owner.shape)
+    if isinstance(owner, nn.Identity):
+        return 0  # in the place of a branch
     names = ("out_channels", "out_features", "num_features") if side == "outputs" else ("in_channels", "in_features")
     width: int = next(getattr(owner, n) for n in names if hasattr(owner, n))
     return width

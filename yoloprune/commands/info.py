@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from yoloprune.backend import compat, console, host_arguments, moved_layers, yaml_markers, yolo_tracing
 from yoloprune.backend.yaml_markers import CLASSES
 from yoloprune.checkpoint import held_masks, saving
@@ -12,6 +14,7 @@ from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.importance import dead_channels
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
+from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import layer_table, text_table
 from yoloprune.runtimes import bench
@@ -42,6 +45,7 @@ def run(request: InfoRequest) -> list[dict[str, Any]]:
         f"{free:,} of {graph.n_classes:,} channels prunable in {len(graph.ties)} widths, {dead:,} dead",
         *(f"no rule for operation {op} in {where}" for op, where in graph.unknown.items()),
         *_moved(moved_layers.layers(moved_layers.table_of(yolo.model))),
+        *_removed(yolo.model),
     ]
     if request.timed:
         with bench.opened(deployment, yolo.model, imgsz) as timer:
@@ -68,8 +72,18 @@ def _moved(places: Mapping[int, list[int]]) -> list[str]:
     """Where the layers of the model that was first pruned are now; `keep=` and `freeze=` go on by the old numbers."""
     if not places:
         return []
-    spans = (f"{old} is {new[0]}" + (f" to {new[-1]}" if len(new) > 1 else "") for old, new in places.items())
+    spans = (
+        f"{old} is {new[0]}" + (f" to {new[-1]}" if len(new) > 1 else "") if new else f"{old} is gone"
+        for old, new in places.items()
+    )
     return [f"layers by the numbers of the parent, which keep=, layers= and freeze= go on taking: {', '.join(spans)}"]
+
+
+def _removed(model: nn.Module) -> list[str]:
+    """Which branches went as a whole, by the names that they had."""
+    gone = [name for name, places in moved_layers.table_of(model).items() if not places]
+    gone += Plan.from_widths(saving.pruned_widths(model) or {}).removed
+    return [f"branches that went as a whole: {', '.join(gone)}"] if gone else []
 
 
 def _classes(told: Mapping[str, Any]) -> str:

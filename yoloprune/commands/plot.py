@@ -13,7 +13,7 @@ from torch import nn
 from yoloprune.backend import compat, console, host_arguments, moved_layers, run_folders
 from yoloprune.checkpoint import saving
 from yoloprune.errors import ArgumentError
-from yoloprune.planning.plan import Plan
+from yoloprune.planning.plan import REMOVED, Plan
 from yoloprune.reporting import layer_plots, text_table
 from yoloprune.reporting.run_report import NAMES
 from yoloprune.settings.view_requests import PlotRequest
@@ -79,7 +79,8 @@ def _layers(model: nn.Module, kind: str, names: Sequence[str], keep: Mapping[str
 def _stays(name: str, values: np.ndarray, keep: Mapping[str, Any]) -> np.ndarray:
     """Mask of the outputs that stay: by the plan of the cut where it is known, else those that are not all zero."""
     if keep:
-        kept = keep[name].outputs if name in keep else None
+        whole = any(k == REMOVED and name.startswith(f"{module}.") for module, k in keep.items())
+        kept = () if whole else keep[name].outputs if name in keep else None
         mask = np.zeros(len(values), dtype=bool)
         mask[list(range(len(values)) if kept is None else kept)] = True
         return mask
@@ -90,8 +91,10 @@ def _stays(name: str, values: np.ndarray, keep: Mapping[str, Any]) -> np.ndarray
 def _fits(plan: Plan, model: nn.Module) -> bool:
     """Whether a cut could have been made in this network: it has all the layers, and the channels that stayed."""
     modules = dict(model.named_modules())
-    kept = [(modules.get(name), keep.outputs) for name, keep in plan.keep.items()]
+    kept = [(modules.get(name), keep.outputs) for name, keep in plan.keep.items() if keep != REMOVED]
     weights = [(getattr(module, "weight", None), outputs) for module, outputs in kept]
+    if any(name not in modules for name in plan.removed):
+        return False
     return all(w is not None and (outputs is None or max(outputs, default=0) < len(w)) for w, outputs in weights)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,13 +27,9 @@ from yoloprune.backend import (
 )
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
-from yoloprune.commands import cut_and_repair, following, image_side, only_classes, prune_report, side_by_side
+from yoloprune.commands import cut_and_repair, following, image_side, only_classes, packing, prune_report, side_by_side
 from yoloprune.commands.validate import add_times
-from yoloprune.cutting import comparison
-from yoloprune.errors import PlanError, VerifyError
 from yoloprune.native import candidates
-from yoloprune.native.described import as_described
-from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import run_report, text_table
 from yoloprune.runtimes import bench
@@ -136,6 +131,8 @@ def _run(
         drawn = request.budgeted and "auto" in (request.criterion.score, request.recover)
         sight = calibration(parent, seen, imgsz, request.passed, folder=request.images, drawn=drawn)
         choice, order = decision.choose(parent, request, sight, ready, clock)
+    if gone := choice.plan.removed:
+        console.log("prune: ", f"branches that go as a whole: {', '.join(gone)}")
     dead = not request.budgeted
     how = request.recover if not choice.alive.all() else "none"
     done = cut_and_repair.cut(parent, choice.plan, how, sight.images, choice.probe, dead=dead)
@@ -143,7 +140,7 @@ def _run(
     arguments = {k: v for k, v in told.items() if v is not None}
     origin = (parent.ckpt_path or model) if isinstance(model, (str, Path)) else None  # "small" stands for small.pt
     facts = classes.noted(saving.make_provenance(origin, arguments))
-    choice, child, checkpoint = _packed(done.child, choice, facts, insists=request.limits.native is True)
+    choice, child, checkpoint = packing.packed(done.child, choice, facts, insists=request.limits.native is True)
     had, has = classes.columns()
     had, has = {**had, **side.told(of_parent=True)}, {**has, **side.told(of_parent=False)}
     rows: list[dict[str, Any]] = [{"model": "parent", **had, **evaluation.measure(whole.model, side.parent)}]
@@ -153,7 +150,7 @@ def _run(
         with files.staged(folder) as part:
             file = part / target.relative_to(folder)
             checkpoint.write(file)
-            _require_saved(child, saved := saving.load(file), choice)
+            packing.require_saved(child, saved := saving.load(file), choice)
             origin_name = str(origin or parent.model_name)
             run_folders.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
             rows.append({"model": "pruned", **has, **evaluation.measure(saved.model, imgsz)})
@@ -210,41 +207,3 @@ def _is_validated(request: PruneRequest) -> bool | None:
     if wanted is not None:
         return bool(wanted)
     return None if request.passed.get("data") else False
-
-
-def _packed(
-    cut: ultralytics.YOLO, choice: candidates.Choice, facts: Mapping[str, Any], *, insists: bool
-) -> tuple[candidates.Choice, ultralytics.YOLO, saving.Checkpoint]:
-    """What is saved, in the rows of its YAML; with the parent's where that was not asked for and is built otherwise."""
-    try:
-        child, layers = _in_rows(cut, choice)
-        made = saving.pack(child, plan=choice.plan, provenance=facts, native=choice.yaml, layers=layers)
-    except PlanError as e:
-        if choice.described is None:
-            raise
-        if insists:
-            raise PlanError(f"{e} Use native=False.") from e
-        candidates.warn_of_free_widths(e)
-        choice, child = replace(choice, described=None), cut
-        made = saving.pack(child, plan=choice.plan, provenance=facts)
-    return choice, child, made
-
-
-def _in_rows(child: ultralytics.YOLO, choice: candidates.Choice) -> tuple[ultralytics.YOLO, dict[str, list[str]]]:
-    """The child in the rows of its YAML, and where the parent's modules went if some blocks became several rows."""
-    if choice.described is None:
-        return child, {}
-    for layer, rows in choice.described.unrolled.items():
-        console.log("prune: ", f"model.{layer} is written as {len(rows)} rows, model.{rows[0]} to model.{rows[-1]}")
-    return saving.with_model(child, as_described(child.model, choice.described)), choice.described.modules()
-
-
-def _require_saved(child: ultralytics.YOLO, saved: ultralytics.YOLO, choice: candidates.Choice) -> None:
-    """Raise VerifyError unless a checkpoint, loaded again, is the model that was saved, at half precision."""
-    meant = saving.half(child.model)
-    theirs = saved.model.state_dict()
-    wrong = [k for k, v in meant.state_dict().items() if k not in theirs or not v.float().equal(theirs[k].float())]
-    if wrong:
-        raise VerifyError(f"The checkpoint does not hold what was proved: {wrong[0]} differs.")
-    one = choice.probe.proving[0]
-    comparison.compare(meant.float().eval(), copy.deepcopy(saved.model).float().eval(), Plan({}), one, training=False)

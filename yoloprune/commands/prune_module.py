@@ -27,7 +27,7 @@ from yoloprune.probing.survey import survey_around
 from yoloprune.repair import constant_folding
 from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.requests import Criterion
-from yoloprune.tracing import trace_network
+from yoloprune.tracing import residual_branches, trace_network
 
 DEFAULT_LIMITS = Limits()
 DESCRIPTIONS = ("yaml", "module_defs")
@@ -124,7 +124,10 @@ def prune_module(
     data = Batches.of(batches, loss)
     limits = replace(limits, keep=(*limits.keep, *([keep] if isinstance(keep, str) else keep)))
     probe = survey_around(model, tuple(Example.of(one) for one in (example, *examples)))
-    graph = trace_network.trace(model, probe, keep=trace_network.match(model, limits.keep), outputs=outputs)
+    held = trace_network.match(model, limits.keep)
+    graph = trace_network.trace(model, probe, keep=held, outputs=outputs)
+    if limits.depth:
+        graph = residual_branches.with_branches(model, graph, probe, held)
     graph = steps.with_ceilings(graph, trace_network.shares(model, limits.layers))
     if wanted.empty:
         alive = _all_but_the_dead(model, graph, probe)
@@ -132,10 +135,12 @@ def prune_module(
         per_cost = normalize == "cost"
         scaled: Any = "none" if normalize == "cost" else normalize
         given = None if data is None else data.for_score(score)
-        scores = criteria.score(
+        found = criteria.importance(
             model, graph, score, normalize=scaled, batches=given, loss=None if data is None else data.loss_of
         )
-        alive = greedy_selection.select(graph, scores, wanted, limits, per_cost=per_cost)
+        alive = greedy_selection.select(
+            graph, found.channels, wanted, limits, per_cost=per_cost, branches=found.branches
+        )
     if alive.all():
         raise BudgetError(f"There is nothing to cut: {_why_not(graph, wanted)}.")
     plan = graph.plan(alive)

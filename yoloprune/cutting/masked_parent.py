@@ -10,18 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yoloprune.planning.plan import Plan
+from yoloprune.planning.plan import REMOVED, Plan
+from yoloprune.probing.residual_modules import zeroed
 from yoloprune.torch_internals import ConvNd
 
 
 @contextlib.contextmanager
 def masked(model: nn.Module, plan: Plan, written: float = 0.0) -> Iterator[nn.Module]:
     """While active, the channels that the plan cuts are zero wherever a planned module reads them, and `written`
-    wherever one writes them.
+    wherever one writes them. Of a branch that it removes, all parameters are zero.
     """
     handles, modules = [], dict(model.named_modules())
     for name, keep in plan.keep.items():
-        if (module := modules.get(name)) is None:
+        if (module := modules.get(name)) is None or keep == REMOVED:
             continue  # a loose parameter multiplies or adds channels that are zero on both sides
         dim = _channel_dim(module)
         outputs, inputs = keep.of
@@ -32,7 +33,8 @@ def masked(model: nn.Module, plan: Plan, written: float = 0.0) -> Iterator[nn.Mo
             mask = _Mask(keep.outputs, outputs, dim, written)
             handles.append(module.register_forward_hook(mask.outputs))
     try:
-        yield model
+        with zeroed(*(modules[name] for name in plan.removed)):
+            yield model
     finally:
         for handle in handles:
             handle.remove()

@@ -91,7 +91,8 @@ def stale(parent: nn.Module, model: nn.Module) -> list[str]:
     names = {layer: name for name, layer in parent.named_modules()}
     found = []
     for one in remembered(parent):
-        now = {getattr(modules[names[layer]], key) for layer, key in one.agrees}
-        if getattr(modules[names[one.module]], one.key, None) == one.value and one.value not in now:
+        left = [(modules[names[layer]], key) for layer, key in one.agrees if names[layer] in modules]
+        now = {getattr(layer, key, None) for layer, key in left}  # a branch that was removed tells no width
+        if getattr(modules.get(names[one.module]), one.key, None) == one.value and one.value not in now:
             found.append(one.name)
     return found

@@ -21,6 +21,8 @@ Model = TypeVar("Model", bound=nn.Module)
 def cut(model: Model, plan: Plan) -> Model:
     """Remove channels in place; only tensors and numbers change, every class stays what it was.
 
+    A residual branch that goes as a whole leaves an `nn.Identity` in its place.
+
     Args:
         model (nn.Module): The parent; pass a copy to keep it.
         plan (Plan): Kept positions per module.
@@ -34,12 +36,21 @@ def cut(model: Model, plan: Plan) -> Model:
     modules = dict(model.named_modules())
     tensors = (*model.named_parameters(), *model.named_buffers())
     loose = {name: tensor for name, tensor in tensors if name in plan.keep}
+    whole = set(plan.removed)
     for name, keep in plan.keep.items():
-        _check(name, modules.get(name), loose.get(name), keep)
+        if name in whole:
+            _check_whole(name, modules, plan)
+        else:
+            _check(name, modules.get(name), loose.get(name), keep)
+    for name in whole:
+        _remove(modules, name)
+    modules = dict(model.named_modules())
     numbers = remembered_widths.remembered(model)
     for module_name, module in modules.items():
         width_attributes.correct(module, partial(_kept, plan, module_name))
     for name, keep in plan.keep.items():
+        if name in whole:
+            continue
         if name not in loose:
             named = {path.rpartition(".")[2] for path in plan.keep if path.rpartition(".")[0] == name}
             extra_buffers.cut_extra_buffers(modules[name], keep, named)
@@ -53,6 +64,31 @@ def cut(model: Model, plan: Plan) -> Model:
 
 def _kept(plan: Plan, module: str, child: str) -> Keep:
     return plan.keep.get(f"{module}.{child}", Keep())
+
+
+# ---- branches --------------------------------------------------------------------------------------------------------
+
+
+ROUTING = ("i", "f", "type", "np")
+"""What Ultralytics writes on a layer to know where its input comes from."""
+
+
+def _remove(modules: dict[str, nn.Module], name: str) -> None:
+    """Put a module that hands on its input in the place of another."""
+    parent, _, key = name.rpartition(".")
+    gone, instead = modules[name], nn.Identity()
+    for told in ROUTING:
+        if told in vars(gone):
+            setattr(instead, told, vars(gone)[told])
+    instead.train(gone.training)
+    setattr(modules[parent], key, instead)
+
+
+def _check_whole(name: str, modules: dict[str, nn.Module], plan: Plan) -> None:
+    if not name or name not in modules:
+        raise PlanError(f"The plan does not fit this model: there is no module '{name}' to be removed.")
+    if inner := next((other for other in plan.keep if other.startswith(f"{name}.")), None):
+        raise PlanError(f"The plan does not fit this model: it removes {name}, and cuts {inner} in it.")
 
 
 # ---- tensors ---------------------------------------------------------------------------------------------------------

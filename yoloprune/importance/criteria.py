@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from torch import Tensor, nn
 
 from yoloprune.errors import ArgumentError
 from yoloprune.importance import data_criteria, weight_criteria
-from yoloprune.importance.reduction import Reduce, Values, reduce_to_channels
+from yoloprune.importance.reduction import Gates, Reduce, Values, reduce_to_channels
 from yoloprune.planning.channel_graph import ChannelGraph
 
 Normalize = Literal["none", "mean", "max"]
@@ -25,25 +25,30 @@ class Criterion:
 
     Attributes:
         needs (str): What it looks at beside the weights: "nothing", "images", or "labels" with them.
-        values (Callable): From model, graph, batches and loss to values per channel at the axes that it looks at.
+        values (Callable): From model, graph, batches and loss to values per channel at the axes that it looks at; what
+            it finds out about branches goes into a dict, by name.
         per_cost (bool): Whether its values compare between layers, so that costs of channels can be set against them.
     """
 
     needs: Literal["nothing", "images", "labels"]
-    values: Callable[[nn.Module, ChannelGraph, Batches, Loss], Values]
+    values: Callable[[nn.Module, ChannelGraph, Batches, Loss, Gates], Values]
     per_cost: bool = False
 
 
 def _of_weights(of: Callable[[nn.Module], Tensor | None]) -> Criterion:
-    return Criterion("nothing", lambda model, graph, batches, loss: weight_criteria.values_of(model, graph, of))
+    return Criterion("nothing", lambda model, graph, batches, loss, gates: weight_criteria.values_of(model, graph, of))
 
 
-def _of_images(of: Callable[[nn.Module, ChannelGraph, Iterable[Tensor]], Values], *, per_cost: bool) -> Criterion:
-    return Criterion("images", lambda model, graph, batches, loss: of(model, graph, batches or ()), per_cost)
+def _activation(model: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss, gates: Gates) -> Values:
+    return data_criteria.activation(model, graph, batches or ())
 
 
-def _taylor(model: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss) -> Values:
-    return data_criteria.taylor(model, graph, batches or (), *([] if loss is None else [loss]))
+def _output(model: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss, gates: Gates) -> Values:
+    return data_criteria.output(model, graph, batches or (), gates)
+
+
+def _taylor(model: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss, gates: Gates) -> Values:
+    return data_criteria.taylor(model, graph, batches or (), loss or data_criteria.own_loss, gates)
 
 
 CRITERIA: dict[str, Criterion] = {
@@ -52,11 +57,24 @@ CRITERIA: dict[str, Criterion] = {
     "l2": _of_weights(weight_criteria.l2),
     "lamp": _of_weights(weight_criteria.lamp),
     "fpgm": _of_weights(weight_criteria.fpgm),
-    "activation": _of_images(data_criteria.activation, per_cost=False),
-    "output": _of_images(data_criteria.output, per_cost=True),
+    "activation": Criterion("images", _activation),
+    "output": Criterion("images", _output, per_cost=True),
     "taylor": Criterion("labels", _taylor, per_cost=True),
 }
 """The words of `score=`, beside "random", a control that looks at nothing at all."""
+
+
+class Importance(NamedTuple):
+    """What a criterion says.
+
+    Attributes:
+        channels (np.ndarray): Of each channel class, shape (classes,); infinite for classes without a member that the
+            criterion looks at.
+        branches (np.ndarray): Of each branch of the graph, shape (branches,), in the unit in which channels add up.
+    """
+
+    channels: np.ndarray
+    branches: np.ndarray
 
 
 def score(
@@ -70,7 +88,34 @@ def score(
     loss: Callable[[nn.Module, Any], Tensor] | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """Importance of each channel class.
+    """Importance of each channel class, shape (classes,): `importance` without branches."""
+    return importance(
+        model,
+        replace(graph, branches=()),
+        criterion,
+        reduce=reduce,
+        normalize=normalize,
+        batches=batches,
+        loss=loss,
+        seed=seed,
+    ).channels
+
+
+def importance(
+    model: nn.Module,
+    graph: ChannelGraph,
+    criterion: str = "bn",
+    *,
+    reduce: Reduce = "mean",
+    normalize: Normalize = "none",
+    batches: Iterable[Any] | None = None,
+    loss: Callable[[nn.Module, Any], Tensor] | None = None,
+    seed: int = 0,
+) -> Importance:
+    """Importance of each channel class and each branch.
+
+    A branch is worth the sum over the channels that it puts out of what a gate on each does ("taylor" and "output", not
+    normalized), and else the sum over the channels inside it.
 
     Args:
         model (nn.Module): The traced model.
@@ -84,7 +129,7 @@ def score(
         seed (int): Seed of "random".
 
     Returns:
-        (np.ndarray): Scores, shape (classes,); infinite for classes without a member that the criterion looks at.
+        (Importance): Of channels and branches.
 
     Raises:
         ArgumentError: If a word is unknown, or the criterion looks at data and gets none.
@@ -94,15 +139,28 @@ def score(
         if value not in get_args(known):
             raise ArgumentError(f"{name}={value}: must be one of {', '.join(get_args(known))}. Received: {value}")
     if criterion == "random":
-        return np.random.default_rng(seed).random(graph.n_classes)
+        drawn = np.random.default_rng(seed).random(graph.n_classes)
+        return Importance(drawn, _of_branches(graph, drawn, {}))
     if criterion not in CRITERIA:
         raise ArgumentError(f"score={criterion}: must be one of {sorted([*CRITERIA, 'random'])}.")
     if CRITERIA[criterion].needs != "nothing" and batches is None:
         raise ArgumentError(f"score={criterion}: must come with data, on which it is measured. Received no data")
-    values = reduce_to_channels(graph, CRITERIA[criterion].values(model, graph, batches, loss), reduce)
+    gates: Gates = {}
+    values = reduce_to_channels(graph, CRITERIA[criterion].values(model, graph, batches, loss, gates), reduce)
     if normalize != "none":
         for g in range(len(graph.groups)):
             members = graph.classes(g)
             if np.isfinite(values[members]).all():
                 values[members] /= max(float(getattr(np, normalize)(values[members])), 1e-12)
-    return values
+    return Importance(values, _of_branches(graph, values, gates if normalize == "none" else {}))
+
+
+def _of_branches(graph: ChannelGraph, values: np.ndarray, gates: Gates) -> np.ndarray:
+    """Importance of each branch, shape (branches,): by its gates, or where it has none by the channels inside it."""
+    inside = (np.concatenate([graph.classes(g) for g in branch.groups]) for branch in graph.branches)
+    return np.array(
+        [
+            float((gates[branch.name] if branch.name in gates else values[classes]).sum())
+            for branch, classes in zip(graph.branches, inside, strict=True)
+        ]
+    )

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.errors import DataError
-from yoloprune.importance.reduction import Values, by_output
+from yoloprune.importance.branch_gates import BranchGates
+from yoloprune.importance.reduction import Gates, Values, by_output
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.forward import feed, follow, hooked, input_of, preserved, running
 from yoloprune.probing.outputs import tensors
@@ -53,17 +54,22 @@ def taylor(
     graph: ChannelGraph,
     batches: Iterable[Any],
     loss_of: Callable[[nn.Module, Any], Tensor] = own_loss,
+    gates: Gates | None = None,
 ) -> Values:
     """First-order Taylor estimate of how much the loss changes without a channel (Molchanov et al. 2019, arXiv
     1906.10771, section 3.1): |g · dL/dg| of a gate g = 1 behind the layer, averaged over batches.
 
     Behind a batch-norm that is |gamma · dL/dgamma + beta · dL/dbeta|; behind a layer that none follows |sum w · dL/dw|
     over the weights of the filter and its bias. Batch-norm runs in evaluation mode, as it will after the cut.
+
+    Into `gates` goes the same of gates on what the branches of the graph put out.
     """
-    yield from _gates(model, graph, (partial(loss_of, model, batch) for batch in batches), power=1)
+    yield from _gates(model, graph, (partial(loss_of, model, batch) for batch in batches), 1, gates)
 
 
-def output(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any], seed: int = 0) -> Values:
+def output(
+    model: nn.Module, graph: ChannelGraph, batches: Iterable[Any], gates: Gates | None = None, seed: int = 0
+) -> Values:
     """How much all raw outputs change without a channel, to first order; no labels are asked for.
 
     The norm of the derivatives of all outputs by a gate g = 1 behind the layer, as the root mean square over images of
@@ -75,6 +81,7 @@ def output(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any], seed: 
         model (nn.Module): The traced model; in training mode an Ultralytics head gives logits of boxes and classes.
         graph (ChannelGraph): Its channels.
         batches (Iterable): Images, shape (B, C, H, W), each projected on its own; or tuples of all arguments of a pass.
+        gates (dict | None): Takes the same of gates on what the branches of the graph put out.
         seed (int): Of the signs.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -94,7 +101,8 @@ def output(model: nn.Module, graph: ChannelGraph, batches: Iterable[Any], seed: 
         # Per number: else 64 numbers of a box drown the logit of the only class
         return torch.stack([(t * sign).sum() / t.numel() ** 0.5 for t, sign in zip(ends, signs, strict=True)]).sum()
 
-    yield from _gates(model, graph, (partial(projected, *one) for batch in batches for one in _singly(batch)), power=2)
+    passes = (partial(projected, *one) for batch in batches for one in _singly(batch))
+    yield from _gates(model, graph, passes, 2, gates)
 
 
 def _singly(batch: Any) -> list[tuple[Any, ...]]:
@@ -104,7 +112,9 @@ def _singly(batch: Any) -> list[tuple[Any, ...]]:
     return [batch if isinstance(batch, tuple) else (batch,)]
 
 
-def _gates(model: nn.Module, graph: ChannelGraph, passes: Iterable[Callable[[], Tensor]], power: int) -> Values:
+def _gates(
+    model: nn.Module, graph: ChannelGraph, passes: Iterable[Callable[[], Tensor]], power: int, gates: Gates | None
+) -> Values:
     """|g · dL/dg| of a gate behind each layer, as a power mean over passes, each of which gives an L."""
     modules = dict(model.named_modules())
     makers = {
@@ -115,18 +125,23 @@ def _gates(model: nn.Module, graph: ChannelGraph, passes: Iterable[Callable[[], 
     parameters = [p for _, m in makers.values() for p in (m.weight, m.bias) if p is not None]
     total: dict[str, Tensor] = {}
     fed = 0
+    on_branches = BranchGates(model, [] if gates is None else [b.name for b in graph.branches], power)
     with differentiable(model), hooked() as hooks:
+        hooks += on_branches.hooks()
         followers = follow(model, [n for n, (_, m) in makers.items() if not isinstance(m, BatchNorm)], BatchNorm, hooks)
         for one in passes:
             one().sum().backward()  # not `autograd.grad`, which re-entrant checkpoints refuse
             by_parameter = {p: torch.zeros_like(p) if p.grad is None else p.grad for p in parameters}
             model.zero_grad()
+            on_branches.end_pass()
             for name, (_, layer) in makers.items():
                 gate = _gate(layer, by_parameter).abs() ** power
                 total[name] = total[name] + gate if name in total else gate
             fed += 1
     if not fed:
         raise DataError("There are no images to rank channels on.")
+    if gates is not None:
+        gates.update(on_branches.means())
     for name, (i, _) in makers.items():
         if name not in followers:
             yield i, ((total[name] / fed) ** (1 / power)).cpu().double().numpy()

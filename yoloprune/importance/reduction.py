@@ -14,6 +14,9 @@ from yoloprune.torch_internals import ConvNd
 Values = Iterator[tuple[int, np.ndarray]]
 """Pairs of axis index and values, shape (width,)."""
 
+Gates = dict[str, np.ndarray]
+"""By name of a residual branch, values of the channels that it puts out, shape (outputs,)."""
+
 Reduce = Literal["mean", "max", "sum", "l2"]
 
 

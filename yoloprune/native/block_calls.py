@@ -25,7 +25,7 @@ class Step:
     """One thing that a block's own code does.
 
     Attributes:
-        kind (str): "call" of a child module, "split" of channels, or "concat" of channels.
+        kind (str): "call" of a child module that does something, "split" of channels, or "concat" of channels.
         child (str): Name of the child, empty if there is none.
         takes (tuple[int, ...]): Values that go in, by number; 0 is the block's input.
         gives (tuple[int, ...]): Values that come out.
@@ -89,6 +89,7 @@ class _Watcher(DispatchMode):
         self.steps: list[Step] = []
         self.lost = False
         self._depth = 0
+        self._worked, self._before = 0, 0  # operations so far, and when the running child began
 
     def number(self, value: Any) -> int | None:
         """Number of a tensor that was seen before."""
@@ -96,6 +97,7 @@ class _Watcher(DispatchMode):
 
     def enter(self, module: nn.Module, args: Any) -> None:
         """Hook before a child."""
+        self._before = self._before if self._depth else self._worked
         self._depth += 1
 
     def leaving(self, name: str) -> Any:
@@ -103,7 +105,8 @@ class _Watcher(DispatchMode):
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
             self._depth -= 1
-            if not self._depth:
+            hands_on = self._worked == self._before and len(args) == 1 and output is args[0]  # as `nn.Identity` does
+            if not self._depth and not hands_on:
                 self._note("call", name, args, [output])
 
         return leave
@@ -119,6 +122,7 @@ class _Watcher(DispatchMode):
 
     def operation(self, func: Any, args: Any, kwargs: Any) -> Any:
         out = func(*args, **kwargs)
+        self._worked += 1
         if self._depth:
             return out
         name = schema_of(func).name

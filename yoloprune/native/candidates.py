@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,11 @@ class Choice:
         """How many channels each group keeps, shape (groups,)."""
         return np.bincount(self.graph.group_of[self.alive], minlength=len(self.graph.groups))
 
+    def freed(self) -> Choice:
+        """The same with free widths: what rows would add up stays apart."""
+        apart = tuple(replace(branch, twice=()) for branch in self.graph.branches)
+        return replace(self, graph=replace(self.graph, branches=apart), described=None)
+
     def kept(self) -> dict[str, float]:
         """Shares of FLOPs, parameters and prunable channels that stay."""
         cost, widths = Cost(self.graph), self.widths.astype(float)
@@ -88,6 +93,8 @@ class Channels:
         records.require_unmasked(model)
         self.probe = yolo_tracing.probe(model, imgsz)
         self.graph = yolo_tracing.trace_yolo(model, imgsz=imgsz, keep=limits.keep, probe=self.probe)
+        if limits.depth:
+            self.graph = yolo_tracing.with_branches(model, self.graph, limits.keep, self.probe)
         self.graph = steps.with_ceilings(self.graph, yolo_tracing.layer_shares(model, limits.layers))
         self.native: ChannelGraph | None = None
         self.stock: Stock | None = None
@@ -108,8 +115,8 @@ class Channels:
         Where native widths are not insisted on, free ones do what they cannot.
         """
         graph = self.native if self._insists and self.native is not None else self.graph
-        alike = np.ones(graph.n_classes)
-        if greedy_selection.select(graph, alike, budget, self._limits).all() and not budget.empty:
+        alike, free = np.ones(graph.n_classes), np.zeros(len(graph.branches))
+        if greedy_selection.select(graph, alike, budget, self._limits, branches=free).all() and not budget.empty:
             cost = Cost(graph)
             has = ", ".join(f"{cost.parent(kind):,.0f} {kind}" for kind in ("flops", "params"))
             raise BudgetError(

@@ -9,7 +9,9 @@ from typing import Any
 from torch import nn
 
 from yoloprune.backend import model_builder, model_facts
-from yoloprune.native.unrolled_rows import piece_of
+from yoloprune.native import input_sums
+from yoloprune.native.input_sums import Sums
+from yoloprune.native.output_pieces import piece_of
 from yoloprune.torch_internals import hollow
 
 
@@ -21,11 +23,13 @@ class Origin:
         layer (int): Index of the cut model's layer.
         child (str | None): Module within it; empty for the whole layer, None for a concat that no module does there.
         piece (tuple[int, int] | None): Which of that module's output channels, None for all.
+        sums (Sums): Where its inputs are added up, because they are the same without a branch.
     """
 
     layer: int
     child: str | None = ""
     piece: tuple[int, int] | None = None
+    sums: Sums = None
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,17 @@ class Described:
     Attributes:
         yaml (dict[str, Any]): Stock rows with explicit widths, no scales.
         origins (tuple[Origin, ...]): By row.
+        removed (tuple[str, ...]): Modules of the parent that no row stands for: branches that went as a whole.
     """
 
     yaml: dict[str, Any]
     origins: tuple[Origin, ...]
+    removed: tuple[str, ...] = ()
+
+    @property
+    def rearranged(self) -> bool:
+        """Whether a row stands for anything else than the layer of its number."""
+        return self.origins != tuple(map(Origin, range(len(self.origins))))
 
     @property
     def unrolled(self) -> dict[int, list[int]]:
@@ -47,13 +58,13 @@ class Described:
 
     def modules(self) -> dict[str, list[str]]:
         """Where modules of the cut model went, by dotted name; empty where all are where they were."""
-        if not self.unrolled:
+        if not self.rearranged:
             return {}
         found = {f"model.{layer}": [f"model.{row}" for row in rows] for layer, rows in self._rows().items()}
         for row, origin in enumerate(self.origins):
             if origin.child:
                 found.setdefault(f"model.{origin.layer}.{origin.child}", []).append(f"model.{row}")
-        return found
+        return {**found, **{name: [] for name in self.removed}}
 
     def _rows(self) -> dict[int, list[int]]:
         rows: dict[int, list[int]] = {}
@@ -63,7 +74,7 @@ class Described:
 
 
 def as_described(model: nn.Module, described: Described) -> nn.Module:
-    """The cut model in the layers that its YAML describes; the same object where no block is unrolled.
+    """The cut model in the layers that its YAML describes; the same object where each is where it was.
 
     Args:
         model (nn.Module): The cut model, stays untouched; modules that are not shared out are shared.
@@ -72,7 +83,7 @@ def as_described(model: nn.Module, described: Described) -> nn.Module:
     Returns:
         (nn.Module): With `yaml` still the parent's.
     """
-    if not described.unrolled:
+    if not described.rearranged:
         return model
     inputs = model_facts.channels(model)
     with hollow():
@@ -81,6 +92,8 @@ def as_described(model: nn.Module, described: Described) -> nn.Module:
     for origin, stock in zip(described.origins, fresh, strict=True):
         whole = model_facts.network(model).model[origin.layer]
         module = stock if origin.child is None else whole.get_submodule(origin.child)
+        if origin.sums is not None:
+            module = input_sums.summed(module, origin.sums)
         module = copy(module) if origin.piece is None else piece_of(module, origin.piece)
         for key in ("i", "f", "type", "np"):
             setattr(module, key, getattr(stock, key))

@@ -76,7 +76,8 @@ class SpelledLayers:
             return layer.row  # without widths of its own
         wanted = self.left_of(layer, alive)
         shape, own = width_arguments.shape_of(wanted), width_arguments.widths_of(wanted)
-        if not width_arguments.is_thinkable(layer, own):
+        gone = layer.full and own.keys() != layer.full.keys()  # a branch, without which no row of its own builds it
+        if gone or not width_arguments.is_thinkable(layer, own):
             return None
         inputs, hands_on = self.inputs(layer.row, widths), self._handed_on(layer.row, widths)
         for row in width_arguments.settings(layer, own):

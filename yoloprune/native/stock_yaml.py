@@ -20,14 +20,16 @@ from torch import nn
 
 from yoloprune.backend.progress_bar import Wait
 from yoloprune.errors import PlanError
-from yoloprune.native import yaml_rows
+from yoloprune.native import openable_blocks, yaml_rows
 from yoloprune.native.described import Described, Origin
 from yoloprune.native.spelled_layers import SpelledLayers
 from yoloprune.native.unrolled_rows import Told, Unroller
 from yoloprune.native.width_arguments import Layer
 from yoloprune.native.yaml_rows import Row
 from yoloprune.planning import disjoint_sets, steps
-from yoloprune.planning.channel_graph import ChannelGraph, Tie
+from yoloprune.planning.branch import Branch, removed
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.tie import Tie
 from yoloprune.settings.budget import Limits
 
 
@@ -55,12 +57,15 @@ class Stock:
     Attributes:
         spelled (SpelledLayers): The rows that build them.
         blocks (dict[int, Told]): Layers that may be written as several rows, and what their modules were made with.
+        branches (tuple[Branch, ...]): Those of the graph without which rows can say the network.
     """
 
     def __init__(self, model: nn.Module, graph: ChannelGraph) -> None:
         """See `SpelledLayers`."""
         self.spelled = SpelledLayers(model, graph)
         self.blocks: dict[int, Told] = {}
+        self.branches: tuple[Branch, ...] = ()
+        self._shortened: dict[int, Told] = {}  # layers with such branches inside
         self._found: dict[int, Told] | None = None
         self._said: dict[tuple[int, tuple[int, ...], int], bool] = {}  # by row, groups of a tie, and unit
         self._unroller = Unroller(self.spelled.yaml)
@@ -79,8 +84,10 @@ class Stock:
             (ChannelGraph): For the selection.
         """
         if self._found is None:
-            self._found = {} if limits.native == "tied" else self._find_blocks()
+            self._found = {} if limits.native == "tied" else openable_blocks.blocks(self.spelled, self._unroller)
             self.blocks = dict(self._found)
+            if limits.native != "tied":
+                self.branches, self._shortened = openable_blocks.branches(self.spelled, self._unroller, self.blocks)
         merged, reasons = self._couplings()
         groups, ties = list(self.spelled.graph.groups), []
         whole = [self._tie(members) for members in merged]
@@ -97,7 +104,7 @@ class Stock:
                 ties.append(replace(tie, allowed=tuple(allowed)))
             for g in tie.groups if why else ():
                 groups[g] = replace(groups[g], frozen=groups[g].frozen or why)
-        return replace(self.spelled.graph, groups=groups, ties=ties)
+        return replace(self.spelled.graph, groups=groups, ties=ties, branches=self.branches)
 
     def _tie(self, members: list[int]) -> Tie:
         """A tie of groups, of which whole heads go where there are several: a YAML cannot say anything between."""
@@ -163,33 +170,14 @@ class Stock:
 
     def tie(self, layer: int) -> bool:
         """Keep a block in one row after all, from the next `restrict` on; False if it was in one anyway."""
-        return self.blocks.pop(layer, None) is not None
+        whole = Branch(f"model.{layer}", ())
+        self.branches = tuple(b for b in self.branches if not whole.holds(b.name))
+        shortened = self._shortened.pop(layer, None)
+        return self.blocks.pop(layer, shortened) is not None
 
     def _in_one_row(self) -> list[Layer]:
         """Layers that stay one row, whatever widths are chosen."""
         return [layer for layer in self.spelled.layers if layer.row.at not in self.blocks]
-
-    def _find_blocks(self) -> dict[int, Told]:
-        """Layers that tie widths, or hold some with those that stay, and can be written as several rows.
-
-        What Ultralytics makes of the head depends on whether there is a block of a newer family at all, so that one of
-        these stays: the one with the fewest modules that have channels.
-        """
-        tied = {g: i for i, tie in enumerate(self.spelled.graph.ties) for g in tie.groups}
-        found: dict[int, Told] = {}
-        for layer in self.spelled.layers[:-1]:
-            own = {g for groups in layer.own.values() for g in groups}
-            free = own & tied.keys()
-            if len(layer.row.sources) == 1 and len({tied[g] for g in free}) + bool(own - free) > 1 and free:
-                (width,) = self.spelled.inputs(layer.row, self.spelled.full)
-                told = self._unroller.told(layer.row, [width])
-                bone = self.spelled.bone(layer)
-                if told is not None and self._unroller.parts(told, bone, bone, (width, width)) is not None:
-                    found[layer.row.at] = told
-        new = [layer for layer in self.spelled.layers if layer.row.name in yaml_rows.LEGACY_ENDS]
-        if new and all(layer.row.at in found for layer in new):
-            del found[min(new, key=lambda layer: len(layer.own)).row.at]
-        return found
 
     # ---- the YAML ----------------------------------------------------------------------------------------------------
 
@@ -211,15 +199,18 @@ class Stock:
         origins: list[Origin] = []
         place: dict[int, int] = {-1: -1}  # where the output of each layer comes from now
         split = 0
+        gone = [branch.name for branch in removed(graph.branches, widths)]
         for at, layer in enumerate(self.spelled.layers):
             split = len(rows) if at == len(self.spelled.yaml["backbone"]) else split
-            if (row := self.spelled.said(layer, alive, widths)) is not None:
+            if layer.prefix in gone:
+                place[at] = place[layer.row.sources[0]]
+            elif (row := self.spelled.said(layer, alive, widths)) is not None:
                 rows.append(replace(row, at=len(rows), sources=tuple(place[s] for s in row.sources)))
                 origins.append(Origin(at))
                 place[at] = len(rows) - 1
             else:
                 place[at] = self._unroll(layer, alive, widths, place, rows, origins)
-        return Described(yaml_rows.write(self.spelled.yaml, rows, split), tuple(origins))
+        return Described(yaml_rows.write(self.spelled.yaml, rows, split), tuple(origins), tuple(gone))
 
     def _unroll(
         self,
@@ -233,10 +224,11 @@ class Stock:
         """Append the rows of a block; the one that its output comes from."""
         at = layer.row.at
         made = None
-        if at in self.blocks:
+        told = self.blocks.get(at) or self._shortened.get(at)
+        if told is not None:
             before, after = (self.spelled.inputs(layer.row, w)[0] for w in (self.spelled.full, widths))
             bones = self.spelled.bone(layer), self.spelled.left_of(layer, alive)
-            made = self._unroller.parts(self.blocks[at], *bones, (before, after))
+            made = self._unroller.parts(told, *bones, (before, after))
         if made is None:
             raise NotSayableError(at, f"{layer.prefix} ({layer.row.name}) has widths that no model YAML can say.")
         parts, result = made
@@ -244,6 +236,6 @@ class Stock:
         for part in parts:
             sources = tuple(value[v] for v in part.takes)
             rows.append(replace(part.row, at=len(rows), sources=sources))
-            origins.append(Origin(at, part.child or None, part.piece))
+            origins.append(Origin(at, part.child or None, part.piece, part.sums))
             value[part.gives] = len(rows) - 1
         return value[result]

@@ -17,10 +17,11 @@ from torch import nn
 
 from yoloprune.backend import model_builder
 from yoloprune.cutting import surgery
-from yoloprune.native import block_calls, width_arguments, yaml_rows
+from yoloprune.native import block_calls, input_sums, output_pieces, width_arguments, yaml_rows
 from yoloprune.native.block_calls import Calls, Step
+from yoloprune.native.input_sums import Sums
 from yoloprune.native.yaml_rows import Row
-from yoloprune.planning.plan import Keep, Plan
+from yoloprune.planning.plan import REMOVED, Plan
 
 INPUT = 0
 """Number of the value that a block takes."""
@@ -36,6 +37,7 @@ class Part:
         gives (int): Value that it makes.
         child (str): Module of the block that it stands for, empty for a concat.
         piece (tuple[int, int] | None): Which of that module's output channels, None for all.
+        sums (Sums): Where its inputs are added up.
     """
 
     row: Row
@@ -43,6 +45,7 @@ class Part:
     gives: int
     child: str = ""
     piece: tuple[int, int] | None = None
+    sums: Sums = None
 
 
 Told = Mapping[str, Mapping[str, Any]]
@@ -75,25 +78,32 @@ class Unroller:
         Args:
             told (Told): From `told`.
             full (nn.Module): The parent's block, shapes without numbers.
-            cut (nn.Module): What the cut leaves of it, shapes without numbers.
+            cut (nn.Module): What the cut leaves of it, shapes without numbers; where a branch was removed, a module
+                that hands on its input, for which there is no row.
             inputs (tuple[int, int]): Width of its input, in the parent and now.
 
         Returns:
             (tuple[list[Part], int] | None): The rows in order, and the value that comes out; None if there are none.
         """
+        whole, full = full, _without_removed(full, cut)
         before = block_calls.watch(deepcopy(full), inputs[0])
         after = block_calls.watch(deepcopy(cut), inputs[1])
         if before is None or after is None or before.steps != after.steps:
             return None
         found: list[Part] = []
         count = len(after.widths)  # numbers of values that rows within a child make
+        summed: dict[int, tuple[int, ...]] = {}  # by value that a concat with equal pieces makes
         for step in after.steps:
             if step.kind == "split":
                 continue
             if step.kind == "concat":
-                found.append(Part(Row(0, (), True, 1, "Concat", (1,)), step.takes, step.gives[0]))
+                takes = step.takes
+                if full is not whole and (sums := input_sums.of(step, after, cut)) is not None:
+                    takes, summed[step.gives[0]] = tuple(dict.fromkeys(takes)), sums
+                found.append(Part(Row(0, (), True, 1, "Concat", (1,)), takes, step.gives[0]))
                 continue
-            made = self._called(step, told, full, cut, (before, after), count)
+            sums = summed.get(step.takes[0])
+            made = self._called(step, told, full, cut, (before, after), count, sums)
             if made is None or (_has_weights(cut, step.child) and _uses(after, step.child) > 1):
                 return None
             found += made
@@ -101,14 +111,23 @@ class Unroller:
         return found, after.result
 
     def _called(
-        self, step: Step, told: Told, full: nn.Module, cut: nn.Module, calls: tuple[Calls, Calls], count: int
+        self,
+        step: Step,
+        told: Told,
+        full: nn.Module,
+        cut: nn.Module,
+        calls: tuple[Calls, Calls],
+        count: int,
+        sums: Sums,
     ) -> list[Part] | None:
         """Rows for one call of a child: one, one per piece where its channels are split, or those within it."""
         before, after = calls
         (taken,), (given,) = step.takes, step.gives
         inputs = before.widths[taken], after.widths[taken]
-        splits = [s for s in after.steps if s.kind == "split" and s.takes == (given,)]
         child, whole = cut.get_submodule(step.child), full.get_submodule(step.child)
+        if sums is not None:
+            child, inputs = input_sums.summed(child, sums), (inputs[0], max(sums) + 1)
+        splits = [s for s in after.steps if s.kind == "split" and s.takes == (given,)]
         if splits:
             readers = [s for s in after.steps if given in s.takes]
             if len(splits) > 1 or len(readers) > 1 or given == after.result:
@@ -116,16 +135,16 @@ class Unroller:
             pieces, start = [], 0
             for value in splits[0].gives:
                 end = start + after.widths[value]
-                piece = _piece(child, start, end, after.widths[given])
+                piece = output_pieces.piece(child, start, end, after.widths[given])
                 row = None if piece is None else self._row(step.child, told, whole, piece, inputs, end - start)
                 if row is None:
                     return None
-                pieces.append(Part(row, (taken,), value, step.child, (start, end)))
+                pieces.append(Part(row, (taken,), value, step.child, (start, end), sums))
                 start = end
             return pieces
         row = self._row(step.child, told, whole, child, inputs, after.widths[given])
         if row is not None:
-            return [Part(row, (taken,), given, step.child)]
+            return [Part(row, (taken,), given, step.child, sums=sums)]
         inner = {n.removeprefix(f"{step.child}."): t for n, t in told.items() if n.startswith(f"{step.child}.")}
         if not any(child.children()) or (made := self.parts(inner, whole, child, inputs)) is None:
             return None
@@ -179,6 +198,16 @@ class Unroller:
         yield from width_arguments.settings(self._layers[key], width_arguments.widths_of(cut))
 
 
+def _without_removed(full: nn.Module, cut: nn.Module) -> nn.Module:
+    """The parent's block without the branches that were removed from it."""
+    gone = {
+        name
+        for name, module in cut.named_modules()
+        if type(module) is nn.Identity and type(full.get_submodule(name)) is not nn.Identity
+    }
+    return surgery.cut(deepcopy(full), Plan(dict.fromkeys(gone, REMOVED))) if gone else full
+
+
 def _variants(row: Row) -> Iterator[Row]:
     """A row, and with a switch turned: Ultralytics turns some after it has constructed a layer."""
     yield row
@@ -211,21 +240,6 @@ def _spelled(module: nn.Module, told: Mapping[str, Any] | None) -> Row | None:
     except TypeError:  # a module or a function
         return None
     return replace(row, arguments=tuple(arguments))
-
-
-def _piece(module: nn.Module, start: int, end: int, width: int) -> nn.Module | None:
-    """A module that makes some of the outputs of one whose last layers are as wide as all; None if that is not so."""
-    keep = Keep(outputs=tuple(range(start, end)), of=(width, None))
-    wide = [n for n, w in width_arguments.widths_of(module).items() if w == width]
-    return surgery.cut(deepcopy(module), Plan(dict.fromkeys(wide, keep))) if wide else None
-
-
-def piece_of(module: nn.Module, piece: tuple[int, int]) -> nn.Module:
-    """The part of a module that makes some of its outputs."""
-    width = max(width_arguments.widths_of(module).values())
-    found = _piece(module, *piece, width)
-    assert found is not None
-    return found
 
 
 def _has_weights(block: nn.Module, child: str) -> bool:

@@ -11,17 +11,17 @@ Worked example, a C2f block with one bottleneck whose `cv1` is 32 wide:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from functools import cached_property
-from math import gcd
 
 import numpy as np
 
 from yoloprune.errors import PlanError
-from yoloprune.planning.plan import Keep, Plan
+from yoloprune.planning.branch import Branch, holder, removed
+from yoloprune.planning.plan import REMOVED, Keep, Plan
 from yoloprune.planning.tables import in_html, in_text
+from yoloprune.planning.tie import Tie
 
 
 @dataclass(frozen=True)
@@ -63,67 +63,6 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Tie:
-    """Groups whose widths keep a fixed proportion, e.g. the halves of a `chunk` or the heads of an attention block.
-
-    Every constraint met in a trace is homogeneous (equal halves, equal heads, so many channels as another tensor has)
-    and holds at full width, so it holds at every common fraction of the full widths.
-
-    Attributes:
-        groups (tuple[int, ...]): Indices of the tied groups; a single untied group is a tie of one.
-        sizes (tuple[int, ...]): Full width of each group.
-        allowed (tuple[int, ...] | None): Units below the full one that may be chosen, None for all.
-        heads (tuple[tuple[tuple[int, ...], ...], ...]): Per attention operation its heads, each as the groups that run
-            through it, where whole heads go and the others stay as they are; empty where all heads shrink alike.
-        packs (tuple[int, ...]): How many neighbours one class of each group is, in whatever it runs through; 1 each
-            where empty. The groups of a grouped convolution go as a whole.
-    """
-
-    groups: tuple[int, ...]
-    sizes: tuple[int, ...]
-    allowed: tuple[int, ...] | None = None
-    heads: tuple[tuple[tuple[int, ...], ...], ...] = ()
-    packs: tuple[int, ...] = ()
-
-    @cached_property
-    def shrinking(self) -> dict[int, int]:
-        """Full width of every group that does not go or stay with a whole head."""
-        headed = {g for attention in self.heads for head in attention for g in head}
-        return {g: size for g, size in zip(self.groups, self.sizes, strict=True) if g not in headed}
-
-    @cached_property
-    def channels(self) -> list[int]:
-        """Channels that each of these groups has side by side at full width."""
-        packs = dict(zip(self.groups, self.packs or (1,) * len(self.groups), strict=True))
-        return [size * packs[g] for g, size in self.shrinking.items()]
-
-    @cached_property
-    def units(self) -> int:
-        """Number of equal steps from nothing to full width: the greatest common divisor of sizes and head counts."""
-        return gcd(*self.shrinking.values(), *map(len, self.heads))
-
-    def widths(self, unit: int) -> tuple[int, ...]:
-        """Width of each group at `unit` of `units` steps. Which heads stay is open: here it is the first ones."""
-        stay = {g for heads in self.heads for head in heads[: len(heads) // self.units * unit] for g in head}
-        return tuple(
-            size // self.units * unit if g in self.shrinking else size * (g in stay)
-            for g, size in zip(self.groups, self.sizes, strict=True)
-        )
-
-    def unit_of(self, widths: Sequence[int]) -> int | None:
-        """The unit at which the groups have these widths, None where they are out of proportion."""
-        share = {g: Fraction(int(w), size) for g, w, size in zip(self.groups, widths, self.sizes, strict=True)}
-        found = {share[g] for g in self.shrinking}
-        for heads in self.heads:
-            whole = [{share[g] for g in head} for head in heads]
-            if any(s not in ({0}, {1}) for s in whole):
-                return None
-            found.add(Fraction(whole.count({Fraction(1)}), len(heads)))
-        unit = found.pop() * self.units
-        return None if found or unit.denominator > 1 else int(unit)
-
-
-@dataclass(frozen=True)
 class Term:
     """One summand of a cost: `factor` times the widths of its axes.
 
@@ -151,6 +90,7 @@ class ChannelGraph:
         unknown (dict[str, str]): Operations without a rule that froze channels, with the module that ran them.
         heads (Mapping[int, int]): Axes whose positions divide into so many attention heads, of which whole ones may go.
         bare (np.ndarray | None): Mask of the classes that something reads before a batch-norm scale, shape (classes,).
+        branches (tuple[Branch, ...]): Residual branches that may go as a whole, where that is asked for.
     """
 
     axes: list[Axis]
@@ -163,6 +103,7 @@ class ChannelGraph:
     unknown: dict[str, str] = field(default_factory=dict)
     bare: np.ndarray | None = None
     heads: Mapping[int, int] = field(default_factory=dict)
+    branches: tuple[Branch, ...] = ()
 
     def __repr__(self) -> str:
         return in_text(*self._table())
@@ -212,13 +153,15 @@ class ChannelGraph:
             (Plan): Kept positions of every axis that loses some.
 
         Raises:
-            PlanError: If a frozen class is cut, a tie is broken or an axis would lose all its channels.
+            PlanError: If a frozen class is cut, a tie is broken or an axis would lose all its channels outside a branch
+                that goes as a whole.
         """
-        if cut := set(self.group_of[~alive & ~self.prunable].tolist()):
+        widths = self.widths(alive)
+        whole = {g for branch in removed(self.branches, widths) for g in branch.groups}
+        if cut := set(self.group_of[~alive & ~self.prunable].tolist()) - whole:
             group = self.groups[cut.pop()]
             raise PlanError(f"{group.name} may not be cut: {group.frozen}.")
-        widths = np.bincount(self.group_of[alive], minlength=len(self.groups))
-        for tie in self.ties:
+        for tie in filter(None, (tie.without(whole) for tie in self.ties)):
             got = tuple(int(widths[g]) for g in tie.groups)
             if (unit := tie.unit_of(got)) is None:
                 names = ", ".join(self.groups[g].name for g in tie.groups)
@@ -227,12 +170,20 @@ class ChannelGraph:
                 raise PlanError(f"{self.groups[tie.groups[0]].name} may not be {got[0]} wide.")
         return Plan(self.kept(alive, range(len(self.axes))))
 
+    def widths(self, alive: np.ndarray) -> np.ndarray:
+        """How many channels each group keeps, shape (groups,), from a mask of shape (classes,)."""
+        return np.bincount(self.group_of[alive], minlength=len(self.groups))
+
     def kept(self, alive: np.ndarray, axes: Iterable[int]) -> dict[str, Keep]:
         """Kept positions, by module, of some axes; `plan` checks what is chosen, this only that no axis loses all."""
         keep: dict[str, Keep] = {}
+        gone = removed(self.branches, self.widths(alive)) if self.branches else []
         for i in axes:
             axis, classes = self.axes[i], self.class_of[i]
             if axis.side == "count":
+                continue
+            if (branch := holder(gone, axis.module)) is not None:
+                keep[branch.name] = REMOVED
                 continue
             kept = np.flatnonzero(alive[classes])
             if len(kept) == 0:

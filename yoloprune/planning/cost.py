@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from yoloprune.planning.branch import Branch, removed
 from yoloprune.planning.channel_graph import ChannelGraph, Term
 
 
@@ -70,9 +71,28 @@ class Cost:
         return found
 
     def axes(self, widths: np.ndarray) -> np.ndarray:
-        """Width of each axis, shape (axes,), at the given widths of the groups."""
+        """Width of each axis, shape (axes,), at the given widths of the groups; 0 in a branch that is removed."""
         found: np.ndarray = self._occurrence @ widths
+        for branch in removed(self.graph.branches, widths):
+            found[self._inside[branch.name]] = 0.0
+            for axis, positions in branch.twice:
+                groups = self.graph.group_of[self.graph.class_of[axis][list(positions)]]
+                found[axis] -= (widths[groups] / self.full[groups]).sum()
         return found
+
+    @cached_property
+    def _inside(self) -> dict[str, np.ndarray]:
+        """By branch the axes that lie in it."""
+        return {
+            branch.name: np.flatnonzero([branch.holds(axis.module) for axis in self.graph.axes])
+            for branch in self.graph.branches
+        }
+
+    def without(self, branch: Branch, widths: np.ndarray) -> np.ndarray:
+        """Widths, shape (groups,), once a branch is removed."""
+        left: np.ndarray = widths.copy()
+        left[list(branch.groups)] = 0
+        return left
 
     def slope(self, kind: str) -> np.ndarray:
         """What the last channel of each group costs in the uncut model, shape (groups,)."""

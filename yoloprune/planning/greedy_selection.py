@@ -1,8 +1,8 @@
 """Scores and costs to a choice of channels. Sees numbers only, never a module.
 
-Every tie of groups can shrink in allowed steps (`round_to`, `min_width`, `max_ratio`). The steps of all ties, sorted
-by the score of what they remove, form one list; a plan is a prefix of it, and costs fall along the list, so the prefix
-that meets a budget is found by bisection.
+Every tie of groups can shrink in allowed steps (`round_to`, `min_width`, `max_ratio`), and with `depth` every residual
+branch can go. All steps, sorted by the score of what they remove, form one list; a plan is a prefix of it, and costs
+fall along the list, so the prefix that meets a budget is found by bisection.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import numpy as np
 
 from yoloprune.errors import BudgetError
 from yoloprune.planning import steps
+from yoloprune.planning.branch import removed
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
+from yoloprune.planning.price import Price
 from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.value_kinds import write_amount
 
@@ -29,6 +31,7 @@ def select(
     cost: Cost | None = None,
     *,
     per_cost: bool = False,
+    branches: np.ndarray | None = None,
 ) -> np.ndarray:
     """Choose the channel classes that stay so that every budget holds.
 
@@ -41,6 +44,8 @@ def select(
         per_cost (bool): Rank by score per unit of cost saved instead of by score: the greedy answer to the knapsack
             "lose as little as possible for this budget", right when scores add up, as first-order Taylor scores do.
             Of several budgets the one that binds sets the cost. Without effect where all groups give the same share.
+        branches (np.ndarray | None): Importance of each branch of the graph, shape (branches,), in the unit in which
+            scores add up; None where none may go.
 
     Returns:
         (np.ndarray): Mask of the surviving classes, shape (classes,).
@@ -49,14 +54,15 @@ def select(
         BudgetError: If the budget is out of reach; the message says how far it can go and what holds it.
     """
     cost = cost or Cost(graph)
-    search = _Search(graph, cost, steps.queues(graph, scores), scores, limits, budget)
+    worth = steps.Worth(scores, np.full(len(graph.branches), np.inf) if branches is None else branches)
+    search = _Search(graph, cost, steps.queues(graph, scores), worth, limits, budget)
     caps = _caps(cost, budget)
     if "channels" in caps and not cost.parent("channels"):  # of nothing any share would be met
         raise BudgetError(f"ratio={budget.ratio} is out of reach: no channel can be pruned. Held by: {held(graph)}.")
     if not per_cost:
-        return search.run(caps, np.ones(len(graph.groups)))
+        return search.run(caps, Price(cost))
     if len(caps) < 2:
-        return search.run(caps, cost.slope(next(iter(caps), "channels")))
+        return search.run(caps, Price(cost, {next(iter(caps), "channels"): 1.0}))
     return _of_several(search, caps)
 
 
@@ -68,13 +74,12 @@ def _of_several(search: _Search, caps: dict[str, float]) -> np.ndarray:
     be saved of it (the surrogate multipliers of the knapsack with several constraints).
     """
     cost = search.cost
-    alone = [search.run({kind: cap}, cost.slope(kind)) for kind, cap in caps.items()]
+    alone = [search.run({kind: cap}, Price(cost, {kind: 1.0})) for kind, cap in caps.items()]
     enough = [alive for alive in alone if search.fits(_counts(search.graph, alive), caps)]
     if enough:
-        return min(enough, key=lambda alive: search.scores[~alive].sum())
+        return min(enough, key=search.lost)
     needed = {kind: cost.parent(kind) - cap for kind, cap in caps.items()}
-    price = sum(cost.slope(kind) / need for kind, need in needed.items() if need > 0)
-    return search.run(caps, np.asarray(price))
+    return search.run(caps, Price(cost, {kind: 1 / need for kind, need in needed.items() if need > 0}))
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class _Search:
         graph (ChannelGraph): The traced channels.
         cost (Cost): Cost functions of the graph.
         waiting (list[list[np.ndarray]]): From `steps.queues`.
-        scores (np.ndarray): Importance of each channel class, shape (classes,).
+        worth (Worth): What is lost with channels and branches.
         limits (Limits): Rounding, floors and ceilings per group.
         budget (Budget): What an error names.
     """
@@ -93,15 +98,15 @@ class _Search:
     graph: ChannelGraph
     cost: Cost
     waiting: list[list[np.ndarray]]
-    scores: np.ndarray
+    worth: steps.Worth
     limits: Limits
     budget: Budget
 
-    def run(self, caps: dict[str, float], price: np.ndarray) -> np.ndarray:
-        """Mask of the surviving classes, shape (classes,); `price` is the cost of a channel, shape (groups,)."""
+    def run(self, caps: dict[str, float], price: Price) -> np.ndarray:
+        """Mask of the surviving classes, shape (classes,)."""
         graph, cost = self.graph, self.cost
-        listed = steps.in_order(graph, self.waiting, self.scores, self.limits, price)
-        full = np.array([t.units for t in graph.ties])
+        listed = steps.in_order(graph, self.waiting, self.worth, self.limits, price)
+        full = np.array([*(t.units for t in graph.ties), *(1 for _ in graph.branches)])
 
         def fits(units: np.ndarray) -> bool:
             return self.fits(_widths(graph, cost, units), caps)
@@ -118,6 +123,17 @@ class _Search:
             middle = (low + high) // 2
             low, high = (low, middle) if fits(after(middle)) else (middle + 1, high)
         return steps.survivors(graph, self.waiting, steps.refill(after(low), listed, low, full, fits))
+
+    def lost(self, alive: np.ndarray) -> float:
+        """Importance of what is gone; of a branch its own, whatever was in it."""
+        lost, rest = 0.0, ~alive
+        widths = _counts(self.graph, alive)
+        gone = removed(self.graph.branches, widths)
+        for branch, own in zip(self.graph.branches, self.worth.branches, strict=True):
+            if branch in gone:
+                rest = rest & ~np.isin(self.graph.group_of, branch.groups)
+                lost += float(own)
+        return lost + float(self.worth.channels[rest].sum())
 
     def fits(self, widths: np.ndarray, caps: dict[str, float]) -> bool:
         """Whether widths, shape (groups,), meet the budgets."""
@@ -160,8 +176,11 @@ def _caps(cost: Cost, budget: Budget) -> dict[str, float]:
 
 def _widths(graph: ChannelGraph, cost: Cost, units: np.ndarray) -> np.ndarray:
     widths: np.ndarray = cost.full.copy()
-    for tie, unit in zip(graph.ties, units, strict=True):
+    for tie, unit in zip(graph.ties, units, strict=False):
         widths[list(tie.groups)] = tie.widths(int(unit))
+    for branch, unit in zip(graph.branches, units[len(graph.ties) :], strict=True):
+        if not unit:
+            widths[list(branch.groups)] = 0
     return widths
 
 
@@ -180,13 +199,15 @@ def _out_of_reach(
     widths = _widths(graph, cost, units)
     kind = next(k for k, cap in caps.items() if cost.of(k, widths) > cap)
     key = next(name for name, k in KINDS.items() if k == kind)
-    narrowest = _widths(graph, cost, np.ones(len(graph.ties)))
+    narrow = [1 if limits.depth != "only" else tie.units for tie in graph.ties]
+    narrowest = _widths(graph, cost, np.array([*narrow, *(int(not limits.depth) for _ in graph.branches)], dtype=int))
     asked, least, alone = (x / cost.parent(kind) for x in (caps[kind], cost.of(kind, widths), cost.of(kind, narrowest)))
     asked, least, alone = (1 - x if key == "ratio" else x for x in (asked, least, alone))
     bounds = f"{'remove at most' if key == 'ratio' else 'leave at least'} {least:.3g} (without the limits {alone:.3g})"
     wanted = getattr(budget, key)
     said = f"{asked:.3g} of the parent" if wanted <= 1 else f"{write_amount(wanted)}, {asked:.3g} of the parent,"
+    depth = f"depth={limits.depth}, " if limits.depth else ""
     return BudgetError(
-        f"{key}={said} is out of reach: round_to={limits.round_to}, min_width={limits.min_width}, "
+        f"{key}={said} is out of reach: {depth}round_to={limits.round_to}, min_width={limits.min_width}, "
         f"max_ratio={limits.max_ratio:g} and frozen layers {bounds}. Held by: {held(graph) or 'the limits alone'}."
     )

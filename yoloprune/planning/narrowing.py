@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from yoloprune.planning import steps
-from yoloprune.planning.channel_graph import ChannelGraph, Tie
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.tie import Tie
 
 
 @dataclass(frozen=True)

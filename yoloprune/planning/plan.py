@@ -21,7 +21,8 @@ class Keep:
     """Kept positions of one module.
 
     Attributes:
-        outputs (tuple[int, ...] | None): Kept output positions, None for all.
+        outputs (tuple[int, ...] | None): Kept output positions, None for all; none at all for a residual branch that
+            goes as a whole.
         inputs (tuple[int, ...] | None): Kept input positions, None for all.
         of (tuple[int | None, int | None]): Widths (outputs, inputs) in the parent where they change.
         heads (int | None): Into how many attention heads the kept outputs divide, None for as many as in the parent:
@@ -46,6 +47,10 @@ class Keep:
         return cls(**fields)
 
 
+REMOVED = Keep(outputs=())
+"""What is kept of a residual branch that goes as a whole: the module hands on what it is given."""
+
+
 @dataclass(frozen=True, repr=False)
 class Plan:
     """The decision: for each module that changes, the kept output and input positions. Plain data, replayable.
@@ -64,13 +69,18 @@ class Plan:
             (
                 name,
                 *(
-                    f"{len(kept)} of {of}" if kept else "all"
+                    "removed" if k == REMOVED else f"{len(kept)} of {of}" if kept else "all"
                     for kept, of in zip((k.outputs, k.inputs), k.of, strict=True)
                 ),
             )
             for name, k in self.keep.items()
         ]
         return in_text(f"Plan: {len(self)} modules change", ("module", "outputs", "inputs"), rows)
+
+    @property
+    def removed(self) -> list[str]:
+        """Modules that go as a whole: residual branches, which hand on their input."""
+        return [name for name, keep in self.keep.items() if keep == REMOVED]
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON, in one step.

@@ -1,23 +1,26 @@
-"""The steps in which ties of groups can shrink, and the order in which they are taken; numbers only."""
+"""The steps in which ties of groups can shrink, branches go, and the order in which they are taken; numbers only."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from yoloprune.planning.channel_graph import ChannelGraph, Tie
+from yoloprune.planning.branch import Branch
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.price import Price
+from yoloprune.planning.tie import Tie
 from yoloprune.settings.budget import Limits
 
 
 @dataclass(frozen=True)
 class Steps:
-    """All allowed steps of all ties in the order in which they are taken, each array of shape (steps,).
+    """All allowed steps in the order in which they are taken, each array of shape (steps,).
 
     Attributes:
-        tie (np.ndarray): Which tie shrinks.
-        unit (np.ndarray): To which unit.
+        tie (np.ndarray): Which tie shrinks; behind the last one which branch goes.
+        unit (np.ndarray): To which unit; 0 of a branch, which has one.
     """
 
     tie: np.ndarray
@@ -39,19 +42,62 @@ def _queue(graph: ChannelGraph, tie: Tie, scores: np.ndarray) -> list[np.ndarray
     return groups
 
 
-def in_order(
-    graph: ChannelGraph, waiting: list[list[np.ndarray]], scores: np.ndarray, limits: Limits, price: np.ndarray
-) -> Steps:
+@dataclass(frozen=True)
+class Worth:
+    """What is lost with each item.
+
+    Attributes:
+        channels (np.ndarray): Importance of each channel class, shape (classes,).
+        branches (np.ndarray): Importance of each branch, shape (branches,).
+    """
+
+    channels: np.ndarray
+    branches: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step.
+
+    Attributes:
+        rank (float): When it is taken, lowest first.
+        item (int): Index of a tie, or behind the ties of a branch.
+        unit (int): What stays of it.
+        gone (np.ndarray): Channel classes that go with it.
+    """
+
+    rank: float
+    item: int
+    unit: int
+    gone: np.ndarray
+
+
+def in_order(graph: ChannelGraph, waiting: list[list[np.ndarray]], worth: Worth, limits: Limits, price: Price) -> Steps:
     """All steps, cheapest first.
 
     Args:
         graph (ChannelGraph): The traced channels.
         waiting (list[list[np.ndarray]]): From `queues`.
-        scores (np.ndarray): Importance of each channel class, shape (classes,).
-        limits (Limits): Rounding, floors and ceilings per group.
-        price (np.ndarray): Cost of one channel of each group, shape (groups,).
+        worth (Worth): What is lost with channels and branches.
+        limits (Limits): Rounding, floors and ceilings per group, and whether branches may go.
+        price (Price): What goes with them.
     """
-    found: list[tuple[float, int, int]] = []
+    found = [] if limits.depth == "only" else list(_narrowing(graph, waiting, worth.channels, limits, price.channel))
+    found.sort(key=lambda step: step.rank)  # stable: steps of one tie stay in order
+    if limits.depth:
+        found += [
+            _Step(_rank(graph, branch, lost, found, worth.channels, limits, price), len(graph.ties) + k, 0, np.empty(0))
+            for k, (branch, lost) in enumerate(zip(graph.branches, worth.branches, strict=True))
+            if np.isfinite(lost) and all(graph.groups[g].ceiling is None for g in branch.groups)
+        ]
+        found.sort(key=lambda step: step.rank)
+    return Steps(np.array([s.item for s in found], dtype=int), np.array([s.unit for s in found], dtype=int))
+
+
+def _narrowing(
+    graph: ChannelGraph, waiting: list[list[np.ndarray]], scores: np.ndarray, limits: Limits, price: np.ndarray
+) -> Iterator[_Step]:
+    """The steps of all ties, each in order."""
     for t, (tie, parts) in enumerate(zip(graph.ties, waiting, strict=True)):
         previous, highest = tie.units, -np.inf
         for unit in allowed(tie, limits, graph):
@@ -65,10 +111,39 @@ def in_order(
             # A step can only follow the ones before it, so it never comes cheaper than they did. The same share of all
             # is what is gone after a step, so that a width which has to be rounded is rounded up.
             highest = 1 - unit / tie.units if limits.uniform else max(highest, lost)
-            found.append((highest, t, unit))
+            yield _Step(highest, t, unit, gone)
             previous = unit
-    found.sort(key=lambda step: step[0])  # stable: steps of one tie stay in order
-    return Steps(np.array([s[1] for s in found], dtype=int), np.array([s[2] for s in found], dtype=int))
+
+
+def _rank(
+    graph: ChannelGraph,
+    branch: Branch,
+    lost: float,
+    steps: list[_Step],
+    scores: np.ndarray,
+    limits: Limits,
+    price: Price,
+) -> float:
+    """When a branch goes: as soon as what is left of it is worth no more for its price than the next step.
+
+    Its channels go one after the other until then, those first that are worth least; they take their share of its
+    importance and of its price along. `uniform` takes the same share of every width, so all of one comes last.
+    """
+    if limits.uniform:
+        return 1.0
+    inside = np.isin(graph.group_of, branch.groups)
+    whole, left, rank = float(scores[inside].sum()), 1.0, -np.inf
+    widths = price.cost.full.copy()
+    for step in steps:
+        gone = step.gone[inside[step.gone]]
+        if not len(gone):
+            continue
+        if lost * left / max(price.branch(branch, widths), 1e-12) <= step.rank:
+            break
+        rank = step.rank
+        np.subtract.at(widths, graph.group_of[gone], 1)
+        left = max(left - float(scores[gone].sum()) / whole, 0.0) if np.isfinite(whole) and whole > 0 else left
+    return float(max(rank, lost * left / max(price.branch(branch, widths), 1e-12)))
 
 
 def allowed(tie: Tie, limits: Limits, graph: ChannelGraph) -> list[int]:
@@ -119,9 +194,14 @@ def refill(
 
 
 def survivors(graph: ChannelGraph, waiting: list[list[np.ndarray]], units: np.ndarray) -> np.ndarray:
-    """Mask of the surviving classes, shape (classes,), when every tie has shrunk to so many units, shape (ties,)."""
+    """Mask of the surviving classes, shape (classes,), when every tie has shrunk to so many units, shape (ties,), or
+    with one more per branch, 0 where it is gone, shape (ties + branches,).
+    """
     alive = np.ones(graph.n_classes, dtype=bool)
-    for tie, parts, unit in zip(graph.ties, waiting, units, strict=True):
+    for tie, parts, unit in zip(graph.ties, waiting, units, strict=False):
         for part in parts:
             alive[part[: len(part) // tie.units * (tie.units - unit)]] = False
+    for branch, unit in zip(graph.branches, units[len(graph.ties) :], strict=False):
+        if not unit:
+            alive[np.isin(graph.group_of, branch.groups)] = False
     return alive

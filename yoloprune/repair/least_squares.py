@@ -75,10 +75,11 @@ def refit(
         DataError: If `batches` is empty.
     """
     images = _together(batches)
+    left = {name for name, _ in model.named_modules()}  # a branch that was removed leaves nothing to fit
     targets = {
         name: _Target(plan.keep.get(name, Keep()), seed)
         for seed, (name, module) in enumerate(parent.named_modules())
-        if isinstance(module, FITTED)
+        if isinstance(module, FITTED) and name in left
     }
     with running(parent), hooked() as hooks, Readers() as readers:
         hooks += [parent.get_submodule(name).register_forward_hook(target) for name, target in targets.items()]

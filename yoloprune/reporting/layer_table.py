@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from yoloprune.planning.branch import holder, removed
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
 from yoloprune.reporting.text_table import Row
@@ -26,9 +27,9 @@ def layer_rows(graph: ChannelGraph, widths: np.ndarray | None = None) -> list[di
         widths (np.ndarray | None): Widths of the groups after a cut, shape (groups,).
 
     Returns:
-        (list[dict[str, Any]]): "layer", "width" and "kept" (channels), "state" ("prunable", or "frozen" with the
-            reason), "coupled with" (layers that lose the same channels, depthwise ones and sums among them), "parts"
-            (widths that keep their proportion, e.g. the halves of a `chunk`).
+        (list[dict[str, Any]]): "layer", "width" and "kept" (channels), "state" ("prunable", "frozen" with the reason,
+            or "removed" with its branch), "coupled with" (layers that lose the same channels, depthwise ones and sums
+            among them), "parts" (widths that keep their proportion, e.g. the halves of a `chunk`).
     """
     consumers = {a.module for a in graph.axes if a.side == "inputs"}
     groups_of = [list(dict.fromkeys(graph.group_of[c].tolist())) for c in graph.class_of]
@@ -37,16 +38,18 @@ def layer_rows(graph: ChannelGraph, widths: np.ndarray | None = None) -> list[di
         for g in groups if axis.side == "outputs" else ():
             writers.setdefault(g, []).append(axis.module)
     rows: list[dict[str, Any]] = []
-    for axis, classes, groups in zip(graph.axes, graph.class_of, groups_of, strict=True):
+    kept = None if widths is None else Cost(graph).axes(np.array(widths, dtype=float))
+    gone = [] if widths is None else removed(graph.branches, np.array(widths))
+    for i, (axis, classes, groups) in enumerate(zip(graph.axes, graph.class_of, groups_of, strict=True)):
         makes = axis.module in consumers or any(writers[g][0] == axis.module for g in groups if g in writers)
         name = layer_name(axis.module)
         if axis.side != "outputs" or not makes or any(r["layer"] == name for r in rows):
             continue
         row: dict[str, Any] = {"layer": name, "width": axis.width}
-        if widths is not None:
-            share = np.array(widths) / [g.size for g in graph.groups]
-            row["kept"] = round(share[graph.group_of[classes]].sum())
-        row["state"] = _state(graph, classes, groups)
+        if kept is not None:
+            row["kept"] = round(kept[i])
+        branch = holder(gone, axis.module)
+        row["state"] = _state(graph, classes, groups) if branch is None else f"removed: {branch.name}"
         partners = dict.fromkeys(layer_name(m) for g in groups for m in writers[g])
         row["coupled with"] = [p for p in partners if p != row["layer"]]
         row["parts"] = _parts(graph, groups)

@@ -63,7 +63,9 @@ PROPERTIES: dict[str, dict[str, Any]] = {
             layer=_one("string", "The name that keep= takes."),
             width=_one("integer", "Channels before the cut."),
             kept=_one("integer", "Channels after it."),
-            state=_one("string", "'prunable', or 'frozen' with the reason."),
+            state=_one(
+                "string", "'prunable', 'frozen' with the reason, or 'removed' with the branch that went as a whole."
+            ),
             parts=_one(["string", "null"], "Widths that keep their proportion, e.g. the halves of a chunk."),
             **{
                 "MFLOPs": _one("number", "Operations before, in millions, at the image size of the run."),
@@ -108,7 +110,10 @@ PROPERTIES: dict[str, dict[str, Any]] = {
         params=_one("number", "Of its parameters."),
         channels=_one("number", "Of its prunable channels."),
     ),
-    "plan": _object("prune: by module, which output and input channels stay ('outputs', 'inputs') 'of' how many."),
+    "plan": _object(
+        "prune: by module, which output and input channels stay ('outputs', 'inputs') 'of' how many; none of a branch "
+        "that is gone."
+    ),
     "relative_error": _one("number", "prune: how far the cut model was from its masked parent; accepted is 1e-4."),
     "proof": _object("prune: what was compared, and what could not be."),
     "outputs_moved": _object(

@@ -43,6 +43,8 @@ def prepared(
         DataError: If the times are of another network.
     """
     if not request.budgeted:
+        if request.limits.depth:
+            console.warn("prune: depth= is left aside: without a budget exactly the dead channels go, and no branch")
         return _all_but_the_dead(parent, request.limits, imgsz, or_nothing=request.classes is not None)
     found = candidates.Channels(parent.model, request.limits, imgsz)
     if times is not None and request.latency is not None:
@@ -134,7 +136,7 @@ def _all_but_the_dead(
         lived = records.sparse_config(state).limits
         lived = replace(lived, keep=(*lived.keep, *limits.keep))
         lived = lived if limits.native is None else replace(lived, native=limits.native)
-        if replace(limits, keep=(), native=None) not in (Limits(), replace(lived, keep=(), native=None)):
+        if replace(limits, keep=(), native=None, depth=False) not in (Limits(), replace(lived, keep=(), native=None)):
             console.warn("prune: without a budget round_to, min_width and max_ratio are those of the sparse training")
         limits = lived
     found = candidates.Channels(parent.model, limits, imgsz)

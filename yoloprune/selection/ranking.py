@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,12 +30,14 @@ class Ranking:
 
     Attributes:
         scores (np.ndarray): Importance of each channel class, shape (classes,).
+        branches (Mapping[str, float]): Importance of each branch, by name.
         per_cost (bool): Whether scores count per unit of cost saved.
         limits (Limits): What the choice must respect.
         criterion (str): The word of `score=` that they are by.
     """
 
     scores: np.ndarray
+    branches: Mapping[str, float]
     per_cost: bool
     limits: Limits
     criterion: str = ""
@@ -43,7 +45,13 @@ class Ranking:
     def select(self, graph: ChannelGraph, wanted: Budget, times: TimeModel | None = None) -> np.ndarray:
         """Mask of the surviving classes under a budget, see `greedy_selection.select`; of time where that is known."""
         cost = None if times is None else TimedCost(graph, times)
-        return greedy_selection.select(graph, self.scores, wanted, self.limits, cost, per_cost=self.per_cost)
+        return greedy_selection.select(
+            graph, self.scores, wanted, self.limits, cost, per_cost=self.per_cost, branches=self.of(graph)
+        )
+
+    def of(self, graph: ChannelGraph) -> np.ndarray:
+        """Importance of the branches of a graph that may have lost some."""
+        return np.array([self.branches[branch.name] for branch in graph.branches])
 
 
 def rank(
@@ -87,7 +95,7 @@ def rank(
             model = model_facts.with_loss(parent)
             batches = calibration_images.labelled(parent, sight.data, sight.imgsz, device=sight.device, seed=sight.seed)
         with placed(sight.device, model):
-            scores = criteria.score(
+            found = criteria.importance(
                 model,
                 graph,
                 how,
@@ -96,11 +104,13 @@ def rank(
                 batches=batches,
                 seed=sight.seed,
             )
+    scores = found.channels
     if criterion.score == "auto":
         scores[dead] = 0.0  # what sparse training took out goes first, whatever its constant does
         if how == "l2":  # sizes of weights say little within a layer, and nothing between layers
             limits = replace(limits, uniform=True)
-    return Ranking(scores, normalize == "cost", limits, how)
+    branches = dict(zip((branch.name for branch in graph.branches), found.branches.tolist(), strict=True))
+    return Ranking(scores, branches, normalize == "cost", limits, how)
 
 
 def _best(parent: ultralytics.YOLO, sight: Calibration, dead: np.ndarray) -> str:

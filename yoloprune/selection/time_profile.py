@@ -34,6 +34,9 @@ TRUSTED = 0.05
 AT_ONCE = 8
 """Networks that take turns with the parent, and are open together."""
 
+GONE = 0.2
+"""Share of the branches that are gone in each, where they may go."""
+
 SECONDS = 2.5
 """Of each, at most."""
 
@@ -57,7 +60,8 @@ def layers(model: nn.Module, graph: ChannelGraph) -> list[Layer]:
 
 
 def variants(graph: ChannelGraph, limits: Limits, count: int, seed: int) -> list[np.ndarray]:
-    """Masks of surviving classes, each of shape (classes,), with random widths that the limits allow.
+    """Masks of surviving classes, each of shape (classes,), with random widths that the limits allow, and without some
+    branches where they do.
 
     The share that a whole network keeps is drawn first, and widths around it: drawn one by one, all networks would keep
     about half.
@@ -72,6 +76,7 @@ def variants(graph: ChannelGraph, limits: Limits, count: int, seed: int) -> list
             can = np.array([tie.units, *steps.allowed(tie, limits, graph)])
             aim = tie.units * np.clip(share + random.normal(0, 0.2), 0, 1)
             units.append(int(can[np.abs(can - aim).argmin()]))
+        units += [int(random.random() >= GONE) for _ in graph.branches if limits.depth]
         masks.append(steps.survivors(graph, waiting, np.array(units, dtype=int)))
     return masks
 
@@ -120,7 +125,12 @@ def learnt(parent: nn.Module, graph: ChannelGraph, limits: Limits, bench: Bench)
         bench (Bench): Where the parent runs already.
     """
     convolutions = layers(parent, graph)
-    facts = {**bench.deployment.facts(), "imgsz": bench.imgsz, "variants": VARIANTS}
+    facts = {
+        **bench.deployment.facts(),
+        "imgsz": bench.imgsz,
+        "variants": VARIANTS,
+        **({"depth": True} if limits.depth else {}),
+    }
     told = json.dumps([facts, [str(a) for a in graph.axes], [astuple(one) for one in convolutions]], default=str)
     file = Path(compat.USER_CONFIG_DIR) / "yoloprune" / f"times-{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
     known = _read(file)

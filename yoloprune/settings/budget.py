@@ -82,6 +82,7 @@ class Limits:
         uniform (bool): Whether every group gives the same share.
         native (bool | str | None): Whether only widths that a stock model YAML can say are chosen; None where it is
             possible, "tied" likewise, with every block in one row.
+        depth (bool | str): Whether whole residual branches may go as well, or "only" these.
     """
 
     round_to: int = 8
@@ -91,10 +92,11 @@ class Limits:
     keep: tuple[str, ...] = ()
     uniform: bool = False
     native: bool | Literal["tied"] | None = None
+    depth: bool | Literal["only"] = False
 
     def __post_init__(self) -> None:
         """Check and convert every value; raises ArgumentError."""
-        check_fields(self, (*own_options.SELECTION, own_options.UNIFORM))
+        check_fields(self, (*own_options.SELECTION, own_options.UNIFORM, own_options.DEPTH))
 
 
 def check_fields(instance: Any, table: Sequence[Option]) -> None:

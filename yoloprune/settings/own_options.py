@@ -7,6 +7,7 @@ from typing import Any
 from yoloprune.errors import ArgumentError
 from yoloprune.settings.option import Option
 from yoloprune.settings.value_kinds import (
+    BRANCHES,
     CLASS_NAMES,
     FLAG,
     LAYER_SHARES,
@@ -49,6 +50,14 @@ LAYERS = Option(
 )
 KEEP = Option("keep", (), MODULES, "modules left as they are", "model.2.*")
 UNIFORM = Option("uniform", False, FLAG, "every group of layers gives the same share, instead of one global ranking")
+DEPTH = Option(
+    "depth",
+    False,
+    BRANCHES,
+    "whole residual branches, such as the bottlenecks of a C2f with a shortcut, may go as well as channels; only: "
+    "nothing but these",
+    True,
+)
 NATIVE = Option(
     "native",
     None,
@@ -93,6 +102,7 @@ CUT_OPTIONS = (
     CLASSES,
     *CRITERION,
     UNIFORM,
+    DEPTH,
     *SELECTION,
     Option(
         "recover",

@@ -74,5 +74,5 @@ SLIM_OPTIONS = (
     THREADS,
     *CUT_OPTIONS,
 )
-RANKED = ("score", "reduce", "normalize", "uniform", "recover")
+RANKED = ("score", "reduce", "normalize", "uniform", "depth", "recover")
 """Options of the cut that sparse training has no use for."""

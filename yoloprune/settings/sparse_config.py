@@ -55,5 +55,5 @@ class SparseConfig:
         """What is told here, in the keys of `train-sparse`; what is not set is left out."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in {"budget", "limits"}}
         budget = {"flops": self.budget.flops, "params": self.budget.params, "sparsity": self.budget.ratio}
-        limits = {k: v for k, v in vars(self.limits).items() if k != "uniform"}  # sparse training has no such key
+        limits = {k: v for k, v in vars(self.limits).items() if k not in {"uniform", "depth"}}  # it has no such keys
         return {k: v for k, v in {**budget, **own, **limits}.items() if v is not None}

@@ -118,10 +118,15 @@ def _flag(value: Any) -> bool:
     return word == "true"
 
 
-def _native(value: Any) -> bool | str:
-    """Return a boolean, or the word that keeps every block in one row of a model YAML."""
-    word = str(value).strip().lower()
-    return "tied" if word == "tied" else _flag(value)
+def _flag_or(other: str) -> ValueKind:
+    """A boolean, or one word more."""
+
+    def convert(value: Any) -> bool | str:
+        word = str(value).strip().lower()
+        return other if word == other else _flag(value)
+
+    allowed = f"True, False or {other}"
+    return ValueKind(allowed, convert, ("true", "false", other), annotation=f'bool | Literal["{other}"]')
 
 
 def _module_names(value: Any) -> tuple[str, ...]:
@@ -200,7 +205,7 @@ PLACE = ValueKind("a folder, an image, a video, or a text file that lists some",
 OPERATIONS = ValueKind(AMOUNT_ALLOWED, parse_amount, meant=absolute_meant("G"), annotation="float | str")
 WEIGHTS = ValueKind(AMOUNT_ALLOWED, parse_amount, meant=absolute_meant("M"), annotation="float | str")
 SHARE = number("a fraction above 0 and below 1", lambda x: 0 < x < 1, fraction_meant)
-NATIVE_ROWS = ValueKind("True, False or tied", _native, ("true", "false", "tied"), annotation='bool | Literal["tied"]')
+NATIVE_ROWS, BRANCHES = _flag_or("tied"), _flag_or("only")
 FLAG = ValueKind("True or False", _flag, ("true", "false"), annotation="bool")
 CLASS_NAMES = ValueKind(
     "names or numbers of classes separated by commas, each once, as person,dog or 0,16",

@@ -10,8 +10,9 @@ from math import gcd
 import numpy as np
 from torch import Tensor, nn
 
-from yoloprune.planning.channel_graph import Axis, ChannelGraph, Group, Term, Tie
+from yoloprune.planning.channel_graph import Axis, ChannelGraph, Group, Term
 from yoloprune.planning.disjoint_sets import DisjointSets
+from yoloprune.planning.tie import Tie
 from yoloprune.tracing.labels import LabelBook
 
 AxisKey = tuple[str, str]
