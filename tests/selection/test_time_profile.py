@@ -18,7 +18,7 @@ from yoloprune.planning.cost import Cost
 from yoloprune.runtimes.bench import Bench
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.runtimes.timing import Times
-from yoloprune.selection import time_profile
+from yoloprune.selection import ranking, time_profile
 from yoloprune.settings.budget import Limits
 
 LIMITS = Limits(round_to=1, min_width=2)
@@ -122,13 +122,26 @@ def test_times_of_a_busy_machine_are_not_kept(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("trusted", [1.0, 0.0])
 def test_prune_meets_a_time_that_it_predicts(
-    tiny: Path, parent: nn.Module, tmp_path: Path, clock: list[int], monkeypatch: pytest.MonkeyPatch
+    tiny: Path, parent: nn.Module, tmp_path: Path, clock: list[int], monkeypatch: pytest.MonkeyPatch, trusted: float
 ) -> None:
-    """Ranked per cost, channels are priced in time; few networks are tried after those that it is learnt from."""
+    """Ranked per cost, channels are priced in time, in FLOPs where times are not to be trusted; few networks are tried
+    after those that it is learnt from.
+    """
+    selected: list[bool] = []
+    select = ranking.Ranking.select
+
+    def seen(self: ranking.Ranking, *rest: Any) -> Any:
+        selected.append(len(rest) > 2)
+        return select(self, *rest)
+
+    monkeypatch.setattr(ranking.Ranking, "select", seen)
     monkeypatch.setattr(time_profile, "VARIANTS", 16)
+    monkeypatch.setattr(time_profile, "TRUSTED", trusted)
     wanted = f"{1e3 / (0.7 * ms(parent)):g}fps"
     told: dict[str, Any] = {"round_to": 1, "min_width": 2, "native": False, "score": "l1", "normalize": "cost"}
     child = yoloprune.prune(tiny, latency=wanted, project=str(tmp_path / "runs"), **told).model
     assert 0.68 <= ms(child) / ms(parent) <= 0.7
     assert clock[:2] == [time_profile.AT_ONCE] * 2 and len(clock) <= 14
+    assert {*selected} == {trusted > 0}

@@ -117,10 +117,11 @@ def _within(
         except BudgetError as e:
             raise BudgetError(f"{e} The parent takes {clock.ms:.2f} ms in {clock}.") from None
     if latency is not None and isinstance(clock, Bench):
-        if not order.per_cost:  # what a channel costs has no say in which one goes
-            return latency_search.meet(parent.model, latency, lambda share: under(replace(wanted, flops=share)), clock)
-        times = time_profile.learnt(parent.model, found.graph, request.limits, clock)
-        return latency_search.meet(parent.model, latency, lambda share: timed(share, times), clock)
+        if order.per_cost:  # else what a channel costs has no say in which one goes
+            times = time_profile.learnt(parent.model, found.graph, request.limits, clock)
+            if times.error <= time_profile.TRUSTED:
+                return latency_search.meet(parent.model, latency, lambda share: timed(share, times), clock)
+        return latency_search.meet(parent.model, latency, lambda share: under(replace(wanted, flops=share)), clock)
     return under(wanted)
 
 

@@ -118,6 +118,8 @@ def predicted(model: TimeModel, where: object) -> str:
 def learnt(parent: nn.Module, graph: ChannelGraph, limits: Limits, bench: Bench) -> TimeModel:
     """A time model of a parent on a runtime; what was timed before on this machine is not timed again.
 
+    It is for choosing by only if it is `TRUSTED`: what another one takes for the least share may be far from it.
+
     Args:
         parent (nn.Module): An Ultralytics model, stays untouched.
         graph (ChannelGraph): Its channels.
@@ -137,8 +139,11 @@ def learnt(parent: nn.Module, graph: ChannelGraph, limits: Limits, bench: Bench)
     axes, shares = known or measured(parent, graph, variants(graph, limits, VARIANTS, seed=0), bench)
     model = fitted(convolutions, graph, axes, shares)
     said = predicted(model, bench.deployment)
-    if model.error > TRUSTED:  # what is tried is measured all the same, so a time is met, by a poorer choice of widths
-        console.warn(f"prune: {said}; something else may be running on this machine, so they are not kept")
+    if model.error > TRUSTED:
+        console.warn(
+            f"prune: {said}; something else may be running on this machine, so they are not kept, and FLOPs price "
+            "channels. What is tried is timed all the same"
+        )
         return model
     if known is None:
         _write(file, {"facts": facts, "axes": [one.tolist() for one in axes], "shares": shares})
