@@ -116,6 +116,8 @@ def missing(text: str) -> str | None:
         return "a table that a device measured"
     if " resume" in text:
         return "an interrupted training"
+    if "ray=True" in text and importlib.util.find_spec("ray") is None:
+        return "ray"
     if "format=openvino int8=True" in text and importlib.util.find_spec("nncf") is None:
         return "nncf"
     for name, package in NEEDS.items():
