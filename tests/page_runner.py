@@ -74,7 +74,8 @@ BEFORE = {
     "page.md": [
         "yoloprune prune model=best.pt data=my.yaml flops=0.5",
         "yoloprune train-sparse model=yolov8n.pt data=coco.yaml epochs=2 flops=0.5",
-    ]
+    ],
+    "multi-gpu.md": ["yoloprune train-sparse model=yolov8n.pt data=coco.yaml epochs=2 flops=0.5"],
 }
 """What a page takes for granted."""
 
