@@ -25,6 +25,7 @@ from yoloprune.commands.demo_images import make_shapes
 from yoloprune.cutting.surgery import cut
 from yoloprune.errors import BudgetError, ModelError
 from yoloprune.importance import criteria, dead_channels
+from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.forward import placed
 from yoloprune.reporting import schema
 from yoloprune.reporting.text_table import headline
@@ -125,14 +126,14 @@ def test_a_sweep_evaluates_every_point_with_one_trace_and_one_ranking(
     tiny: Path, common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    for module, name in ((yolo_tracing, "trace_yolo"), (criteria, "score"), (calibration_images, "batches")):
+    for module, name in ((yolo_tracing, "trace_yolo"), (criteria, "importance"), (calibration_images, "batches")):
         whole = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, _w=whole, _n=name, **k: (calls.append(_n), _w(*a, **k))[1])
     figures = iter([0.5, 0.49, 0.4])  # what validation says of the parent and of the two points
     monkeypatch.setattr(evaluation, "metrics", lambda yolo: {"mAP50": 0.6, "mAP50-95": next(figures)})
     before = tiny.read_bytes()
     rows = yoloprune.sweep(tiny, flops=[0.6, 0.8, 0.001], recover="fold", **LOOSE, **common)
-    assert calls == ["trace_yolo", "batches", "score"]
+    assert calls == ["trace_yolo", "batches", "importance"]
     assert [r["model"] for r in rows] == [
         "parent",
         "flops=0.8",
@@ -328,7 +329,12 @@ def test_labels_of_other_classes_do_not_rank(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(console, "warn", said.append)
-    monkeypatch.setattr(criteria, "score", lambda model, graph, how, **_: said.append(how) or np.ones(graph.n_classes))
+
+    def told(model: Any, graph: ChannelGraph, how: str, **_: Any) -> criteria.Importance:
+        said.append(how)
+        return criteria.Importance(np.ones(graph.n_classes), np.zeros(0))
+
+    monkeypatch.setattr(criteria, "importance", told)
     monkeypatch.setattr(model_facts, "with_loss", lambda yolo: yolo.model)
     model = yoloprune.load(tiny)
     sight = calibration(model, str(data), 64, {"data": str(data), "imgsz": 64, "device": "cpu"})
