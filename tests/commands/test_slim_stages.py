@@ -183,7 +183,8 @@ SAID = (
     "max_drop=1.5 confidence=0.9 steps=3 way=train distill=parent score=taylor reduce=sum normalize=cost uniform "
     "epochs=7 imgsz=64 batch=4 freeze=2 device=cpu cache lr0=0.003 seed=4",
     "flops=0.6 schedule=cubic imgsz=auto steps=2 round_to=4 min_width=2 max_ratio=0.7 "
-    "layers=model.2.*=0.3,model.4=0.5 keep=model.1,neck native=tied recover=lsq classes=person,dog",
+    "layers=model.2.*=0.3,model.4=0.5 keep=model.1,neck native=tied depth=only recover=lsq "
+    "classes=person,dog",
     "latency=0.6 params=1.2M sparsity=0.2 format=onnx half threads=2 images=photos labels_conf=0.4 "
     "classes=0,16 native=False exist_ok=False",
     "latency=30fps format=openvino quantize=8 data=b.yaml",
