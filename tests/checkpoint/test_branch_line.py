@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import ultralytics
-from checkpoints import Stopped, crash, network, run_of, shapes_of
+from checkpoints import Stopped, crash, run_of, shapes_of
 from torch import nn
 
 import yoloprune
@@ -20,20 +20,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("branches")
-
-
-@pytest.fixture(scope="module")
 def data(folder: Path) -> Path:
     return make_shapes(folder / "data", train=8, val=4, imgsz=64)
-
-
-@pytest.fixture(scope="module")
-def parent(folder: Path) -> Path:
-    yolo = network(folder)
-    yolo.save(folder / "parent.pt")
-    return folder / "parent.pt"
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["native", "free"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import ultralytics
-from checkpoints import STILL, Stopped, body, crash, network, run_of, shapes_of
+from checkpoints import STILL, Stopped, body, crash, run_of, shapes_of
 
 import yoloprune
 from yoloprune.backend import moved_layers
@@ -18,20 +18,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("unrolled")
-
-
-@pytest.fixture(scope="module")
 def data(folder: Path) -> Path:
     return make_shapes(folder / "data", train=8, val=4, imgsz=64)
-
-
-@pytest.fixture(scope="module")
-def parent(folder: Path) -> Path:
-    yolo = network(folder)
-    yolo.save(folder / "parent.pt")
-    return folder / "parent.pt"
 
 
 @pytest.fixture(scope="module")
