@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from yoloprune.errors import ArgumentError
@@ -13,6 +13,7 @@ from yoloprune.settings.checking import request
 from yoloprune.settings.command import Command
 from yoloprune.settings.commands import COMMANDS
 from yoloprune.settings.request import Request
+from yoloprune.settings.value_kinds import as_typed
 
 
 def parse(argv: Sequence[str]) -> Request:
@@ -115,7 +116,7 @@ def written(request: Request) -> str:
     Of a live model its type is all that can be said.
     """
     told = {"model": request.model, **request.host, **changed(request)}
-    models = [_word(m) for m in told.pop("models", None) or ()]  # as words: a comma may be part of a file's name
+    models = [as_typed(m) for m in told.pop("models", None) or ()]  # as words: a comma may be part of a file's name
     return " ".join(["yoloprune", request.command, *map(shlex.quote, [*models, *pairs(told)])])
 
 
@@ -127,10 +128,4 @@ def changed(request: Request) -> dict[str, Any]:
 
 def pairs(told: Mapping[str, Any]) -> list[str]:
     """Keys and values as one would type them; those that are None are left out."""
-    return [f"{k}={_word(v)}" for k, v in told.items() if v is not None]
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join("=".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in value)
-    return str(value if isinstance(value, (str, int, float, list, dict, PurePath)) else type(value).__name__)
+    return [f"{k}={as_typed(v)}" for k, v in told.items() if v is not None]

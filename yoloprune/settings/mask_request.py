@@ -11,6 +11,7 @@ from yoloprune.settings import own_options
 from yoloprune.settings.mask_options import CHOICE, GROWN, RECOVER, SCORES_OF_MASKS, SHARES, TRIED, n_of_m
 from yoloprune.settings.option import Option
 from yoloprune.settings.request import Request
+from yoloprune.settings.value_kinds import as_typed
 
 HALF = 0.5
 """Share of weights that becomes zero where none is given."""
@@ -85,7 +86,7 @@ class Growth(Zeros):
         named = [o for o in GROWN if settings[o.name] != o.default]
         if not named:
             return None
-        first = f"{named[0].name}={settings[named[0].name]}"
+        first = f"{named[0].name}={as_typed(settings[named[0].name])}"
         if resume:
             raise ArgumentError(f"{first}: must not be combined with resume, which goes on to what the run was told")
         if all(settings[o.name] is None for o in CHOICE):
@@ -132,7 +133,7 @@ class Masks:
                 key, words = "score", SCORES_OF_MASKS
             raise ArgumentError(f"{key}={settings[key]}: must be one of {', '.join(words)} for masks")
         if named:
-            first = f"{named[0].name}={settings[named[0].name]}"
+            first = f"{named[0].name}={as_typed(settings[named[0].name])}"
             why = "be combined with pattern= or sparsity=, which are of masks" if wanted else ""
             raise ArgumentError(f"{first}: must {'not ' + why if wanted else 'come with pattern= or sparsity='}")
         if not wanted:

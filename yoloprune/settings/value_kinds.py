@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from yoloprune.errors import ArgumentError
@@ -62,6 +63,13 @@ def parse_amount(value: str | float) -> float:
     if not (0 < parsed < 1 and not unit) and not SMALLEST_ABSOLUTE <= parsed < math.inf:
         raise ArgumentError(f"must be {AMOUNT_ALLOWED}. Received: {value}")
     return parsed
+
+
+def as_typed(value: Any) -> str:
+    """A value as one would type it behind its key."""
+    if isinstance(value, tuple):
+        return ",".join("=".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in value)
+    return str(value if isinstance(value, (str, int, float, list, dict, PurePath)) else type(value).__name__)
 
 
 def write_amount(value: float) -> str:
