@@ -14,7 +14,7 @@ from page_runner import ROOT
 pytestmark = pytest.mark.slow
 
 SCRIPTS = [p for p in sorted((ROOT / "scripts").glob("*.py")) if 'if __name__ == "__main__":' in p.read_text("utf-8")]
-NEEDS = {"mutants": "cosmic_ray"}
+NEEDS = {"mutants": "cosmic_ray", "mask_times": "openvino"}
 
 
 def run(script: Path, *words: str) -> str:
