@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,14 @@ from yoloprune.planning.plan import Plan
 from yoloprune.planning.tie import Tie
 
 pytest_plugins = ["checkpoints"]
+
+torch.set_num_threads(1)  # sums come out in one order on every machine, and workers do not fight over cores
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay to the end: the garbage collector need not go through them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def shipped(*names: str) -> list[str]:
