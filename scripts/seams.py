@@ -13,7 +13,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from yoloprune.probing.examples import Example
-from yoloprune.probing.forward import hooked, preserved, running
+from yoloprune.probing.forward import hooked, running
+from yoloprune.probing.held_state import preserved
 
 CAT = (torch.cat, torch.concat, torch.concatenate)
 SPLIT = (torch.chunk, torch.split, Tensor.chunk, Tensor.split)

@@ -26,6 +26,7 @@ else:
 
 __all__ = [
     "CHILDREN",
+    "HOOK_DICTS",
     "BatchNorm",
     "ConvNd",
     "ConvTransposeNd",
@@ -46,11 +47,15 @@ __all__ = [
     "storage_key",
     "tree_leaves",
     "tree_map",
+    "undrawn",
     "version_of",
 ]
 
 CHILDREN = "_modules"
 """Attribute of a module that holds its children by name."""
+
+HOOK_DICTS = frozenset(k for k, v in vars(nn.Module()).items() if isinstance(v, dict) and not v and "hooks" in k)
+"""Attributes of every module that hold its hooks, most of them empty for good."""
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
 """What a RuntimeError says that stands for a shortage: of a GPU's or a library's allocator, of the CPU's."""
@@ -148,22 +153,29 @@ class _Meta(DeviceContext):
         return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
 
 
-NUMBERED = (ConvNd, BatchNorm.__base__, nn.Linear)
-"""Layers that draw their numbers in `reset_parameters`; batch-norms have it from a base of their own."""
+DRAWN = (ConvNd, nn.Linear)
+NUMBERED = (*DRAWN, BatchNorm.__base__)
+"""Layers that set their numbers in `reset_parameters`; batch-norms have it from a base of their own."""
+
+
+@contextlib.contextmanager
+def undrawn(kinds: Sequence[Any] = DRAWN) -> Iterator[None]:
+    """Layers built inside draw no weights, which would take most of the time: theirs are what the memory held."""
+    before = [(kind, vars(kind)["reset_parameters"]) for kind in kinds]
+    try:
+        for kind, _ in before:
+            kind.reset_parameters = lambda self: None
+        yield
+    finally:
+        for kind, method in before:
+            kind.reset_parameters = method
 
 
 @contextlib.contextmanager
 def hollow() -> Iterator[None]:
-    """Modules built inside are shapes without numbers; none are drawn, which would take most of the time."""
-    before = [(kind, vars(kind)["reset_parameters"]) for kind in NUMBERED]
-    try:
-        for kind, _ in before:
-            kind.reset_parameters = lambda self: None  # type: ignore[union-attr]
-        with _Meta(torch.device("meta")):
-            yield
-    finally:
-        for kind, method in before:
-            kind.reset_parameters = method  # type: ignore[union-attr]
+    """Modules built inside are shapes without numbers."""
+    with undrawn(NUMBERED), _Meta(torch.device("meta")):
+        yield
 
 
 def filled(module: nn.Module) -> nn.Module:

@@ -11,7 +11,8 @@ from conftest import conv
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from yoloprune.probing.forward import Readers, feed, follow, hooked, preserved, running, state_of
+from yoloprune.probing.forward import Readers, feed, follow, hooked, running
+from yoloprune.probing.held_state import preserved, state_of
 
 X = torch.arange(1.0, 9.0).reshape(1, 2, 2, 2)
 

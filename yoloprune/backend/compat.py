@@ -108,6 +108,7 @@ BUILDING = (
     ForeignName("nn", "tasks", "holds the classes that model YAMLs name"),
     ForeignName("nn.tasks", "parse_model", "builds rows of a model YAML", 2, ("verbose",)),
     ForeignName("nn.tasks", "guess_model_scale", "reads the scale from the name of a YAML", 1),
+    ForeignName("nn.tasks", "BaseModel.forward", "runs once where a network is built, for its strides"),
     ForeignName("nn.tasks", "DetectionModel", "is built from a YAML", 0, ("cfg", "ch", "nc", "verbose")),
     ForeignName("nn.modules", "Conv.default_act", "is changed for the process by a YAML, and put back"),
     ForeignName("nn.modules", "Conv", "holds the activation that layers get"),

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
+from threading import get_ident
 from typing import Any
 
 from torch import nn
 
 from yoloprune.backend import compat, model_facts
 from yoloprune.cutting.width_attributes import has_width_attributes
-from yoloprune.torch_internals import is_out_of_memory
+from yoloprune.probing.operations import without_work
+from yoloprune.torch_internals import is_out_of_memory, undrawn
 
 STAMPS = frozenset({"i", "f", "np"})  # what Ultralytics writes on every layer: index, sources, parameters
 
@@ -65,13 +68,15 @@ def takes_repeats(name: str) -> bool:
     return len(found) > 2 and found[2].name == "n"
 
 
-def build(kind: type[nn.Module], config: Mapping[str, Any], inputs: int) -> nn.Module:
-    """Build a model from its YAML without printing: it is compared, never used.
+def build(kind: type[nn.Module], config: Mapping[str, Any], inputs: int, *, blank: bool = False) -> nn.Module:
+    """Build a model from its YAML without printing.
 
     Args:
         kind (type): Model class.
         config (Mapping): Model YAML.
         inputs (int): Input channels.
+        blank (bool): Whether weights may be left at whatever the memory held, where the network is compared by its
+            shapes or takes over those of another; to draw them, and to run it for its strides, takes most of the time.
 
     Returns:
         (nn.Module): With fresh weights.
@@ -79,9 +84,29 @@ def build(kind: type[nn.Module], config: Mapping[str, Any], inputs: int) -> nn.M
     level = compat.LOGGER.level
     compat.LOGGER.setLevel("ERROR")
     try:
-        return kind(cfg=deepcopy(dict(config)), ch=inputs, nc=config.get("nc"), verbose=False)
+        with undrawn() if blank else nullcontext(), _run_for_shapes():
+            return kind(cfg=deepcopy(dict(config)), ch=inputs, nc=config.get("nc"), verbose=False)
     finally:
         compat.LOGGER.setLevel(level)
+
+
+@contextmanager
+def _run_for_shapes() -> Iterator[None]:
+    """Networks of Ultralytics run without the work, where they take zeros as well; those of other threads as always."""
+    forward, builder = compat.BaseModel.forward, get_ident()
+
+    def shaped(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if get_ident() == builder:
+            try:
+                with without_work():
+                    return forward(self, *args, **kwargs)
+            except Exception as e:  # whatever a layer may raise that looks at its values
+                if is_out_of_memory(e):
+                    raise
+        return forward(self, *args, **kwargs)
+
+    with compat.replaced({"BaseModel.forward": shaped}):
+        yield
 
 
 def rebuild(model: nn.Module, config: Mapping[str, Any]) -> nn.Module:
@@ -89,7 +114,7 @@ def rebuild(model: nn.Module, config: Mapping[str, Any]) -> nn.Module:
 
     It may also take over the class branch as it is, whose width depends on the classes it was first trained for.
     """
-    fresh = build(type(model), config, model_facts.channels(model))
+    fresh = build(type(model), config, model_facts.channels(model), blank=True)
     model_facts.network(fresh).load(deepcopy(model).cpu(), verbose=False)
     return fresh
 

@@ -40,7 +40,7 @@ def difference(model: nn.Module) -> str | None:
         except LookupError:
             return f"Ultralytics cannot build its YAML (it has no {name})"
     try:
-        built = model_builder.build(type(model), config, model_facts.channels(model))
+        built = model_builder.build(type(model), config, model_facts.channels(model), blank=True)
     except Exception as e:  # constructors raise whatever they like
         if is_out_of_memory(e) or not model_builder.by_constructor(e):
             raise

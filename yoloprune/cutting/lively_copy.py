@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.probing.examples import Example, modes
-from yoloprune.probing.forward import hooked, preserved, running
+from yoloprune.probing.forward import hooked, running
+from yoloprune.probing.held_state import preserved
 from yoloprune.torch_internals import BatchNorm, ConvNd
 
 ASLEEP = 1e-3

@@ -8,7 +8,8 @@ from yoloprune.cutting.comparison import Look
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.descent import Descendants
 from yoloprune.probing.examples import Example
-from yoloprune.probing.forward import preserved, running
+from yoloprune.probing.forward import running
+from yoloprune.probing.held_state import preserved
 from yoloprune.probing.outputs import leaves
 
 LOUDER = (-1.0, 8.0, -8.0, 64.0)

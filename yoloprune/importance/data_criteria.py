@@ -16,7 +16,8 @@ from yoloprune.errors import DataError
 from yoloprune.importance.branch_gates import BranchGates
 from yoloprune.importance.reduction import Gates, Values, by_output
 from yoloprune.planning.channel_graph import ChannelGraph
-from yoloprune.probing.forward import feed, follow, hooked, input_of, preserved, running
+from yoloprune.probing.forward import feed, follow, hooked, input_of, running
+from yoloprune.probing.held_state import preserved
 from yoloprune.probing.outputs import tensors
 from yoloprune.torch_internals import BatchNorm, ConvNd, register_module_forward_pre_hook
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yoloprune.probing.forward import hooked, preserved, running
+from yoloprune.probing.forward import hooked, running
+from yoloprune.probing.held_state import preserved
 from yoloprune.torch_internals import DispatchMode, filled, schema_of
 
 SIDE = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yoloprune.probing.forward import hooked, preserved, running
+from yoloprune.probing.forward import hooked, running
+from yoloprune.probing.held_state import preserved
 from yoloprune.probing.outputs import Leaf, leaves, plain, tensors
 from yoloprune.torch_internals import DispatchMode, is_out_of_memory, schema_of, tree_map
 
@@ -51,11 +52,8 @@ class Example:
 
     def cast(self, convert: Callable[[Tensor], Tensor]) -> Example:
         """The same with other floating-point tensors."""
-
-        def each(x: Any) -> Any:
-            return convert(x) if isinstance(x, Tensor) and x.is_floating_point() else x
-
-        return replace(self, inputs=tree_map(each, self.inputs))
+        cast = tree_map(lambda x: convert(x) if isinstance(x, Tensor) and x.is_floating_point() else x, self.inputs)
+        return replace(self, inputs=cast)
 
     def louder(self, factor: float) -> Example:
         """The same with all numbers that many times as large."""
@@ -78,6 +76,7 @@ class Probe:
         asked (tuple[Example, ...]): Of the size that was asked for, where that is another; a cut has to run on them.
         affordable (bool): Whether the first of these is small enough to prove a cut on it as well.
         frames (int): How often in a row each is run: 2 at least where a network remembers something.
+        same (dict): From examples to one on which the same operations run, in both modes.
     """
 
     examples: tuple[Example, ...]
@@ -85,6 +84,7 @@ class Probe:
     asked: tuple[Example, ...] = ()
     affordable: bool = False
     frames: int = 1
+    same: Mapping[Example, Example] = field(default_factory=dict, compare=False)
     _modes: dict[Example, tuple[bool, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
@@ -96,7 +96,8 @@ class Probe:
         return cls((only,), (only,))
 
     def modes(self, model: nn.Module, one: Example) -> tuple[bool, ...]:
-        """See `modes`; asked once for a network and its copies."""
+        """See `modes`; asked once for a network and its copies, and for examples that do the same."""
+        one = self.same.get(one, one)
         if one not in self._modes:
             self._modes[one] = modes(model, one)
         return self._modes[one]
@@ -161,9 +162,7 @@ def run(
         return [*outputs, *within]
 
     if not any(isinstance(v, torch.Generator) for m in model.modules() for v in vars(m).values()):
-        with (
-            generators_kept()
-        ):  # most networks draw nothing, and to watch every operation takes longer than to run them
+        with generators_kept():  # most networks draw nothing, and to watch all operations takes longer than to run
             before = _all_states()
             found = whole()
             if _all_states() == before:

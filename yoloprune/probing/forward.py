@@ -1,13 +1,10 @@
-"""Run a model and watch it through forward hooks; whatever is touched is put back."""
+"""Run a model and watch it through forward hooks; modes and hooks are put back."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -16,7 +13,15 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from yoloprune.errors import DataError
-from yoloprune.torch_internals import BatchNorm, DispatchMode, Dropout, FunctionMode, schema_of, tree_map, version_of
+from yoloprune.torch_internals import (
+    BatchNorm,
+    DispatchMode,
+    Dropout,
+    FunctionMode,
+    schema_of,
+    tree_map,
+    version_of,
+)
 
 
 @contextlib.contextmanager
@@ -55,100 +60,6 @@ class _NoDropout(FunctionMode):
             named = {"dropout_p": 0.0} if len(args) < 5 else {}
             args, kwargs = (*args[:4], *(0.0 for _ in args[4:5]), *args[5:]), {**kwargs, **named}
         return func(*args, **kwargs)
-
-
-CONTAINERS = (dict, list, set, deque)  # a module's attributes are a dict as well
-PLAIN = frozenset({dict, OrderedDict, list, set})
-NUMBERS = (int, float, bool, complex, torch.Size)
-ATOMS = frozenset({*NUMBERS, str, bytes, type(None), torch.dtype, torch.device, FunctionType})
-"""Kinds of values that hold nothing that could change; most attributes are of them."""
-
-
-@contextlib.contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
-    """Put back whatever a forward pass changes: attributes, the lists and dicts among them, tensors, generators.
-
-    A head remembers its anchors, a network for video its last frame.
-    """
-    found = _found(model)
-    containers = [(v, _copied(v) if v else None) for v in found if isinstance(v, CONTAINERS)]
-    tensors = [v for v in found if isinstance(v, Tensor) and not v.is_inference()]  # which nothing can change
-    values = [(v, version_of(v), v.detach().clone()) for v in tensors]
-    generators = [(v, v.get_state()) for v in found if isinstance(v, torch.Generator)]
-    try:
-        yield
-    finally:
-        for container, content in containers:
-            if content is not None:
-                _refill(container, content)
-            elif container:  # most are the dicts of hooks, and empty before and after
-                container.clear()
-        for tensor, version, value in values:
-            if version_of(tensor) != version:
-                tensor.detach().copy_(value)
-        for generator, state in generators:
-            generator.set_state(state)
-
-
-def state_of(model: nn.Module) -> list[tuple[Any, ...]]:
-    """What a network holds, to tell whether it holds the same later; only while the objects in it live."""
-    return [
-        (id(v), version_of(v)) if isinstance(v, Tensor) else (id(v), *map(id, _items(v)))
-        for v in _found(model)
-        if isinstance(v, CONTAINERS) or (isinstance(v, Tensor) and not v.is_inference())
-    ]
-
-
-def held_tensors(model: nn.Module) -> list[Tensor]:
-    """Buffers, and tensors among the attributes of all modules and in their lists and dicts; no parameters."""
-    return [v for v in _found(model) if isinstance(v, Tensor)]
-
-
-def _items(container: Any) -> Iterable[Any]:
-    return container.values() if isinstance(container, dict) else container
-
-
-def _found(model: nn.Module) -> list[Any]:
-    """All that a forward pass could change: the attributes of every module, and what these hold.
-
-    That is every container, tensor that is no parameter, and generator, by identity. A loop without calls: a proof
-    comes by here dozens of times, and most of what a module has are the empty dicts of its hooks.
-    """
-    found: dict[int, Any] = {}
-    open_: list[Any] = [vars(module) for module in model.modules()]
-    while open_:
-        value = open_.pop()
-        kind = type(value)
-        if kind in ATOMS or kind is nn.Parameter or id(value) in found:
-            continue
-        if kind in PLAIN or isinstance(value, CONTAINERS):
-            found[id(value)] = value
-            open_ += value.values() if isinstance(value, dict) else () if isinstance(value, set) else value
-        elif isinstance(value, (nn.Module, nn.Parameter)):
-            continue
-        elif isinstance(value, (Tensor, torch.Generator)):
-            found[id(value)] = value
-        elif isinstance(value, tuple):
-            open_ += value
-    return list(found.values())
-
-
-def _copied(container: Any) -> Any:
-    """What a container holds; `copy.copy` asks each object how it is copied, which takes ten times as long."""
-    kind = type(container)
-    return kind(container) if kind in PLAIN else copy.copy(container)
-
-
-def _refill(container: Any, content: Any) -> None:
-    """Give a container back what it held, if that is not what it holds."""
-    if isinstance(container, list | deque):
-        same = len(container) == len(content) and all(a is b for a, b in zip(container, content, strict=True))
-    else:
-        same = container.keys() == content.keys() if isinstance(container, dict) else container == content
-        same = same and (not isinstance(container, dict) or all(container[k] is v for k, v in content.items()))
-    if not same:
-        container.clear()
-        container.extend(content) if isinstance(container, list | deque) else container.update(content)
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ so that 640 pixels cost no more than 64.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.probing.examples import Example, seeded
-from yoloprune.probing.forward import preserved, running
+from yoloprune.probing.forward import running
+from yoloprune.probing.held_state import preserved
 from yoloprune.torch_internals import DispatchMode, register_module_forward_pre_hook, schema_of
 
 LAYOUT = {"aten::_unsafe_view": "aten::view", "aten::reshape": "aten::view", "aten::clone": None}
@@ -57,6 +58,13 @@ def list_pass(model: nn.Module, example: Example, hollow: bool = False, within: 
         finally:
             hook.remove()
     return mode.found
+
+
+@contextmanager
+def without_work() -> Iterator[None]:
+    """What runs inside gives the shapes of its results, and zeros for what would cost."""
+    with _Lister(hollow=True):
+        yield
 
 
 class _Lister(DispatchMode):

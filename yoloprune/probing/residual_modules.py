@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.probing.examples import Example, Probe, seeded
-from yoloprune.probing.forward import hooked, preserved, running
+from yoloprune.probing.forward import hooked, running
+from yoloprune.probing.held_state import preserved
 from yoloprune.torch_internals import is_out_of_memory
 
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from yoloprune.errors import ModelError
 from yoloprune.probing.descent import Descendants
 from yoloprune.probing.examples import Example, Probe
-from yoloprune.probing.forward import held_tensors, preserved, running, state_of
+from yoloprune.probing.forward import running
+from yoloprune.probing.held_state import held_tensors, preserved, state_of
 from yoloprune.probing.operations import list_pass, listing
 from yoloprune.probing.outputs import tensors
 from yoloprune.torch_internals import is_out_of_memory, tree_map
@@ -60,12 +61,14 @@ def survey(
     two = make(size, 2)
     alike = lists.of(two) == lists.of(one) and lists.numbers(two) == lists.numbers(one)
     wide = _wide(make, size, one, cramped if size == at else listing(model, one, training=False).cramped)
+    same = {other: one for other in (two, *wide) if lists.of(other) == lists.of(one)}
     return Probe(
         examples=(one, *(() if alike else (two,)), *also),
-        proving=(*(() if alike else (one,)), two, *(wide if lists.of(one) in map(lists.of, wide) else ()), *also),
+        proving=(*(() if alike else (one,)), two, *(e for e in wide if e in same), *also),
         asked=(large, make(asked, 2)) if size < asked else (),
         affordable=work <= PROVED or lists.numbers(large) != lists.numbers(one),
         frames=lists.frames(one),
+        same=same,
     )
 
 

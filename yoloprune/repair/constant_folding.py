@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Example
-from yoloprune.probing.forward import Readers, feed, follow, hooked, preserved, running
+from yoloprune.probing.forward import Readers, feed, follow, hooked, running
+from yoloprune.probing.held_state import preserved
 from yoloprune.repair.constants import CutInputs, add_constant, is_level, kept, kernel_sum, layer_of, pads_with_zeros
 from yoloprune.torch_internals import BatchNorm
 

@@ -20,7 +20,8 @@ from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.computed_weights import require_plain_weights
 from yoloprune.probing.examples import DRAWS, Example, Probe, run, seeded
-from yoloprune.probing.forward import preserved, running
+from yoloprune.probing.forward import running
+from yoloprune.probing.held_state import preserved
 from yoloprune.probing.outputs import Leaf, leaves
 from yoloprune.torch_internals import is_out_of_memory
 from yoloprune.tracing import graph_builder

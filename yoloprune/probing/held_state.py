@@ -1,0 +1,116 @@
+"""What a network holds beside its parameters: to put it back after a forward pass, and to tell whether it changed."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yoloprune.torch_internals import HOOK_DICTS, version_of
+
+CONTAINERS = (dict, list, set, deque)  # a module's attributes are a dict as well
+PLAIN = frozenset({dict, OrderedDict, list, set})
+NUMBERS = (int, float, bool, complex, torch.Size)
+ATOMS = frozenset({*NUMBERS, str, bytes, type(None), torch.dtype, torch.device, FunctionType})
+"""Kinds of values that hold nothing that could change; most attributes are of them."""
+
+
+@contextlib.contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Put back whatever a forward pass changes: attributes, the lists and dicts among them, tensors, generators.
+
+    A head remembers its anchors, a network for video its last frame.
+    """
+    found = _found(model)
+    containers = [(v, _copied(v)) for v in found if isinstance(v, CONTAINERS)]
+    tensors = [v for v in found if isinstance(v, Tensor) and not v.is_inference()]  # which nothing can change
+    values = [(v, version_of(v), v.detach().clone()) for v in tensors]
+    generators = [(v, v.get_state()) for v in found if isinstance(v, torch.Generator)]
+    try:
+        yield
+    finally:
+        for container, content in containers:
+            _refill(container, content)
+        known = {id(container) for container, _ in containers}
+        for hooks in _hooks(model):
+            if id(hooks) not in known:  # empty when it began
+                hooks.clear()
+        for tensor, version, value in values:
+            if version_of(tensor) != version:
+                tensor.detach().copy_(value)
+        for generator, state in generators:
+            generator.set_state(state)
+
+
+def state_of(model: nn.Module) -> list[tuple[Any, ...]]:
+    """What a network holds, to tell whether it holds the same later; only while the objects in it live."""
+    return [
+        (id(v), version_of(v)) if isinstance(v, Tensor) else (id(v), *map(id, _items(v)))
+        for v in _found(model)
+        if isinstance(v, CONTAINERS) or (isinstance(v, Tensor) and not v.is_inference())
+    ]
+
+
+def held_tensors(model: nn.Module) -> list[Tensor]:
+    """Buffers, and tensors among the attributes of all modules and in their lists and dicts; no parameters."""
+    return [v for v in _found(model) if isinstance(v, Tensor)]
+
+
+def _items(container: Any) -> Iterable[Any]:
+    return container.values() if isinstance(container, dict) else container
+
+
+def _found(model: nn.Module) -> list[Any]:
+    """All that a forward pass could change: the attributes of every module, and what these hold.
+
+    That is every container, tensor that is no parameter, and generator, by identity, but for dicts of hooks that are
+    empty. A loop without calls: a proof comes by here dozens of times.
+    """
+    owners = [vars(module) for module in model.modules()]
+    found: dict[int, Any] = {id(owner): owner for owner in owners}
+    open_: list[Any] = [v for owner in owners for k, v in owner.items() if k not in HOOK_DICTS or v]
+    while open_:
+        value = open_.pop()
+        kind = type(value)
+        if kind in ATOMS or kind is nn.Parameter or id(value) in found:
+            continue
+        if kind in PLAIN or isinstance(value, CONTAINERS):
+            found[id(value)] = value
+            open_ += value.values() if isinstance(value, dict) else () if isinstance(value, set) else value
+        elif isinstance(value, (nn.Module, nn.Parameter)):
+            continue
+        elif isinstance(value, (Tensor, torch.Generator)):
+            found[id(value)] = value
+        elif isinstance(value, tuple):
+            open_ += value
+    return list(found.values())
+
+
+def _hooks(model: nn.Module) -> list[dict[Any, Any]]:
+    """The dicts of hooks that are not empty."""
+    owners = [vars(module) for module in model.modules()]
+    return [hooks for owner in owners for key in HOOK_DICTS if (hooks := owner.get(key))]
+
+
+def _copied(container: Any) -> Any:
+    """What a container holds; `copy.copy` asks each object how it is copied, which takes ten times as long."""
+    kind = type(container)
+    return kind(container) if kind in PLAIN else copy.copy(container)
+
+
+def _refill(container: Any, content: Any) -> None:
+    """Give a container back what it held, if that is not what it holds."""
+    if isinstance(container, list | deque):
+        same = len(container) == len(content) and all(a is b for a, b in zip(container, content, strict=True))
+    else:
+        same = container.keys() == content.keys() if isinstance(container, dict) else container == content
+        same = same and (not isinstance(container, dict) or all(container[k] is v for k, v in content.items()))
+    if not same:
+        container.clear()
+        container.extend(content) if isinstance(container, list | deque) else container.update(content)
