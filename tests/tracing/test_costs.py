@@ -7,6 +7,7 @@ import pytest
 from conftest import conv
 from networks import IMAGE, Net, chain, net
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from yoloprune.planning.channel_graph import ChannelGraph, Term
 from yoloprune.probing.examples import Example
@@ -61,9 +62,16 @@ def pooled(m: Net, x: Tensor) -> Tensor:
 def test_work_grows_with_the_area_its_square_or_not_at_all() -> None:
     """A convolution four times, each position by each other sixteen times, a layer behind the pooling once."""
     model = net(pooled, a=(3, 4), l=nn.Linear(4, 2))
-    assert growths(model, Example.of(IMAGE), 4.0) == pytest.approx([4, 16, 1])
+    with FlopCounterMode(display=False) as counted:
+        assert growths(model, Example.of(IMAGE), 4.0) == pytest.approx([4, 16, 1])
+    assert counted.get_total_flops() == 0  # shapes tell
     assert growths(model, Example.of(IMAGE), 9.0) == pytest.approx([9, 81, 1])
     assert growths(model, Example.of(IMAGE), 1.0) == []
+
+
+def test_work_of_a_network_that_divides_by_what_it_sees() -> None:
+    model = net(lambda m, x: m.b(m.a(x)[..., :: int(m.a(x).max() * 0 + 1) // bool(m.a(x).any())]), a=(3, 4), b=(4, 2))
+    assert growths(model, Example.of(IMAGE), 4.0) == pytest.approx([4, 4, 4, 4])
 
 
 FLAT: dict[str, nn.Module] = {"a": nn.Linear(3, 4), "bn": nn.BatchNorm1d(4), "b": nn.Linear(4, 2), "c": nn.Linear(4, 2)}

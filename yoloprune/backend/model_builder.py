@@ -84,15 +84,18 @@ def build(kind: type[nn.Module], config: Mapping[str, Any], inputs: int, *, blan
     level = compat.LOGGER.level
     compat.LOGGER.setLevel("ERROR")
     try:
-        with undrawn() if blank else nullcontext(), _run_for_shapes():
+        with undrawn() if blank else nullcontext(), run_for_shapes():
             return kind(cfg=deepcopy(dict(config)), ch=inputs, nc=config.get("nc"), verbose=False)
     finally:
         compat.LOGGER.setLevel(level)
 
 
 @contextmanager
-def _run_for_shapes() -> Iterator[None]:
-    """Networks of Ultralytics run without the work, where they take zeros as well; those of other threads as always."""
+def run_for_shapes() -> Iterator[None]:
+    """Networks of Ultralytics run without the work, where they take zeros as well; those of other threads as always.
+
+    What builds one runs it on 256 pixels for its strides, which takes most of the time.
+    """
     forward, builder = compat.BaseModel.forward, get_ident()
 
     def shaped(self: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -73,8 +73,8 @@ def cut(
     home = next(parent.model.parameters()).device
     with placed(calibrate[0].device if calibrate else home, parent.model, child.model):
         moved = {"cut": comparison.distance(parent.model, child.model, sample)}
-        repair(parent, child, plan, how, calibrate, probe, dead=dead)
-        moved["repaired"] = comparison.distance(parent.model, child.model, sample)
+        changed = repair(parent, child, plan, how, calibrate, probe, dead=dead)
+        moved["repaired"] = comparison.distance(parent.model, child.model, sample) if changed else moved["cut"]
     return Cut(child, proved, moved)
 
 
@@ -92,11 +92,11 @@ def repair(
     probe: Probe,
     *,
     dead: bool = False,
-) -> None:
-    """Repair the cut model in place, in the way that `recover=` names, see `cut`."""
+) -> bool:
+    """Repair the cut model in place, in the way that `recover=` names, see `cut`; whether that changed anything."""
     steps = recipes.steps_of(how, images=bool(calibrate))
     if "fold" not in steps:
-        return
+        return False
     folded = constant_folding.fold(parent.model, child.model, plan, calibrate, noise=probe.proving)
     if folded.channels:  # without data only constants move, and a trained network has none
         console.log("prune: ", f"what {folded.channels} cut inputs contributed moved into {len(folded.into)} layers")
@@ -106,6 +106,7 @@ def repair(
         batch_norm_statistics.reestimate(child.model, calibrate)
     if calibrate and "lsq" in steps:
         refit(parent, child, plan, calibrate)
+    return bool(calibrate) or folded.channels > 0
 
 
 def refit(

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from yoloprune.cutting.equivalence import apart, depends_on_luck, errors, says_something
-from yoloprune.cutting.pair import ADVICE, STORED, Findings, Pair, mode_name
+from yoloprune.cutting.pair import ADVICE, STORED, Findings, Pair, Precise, mode_name
 from yoloprune.errors import VerifyError
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import DRAWS, Example, Probe, Run, run
@@ -89,21 +89,21 @@ def compare(
     tolerance: float = TOLERANCE,
     inside: bool = False,
     findings: Findings | None = None,
-    doubled: dict[nn.Module, nn.Module] | None = None,
+    precise: Precise | None = None,
 ) -> Look:
     """Compare all that comes out of the masked parent and of the cut model in one mode.
 
     An error beyond the tolerance stands unless rounding explains it: it is small, or the parent's own output moves as
     much when layers are disturbed by that much, because it sorts, or because what it is made of cancels out. Then
-    float64 decides. What was found out is kept in `findings` for looks at the same networks in the same mode, and their
-    copies in float64 in `doubled`.
+    float64 decides. What was found out is kept in `findings` for looks at the same networks in the same mode, and what
+    float64 says in `precise`.
 
     Raises:
         VerifyError: If they differ, or the cut model does not run.
     """
-    findings, doubled = Findings() if findings is None else findings, {} if doubled is None else doubled
+    findings, precise = findings or Findings(), precise or Precise()
     pair = Pair(
-        parent, model, plan, example, training, frames, outputs, inside=inside, findings=findings, doubled=doubled
+        parent, model, plan, example, training, frames, outputs, inside=inside, findings=findings, precise=precise
     )
     wanted, got = pair.run()
     if not wanted.drawn:
@@ -128,14 +128,18 @@ def _judged(pair: Pair, wanted: Run, got: Run, tolerance: float) -> Look:
     random = pair.is_random(wanted, got, wrong) if wrong else set()
     if random and not pair.training:
         raise VerifyError(f"{_output(random)} is drawn at random in evaluation mode, which proves nothing.")
-    if doubtful := wrong - random:
+    values, theirs = dict(wanted.leaves), dict(got.leaves)
+    known = {p: pair.precise.error_of(values.get(p), theirs.get(p)) for p in wrong - random}
+    found |= {path: error for path, error in known.items() if error is not None}
+    if doubtful := {path for path, error in known.items() if error is None}:
         large = {path for path in doubtful if not found[path] <= PLAUSIBLE}
         noise = pair.rounding(wanted, {path: found[path] / EXPLAINED for path in large})
         if any(not found[path] <= EXPLAINED * noise.get(path, 0.0) for path in large):
             raise VerifyError(_difference(wanted, got, found, doubtful, pair.training))
-        found |= _decided(pair, doubtful, found, tolerance)
+        decided = _decided(pair, doubtful, found, tolerance)
+        pair.precise.decided.extend((values[p], theirs[p], error) for p, error in decided.items())
+        found |= decided
     compared = {path: error for path, error in found.items() if path not in random}
-    values = dict(wanted.leaves)
     told = frozenset(path for path in compared if says_something(values[path]))
     mute = frozenset(compared) - told
     luckless = frozenset(path for path in mute if depends_on_luck(values[path]))

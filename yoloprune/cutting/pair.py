@@ -49,6 +49,37 @@ class Findings:
     alike: bool = False
 
 
+@dataclass
+class Precise:
+    """What float64 is asked for once.
+
+    Attributes:
+        networks (dict): Copies by the network.
+        decided (list): Outputs of the masked parent and of the cut model in float32, and the error in float64.
+    """
+
+    networks: dict[nn.Module, nn.Module] = field(default_factory=dict)
+    decided: list[tuple[Tensor, Tensor, float]] = field(default_factory=list)
+
+    def of(self, model: nn.Module) -> nn.Module:
+        """A copy in float64."""
+        if model not in self.networks:
+            doubled = {id(p): nn.Parameter(p.detach().double(), p.requires_grad) for p in _plain_parameters(model)}
+            self.networks[model] = copy.deepcopy(model, dict[int, Any](doubled)).double()
+        return self.networks[model]
+
+    def error_of(self, wanted: Any, got: Any) -> float | None:
+        """What it found for the very same numbers: training mode gives much of what evaluation mode does."""
+        if not isinstance(wanted, Tensor) or not isinstance(got, Tensor):
+            return None
+        same = (e for a, b, e in self.decided if torch.equal(a, wanted) and torch.equal(b, got))
+        return next(same, None)
+
+
+def _plain_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    return (p for p in model.parameters() if type(p) is nn.Parameter and p.is_floating_point())
+
+
 @dataclass(frozen=True)
 class Pair:
     """The two networks of a comparison and how they are run.
@@ -58,7 +89,7 @@ class Pair:
         level (bool): Whether all numbers of one draw are the same one, so that channels of other numbers get the same.
         inside (bool): Whether what the modules give is compared as well, where it has lost no channels.
         findings (Findings): Of looks at the same networks before, and of this one.
-        doubled (dict): Copies in float64 by the network, made when they are first needed.
+        precise (Precise): Copies in float64, made when they are first needed, and what they said.
     """
 
     parent: nn.Module
@@ -72,7 +103,7 @@ class Pair:
     level: bool = False
     inside: bool = False
     findings: Findings = field(default_factory=Findings)
-    doubled: dict[nn.Module, nn.Module] = field(default_factory=dict)
+    precise: Precise = field(default_factory=Precise)
 
     def run(self) -> tuple[Run, Run]:
         """What the masked parent gives, without the channels that an output lost, and what the cut model gives."""
@@ -166,10 +197,7 @@ class Pair:
         Raises:
             VerifyError: If the parent does something else there than in its own precision.
         """
-        for m in (self.parent, self.model):
-            if m not in self.doubled:
-                self.doubled[m] = copy.deepcopy(m).double()
-        parent, model = self.doubled[self.parent], self.doubled[self.model]
+        parent, model = self.precise.of(self.parent), self.precise.of(self.model)
         precise = replace(self, parent=parent, model=model, example=self.example.cast(Tensor.double))
         if not self.findings.alike and self._operations() != precise._operations():
             raise VerifyError("the network does something else there")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from yoloprune.cutting import surgery
 from yoloprune.cutting.comparison import Look, compare
 from yoloprune.cutting.lively_copy import lively_copy, lively_example, sharing_copy
-from yoloprune.cutting.pair import ADVICE, Findings, mode_name
+from yoloprune.cutting.pair import ADVICE, Findings, Precise, mode_name
 from yoloprune.cutting.silence import LOUDER, random_in, reached, silent_in, told_of, without_luck
 from yoloprune.errors import VerifyError
 from yoloprune.planning.plan import Plan
@@ -153,7 +153,7 @@ class _Comparison:
         looks (dict): Those at one example in one mode, by both.
         titles (list[str]): What was compared: network, mode and example.
         findings (dict): By pair and mode, what its looks found out; which outputs lost channels holds for all pairs.
-        doubled (dict): Networks in float64 by their originals.
+        precise (Precise): What float64 said.
     """
 
     parent: nn.Module
@@ -164,13 +164,13 @@ class _Comparison:
     looks: dict[tuple[Example, bool], list[Look]] = field(default_factory=dict)
     titles: list[str] = field(default_factory=list)
     findings: dict[tuple[str, bool], Findings] = field(default_factory=dict)
-    doubled: dict[nn.Module, nn.Module] = field(default_factory=dict)
+    precise: Precise = field(default_factory=Precise)
 
     def look(self, pair: _Pair, one: Example, training: bool, given: Example | None = None, **how: Any) -> None:
         """Compare a pair on an example, or on one given in its place."""
         given = given or one
         shown = given if pair is self.pairs[0] else lively_example(given, self.parent)
-        how = {"frames": self.probe.frames, "outputs": self.outputs, "doubled": self.doubled, **how}
+        how = {"frames": self.probe.frames, "outputs": self.outputs, "precise": self.precise, **how}
         first = self.findings.setdefault((self.pairs[0].title, training), Findings())
         findings = self.findings.setdefault((pair.title, training), Findings(kept=first.kept))
         found = compare(pair.parent, pair.model, self.plan, shown, training, findings=findings, **how)

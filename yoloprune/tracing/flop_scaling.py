@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from yoloprune.probing.examples import Example
-from yoloprune.torch_internals import DispatchMode, schema_of
+from yoloprune.probing.operations import without_work
+from yoloprune.torch_internals import DispatchMode, is_out_of_memory, schema_of
 from yoloprune.tracing.operation import COSTED, PRODUCTS
 
 
@@ -34,18 +35,26 @@ def growths(model: nn.Module, example: Example, area: float) -> list[float]:
     """Factor from the example's size to the asked one for each costed operation.
 
     Measured, not assumed: convolutions grow with the area, products of positions with its square, pooled maps and text
-    not at all. Two plain passes, the second on an image of twice the side, tell which.
+    not at all. Two passes, the second on an image of twice the side, tell which.
     """
     if area == 1.0:
         example(model)  # a model that does not run is found here
         return []
     twice = example.cast(lambda x: x.repeat(1, 1, 2, 2) if x.ndim == 4 else x)
-    passes = []
-    for one in (example, twice):
-        with Growth() as counted:
-            one(model)
-        passes.append(counted.work)
-    small, large = passes
+    try:
+        with without_work():
+            small, large = (_work(model, one) for one in (example, twice))
+    except Exception as e:  # whatever a layer may raise that looks at its values
+        if is_out_of_memory(e):
+            raise
+        small, large = (_work(model, one) for one in (example, twice))
     if len(small) != len(large):
         return [area] * len(small)
     return [area ** (math.log(b / a) / math.log(4)) for a, b in zip(small, large, strict=True)]
+
+
+def _work(model: nn.Module, example: Example) -> list[float]:
+    counted = Growth()
+    with counted:
+        example(model)
+    return counted.work
