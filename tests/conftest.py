@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import gc
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,10 +21,32 @@ from yoloprune.cutting.lively_copy import (
 from yoloprune.planning.channel_graph import Axis, ChannelGraph, Group, Term
 from yoloprune.planning.plan import Plan
 from yoloprune.planning.tie import Tie
+from yoloprune.runtimes import bench, layer_times, timing
+
+if TYPE_CHECKING:  # the pages of the guide are run where pytest is not imported, which Ultralytics looks for
+    import pytest
 
 pytest_plugins = ["checkpoints"]
 
 torch.set_num_threads(1)  # sums come out in one order on every machine, and workers do not fight over cores
+
+BRIEFLY = 0.2
+"""Seconds that networks are timed for at most, where the product takes ten: hardly a test asks how long they took."""
+
+
+def in_brief(runs: Sequence[Callable[[], float | None]], seconds: float, share: float = 1.0) -> list[timing.Times]:
+    """Take turns as the product does, for a short while."""
+    return timing.take_turns(runs, min(seconds, BRIEFLY), share)
+
+
+bench.take_turns = in_brief  # type: ignore[assignment]
+layer_times.RUNS = 5
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: a long one that begins last has all other workers wait for it."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_collection_finish() -> None:

@@ -1,4 +1,4 @@
-"""Run what a page of the guide tells, in the working folder, on the smallest settings: `python page_runner.py PAGE`.
+"""Run what pages of the guide tell, on the smallest settings: `python page_runner.py`, then a page and a folder a line.
 
 Words keep their keys and lose their cost; what needs a device or a runtime that is not here is passed over and told.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 import shutil
@@ -15,7 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import conftest
 import torch
+import ultralytics.utils
 from torch import nn
 
 SMALL = {
@@ -210,11 +213,23 @@ def settle() -> None:
     engines.opened, device_script.opened = steady(engines.opened), steady(device_script.opened)
 
 
-if __name__ == "__main__":
+def run_page(page: Path, folder: Path) -> None:
+    """Run a page in a folder, as a process of its own does that has imported all this.
+
+    Args:
+        page (Path): Of the guide.
+        folder (Path): The reader's, with the settings of Ultralytics; what is printed goes to `said.txt` there.
+    """
+    for stream, place, mode in ((0, Path(os.devnull), "r"), (1, folder / "said.txt", "w")):
+        with place.open(mode) as file:
+            os.dup2(file.fileno(), stream)
+    os.dup2(1, 2)
+    os.chdir(folder)
+    os.environ["YOLO_CONFIG_DIR"] = str(folder / "settings")
+    ultralytics.utils.USER_CONFIG_DIR = folder / "settings"  # where times that were measured are kept
     settle()
     names: dict[str, Any] = {"__name__": "page"}
     exec(GIVEN, names)
-    page = Path(sys.argv[1])
     before = [("bash", line) for line in BEFORE.get(page.name, [])]
     for kind, written in before + lines(page.read_text(encoding="utf-8")):
         text = here(written)
@@ -224,3 +239,23 @@ if __name__ == "__main__":
         print(f"RUN: {text}", flush=True)
         run(kind, text, names)
         print(f"DONE: {text}", flush=True)
+
+
+def serve() -> None:
+    """Fork for each page that is asked for, and say how it ended: torch and Ultralytics are imported once for all.
+
+    Where processes cannot fork, the first page is run by this one.
+    """
+    import yoloprune.cli  # noqa: F401  what every page needs
+
+    while asked := sys.stdin.readline():
+        page, folder = map(Path, asked.rstrip("\n").split("\t"))
+        child = os.fork() if hasattr(os, "fork") else 0
+        if not child:
+            return run_page(page, folder)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    return None
+
+
+if __name__ == "__main__":
+    serve()

@@ -77,7 +77,7 @@ def test_gammas_of_the_dead_and_nothing_else_are_zero(sparse_run: Path, tiny: Pa
         bias = model.get_submodule(name).bias
         assert (bias[mask] == 0).all()
         follows = model.get_submodule(name.removesuffix("bn") + "conv").groups > 1  # depthwise: the neck's channels
-        if name.startswith(("model.22.", "model.0.")) and not follows:
+        if name.startswith(("model.9.", "model.0.")) and not follows:
             assert not mask.any(), name
         assert not mask.all(), f"{name} is wiped out"
 
@@ -128,7 +128,7 @@ def test_a_budget_that_takes_less_or_more_than_the_dead_is_told_of(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(console, "warn", said.append)
-    told = {"round_to": 4, "min_width": 4, "project": str(work), "data": False}
+    told = {"round_to": 4, "min_width": 4, "native": False, "project": str(work), "data": False}
     for flops, why in ((0.9, "dead channels stay"), (0.5, "what the model makes of drawn images")):
         said.clear()  # at 0.6 all dead are gone
         yoloprune.prune(sparse_run / "weights" / "best.pt", flops=flops, name="loose", **told)
@@ -177,7 +177,7 @@ def test_image_size_is_the_checkpoints_own(sparse_run: Path, tiny: Path) -> None
     """64 in training; absolute FLOPs would mean something else at 640, and ranks as well."""
     yolo = yoloprune.load(sparse_run / "weights" / "last.pt")
     assert saving.image_size(yolo, None) == 64
-    assert saving.image_size(yolo, 70) == 96  # a multiple of the stride, as Ultralytics makes it
+    assert saving.image_size(yolo, 70) == 72  # a multiple of the stride, as Ultralytics makes it
     assert saving.image_size(yolo, [64, 128]) == 128
     yolo.overrides.pop("imgsz")
     assert saving.image_size(yolo, None) == 640

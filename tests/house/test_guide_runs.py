@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import page_runner
 import pytest
@@ -56,31 +58,41 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         yolo.train(data=str(folder / data), **told_to_train)
         shutil.copy(yolo.trainer.best, folder / name)
     shutil.copytree(folder / "data" / "images" / "train", folder / "photos")
-    # Ultralytics puts runs/ beside the repository that it finds itself installed in, where there is one.
-    settle = "from ultralytics import settings; settings.update({'runs_dir': 'runs'})"
-    told_where = {**os.environ, "YOLO_CONFIG_DIR": str(folder / "settings")}
     (folder / "settings").mkdir()
-    subprocess.run([sys.executable, "-c", settle], check=True, cwd=folder, env=told_where)
     return folder
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_what_a_page_tells_works(page: Path, home: Path, tmp_path: Path) -> None:
-    for name in ("best.pt", "yolov8n.pt", "my.yaml", "coco.yaml", "photos"):
-        (tmp_path / name).symlink_to(home / name)
-    (tmp_path / "yolov8n-coco.pt").symlink_to(home / "yolov8n.pt")  # what figures were measured with
-    (tmp_path / "bccd").mkdir()
-    (tmp_path / "bccd" / "data.yaml").symlink_to(home / "coco.yaml")
+@pytest.fixture(scope="module" if hasattr(os, "fork") else "function")
+def runner(home: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs pages."""
     told = {
         **{key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")},  # which moves runs/
-        "YOLO_CONFIG_DIR": str(tmp_path / "settings"),
+        "YOLO_CONFIG_DIR": str(home / "settings"),
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
         "YOLO_OFFLINE": "true",
         "YOLO_AUTOINSTALL": "false",
         "MPLBACKEND": "Agg",
     }
+    # Ultralytics puts runs/ beside the repository that it finds itself installed in, where there is one.
+    settle = "from ultralytics import settings; settings.update({'runs_dir': 'runs'})"
+    subprocess.run([sys.executable, "-c", settle], check=True, cwd=home, env=told)
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, page_runner.__file__], cwd=home, env=told, **pipes) as process:
+        yield process
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_tells_works(page: Path, home: Path, tmp_path: Path, runner: subprocess.Popen[str]) -> None:
+    for name in ("best.pt", "yolov8n.pt", "my.yaml", "coco.yaml", "photos"):
+        (tmp_path / name).symlink_to(home / name)
+    (tmp_path / "yolov8n-coco.pt").symlink_to(home / "yolov8n.pt")  # what figures were measured with
+    (tmp_path / "bccd").mkdir()
+    (tmp_path / "bccd" / "data.yaml").symlink_to(home / "coco.yaml")
     shutil.copytree(home / "settings", tmp_path / "settings")
-    runner = [sys.executable, page_runner.__file__, str(page)]
-    done = subprocess.run(runner, cwd=tmp_path, env=told, capture_output=True, text=True)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    assert done.stdout.count("\nDONE: ") + done.stdout.startswith("DONE: ") == done.stdout.count("RUN: ")
+    assert runner.stdin and runner.stdout
+    runner.stdin.write(f"{page}\t{tmp_path}\n")
+    runner.stdin.flush()
+    code = int(runner.stdout.readline() or runner.wait())
+    said = (tmp_path / "said.txt").read_text()
+    assert code == 0, said[-3000:]
+    assert said.count("\nDONE: ") + said.startswith("DONE: ") == said.count("RUN: ")
