@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ if TYPE_CHECKING:  # the pages of the guide are run where pytest is not imported
 pytest_plugins = ["checkpoints"]
 
 torch.set_num_threads(1)  # sums come out in one order on every machine, and workers do not fight over cores
+
+os.environ.setdefault("CI", "true")  # else OpenVINO starts processes that tell its makers of each export
 
 BRIEFLY = 0.2
 """Seconds that networks are timed for at most, where the product takes ten: hardly a test asks how long they took."""

@@ -205,11 +205,16 @@ def steady(opened: Callable[..., Callable[[], object]]) -> Callable[..., Callabl
 
 
 def settle() -> None:
-    """Networks are few, quickly timed, and taken at their word."""
-    from yoloprune.runtimes import device_script, engines
+    """Networks are few, quickly timed, and taken at their word; what is drawn is little and small."""
+    from yoloprune.commands import demo
+    from yoloprune.runtimes import device_folder, device_script, engines
     from yoloprune.selection import device_times, time_profile
 
     time_profile.VARIANTS, time_profile.SECONDS, time_profile.TRUSTED, device_times.ENOUGH = 8, 0.1, 10.0, 8
+    measure = device_folder.script().replace("default=2.5", "default=0.1")
+    device_folder.script = lambda: measure  # type: ignore[assignment]
+    demo.DATA |= {"train": 16, "val": 8, "imgsz": 64}
+    demo.TRAIN["imgsz"] = 64
     engines.opened, device_script.opened = steady(engines.opened), steady(device_script.opened)
 
 
