@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import conftest
+import conftest  # noqa: F401  networks are timed as briefly as in the other tests
 import torch
 import ultralytics.utils
 from torch import nn

@@ -63,10 +63,18 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "parent.pt"
 
 
-def test_stock_ultralytics_trains_it_where_yoloprune_is_not_installed(parent: Path, data: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def weights(parent: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that a native pruning leaves its network and its YAML in."""
+    project = tmp_path_factory.mktemp("runs")
+    yoloprune.prune(parent, ratio=0.3, native=True, imgsz=64, project=str(project), name="pruned")
+    return project / "pruned" / "weights"
+
+
+def test_stock_ultralytics_trains_it_where_yoloprune_is_not_installed(
+    weights: Path, data: Path, tmp_path: Path
+) -> None:
     """With another number of classes as well: the data has three, the parent 80."""
-    yoloprune.prune(parent, ratio=0.3, native=True, imgsz=64, project=str(tmp_path), name="pruned")
-    weights = tmp_path / "pruned" / "weights"
     script = tmp_path / "stock.py"
     script.write_text(WITHOUT_YOLOPRUNE)
     arguments = [str(weights / "pruned.pt"), str(weights / "pruned.yaml"), str(data), str(tmp_path)]
@@ -78,10 +86,9 @@ def test_stock_ultralytics_trains_it_where_yoloprune_is_not_installed(parent: Pa
 
 
 @pytest.mark.parametrize("kind", [WorldTrainer, YOLOETrainer])
-def test_trainers_that_build_from_a_file_name_find_none(kind: Any, parent: Path, tmp_path: Path) -> None:
+def test_trainers_that_build_from_a_file_name_find_none(kind: Any, parent: Path, weights: Path) -> None:
     """YOLO-World's and YOLOE's trainers take any model, and would build the parent from the name of its YAML."""
-    yoloprune.prune(parent, ratio=0.3, native=True, imgsz=64, project=str(tmp_path), name="pruned")
-    pruned = ultralytics.YOLO(tmp_path / "pruned" / "weights" / "pruned.pt").model
+    pruned = ultralytics.YOLO(weights / "pruned.pt").model
     stub = object.__new__(kind)
     stub.data = {"nc": 3, "channels": 3, "names": {0: "a", 1: "b", 2: "c"}}
     stub.args = SimpleNamespace(task="detect", cls_remap=True)
@@ -90,12 +97,11 @@ def test_trainers_that_build_from_a_file_name_find_none(kind: Any, parent: Path,
         stub.get_model(cfg=pruned.yaml, weights=pruned, verbose=False)
 
 
-def test_pruned_yaml_is_plain(parent: Path, tmp_path: Path) -> None:
-    yoloprune.prune(parent, ratio=0.3, native=True, imgsz=64, project=str(tmp_path), name="pruned")
-    described = yaml.safe_load((tmp_path / "pruned" / "weights" / "pruned.yaml").read_text())
+def test_pruned_yaml_is_plain(weights: Path) -> None:
+    described = yaml.safe_load((weights / "pruned.yaml").read_text())
     assert set(described) <= {"nc", "ch", "channels", "backbone", "head"}
-    built = ultralytics.YOLO(str(tmp_path / "pruned" / "weights" / "pruned.yaml")).model
-    pruned = ultralytics.YOLO(str(tmp_path / "pruned" / "weights" / "pruned.pt")).model
+    built = ultralytics.YOLO(str(weights / "pruned.yaml")).model
+    pruned = ultralytics.YOLO(str(weights / "pruned.pt")).model
     assert {k: v.shape for k, v in built.state_dict().items()} == {k: v.shape for k, v in pruned.state_dict().items()}
 
 
@@ -135,7 +141,7 @@ def test_sparse_training_dies_along_native_widths(parent: Path, data: Path, tmp_
 
 def test_what_native_widths_cannot_reach_is_free_unless_asked_for(parent: Path, tmp_path: Path) -> None:
     """A YAML says convolutions in steps of 8, at least 8 wide: 0.83 of the channels can go, but not 0.9."""
-    far = {"ratio": 0.9, "round_to": 1, "min_width": 1, "max_ratio": 0.99, "imgsz": 64, "project": str(tmp_path)}
+    far = {"ratio": 0.9, "round_to": 2, "min_width": 2, "max_ratio": 0.99, "imgsz": 64, "project": str(tmp_path)}
     with pytest.raises(yoloprune.PruneError, match="out of reach"):
         yoloprune.prune(parent, native=True, name="native", **far)
     assert saving.pruned_widths(yoloprune.prune(parent, name="free", **far))

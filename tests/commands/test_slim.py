@@ -35,7 +35,7 @@ CUT = {"round_to": 4, "min_width": 4, "flops": 0.6}
 def parent(work: Path, data: Path, tiny: Path) -> Path:
     """A network that knows the shapes a little."""
     model = YOLO(tiny)
-    model.train(data=str(data), epochs=30, project=str(work), name="parent", val=False, **QUICK)
+    model.train(data=str(data), epochs=30, project=str(work), name="parent", val=False, save=False, **QUICK)
     return Path(model.trainer.last)
 
 
