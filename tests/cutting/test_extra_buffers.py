@@ -57,10 +57,10 @@ def test_a_layer_as_wide_as_its_input_keeps_one_value_per_output() -> None:
 @pytest.mark.parametrize("first", [True, False])
 def test_a_buffer_that_the_plan_names_is_cut_as_it_says(first: bool) -> None:
     """Not once more with its layer, as wide as whose input it is then, whichever of the two comes first."""
-    model = nn.Sequential(conv(4, 6))
-    model[0].register_buffer("gain", torch.arange(6))
+    model = nn.ModuleDict({"layer": conv(4, 6)})
+    model.layer.register_buffer("gain", torch.arange(6))
     layer = Keep(outputs=(1, 2, 5), inputs=(0, 1), of=(6, 4))
     buffer = Keep(outputs=(0, 3, 4, 5), of=(6, None))
-    named = {"0.gain": buffer, "0": layer}
+    named = {"layer.gain": buffer, "layer": layer}
     cut(model, Plan(named if first else dict(reversed(named.items()))))
-    assert model[0].gain.tolist() == [0, 3, 4, 5] and model[0].out_channels == 3  # type: ignore[operator,union-attr]
+    assert model.layer.gain.tolist() == [0, 3, 4, 5] and model.layer.out_channels == 3  # type: ignore[union-attr]

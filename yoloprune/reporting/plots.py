@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def plot_widths(path: Path, graph: ChannelGraph, widths: np.ndarray) -> Path:
     names = [graph.groups[i].name.removeprefix("model.") for i in groups]
     width, height, below = max(6.0, 0.16 * len(groups)), 4.2, 0.3 + 0.036 * max(map(len, names), default=0)
     # Lines for bars, and margins that are known: to draw hundreds of rectangles and to try layouts takes a second
-    figure = _figure(width, height, layout="none")
+    figure = _figure(width, height, layout=None)
     figure.subplots_adjust(0.7 / width, below / height, 1 - 0.15 / width, 1 - 0.35 / height)
     axes, at = figure.subplots(), range(len(groups))
     thick = 0.8 * 72 * (width - 0.85) / max(len(groups), 1)  # of the space that each has, in points
@@ -148,7 +148,7 @@ def plot_sensitivity(
     return _save(figure, path)
 
 
-def _figure(width: float, height: float, layout: str = "constrained") -> Any:
+def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Any:
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
     return Figure(figsize=(width, height), layout=layout)
