@@ -87,7 +87,9 @@ def write(
         "slim",
         rows,
         facts,
-        verdict.of(text_table.ends(rows), trained=found.tuned is not None, interval=_interval(facts)),
+        verdict.of(
+            text_table.ends(rows), trained=found.tuned is not None and not found.worsened, interval=_interval(facts)
+        ),
         looks.by_class,
         looks.images,
         layers,
@@ -152,11 +154,12 @@ def _looks(work: Work, first: Stage, found: Outcome, known: ultralytics.YOLO | N
 
     The one before is the one that drops are counted from, where it knows the classes of the data.
     """
-    before, after = found.parent, found.tuned
-    if after is None or not of_classes(before)[0]:
+    before, after = found.parent, found.final
+    if found.tuned is None or not of_classes(before)[0]:
         return side_by_side.Looks()
     name = "parent" if before.folder == first.folder else "trained"
-    classes = side_by_side.by_class({name: of_classes(before), "fine-tuned": of_classes(after)})
+    shipped = "pruned" if found.worsened else "fine-tuned"
+    classes = side_by_side.by_class({name: of_classes(before), shipped: of_classes(after)})
     models = saving.load(before.file) if known is None or name == "trained" else known, saving.load(after.file)
     sides = work.side.parent if name == "parent" else work.imgsz, work.imgsz
     with class_labels.view(yaml_markers.kept_classes(models[1]), work.data) as seen:
