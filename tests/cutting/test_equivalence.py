@@ -118,3 +118,4 @@ def test_rows_that_an_output_kept() -> None:
     assert kept_rows(a, mixed, torch.tensor([[0.0], [3.0]])) == (0, [1, 2], False)
     assert kept_rows(a, marked, torch.ones(3, 2)) is None  # wider than its parent
     assert kept_rows(torch.ones(2, 2), torch.ones(2, 2), torch.ones(1, 1)) is None
+    assert kept_rows(torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 2, 5)) is None

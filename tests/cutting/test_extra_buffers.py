@@ -31,12 +31,13 @@ def test_buffers_follow_the_weight(layer: nn.Module) -> None:
     layer.register_buffer("seen", torch.arange(6).reshape(1, 6, 1, 1))
     layer.register_buffer("step", torch.tensor(7))
     layer.register_buffer("table", torch.arange(20).reshape(4, 5))
+    layer.register_buffer("corners", torch.arange(3))
     model[1].register_buffer("votes", torch.arange(6))
     cut(model, PLAN)
     assert torch.equal(layer.mask, layer.weight + 1)  # type: ignore[operator,arg-type]
     assert layer.hits.tolist() == [0, 3]  # type: ignore[operator,union-attr]
     assert layer.seen.flatten().tolist() == [1, 2, 5]  # type: ignore[operator,union-attr]
-    assert layer.step.item() == 7 and layer.table.shape == (4, 5)  # type: ignore[operator,union-attr]
+    assert layer.step.item() == 7 and layer.table.shape == (4, 5) and len(layer.corners) == 3  # type: ignore[operator,union-attr]
     assert model[1].votes.tolist() == [1, 2, 5] and len(model[1].running_mean) == 3  # type: ignore[operator,union-attr,arg-type]
 
 
@@ -51,3 +52,15 @@ def test_a_layer_as_wide_as_its_input_keeps_one_value_per_output() -> None:
     inputs = Keep(inputs=(0, 1, 2), of=(None, 6))
     cut(model, Plan({"0": Keep(outputs=(0, 1, 2), of=(6, None)), "1": inputs}))
     assert model[1].scale.tolist() == [0, 1, 2, 3, 4, 5]  # type: ignore[operator,union-attr]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_buffer_that_the_plan_names_is_cut_as_it_says(first: bool) -> None:
+    """Not once more with its layer, as wide as whose input it is then, whichever of the two comes first."""
+    model = nn.ModuleDict({"layer": conv(4, 6)})
+    model.layer.register_buffer("gain", torch.arange(6))
+    layer = Keep(outputs=(1, 2, 5), inputs=(0, 1), of=(6, 4))
+    buffer = Keep(outputs=(0, 3, 4, 5), of=(6, None))
+    named = {"layer.gain": buffer, "layer": layer}
+    cut(model, Plan(named if first else dict(reversed(named.items()))))
+    assert model.layer.gain.tolist() == [0, 3, 4, 5] and model.layer.out_channels == 3  # type: ignore[union-attr]

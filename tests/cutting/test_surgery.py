@@ -82,6 +82,15 @@ def test_transposed_convolution_has_its_inputs_first() -> None:
     assert (layer.out_channels, layer.in_channels) == (1, 2)
 
 
+def test_groups_of_a_transposed_convolution_take_their_inputs_along() -> None:
+    """Three groups, each makes three channels of two: without the middle one inputs 0, 1, 4 and 5 are left."""
+    layer = filled(nn.ConvTranspose2d(6, 9, 1, groups=3), range(18), range(9))
+    only(layer, outputs=(0, 1, 2, 6, 7, 8), of=(9, None))
+    assert values(layer.weight) == [[0, 1, 2], [3, 4, 5], [12, 13, 14], [15, 16, 17]]
+    assert layer.bias.tolist() == [0, 1, 2, 6, 7, 8]
+    assert (layer.out_channels, layer.in_channels, layer.groups) == (6, 4, 2)
+
+
 def test_linear() -> None:
     layer = filled(nn.Linear(3, 2), [[1, 2, 3], [4, 5, 6]], [7, 8])
     only(layer, outputs=(1,), inputs=(0, 1), of=(2, 3))
@@ -182,6 +191,7 @@ GOOD = Keep(outputs=(0, 1), of=(3, None))
         ("b", Keep(outputs=(-1, 1), of=(3, None))),
         ("b", Keep(outputs=(), of=(3, None))),
         ("b", Keep(outputs=(0, 0, 1), of=(3, None))),
+        ("b", Keep(outputs=(0, 2, 1, 2), of=(3, None))),
         ("c", Keep(inputs=(0,), of=(None, 2))),
         ("c", Keep(inputs=(3,), of=(None, 3))),
         ("n", Keep(inputs=(0,), of=(None, 3))),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,14 +17,21 @@ from yoloprune.reporting.text_table import Row, headline
 def plot_widths(path: Path, graph: ChannelGraph, widths: np.ndarray) -> Path:
     """Bars of every prunable group: width before and after, in the order of the network."""
     groups = [i for i, g in enumerate(graph.groups) if g.frozen is None]
-    figure = _figure(max(6.0, 0.16 * len(groups)), 4.2)
-    axes = figure.subplots()
-    axes.bar(range(len(groups)), [graph.groups[i].size for i in groups], color="#cfd8e3", label="parent")
-    axes.bar(range(len(groups)), [widths[i] for i in groups], color="#2b6cb0", label="kept")
-    axes.set_xticks(range(len(groups)), [graph.groups[i].name.removeprefix("model.") for i in groups], rotation=90)
+    names = [graph.groups[i].name.removeprefix("model.") for i in groups]
+    width, height, below = max(6.0, 0.16 * len(groups)), 4.2, 0.3 + 0.036 * max(map(len, names), default=0)
+    # Lines for bars, and margins that are known: to draw hundreds of rectangles and to try layouts takes a second
+    figure = _figure(width, height, layout=None)
+    figure.subplots_adjust(0.7 / width, below / height, 1 - 0.15 / width, 1 - 0.35 / height)
+    axes, at = figure.subplots(), range(len(groups))
+    thick = 0.8 * 72 * (width - 0.85) / max(len(groups), 1)  # of the space that each has, in points
+    axes.vlines(at, 0, [graph.groups[i].size for i in groups], color="#cfd8e3", linewidth=thick, label="parent")
+    axes.vlines(at, 0, [widths[i] for i in groups], color="#2b6cb0", linewidth=thick, label="kept")
+    axes.set(xlim=(-0.5, len(groups) - 0.5), ylim=(0, None), ylabel="channels")
+    axes.set_xticks(at, names, rotation=90)
     axes.tick_params(axis="x", labelsize=5)
-    axes.set_ylabel("channels")
-    axes.legend(frameon=False)
+    legend = axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+    for handle in legend.get_lines():
+        handle.set_linewidth(6)
     return _save(figure, path)
 
 
@@ -141,10 +148,10 @@ def plot_sensitivity(
     return _save(figure, path)
 
 
-def _figure(width: float, height: float) -> Any:
+def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Any:
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout=layout)
 
 
 def _save(figure: Any, path: Path) -> Path:
