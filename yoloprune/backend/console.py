@@ -78,14 +78,21 @@ def terminal_kept() -> Iterator[None]:
     def describe(bar: Any, text: str | None) -> None:
         vars(bar)["desc"] = shown(text or "")
 
+    def leave(bar: Any, _: bool) -> None:  # else the line is erased, by an order to the terminal
+        vars(bar)["leave"] = True
+
     bars = {} if terminal or not compat.has(BARS) else {BARS: lambda: True}
     compat.LOGGER.addFilter(plain)
     compat.TQDM.desc = property(lambda bar: vars(bar).get("desc", ""), describe)  # an attribute of each bar
+    if not terminal:
+        compat.TQDM.leave = property(lambda bar: True, leave)
     try:
         with compat.replaced(bars):
             yield
     finally:
         del compat.TQDM.desc
+        if not terminal:
+            del compat.TQDM.leave
         compat.LOGGER.removeFilter(plain)
 
 

@@ -153,7 +153,7 @@ def given_or_own(yolo: ultralytics.YOLO, data: Any, command: str) -> Any:
         return found
     known = yolo.overrides.get("data") if data is None else None
     elsewhere = f"; data={known}, which the model was trained on, is not at hand" if known else ""
-    raise ArgumentError(f"{command} needs 'data', i.e. data=coco8.yaml{elsewhere}")
+    raise ArgumentError(f"{command} needs 'data', e.g. data=coco8.yaml{elsewhere}")
 
 
 @contextlib.contextmanager

@@ -132,7 +132,7 @@ def _run(
         sight = calibration(parent, seen, imgsz, request.passed, folder=request.images, drawn=drawn)
         choice, order = decision.choose(parent, request, sight, ready, clock)
     if gone := choice.plan.removed:
-        console.log("prune: ", f"branches that go as a whole: {', '.join(gone)}")
+        console.log("prune: ", f"branches that go as a whole: {', '.join(map(choice.graph.names.of, gone))}")
     dead = not request.budgeted
     how = request.recover if not choice.alive.all() else "none"
     done = cut_and_repair.cut(parent, choice.plan, how, sight.images, choice.probe, dead=dead)
