@@ -178,9 +178,9 @@ COMMANDS = {"sweep": yoloprune.sweep, "finetune": yoloprune.finetune, "val": yol
 def test_data_is_asked_for_before_ultralytics_downloads_what_the_checkpoint_names(
     name: str, tiny: Path, trained: Path
 ) -> None:
-    with pytest.raises(ArgumentError, match=f"^{name} needs 'data', i.e. data=coco8.yaml$"):
+    with pytest.raises(ArgumentError, match=f"^{name} needs 'data', e.g. data=coco8.yaml$"):
         COMMANDS[name](tiny)
-    with pytest.raises(ArgumentError, match=f"^{name} needs 'data', i.e. data=coco8.yaml$"):
+    with pytest.raises(ArgumentError, match=f"^{name} needs 'data', e.g. data=coco8.yaml$"):
         COMMANDS[name](trained, data=False)
     elsewhere = yoloprune.load(trained)
     elsewhere.overrides["data"] = "coco.yaml"

@@ -41,7 +41,7 @@ def run(request: InfoRequest) -> list[dict[str, Any]]:
         f"{cost.parent('params'):,.0f} parameters, {cost.parent('flops') / 1e9:.3g} GFLOPs at imgsz {imgsz}; "
         f"{free:,} of {graph.n_classes:,} channels prunable in {len(graph.ties)} widths, {dead:,} dead",
         text_table.table(layer_table.shortened(rows)),
-        layer_table.legend(rows),
+        *layer_table.legend(rows),
         *layer_table.summary(graph),
         *(f"no rule for operation {op} in {where}" for op, where in graph.unknown.items()),
         *_moved(moved_layers.layers(moved_layers.table_of(yolo.model))),

@@ -18,11 +18,10 @@ from yoloprune.reporting.text_table import Row
 LEGEND = (
     "coupled with: loses the same channels; parts: widths that keep their proportion; a leading dot: in the same block"
 )
-PIECES = "; :1 and :2 behind a name: pieces of what was one layer in the parent, each of a width of its own"
+PIECES = ":1, :2 behind a name: the pieces of what was one layer in the parent, each of a width of its own"
 
 ONCE = (
-    "(here a channel counts once, in the table once for each layer that makes or shares it; those of a fixed input, as "
-    "the colours of the image, no layer makes, so they have no row)"
+    "(a channel that layers share counts once here, in the table at each; a fixed input is made by none and has no row)"
 )
 
 
@@ -158,9 +157,9 @@ def _parts(graph: ChannelGraph, groups: Sequence[int]) -> str | None:
     return f"{len(sizes)} x {sizes[0]}" if len(set(sizes)) == 1 else " + ".join(map(str, sizes))
 
 
-def legend(rows: Sequence[Row]) -> str:
+def legend(rows: Sequence[Row]) -> list[str]:
     """What the columns and names of a layer table mean."""
-    return LEGEND + (PIECES if any(PIECE in str(row["layer"]) for row in rows) else "")
+    return [LEGEND, *([PIECES] if any(PIECE in str(row["layer"]) for row in rows) else [])]
 
 
 def summary(graph: ChannelGraph) -> list[str]:
