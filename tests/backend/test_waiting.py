@@ -36,6 +36,9 @@ def test_long_work_has_a_bar_and_short_work_none(
     shown = said(capsys)
     assert "counting" in shown and "5/5" in shown
     assert not shown.endswith("\n")  # the line is cleared, not left
+    with Wait(1, "counting") as wait:
+        assert [*wait.over([1])] == [1]
+    assert said(capsys) == ""  # nothing is left to wait for
 
 
 def test_the_plain_bar_counts_what_is_ticked(capsys: pytest.CaptureFixture) -> None:

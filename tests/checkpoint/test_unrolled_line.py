@@ -120,7 +120,8 @@ def test_all_that_is_printed_of_a_model_pruned_twice_can_be_pasted(
     rows = yoloprune.sensitivity(
         twice, data=str(data), imgsz=64, widths=0.5, layer=pasted, project=str(tmp_path), name="tender"
     )
-    assert [row["group"] for row in rows[1:]] == names[-2:]
+    assert {*names[-2:]} <= {name for row in rows[1:] for name in row["layers"].split()}  # with what is coupled to them
+    assert {row["group"] for row in rows[1:]} < {*names}
     report = json.loads((tmp_path / "twice" / "report.json").read_text())
     assert {row["layer"].partition(":")[0] for row in report["layers"]} <= parents
 

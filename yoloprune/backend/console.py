@@ -68,7 +68,7 @@ def terminal_kept() -> Iterator[None]:
     terminal, coloured = sys.stdout.isatty(), is_coloured()
 
     def shown(text: str) -> str:
-        parts = COLOURS.split(text)
+        parts = COLOURS.split(text.replace("YOLOprune", "yoloprune"))  # Ultralytics writes every "yolo" of a name so
         return "".join((part if coloured else "") if i % 2 else printable(part) for i, part in enumerate(parts))
 
     def plain(record: logging.LogRecord) -> bool:

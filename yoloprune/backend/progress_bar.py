@@ -35,8 +35,11 @@ class Wait:
             self.done += 1
             if self.bar is not None:
                 self.bar.update(1)
-            elif console.is_main_process() and time.monotonic() - self.start > PATIENCE:
+            elif self._is_long() and console.is_main_process():
                 self.bar = compat.TQDM(total=self.total, initial=self.done, desc=self.desc, leave=False)
+
+    def _is_long(self) -> bool:
+        return self.done < self.total and time.monotonic() - self.start > PATIENCE
 
     def __enter__(self) -> Wait:
         return self
