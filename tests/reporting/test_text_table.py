@@ -30,17 +30,24 @@ def test_counts_differ_by_a_count() -> None:
 
 
 def test_an_export_is_no_network_of_its_own() -> None:
-    """Its row is a size and a time of the network before it, and the change stands right behind that network."""
+    """Its row is a size and a time of the network before it, and the change stands below both."""
     parent = {**PARENT, "ms onnx": 10.0}
     tuned = {**PRUNED, "model": "fine-tuned", "mAP50-95": 0.63}
     exported = {"model": "exported", "mAP50-95": 0.5, "MB": 3.0, "ms onnx": 4.0}
     expected = {"model": "change", "mAP50-95": "+0.0100", "params": "-75.0 %", "ms": "-25.0 %", "ms onnx": "-60.0 %"}
-    assert with_change([parent, PRUNED, tuned, exported]) == [parent, PRUNED, tuned, expected, exported]
+    assert with_change([parent, PRUNED, tuned, exported]) == [parent, PRUNED, tuned, exported, expected]
     trained = {**PARENT, "model": "trained"}
-    assert with_change([parent, trained, PRUNED, tuned, exported])[4] == expected
+    assert with_change([parent, trained, PRUNED, tuned, exported])[5] == expected
     assert with_change([parent, exported]) == [parent, exported]  # nothing was cut
     several = [{**PARENT, "model": name} for name in "abcd"]
     assert with_change(several) == several
+
+
+def test_what_holds_or_not_is_said_in_words() -> None:
+    assert table([{"round": 1, "held": True}, {"round": 2, "held": False}]).splitlines()[1:] == [
+        "1      yes",
+        "2      no",
+    ]
 
 
 def test_numbers_and_their_differences_stand_under_each_other() -> None:
