@@ -85,14 +85,19 @@ def run(request: SensitivityRequest) -> list[dict[str, Any]]:
     return rows
 
 
-def _within_reach(parent: ultralytics.YOLO, keep: Sequence[str], imgsz: int) -> float | None:
-    """The share of the FLOPs to prune to: the first that can be met with these layers left alone, None for none."""
-    found = candidates.Channels(parent.model, Limits(keep=tuple(keep), native=False), imgsz)
-    for share in SHARES:
-        with contextlib.suppress(BudgetError):
-            found.require_reach(Budget(flops=share))
-            return share
-    return None
+def _within_reach(parent: ultralytics.YOLO, tender: Sequence[str], imgsz: int) -> tuple[tuple[str, ...], float | None]:
+    """Which of the tender layers `prune` shall leave alone, and to what share of the FLOPs it can go then.
+
+    All of them and the first share that can be met; where none can be, the least tender of them is not left alone.
+    """
+    for count in range(len(tender), -1, -1):
+        keep = tuple(tender[:count])
+        found = candidates.Channels(parent.model, Limits(keep=keep, native=False), imgsz)
+        for share in SHARES:
+            with contextlib.suppress(BudgetError):
+                found.require_reach(Budget(flops=share))
+                return keep, share
+    return tuple(tender), None
 
 
 def _seed(passed: Mapping[str, Any]) -> int:
@@ -149,7 +154,8 @@ def _report(
     page = run_report.write_report(folder, report, [picture])
     cut: dict[str, Any] = {"model": told["model"], "data": told["data"], "keep": ",".join(found.tender) or None}
     if request.masks is None:
-        cut["flops"] = _within_reach(parent, found.tender, told["imgsz"])
+        keep, share = _within_reach(parent, found.tender, told["imgsz"])
+        cut |= {"keep": ",".join(keep) or None, "flops": share, "classes": told.get("classes")}
         step = following.typed("yoloprune prune", told["imgsz"], **cut)
     else:
         asked = {key: told.get(key) for key in ("pattern", "head") if told.get(key)}
