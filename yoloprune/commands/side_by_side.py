@@ -15,7 +15,7 @@ import numpy as np
 import ultralytics
 from PIL import Image
 
-from yoloprune.backend import calibration_images, compat, console, datasets, evaluation
+from yoloprune.backend import calibration_images, compat, console, datasets, evaluation, label_caches
 from yoloprune.checkpoint import saving
 from yoloprune.commands import outlines
 from yoloprune.errors import DataError, raised_by
@@ -151,7 +151,7 @@ def validated(yolo: ultralytics.YOLO, arguments: Mapping[str, Any]) -> tuple[dic
     """
     probe = saving.with_model(yolo, copy.deepcopy(yolo.model))  # validation fuses the one it runs
     everything = np.iinfo(np.int32).max
-    with TemporaryDirectory() as folder, datasets.untouched(everything, np.random.default_rng(0)):
+    with TemporaryDirectory() as folder, label_caches.untouched(everything, np.random.default_rng(0)):
         evaluation.validate(probe, {**arguments, "project": folder, "name": "val", "verbose": False})
     return evaluation.metrics(probe), evaluation.by_class(probe)
 
