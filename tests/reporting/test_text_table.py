@@ -13,9 +13,18 @@ def test_quality_changes_by_a_difference_and_size_by_a_share() -> None:
     assert with_change([PARENT, PRUNED]) == [PARENT, PRUNED, expected]
 
 
-def test_the_last_is_set_against_the_first() -> None:
+def test_the_last_is_set_against_the_first_and_says_so_where_others_stand_between() -> None:
     tuned = {**PRUNED, "model": "fine-tuned", "mAP50-95": 0.63}
-    assert with_change([PARENT, PRUNED, tuned])[-1]["mAP50-95"] == "+0.0100"
+    changed = with_change([PARENT, PRUNED, tuned])[-1]
+    assert changed["model"] == "change, first to last" and changed["mAP50-95"] == "+0.0100"
+
+
+def test_times_of_different_runtimes_are_not_set_against_each_other() -> None:
+    """The rest is, and of one runtime all is."""
+    first, last = ({**row, "runtime": runtime} for row, runtime in ((PARENT, "torch"), (PRUNED, "onnx")))
+    rest = {"model": "change", "mAP50-95": "-0.0200", "params": "-75.0 %"}
+    assert with_change([first, last])[-1] == rest
+    assert with_change([first, {**last, "runtime": "torch"}])[-1] == {**rest, "ms": "-25.0 %"}
 
 
 def test_what_one_row_lacks_has_no_difference() -> None:
@@ -34,7 +43,8 @@ def test_an_export_is_no_network_of_its_own() -> None:
     parent = {**PARENT, "ms onnx": 10.0}
     tuned = {**PRUNED, "model": "fine-tuned", "mAP50-95": 0.63}
     exported = {"model": "exported", "mAP50-95": 0.5, "MB": 3.0, "ms onnx": 4.0}
-    expected = {"model": "change", "mAP50-95": "+0.0100", "params": "-75.0 %", "ms": "-25.0 %", "ms onnx": "-60.0 %"}
+    name = "change, first to last"
+    expected = {"model": name, "mAP50-95": "+0.0100", "params": "-75.0 %", "ms": "-25.0 %", "ms onnx": "-60.0 %"}
     assert with_change([parent, PRUNED, tuned, exported]) == [parent, PRUNED, tuned, expected, exported]
     trained = {**PARENT, "model": "trained"}
     assert with_change([parent, trained, PRUNED, tuned, exported])[4] == expected

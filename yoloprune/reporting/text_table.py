@@ -40,6 +40,9 @@ EXPORTED = "exported"
 
 CHANGE = "change"
 
+OF_ENDS = f"{CHANGE}, first to last"
+"""The same where rows stand between."""
+
 
 def ends(rows: Sequence[Row]) -> tuple[Row, Row]:
     """The first row, and the last one that is of a network and not of what it was exported to."""
@@ -51,7 +54,7 @@ def with_change(rows: Sequence[Row]) -> list[Row]:
 
     Args:
         rows (Sequence[Row]): The model before first, the one after last, but for what that was exported to; each with
-            its name under the first key.
+            its name under the first key, and under "runtime" what its time was measured on where these may differ.
 
     Returns:
         (list[Row]): Figures of quality as a difference with its sign, sizes and times as a change in percent; times
@@ -64,17 +67,26 @@ def with_change(rows: Sequence[Row]) -> list[Row]:
     first, last = ends(rows)
     of_file = next((row for row in rows if row.get("model") == EXPORTED), {})
     last = {**{k: v for k, v in of_file.items() if k.startswith("ms ")}, **last}
-    found = {k: change(k, first[k], last[k]) for k in first if _is_number(first[k]) and _is_number(last.get(k))}
+    found = {
+        k: change(k, first[k], last[k])
+        for k in first
+        if _is_number(first[k]) and _is_number(last.get(k)) and (k != "ms" or timed_alike((first, last)))
+    }
     if not found:
         return list(rows)
     at = 1 + max(i for i, row in enumerate(rows) if row.get("model") != EXPORTED)
-    return [*rows[:at], {next(iter(first)): CHANGE, **found}, *rows[at:]]
+    return [*rows[:at], {next(iter(first)): CHANGE if len(networks) == 2 else OF_ENDS, **found}, *rows[at:]]
+
+
+def timed_alike(rows: Sequence[Row]) -> bool:
+    """Whether times stand beside each other that were measured on one runtime."""
+    return len({row.get("runtime") for row in rows}) <= 1
 
 
 SIZES = frozenset({"params", "nonzero", "GFLOPs", "MB", "ms"})
 """Columns of which less is better, and the share counts."""
 
-NOT_QUALITY = SIZES | {"model", "classes", "imgsz", "flops", "channels"}
+NOT_QUALITY = SIZES | {"model", "runtime", "classes", "imgsz", "flops", "channels"}
 """Columns that do not say how good a model is."""
 
 
