@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from yoloprune import api
 from yoloprune.backend import console
 from yoloprune.commands import demo
+from yoloprune.settings import checking
+from yoloprune.settings.requests import DemoRequest
 
 ROOT = Path(demo.__file__).parents[2]
 
@@ -27,7 +28,7 @@ def test_it_begins_with_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(console, "log", lambda prefix, message: said.append(prefix + message))
     monkeypatch.setattr(demo, "make_shapes", draw)
     with pytest.raises(Drawn) as raised:
-        api.demo(flops=0.4, epochs=2, project=str(tmp_path))
+        demo.run(checking.build(DemoRequest, {"flops": 0.4, "epochs": 2, "project": str(tmp_path)}))
     assert raised.value.args == (1,)
     first, second = said[0].splitlines()
     assert first == (

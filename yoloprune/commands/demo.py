@@ -89,7 +89,7 @@ def told_before(epochs: Mapping[str, int], flops: float, folder: Path) -> str:
     """
     images, trained, tuned = DATA["train"] + DATA["val"], epochs["parent"], epochs["slim"]
     return (
-        f"3 steps: draw {images} images; train a YOLOv8n on them, {trained} epochs; slim it to {flops:.0%} of its FLOPs: "
-        f"validate, prune, fine-tune {tuned} epochs, compare\n"
+        f"3 steps: draw {images} images; train a YOLOv8n on them, {trained} epochs; slim it to {flops:.0%} of its "
+        f"FLOPs: validate, prune, fine-tune {tuned} epochs, compare\n"
         f"no download, no GPU needed; {sum(EPOCHS.values())} epochs in all took {MEASURED}; {folder}"
     )
