@@ -183,6 +183,8 @@ def add_times(
     Returns:
         (dict[str, Any]): What was measured and on what, for the report.
     """
+    what = f"{len(others) + 1} models in turns" if others else "one model"
+    console.log(f"{command}: ", f"timing {what}, for up to {bench.SECONDS:g} s")
     times = timer.time(*others, sides=sides)
     for row, found in zip(rows, times, strict=True):
         row["ms"] = found.median
