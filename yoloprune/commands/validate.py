@@ -91,7 +91,7 @@ def compare(
         found: list[paired_bootstrap.Findings | None] = []
         for (name, yolo), side, runtime in zip(loaded.items(), sides, runtimes, strict=True):
             networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
-            sizes = {**({"imgsz": side} if differ else {}), **_sizes(yolo, side)}
+            sizes: dict[str, Any] = {**({"imgsz": side} if differ else {}), **_sizes(yolo, side)}
             sizes |= {"runtime": runtime} if apart or command == "compare" else {}
             place = {"imgsz": side, "project": str(folder.resolve()), "exist_ok": True}
             place["name"] = name.replace("/", "-")
