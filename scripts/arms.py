@@ -36,6 +36,11 @@ def finetune(epochs: int, **own: Any) -> Stage:
     return Stage("finetune", {"epochs": epochs, **own})
 
 
+def slim(epochs: int, **own: Any) -> Stage:
+    """All of it in one command, at its defaults."""
+    return Stage("slim", {"epochs": epochs, **own})
+
+
 def fresh(epochs: int) -> Stage:
     """Train a pruned network from random weights, with stock Ultralytics."""
     return Stage("fresh", {"epochs": epochs})
@@ -165,6 +170,14 @@ TABLES: dict[str, dict[str, Chain]] = {
         "(a) at 288": [sparse(E, flops=0.617, imgsz=288), prune()],
         "(a) at 256": [sparse(E, flops=0.781, imgsz=256), prune()],
         "(b) at 256": [train(H), prune(flops=0.781, imgsz=256, data=True), finetune(H, imgsz=256)],
+    },
+    "drops": {  # as small as one point allows, from a model that was trained for 15 or for 30 epochs
+        name: chain
+        for n in (H, E)
+        for name, chain in (
+            (f"trained {n} epochs", [train(n)]),
+            (f"trained {n} epochs, max_drop=1", [train(n), slim(25, max_drop=1)]),
+        )
     },
     "native": {
         "dense": [train(E)],

@@ -30,11 +30,13 @@ def run_stage(stage: Stage, source: Path, folder: Path, common: dict[str, Any], 
 
         peers.prune(source, target, imgsz=common["imgsz"], **own)
         return target
-    if stage.verb in {"finetune", "peertune"}:  # at the defaults of `yoloprune finetune`
+    if stage.verb in {"finetune", "peertune", "slim"}:  # at the defaults of `yoloprune finetune`
         common = {k: v for k, v in common.items() if k not in {"optimizer", "lr0"}}
     settings = {**common, **own, **place}
     source = settings.pop("model", source)
-    if stage.verb == "sparse":
+    if stage.verb == "slim":
+        yoloprune.slim(source, **settings)
+    elif stage.verb == "sparse":
         yoloprune.train_sparse(source, **settings)
     elif stage.verb == "finetune":
         yoloprune.finetune(source, **settings)

@@ -64,7 +64,7 @@ def full(n_layers: int = 64, n_classes: int = 5) -> Report:
     return Report(
         "prune",
         rows,
-        {"kept": {"flops": 0.5}},
+        {"kept": {"flops": 0.5}, "rounds": [{"round": 1, "folder": NASTY}, {"round": 2, "held": True}]},
         f"Half of the FLOPs of {NASTY}.",
         classes,
         [image()] * 2,

@@ -13,7 +13,9 @@ import yaml
 
 from yoloprune.backend import yaml_markers
 from yoloprune.commands import following
+from yoloprune.settings import command_line
 from yoloprune.settings.checking import build
+from yoloprune.settings.requests import FinetuneRequest
 from yoloprune.settings.slim_request import SlimRequest
 from yoloprune.settings.trial_requests import SweepRequest
 
@@ -35,6 +37,26 @@ def after_prune(had: float | None, has: float | None, parent: Any = None, **told
     given = {"data": "d.yaml", "imgsz": 640, "unrepaired": False, **told}
     choice: Any = types.SimpleNamespace(yaml=given.pop("yaml", None))
     return following.after_prune(models, "best.pt", Path("p.pt"), choice, rows(had, has), **given)
+
+
+def test_a_stage_is_done_again_with_its_run() -> None:
+    part = Path("/runs/slim/3-prune.unfinished")
+    assert following.again("prune", part, "yoloprune prune model=a.pt") == [
+        "yoloprune slim cfg=/runs/slim/args.yaml name=again"
+    ]
+
+
+def test_what_was_asked_of_a_live_model_names_its_file_or_is_left_out(tmp_path: Path) -> None:
+    for file, words in (("runs/best.pt", ["yoloprune finetune model=runs/best.pt"]), (None, [])):
+        live: Any = types.SimpleNamespace(ckpt_path=file)
+        typed = command_line.written(build(FinetuneRequest, {"model": live, "epochs": 3}))
+        again = following.again("finetune", tmp_path, typed)[1:]
+        assert [" ".join(line.split()[:3]) for line in again] == words
+
+
+def test_stages_do_not_say_what_comes_next() -> None:
+    said = "ended at 0.5\nsaved best.pt\nnext: yolo export model=best.pt"
+    assert following.without_next(said) == "ended at 0.5\nsaved best.pt" and following.without_next("next") == "next"
 
 
 def test_a_run_is_done_again_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

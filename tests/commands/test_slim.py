@@ -166,7 +166,7 @@ def test_its_page_has_classes_images_the_interval_and_the_pages_of_its_stages(do
     assert len(report["images"]) == 8 and sum(len(image["labels"]) for image in report["images"]) > 0
     assert report["pages"] == {name: f"{name}/report.html" for name in ("2-prune", "3-finetune")}
     assert all(f'href="{place}"' in page and (folder / place).is_file() for place in report["pages"].values())
-    assert f"mAP50-95 {done.difference}" in page and "By class" in page and "The same images" in page
+    assert f"mAP50-95 beside parent: {done.difference}" in page and "By class" in page and "The same images" in page
     of_cut = json.loads((folder / "2-prune" / "report.json").read_text())
     assert [*of_cut["by_class"][0]["figures"]] == ["parent", "pruned"]
     assert report["layers"] == of_cut["layers"] and all(row["ms"] > 0 < row["ms kept"] for row in of_cut["layers"])

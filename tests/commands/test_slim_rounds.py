@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from command_lines import ok
 
-from yoloprune.commands import slim_rounds
+from yoloprune.commands import slim_rounds, slim_way
 from yoloprune.commands.slim_stages import Done, Stage, spread
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.planning.paired_bootstrap import Findings
@@ -27,6 +27,7 @@ class Paper:
         self.did: list[tuple[str, Any]] = []
         self.flops = {"parent.pt": 1.0}
         self.request: Any = None
+        self.total = 0
 
     def run(self, name: str, work: Callable[[Path], Done]) -> Stage:
         self.did.append((name, None))
@@ -138,6 +139,29 @@ def test_sparse_training_has_half_of_the_epochs_and_the_dead_go() -> None:
     assert found.tuned is not None and str(found.tuned.file).endswith("sparse.pt{} 8")
 
 
+def test_what_fine_tuning_only_takes_from_is_kept_as_it_was_cut() -> None:
+    """The first round ends at .50, where the cut had .55; the second is cut from that, and ends above its start."""
+    paper, ends = Paper(lambda _: 0.6), iter((0.55, 0.5, 0.4, 0.52))
+    key, cut, tune = "mAP50-95", paper.prune, paper.finetune
+    started: list[str] = []
+
+    def prune(part: Path, before: Stage, budgets: dict[str, float]) -> Done:
+        started.append(before.folder.name)
+        done = cut(part, before, budgets)
+        return Done(done.file, {key: next(ends)}, kept=done.kept)
+
+    paper.prune = prune  # type: ignore[method-assign]
+    paper.finetune = lambda *told: Done(tune(*told).file, {key: next(ends)})  # type: ignore[method-assign]
+    found = follow(paper, "flops=0.5 epochs=4 steps=2")
+    assert started == ["1-parent", "1-prune"]
+    assert [row["folder"] for row in found.rounds] == ["1-prune", "4-finetune"]
+    assert not found.worsened and found.final is found.tuned
+    ends = iter((0.55, 0.546, 0.4, 0.3))
+    found = follow(paper, "flops=0.5 epochs=4 steps=2")
+    assert found.rounds[0]["folder"].endswith("finetune")  # so little is noise
+    assert found.worsened and found.final is found.pruned and found.final.row[key] == 0.4
+
+
 # The search -----------------------------------------------------------------------------------------------------------
 def test_a_search_goes_on_while_the_drop_holds_and_backs_off_with_half_a_step() -> None:
     # mAP falls by 10 points per FLOP below 60 %: a drop of one point is held down to 50 %.
@@ -217,17 +241,17 @@ def test_with_confidence_the_end_of_the_interval_counts() -> None:
     ],
 )
 def test_the_way(words: str, trained: bool, way: str) -> None:
-    assert slim_rounds.way(asked(words), trained=trained) == way
+    assert slim_way.choose(asked(words), trained=trained)[0] == way
 
 
 def test_what_has_no_figure_or_no_classes_to_leave_is_refused() -> None:
     with pytest.raises(ArgumentError, match="counts from a model that knows"):
-        slim_rounds.way(asked("way=prune max_drop=1"), trained=False)
+        slim_way.choose(asked("way=prune max_drop=1"), trained=False)
     with pytest.raises(ArgumentError, match="must come with a trained model"):
-        slim_rounds.way(asked("way=train classes=person"), trained=True)
+        slim_way.choose(asked("way=train classes=person"), trained=True)
 
 
 def test_a_way_with_a_training_before_needs_two_epochs() -> None:
     with pytest.raises(ArgumentError, match="at least 2"):
-        slim_rounds.way(asked("epochs=1"), trained=False)
-    assert slim_rounds.way(asked("epochs=1"), trained=True) == "prune"
+        slim_way.choose(asked("epochs=1"), trained=False)
+    assert slim_way.choose(asked("epochs=1"), trained=True)[0] == "prune"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ultralytics.utils.metrics import ap_per_class
 
-from yoloprune.planning.paired_bootstrap import Findings, interval
+from yoloprune.planning.paired_bootstrap import Findings, between, interval
 
 
 def findings(hits: list[list[int]], confidence: list[float], images: list[int], labels: list[int]) -> Findings:
@@ -146,3 +148,14 @@ def test_other_images_are_refused() -> None:
 def test_it_says_points_level_and_images() -> None:
     text = str(interval(drawn(0), drawn(0), 0.9))
     assert text == "+0.00 points, 90% interval +0.00 to +0.00 (paired bootstrap over 12 images)"
+
+
+def test_it_lies_around_the_difference_that_tables_show() -> None:
+    """Of few images Ultralytics reads some curves at the other side of a jump, and its figures are what users see."""
+    first = drawn(0)
+    second = replace(first, hits=first.hits & (np.arange(len(first.hits)) % 3 > 0)[:, None])
+    plain, told = interval(first, second), interval(first, second, figures=(0.2, 0.25))
+    assert told.difference == 5 and plain.difference != 5
+    assert told.high - told.low == pytest.approx(plain.high - plain.low, abs=0.002)
+    assert told.low - plain.low == pytest.approx(5 - plain.difference, abs=0.002)
+    assert between(first, second, (0.2, 0.25)) == told and between(None, second, None) is None

@@ -16,7 +16,9 @@ def test_quality_changes_by_a_difference_and_size_by_a_share() -> None:
 def test_the_last_is_set_against_the_first_and_says_so_where_others_stand_between() -> None:
     tuned = {**PRUNED, "model": "fine-tuned", "mAP50-95": 0.63}
     changed = with_change([PARENT, PRUNED, tuned])[-1]
-    assert changed["model"] == "change, first to last" and changed["mAP50-95"] == "+0.0100"
+    assert changed["model"] == "change" and changed["mAP50-95"] == "+0.0100"
+    several = [{**row, "model": name} for row, name in zip((PARENT, PRUNED, tuned), "abc", strict=True)]
+    assert with_change(several)[-1] == {**changed, "model": "change, first to last"}
 
 
 def test_times_of_different_runtimes_are_not_set_against_each_other() -> None:
@@ -39,18 +41,24 @@ def test_counts_differ_by_a_count() -> None:
 
 
 def test_an_export_is_no_network_of_its_own() -> None:
-    """Its row is a size and a time of the network before it, and the change stands right behind that network."""
+    """Its row is a size and a time of the network before it, and the change stands below both."""
     parent = {**PARENT, "ms onnx": 10.0}
     tuned = {**PRUNED, "model": "fine-tuned", "mAP50-95": 0.63}
     exported = {"model": "exported", "mAP50-95": 0.5, "MB": 3.0, "ms onnx": 4.0}
-    name = "change, first to last"
-    expected = {"model": name, "mAP50-95": "+0.0100", "params": "-75.0 %", "ms": "-25.0 %", "ms onnx": "-60.0 %"}
-    assert with_change([parent, PRUNED, tuned, exported]) == [parent, PRUNED, tuned, expected, exported]
+    expected = {"model": "change", "mAP50-95": "+0.0100", "params": "-75.0 %", "ms": "-25.0 %", "ms onnx": "-60.0 %"}
+    assert with_change([parent, PRUNED, tuned, exported]) == [parent, PRUNED, tuned, exported, expected]
     trained = {**PARENT, "model": "trained"}
-    assert with_change([parent, trained, PRUNED, tuned, exported])[4] == expected
+    assert with_change([parent, trained, PRUNED, tuned, exported])[5] == expected
     assert with_change([parent, exported]) == [parent, exported]  # nothing was cut
     several = [{**PARENT, "model": name} for name in "abcd"]
     assert with_change(several) == several
+
+
+def test_what_holds_or_not_is_said_in_words() -> None:
+    assert table([{"round": 1, "held": True}, {"round": 2, "held": False}]).splitlines()[1:] == [
+        "1      yes",
+        "2      no",
+    ]
 
 
 def test_numbers_and_their_differences_stand_under_each_other() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from yoloprune.planning.paired_bootstrap import Interval
 from yoloprune.reporting import verdict
 
 PARENT = {"model": "parent", "mAP50": 0.9, "mAP50-95": 0.6, "params": 1000, "GFLOPs": 8.0, "ms": 20.0}
@@ -27,6 +28,29 @@ def test_a_cut(quality: float, points: str, judged: str) -> None:
     assert verdict.of([PARENT, pruned(quality)]) == (
         "Pruned has 50% of the GFLOPs, 25% of the parameters and 75% of the time per image of parent, and mAP50-95 "
         f"goes from 0.600 to {quality:.3f} ({points} points): {judged}."
+    )
+
+
+def test_a_time_that_was_asked_for_is_the_one_that_is_told() -> None:
+    rows = [{**PARENT, "ms onnx": 10.0}, {**pruned(0.6), "ms onnx": 6.0}]
+    assert "25% of the parameters and 60% of the time per image in onnx of parent" in verdict.of(rows)
+
+
+def test_three_points_of_a_weak_model_are_not_little() -> None:
+    rows = [{**PARENT, "mAP50-95": 0.189}, pruned(0.16)]
+    assert verdict.of(rows, trained=True).endswith("(-2.9 points): much is lost; train longer, or cut less.")
+    assert verdict.of(rows).endswith("(-2.9 points): fine-tuning has this to win back.")
+    assert verdict.of([{**PARENT, "mAP50-95": 0.189}, pruned(0.172)], trained=True).endswith(": little is lost.")
+
+
+def test_what_may_be_chance_is_not_told_as_sure() -> None:
+    chance = Interval(1.7, -2.6, 5.5, 0.95, 24)
+    said = verdict.of([PARENT, pruned(0.617)], trained=True, interval=chance)
+    assert said.endswith("(+1.7 points): better than before, but on 24 images that may be chance.")
+    sure = Interval(1.7, 0.6, 2.5, 0.95, 24)
+    assert verdict.of([PARENT, pruned(0.617)], interval=sure).endswith(": better than before.")
+    assert verdict.of([PARENT, pruned(0.617)], cut=False, interval=chance).endswith(
+        "(+1.7 points): on 24 images that may be chance."
     )
 
 

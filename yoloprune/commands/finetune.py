@@ -43,8 +43,8 @@ LIKE_THE_END = frozenset({"data", "imgsz", "batch", "device", "workers", "single
 
 
 @console.heard_as_asked
-def run(request: FinetuneRequest) -> ultralytics.YOLO:
-    """Fine-tune, see `api.finetune`."""
+def run(request: FinetuneRequest, *, pruned: bool = True) -> ultralytics.YOLO:
+    """Fine-tune, see `api.finetune`; `pruned` says whether the model should be."""
     compat.require("finetune")
     host_arguments.require(request.host)
     host_arguments.require_quantizers(request.host)
@@ -66,7 +66,7 @@ def run(request: FinetuneRequest) -> ultralytics.YOLO:
         passed["data"] = run_folders.rooted(datasets.given_or_own(yolo, passed.get("data"), "finetune"))
     if request.growth is not None:
         growing.begin(yolo, request.growth)
-    if yaml_markers.entry_of(yolo) is None:
+    if pruned and yaml_markers.entry_of(yolo) is None:
         console.warn("finetune: yoloprune did not prune this model; it is trained at the widths that it has")
     if request.distill == "parent":
         passed["distill_model"] = str(provenance.parent_file(yolo))

@@ -24,6 +24,12 @@ Row = Mapping[str, Any]
 TRAIN_FIRST = "train it first, or check that data= is what it was trained on"
 """What to do with a parent that finds next to nothing."""
 
+UNFINISHED = ".unfinished"
+"""End of the name of a folder in which a stage of `slim` is being done."""
+
+ANEW = "again"
+"""Name under which a finished run is done again."""
+
 NOISE = 0.005
 """By so much two runs differ that differ in nothing that counts."""
 
@@ -36,8 +42,15 @@ def typed(words: str, imgsz: Any = None, **told: Any) -> str:
 
 def again(command: str, folder: Path, words: str | None) -> list[str]:
     """What does a run again, from any folder: by the args.yaml in its own, and the command as it was typed if known."""
+    if folder.name.endswith(UNFINISHED):  # a stage of a run, which is done again as a whole
+        return [f"yoloprune slim {shlex.quote(f'cfg={(folder.parent / run_folders.ARGS).absolute()}')} name={ANEW}"]
     by_file = f"yoloprune {command} {shlex.quote(f'cfg={(folder / run_folders.ARGS).absolute()}')}"
-    return [by_file, *([words] if words else [])]
+    return [by_file, *([words] if words and command_line.UNKNOWN not in words.split() else [])]
+
+
+def without_next(said: str) -> str:
+    """What a stage says but for the command that would come after it: the next stage does."""
+    return "\n".join(line for line in said.split("\n") if not line.startswith("next: "))
 
 
 def exported(file: Any, imgsz: Any) -> str:

@@ -15,6 +15,7 @@ from yoloprune.backend import compat, console, datasets, evaluation, head_task, 
 from yoloprune.checkpoint import saving
 from yoloprune.commands import (
     finetune,
+    following,
     image_side,
     only_classes,
     parent_labels,
@@ -23,6 +24,7 @@ from yoloprune.commands import (
     slim_report,
     slim_rounds,
     slim_stages,
+    slim_way,
 )
 from yoloprune.commands.slim_report import SlimResult
 from yoloprune.commands.slim_stages import Stage, Stages
@@ -66,8 +68,8 @@ def run(request: SlimRequest) -> SlimResult:
     side, budget = image_side.settle(parent, request.budget, passed, "slim")
     only_classes.require(parent, request.classes, data)
     seen, classes = only_classes.cut(parent, request.classes, side.parent)
-    trained = slim_rounds.knows(parent, request, data)
-    chosen = slim_rounds.way(request, trained=trained)
+    trained = slim_way.knows(parent, request, data)
+    chosen, why = slim_way.choose(request, trained=trained)
     origin = request.model if isinstance(request.model, (str, Path)) else str(parent.model_name)
     arguments = {k: v for k, v in {**request.kwargs(), "model": origin, "data": data}.items() if v is not None}
     if passed.get("imgsz") == AUTO:
@@ -77,8 +79,11 @@ def run(request: SlimRequest) -> SlimResult:
         return slim_report.concluded(request, finished)
     slim_reach.require(seen, request, data, side.imgsz, rebuilt=chosen != "prune")
     with slim_stages.opened(request, parent, arguments) as stages:
-        unfinished = f"a stage lies in N-name{slim_stages.UNFINISHED} there until it is done"
-        console.log("slim: ", f"way={chosen}, {request.epochs} epochs in all, {stages.folder} ({unfinished})")
+        unfinished = f"a stage lies in N-name{following.UNFINISHED} there until it is done"
+        told_way = f"way={chosen} ({why}), {request.epochs} epochs in all"
+        console.log("slim: ", f"{told_way}, {stages.folder} ({unfinished})")
+        around = 1 + (by is not None) + bool(request.passed.get("format"))  # the parent, its labels, and an export
+        stages.total = around + slim_way.stages_of(chosen, request)
         if by is not None:
             data = stages.run("labels", lambda part: labelled(part, request, by, str(origin))).file
             calibrated = {"data": str(data)} if "data" in deployment.arguments else {}
@@ -114,10 +119,13 @@ def _ended(
 ) -> SlimResult:
     """Export, put the model into its place, write and say everything; `known` is the parent where it was validated."""
     request, folder = work.request, stages.folder
-    final = found.tuned or found.parent
+    final = found.final
     table = {"parent": first, "trained": found.parent, "pruned": found.pruned, "fine-tuned": found.tuned}
     if found.parent is first:
         del table["trained"]
+    if found.worsened:  # what is shipped stands last
+        table["pruned"] = table.pop("pruned")
+        found.said.append(slim_report.WORSENED.format(final.folder.name))
     shown = {name: stage for name, stage in table.items() if stage is not None}
     exported = None
     if request.passed.get("format"):
@@ -131,7 +139,9 @@ def _ended(
     timing = _times(rows, [*shown.values()], exported, deployment, work.side)
     timed = time.perf_counter() - timed
     seen = (found.parent.found, final.found)
-    difference = paired_bootstrap.between(*seen, request.confidence or 0.95) if found.tuned else None
+    key = text_table.headline(final.row)
+    both = (found.parent.row.get(key, 0.0), final.row.get(key, 0.0))
+    difference = paired_bootstrap.between(*seen, both, request.confidence or 0.95) if found.tuned else None
 
     file = folder / slim_report.SHIPPED
     file.parent.mkdir(exist_ok=True)

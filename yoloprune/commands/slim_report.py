@@ -10,9 +10,9 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune.backend import class_labels, console, run_folders, yaml_markers
+from yoloprune.backend import class_labels, console, evaluation, run_folders, yaml_markers
 from yoloprune.checkpoint import provenance, saving
-from yoloprune.commands import following, side_by_side
+from yoloprune.commands import following, side_by_side, slim_layers
 from yoloprune.commands.slim_rounds import Outcome
 from yoloprune.commands.slim_stages import FACTS, FREE, Stage
 from yoloprune.commands.slim_work import Work, digest, of_classes
@@ -21,10 +21,11 @@ from yoloprune.reporting import run_report, text_table, verdict
 from yoloprune.reporting.facts import Report
 from yoloprune.settings import command_line, keys
 from yoloprune.settings.slim_request import SlimRequest
+from yoloprune.settings.value_kinds import as_typed
 
 SHIPPED = Path("weights", "best.pt")
-ANEW = "again"
-"""Name under which a run is done again: its own is finished."""
+WORSENED = "fine-tuning took from what the cut had, which is shipped as it is in {}; more epochs= may turn that"
+"""Told where the cut model is better than what was trained from it."""
 
 
 @dataclass(frozen=True)
@@ -76,33 +77,69 @@ def write(
         found (Outcome): What the rounds came to.
         known (YOLO | None): The model before, with the classes that stay, where it knows those of the data.
     """
-    difference = facts["difference"]
-    layers = _layers(found)
+    layers = _layers(work, found)
     drawn = ("results.png",) if layers else ("widths.png", "results.png")  # the network is drawn from its layers
     pictures = [p for s in shown for name in drawn if (p := s.folder / name).is_file()]
     looks = _looks(work, shown[0], found, known)
-    anew = replace(work.request, passed={**work.request.passed, "name": ANEW, "exist_ok": None})
+    anew = replace(work.request, passed={**work.request.passed, "name": following.ANEW, "exist_ok": None})
     by_file, *typed = following.again("slim", folder, command_line.written(anew))
     report = Report(
         "slim",
         rows,
         facts,
-        verdict.of(text_table.ends(rows), trained=found.tuned is not None),
+        verdict.of(
+            text_table.ends(rows), trained=found.tuned is not None and not found.worsened, interval=_interval(facts)
+        ),
         looks.by_class,
         looks.images,
         layers,
-        repeat=[f"{by_file} name={ANEW}", *typed],
+        repeat=[f"{by_file} name={following.ANEW}", *typed],
         versions=provenance.versions(),
-        notes=[*([] if difference is None else [f"mAP50-95 {Interval(**difference)}"]), *found.said],
+        notes=_told(work.request, rows, facts),
         pages={name: f"{name}/{run_report.NAMES[1]}" for name in facts["stages"] if _has_page(folder / name)},
     )
     run_report.write_report(folder, report, pictures)
 
 
-def _layers(found: Outcome) -> Sequence[Mapping[str, Any]]:
-    """Where channels, FLOPs and time went, from the only cut; several have a page each."""
-    if found.pruned is None or len(found.rounds) > 1:
+def _interval(facts: Mapping[str, Any]) -> Interval | None:
+    return None if facts["difference"] is None else Interval(**facts["difference"])
+
+
+def _told(request: SlimRequest, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list[str]:
+    """What stands below the table: what happened on the way, whether budgets hold, how sure the difference is."""
+    difference = _interval(facts)
+    before = "trained" if any(row["model"] == "trained" for row in rows) else "parent"
+    held = [] if difference is None else [f"mAP50-95 beside {before}: {difference}"]
+    return [*facts["said"], *_budgets(request, rows), *held]
+
+
+def _budgets(request: SlimRequest, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How far the model that is shipped keeps the budgets, by the figures of the table.
+
+    That of channels is not in the table; those of FLOPs and of weights are proved where it is cut.
+    """
+    first, last = text_table.ends(rows)
+    column = next((k for k in last if k.startswith("ms ") and first.get(k)), "ms")
+    said = []
+    for kind, figure in (("flops", "GFLOPs"), ("params", "params"), ("latency", column)):
+        wanted = request.budgets.get(kind)
+        if wanted is None or request.max_drop is not None or not first.get(figure) or last.get(figure) is None:
+            continue
+        share = last[figure] / first[figure]
+        typed = as_typed(wanted)
+        absolute = not isinstance(wanted, (int, float)) or wanted > 1
+        beside = f"{text_table.cell(last[figure])} {figure}" if absolute else f"{share:.3f} of the parent's {figure}"
+        said.append(f"{kind}={typed}: {beside}")
+    return said
+
+
+def _layers(work: Work, found: Outcome) -> Sequence[Mapping[str, Any]]:
+    """Where channels, FLOPs and time went: from the page of the only cut, or by layers of the model before several."""
+    if found.pruned is None:
         return ()
+    if len(found.rounds) > 1:
+        models = saving.load(found.parent.file), saving.load(found.final.file)
+        return slim_layers.over_rounds(*models, work.imgsz, evaluation.device(work.request.passed.get("device")))
     told = json.loads((found.pruned.folder / run_report.NAMES[0]).read_text(encoding="utf-8"))
     layers: list[Mapping[str, Any]] = told["layers"]
     return layers
@@ -117,11 +154,12 @@ def _looks(work: Work, first: Stage, found: Outcome, known: ultralytics.YOLO | N
 
     The one before is the one that drops are counted from, where it knows the classes of the data.
     """
-    before, after = found.parent, found.tuned
-    if after is None or not of_classes(before)[0]:
+    before, after = found.parent, found.final
+    if found.tuned is None or not of_classes(before)[0]:
         return side_by_side.Looks()
     name = "parent" if before.folder == first.folder else "trained"
-    classes = side_by_side.by_class({name: of_classes(before), "fine-tuned": of_classes(after)})
+    shipped = "pruned" if found.worsened else "fine-tuned"
+    classes = side_by_side.by_class({name: of_classes(before), shipped: of_classes(after)})
     models = saving.load(before.file) if known is None or name == "trained" else known, saving.load(after.file)
     sides = work.side.parent if name == "parent" else work.imgsz, work.imgsz
     with class_labels.view(yaml_markers.kept_classes(models[1]), work.data) as seen:
@@ -175,7 +213,7 @@ def concluded(request: SlimRequest, folder: Path) -> SlimResult:
     console.conclude("slim: ", f"imgsz {imgsz}\n{text_table.table(text_table.with_change(rows))}")
     if len(rounds) > 1:
         console.conclude("slim: ", f"rounds\n{text_table.table(rounds)}")
-    for said in (*told["said"], *([f"mAP50-95 {difference}"] if difference else [])):
+    for said in told.get("notes", ()):
         console.conclude("slim: ", said)
     made = [file, *([exported] if exported else []), page]
     console.conclude("slim: ", text_table.closing("done", [], made, step))

@@ -1,4 +1,4 @@
-"""How a `slim` goes: which way, how far each round cuts, and a search for the smallest network that holds a drop."""
+"""How a `slim` goes: how far each round cuts, and a search for the smallest network that holds a drop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune.backend import class_labels, console, datasets, model_facts, yaml_markers, yolo_tracing
+from yoloprune.backend import console, yolo_tracing
+from yoloprune.commands import following
 from yoloprune.commands.slim_stages import Done, Stage, Stages, spread
 from yoloprune.commands.slim_work import Work
 from yoloprune.errors import ArgumentError, BudgetError
@@ -42,37 +43,21 @@ class Outcome:
     rounds: list[dict[str, Any]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
+    @property
+    def final(self) -> Stage:
+        """The model that is shipped: fine-tuned, or as it was cut where fine-tuning only took from it."""
+        if self.tuned is None or self.pruned is None:
+            return self.parent
+        key = text_table.headline(self.tuned.row)
+        before, after = (stage.row.get(key) for stage in (self.pruned, self.tuned))
+        return (
+            self.pruned if before is not None and after is not None and after < before - following.NOISE else self.tuned
+        )
 
-def knows(yolo: ultralytics.YOLO, request: SlimRequest, data: Any) -> bool:
-    """Whether a model was trained for the classes of a data set."""
-    if model_facts.is_untrained(yolo.model):
-        return False
-    if request.classes is not None or request.images is not None:
-        return True  # `only_classes` judges; what it finds are its classes
-    kept = yaml_markers.kept_classes(yolo)
-    return datasets.has_classes_of(yolo, data) or class_labels.matched(kept, data) is not None
-
-
-def way(request: SlimRequest, *, trained: bool) -> str:
-    """Which way: "prune", "sparse" or "train", as docs/results.md measured them.
-
-    Raises:
-        ArgumentError: If epochs are too few for its trainings.
-    """
-    if request.images is not None and not trained:
-        raise ArgumentError("images: must come with a trained model, which finds the labels in them. Train it first")
-    found = request.way
-    if found == "auto":
-        found = "prune" if trained else "sparse" if request.beyond_sparse is None else "train"
-    if found == "train" and request.classes is not None:
-        raise ArgumentError("classes: must come with a trained model, of which these are left. Train it first")
-    if found == "prune" and not trained and request.max_drop is not None:
-        raise ArgumentError("way=prune: max_drop= counts from a model that knows the classes of data=. Leave way= out")
-    if found == "prune" and not trained:
-        console.warn("slim: the model was not trained for the classes of data=, and way=prune cuts it nevertheless")
-    if found != "prune" and request.epochs < 2:
-        raise ArgumentError(f"epochs={request.epochs}: must be at least 2, one for each training")
-    return found
+    @property
+    def worsened(self) -> bool:
+        """Whether fine-tuning took from the cut model, which is shipped therefore."""
+        return self.pruned is not None and self.final is self.pruned
 
 
 def follow(stages: Stages, work: Work, parent: Stage, chosen: str) -> Outcome:
@@ -132,14 +117,17 @@ def _stepped(stages: Stages, work: Work, found: Outcome, epochs: int) -> Outcome
     last = _fractions(work, found.parent.file, request.budgets) if len(plan) > 1 else {}
     left, model = dict.fromkeys(("flops", "params", "channels", "latency"), 1.0), found.parent
     waiting = 0
-    for share, part_epochs in zip(plan, spread(epochs, len(plan)), strict=True):
+    for at, (share, part_epochs) in enumerate(zip(plan, spread(epochs, len(plan)), strict=True)):
         budgets = budgets_at(share, last, left) if len(plan) > 1 else dict(request.budgets)
         waiting += part_epochs
         if not budgets:  # a cut before went further than it had to
+            stages.total -= 2
             continue
+        if len(plan) > 1:
+            console.log("slim: ", f"round {at + 1} of {len(plan)}: {_told(budgets)} of what {model.folder.name} left")
         found.pruned = stages.run("prune", _cut(work, model, budgets))
         found.tuned = stages.run("finetune", _tune(work, found.pruned.file, waiting))
-        left, model, waiting = _left(left, found.pruned), found.tuned, 0
+        left, model, waiting = _left(left, found.pruned), found.final, 0
         found.rounds.append(_row(len(found.rounds) + 1, found, left))
     return found
 
@@ -163,12 +151,12 @@ def _searched(stages: Stages, work: Work, found: Outcome, epochs: int) -> Outcom
             step /= 2
             continue
         tuned = stages.run("finetune", _tune(work, pruned.file, lengths.pop(0)))
-        held, told = _holds(found.parent, tuned, request)
-        tried = _left(left, pruned)
-        found.rounds.append({**_row(len(found.rounds) + 1, Outcome(found.parent, pruned, tuned), tried), "held": held})
+        this, tried = Outcome(found.parent, pruned, tuned), _left(left, pruned)
+        held, told = _holds(found.parent, this.final, request)
+        found.rounds.append({**_row(len(found.rounds) + 1, this, tried), "held": held})
         console.log("slim: ", f"{told}: {'held' if held else f'more than max_drop={request.max_drop:g}'}")
         if held:
-            found.pruned, found.tuned, left, model = pruned, tuned, tried, tuned
+            found.pruned, found.tuned, left, model = pruned, tuned, tried, this.final
         else:
             step /= 2
     reached = f"{left['flops']:.0%} of the FLOPs hold max_drop={request.max_drop:g}"
@@ -189,10 +177,13 @@ def _holds(parent: Stage, tuned: Stage, request: SlimRequest) -> tuple[bool, str
     assert request.max_drop is not None
     key = text_table.headline(parent.row)
     drop = 100 * (parent.row[key] - tuned.row[key])
-    told = f"{key} {tuned.row[key]:.4f}, {drop:+.2f} points below the parent's"
+    where = f"{abs(drop):.2f} points {'below' if drop >= 0 else 'above'} the parent's"
+    told = f"{key} {tuned.row[key]:.4f}, {where}"
     if request.confidence is None:
         return drop <= request.max_drop + 1e-9, told
-    interval = paired_bootstrap.between(parent.found, tuned.found, request.confidence)
+    interval = paired_bootstrap.between(
+        parent.found, tuned.found, (parent.row[key], tuned.row[key]), request.confidence
+    )
     if interval is None:
         raise ArgumentError("confidence: this task has no mAP whose images could be drawn again. Leave it out")
     return -interval.low <= request.max_drop + 1e-9, f"{told} ({interval})"
@@ -207,6 +198,11 @@ def _fractions(work: Work, model: Path, budgets: Mapping[str, Any]) -> dict[str,
     return {k: v / cost.parent(k) if k in absolute else v for k, v in budgets.items()}
 
 
+def _told(budgets: Mapping[str, Any]) -> str:
+    """Budgets as they are typed, in few digits."""
+    return ", ".join(f"{'sparsity' if key == 'ratio' else key}={value:.3g}" for key, value in budgets.items())
+
+
 def _left(before: Mapping[str, float], pruned: Stage) -> dict[str, float]:
     """Fractions of the first parent after one more cut."""
     return {k: v * pruned.kept.get(k, 1.0) for k, v in before.items()}
@@ -214,9 +210,8 @@ def _left(before: Mapping[str, float], pruned: Stage) -> dict[str, float]:
 
 def _row(number: int, found: Outcome, left: Mapping[str, float]) -> dict[str, Any]:
     """One round for the report."""
-    assert found.tuned is not None
     shown = {k: round(left[k], 4) for k in ("flops", "params")}
-    return {"round": number, **shown, **found.tuned.row, "folder": found.tuned.folder.name}
+    return {"round": number, **shown, **found.final.row, "folder": found.final.folder.name}
 
 
 def _cut(work: Work, before: Stage, budgets: Mapping[str, Any]) -> Any:

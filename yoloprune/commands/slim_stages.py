@@ -17,14 +17,14 @@ import ultralytics
 from yoloprune import files
 from yoloprune.backend import console, per_image, run_folders
 from yoloprune.checkpoint.moved import Renaming
-from yoloprune.commands import interruptions
+from yoloprune.commands import following, interruptions
+from yoloprune.commands.following import UNFINISHED
 from yoloprune.errors import ArgumentError, PruneError
 from yoloprune.planning.paired_bootstrap import Findings
 from yoloprune.runtimes.deployment import EXPORT_KEYS
 from yoloprune.settings.slim_request import SlimRequest
 
 FACTS, FOUND, LOCK, REPORT = "slim.json", "found.npz", ".running", "report.json"
-UNFINISHED = ".unfinished"
 GOES_ON = "the same command goes on where it was; so far everything is in {}"
 FREE = frozenset({"project", "name", "exist_ok", "verbose", "save_dir"})
 """What the same command may have otherwise and still go on."""
@@ -78,11 +78,12 @@ class Stages:
         folder (Path): Where the stages lie.
         trained (bool): Whether something is there that took long to make.
         seconds (float): What stages took in this process.
+        total (int): How many there are in all, at most.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.seconds, self.count = 0.0, 0
+        self.seconds, self.count, self.total = 0.0, 0, 0
         self.trained = holds_work(folder)
 
     def run(self, name: str, work: Callable[[Path], Done]) -> Stage:
@@ -98,14 +99,17 @@ class Stages:
         self.count += 1
         final = self.folder / f"{self.count}-{name}"
         if (final / FACTS).is_file():
-            console.log("slim: ", f"{final.name} is done already")
+            console.log("slim: ", f"{final.name} of {self.total} is done already")
             return Stage.read(final)
         part = final.with_name(final.name + UNFINISHED)
-        console.log("slim: ", f"{final.name} of {self.folder}")
+        console.log("slim: ", f"{final.name} of {self.total}, in {self.folder}")
         renaming = Renaming(part, final)
         began = time.perf_counter()
         # What is read afterwards is there afterwards; what a stage ends with is not what the run ends with
-        with console.told_as(renaming.told), console.hushed(console.is_hushed()):
+        with (
+            console.told_as(lambda said: following.without_next(renaming.told(said))),
+            console.hushed(console.is_hushed()),
+        ):
             done = work(part)
         part.mkdir(exist_ok=True)
         seconds = time.perf_counter() - began

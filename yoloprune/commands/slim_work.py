@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ class Work:
     def train(self, part: Path, model: Path, epochs: int) -> Done:
         """Train at the widths that there are."""
         told = {**self.training, **self._share(epochs), "optimizer": self.request.passed.get("optimizer") or PLAIN}
-        return self._trained(part, FinetuneRequest, {**told, "model": model})
+        return self._trained(part, FinetuneRequest, {**told, "model": model}, pruned=False)
 
     def train_sparse(self, part: Path, model: Path, epochs: int) -> Done:
         """Train while channels fade."""
@@ -164,16 +165,16 @@ class Work:
         hours = self.request.passed.get("time")
         return {"epochs": epochs} if hours is None else {"epochs": epochs, "time": hours * epochs / self.request.epochs}
 
-    def _trained(self, part: Path, kind: type[Request], told: Mapping[str, Any]) -> Done:
-        """Train, or go on with what an interruption left."""
+    def _trained(self, part: Path, kind: type[Request], told: Mapping[str, Any], *, pruned: bool = True) -> Done:
+        """Train, or go on with what an interruption left; `pruned` says whether the model is."""
         last, best = (part / "weights" / name for name in ("last.pt", "best.pt"))
-        command = finetune if kind is FinetuneRequest else train_sparse
+        run: Any = partial(finetune.run, pruned=pruned) if kind is FinetuneRequest else train_sparse.run
         if last.is_file() and saving.goes_on(last):
             kept = {k: told[k] for k in ("trainer", "device", "workers") if told.get(k) is not None}
-            command.run(checking.build(kind, {"model": last, "resume": True, **kept}))
+            run(checking.build(kind, {"model": last, "resume": True, **kept}))
         elif not last.is_file():
             shutil.rmtree(part, ignore_errors=True)
-            command.run(checking.build(kind, {**told, **_place(part)}))
+            run(checking.build(kind, {**told, **_place(part)}))
         file = best if best.is_file() else last
         if not (part / REPORT).is_file():
             self._end(part, kind, told)

@@ -109,7 +109,7 @@ def _swept(
         left = [point for point in points if point.name not in done]
         with pieces.spread(work if cluster is None else work.sent(elsewhere), left, ray=cluster) as results:
             for tried in results:
-                difference = paired_bootstrap.between(so_far.parent, tried.found)
+                difference = paired_bootstrap.between(so_far.parent, tried.found, (rows[0][key], tried.row[key]))
                 times = [] if timer is None or tried.child is None else timer.time(tried.child.model)[1:]
                 so_far.add(folder, tried.row, difference, times)
                 rows.append(tried.row)

@@ -107,8 +107,7 @@ def compare(
         pair = [saving.with_model(y, n) for y, n in zip(loaded.values(), networks, strict=True) if y in known]
         seen = [side for side, yolo in zip(sides, loaded.values(), strict=True) if yolo in known]
         images = side_by_side.shown(pair[0], pair[-1], passed, (seen[0], seen[-1]), command) if len(pair) > 1 else []
-        others = zip([*loaded][1:], found[1:], strict=True)
-        differences = {name: d for name, f in others if (d := paired_bootstrap.between(found[0], f)) is not None}
+        differences = _differences(rows, found)
         told_sides = sides if differ else imgsz
         timing |= {"runtimes": runtimes} if apart else {}
         said = {"device": str(device), "imgsz": told_sides, "timing": timing, "arguments": passed}
@@ -122,6 +121,18 @@ def compare(
         step = following.after_comparing(known[-1], rows, rows[at], data=passed["data"], imgsz=sides[at])
         console.conclude(f"{command}: ", text_table.closing(told, rows, [page], step))
     return rows
+
+
+def _differences(
+    rows: Sequence[dict[str, Any]], found: Sequence[paired_bootstrap.Findings | None]
+) -> dict[str, paired_bootstrap.Interval]:
+    """How far models are from the first one, by name, and how much of it may be chance."""
+    key, told = text_table.headline(rows[0]), {}
+    for row, seen in zip(rows[1:], found[1:], strict=True):
+        both = (rows[0][key], row[key]) if rows[0].get(key) is not None and row.get(key) is not None else None
+        if (difference := paired_bootstrap.between(found[0], seen, both)) is not None:
+            told[str(row["model"])] = difference
+    return told
 
 
 def _warn_of_other_classes(models: Mapping[str, ultralytics.YOLO], data: Any, command: str) -> None:
@@ -146,7 +157,10 @@ def _report(
     """What is said of models that were validated and timed; of one alone there is no verdict."""
     metric = text_table.headline(rows[0])
     points = points_of(rows, metric) if metric and len(rows) > 1 else []
-    said = verdict.of(rows, cut=command != "compare") if len(rows) == 2 else verdict.of_several(points, metric)
+    if len(rows) == 2:
+        said = verdict.of(rows, cut=command != "compare", interval=differences.get(rows[1]["model"]))
+    else:
+        said = verdict.of_several(points, metric)
     versions = provenance.versions()
     by_class = side_by_side.by_class(classes)
     again = [words] if words else []

@@ -148,15 +148,30 @@ class Interval:
         )
 
 
-def between(first: Findings | None, second: Findings | None, level: float = 0.95) -> Interval | None:
-    """The interval of two models, None where they have no mAP, or not on the same images."""
+def between(
+    first: Findings | None, second: Findings | None, figures: tuple[float, float] | None, level: float = 0.95
+) -> Interval | None:
+    """The interval of two models, None where they have no mAP, or not on the same images.
+
+    Args:
+        first (Findings | None): What the first model found, usually the parent.
+        second (Findings | None): What the second found.
+        figures (tuple[float, float] | None): Their mAP50-95 as Ultralytics told it, fractions of 1; see `interval`.
+        level (float): How much of the differences the interval holds, in (0, 1).
+    """
     if first is None or second is None or not first.same_images(second):
         return None
-    return interval(first, second, level)
+    return interval(first, second, level, figures=figures)
 
 
 def interval(
-    first: Findings, second: Findings, level: float = 0.95, *, resamples: int = RESAMPLES, seed: int = 0
+    first: Findings,
+    second: Findings,
+    level: float = 0.95,
+    *,
+    figures: tuple[float, float] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Interval:
     """The interval of the difference in mAP50-95 between two models that were validated on the same images.
 
@@ -164,6 +179,8 @@ def interval(
         first (Findings): What the first model found, usually the parent.
         second (Findings): What the second found.
         level (float): How much of the differences the interval holds, in (0, 1).
+        figures (tuple[float, float] | None): mAP50-95 of both as Ultralytics told it, fractions of 1: the interval lies
+            around their difference, which is what tables show. Of few images it is another one than here, see `_areas`.
         resamples (int): How often images are drawn.
         seed (int): Of the draws.
 
@@ -178,5 +195,6 @@ def interval(
     differences = np.concatenate([second.mean_ap(part) - first.mean_ap(part) for part in parts])
     low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
     difference = second.mean_ap()[0] - first.mean_ap()[0]
-    points = [round(100 * float(x), 3) for x in (difference, low, high)]
+    told = difference if figures is None else figures[1] - figures[0]
+    points = [round(100 * float(x), 3) for x in (told, low + told - difference, high + told - difference)]
     return Interval(points[0], points[1], points[2], level, first.count)

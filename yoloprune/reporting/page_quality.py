@@ -41,6 +41,13 @@ def summary(report: Report) -> str:
     return said + table(rows, marked=added) + notes
 
 
+def rounds(report: Report) -> str:
+    """Each round of cutting and fine-tuning, where there were several."""
+    rows = report.facts.get("rounds") or ()
+    note = "<p class=note>Shares are of the model before the first round; the folder holds what a round made.</p>"
+    return note + table(rows) if len(rows) > 1 else ""
+
+
 def costs(report: Report) -> str:
     """Quality against GFLOPs, and against milliseconds of each runtime; the front is a line."""
     drawn, apart = "", by_runtime([p for p in report.points if p.get("ms") is not None])

@@ -12,6 +12,7 @@ from yoloprune.reporting import page_network, page_quality, schema, svg
 from yoloprune.reporting.facts import Report
 
 SECTIONS = (
+    ("Rounds", page_quality.rounds),
     ("Quality and cost", page_quality.costs),
     ("By class", page_quality.classes),
     ("The same images", page_quality.images),
@@ -26,6 +27,13 @@ SECTIONS = (
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """What a browser may load for the page: nothing."""
+
+PICTURES = {
+    "widths": "Widths before and after",
+    "results": "Losses and figures of the last training",
+    "sparsity": "The sparse training",
+}
+"""What stands above a picture, by the name of its file."""
 
 NAMES = ("report.json", "report.html")
 
@@ -52,7 +60,7 @@ def page(report: Report, pictures: Sequence[Path] = ()) -> str:
     title = svg.escaped(f"yoloprune {report.command}")
     body = page_quality.summary(report)
     told = [(name, made(report)) for name, made in SECTIONS]
-    told += [(p.stem, _embedded(p)) for p in pictures if p.is_file()]
+    told += [(PICTURES.get(p.stem, p.stem), _embedded(p)) for p in pictures if p.is_file()]
     told += [("Do it again", page_network.repeat(report))]
     body += "".join(f"<h2>{svg.escaped(name)}</h2>{content}" for name, content in told if content)
     style, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))

@@ -24,6 +24,8 @@ def cell(value: Any) -> str:
     """One value as short as it can be read."""
     if value is None:
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
@@ -41,16 +43,18 @@ EXPORTED = "exported"
 CHANGE = "change"
 
 OF_ENDS = f"{CHANGE}, first to last"
-"""The same where rows stand between."""
+"""The same where rows stand between that tell no story."""
 
 
 def ends(rows: Sequence[Row]) -> tuple[Row, Row]:
-    """The first row, and the last one that is of a network and not of what it was exported to."""
-    return rows[0], next(row for row in reversed(rows) if row.get("model") != EXPORTED)
+    """The first row, and the last one of a network, with the times that only what it was exported to has."""
+    of_file = next((row for row in rows if row.get("model") == EXPORTED), {})
+    last = next(row for row in reversed(rows) if row.get("model") != EXPORTED)
+    return rows[0], {**last, **{k: v for k, v in of_file.items() if k.startswith("ms ")}}
 
 
 def with_change(rows: Sequence[Row]) -> list[Row]:
-    """Rows of a before/after table, and one more: how the last network differs from the first, right behind it.
+    """Rows of a before/after table, and one more below: how the last network differs from the first.
 
     Args:
         rows (Sequence[Row]): The model before first, the one after last, but for what that was exported to; each with
@@ -65,8 +69,6 @@ def with_change(rows: Sequence[Row]) -> list[Row]:
     if len(networks) < 2 or (len(networks) > FEW and not {row.get("model") for row in networks} <= STORY):
         return list(rows)
     first, last = ends(rows)
-    of_file = next((row for row in rows if row.get("model") == EXPORTED), {})
-    last = {**{k: v for k, v in of_file.items() if k.startswith("ms ")}, **last}
     found = {
         k: change(k, first[k], last[k])
         for k in first
@@ -74,8 +76,8 @@ def with_change(rows: Sequence[Row]) -> list[Row]:
     }
     if not found:
         return list(rows)
-    at = 1 + max(i for i, row in enumerate(rows) if row.get("model") != EXPORTED)
-    return [*rows[:at], {next(iter(first)): CHANGE if len(networks) == 2 else OF_ENDS, **found}, *rows[at:]]
+    name = CHANGE if len(networks) == 2 or {row.get("model") for row in networks} <= STORY else OF_ENDS
+    return [*rows, {next(iter(first)): name, **found}]
 
 
 def timed_alike(rows: Sequence[Row]) -> bool:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from yoloprune.planning.paired_bootstrap import Interval
 from yoloprune.reporting.text_table import Row, headline, timed_alike
 
 NOTHING, LITTLE, MUCH = 0.5, 3.0, 10.0  # points (hundredths); two runs that differ in nothing differ by the first
+
+SHARE = 0.1
+"""Of what a model had: to lose more is not little, however few points that are."""
 
 BLIND = 0.01
 """A figure of quality, a fraction of 1, below which a model finds next to nothing."""
@@ -14,7 +18,14 @@ BLIND = 0.01
 HOW_TO_SEE = "'yoloprune val' with data= and against= does it"
 
 
-def of(rows: Sequence[Row], *, trained: bool = False, unseen: str = "", cut: bool = True) -> str:
+def of(
+    rows: Sequence[Row],
+    *,
+    trained: bool = False,
+    unseen: str = "",
+    cut: bool = True,
+    interval: Interval | None = None,
+) -> str:
     """What came of it.
 
     Args:
@@ -22,6 +33,7 @@ def of(rows: Sequence[Row], *, trained: bool = False, unseen: str = "", cut: boo
         trained (bool): Whether the last one was fine-tuned already.
         unseen (str): Why quality was not measured, where it was not.
         cut (bool): Whether the last one comes from the first; of any two models no advice follows.
+        interval (Interval | None): How far the difference in quality may be chance.
 
     Returns:
         (str): What it keeps and what that costs; empty without two rows.
@@ -29,7 +41,9 @@ def of(rows: Sequence[Row], *, trained: bool = False, unseen: str = "", cut: boo
     if len(rows) < 2:
         return ""
     first, last = rows[0], rows[-1]
-    sizes = {"GFLOPs": "GFLOPs", "params": "parameters", "ms": "time per image", "nonzero": "weights that are not zero"}
+    times = {k: f"time per image in {k[3:]}" for k in last if k.startswith("ms ") and first.get(k)}
+    times = times or {"ms": "time per image"}  # what was asked for, where that was timed
+    sizes = {"GFLOPs": "GFLOPs", "params": "parameters", **times, "nonzero": "weights that are not zero"}
     shares = [
         f"{last[k] / first[k]:.0%} of the {said}"
         for k, said in sizes.items()
@@ -47,7 +61,10 @@ def of(rows: Sequence[Row], *, trained: bool = False, unseen: str = "", cut: boo
     went = f"{key} goes from {first[key]:.3f} to {last[key]:.3f} ({points:+.1f} points)"
     if first[key] < BLIND:
         return f"{kept}, and {went}: {before} finds too little on this data to say what is lost."
-    return f"{kept}, and {went}: {_judged(points, trained)}." if cut else f"{kept}, and {went}."
+    judged = [_judged(points, first[key], trained)] if cut else []
+    if interval is not None and abs(points) >= NOTHING and interval.low < 0 < interval.high:
+        judged.append(f"on {interval.images} images that may be chance")
+    return f"{kept}, and {': '.join([went, *([', but '.join(judged)] if judged else [])])}."
 
 
 def of_training(rows: Sequence[Row]) -> str:
@@ -98,15 +115,16 @@ def on_front(costs: Sequence[float], marks: Sequence[float]) -> set[int]:
     return {i for i, (cost, mark) in enumerate(both) if not beaten(cost, mark)}
 
 
-def _judged(points: float, trained: bool) -> str:
-    """What a change of so many points means."""
+def _judged(points: float, had: float, trained: bool) -> str:
+    """What a change of so many points of what a model had means."""
+    little = -min(LITTLE, 100 * SHARE * had)
     if points >= NOTHING:
         return "better than before"
     if points > -NOTHING:
         return "nothing that counts is lost"
     if trained:
-        return "little is lost" if points >= -LITTLE else "much is lost; train longer, or cut less"
-    if points >= -LITTLE:
+        return "little is lost" if points >= little else "much is lost; train longer, or cut less"
+    if points >= little:
         return "little is lost, and nothing is fine-tuned yet"
     if points >= -MUCH:
         return "fine-tuning has this to win back"

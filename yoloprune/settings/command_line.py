@@ -110,12 +110,19 @@ def _bare_word(key: str, spec: Command) -> bool:
     raise ArgumentError(f"'{key}' is an argument of {spec.name} but is missing an '=' sign, i.e. try '{hint}'")
 
 
+UNKNOWN = "model=..."
+"""Stands in a written command for a model that is in no file."""
+
+
 def written(request: Request) -> str:
     """A request as one would type it, without what is the default anyway; `parse` reads it back.
 
-    Of a live model its type is all that can be said.
+    Of a live model it is the file that it came from; without one nobody can type it.
     """
-    told = {"model": request.model, **request.host, **changed(request)}
+    model = request.model
+    if not isinstance(model, (str, Path, type(None))):
+        model = getattr(model, "ckpt_path", None) or "..."
+    told = {"model": model, **request.host, **changed(request)}
     models = [as_typed(m) for m in told.pop("models", None) or ()]  # as words: a comma may be part of a file's name
     return " ".join(["yoloprune", request.command, *map(shlex.quote, [*models, *pairs(told)])])
 
