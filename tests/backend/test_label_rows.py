@@ -36,12 +36,13 @@ def split(folder: Path, *texts: str | None) -> str:
         ("segment", OUTLINES, [2, 3], ""),
         ("obb", OUTLINES, None, ""),
         ("pose", POINTS, [2, 3], ""),
+        ("pose", BOXES, "two", ""),  # what is no shape is for Ultralytics to tell
         ("detect", OUTLINES, None, ""),
         ("segment", "\n", None, ""),  # backgrounds alone tell nothing
         ("segment", None, None, ""),
     ],
 )
-def test_what_labels_are(task: str, rows: str | None, shape: list[int] | None, said: str, tmp_path: Path) -> None:
+def test_what_labels_are(task: str, rows: str | None, shape: list[int] | str | None, said: str, tmp_path: Path) -> None:
     told: dict[str, Any] = {"train": split(tmp_path / "t", rows), "val": split(tmp_path / "v", rows)}
     found = label_rows.lacking(task, {**told, "kpt_shape": shape} if shape else told)
     assert found.startswith(said) and bool(found) is bool(said)

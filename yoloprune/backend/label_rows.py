@@ -46,7 +46,10 @@ def lacking(task: str, told: Mapping[str, Any]) -> str:
     if task not in NEEDED:
         return ""
     (what, row), points = NEEDED[task], told.get("kpt_shape")
-    posed = BOX + points[0] * points[1] if points else 0
+    try:
+        posed = BOX + int(points[0]) * int(points[1]) if points else 0
+    except (TypeError, ValueError, LookupError):  # no shape at all, which Ultralytics says
+        return ""
     numbers = f", {posed} numbers" if task == "pose" and points else ""
     needs = f"{'an' if task == 'obb' else 'a'} {task} model needs {what} ('{row}'{numbers})"
     if task == "pose" and not points:
@@ -63,9 +66,16 @@ def _lengths(told: Mapping[str, Any]) -> Iterator[int]:
     for split in ("val", "train"):
         images = islice(_images(told.get(split) or []), LOOKED_FOR)
         files = (Path(text) for image in images for text in compat.img2label_paths([image]))
-        texts = (file.read_text(encoding="utf-8-sig", errors="replace") for file in files if file.is_file())
+        texts = (_read(file) for file in files if file.is_file())
         for text in islice((text for text in texts if text.strip()), ENOUGH):
             yield from (len(line.split()) for line in text.splitlines() if line.strip())
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError:  # whoever needs it will say
+        return ""
 
 
 def _images(places: str | Sequence[str]) -> Iterator[str]:
