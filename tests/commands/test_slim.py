@@ -265,11 +265,21 @@ def test_weights_of_other_classes_are_trained_sparse_first(parent: Path, data: P
 
 def test_rounds_meet_the_budget_together(parent: Path, data: Path, tmp_path: Path) -> None:
     found = slimmed(parent, data, tmp_path, epochs=2, steps=2, **CUT)
-    assert [row["folder"] for row in found.rounds] == ["3-finetune", "5-finetune"]
+    folder = found.file.parents[1]
+    for row, both in zip(found.rounds, (("2-prune", "3-finetune"), ("4-prune", "5-finetune")), strict=True):
+        cut, tuned = (Stage.read(folder / name).row["mAP50-95"] for name in both)
+        assert row["folder"] == both[tuned >= cut - 0.005] and row["mAP50-95"] == (
+            tuned if tuned >= cut - 0.005 else cut
+        )
     first, last = (row["flops"] for row in found.rounds)
     assert 0.7 < first <= 0.8 and 0.5 < last <= 0.6
     whole, final = (evaluation.gflops(YOLO(f).model, 64) for f in (parent, found.file))
     assert final / whole == pytest.approx(last, abs=0.02)
+    page, told = (folder / "report.html").read_text(), json.loads((folder / "report.json").read_text())
+    assert "<h2>Rounds</h2>" in page and "widths.png" not in page  # of which that of a round has another parent
+    layers = enumerate(YOLO(parent).model.model)
+    assert [row["layer"] for row in told["layers"]] == [f"model.{i} ({type(m).__name__})" for i, m in layers]
+    assert sum(row["MFLOPs kept"] for row in told["layers"]) < 0.65 * sum(row["MFLOPs"] for row in told["layers"])
 
 
 def test_a_search_ends_with_what_held(parent: Path, data: Path, tmp_path: Path) -> None:
