@@ -87,9 +87,10 @@ def told_before(epochs: Mapping[str, int], flops: float, folder: Path) -> str:
         flops (float): Share that is kept.
         folder (Path): Of the run.
     """
-    images, trained, tuned = DATA["train"] + DATA["val"], epochs["parent"], epochs["slim"]
+    images = DATA["train"] + DATA["val"]
+    trained, tuned = (f"{n} epoch{'' if n == 1 else 's'}" for n in (epochs["parent"], epochs["slim"]))
     return (
-        f"3 steps: draw {images} images; train a YOLOv8n on them, {trained} epochs; slim it to {flops:.0%} of its "
-        f"FLOPs: validate, prune, fine-tune {tuned} epochs, compare\n"
+        f"3 steps: draw {images} images; train a YOLOv8n on them, {trained}; slim it to {flops:.0%} of its "
+        f"FLOPs: validate, prune, fine-tune {tuned}, compare\n"
         f"no download, no GPU needed; {sum(EPOCHS.values())} epochs in all took {MEASURED}; {folder}"
     )
