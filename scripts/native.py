@@ -50,8 +50,13 @@ chosen freely, and a block that no row of its own can say is written as the rows
 `Conv` (its chunk), a `Bottleneck` each, `Concat` and `Conv`. Nothing of this is listed by block: a block is watched
 while it runs, its rows are built by Ultralytics and compared, and the model that is saved is made of the cut one's own
 modules. What cannot be written so (an addition outside a bottleneck, attention) stays one row, whose widths are tied.
-`native=tied` keeps every block in one row. `prune` tells which blocks became rows; `keep=model.4` and `freeze=10` of
-`yoloprune` go on meaning the parent's layers.
+`native=tied` keeps every block in one row. `prune` tells which blocks became rows.
+
+Names stay those of the model that was pruned first, however often it is pruned again: `keep=model.4`, `layers=`,
+`layer=` and `freeze=10` mean the parent's layers, and `info`, tables, pages and errors say them, so all that is printed
+can be given to a key. Where a convolution became two rows, `model.4.cv1:1` and `model.4.cv1:2` are its pieces, and
+`model.4.cv1` is both. The last line of `info` tells which rows of the present YAML are which layer. Ultralytics itself
+knows the rows alone.
 
 Written by the command below.
 

@@ -16,6 +16,7 @@ NASTY = """<script>alert("x")</script> & 'friends' 日本"""
 def box(name: str, score: float | None, matched: bool = True) -> Outline:
     return {
         "name": name,
+        "colour": "#042aff" if name == NASTY else "#0bdbeb",
         "score": score,
         "points": [(0.1, 0.1), (0.5, 0.1), (0.5, 0.6), (0.1, 0.6)],
         "matched": matched,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
 from yoloprune.errors import WriteError
-from yoloprune.files import append_row, keep_rows, read_numbers, staged, whole_rows, write_at_once
+from yoloprune.files import append_row, drop_left_parts, keep_rows, read_numbers, staged, whole_rows, write_at_once
 
 
 def full(file: BinaryIO) -> None:
@@ -74,6 +78,44 @@ def test_other_errors_pass_and_leave_nothing(tmp_path: Path) -> None:
         (part / "a").write_text("new")
         raise KeyboardInterrupt
     assert list((tmp_path / "new").iterdir()) == []
+
+
+LEAVES = """
+import os, signal, sys
+from pathlib import Path
+from yoloprune.files import staged
+with staged(Path(sys.argv[1])) as part:
+    (part / "a").write_text("new")
+    print(part, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_is_tidied_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LEAVES, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    part = Path(process.stdout.readline().strip())
+    long_ago = time.time() - 60
+    os.utime(part, (long_ago, long_ago))
+    assert not drop_left_parts(tmp_path) and (part / "a").is_file()  # it lives
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert (part / "a").is_file()
+    os.utime(part, (long_ago, long_ago))
+    write_all(tmp_path, "b")
+    assert contents(tmp_path) == {"b": "new"} and not part.exists()
+
+
+def test_a_process_leaves_its_own_parts_alone(tmp_path: Path) -> None:
+    """A lock of a process does not lock it out itself."""
+    with staged(tmp_path) as part:
+        (part / "a").write_text("new")
+        os.utime(part, (0, 0))
+        assert not drop_left_parts(tmp_path)
+        write_all(tmp_path, "b")
+    assert contents(tmp_path) == {"a": "new", "b": "new"}
 
 
 def test_rows_gather_below_one_header(tmp_path: Path) -> None:

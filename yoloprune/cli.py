@@ -177,7 +177,7 @@ def _help(topic: list[str]) -> str:
     if not topic:
         return _overview()
     command = COMMANDS[find_command(merge_tokens(topic))]
-    return _command_help(command) if command.options else _overview()
+    return _command_help(command)
 
 
 def _overview() -> str:
@@ -217,6 +217,9 @@ def _overview() -> str:
 
 def _command_help(command: Command) -> str:
     """Return the help of one command: usage, own options with defaults, Ultralytics' keys, examples."""
+    if not command.options:
+        lines = [f"yoloprune {command.name}: {command.summary}", "", "Examples"]
+        return "\n".join([*lines, *(f"  yoloprune {example}" for example in command.examples)])
     names = [f"{o.name}={'' if o.default == () else o.default}" for o in command.options]
     width = max(map(len, names))
     lines = [

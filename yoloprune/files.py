@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -38,11 +39,36 @@ def write_at_once(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         raise WriteError(path, e.strerror or str(e)) from e
 
 
+PART, TAKEN = ".part-", ".taken"
+"""How folders begin in which files wait to be renamed; in each a file that its process holds as long as it lives."""
+
+YOUNG = 10.0
+"""Seconds in which a folder that nobody holds may be one whose process is about to."""
+
+
+_mine: set[Path] = set()
+"""Those of this process, which may take its own files again."""
+
+
+def drop_left_parts(folder: Path) -> bool:
+    """Remove what `staged` left in a folder when its process was killed; whether there was anything."""
+    found = False
+    for part in folder.glob(f"{PART}*"):
+        with contextlib.suppress(OSError):
+            if part in _mine or time.time() - part.stat().st_mtime < YOUNG or (handle := taken(part / TAKEN)) is None:
+                continue
+            handle.close()
+            shutil.rmtree(part)
+            found = True
+    return found
+
+
 @contextlib.contextmanager
 def staged(folder: Path) -> Iterator[Path]:
     """A folder for files that belong together: they are renamed into `folder` at the end of the block, or none is.
 
-    They are renamed in the order of their names, once all of them are written and nothing is seen in their way.
+    They are renamed in the order of their names, once all of them are written and nothing is seen in their way. What
+    a killed process left there is removed.
 
     Args:
         folder (Path): Where they go; made if it is not there.
@@ -54,11 +80,15 @@ def staged(folder: Path) -> Iterator[Path]:
         WriteError: If one cannot be written.
     """
     part: Path | None = None
+    held: BinaryIO | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
+        drop_left_parts(folder)
+        part = Path(tempfile.mkdtemp(prefix=PART, dir=folder))
+        _mine.add(part)
+        held = taken(part / TAKEN)
         yield part
-        places = {file: folder / file.relative_to(part) for file in sorted(part.rglob("*")) if file.is_file()}
+        places = {file: folder / file.relative_to(part) for file in _files_in(part)}
         for place in places.values():
             place.parent.mkdir(parents=True, exist_ok=True)
             if place.is_dir() or not os.access(place.parent, os.W_OK):
@@ -73,15 +103,23 @@ def staged(folder: Path) -> Iterator[Path]:
     except OSError as e:
         raise WriteError(_last_written(folder, part), e.strerror or str(e)) from e
     finally:
+        if held is not None:
+            held.close()
         if part is not None:
             shutil.rmtree(part, ignore_errors=True)
+            _mine.discard(part)
+
+
+def _files_in(part: Path) -> list[Path]:
+    """What was written into a folder that `staged` made, in the order of names."""
+    return [file for file in sorted(part.rglob("*")) if file.is_file() and file != part / TAKEN]
 
 
 def _last_written(folder: Path, part: Path | None) -> Path:
     """The file that a failure belongs to: some errors, as that of a full disk, do not name it."""
     if part is None:
         return folder
-    found = [f for f in part.rglob("*") if f.is_file()]
+    found = _files_in(part)
     return folder / max(found, key=lambda f: f.stat().st_mtime_ns).relative_to(part) if found else folder
 
 

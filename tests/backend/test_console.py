@@ -64,6 +64,26 @@ def test_bars_without_a_terminal_are_not_drawn_over(
     assert ("\r" in capsys.readouterr().out) is redraws
 
 
+def test_our_name_is_written_as_ever_in_what_ultralytics_says(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), console.terminal_kept():
+        compat.LOGGER.info("YOLOv8n pruned by YOLOprune summary")
+    assert caplog.messages == ["YOLOv8n pruned by yoloprune summary"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_bars_that_go_away_erase_no_line_of_a_log(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    with console.terminal_kept():
+        bar = compat.TQDM(total=2, desc="work", leave=False)
+        bar.update(2)
+        bar.close()
+    said = "".join(capsys.readouterr())
+    assert "work" in said and ("\x1b[K" in said) is terminal
+    assert "leave" not in vars(compat.TQDM)
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_what_a_bar_says_gives_no_orders(
     terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickletools
+import traceback
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,16 @@ def test_stop_sentence_names_both_ways_out() -> None:
         assert needed in yaml_markers.STOP_PRUNED
     stop = yaml_markers.STOP_PRUNED
     assert '"' not in stop and "nn." not in stop and "\n" not in stop
+
+
+def test_pages_show_what_stock_training_ends_with(pruned: Path) -> None:
+    """A traceback, whose last line this is: README has its beginning, and the guide all of it."""
+    with pytest.raises(KeyError) as raised:
+        nets.DetectionModel(saving.load(pruned).model.yaml, verbose=False)
+    last = traceback.format_exception_only(raised.type, raised.value)[-1].strip()
+    root = Path(__file__).parents[2]
+    assert f"\n{last}\n" in (root / "docs" / "guide" / "troubleshooting.md").read_text(encoding="utf-8")
+    assert f'`{last.partition(". ")[0]}. …"`' in (root / "README.md").read_text(encoding="utf-8")
 
 
 def test_provenance(pruned: Path, parent: Path) -> None:

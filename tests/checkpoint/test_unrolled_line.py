@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ import ultralytics
 from checkpoints import STILL, Stopped, body, crash, run_of, shapes_of
 
 import yoloprune
-from yoloprune.backend import moved_layers
+from yoloprune import cli
+from yoloprune.backend import console, moved_layers
 from yoloprune.checkpoint import models, saving
 from yoloprune.commands.demo_images import NAMES, make_shapes
+from yoloprune.errors import BudgetError
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
@@ -89,6 +92,42 @@ def test_it_is_pruned_again_by_the_names_of_the_first_parent(unrolled: Path, tmp
         outputs = [[m.out_channels for m in x.modules() if hasattr(m, "out_channels")] for x in (mine, theirs)]
         assert outputs[0] == outputs[1] and old.startswith("model.")
     assert sum(p.numel() for p in second.parameters()) < sum(p.numel() for p in first.parameters())
+
+
+def test_free_widths_after_it_go_by_the_same_names(unrolled: Path, tmp_path: Path) -> None:
+    told = {"score": "random", "imgsz": 64, "project": str(tmp_path), "name": "free"}
+    yolo = yoloprune.prune(unrolled, flops=0.8, native=False, **told)
+    assert table(yolo.ckpt_path) == table(unrolled)
+    rows = yoloprune.info(yolo.ckpt_path, imgsz=64, keep="model.4.cv1:2")
+    assert {r["layer"]: r["state"] for r in rows}["model.4.cv1:2"] == "frozen: keep=model.4.cv1:2"
+
+
+def test_all_that_is_printed_of_a_model_pruned_twice_can_be_pasted(
+    unrolled: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(console, "log", lambda prefix, message: said.append(message))
+    told = {"score": "random", "imgsz": 64, "project": str(tmp_path), "data": False}
+    twice = yoloprune.prune(unrolled, flops=0.85, native=True, name="twice", **told).ckpt_path
+    names = [row["layer"] for row in yoloprune.info(twice, imgsz=64) if row["state"] == "prunable"]
+    parents = {row["layer"] for row in yoloprune.info(unrolled.parents[2] / "parent.pt", imgsz=64)}
+    assert {name.partition(":")[0] for name in names} < parents and any(":" in name for name in names)
+    for name in [*names[::4], next(name for name in names if ":" in name)]:
+        found = {row["layer"]: row["state"] for row in yoloprune.info(twice, imgsz=64, keep=name)}
+        assert found[name] == f"frozen: keep={name}"
+    pasted = ",".join(names[-2:])
+    with pytest.raises(BudgetError, match=f"Held by: .*channels: keep={names[-1]}"):
+        yoloprune.prune(twice, flops=0.05, name="never", **{**told, "keep": pasted})
+    rows = yoloprune.sensitivity(
+        twice, data=str(data), imgsz=64, widths=0.5, layer=pasted, project=str(tmp_path), name="tender"
+    )
+    assert {*names[-2:]} <= {name for row in rows[1:] for name in row["layers"].split()}  # with what is coupled to them
+    assert {row["group"] for row in rows[1:]} < {*names}
+    assert said[-1].startswith("points of mAP50-95 lost where one group alone is narrowed\ngroup ")
+    words = said[-1].rpartition("next: yoloprune ")[2].split()
+    assert words[0] == "prune" and cli.main([*words, f"project={tmp_path}", "name=typed"]) == 0
+    report = json.loads((tmp_path / "twice" / "report.json").read_text())
+    assert {row["layer"].partition(":")[0] for row in report["layers"]} <= parents
 
 
 def test_sparse_training_goes_on_from_it(unrolled: Path, data: Path, tmp_path: Path) -> None:

@@ -134,6 +134,15 @@ def test_whoever_reads_may_stop() -> None:
     assert process.stderr.read() == b"" and process.wait() == 141
 
 
+@pytest.mark.parametrize("words", [["--help"], *([name, "help"] for name in COMMANDS)], ids=" ".join)
+def test_no_line_of_the_help_is_wider_than_it_may_be(words: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= cli.HELP_WIDTH
+    if words[0] in {"completion", "schema", "version"}:
+        assert lines[0].startswith(f"yoloprune {words[0]}: ")
+
+
 def test_help_on_a_misspelt_command(capsys: pytest.CaptureFixture) -> None:
     assert main(["help", "prun"]) == 2
     assert capsys.readouterr().err == "yoloprune: error: 'prun' is not a command. Did you mean 'prune'?\n"

@@ -19,7 +19,8 @@ def test_layers_that_moved_are_told_by_the_numbers_of_the_parent(monkeypatch: py
     model = yoloprune.YOLO("yolov8n.yaml")
     model.model = DetectionModel(YAML, verbose=False)
     yoloprune.info(model, imgsz=32)
-    assert said[-1].endswith("keep=, layers= and freeze= go on taking: 1 is 1 to 2, 2 is 3")
+    assert said[-1].endswith("layer= and freeze=; as rows of the YAML by now 1 is 1 to 2, 2 is 3")
+    assert "parameters" in said[-1].splitlines()[0]  # no heading that says nothing
 
 
 def test_branches_that_are_gone_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,7 +201,7 @@ def test_a_device_is_asked_before_there_is_any_work(tmp_path: Path, device: tupl
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "latency needs 'format', i.e. format=onnx"),
+        ("", "latency needs 'format', e.g. format=onnx"),
         ("format=onnx cmd=run", "cmd=run: must be a command with {model} in it"),
         ("format=onnx pattern=(a)", "pattern=(a): must come with cmd="),
         ("format=onnx cmd={model} pattern=a", "pattern=a: must be a regular expression with one group, or wall"),

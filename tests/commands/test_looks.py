@@ -20,7 +20,7 @@ from yoloprune.backend import console, evaluation
 from yoloprune.checkpoint import saving
 from yoloprune.commands import compare, side_by_side, sweep_table
 from yoloprune.errors import DataError
-from yoloprune.reporting import schema
+from yoloprune.reporting import schema, text_table
 from yoloprune.settings.command_line import parse, written
 
 work, data = tiny_line.work, tiny_line.data  # fixtures, made once a file
@@ -142,26 +142,30 @@ def test_a_sweep_takes_the_smallest_safe_budget_and_says_why() -> None:
 
 
 # compare --------------------------------------------------------------------------------------------------------------
-def test_models_get_the_shortest_names_that_differ(tmp_path: Path) -> None:
-    assert list(compare.named(["a.pt", "b.onnx"])) == ["a", "b"]
-    assert list(compare.named(["a.pt", "a.onnx"])) == ["a.pt", "a.onnx"]
+def test_models_get_the_shortest_ends_of_their_paths_that_differ(tmp_path: Path) -> None:
+    assert list(compare.named(["a.pt", "b.onnx"])) == ["a.pt", "b.onnx"]
     runs = [tmp_path / name / "weights" / "best.pt" for name in ("dense", "sparse")]
-    assert list(compare.named(runs)) == ["dense", "sparse"]
-    assert list(compare.named(["yolov8n.pt", *runs])) == ["yolov8n", "dense", "sparse"]
-    assert list(compare.named([runs[0], runs[0]])) == ["dense-1", "dense-2"]
-    of_one = [runs[0], runs[0].with_name("last.pt"), runs[1]]
-    assert list(compare.named(of_one)) == ["dense/best.pt", "dense/last.pt", "sparse"]
+    assert list(compare.named(["yolov8n.pt", *runs])) == [
+        "yolov8n.pt",
+        "dense/weights/best.pt",
+        "sparse/weights/best.pt",
+    ]
+    assert list(compare.named([runs[0], runs[0]])) == ["dense/weights/best.pt-1", "dense/weights/best.pt-2"]
+    of_one = [runs[0], runs[0].with_name("last.pt")]
+    assert list(compare.named(of_one)) == ["dense/weights/best.pt", "dense/weights/last.pt"]
 
 
 def test_names_of_models_say_which_is_which() -> None:
     """Whoever has `best.pt` in a folder, or two projects with a run of one name."""
     own = ["data/weights/yolov8n-coco.pt", "runs/dense/weights/epoch10.pt"]  # the one is in no run
-    assert list(compare.named(own)) == ["yolov8n-coco", "dense"]
-    assert list(compare.named(["best.pt", "w/best.pt"])) == ["best", "w/best"]
-    assert list(compare.named(["slim/weights/best.pt", "slim/4-export/best.onnx"])) == ["slim", "4-export/best"]
+    assert list(compare.named(own)) == ["yolov8n-coco.pt", "dense/weights/epoch10.pt"]
+    assert list(compare.named(["best.pt", "w/best.pt"])) == ["best.pt", "w/best.pt"]
+    stages = ["runs/slim/2-train/weights/best.pt", "runs/slim/7-export/best.onnx", "r/x/weights/best_openvino_model"]
+    told = ["slim/2-train/weights/best.pt", "slim/7-export/best.onnx", "x/weights/best_openvino_model"]
+    assert list(compare.named(stages)) == told
     two = ["a/runs/detect/slim/weights/best.pt", "b/runs/detect/slim/weights/best.pt"]
-    assert list(compare.named(two)) == ["a/slim", "b/slim"]
-    assert list(compare.named(["a/small.pt", "b/small.pt", "c/large.pt"])) == ["a/small", "b/small", "large"]
+    assert list(compare.named(two)) == ["a/.../slim/weights/best.pt", "b/.../slim/weights/best.pt"]
+    assert list(compare.named(["a/small.pt", "b/small.pt", "c/large.pt"])) == ["a/small.pt", "b/small.pt", "large.pt"]
 
 
 def test_words_without_an_equals_sign_are_models_to_compare(tmp_path: Path) -> None:
@@ -179,9 +183,7 @@ def test_two_models_are_needed(words: list[str], capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.slow
-def test_checkpoints_and_an_export_side_by_side(
-    pruned: Path, tiny: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_checkpoints_and_an_export_side_by_side(pruned: Path, tiny: Path, data: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     shutil.copy(pruned, own := tmp_path / "small.pt")
     YOLO(own).export(format="onnx", imgsz=64)
@@ -191,7 +193,10 @@ def test_checkpoints_and_an_export_side_by_side(
     found = told(tmp_path / "run")
     assert [parse(shlex.split(line)[1:]) for line in found["repeat"]] == [parse(words)]
     names = [row["model"] for row in found["table"]]
-    assert names == [tiny.name, "small.pt", "small.onnx"] or len(set(names)) == 3
+    assert names == [tiny.name, "small.pt", "small.onnx"]
+    assert [row["runtime"] for row in found["table"]] == found["timing"]["runtimes"] == ["torch", "torch", "onnx"]
+    assert "of those on onnx small.onnx" in found["verdict"]
+    assert {"MB", "ms"} & {*text_table.with_change(found["table"])[-1]} == {"MB"}
     assert all(row["ms"] > 0 and "mAP50-95" in row for row in found["table"])
     assert "params" not in found["table"][2] and found["table"][2]["MB"] > 0
     assert [p["model"] for p in found["points"]] == names

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from ultralytics.engine.results import Results
 
 from yoloprune.commands import outlines
 from yoloprune.reporting.facts import Outline
@@ -13,7 +16,7 @@ from yoloprune.reporting.facts import Outline
 def box(left: float, right: float, name: str = "a") -> Outline:
     """As high as the image, from one share of its width to another."""
     points = [(left, 0.0), (right, 0.0), (right, 1.0), (left, 1.0)]
-    return {"name": name, "score": 0.9, "points": points, "matched": False}
+    return {"name": name, "colour": "#042aff", "score": 0.9, "points": points, "matched": False}
 
 
 def test_the_same_boxes_have_not_changed() -> None:
@@ -61,3 +64,13 @@ def test_labels(task: str, line: str, points: list[tuple[float, float]], tmp_pat
     assert [(o["name"], o["score"]) for o in found] == [("dog", None)]
     assert found[0]["points"] == points
     assert outlines.labels(tmp_path / "none.txt", task, []) == []
+
+
+def test_a_class_has_the_colour_that_predict_gives_it(tmp_path: Path) -> None:
+    """By its number, whichever classes are in the image: 21 comes around to 1 of Ultralytics' twenty."""
+    names = {i: f"class {i}" for i in range(30)}
+    boxes = torch.tensor([[0.0, 0, 5, 5, 0.9, 21], [0, 0, 5, 5, 0.8, 2]])
+    found = outlines.found(Results(np.zeros((10, 10, 3), np.uint8), path="", names=names, boxes=boxes))
+    (tmp_path / "a.txt").write_text("2 0.5 0.5 0.2 0.4\n1 0.5 0.5 0.2 0.4\n")
+    labels = outlines.labels(tmp_path / "a.txt", "detect", [*names.values()])
+    assert [o["colour"] for o in (*found, *labels)] == ["#0bdbeb", "#f3f3f3", "#f3f3f3", "#0bdbeb"]

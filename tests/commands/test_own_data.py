@@ -178,9 +178,9 @@ COMMANDS = {"sweep": yoloprune.sweep, "finetune": yoloprune.finetune, "val": yol
 def test_data_is_asked_for_before_ultralytics_downloads_what_the_checkpoint_names(
     name: str, tiny: Path, trained: Path
 ) -> None:
-    with pytest.raises(ArgumentError, match=f"^{name} needs 'data', i.e. data=coco8.yaml$"):
+    with pytest.raises(ArgumentError, match=f"^{name} needs 'data', e.g. data=coco8.yaml$"):
         COMMANDS[name](tiny)
-    with pytest.raises(ArgumentError, match=f"^{name} needs 'data', i.e. data=coco8.yaml$"):
+    with pytest.raises(ArgumentError, match=f"^{name} needs 'data', e.g. data=coco8.yaml$"):
         COMMANDS[name](trained, data=False)
     elsewhere = yoloprune.load(trained)
     elsewhere.overrides["data"] = "coco.yaml"
@@ -211,7 +211,7 @@ def test_what_was_missed_is_at_most_all(trained: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(least_squares, "refit", lambda *_, **__: {"a": (1e20, 7.0), "b": (0.5, 0.1)})
     parent = yoloprune.load(trained)
     cut_and_repair.cut(parent, Plan({}), "lsq", calibration(parent, data, 64, {}).images)
-    assert "75.0% of the layers' variance was missed, 55.0% is now" in said[-1]
+    assert "off by 75.0% of their variance before, by 55.0% now" in said[-1]
 
 
 @pytest.mark.parametrize(("device", "told"), [({}, True), ({"device": "cpu"}, False)])

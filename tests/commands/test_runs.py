@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -108,6 +109,20 @@ def test_a_name_that_another_process_takes_first_is_left_to_it(tmp_path: Path, m
 
     monkeypatch.setattr(cfg, "get_save_dir", slow)
     assert run_folders.claim(asked(tmp_path)) == run_folders.Run(tmp_path / "x-2", made=True)
+
+
+def test_what_a_killed_run_left_goes_before_the_next_one_gets_its_name(tmp_path: Path) -> None:
+    """Of the second run only parts of files are there, of the third a whole one as well."""
+    told = {"project": str(tmp_path), "name": "prune"}
+    first, second, third = (run_folders.new_run("detect", "prune", told).folder for _ in range(3))
+    for folder in (second, third):
+        part = folder / ".part-abc"
+        (part / "weights").mkdir(parents=True)
+        (part / "weights" / "pruned.pt").touch()
+        os.utime(part, (0, 0))
+    (third / "args.yaml").touch()
+    assert run_folders.new_run("detect", "prune", told).folder == second
+    assert first.is_dir() and [f.name for f in third.iterdir()] == ["args.yaml"] and not [*second.iterdir()]
 
 
 def test_a_folder_that_is_there_is_taken_only_when_told(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ import yoloprune
 from yoloprune import cli, files
 from yoloprune.commands import mask, sensitivity, sensitivity_table
 from yoloprune.commands.demo_images import NAMES, make_shapes
-from yoloprune.errors import ArgumentError
+from yoloprune.errors import ArgumentError, BudgetError
+from yoloprune.native import candidates
+from yoloprune.settings.budget import Budget, Limits
 
 PARENT = {
     "point": 0,
@@ -56,11 +58,11 @@ def test_a_group_is_a_row_and_a_share_a_column() -> None:
 
 
 def test_where_map_does_not_tell_the_loss_does() -> None:
-    rows = [PARENT, *(row(i, f"model.{i}", 0.5, loss, 0.6) for i, loss in enumerate([2.5, 4.0, 3.0, 2.0], start=1))]
+    rows = [PARENT, *(row(i, f"model.{i}", 0.5, loss, 0.5) for i, loss in enumerate([2.5, 4.0, 3.0, 2.0], start=1))]
     assert sensitivity_table.summed_up(rows, {0.5: "50 %"}).tender == ["model.2", "model.3", "model.1"]
 
 
-def said_of(*losses: float, quality: float = 0.6) -> sensitivity_table.Summary:
+def said_of(*losses: float, quality: float = 0.5) -> sensitivity_table.Summary:
     """Groups that lose as many points, by the rise of their loss."""
     rows = [row(i, f"model.{i}", 0.5, 2.0 + loss, quality) for i, loss in enumerate(losses)]
     return sensitivity_table.summed_up([PARENT, *rows], {0.5: "50 %"})
@@ -72,14 +74,28 @@ def test_equals_are_told_and_ordered_by_what_else_is_known() -> None:
     assert by_loss.said.endswith("widths; of equals the one whose loss rises more comes first")
     border = said_of(0.5, 2.0, 0.5, 1.0, 0.5, 0.5, 0.5, quality=0.5)
     assert border.tender == ["model.1", "model.3", "model.0"]
-    assert border.said.endswith("; as much as model.0 lose model.2, model.4, model.5 and 1 more")
+    assert border.said.endswith("; the same as model.0: model.2, model.4, model.5 and 1 more")
     named = said_of(1.0, 1.0, 0.5)
-    assert named.said.endswith("; model.0 and model.1 are equal in everything")
+    assert named.said.endswith("; equal: model.0 and model.1")
     assert "equal" not in said_of(1.0).said
-    none = said_of(0.0, 0.0)
+    none = said_of(0.0, 0.0, quality=0.6)
     assert (none.tender, none.said) == (
         [],
         "No group is tenderer than others: each of the 2 groups loses the same, 0.0 points of mAP50-95 at most",
+    )
+
+
+def test_what_loses_nothing_is_not_tender() -> None:
+    """0.04 points are shown as 0.0, and so is what a layer gained."""
+    rows = [PARENT, *(row(i, f"model.{i}", 0.5, 2.0 + i, q) for i, q in enumerate([0.6, 0.55, 0.5996, 0.7]))]
+    found = sensitivity_table.summed_up(rows, {0.5: "50 %"})
+    assert found.tender == ["model.1"]
+    assert found.said == "Tenderest is model.1 (5.0): points of mAP50-95 that each loses at most at any of these widths"
+    flat = said_of(0.5, 2.0, 1.0, quality=0.6)
+    assert (flat.tender, flat.said) == (
+        [],
+        "No group alone loses 0.1 points of mAP50-95 at any of these widths; the loss rises most with model.1, "
+        "model.2, model.0",
     )
 
 
@@ -157,6 +173,20 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
     assert not (tmp_path / "sensitivity2").exists()
     yoloprune.sensitivity(trained, **told)  # that one is over
     assert len([*tmp_path.glob("sensitivity*")]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tender", [[], ["model.2", "model.3"], ["model.5", "model.6"], ["model.3", "backbone"]])
+def test_the_next_budget_is_within_reach_of_what_is_kept(tender: list[str], trained: Path) -> None:
+    """With the whole backbone left alone nothing is, so that is not asked for."""
+    parent = yoloprune.load(trained)
+    keep, share = sensitivity._within_reach(parent, tender, 64)
+    assert list(keep) == [name for name in tender if name != "backbone"] and share is not None
+    found = candidates.Channels(parent.model, Limits(keep=keep, native=False), 64)
+    found.require_reach(Budget(flops=share))
+    for less in (tried for tried in sensitivity.SHARES if tried < share):
+        with pytest.raises(BudgetError, match="out of reach"):
+            found.require_reach(Budget(flops=less))
 
 
 @pytest.mark.slow

@@ -219,7 +219,7 @@ def test_a_fused_model_is_validated(work: Path, data: Path, tiny: Path) -> None:
         (["prune", "model={fused}", "flops=0.5"], "fused", 1),
         (["prune", "model={tiny}", "flops=1.5"], "flops=1.5", 2),
         (["prune", "model={tiny}", "flops=abc"], "flops=abc", 2),
-        (["prune", "model={tiny}", "flosp=0.5"], "Similar arguments are i.e. ['flops", 2),
+        (["prune", "model={tiny}", "flosp=0.5"], "Similar arguments are flops", 2),
         (["prune", "model={tiny}", "flops=0.5", "keep=model.99"], "keep=model.99", 2),
         (["prune", "model={tiny}"], "No channel is dead", 1),
         (["prune", "model={tiny}", "flops=0.01"], "out of reach", 1),

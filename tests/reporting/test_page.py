@@ -173,6 +173,19 @@ def test_points() -> None:
     assert points_of(rows, "mAP") == [{"model": "a", "quality": 0.5, "GFLOPs": 2.0}]
 
 
+def test_times_of_different_runtimes_have_pictures_of_their_own() -> None:
+    """Two on torch and one on onnx, which is alone and nothing to compare; all three have GFLOPs."""
+    points = [
+        {"model": m, "quality": 0.5, "GFLOPs": 2.0, "ms": 3.0, "runtime": r}
+        for m, r in zip("abc", ("torch", "torch", "onnx"), strict=True)
+    ]
+    drawn = page_quality.costs(replace(full(), points=points))
+    assert drawn.count("<figure>") == 2 and "milliseconds per image, torch" in drawn and "per image, onnx" not in drawn
+    assert "Times of different runtimes are not compared" in drawn
+    alike = page_quality.costs(replace(full(), points=[{**p, "runtime": "torch"} for p in points]))
+    assert alike.count("<figure>") == 2 and "image, torch" not in alike and "different runtimes" not in alike
+
+
 # the data -------------------------------------------------------------------------------------------------------------
 def test_the_reader_of_schemas() -> None:
     rule = {"type": "object", "required": ["a"], "properties": {"a": {"type": ["integer", "null"]}}}
@@ -212,19 +225,39 @@ def corners(left: float, top: float, right: float, bottom: float) -> list[tuple[
 
 def test_names_of_boxes_do_not_lie_over_each_other() -> None:
     """Letters of 10 pixels, six wide each and a bit: "cat" takes 18.6 pixels."""
-    place = page_quality.places([corners(20, 30, 80, 70)], ["cat"], (100, 100), 10)
+    place = page_quality.places([corners(20, 30, 80, 70)], ["cat"], (100, 100), 10, [0.5])
     assert place == [(22, 27)]  # above its upper left corner
-    small, large = page_quality.places([corners(20, 30, 60, 60), corners(20, 30, 80, 70)], ["cat"] * 2, (100, 100), 10)
+    two = [corners(20, 30, 60, 60), corners(20, 30, 80, 70)]
+    small, large = page_quality.places(two, ["cat"] * 2, (100, 100), 10, [0.0, 0.0])
     assert large == (22, 27)  # the larger one first
     assert small == (22, 40)  # above, it would meet that at both ends: from 22 and from 39.4, and that ends at 40.6
-    assert page_quality.places([corners(0, 0, 10, 9)] * 9, ["a long name"] * 9, (70, 20), 10).count(None) == 8
+    assert page_quality.places(two, ["cat"] * 2, (100, 100), 10, [0.9, 0.8])[0] == (22, 27)  # the surer one first
+    crowd = page_quality.places([corners(0, 0, 10, 9)] * 9, ["a long name"] * 9, (70, 20), 10, [0.5] * 9)
+    assert crowd.count(None) == 8
+
+
+def test_of_many_boxes_the_surest_have_names() -> None:
+    """There is room for all: the boxes lie side by side."""
+    many = [corners(40 * i, 50, 40 * i + 30, 80) for i in range(100)]
+    found = page_quality.places(many, ["cat"] * 100, (4000, 100), 10, [i / 100 for i in range(100)])
+    assert [i for i, place in enumerate(found) if place is not None] == [*range(100 - page_quality.NAMED, 100)]
 
 
 def test_a_name_stays_in_the_image() -> None:
-    [(x, y)] = page_quality.places([corners(95, 0, 100, 50)], ["cat"], (100, 100), 10)
+    [(x, y)] = page_quality.places([corners(95, 0, 100, 50)], ["cat"], (100, 100), 10, [0.5])
     assert x == pytest.approx(100 - 18.6) and y == 10
 
 
 def test_the_colours_of_classes_are_told() -> None:
     told = page_quality.images(full())
     assert told.count('class="key"') == 2 and told.index('class="key"') < told.index("<h3>")
+
+
+def test_a_class_has_its_colour_whatever_else_is_seen() -> None:
+    """On the page of another run the other class comes first, or not at all."""
+    cat = [o for o in image().before if o["name"] == "cat"]
+    for shown in (image(), replace(image(), labels=[], before=cat, after=[])):
+        drawn = page_quality.images(replace(full(), images=[shown]))
+        told = [a for tag, a in Reader(drawn).seen if tag in {"polygon", "circle"}]
+        assert {a["stroke"] for a in told if "alone" in str(a["class"])} == {"#0bdbeb"}  # cat's alone is not matched
+        assert "#0bdbeb" in [a["stroke"] for a in told if "dot" in str(a["class"])]

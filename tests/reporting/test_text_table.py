@@ -13,9 +13,20 @@ def test_quality_changes_by_a_difference_and_size_by_a_share() -> None:
     assert with_change([PARENT, PRUNED]) == [PARENT, PRUNED, expected]
 
 
-def test_the_last_is_set_against_the_first() -> None:
+def test_the_last_is_set_against_the_first_and_says_so_where_others_stand_between() -> None:
     tuned = {**PRUNED, "model": "fine-tuned", "mAP50-95": 0.63}
-    assert with_change([PARENT, PRUNED, tuned])[-1]["mAP50-95"] == "+0.0100"
+    changed = with_change([PARENT, PRUNED, tuned])[-1]
+    assert changed["model"] == "change" and changed["mAP50-95"] == "+0.0100"
+    several = [{**row, "model": name} for row, name in zip((PARENT, PRUNED, tuned), "abc", strict=True)]
+    assert with_change(several)[-1] == {**changed, "model": "change, first to last"}
+
+
+def test_times_of_different_runtimes_are_not_set_against_each_other() -> None:
+    """The rest is, and of one runtime all is."""
+    first, last = ({**row, "runtime": runtime} for row, runtime in ((PARENT, "torch"), (PRUNED, "onnx")))
+    rest = {"model": "change", "mAP50-95": "-0.0200", "params": "-75.0 %"}
+    assert with_change([first, last])[-1] == rest
+    assert with_change([first, {**last, "runtime": "torch"}])[-1] == {**rest, "ms": "-25.0 %"}
 
 
 def test_what_one_row_lacks_has_no_difference() -> None:

@@ -63,6 +63,12 @@ def test_of_two_models_of_which_none_comes_from_the_other_no_advice_follows() ->
     assert verdict.of([PARENT, pruned(0.4)], cut=False).endswith("from 0.600 to 0.400 (-20.0 points).")
 
 
+def test_models_of_any_name_keep_it_and_times_of_different_runtimes_are_left_out() -> None:
+    rows = [{**PARENT, "runtime": "torch"}, {**pruned(0.4), "model": "slim/weights/best.onnx", "runtime": "onnx"}]
+    said = verdict.of(rows, cut=False)
+    assert said.startswith("slim/weights/best.onnx has 50% of the GFLOPs and 25% of the parameters of parent, and")
+
+
 def test_without_quality_it_says_how_to_measure_it() -> None:
     rows = [{"model": "parent", "params": 4}, {"model": "pruned", "params": 1}]
     assert verdict.of(rows).startswith("Pruned has 25% of the parameters of parent; quality was not measured")
@@ -86,3 +92,18 @@ def test_several_models() -> None:
     points = [{"model": "a", "quality": 0.5, "ms": 9.0}, {"model": "b", "quality": 0.4, "ms": 10.0}]
     assert verdict.of_several(points, "mAP50-95") == "Not beaten in both mAP50-95 and ms: a (mAP50-95 0.500, 9 ms)."
     assert verdict.of_several([{"model": "a", "quality": 0.5}], "mAP50-95") == ""
+
+
+def test_several_models_of_several_runtimes() -> None:
+    """c is the fastest and as good as a, on a runtime of its own: it beats nobody."""
+    points = [
+        {"model": "a", "quality": 0.5, "ms": 9.0, "runtime": "torch"},
+        {"model": "b", "quality": 0.4, "ms": 10.0, "runtime": "torch"},
+        {"model": "c", "quality": 0.5, "ms": 3.0, "runtime": "onnx"},
+    ]
+    assert verdict.of_several(points, "mAP50-95") == (
+        "Not beaten in both mAP50-95 and ms: of those on torch a (mAP50-95 0.500, 9 ms); of those on onnx c (mAP50-95 "
+        "0.500, 3 ms)."
+    )
+    alike = [{**p, "runtime": "torch"} for p in points]
+    assert verdict.of_several(alike, "mAP50-95") == "Not beaten in both mAP50-95 and ms: c (mAP50-95 0.500, 3 ms)."

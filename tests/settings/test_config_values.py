@@ -218,8 +218,8 @@ def test_a_fraction_is_proposed_for_percent_and_a_unit_for_more_than_the_whole(w
 @pytest.mark.parametrize(
     "line, hint",
     [
-        ("prune model=a flops=1.0", ". That is the whole: give less, i.e. 0.5"),
-        ("prune model=a params=100%", ". That is the whole: give less, i.e. 0.5"),
+        ("prune model=a flops=1.0", ". That is the whole: give less, e.g. 0.5"),
+        ("prune model=a params=100%", ". That is the whole: give less, e.g. 0.5"),
         ("prune model=a params=2.0", ". Did you mean 2M?"),
         ("prune model=a params=2million", ". Did you mean 2M?"),
         ("slim model=a params=4", ". Did you mean 4M?"),
@@ -231,13 +231,13 @@ def test_a_fraction_is_proposed_for_percent_and_a_unit_for_more_than_the_whole(w
         ("prune model=a latency=12msec", ". Did you mean 12ms?"),
         ("prune model=a latency=soon", ""),
         ("prune model=a ratio=1.5", ""),
-        ("prune model=a ratio=1", ". That is the whole: give less, i.e. 0.5"),
+        ("prune model=a ratio=1", ". That is the whole: give less, e.g. 0.5"),
         ("prune model=a ratio=50%", ". Did you mean 0.5?"),
         ("slim model=a max_drop=1 confidence=95", ". Did you mean 0.95?"),
         ("slim model=a max_drop=2%", ". It counts in points: did you mean 2?"),
         ("slim model=a max_drop=%", ""),
         ("sweep model=a within=3%", ". It counts in points: did you mean 3?"),
-        ("sweep model=a flops=0.9,1.0", ". That is the whole: give less, i.e. 0.5"),
+        ("sweep model=a flops=0.9,1.0", ". That is the whole: give less, e.g. 0.5"),
         ("sweep model=a flops=0.9,50%", ". Did you mean 0.5?"),
     ],
 )

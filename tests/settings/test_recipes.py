@@ -73,7 +73,7 @@ def test_a_plain_ultralytics_configuration_is_a_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"sparsty": 0.5}, "'sparsty' is not a valid argument. Similar arguments are i.e. ['sparsity=0.5'"),
+        ({"sparsty": 0.5}, "'sparsty' is not a valid argument. Similar arguments are sparsity=0.5"),
         ({"prune": {"epochs": 5}}, "'epochs' is not a valid argument of prune"),
         ({"finetune": {"distil": "parent"}}, "'distil' is not a valid argument of finetune"),
         ({"prunes": {"flops": 0.5}}, "Did you mean 'prune'?"),

@@ -79,7 +79,7 @@ def test_what_sparse_training_cannot_do(words: str, what: str | None) -> None:
         ("pretrained=other.pt", "starts from the weights of model="),
         ("save_dir=here", "project= and name="),
         ("max_drop=0", "above 0"),
-        ("max_drp=1", "Similar arguments are i.e. ['max_drop=1'"),
+        ("max_drp=1", "Similar arguments are max_drop=1"),
     ],
 )
 def test_what_contradicts_is_refused(words: str, said: str) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from yoloprune.backend import compat, console, datasets, model_facts, stills
+from yoloprune.backend import compat, console, datasets, label_caches, model_facts, stills
 from yoloprune.errors import DataError
 
 DRAWN = 128
@@ -118,7 +118,7 @@ def labelled(
     arguments = {**yolo.overrides, **settings, "rect": False, "plots": False}
     generator = np.random.default_rng(seed)
     # The validator makes itself a folder for results that never come.
-    with tempfile.TemporaryDirectory() as folder, datasets.one_line(data), datasets.untouched(n, generator):
+    with tempfile.TemporaryDirectory() as folder, datasets.one_line(data), label_caches.untouched(n, generator):
         validator = yolo.task_map[yolo.task]["validator"](save_dir=Path(folder), args=arguments)
         train = datasets.training_images(data, yolo.task)
         if yolo.task != "classify":

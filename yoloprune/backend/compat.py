@@ -149,6 +149,7 @@ IMAGES = (
     ForeignName("utils.patches", "imwrite", "writes a frame of a video", 2),
     ForeignName("data.loaders", "LoadImagesAndVideos", "finds images and videos", 1, ("vid_stride",)),
     ForeignName("utils", "ASSETS", "has two photographs"),
+    ForeignName("utils.plotting", "colors", "gives a class its colour", 1),
     ForeignName("data.dataset", "ClassificationDataset", "scans images"),
     ForeignName("data.dataset", "ClassificationDataset.verify_images", "scans images, and is held to a few", 0),
     ForeignName("data.dataset", "load_dataset_cache_file", "reads a pickle, and is replaced", 1),
@@ -182,8 +183,7 @@ NEEDS: dict[str, tuple[tuple[ForeignName, ...], ...]] = {
     **dict.fromkeys(("prune", "sweep", "sensitivity", "mask"), _PRUNING),
     "finetune": (OPENING, BUILDING, FOLDERS, DATA, IMAGES, TRAINING),
     "train-sparse": (OPENING, BUILDING, FOLDERS, DATA, TRAINING),
-    "slim": GROUPS,
-    "demo": GROUPS,
+    **dict.fromkeys(("slim", "demo"), GROUPS),
 }
 """What each command uses."""
 

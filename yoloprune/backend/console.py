@@ -68,7 +68,7 @@ def terminal_kept() -> Iterator[None]:
     terminal, coloured = sys.stdout.isatty(), is_coloured()
 
     def shown(text: str) -> str:
-        parts = COLOURS.split(text)
+        parts = COLOURS.split(text.replace("YOLOprune", "yoloprune"))  # Ultralytics writes every "yolo" of a name so
         return "".join((part if coloured else "") if i % 2 else printable(part) for i, part in enumerate(parts))
 
     def plain(record: logging.LogRecord) -> bool:
@@ -78,14 +78,21 @@ def terminal_kept() -> Iterator[None]:
     def describe(bar: Any, text: str | None) -> None:
         vars(bar)["desc"] = shown(text or "")
 
+    def leave(bar: Any, _: bool) -> None:  # else the line is erased, by an order to the terminal
+        vars(bar)["leave"] = True
+
     bars = {} if terminal or not compat.has(BARS) else {BARS: lambda: True}
     compat.LOGGER.addFilter(plain)
     compat.TQDM.desc = property(lambda bar: vars(bar).get("desc", ""), describe)  # an attribute of each bar
+    if not terminal:
+        compat.TQDM.leave = property(lambda bar: True, leave)
     try:
         with compat.replaced(bars):
             yield
     finally:
         del compat.TQDM.desc
+        if not terminal:
+            del compat.TQDM.leave
         compat.LOGGER.removeFilter(plain)
 
 

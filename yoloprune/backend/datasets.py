@@ -1,4 +1,4 @@
-"""Data sets as Ultralytics describes them, looked at without network, installations, or its caches of labels."""
+"""Data sets as Ultralytics describes them, looked at without network or installations."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-import numpy as np
 import ultralytics
 
-from yoloprune.backend import compat, console, model_facts, yaml_markers
+from yoloprune.backend import compat, console, label_rows, model_facts, yaml_markers
 from yoloprune.errors import ArgumentError, DataError, raised_by, raised_in
 from yoloprune.torch_internals import is_out_of_memory
 
@@ -111,6 +110,32 @@ def require_channels(yolo: ultralytics.YOLO, data: Any) -> None:
         )
 
 
+_said: set[str] = set()
+"""Data sets of which keypoints were mentioned: commands run each other."""
+
+
+def require_labels(yolo: ultralytics.YOLO, data: Any, command: str) -> None:
+    """Raise where the labels of a data set are not of the kind that the model's task needs; a few files tell.
+
+    What cannot be read without fetching or unpacking it is passed over. A detector takes the boxes of keypoints.
+
+    Raises:
+        DataError: If they are not, e.g. boxes for a segmentation model.
+    """
+    if not isinstance(data, (str, Path)) or not str(data).endswith((".yaml", ".yml")):
+        return
+    try:
+        told = check(data)
+    except DataError:  # who reads it next will say
+        return
+    if lacks := label_rows.lacking(yolo.task, told):
+        instead = ", or images= with the folder of its images" if command in {"prune", "mask"} else ""
+        raise DataError(f"data={data}: {lacks}. Give such a data set, or a model of its kind{instead}.")
+    if yolo.task == "detect" and told.get("kpt_shape") and str(data) not in _said:
+        _said.add(str(data))
+        console.log(f"{command}: ", f"data={data} has keypoints (kpt_shape); a detect model takes its boxes alone")
+
+
 def difference(yolo: ultralytics.YOLO, data: str | Path) -> str:
     """Where the classes of a data set and of a model differ first, in a few words."""
     known, labels = _names(yolo.model), class_names(yolo, data)
@@ -145,15 +170,17 @@ def given_or_own(yolo: ultralytics.YOLO, data: Any, command: str) -> Any:
 
     Raises:
         ArgumentError: If neither is there.
+        DataError: If what is given has labels of another kind.
     """
     if data:
+        require_labels(yolo, data, command)
         return data
     if data is None and (found := own(yolo)):
         console.log(f"{command}: ", f"data={found}, the model's own")
         return found
     known = yolo.overrides.get("data") if data is None else None
     elsewhere = f"; data={known}, which the model was trained on, is not at hand" if known else ""
-    raise ArgumentError(f"{command} needs 'data', i.e. data=coco8.yaml{elsewhere}")
+    raise ArgumentError(f"{command} needs 'data', e.g. data=coco8.yaml{elsewhere}")
 
 
 @contextlib.contextmanager
@@ -183,29 +210,6 @@ def _in_one_line(told: str, error: Exception) -> DataError:
     said = str(error.__cause__ or error).partition("Note dataset download directory")[0]
     reason = shorten(said, 400, placeholder=" …").removeprefix(console.title("calibrate: ")) or type(error).__name__
     return DataError(f"{told}: {reason}")
-
-
-@contextlib.contextmanager
-def untouched(n: int, generator: np.random.Generator) -> Iterator[None]:
-    """Ultralytics' data sets neither read caches of labels, which are pickles, nor write any.
-
-    A data set for classification scans all its images first; here only `n`, drawn at random.
-    """
-    scan = compat.ClassificationDataset.verify_images
-
-    def scan_some(self: Any) -> Any:
-        self.samples = [self.samples[i] for i in generator.permutation(len(self.samples))[:n]]
-        return scan(self)
-
-    def missing(path: Path) -> dict[str, Any]:
-        raise FileNotFoundError(path)
-
-    def kept(prefix: str, path: Path, cache: dict[str, Any], version: str) -> None:
-        cache["version"] = version  # as saving it does
-
-    caches = {"load_dataset_cache_file": missing, "save_dataset_cache_file": kept}
-    with compat.replaced({**caches, "ClassificationDataset.verify_images": scan_some}):
-        yield
 
 
 def _are_of(yolo: ultralytics.YOLO, names: list[str]) -> bool:

@@ -81,14 +81,16 @@ def frozen_layers(model: nn.Module, freeze: Any) -> int | list[int | str] | None
     """
     if freeze is None:
         return None
+    table = moved_layers.table_of(model)
     count = len(network(model).model)
     number = type(freeze) is int
     listed = list(range(freeze)) if number else list(freeze) if isinstance(freeze, (list, tuple)) else []
-    layers = moved_layers.frozen_layers(listed, moved_layers.table_of(model))
+    layers = moved_layers.frozen_layers(listed, table)
     inside = [[n for n, _ in model.named_parameters() if f"model.{layer}." in n] for layer in layers]
     there = [
         bool(found) or (type(layer) is int and 0 <= layer < count) for layer, found in zip(layers, inside, strict=True)
     ]
+    count = moved_layers.count(table) or count  # as they are numbered by whoever reads this
     if not all(there) or (not listed and freeze not in (0, [], ())):
         raise ArgumentError(
             f"freeze={freeze}: must be how many of the first layers are frozen, fewer than the {count} of this model, "

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from yoloprune.backend.yaml_markers import LAYERS, entry_of
+from yoloprune.planning.layer_names import PIECE, LayerNames
 
 
 def table_of(model: nn.Module) -> dict[str, list[str]]:
@@ -16,6 +17,32 @@ def table_of(model: nn.Module) -> dict[str, list[str]]:
     they were.
     """
     return (entry_of(model) or {}).get(LAYERS) or {}
+
+
+def names_of(model: nn.Module) -> LayerNames:
+    """What is printed of a model's modules, and what keys call them by: the names of the model first pruned."""
+    return names(table_of(model))
+
+
+def names(table: Mapping[str, list[str]]) -> LayerNames:
+    """The same of a table: a row goes by the innermost module of the parent that it stands for.
+
+    Where one layer became several rows each is a piece of it, by number; a concat, which no module does in the parent,
+    has the name of its block.
+    """
+    inner: dict[str, str] = {}
+    for old, places in sorted(table.items(), key=lambda pair: pair[0].count(".")):
+        inner.update(dict.fromkeys(places, old))
+    rows = {row: old for row, old in inner.items() if row != old}
+    for old, places in table.items():
+        if len(places) > 1 and all(inner[row] == old for row in places):
+            rows |= {row: f"{old}{PIECE}{number}" for number, row in enumerate(places, start=1)}
+    return LayerNames(rows, tuple(old for old, places in table.items() if not places))
+
+
+def count(table: Mapping[str, list[str]]) -> int:
+    """How many layers the parent had; 0 where all are where they were."""
+    return max((int(old.split(".")[1]) + 1 for old in table), default=0)
 
 
 def layers(table: Mapping[str, list[str]]) -> dict[int, list[int]]:
@@ -58,7 +85,8 @@ def joined(first: Mapping[str, list[str]], second: Mapping[str, list[str]]) -> d
 def frozen_layers(layers: Iterable[int | str], table: Mapping[str, list[str]]) -> list[int | str]:
     """Layers by number and modules by name, such as "4.cv1", of an unrolled model for those of its parent."""
     found: list[int | str] = []
+    pieces = {called: [row] for row, called in names(table).rows.items()}
     for layer in layers:
-        places = moved([f"model.{layer}"], table)
+        places = moved([f"model.{layer}"], {**pieces, **table})
         found += [int(p.split(".")[1]) if isinstance(layer, int) else p.removeprefix("model.") for p in places]
     return list(dict.fromkeys(found))

@@ -32,11 +32,18 @@ class Wait:
         """Hand items on, and count them."""
         for item in items:
             yield item
-            self.done += 1
-            if self.bar is not None:
-                self.bar.update(1)
-            elif console.is_main_process() and time.monotonic() - self.start > PATIENCE:
-                self.bar = compat.TQDM(total=self.total, initial=self.done, desc=self.desc, leave=False)
+            self.tick()
+
+    def tick(self) -> None:
+        """Count one item that is done."""
+        self.done += 1
+        if self.bar is not None:
+            self.bar.update(1)
+        elif self._is_long() and console.is_main_process():
+            self.bar = compat.TQDM(total=self.total, initial=self.done, desc=self.desc, leave=False)
+
+    def _is_long(self) -> bool:
+        return self.done < self.total and time.monotonic() - self.start > PATIENCE
 
     def __enter__(self) -> Wait:
         return self
@@ -44,6 +51,7 @@ class Wait:
     def __exit__(self, *raised: object) -> None:
         if self.bar is not None:
             self.bar.close()
+            self.bar = None  # a further block goes on counting
 
 
 @contextmanager

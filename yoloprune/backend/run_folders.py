@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -76,6 +77,7 @@ def claim(arguments: Any, reads: Iterable[Any] = ()) -> Run:
         ArgumentError: If one of these files lies in a folder that was there before.
         PruneError: If the folder cannot be made.
     """
+    _drop_killed(arguments)
     shared = bool(arguments.exist_ok or getattr(arguments, "save_dir", None))
     taken: Path | None = None
     while True:
@@ -97,6 +99,22 @@ def claim(arguments: Any, reads: Iterable[Any] = ()) -> Run:
             taken = folder
         except OSError as e:
             raise PruneError(f"Cannot write to {e.filename}: {e.strerror}. Choose another project= folder.") from e
+
+
+def _drop_killed(arguments: Any) -> None:
+    """Remove what killed runs of this name left that had finished no file, so that the next ones get their names."""
+    first = Path(compat.get_save_dir(SimpleNamespace(**{**vars(arguments), "exist_ok": True})))
+    for folder in sorted(_numbered(first)):
+        if files.drop_left_parts(folder):
+            with contextlib.suppress(OSError):  # where something is in it
+                folder.rmdir()
+
+
+def _numbered(first: Path) -> dict[Path, int]:
+    """Folders of runs that Ultralytics called by one name, and their numbers."""
+    number = re.compile(re.escape(first.name) + r"(?:-?(\d+))?")
+    found = {folder: number.fullmatch(folder.name) for folder in first.parent.glob("*")}
+    return {folder: int(match[1] or 1) for folder, match in found.items() if match}
 
 
 def _require_elsewhere(folder: Path, reads: Iterable[Any]) -> None:
@@ -149,9 +167,8 @@ def require_other(task: str, name: str, arguments: Mapping[str, Any], file: str,
 def earlier_runs(task: str, name: str, arguments: Mapping[str, Any]) -> list[Path]:
     """The folders of runs that were called so, the latest first: with `exist_ok` the one that is taken again."""
     base = Path(compat.get_save_dir(_places(task, name, {**arguments, "exist_ok": True})))
-    number = re.compile(re.escape(base.name) + r"(?:-?(\d+))?")
-    found = {f: number.fullmatch(f.name) for f in ([base] if arguments.get("exist_ok") else base.parent.glob("*"))}
-    runs = {f: int(match[1] or 1) for f, match in found.items() if match and (f / ARGS).is_file()}
+    found = {base: 1} if arguments.get("exist_ok") else _numbered(base)
+    runs = {f: number for f, number in found.items() if (f / ARGS).is_file()}
     return sorted(runs, key=lambda f: runs[f], reverse=True)
 
 

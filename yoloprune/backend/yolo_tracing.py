@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from yoloprune.backend.model_facts import channels, check_prunable, head_name, network, parts, stride
-from yoloprune.backend.moved_layers import moved, table_of
+from yoloprune.backend.moved_layers import names_of
 from yoloprune.cutting.width_attributes import has_width_attributes
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.examples import Example, Probe
@@ -52,6 +52,7 @@ def trace_yolo(
             outputs=True,  # the neck's features are among the outputs, and follow the head's input side
             area=(imgsz / size) ** 2,
             handing_on=[f"model.{i}" for i in range(len(layers))],
+            names=names_of(model),
         )
 
 
@@ -69,7 +70,7 @@ def kept_modules(model: nn.Module, keep: Iterable[str]) -> dict[str, str]:
     Raises:
         ArgumentError: If a pattern matches nothing.
     """
-    return trace_network.match(model, moved(keep, table_of(model)), parts(model))
+    return trace_network.match(model, keep, parts(model), names=names_of(model))
 
 
 def layer_shares(model: nn.Module, layers: Iterable[tuple[str, float]]) -> dict[str, float]:
@@ -78,9 +79,7 @@ def layer_shares(model: nn.Module, layers: Iterable[tuple[str, float]]) -> dict[
     Raises:
         ArgumentError: If a pattern matches nothing.
     """
-    table = table_of(model)
-    named = [(name, share) for pattern, share in layers for name in moved([pattern], table)]
-    return trace_network.shares(model, named, parts(model))
+    return trace_network.shares(model, layers, parts(model), names_of(model))
 
 
 def probe(model: nn.Module, imgsz: int = 640) -> Probe:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from yoloprune.backend import console, model_facts, yaml_markers
+from yoloprune.backend import console, model_facts, moved_layers, yaml_markers
 from yoloprune.checkpoint.growing_masks import Growing
 from yoloprune.cutting import masks
 from yoloprune.errors import PlanError
@@ -77,12 +77,14 @@ def said(model: nn.Module) -> str:
 def filled_in(model: nn.Module) -> str | None:
     """Why the masks of a model are not those that its record tells of, in words; None where they are."""
     layers: Mapping[str, int] = (yaml_markers.masks_of(model) or {"layers": {}})["layers"]
-    modules = dict(model.named_modules())
+    modules, names = dict(model.named_modules()), moved_layers.names_of(model)
     if lost := next((name for name in layers if name not in modules), None):
-        return f"The masked layer {lost} is not in the model that is trained"
+        return f"The masked layer {names.of(lost)} is not in the model that is trained"
     for name, count in masks.zeros(model, layers).items():
         if count < layers[name]:
-            return f"The mask of {name} is filled, {count:,} of its weights are zero where {layers[name]:,} were"
+            return (
+                f"The mask of {names.of(name)} is filled, {count:,} of its weights are zero and {layers[name]:,} were"
+            )
     return None
 
 

@@ -55,6 +55,8 @@ def mark_pruned(
         theirs.yaml = said
         yaml_markers.mark(model, entry)
         return
+    if before.get(yaml_markers.LAYERS):  # keys go on meaning the layers of the model that was first pruned
+        entry[yaml_markers.LAYERS] = deepcopy(before[yaml_markers.LAYERS])
     _require_widths(model, entry["widths"])
     if not entry["widths"] and own_network.difference(model) is not None:
         entry["own"] = True  # nobody can say what was cut, and yet its YAML says another network

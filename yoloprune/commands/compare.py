@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,46 +28,50 @@ def run(request: CompareRequest) -> list[dict[str, Any]]:
     return validate.compare(models, command="compare", threads=request.threads, words=words, **request.host)
 
 
-OF_ANY_RUN = frozenset({"best", "last", "pruned", "masked", "best-earlier"})
-"""Names of files that every run has."""
+OF_ANY_RUN = re.compile(r"(best|last|pruned|masked|best-earlier|epoch\d+)(_.*)?")
+"""Names of files and exports that every run has."""
 
-EPOCH = re.compile(r"epoch\d+")
-"""What `save_period=` leaves."""
+STAGE = re.compile(r"\d+-\w+")
+"""Folders that every `slim` has."""
 
 
 def named(models: Sequence[ModelSource]) -> dict[str, ModelSource]:
-    """Models by short names that tell them apart.
+    """Models by the ends of their paths that tell them apart, and from which run they are.
 
-    A file of a run is called as the run's folder, another one by its own name. Those that are still called alike get
-    the part of their paths in which they differ: the file's name, or the nearest folder above.
+    A file that every run has comes with the folder of its run, `slim/weights/best.pt`, another one by its own name.
+    Those that are still called alike get the nearest folder above in which they differ; what they share between is left
+    out.
     """
-    parts = [_parts(m, i) for i, m in enumerate(models, start=1)]
-    names = [p[0] for p in parts]
+    paths = [
+        Path(m).absolute().parts if isinstance(m, (str, Path)) else (f"model{i}",) for i, m in enumerate(models, 1)
+    ]
+    least = [_least(m) for m in models]
+    names = ["/".join(path[-n:]) for path, n in zip(paths, least, strict=True)]
     for name in {n for n in names if names.count(n) > 1}:
         alike = [i for i, n in enumerate(names) if n == name]
-        told = _apart([parts[i] for i in alike], {n for n in names if n != name})
-        for i, called in zip(alike, told, strict=True):
-            names[i] = called
+        above = _apart([paths[i][: -least[i]] for i in alike])
+        for number, i in enumerate(alike):
+            names[i] = f"{name}-{number + 1}" if above is None else f"{above[number]}/{name}"
     return dict(zip(names, models, strict=True))
 
 
-def _parts(model: ModelSource, number: int) -> list[str]:
-    """What a model may be called, then the name of its file, then the folders above, the nearest first."""
+def _least(model: ModelSource) -> int:
+    """How many parts of its path say what a model is; not more than were typed."""
     if not isinstance(model, (str, Path)):
-        return [f"model{number}", type(model).__name__]
-    file = Path(model)
-    above = [p.name for p in file.absolute().parents]
-    if file.parent.name == "weights" and (file.stem in OF_ANY_RUN or EPOCH.fullmatch(file.stem)):
-        return [above[1], f"{above[1]}/{file.name}", *(f"{folder}/{above[1]}" for folder in above[2:])]
-    if file.stem in OF_ANY_RUN and file.parent.name:
-        own = f"{file.parent.name}/{file.stem}"
-        return [own, f"{file.parent.name}/{file.name}", *(f"{folder}/{own}" for folder in above[1:])]
-    return [file.stem, file.name, *(f"{folder}/{file.stem}" for folder in above)]
+        return 1
+    parts = Path(model).parts
+    count = 1
+    if OF_ANY_RUN.fullmatch(Path(model).stem):
+        count = 3 if parts[-2:-1] == ("weights",) else 2
+        if len(parts) > count and STAGE.fullmatch(parts[-count]):
+            count += 1
+    return min(count, len(parts))
 
 
-def _apart(alike: Sequence[Sequence[str]], taken: Collection[str]) -> Sequence[str]:
-    """Other names for models that are called alike, numbers where their paths are the same."""
-    for told in zip(*(parts[1:] for parts in alike), strict=False):
-        if len(set(told)) == len(told) and not set(told) & set(taken):
-            return told
-    return [f"{parts[0]}-{i}" for i, parts in enumerate(alike, start=1)]
+def _apart(above: Sequence[Sequence[str]]) -> list[str] | None:
+    """Folders in which paths of one end differ, the nearest; None where they are the same."""
+    for depth in range(1, max(map(len, above)) + 1):
+        found = [path[-depth] if len(path) >= depth else "" for path in above]
+        if len(set(found)) == len(found):
+            return [folder if depth == 1 else f"{folder}/..." for folder in found]
+    return None

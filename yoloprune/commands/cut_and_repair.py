@@ -99,7 +99,8 @@ def repair(
         return False
     folded = constant_folding.fold(parent.model, child.model, plan, calibrate, noise=probe.proving)
     if folded.channels:  # without data only constants move, and a trained network has none
-        console.log("prune: ", f"what {folded.channels} cut inputs contributed moved into {len(folded.into)} layers")
+        into = f"the biases of the {len(folded.into)} layers behind them"
+        console.log("prune: ", f"the mean of {folded.channels:,} cut inputs went into {into}")
     if dead:
         _require_same(parent, child, folded, probe)
     if calibrate and "bn" in steps:
@@ -123,7 +124,7 @@ def refit(
         missed = least_squares.refit(parent.model, child.model, plan, images, free=free, tick=tick)
     # Where the parent's output hardly varies, as in an untrained network, any error is many times that.
     before, after = (float(np.mean([min(m[i], 1.0) for m in missed.values()])) for i in (0, 1))
-    said = f"weights refitted: {before:.1%} of the layers' variance was missed, {after:.1%} is now"
+    said = f"weights refitted to the parent's outputs: off by {before:.1%} of their variance before, by {after:.1%} now"
     console.log(f"{command}: ", said)
 
 

@@ -38,11 +38,11 @@ def run(request: InfoRequest) -> list[dict[str, Any]]:
     cost = Cost(graph)
     free, dead = int(graph.prunable.sum()), int(dead_channels.dead(yolo.model, graph).sum())
     lines = [
-        text_table.table(layer_table.shortened(rows)),
-        layer_table.LEGEND,
-        *layer_table.summary(graph),
-        f"{cost.parent('params'):,.0f} parameters, {cost.parent('flops') / 1e9:.2f} GFLOPs at imgsz {imgsz}; "
+        f"{cost.parent('params'):,.0f} parameters, {cost.parent('flops') / 1e9:.3g} GFLOPs at imgsz {imgsz}; "
         f"{free:,} of {graph.n_classes:,} channels prunable in {len(graph.ties)} widths, {dead:,} dead",
+        text_table.table(layer_table.shortened(rows)),
+        *layer_table.legend(rows),
+        *layer_table.summary(graph),
         *(f"no rule for operation {op} in {where}" for op, where in graph.unknown.items()),
         *_moved(moved_layers.layers(moved_layers.table_of(yolo.model))),
         *_removed(yolo.model),
@@ -56,7 +56,7 @@ def run(request: InfoRequest) -> list[dict[str, Any]]:
         lines.append(f"masked, {held_masks.said(yolo.model)}")
     if (past := saving.provenance(yolo)) is not None:
         lines += ["", *_history(past)]
-    console.log("info: ", "\n".join(["", *lines]))
+    console.log("info: ", "\n".join(lines))
     return rows
 
 
@@ -69,20 +69,21 @@ def trace(model: ModelSource, *, imgsz: int | None = None, keep: tuple[str, ...]
 
 
 def _moved(places: Mapping[int, list[int]]) -> list[str]:
-    """Where the layers of the model that was first pruned are now; `keep=` and `freeze=` go on by the old numbers."""
+    """Where the layers of the model that was first pruned are now, as Ultralytics numbers them; nothing else does."""
     if not places:
         return []
     spans = (
         f"{old} is {new[0]}" + (f" to {new[-1]}" if len(new) > 1 else "") if new else f"{old} is gone"
         for old, new in places.items()
     )
-    return [f"layers by the numbers of the parent, which keep=, layers= and freeze= go on taking: {', '.join(spans)}"]
+    said = "names are those of the parent, here and in keep=, layers=, layer= and freeze=; as rows of the YAML by now"
+    return [f"{said} {', '.join(spans)}"]
 
 
 def _removed(model: nn.Module) -> list[str]:
     """Which branches went as a whole, by the names that they had."""
-    gone = [name for name, places in moved_layers.table_of(model).items() if not places]
-    gone += Plan.from_widths(saving.pruned_widths(model) or {}).removed
+    names = moved_layers.names_of(model)
+    gone = [*names.gone, *map(names.of, Plan.from_widths(saving.pruned_widths(model) or {}).removed)]
     return [f"branches that went as a whole: {', '.join(gone)}"] if gone else []
 
 

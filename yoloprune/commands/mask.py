@@ -20,6 +20,7 @@ from yoloprune.backend import (
     evaluation,
     head_task,
     host_arguments,
+    moved_layers,
     run_folders,
     yaml_markers,
 )
@@ -176,6 +177,7 @@ def _saved(
                 )
             rows, zeros = looks.in_front(rows), mask_table.zeros(saved.model)
             said = _said(request.zeros.pattern, zeros)
+            called = moved_layers.names_of(parent.model).of
             repeat = following.again("mask", folder, command_line.written(request))
             report = Report(
                 "mask",
@@ -185,7 +187,7 @@ def _saved(
                 looks.by_class,
                 looks.images,
                 zeros=zeros,
-                frozen=[f"{why}: {', '.join(found)}" for why, found in _by_reason(layers).items()],
+                frozen=[f"{why}: {', '.join(map(called, found))}" for why, found in _by_reason(layers).items()],
                 repeat=repeat,
                 versions=facts["versions"],
             )
@@ -229,4 +231,4 @@ def _require_saved(child: ultralytics.YOLO, saved: ultralytics.YOLO, pattern: st
         return
     weights = {name: saved.model.get_submodule(name).weight for name in names}
     if broken := next((name for name, w in weights.items() if not masks.is_n_of_m(w, *numbers)), None):
-        raise VerifyError(f"{broken} is not {pattern} along its input channels.")
+        raise VerifyError(f"{moved_layers.names_of(child.model).of(broken)} is not {pattern} along its input channels.")

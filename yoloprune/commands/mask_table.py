@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from yoloprune.backend import console, yaml_markers
+from yoloprune.backend import console, moved_layers, yaml_markers
 from yoloprune.cutting import masks
 
 
@@ -15,9 +15,9 @@ def zeros(model: nn.Module) -> list[dict[str, Any]]:
     """By masked layer, in the order of the network, its weights and how many are zero; empty without masks."""
     told = (yaml_markers.masks_of(model) or {"layers": {}})["layers"]
     names = [name for name, _ in model.named_modules() if name in told]
-    counts, sizes = masks.zeros(model, names), masks.sizes(model, names)
+    counts, sizes, called = masks.zeros(model, names), masks.sizes(model, names), moved_layers.names_of(model)
     return [
-        {"layer": n, "weights": sizes[n], "zeros": zero, "share": round(zero / sizes[n], 4)}
+        {"layer": called.of(n), "weights": sizes[n], "zeros": zero, "share": round(zero / sizes[n], 4)}
         for n, zero in counts.items()
     ]
 

@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from yoloprune.backend import compat
 from yoloprune.reporting.facts import Outline
+
+
+def colour(number: int) -> str:
+    """The colour of a class by its number, as `yolo predict` draws it."""
+    return "#{:02x}{:02x}{:02x}".format(*compat.colors(number))
 
 
 def compare(first: list[Outline], second: list[Outline]) -> float:
@@ -56,7 +62,13 @@ def found(result: Any) -> list[Outline]:
         upright = boxes.xyxyn.tolist()
         corners = [m if len(m) > 2 else _corners(*box) for m, box in zip(masks, upright, strict=True)]
     return [
-        Outline(name=str(result.names[int(c)]), score=round(float(s), 4), points=_rounded(points), matched=False)
+        Outline(
+            name=str(result.names[int(c)]),
+            colour=colour(int(c)),
+            score=round(float(s), 4),
+            points=_rounded(points),
+            matched=False,
+        )
         for c, s, points in zip(boxes.cls.tolist(), boxes.conf.tolist(), corners, strict=True)
     ]
 
@@ -77,7 +89,8 @@ def labels(file: Path, task: str, names: Sequence[str]) -> list[Outline]:
             points = _corners(x - w / 2, y - h / 2, x + w / 2, y + h / 2)
         else:
             continue
-        listed.append(Outline(name=str(name), score=None, points=_rounded(points), matched=True))
+        shown = colour(int(number))
+        listed.append(Outline(name=str(name), colour=shown, score=None, points=_rounded(points), matched=True))
     return listed
 
 

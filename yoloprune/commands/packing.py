@@ -39,8 +39,10 @@ def _in_rows(child: ultralytics.YOLO, choice: candidates.Choice) -> tuple[ultral
     """The child in the rows of its YAML, and where the parent's modules went if some blocks became several rows."""
     if choice.described is None:
         return child, {}
-    for layer, rows in choice.described.unrolled.items():
-        console.log("prune: ", f"model.{layer} is written as {len(rows)} rows, model.{rows[0]} to model.{rows[-1]}")
+    if unrolled := choice.described.unrolled:
+        names = choice.graph.names
+        told = ", ".join(f"{names.of(f'model.{layer}')} as {len(rows)}" for layer, rows in unrolled.items())
+        console.log("prune: ", f"blocks written as several rows of the model YAML: {told} (names stay the parent's)")
     model = as_described(child.model, choice.described)
     if any(origin.sums is not None for origin in choice.described.origins):
         try:

@@ -45,10 +45,8 @@ def run(request: PlotRequest) -> Path:
         plan = None
     drawn = []
     for called, yolo in loaded:
-        names = moved_layers.moved(request.layer, moved_layers.table_of(yolo.model))
-        drawn.append(
-            (called, _layers(yolo.model, request.kind, names, plan.keep if plan and called == "before" else {}))
-        )
+        keep = plan.keep if plan and called == "before" else {}
+        drawn.append((called, _layers(yolo.model, request.kind, request.layer, keep)))
     with run_folders.new_run(loaded[-1][1].task, "plot", request.host) as folder:
         picture = layer_plots.plot(folder / f"{request.kind}.png", drawn, request.kind)
     said = f"{sum(len(layers) for _, layers in drawn)} panels, kind={request.kind}"
@@ -56,22 +54,23 @@ def run(request: PlotRequest) -> Path:
     return picture
 
 
-def _layers(model: nn.Module, kind: str, names: Sequence[str], keep: Mapping[str, Any]) -> list[layer_plots.Layer]:
+def _layers(model: nn.Module, kind: str, patterns: Sequence[str], keep: Mapping[str, Any]) -> list[layer_plots.Layer]:
     """What is to be drawn of a model.
 
     Raises:
         ArgumentError: If a name matches nothing, or nothing that has what is drawn.
     """
-    wanted = match(model, names, key="layer") if names else None
+    called = moved_layers.names_of(model)
+    wanted = match(model, patterns, key="layer", names=called) if patterns else None
     found = [
-        layer_plots.Layer(name, values := module.weight.detach().float().numpy(), _stays(name, values, keep))
+        layer_plots.Layer(called.of(name), values := module.weight.detach().float().numpy(), _stays(name, values, keep))
         for name, module in model.named_modules()
         if isinstance(module, KINDS[kind]) and (wanted is None or name in wanted)
     ]
     if not found:
         what = "batch-norm" if kind == "gamma" else "convolution"
         raise ArgumentError(
-            f"layer={','.join(names) or 'all'}: there is no {what} in it. 'yoloprune info' lists layers"
+            f"layer={','.join(patterns) or 'all'}: there is no {what} in it. 'yoloprune info' lists layers"
         )
     return found
 

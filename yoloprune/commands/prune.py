@@ -21,6 +21,7 @@ from yoloprune.backend import (
     found_labels,
     head_task,
     host_arguments,
+    progress_bar,
     records,
     run_folders,
     yaml_markers,
@@ -132,7 +133,7 @@ def _run(
         sight = calibration(parent, seen, imgsz, request.passed, folder=request.images, drawn=drawn)
         choice, order = decision.choose(parent, request, sight, ready, clock)
     if gone := choice.plan.removed:
-        console.log("prune: ", f"branches that go as a whole: {', '.join(gone)}")
+        console.log("prune: ", f"branches that go as a whole: {', '.join(map(choice.graph.names.of, gone))}")
     dead = not request.budgeted
     how = request.recover if not choice.alive.all() else "none"
     done = cut_and_repair.cut(parent, choice.plan, how, sight.images, choice.probe, dead=dead)
@@ -140,20 +141,28 @@ def _run(
     arguments = {k: v for k, v in told.items() if v is not None}
     origin = (parent.ckpt_path or model) if isinstance(model, (str, Path)) else None  # "small" stands for small.pt
     facts = classes.noted(saving.make_provenance(origin, arguments))
-    choice, child, checkpoint = packing.packed(done.child, choice, facts, insists=request.limits.native is True)
     had, has = classes.columns()
     had, has = {**had, **side.told(of_parent=True)}, {**has, **side.told(of_parent=False)}
-    rows: list[dict[str, Any]] = [{"model": "parent", **had, **evaluation.measure(whole.model, side.parent)}]
+    with progress_bar.Wait(5, "saving and reading back") as wait:
+        choice, child, checkpoint = packing.packed(done.child, choice, facts, insists=request.limits.native is True)
+        wait.tick()
+        rows: list[dict[str, Any]] = [{"model": "parent", **had, **evaluation.measure(whole.model, side.parent)}]
+        wait.tick()
     with run_folders.new_run(parent.task, "prune", request.host) as folder:
         target = folder / "weights" / "pruned.pt"
         checkpoint.require_room(target)
         with files.staged(folder) as part:
             file = part / target.relative_to(folder)
-            checkpoint.write(file)
-            packing.require_saved(child, saved := saving.load(file), choice)
+            with wait:
+                checkpoint.write(file)
+                saved = saving.load(file)
+                wait.tick()
+                packing.require_saved(child, saved, choice)
+                wait.tick()
+                rows.append({"model": "pruned", **has, **evaluation.measure(saved.model, imgsz)})
+                wait.tick()
             origin_name = str(origin or parent.model_name)
             run_folders.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
-            rows.append({"model": "pruned", **has, **evaluation.measure(saved.model, imgsz)})
             timing = add_times("prune", rows, clock, child.model) if isinstance(clock, bench.Bench) else None
             layer_times: list[dict[str, float]] = []
             if timed_on is not None:

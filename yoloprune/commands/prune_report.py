@@ -105,8 +105,10 @@ def layer_times(
     parent: ultralytics.YOLO, child: ultralytics.YOLO, choice: candidates.Choice, imgsz: int, device: torch.device
 ) -> list[dict[str, float]]:
     """Milliseconds by layer of a parent and of what was cut from it, in torch."""
-    names = [str(row["layer"]) for row in layer_table.layer_rows(choice.graph)]
-    return by_layer([parent.model, child.model], names, imgsz, device)
+    places = layer_table.modules(choice.graph)
+    modules = {places[name]: name for row in layer_table.layer_rows(choice.graph) if (name := str(row["layer"]))}
+    found = by_layer([parent.model, child.model], list(modules), imgsz, device)
+    return [{modules[place]: ms for place, ms in times.items()} for times in found]
 
 
 def told_kept(kept: Mapping[str, float], side: image_side.Side) -> str:

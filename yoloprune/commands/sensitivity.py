@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,18 @@ from yoloprune.backend import (
 )
 from yoloprune.checkpoint import provenance, saving
 from yoloprune.commands import following, only_classes, row_by_row, sensitivity_table, side_by_side, trials
+from yoloprune.errors import BudgetError
+from yoloprune.native import candidates
 from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import plots, run_report, text_table
 from yoloprune.reporting.facts import Report
 from yoloprune.settings import command_line
+from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.trial_requests import SensitivityRequest
 
 TABLE = "sensitivity.csv"
+SHARES = (0.5, 0.6, 0.7, 0.8, 0.9)
+"""Of the FLOPs, to which to prune next, the first that is within reach."""
 
 
 @console.heard_as_asked
@@ -75,8 +81,23 @@ def run(request: SensitivityRequest) -> list[dict[str, Any]]:
                 files.append_row(folder / TABLE, rows[-1], fresh=len(rows) == 1)
                 bar.update(1)
             bar.close()
-            _report(folder, rows, request, told)
+            _report(folder, rows, request, told, parent)
     return rows
+
+
+def _within_reach(parent: ultralytics.YOLO, tender: Sequence[str], imgsz: int) -> tuple[tuple[str, ...], float | None]:
+    """Which of the tender layers `prune` shall leave alone, and to what share of the FLOPs it can go then.
+
+    All of them and the first share that can be met; where none can be, the least tender of them is not left alone.
+    """
+    for count in range(len(tender), -1, -1):
+        keep = tuple(tender[:count])
+        found = candidates.Channels(parent.model, Limits(keep=keep, native=False), imgsz)
+        for share in SHARES:
+            with contextlib.suppress(BudgetError):
+                found.require_reach(Budget(flops=share))
+                return keep, share
+    return tuple(tender), None
 
 
 def _seed(passed: Mapping[str, Any]) -> int:
@@ -107,7 +128,13 @@ class _Look:
         return {**told, **side_by_side.validated(yolo, self.told)[0]}
 
 
-def _report(folder: Path, rows: list[dict[str, Any]], request: SensitivityRequest, told: Mapping[str, Any]) -> None:
+def _report(
+    folder: Path,
+    rows: list[dict[str, Any]],
+    request: SensitivityRequest,
+    told: Mapping[str, Any],
+    parent: ultralytics.YOLO,
+) -> None:
     """Picture, page, and what is said at the end."""
     columns = {share: f"{100 * share:g} %" for share in request.widths}
     if request.masks is not None:
@@ -127,10 +154,13 @@ def _report(folder: Path, rows: list[dict[str, Any]], request: SensitivityReques
     page = run_report.write_report(folder, report, [picture])
     cut: dict[str, Any] = {"model": told["model"], "data": told["data"], "keep": ",".join(found.tender) or None}
     if request.masks is None:
-        step = following.typed("yoloprune prune", told["imgsz"], **{**cut, "flops": 0.5})
+        keep, share = _within_reach(parent, found.tender, told["imgsz"])
+        cut |= {"keep": ",".join(keep) or None, "flops": share, "classes": told.get("classes")}
+        step = following.typed("yoloprune prune", told["imgsz"], **cut)
     else:
         asked = {key: told.get(key) for key in ("pattern", "head") if told.get(key)}
         most = {} if told.get("sparsity") is None else {"sparsity": request.masks.each[-1].sparsity}
         step = following.typed("yoloprune mask", told["imgsz"], **cut, **asked, **most)
-    said = f"\n{text_table.table(found.rows)}\n{found.said}"
+    alone = "group alone is narrowed" if request.masks is None else "layer alone is masked"
+    said = f"points of {found.metric} lost where one {alone}\n{text_table.table(found.rows)}\n{found.said}"
     console.conclude("sensitivity: ", text_table.closing(said, [], [folder / TABLE, picture, page], step))

@@ -25,7 +25,7 @@ class Summary:
         columns (list[str]): The shares that were kept, as text.
         panels (dict[str, np.ndarray]): By title, what is lost, shape (groups, shares), NaN where nothing was tried.
         rows (list[dict]): One per group: name, channels, points lost by share.
-        tender (list[str]): Names of the groups that lose most.
+        tender (list[str]): Names of the groups that lose most, none that loses nothing.
         said (str): That in one sentence.
     """
 
@@ -87,17 +87,22 @@ def _tenderest(names: Sequence[str], panels: Sequence[np.ndarray], metric: str, 
     if len(names) > 1 and (marks == marks[0]).all():
         each = f"each of the {len(names)} groups loses the same, {marks[0][0]:.1f} points of {metric} at most"
         return [], f"No group is tenderer than others: {each}"
-    named = order[:NAMED]
-    said = f"Tenderest are {', '.join(f'{names[i]} ({marks[i][0]:.1f})' for i in named)}"
-    said += f", with the most points of {metric} that they lose at any of these {tried}"
-    alike = [i for i in order[NAMED:] if (marks[i] == marks[named[-1]]).all()]
-    beside = order[: NAMED + 1]
+    named = [i for i in order[:NAMED] if marks[i][0] > 0]
+    if not named:
+        none = f"No group alone loses 0.1 points of {metric} at any of these {tried}"
+        risen = [names[i] for i in order[:NAMED] if len(panels) > 1 and marks[i][1] > 0]
+        return [], none + (f"; the loss rises most with {', '.join(risen)}" if risen else "")
+    listed = ", ".join(f"{names[i]} ({marks[i][0]:.1f})" for i in named)
+    said = f"Tenderest {'are' if len(named) > 1 else 'is'} {listed}: "
+    said += f"points of {metric} that each loses at most at any of these {tried}"
+    alike = [i for i in order[len(named) :] if (marks[i] == marks[named[-1]]).all()]
+    beside = order[: len(named) + 1]
     if any(marks[a][0] == marks[b][0] and (marks[a] != marks[b]).any() for a, b in pairwise(beside)):
         by = "whose loss rises more" if len(panels) > 1 else "that loses more over all widths"
         said += f"; of equals the one {by} comes first"
     if alike:
         rest = f" and {len(alike) - NAMED} more" if len(alike) > NAMED else ""
-        said += f"; as much as {names[named[-1]]} lose {', '.join(names[i] for i in alike[:NAMED])}{rest}"
+        said += f"; the same as {names[named[-1]]}: {', '.join(names[i] for i in alike[:NAMED])}{rest}"
     if equal := [(a, b) for a, b in pairwise(named) if (marks[a] == marks[b]).all()]:
-        said += f"; {', '.join(f'{names[a]} and {names[b]}' for a, b in equal)} are equal in everything"
+        said += f"; equal: {', '.join(f'{names[a]} and {names[b]}' for a, b in equal)}"
     return [names[i] for i in named], said

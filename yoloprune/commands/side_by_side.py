@@ -15,7 +15,7 @@ import numpy as np
 import ultralytics
 from PIL import Image
 
-from yoloprune.backend import calibration_images, compat, console, datasets, evaluation
+from yoloprune.backend import calibration_images, compat, console, datasets, evaluation, label_caches, progress_bar
 from yoloprune.checkpoint import saving
 from yoloprune.commands import outlines
 from yoloprune.errors import DataError, raised_by
@@ -151,7 +151,7 @@ def validated(yolo: ultralytics.YOLO, arguments: Mapping[str, Any]) -> tuple[dic
     """
     probe = saving.with_model(yolo, copy.deepcopy(yolo.model))  # validation fuses the one it runs
     everything = np.iinfo(np.int32).max
-    with TemporaryDirectory() as folder, datasets.untouched(everything, np.random.default_rng(0)):
+    with TemporaryDirectory() as folder, label_caches.untouched(everything, np.random.default_rng(0)):
         evaluation.validate(probe, {**arguments, "project": folder, "name": "val", "verbose": False})
     return evaluation.metrics(probe), evaluation.by_class(probe)
 
@@ -202,11 +202,12 @@ def examples(
     drawn = [files[i] for i in sorted(np.random.default_rng(0).permutation(len(files))[:SHOWN])]
     look = {"device": device, "conf": CONFIDENCE, "verbose": False, "save": False}
     found = []
-    for yolo, side in zip((before, after), sides, strict=True):
-        probe = saving.with_model(yolo, copy.deepcopy(yolo.model))
-        with TemporaryDirectory() as folder:  # a predictor makes itself a folder
-            results = [probe.predict(file, project=folder, imgsz=side, **look)[0] for file in drawn]
-        found.append([outlines.found(result) for result in results])
+    with progress_bar.Wait(2 * len(drawn), "looking at images") as wait:
+        for yolo, side in zip((before, after), sides, strict=True):
+            probe = saving.with_model(yolo, copy.deepcopy(yolo.model))
+            with TemporaryDirectory() as folder:  # a predictor makes itself a folder
+                results = [probe.predict(file, project=folder, imgsz=side, **look)[0] for file in wait.over(drawn)]
+            found.append([outlines.found(result) for result in results])
     shown = []
     for file, text, first, second in zip(drawn, compat.img2label_paths(drawn), *found, strict=True):
         changed = outlines.compare(first, second)

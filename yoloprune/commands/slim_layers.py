@@ -17,7 +17,7 @@ from yoloprune.runtimes.layer_times import by_layer
 def over_rounds(
     before: ultralytics.YOLO, after: ultralytics.YOLO, imgsz: int, device: torch.device
 ) -> list[dict[str, Any]]:
-    """One row per layer of a model, and what its cuts left of it, in however many rows that is written now.
+    """One row per layer of the model that was pruned first, and what cuts left of it, in however many rows that is.
 
     Args:
         before (YOLO): The model before the first cut.
@@ -28,22 +28,29 @@ def over_rounds(
     Returns:
         (list[dict[str, Any]]): As rows of `layer_table`; "width" is that of what a layer hands on, 0 of the head.
     """
-    moved = moved_layers.layers(moved_layers.table_of(after.model))
     layers: list[nn.Module] = [*model_facts.network(before.model).model]
-    places = {i: [i] for i in range(len(layers))}
-    places |= {i: moved.get(i, [i]) for i in places}
+    count = moved_layers.count(moved_layers.table_of(before.model)) or len(layers)
     old, new = (_figures(yolo.model, imgsz, device) for yolo in (before, after))
+    at_first, at_last = (_places(yolo.model, count) for yolo in (before, after))
     rows = []
-    for i, layer in enumerate(layers):
-        mine, theirs = old[i], [new[at] for at in places[i] if at in new]
-        last = new.get(places[i][-1]) if places[i] else None  # the last of several rows hands on
-        row: dict[str, Any] = {"layer": f"model.{i} ({type(layer).__name__})", "width": round(mine["width"])}
-        row["kept"] = 0 if last is None else round(last["width"])
-        row |= {"state": "prunable" if mine["width"] else "frozen: head", "coupled with": [], "parts": None}
+    for i in range(count):
+        mine, theirs = ([found[at] for at in places[i]] for found, places in ((old, at_first), (new, at_last)))
+        what = type(layers[at_first[i][0]]).__name__ if len(mine) == 1 else f"{len(mine)} rows"
+        # the last of several rows hands on
+        width, kept = (round(found[-1]["width"]) if found else 0 for found in (mine, theirs))
+        row: dict[str, Any] = {"layer": f"model.{i} ({what})", "width": width, "kept": kept}
+        row |= {"state": "frozen: head" if i == count - 1 else "prunable", "coupled with": [], "parts": None}
         for kind, digits in (("MFLOPs", 3), ("ms", 4)):
-            row |= {kind: round(mine[kind], digits), f"{kind} kept": round(sum(one[kind] for one in theirs), digits)}
+            whole, left = (round(sum(one[kind] for one in found), digits) for found in (mine, theirs))
+            row |= {kind: whole, f"{kind} kept": left}
         rows.append(row)
     return rows
+
+
+def _places(model: nn.Module, count: int) -> dict[int, list[int]]:
+    """The rows of a model that are a layer of the model that was first pruned, by that layer's number."""
+    moved = moved_layers.layers(moved_layers.table_of(model))
+    return {i: moved.get(i, [i]) for i in range(count)}
 
 
 def _figures(model: nn.Module, imgsz: int, device: torch.device) -> dict[int, Mapping[str, float]]:

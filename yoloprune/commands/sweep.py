@@ -114,7 +114,7 @@ def _swept(
                 so_far.add(folder, tried.row, difference, times)
                 rows.append(tried.row)
                 said = "" if difference is None else f"\nmAP50-95 {difference}"
-                console.log("sweep: ", f"{len(rows) - 1}/{len(points)}\n{text_table.table(rows[-1:])}{said}")
+                console.log("sweep: ", f"{len(rows) - 1}/{len(points)}\n{text_table.table([rows[0], rows[-1]])}{said}")
 
         cliff = None if blind else sweep_table.falls_off(rows, key, within)
         plots.plot_sweep(folder / "sweep.png", rows, key, within)
@@ -140,8 +140,10 @@ def _swept(
         so_far.over(folder)
         step = following.after_sweep(request, passed, taken[0])
         intervals = "".join(f"{line}\n" for line in report.notes)
-        told_all = f"{text_table.table(rows)}\n{intervals}{said}\n{taken[1]}"
-        console.conclude("sweep: ", text_table.closing(f"\n{told_all}", [], [folder / TABLE, page], step))
+        how = "cut" if request.masks is None else "masked"
+        heading = f"{Path(str(origin)).name} {how} and repaired at each point, nothing trained"
+        told_all = f"{heading}\n{text_table.table(rows)}\n{intervals}{said}\n{taken[1]}"
+        console.conclude("sweep: ", text_table.closing(told_all, [], [folder / TABLE, page], step))
     return rows
 
 

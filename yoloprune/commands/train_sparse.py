@@ -43,6 +43,7 @@ def run(request: TrainSparseRequest) -> ultralytics.YOLO:
         passed = {"name": "train-sparse", **passed, "data": run_folders.rooted(passed["data"])}
         yolo = saving.load(model)
         head_task.settle(yolo, passed)
+        datasets.require_labels(yolo, passed["data"], "train-sparse")
         records.require_unmasked(yolo.model)
         if trainers.driver_of(yolo) is not None:
             raise ArgumentError("model: it has a SparseTraining attached. Detach that, or train with model.train(...).")

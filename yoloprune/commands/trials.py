@@ -169,8 +169,7 @@ def _ties(parent: ultralytics.YOLO, found: Channels, layers: Sequence[str]) -> s
 
 
 def _matched(parent: ultralytics.YOLO, layers: Sequence[str]) -> set[str]:
-    moved = moved_layers.moved(layers, moved_layers.table_of(parent.model))
-    return set(match(parent.model, moved, key="layer"))
+    return set(match(parent.model, layers, key="layer", names=moved_layers.names_of(parent.model)))
 
 
 def _named(choice: Choice, one: narrowing.Narrowing | None) -> dict[str, Any]:
@@ -179,7 +178,8 @@ def _named(choice: Choice, one: narrowing.Narrowing | None) -> dict[str, Any]:
     if one is None:
         return {"group": "parent", "layers": "", "width": 0, "kept": 0, "share": 1.0, **kept}
     tie = choice.graph.ties[one.tie]
-    layers = list(dict.fromkeys(map(layer_table.layer_name, narrowing.makers(choice.graph, one.tie))))
+    makers = narrowing.makers(choice.graph, one.tie)
+    layers = list(dict.fromkeys(layer_table.layer_name(choice.graph.names.of(m)) for m in makers))
     widths = {"width": sum(tie.sizes), "kept": int(choice.widths[list(tie.groups)].sum())}
     return {"group": layers[0], "layers": " ".join(layers), **widths, "share": one.asked, **kept}
 
@@ -198,12 +198,14 @@ def _layers_masked(
             raise ArgumentError(f"layer={','.join(request.layer)}: none of them may be masked: {why}")
     row = {"group": "parent", "layers": "", "width": 0, "kept": 0, "share": 1.0, "nonzero": 1.0}
     trials = [Trial("parent", row, lambda: parent)]
+    names_of = moved_layers.names_of(parent.model)
     for name in names:
+        called = names_of.of(name)
         for zeros in asked.each:
             told, kept = masking.of(zeros, [name])
-            row = {"group": name, "layers": name, "width": kept[name].numel(), "kept": int(kept[name].sum())}
+            row = {"group": called, "layers": called, "width": kept[name].numel(), "kept": int(kept[name].sum())}
             share = {"share": round(1 - zeros.sparsity, 6), "nonzero": told["nonzero"]}
-            trials.append(Trial(name, {**row, **share}, partial(masking.make, zeros, name)))
+            trials.append(Trial(called, {**row, **share}, partial(masking.make, zeros, name)))
     return trials
 
 

@@ -32,7 +32,7 @@ from yoloprune.planning import paired_bootstrap
 from yoloprune.probing.examples import generators_kept
 from yoloprune.reporting import run_report, text_table, verdict
 from yoloprune.reporting.facts import ExampleImage, Report, points_of
-from yoloprune.runtimes import bench, engines
+from yoloprune.runtimes import bench, engines, registry
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.settings import command_line
 from yoloprune.settings.view_requests import ValRequest
@@ -68,16 +68,20 @@ def compare(
     known = [yolo for yolo in loaded.values() if isinstance(yolo.model, nn.Module)]
     if not known:
         raise ModelError(f"{command}: one model at least must be a checkpoint (.pt), which says for which data it is.")
+    for yolo in known:
+        head_task.settle(yolo, passed)
     passed["data"] = datasets.given_or_own(known[-1], passed.get("data"), command)
     datasets.require_split(passed["data"], passed.get("split"))
     for yolo in known:
-        head_task.settle(yolo, passed)
         datasets.require_channels(yolo, passed["data"])
+        datasets.require_labels(yolo, passed["data"], command)
     _warn_of_other_classes({name: yolo for name, yolo in loaded.items() if yolo in known}, passed["data"], command)
     imgsz = saving.image_size(known[0], passed.get("imgsz"))
     # Each where it is to be used, unless one size is named for all; an export does not say its own
     sides = [saving.image_size(y, passed.get("imgsz")) if y in known else imgsz for y in loaded.values()]
     differ = len(set(sides)) > 1
+    runtimes = [deployment.format if y in known else registry.format_of(str(y.model)) for y in loaded.values()]
+    apart = len(set(runtimes)) > 1
     for export in (yolo.model for yolo in loaded.values() if yolo not in known):
         engines.require_size(export, deployment, imgsz)
     with run_folders.new_run(known[0].task, command, passed) as folder:
@@ -85,9 +89,10 @@ def compare(
         networks: list[Any] = []
         classes: dict[str, side_by_side.Figures] = {}
         found: list[paired_bootstrap.Findings | None] = []
-        for (name, yolo), side in zip(loaded.items(), sides, strict=True):
+        for (name, yolo), side, runtime in zip(loaded.items(), sides, runtimes, strict=True):
             networks.append(copy.deepcopy(yolo.model))  # validation fuses the one it runs
-            sizes = {**({"imgsz": side} if differ else {}), **_sizes(yolo, side)}
+            sizes: dict[str, Any] = {**({"imgsz": side} if differ else {}), **_sizes(yolo, side)}
+            sizes |= {"runtime": runtime} if apart or command == "compare" else {}
             place = {"imgsz": side, "project": str(folder.resolve()), "exist_ok": True}
             place["name"] = name.replace("/", "-")
             installing = nullcontext() if yolo in known else compat.replaced({"AUTOINSTALL": False})
@@ -104,11 +109,13 @@ def compare(
         images = side_by_side.shown(pair[0], pair[-1], passed, (seen[0], seen[-1]), command) if len(pair) > 1 else []
         differences = _differences(rows, found)
         told_sides = sides if differ else imgsz
+        timing |= {"runtimes": runtimes} if apart else {}
         said = {"device": str(device), "imgsz": told_sides, "timing": timing, "arguments": passed}
         said["differences"] = {name: vars(d) for name, d in differences.items()}
         report = _report(command, rows, said, classes, images, words, differences)
         page = run_report.write_report(folder, report)
-        told = "\n".join([*([report.verdict] if report.verdict else []), f"imgsz {told_sides}, {deployment}"])
+        where = f"ms of different runtimes, on {device}" if apart else str(deployment)
+        told = "\n".join([*([report.verdict] if report.verdict else []), f"imgsz {told_sides}, {where}"])
         told += "".join(f"\n{line}" for line in report.notes)
         at = max(i for i, yolo in enumerate(loaded.values()) if yolo in known)
         step = following.after_comparing(known[-1], rows, rows[at], data=passed["data"], imgsz=sides[at])
@@ -190,6 +197,8 @@ def add_times(
     Returns:
         (dict[str, Any]): What was measured and on what, for the report.
     """
+    what = f"{len(others) + 1} models in turns" if others else "one model"
+    console.log(f"{command}: ", f"timing {what}, for up to {bench.SECONDS:g} s")
     times = timer.time(*others, sides=sides)
     for row, found in zip(rows, times, strict=True):
         row["ms"] = found.median

@@ -17,6 +17,7 @@ from yoloprune.native import attention_heads, width_arguments, yaml_rows
 from yoloprune.native.width_arguments import Layer, Shape
 from yoloprune.native.yaml_rows import Row
 from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.layer_names import LayerNames
 from yoloprune.planning.plan import Plan
 
 
@@ -68,7 +69,7 @@ class SpelledLayers:
         if self.carried:
             head = network(model_builder.rebuild(model, self.yaml)).model[-1]
             if width_arguments.shape_of(head) != width_arguments.shape_of(self.bone(self.layers[-1])):
-                raise _unsaid(self.layers[-1])
+                raise _unsaid(self.layers[-1], self.graph.names)
 
     def said(self, layer: Layer, alive: np.ndarray, widths: np.ndarray) -> Row | None:
         """The row with which stock Ultralytics builds the layer that a cut leaves, None if there is none."""
@@ -114,7 +115,8 @@ class SpelledLayers:
             return layer
         inputs, wanted = self.inputs(row, self.full), width_arguments.shape_of(self.bone(layer))
         if not all(inputs):
-            raise ModelError(f"what reaches {prefix} ({row.name}) could not be followed (native=True is not possible)")
+            called = self.graph.names.of(prefix)
+            raise ModelError(f"what reaches {called} ({row.name}) could not be followed (native=True is not possible)")
         head = row.at == len(self._bones) - 1  # whose own widths stay
         nearest: tuple[Row, set[str]] | None = None
         for spelled in yaml_rows.spellings(row, self.yaml):
@@ -127,7 +129,7 @@ class SpelledLayers:
             if nearest is None or len(differ) < len(nearest[1]):
                 nearest = spelled, differ
         if not head or nearest is None:
-            raise _unsaid(layer)
+            raise _unsaid(layer, self.graph.names)
         self.carried = frozenset(nearest[1])
         return replace(layer, row=nearest[0])
 
@@ -155,7 +157,8 @@ class SpelledLayers:
         return {name: {int(g) for g in np.unique(found)} for name, found in zip(names, groups, strict=True)}
 
 
-def _unsaid(layer: Layer) -> ModelError:
+def _unsaid(layer: Layer, names: LayerNames) -> ModelError:
     return ModelError(
-        f"{layer.prefix} ({layer.row.name}) is not what its row in the model YAML builds (native=True is not possible)"
+        f"{names.of(layer.prefix)} ({layer.row.name}) is not what its row in the model YAML builds (native=True is not "
+        "possible)"
     )

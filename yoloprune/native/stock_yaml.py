@@ -230,7 +230,8 @@ class Stock:
             bones = self.spelled.bone(layer), self.spelled.left_of(layer, alive)
             made = self._unroller.parts(told, *bones, (before, after))
         if made is None:
-            raise NotSayableError(at, f"{layer.prefix} ({layer.row.name}) has widths that no model YAML can say.")
+            called = self.spelled.graph.names.of(layer.prefix)
+            raise NotSayableError(at, f"{called} ({layer.row.name}) has widths that no model YAML can say.")
         parts, result = made
         value = {0: place[layer.row.sources[0]]}
         for part in parts:

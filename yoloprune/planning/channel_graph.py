@@ -19,6 +19,7 @@ import numpy as np
 
 from yoloprune.errors import PlanError
 from yoloprune.planning.branch import Branch, holder, removed
+from yoloprune.planning.layer_names import AS_THEY_ARE, LayerNames
 from yoloprune.planning.plan import REMOVED, Keep, Plan
 from yoloprune.planning.tables import in_html, in_text
 from yoloprune.planning.tie import Tie
@@ -91,6 +92,7 @@ class ChannelGraph:
         heads (Mapping[int, int]): Axes whose positions divide into so many attention heads, of which whole ones may go.
         bare (np.ndarray | None): Mask of the classes that something reads before a batch-norm scale, shape (classes,).
         branches (tuple[Branch, ...]): Residual branches that may go as a whole, where that is asked for.
+        names (LayerNames): What is printed of modules; those of groups, reasons and `unknown` are such already.
     """
 
     axes: list[Axis]
@@ -104,6 +106,7 @@ class ChannelGraph:
     bare: np.ndarray | None = None
     heads: Mapping[int, int] = field(default_factory=dict)
     branches: tuple[Branch, ...] = ()
+    names: LayerNames = AS_THEY_ARE
 
     def __repr__(self) -> str:
         return in_text(*self._table())

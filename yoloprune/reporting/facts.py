@@ -12,11 +12,12 @@ from yoloprune.reporting.text_table import Row
 
 
 class Outline(TypedDict):
-    """One object in an image: its class, how sure the model is (None of a label), its corners as fractions of width
-    and height, and whether the other model has one like it.
+    """One object in an image: its class and the colour of that, how sure the model is (None of a label), its corners as
+    fractions of width and height, and whether the other model has one like it.
     """
 
     name: str
+    colour: str
     score: float | None
     points: list[tuple[float, float]]
     matched: bool
@@ -125,8 +126,8 @@ class Importance:
 
 
 def points_of(rows: Sequence[Row], metric: str) -> list[dict[str, Any]]:
-    """Models to set against their costs, from rows of a table; GFLOPs and ms where they are known."""
-    costs = ("GFLOPs", "ms")
+    """Models to set against their costs, from rows of a table; GFLOPs, ms and their runtime where they are known."""
+    costs = ("GFLOPs", "ms", "runtime")
     return [
         {"model": row["model"], "quality": row[metric], **{c: row[c] for c in costs if row.get(c) is not None}}
         for row in rows
@@ -148,7 +149,8 @@ class Report:
         layers (Sequence[Row]): From `layer_table.layer_rows`, with "MFLOPs" and "MFLOPs kept".
         importance (Importance | None): How scores were distributed.
         gamma (Sequence[Mapping[str, float]]): Rows of sparsity.csv.
-        points (Sequence[Row]): Models to set against their costs: "model", "quality", "GFLOPs" and "ms" where known.
+        points (Sequence[Row]): Models to set against their costs: "model" and "quality"; "GFLOPs", "ms" and "runtime"
+            where they are known.
         metric (str): What "quality" of the points, and the headline of the rows, is.
         frozen (Sequence[str]): What may not be cut, and why.
         repeat (Sequence[str]): Commands that do it again.

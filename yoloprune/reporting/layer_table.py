@@ -12,10 +12,16 @@ import numpy as np
 from yoloprune.planning.branch import holder, removed
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
+from yoloprune.planning.layer_names import PIECE
 from yoloprune.reporting.text_table import Row
 
 LEGEND = (
     "coupled with: loses the same channels; parts: widths that keep their proportion; a leading dot: in the same block"
+)
+PIECES = ":1, :2 behind a name: the pieces of what was one layer in the parent, each of a width of its own"
+
+ONCE = (
+    "(a channel that layers share counts once here, in the table at each; a fixed input is made by none and has no row)"
 )
 
 
@@ -42,15 +48,15 @@ def layer_rows(graph: ChannelGraph, widths: np.ndarray | None = None) -> list[di
     gone = [] if widths is None else removed(graph.branches, np.array(widths))
     for i, (axis, classes, groups) in enumerate(zip(graph.axes, graph.class_of, groups_of, strict=True)):
         makes = axis.module in consumers or any(writers[g][0] == axis.module for g in groups if g in writers)
-        name = layer_name(axis.module)
+        name = _called(graph, axis.module)
         if axis.side != "outputs" or not makes or any(r["layer"] == name for r in rows):
             continue
         row: dict[str, Any] = {"layer": name, "width": axis.width}
         if kept is not None:
             row["kept"] = round(kept[i])
         branch = holder(gone, axis.module)
-        row["state"] = _state(graph, classes, groups) if branch is None else f"removed: {branch.name}"
-        partners = dict.fromkeys(layer_name(m) for g in groups for m in writers[g])
+        row["state"] = _state(graph, classes, groups) if branch is None else f"removed: {graph.names.of(branch.name)}"
+        partners = dict.fromkeys(_called(graph, m) for g in groups for m in writers[g])
         row["coupled with"] = [p for p in partners if p != row["layer"]]
         row["parts"] = _parts(graph, groups)
         rows.append(row)
@@ -73,9 +79,10 @@ def with_costs(rows: Sequence[Row], graph: ChannelGraph, widths: np.ndarray) -> 
     for i, at in enumerate((cost.full, widths.astype(float))):
         found: dict[str, float] = {}
         for module, flops in cost.by_module("flops", at).items():
-            found[layer_name(module)] = found.get(layer_name(module), 0.0) + flops
+            name = _called(graph, module)
+            found[name] = found.get(name, 0.0) + flops
         place = str(rows[0]["layer"]) if rows else ""
-        for name in dict.fromkeys(layer_name(axis.module) for axis in graph.axes):
+        for name in dict.fromkeys(_called(graph, axis.module) for axis in graph.axes):
             place = name if name in named else place
             if place:
                 sums[place][i] += found.pop(name, 0.0) / 1e6
@@ -125,6 +132,16 @@ def layer_name(module: str) -> str:
     return block if block and last in {"conv", "bn", "weight", "bias"} else module
 
 
+def modules(graph: ChannelGraph) -> dict[str, str]:
+    """By layer as it is printed, the module that it is."""
+    return {_called(graph, axis.module): layer_name(axis.module) for axis in graph.axes}
+
+
+def _called(graph: ChannelGraph, module: str) -> str:
+    """Name of a layer as it is printed."""
+    return layer_name(graph.names.of(module))
+
+
 def _state(graph: ChannelGraph, classes: np.ndarray, groups: Sequence[int]) -> str:
     frozen = list(dict.fromkeys(graph.groups[g].frozen for g in groups if graph.groups[g].frozen))
     free = int(graph.prunable[classes].sum())
@@ -140,13 +157,19 @@ def _parts(graph: ChannelGraph, groups: Sequence[int]) -> str | None:
     return f"{len(sizes)} x {sizes[0]}" if len(set(sizes)) == 1 else " + ".join(map(str, sizes))
 
 
+def legend(rows: Sequence[Row]) -> list[str]:
+    """What the columns and names of a layer table mean."""
+    return [LEGEND, *([PIECES] if any(PIECE in str(row["layer"]) for row in rows) else [])]
+
+
 def summary(graph: ChannelGraph) -> list[str]:
     """What is frozen, by reason and most first, without the places, which the table tells."""
     count: Counter[str] = Counter()
     for group in graph.groups:
         if group.frozen:
             count[group.frozen.rsplit(" in ", 1)[0]] += group.size
-    return [f"{n:,} channels frozen: {reason}" for reason, n in count.most_common()]
+    told = [f"{n:,} channels frozen: {reason}" for reason, n in count.most_common()]
+    return [*told, ONCE] if told else []
 
 
 def shortened(rows: Sequence[Row], length: int = 44) -> list[dict[str, Any]]:

@@ -105,7 +105,8 @@ def importance(report: Report) -> str:
     )
     note = (
         f"<p class=note>{svg.escaped(found.what)}. Orange goes, blue stays; the line separates them best. "
-        f"{found.across} channels are on its other side, where rounding, ties, floors and ceilings decide.{zeros}</p>"
+        f"{found.across:,} channels went or stayed against their importance: widths are rounded, some layers must be "
+        f"equally wide, and no layer loses more than its limit.{zeros}</p>"
     )
     return note + frame.drawn("log10 of importance", "channels", "distribution of importance, kept and cut")
 

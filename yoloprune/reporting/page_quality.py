@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from yoloprune.reporting import svg
 from yoloprune.reporting.facts import ExampleImage, Outline, Report
 from yoloprune.reporting.text_table import Row, cell, ends, with_change
-from yoloprune.reporting.verdict import on_front
+from yoloprune.reporting.verdict import by_runtime, on_front
 
-COLOURS = 8  # of boxes, by class: those of Okabe and Ito, which the colour-blind tell apart
+NAMED = 12  # boxes of a picture that may have names: of more nobody reads them
 
 LETTER = 0.62  # width of a letter of a name, by its size: bold and wider than most are
 
@@ -49,14 +49,20 @@ def rounds(report: Report) -> str:
 
 
 def costs(report: Report) -> str:
-    """Quality against GFLOPs, and against milliseconds where they were measured; the front is a line."""
-    drawn = ""
-    for column, unit in (("ms", "milliseconds per image"), ("GFLOPs", "GFLOPs")):
-        known = [p for p in report.points if p.get(column) is not None and p.get("quality") is not None]
-        if len(known) > 1:
-            drawn += f"<figure>{_scatter(known, column, unit, report.metric)}</figure>"
-    note = "<p class=note>Right is dearer, up is better. Filled points are those that no other one beats in both.</p>"
-    return drawn and f"{drawn}{note}"
+    """Quality against GFLOPs, and against milliseconds of each runtime; the front is a line."""
+    drawn, apart = "", by_runtime([p for p in report.points if p.get("ms") is not None])
+    for runtime, timed in apart.items():
+        unit = "milliseconds per image" + (f", {runtime}" if runtime and len(apart) > 1 else "")
+        drawn += _figure(timed, "ms", unit, report.metric)
+    drawn += _figure(report.points, "GFLOPs", "GFLOPs", report.metric)
+    note = "Right is dearer, up is better. Filled points are those that no other one beats in both."
+    note += " Times of different runtimes are not compared." if len(apart) > 1 else ""
+    return drawn and f"{drawn}<p class=note>{note}</p>"
+
+
+def _figure(points: Sequence[Row], column: str, unit: str, metric: str) -> str:
+    known = [p for p in points if p.get(column) is not None and p.get("quality") is not None]
+    return f"<figure>{_scatter(known, column, unit, metric)}</figure>" if len(known) > 1 else ""
 
 
 def _scatter(points: Sequence[Row], column: str, unit: str, metric: str) -> str:
@@ -92,12 +98,13 @@ def classes(report: Report) -> str:
 def images(report: Report) -> str:
     """The same images with labels, and what the two models find; those that changed most come first."""
     before, after = _names(report)
-    names = list(dict.fromkeys(o["name"] for i in report.images for o in (*i.labels, *i.before, *i.after)))
+    seen = [o for i in report.images for o in (*i.labels, *i.before, *i.after)]
+    classes = dict.fromkeys((o["name"], o["colour"]) for o in seen)
     shown = []
     for number, image in enumerate(sorted(report.images, key=lambda i: -i.changed)):
         panels = (("labels", image.labels), (before, image.before), (after, image.after))
         three = "".join(
-            f"<figure>{_boxes(image, f'i{number}', found, names, first=i == 0)}"
+            f"<figure>{_boxes(image, f'i{number}', found, first=i == 0)}"
             f"<figcaption>{svg.escaped(said)}: {len(found)}</figcaption></figure>"
             for i, (said, found) in enumerate(panels)
         )
@@ -106,20 +113,21 @@ def images(report: Report) -> str:
         shown.append(f"<section class=example><h3>{svg.escaped(words)}</h3><div class=three>{three}</div></section>")
     note = (
         "<p class=note>Drawn by chance, the same in every run on this data; most changed first. Dashed: the other "
-        "model finds nothing like it (same class, IoU of at least 0.5). A name that would lie over others is left "
-        "out; a pointer on the box shows it, and the colour is that of the class.</p>"
+        "model finds nothing like it (same class, IoU of at least 0.5). Colours are those of 'yolo predict', one for "
+        f"each class. Names stand at the {NAMED} surest boxes at most, and where they lie over no other name; a "
+        "pointer on a box shows its name.</p>"
     )
-    note += svg.element("p", "".join(_key(i, name) for i, name in enumerate(names)), class_="note")
+    note += svg.element("p", "".join(_key(*told) for told in classes), class_="note")
     return note + "".join(shown) if shown else ""
 
 
-def _key(number: int, name: str) -> str:
+def _key(name: str, colour: str) -> str:
     """The colour of a class, and its name."""
-    dot = svg.element("circle", cx=6, cy=6, r=5, class_=f"box dot c{number % COLOURS}")
+    dot = svg.element("circle", cx=6, cy=6, r=5, stroke=colour, class_="box dot")
     return f"{svg.element('svg', dot, viewBox='0 0 12 12', class_='key', aria_hidden='true')}{svg.escaped(name)} "
 
 
-def _boxes(image: ExampleImage, name: str, found: Sequence[Outline], names: Sequence[str], *, first: bool) -> str:
+def _boxes(image: ExampleImage, name: str, found: Sequence[Outline], *, first: bool) -> str:
     """One image with outlines. Its pixels stand in the page once and are used three times."""
     width, height = image.size
     place = f"data:image/jpeg;base64,{b64encode(image.jpeg).decode()}"
@@ -132,10 +140,12 @@ def _boxes(image: ExampleImage, name: str, found: Sequence[Outline], names: Sequ
     outlines = [[(x * width, y * height) for x, y in one["points"]] for one in found]
     words = [one["name"] if one["score"] is None else f"{one['name']} {one['score']:.2f}" for one in found]
     boxes, texts = [], []
-    for one, corners, said, at in zip(found, outlines, words, places(outlines, words, image.size, size), strict=True):
-        kind = f"box c{names.index(one['name']) % COLOURS}{'' if one['matched'] else ' alone'}"
+    named = places(outlines, words, image.size, size, [one["score"] or 0.0 for one in found])
+    for one, corners, said, at in zip(found, outlines, words, named, strict=True):
+        kind = f"box{'' if one['matched'] else ' alone'}"
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
-        boxes.append(svg.titled(svg.element("polygon", points=points, class_=kind), said))
+        drawn = svg.element("polygon", points=points, stroke=one["colour"], class_=kind)
+        boxes.append(svg.titled(drawn, said))
         if at is not None:
             texts.append(svg.label(at[0], at[1], said, font_size=size, class_=f"name {kind}"))
     parts = [pixels, *boxes, *texts]  # no box lies over a name
@@ -144,23 +154,29 @@ def _boxes(image: ExampleImage, name: str, found: Sequence[Outline], names: Sequ
 
 
 def places(
-    outlines: Sequence[Sequence[tuple[float, float]]], words: Sequence[str], image: tuple[int, int], size: float
+    outlines: Sequence[Sequence[tuple[float, float]]],
+    words: Sequence[str],
+    image: tuple[int, int],
+    size: float,
+    sure: Sequence[float],
 ) -> list[tuple[float, float] | None]:
-    """Where the names of boxes are written so that none lies over another one, the larger boxes first.
+    """Where the names of the surest boxes are written so that none lies over another one; of two alike, the larger's.
 
     Args:
         outlines (Sequence): Corners of each box, in pixels.
         words (Sequence[str]): What is written at each.
         image (tuple[int, int]): Width and height of the image in pixels.
         size (float): Of the letters, in pixels.
+        sure (Sequence[float]): How sure each box is.
 
     Returns:
-        (list): Left end and base line of each name, None where there is no room for it.
+        (list): Left end and base line of each name, None where there is no room for it, and for all but `NAMED`.
     """
     found: list[tuple[float, float] | None] = [None] * len(words)
     taken: list[tuple[float, float, float, float]] = []
     ends = [(*map(min, zip(*o, strict=True)), *map(max, zip(*o, strict=True))) for o in outlines]
-    for i in sorted(range(len(words)), key=lambda i: -(ends[i][2] - ends[i][0]) * (ends[i][3] - ends[i][1])):
+    areas = [(right - left) * (bottom - top) for left, top, right, bottom in ends]
+    for i in sorted(range(len(words)), key=lambda i: (-sure[i], -areas[i]))[:NAMED]:
         left, top, right, bottom = ends[i]
         long = LETTER * size * len(words[i])
         lines = (top - 3, top + size, bottom - 3, bottom + size)  # above, inside at both ends, below

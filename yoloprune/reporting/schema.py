@@ -23,6 +23,7 @@ def _one(kind: str | list[str], description: str) -> dict[str, Any]:
 _OUTLINE = _object(
     "An object in an image.",
     name=_one("string", "Its class."),
+    colour=_one("string", "Of the class, '#' and six hexadecimal digits: the one in which 'yolo predict' draws it."),
     score=_one(["number", "null"], "How sure the model is, 0 to 1; null of a label."),
     points=_array("Its corners, x and y as fractions of width and height."),
     matched=_one("boolean", "Whether the other model has one of that class with an IoU of at least 0.5."),
@@ -87,7 +88,7 @@ PROPERTIES: dict[str, dict[str, Any]] = {
         zeros=_array("Channels kept, and cut, whose score is 0."),
     ),
     "gamma": _array("Rows of sparsity.csv, one per epoch: quantiles of |gamma|, shares.", {"type": "object"}),
-    "points": _array("Models against their costs: 'model', 'quality', 'GFLOPs', 'ms'.", {"type": "object"}),
+    "points": _array("Models against their costs: 'model', 'quality', 'GFLOPs', 'ms', 'runtime'.", {"type": "object"}),
     "zeros": _array(
         "mask: what is zero, from input to head.",
         _object(

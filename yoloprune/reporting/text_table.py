@@ -42,6 +42,9 @@ EXPORTED = "exported"
 
 CHANGE = "change"
 
+OF_ENDS = f"{CHANGE}, first to last"
+"""The same where rows stand between that tell no story."""
+
 
 def ends(rows: Sequence[Row]) -> tuple[Row, Row]:
     """The first row, and the last one of a network, with the times that only what it was exported to has."""
@@ -55,7 +58,7 @@ def with_change(rows: Sequence[Row]) -> list[Row]:
 
     Args:
         rows (Sequence[Row]): The model before first, the one after last, but for what that was exported to; each with
-            its name under the first key.
+            its name under the first key, and under "runtime" what its time was measured on where these may differ.
 
     Returns:
         (list[Row]): Figures of quality as a difference with its sign, sizes and times as a change in percent; times
@@ -66,16 +69,26 @@ def with_change(rows: Sequence[Row]) -> list[Row]:
     if len(networks) < 2 or (len(networks) > FEW and not {row.get("model") for row in networks} <= STORY):
         return list(rows)
     first, last = ends(rows)
-    found = {k: change(k, first[k], last[k]) for k in first if _is_number(first[k]) and _is_number(last.get(k))}
+    found = {
+        k: change(k, first[k], last[k])
+        for k in first
+        if _is_number(first[k]) and _is_number(last.get(k)) and (k != "ms" or timed_alike((first, last)))
+    }
     if not found:
         return list(rows)
-    return [*rows, {next(iter(first)): CHANGE, **found}]
+    name = CHANGE if len(networks) == 2 or {row.get("model") for row in networks} <= STORY else OF_ENDS
+    return [*rows, {next(iter(first)): name, **found}]
+
+
+def timed_alike(rows: Sequence[Row]) -> bool:
+    """Whether times stand beside each other that were measured on one runtime."""
+    return len({row.get("runtime") for row in rows}) <= 1
 
 
 SIZES = frozenset({"params", "nonzero", "GFLOPs", "MB", "ms"})
 """Columns of which less is better, and the share counts."""
 
-NOT_QUALITY = SIZES | {"model", "classes", "imgsz", "flops", "channels"}
+NOT_QUALITY = SIZES | {"model", "runtime", "classes", "imgsz", "flops", "channels"}
 """Columns that do not say how good a model is."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from yoloprune.planning.paired_bootstrap import Interval
-from yoloprune.reporting.text_table import Row, headline
+from yoloprune.reporting.text_table import Row, headline, timed_alike
 
 NOTHING, LITTLE, MUCH = 0.5, 3.0, 10.0  # points (hundredths); two runs that differ in nothing differ by the first
 
@@ -47,10 +47,10 @@ def of(
     shares = [
         f"{last[k] / first[k]:.0%} of the {said}"
         for k, said in sizes.items()
-        if first.get(k) and last.get(k) is not None
+        if first.get(k) and last.get(k) is not None and (k != "ms" or timed_alike((first, last)))
     ]
     name, before = str(last["model"]), first["model"]
-    name = name[:1].upper() + name[1:]
+    name = name[:1].upper() + name[1:] if cut else name  # else it may be a path
     kept = f"{name} has {_and(shares)} of {before}" if shares else f"{name} beside {before}"
     key = headline(first)
     if key and first.get(key) is None and last.get(key) is not None:  # it knows other classes than the data has
@@ -82,17 +82,27 @@ def of_several(points: Sequence[Row], metric: str) -> str:
     """Which of several models are worth a look: those that no other one beats in quality and cost.
 
     Args:
-        points (Sequence[Row]): "model", "quality" and, where known, "ms" and "GFLOPs".
+        points (Sequence[Row]): "model", "quality" and, where known, "ms", "GFLOPs" and "runtime". Times of different
+            runtimes are not compared.
         metric (str): What "quality" is.
     """
     cost = next((c for c in ("ms", "GFLOPs") if all(p.get(c) is not None for p in points)), None)
     known = [p for p in points if p.get("quality") is not None]
     if cost is None or not known:
         return ""
-    best = on_front([p[cost] for p in known], [p["quality"] for p in known])
-    listed = sorted((known[i] for i in best), key=lambda p: p[cost])
-    told = _and([f"{p['model']} ({metric} {p['quality']:.3f}, {p[cost]:.4g} {cost})" for p in listed])
-    return f"Not beaten in both {metric} and {cost}: {told}."
+    apart = by_runtime(known) if cost == "ms" else {None: known}
+    told = []
+    for runtime, some in apart.items():
+        best = on_front([p[cost] for p in some], [p["quality"] for p in some])
+        listed = sorted((some[i] for i in best), key=lambda p: p[cost])
+        names = _and([f"{p['model']} ({metric} {p['quality']:.3f}, {p[cost]:.4g} {cost})" for p in listed])
+        told.append(names if len(apart) == 1 else f"of those on {runtime} {names}")
+    return f"Not beaten in both {metric} and {cost}: {'; '.join(told)}."
+
+
+def by_runtime(points: Sequence[Row]) -> dict[str | None, list[Row]]:
+    """Models whose times can be compared, by what they were measured on; None where there is but one runtime."""
+    return {r: [p for p in points if p.get("runtime") == r] for r in dict.fromkeys(p.get("runtime") for p in points)}
 
 
 def on_front(costs: Sequence[float], marks: Sequence[float]) -> set[int]:

@@ -14,6 +14,9 @@ from yoloprune.runtimes import engines, threads
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.runtimes.timing import WELL_KNOWN, Times, take_turns
 
+SECONDS = 10.0
+"""When to stop although medians are not known well enough."""
+
 
 class Bench:
     """Times networks beside one that is exported and opened once.
@@ -27,7 +30,9 @@ class Bench:
         """Wrap a parent that is open; see `opened`."""
         self.deployment, self.imgsz, self.parent = deployment, imgsz, parent
 
-    def time(self, *others: nn.Module | str, sides: Sequence[int] | None = None, seconds: float = 10.0) -> list[Times]:
+    def time(
+        self, *others: nn.Module | str, sides: Sequence[int] | None = None, seconds: float = SECONDS
+    ) -> list[Times]:
         """Time per image of the parent and of others, all taking turns.
 
         Args:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from yoloprune.backend import evaluation, model_facts
+from yoloprune.backend import evaluation, model_facts, progress_bar
 from yoloprune.probing.forward import hooked
 from yoloprune.runtimes.engines import wait_for
 
@@ -42,13 +42,14 @@ def by_layer(
     image = torch.rand(1, model_facts.channels(copies[0]), imgsz, imgsz, device=device)
     found: list[list[dict[str, float]]] = [[] for _ in copies]
     end = time.perf_counter() + SECONDS
-    for turn in range(WARM_UP + RUNS):
-        for copy, rows in zip(copies, found, strict=True):
-            row = _run(copy, image, names, partial(wait_for, device))
-            if turn >= WARM_UP:
-                rows.append(row)
-        if time.perf_counter() > end and found[0]:
-            break
+    with progress_bar.Wait(WARM_UP + RUNS, "timing layers") as wait:
+        for turn in wait.over(range(WARM_UP + RUNS)):
+            for copy, rows in zip(copies, found, strict=True):
+                row = _run(copy, image, names, partial(wait_for, device))
+                if turn >= WARM_UP:
+                    rows.append(row)
+            if time.perf_counter() > end and found[0]:
+                break
     return [{name: round(median(row[name] for row in rows), 4) for name in names} for rows in found]
 
 

@@ -67,6 +67,15 @@ def require(form: str) -> Runtime:
     return runtime
 
 
+def format_of(path: str) -> str:
+    """The word for what a file or folder was exported to, by how its name ends; its suffix where that is none."""
+    name = path.rstrip("/")
+    known = compat.export_formats()
+    ends = {end.rstrip("/"): word for word, end in zip(known["Argument"], known["Suffix"], strict=True) if word != "-"}
+    found = max((end for end in ends if name.endswith(end)), key=len, default="")
+    return str(ends.get(found, name.rpartition(".")[2]))
+
+
 def missing(form: str, package: str) -> ArgumentError:
     """The error for a package that a format needs and that is not there."""
     remedy = f"see https://docs.ultralytics.com/integrations/{form}"

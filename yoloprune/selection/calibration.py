@@ -133,8 +133,10 @@ def data_for(
 
     Raises:
         ArgumentError: If images or labels are needed and there are none.
+        DataError: If the labels are of another kind than the model's task needs.
     """
     if given:
+        datasets.require_labels(parent, given, command)
         return given
     if images is not None:
         if needs.scored == "labels":

@@ -79,7 +79,7 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: Mapping[str
     for key in spec.required:
         if not passed.get(key) and not (key == "data" and resume):
             example = {"model": "yolov8n.pt", "data": "coco8.yaml", "format": "onnx"}[key]
-            raise ArgumentError(f"{spec.name} needs '{key}', i.e. {key}={example}")
+            raise ArgumentError(f"{spec.name} needs '{key}', e.g. {key}={example}")
     _check_project(passed.get("project"))
     _check_fraction(passed)
     if not isinstance(trainer := passed.get("trainer"), type | None):
@@ -100,7 +100,7 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: Mapping[str
         if not given and not resume and not masks:  # a resumed run brings its own
             settings.update(own_options.DEFAULT_BUDGET[spec.name])
     if isinstance(passed.get("imgsz"), str) and settings["flops"] is None:
-        raise ArgumentError("imgsz=auto: must come with flops=, which widths and image share (i.e. flops=0.5)")
+        raise ArgumentError("imgsz=auto: must come with flops=, which widths and image share (e.g. flops=0.5)")
     if spec.name == "finetune" and settings["distill"] and passed.get("distill_model"):
         raise ArgumentError("distill=parent: must not be combined with distill_model=, which names another teacher")
 

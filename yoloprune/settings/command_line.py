@@ -107,7 +107,7 @@ def _bare_word(key: str, spec: Command) -> bool:
     if isinstance(default, bool) or key in keys.BARE_FLAGS:
         return True
     hint = option.hint if option else f"{key}={'...' if default is None else default}"
-    raise ArgumentError(f"'{key}' is an argument of {spec.name} but is missing an '=' sign, i.e. try '{hint}'")
+    raise ArgumentError(f"'{key}' is an argument of {spec.name} but is missing an '=' sign, e.g. {hint}")
 
 
 UNKNOWN = "model=..."

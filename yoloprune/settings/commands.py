@@ -32,7 +32,7 @@ SHARED_SIDE = "imgsz=auto shares flops= between widths and a smaller image; it c
 _COMMANDS = (
     Command(
         "slim",
-        "from a trained model to the one that is shipped: prune, fine-tune, validate, export, in one command",
+        "prune, fine-tune, validate and export in one command, from a trained model to the one shipped",
         SLIM_OPTIONS,
         host_keys=None,
         required=("model",),
@@ -117,7 +117,7 @@ _COMMANDS = (
     ),
     Command(
         "sensitivity",
-        "show where a network is tender: each group of layers narrowed alone, judged on images left out",
+        "show where a network is tender: each group of layers narrowed alone, on held images",
         SENSITIVITY_OPTIONS,
         host_keys=("model", "data", "split", "imgsz", "batch", "device", "workers", *_RUN, "verbose"),
         required=("model",),
@@ -133,7 +133,7 @@ _COMMANDS = (
     ),
     Command(
         "mask",
-        "set weights to zero in a pattern; shapes stay, and so does the time but on runtimes that skip zeros",
+        "set weights to zero in a pattern; only runtimes that skip zeros become faster",
         MASK_OPTIONS,
         host_keys=("model", "data", "val", "imgsz", "device", *_RUN),
         required=("model",),
@@ -181,7 +181,7 @@ _COMMANDS = (
     ),
     Command(
         "compare",
-        "validate any number of models side by side: table, page, and which of them are worth their cost",
+        "validate models side by side: table, page, and which of them are worth their cost",
         (MODELS, THREADS),
         host_keys=None,
         examples=(
@@ -216,7 +216,7 @@ _COMMANDS = (
     ),
     Command(
         "latency",
-        "have networks timed on another device: exports of other widths, and one script that runs there",
+        "have networks timed on another device: exports, and one script that runs there",
         LATENCY_OPTIONS,
         host_keys=("model", "data", "imgsz", "batch", *_RUN[:3], *_EXPORT),
         required=("model", "format"),
@@ -234,7 +234,7 @@ _COMMANDS = (
     ),
     Command(
         "demo",
-        "run slim on a data set drawn by code, with the training of a model before it; no download, no GPU",
+        "train a model on images drawn by code, and slim it; no download, no GPU",
         (DEMO_FLOPS,),
         host_keys=(*_RUN, "device", "epochs", "format"),
         examples=("demo", "demo flops=0.4 device=cpu project=runs/demo"),

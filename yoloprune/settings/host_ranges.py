@@ -34,20 +34,20 @@ class HostRange:
 
 RANGES: Mapping[str, HostRange] = {
     "imgsz": HostRange(
-        f"an integer from 1 to {LARGEST_SIDE}, or two of them (i.e. imgsz=640), or auto where widths are chosen",
+        f"an integer from 1 to {LARGEST_SIDE}, or two of them (e.g. imgsz=640), or auto where widths are chosen",
         lambda x: 1 <= x <= LARGEST_SIDE,
     ),
     "batch": HostRange(
-        "an integer of at least 1, a fraction below 1, or -1 (i.e. batch=16)",
+        "an integer of at least 1, a fraction below 1, or -1 (e.g. batch=16)",
         lambda x: x == -1 or 0 < x < 1 or (x >= 1 and float(x).is_integer()),
         whole=False,
     ),
-    "workers": HostRange("an integer of at least 0 (i.e. workers=8)", lambda x: x >= 0),
-    "time": HostRange("a number of hours above 0 (i.e. time=1.5)", lambda x: x > 0, whole=False),
-    "seed": HostRange(f"an integer from 0 to {LARGEST_SEED} (i.e. seed=0)", lambda x: 0 <= x <= LARGEST_SEED),
-    "close_mosaic": HostRange("an integer of at least 0 (i.e. close_mosaic=10)", lambda x: x >= 0),
-    "multi_scale": HostRange("a fraction from 0 to below 1 (i.e. multi_scale=0.25)", lambda x: 0 <= x < 1, whole=False),
-    "warmup_epochs": HostRange("a number of at least 0 (i.e. warmup_epochs=3)", lambda x: x >= 0, whole=False),
+    "workers": HostRange("an integer of at least 0 (e.g. workers=8)", lambda x: x >= 0),
+    "time": HostRange("a number of hours above 0 (e.g. time=1.5)", lambda x: x > 0, whole=False),
+    "seed": HostRange(f"an integer from 0 to {LARGEST_SEED} (e.g. seed=0)", lambda x: 0 <= x <= LARGEST_SEED),
+    "close_mosaic": HostRange("an integer of at least 0 (e.g. close_mosaic=10)", lambda x: x >= 0),
+    "multi_scale": HostRange("a fraction from 0 to below 1 (e.g. multi_scale=0.25)", lambda x: 0 <= x < 1, whole=False),
+    "warmup_epochs": HostRange("a number of at least 0 (e.g. warmup_epochs=3)", lambda x: x >= 0, whole=False),
 }
 
 

@@ -34,6 +34,9 @@ ALSO_ALLOWED: dict[str, tuple[type, ...]] = {  # beyond the type of the default;
 }
 
 
+TWINS = {"ratio": "sparsity", "sparsity": "ratio"}
+"""What a share that goes is called by other commands."""
+
 AUTO = "auto"
 """What `imgsz=` may be where a command chooses the side."""
 
@@ -91,12 +94,15 @@ def unknown_key(key: str, commands: Sequence[Command]) -> ArgumentError:
     hints.update({o.name: o.hint for c in commands for o in c.options})
     of = f" of {commands[0].name}" if len(commands) == 1 else ""
     message = f"'{key}' is not a valid argument{of}."
+    for c in commands:
+        if (twin := c.option(TWINS.get(key, ""))) is not None:
+            return ArgumentError(f"{message} Here it is {twin.name}=, e.g. {twin.hint}: {twin.meaning}.")
     if others := [c.name for c in COMMANDS.values() if c not in commands and knows(c, key)]:
         return ArgumentError(f"{message} It belongs to {', '.join(others)}.")
     if Path(key).suffix in {".pt", ".yaml", ".yml"} and of:
         return ArgumentError(f"{message} Did you mean '{'model' if key.endswith('.pt') else 'data'}={key}'?")
     if near := get_close_matches(key, hints):
-        return ArgumentError(f"{message} Similar arguments are i.e. {[hints[k] for k in near]}.")
+        return ArgumentError(f"{message} Similar arguments are {', '.join(hints[k] for k in near)}.")
     return ArgumentError(f"{message} See 'yoloprune help{' ' + commands[0].name if of else ''}'.")
 
 
@@ -139,5 +145,5 @@ def check_host_value(key: str, value: Any) -> Any:
     else:
         fits, allowed = is_number(value), "a number"
     if not fits:
-        raise ArgumentError(f"{key}={value}: must be {allowed} (i.e. {key}={default}). Received: {value}")
+        raise ArgumentError(f"{key}={value}: must be {allowed} (e.g. {key}={default}). Received: {value}")
     return int(value) if type(default) is int else value

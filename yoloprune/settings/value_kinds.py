@@ -147,7 +147,7 @@ def _module_names(value: Any) -> tuple[str, ...]:
         text = text[1:-1] if text.startswith("[") and text.endswith("]") and text.count("[") == 1 else text
         value = [] if text.lower() in {"", "none"} else [part.strip(" '\"") for part in text.strip(", ").split(",")]
     names = tuple(str(v) for v in value)
-    if any(not re.fullmatch(r"[\w.*?!\[\]-]+", n) for n in names):
+    if any(not re.fullmatch(r"[\w.:*?!\[\]-]+", n) for n in names):
         raise ValueError(f"{value} holds something that is no module name")
     return names
 

@@ -26,7 +26,7 @@ def fraction_meant(value: Any) -> str:
         return ""
     marked = isinstance(value, str) and value.strip().endswith("%")
     if percent == (100 if marked else 1):
-        return ". That is the whole: give less, i.e. 0.5"
+        return ". That is the whole: give less, e.g. 0.5"
     return f". Did you mean {percent / 100:g}?" if (0 if marked else 5) <= percent < 100 else ""
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from yoloprune.planning.channel_graph import Axis, ChannelGraph, Group, Term
 from yoloprune.planning.disjoint_sets import DisjointSets
+from yoloprune.planning.layer_names import LayerNames
 from yoloprune.planning.tie import Tie
 from yoloprune.tracing.labels import LabelBook
 
@@ -24,6 +25,7 @@ def build(
     axes: Mapping[AxisKey, Tensor],
     costs: Mapping[tuple[AxisKey, ...], float],
     unknown: dict[str, str],
+    names: LayerNames,
 ) -> ChannelGraph:
     """Resolve everything a trace recorded.
 
@@ -33,6 +35,7 @@ def build(
         axes (Mapping): Labels of each (module, side), shape (width,).
         costs (Mapping): FLOPs by the axes they are proportional to, see `TraceState.flops`.
         unknown (dict[str, str]): Operations without a rule.
+        names (LayerNames): What groups are called by.
 
     Returns:
         (ChannelGraph): The finished graph.
@@ -54,7 +57,7 @@ def build(
     keys = list(axes)
     listed = [Axis(module, side, len(c)) for (module, side), c in zip(keys, class_of, strict=True)]
     group_of = _partition(class_of, [*blocks, [classes for classes, _ in divided]], reasons)
-    groups = _describe(listed, class_of, group_of, reasons)
+    groups = _describe(listed, class_of, group_of, reasons, names)
     ties, groups = _ties(blocks, divided, group_of, groups)
     packs = _packs(class_of, group_of, len(groups))
     ties = [replace(tie, packs=tuple(packs[list(tie.groups)].tolist())) for tie in ties]
@@ -63,7 +66,8 @@ def build(
     bare = np.zeros(len(used), dtype=bool)
     for labels in book.bare:
         bare[number[labels][number[labels] >= 0]] = True
-    return ChannelGraph(listed, class_of, group_of, groups, ties, _params(model, index, listed), flops, unknown, bare)
+    params = _params(model, index, listed)
+    return ChannelGraph(listed, class_of, group_of, groups, ties, params, flops, unknown, bare, names=names)
 
 
 def _partition(class_of: list[np.ndarray], blocks: list[list[np.ndarray]], reasons: list[str | None]) -> np.ndarray:
@@ -85,7 +89,11 @@ def _partition(class_of: list[np.ndarray], blocks: list[list[np.ndarray]], reaso
 
 
 def _describe(
-    axes: list[Axis], class_of: list[np.ndarray], group_of: np.ndarray, reasons: list[str | None]
+    axes: list[Axis],
+    class_of: list[np.ndarray],
+    group_of: np.ndarray,
+    reasons: list[str | None],
+    names: LayerNames,
 ) -> list[Group]:
     n = int(group_of.max()) + 1 if len(group_of) else 0
     members: list[list[int]] = [[] for _ in range(n)]
@@ -98,7 +106,7 @@ def _describe(
     for g in range(n):
         made = next((i for i in members[g] if axes[i].side == "outputs"), members[g][0])
         at = np.flatnonzero(group_of[class_of[made]] == g)
-        name = axes[made].module if axes[made].side == "outputs" else str(axes[made])
+        name = names.of(axes[made].module if axes[made].side == "outputs" else str(axes[made]))
         if len(at) < axes[made].width:
             gapless = at[-1] - at[0] + 1 == len(at)
             name += f"[{at[0]}:{at[-1] + 1}]" if gapless else f"[{len(at)} of {axes[made].width}]"

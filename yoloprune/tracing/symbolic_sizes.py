@@ -104,7 +104,7 @@ class Sizes(FunctionMode):
     def _literal(self, labels: Tensor) -> None:
         if not self._is_sized():
             module = self.state.modules.get(self.state.where)
-            where = f"{type(module).__name__} {self.state.where}".rstrip()
+            where = f"{type(module).__name__} {self.state.called.of(self.state.where)}".rstrip()
             self.state.book.freeze(labels, f"width written as a number in {where}")
 
     def _is_sized(self) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.layer_names import AS_THEY_ARE, LayerNames
 from yoloprune.probing.computed_weights import require_plain_weights
 from yoloprune.probing.examples import DRAWS, Example, Probe, run, seeded
 from yoloprune.probing.forward import running
@@ -42,6 +43,7 @@ def trace(
     outputs: bool = False,
     area: float = 1.0,
     handing_on: Iterable[str] = (),
+    names: LayerNames = AS_THEY_ARE,
 ) -> ChannelGraph:
     """Find out which channels of a model belong together and what each costs.
 
@@ -62,6 +64,7 @@ def trace(
         outputs (bool): Whether the network's own outputs may lose channels.
         area (float): Image area to count FLOPs for, relative to the example's.
         handing_on (Iterable[str]): Modules whose output channels get an axis of their own, with side "count".
+        names (LayerNames): What the graph calls modules by.
 
     Returns:
         (ChannelGraph): Axes, groups, ties and costs.
@@ -83,7 +86,7 @@ def trace(
         ways = [(one, training) for one in probe.examples for training in probe.modes(model, one)]
 
         def follow(tracer: Tracer) -> list[list[Leaf]]:
-            tracer.handing_on = frozenset(handing_on)
+            tracer.handing_on, tracer.called = frozenset(handing_on), names
             results = [_follow_all(tracer, sized, one, training, probe.frames) for one, training in ways]
             if tracer.overhear(tracer.unreached()):
                 for one, training in ways:
@@ -105,11 +108,15 @@ def trace(
         for labels in tracer.ends.labels(tracer.book.roots(), tracer.axes):
             tracer.book.freeze(labels, WHY)
     tracer.keep(keep or {})
-    return graph_builder.build(model, tracer.book, tracer.axes, tracer.costs, tracer.unknown)
+    return graph_builder.build(model, tracer.book, tracer.axes, tracer.costs, tracer.unknown, names)
 
 
 def match(
-    model: nn.Module, patterns: Iterable[str], parts: Mapping[str, Iterable[str]] | None = None, key: str = "keep"
+    model: nn.Module,
+    patterns: Iterable[str],
+    parts: Mapping[str, Iterable[str]] | None = None,
+    key: str = "keep",
+    names: LayerNames = AS_THEY_ARE,
 ) -> dict[str, str]:
     """Modules and parameters named by `keep` patterns, with the pattern as the reason.
 
@@ -118,6 +125,7 @@ def match(
         patterns (Iterable[str]): Each names a module and all inside it; `*` matches across dots.
         parts (Mapping): Words that stand for several modules; the head, which stays, is not among them.
         key (str): What the patterns were given as.
+        names (LayerNames): What the patterns call modules by.
 
     Returns:
         (dict[str, str]): Name to reason.
@@ -125,24 +133,31 @@ def match(
     Raises:
         ArgumentError: If a pattern matches nothing.
     """
-    names = [n for n, _ in model.named_modules() if n] + [n for n, _ in model.named_parameters()]
+    modules = [n for n, _ in model.named_modules() if n] + [n for n, _ in model.named_parameters()]
+    called = names.keys(modules)
     found: dict[str, str] = {}
     for pattern in patterns:
-        roots = (parts or {}).get(pattern) or [n for n in names if fnmatchcase(n, pattern)]
-        hits = [n for n in names if any(n == r or n.startswith(f"{r}.") for r in roots)]
-        if not hits:
-            raise ArgumentError(f"{key}={pattern}: {_hint(pattern, names, [p for p, n in (parts or {}).items() if n])}")
-        found.update(dict.fromkeys(hits, f"{key}={pattern}"))
+        if roots := (parts or {}).get(pattern):
+            named = [[n for n in modules if any(n == r or n.startswith(f"{r}.") for r in roots)]]
+        else:
+            named = [hits for name, hits in called.items() if fnmatchcase(name, pattern)]
+        if not named:
+            whole = [part for part, layers in (parts or {}).items() if layers]
+            raise ArgumentError(f"{key}={pattern}: {_hint(pattern, [*called], whole)}")
+        found.update(dict.fromkeys(itertools.chain.from_iterable(named), f"{key}={pattern}"))
     return found
 
 
 def shares(
-    model: nn.Module, layers: Iterable[tuple[str, float]], parts: Mapping[str, Iterable[str]] | None = None
+    model: nn.Module,
+    layers: Iterable[tuple[str, float]],
+    parts: Mapping[str, Iterable[str]] | None = None,
+    names: LayerNames = AS_THEY_ARE,
 ) -> dict[str, float]:
     """From modules to the share that `layers=` gives them, see `match`; of several that match the last counts."""
     found: dict[str, float] = {}
     for pattern, share in layers:
-        found.update(dict.fromkeys(match(model, [pattern], parts, key="layers"), share))
+        found.update(dict.fromkeys(match(model, [pattern], parts, "layers", names), share))
     return found
 
 
@@ -150,7 +165,7 @@ def _hint(pattern: str, names: list[str], parts: list[str]) -> str:
     """What to write instead of a pattern that matches nothing."""
     near = get_close_matches(pattern, [*names, *parts], n=3, cutoff=0.5)
     inner = next((n for n in names if "." in n), names[0])
-    like = f"Similar names are i.e. {near}." if near else f"Names look like '{inner}'."
+    like = f"Similar names are {', '.join(near)}." if near else f"Names look like '{inner}'."
     whole = f" Whole parts are {' and '.join(parts)}; the head stays in any case." if parts else ""
     return f"no layer of this model has that name. {like}{whole}"
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from yoloprune.planning.layer_names import AS_THEY_ARE
 from yoloprune.probing.outputs import tensors
 from yoloprune.torch_internals import (
     WeakIdKeyDictionary,
@@ -56,6 +57,7 @@ class TraceState:
         self.ends = LooseEnds()
         self._overheard: dict[str, str] = {}  # modules in whose own code all channels stay, and why
         self.handing_on: frozenset[str] = frozenset()  # modules whose output channels get an axis of their own
+        self.called = AS_THEY_ARE  # what reasons call modules by
         self._frozen, self._growth, self.worked = frozen, growth, 0
         self._names = {module: name for name, module in self.modules.items()}
         self._tags: WeakIdKeyDictionary[Tensor, Tag] = WeakIdKeyDictionary()
@@ -65,7 +67,7 @@ class TraceState:
     @property
     def place(self) -> str:
         """The innermost running module in words: the network has no name of its own."""
-        return self.where or "the network's own code"
+        return self.called.of(self.where) or "the network's own code"
 
     @contextlib.contextmanager
     def following(self) -> Iterator[None]:
@@ -115,7 +117,7 @@ class TraceState:
     def overhear(self, unreached: Iterable[str]) -> bool:
         """Hold, from now on, all channels that the modules see which might run these; False if there are none."""
         for holder, name in holders(self.model, unreached, self.entered).items():
-            self._overheard[holder] = f"{name} was not run on the example and might read this"
+            self._overheard[holder] = f"{self.called.of(name)} was not run on the example and might read this"
         return bool(self._overheard)
 
     def hold(self, module: str, values: Any) -> None:
@@ -229,7 +231,7 @@ class TraceState:
         """Freeze all output channels of the named modules, and layers whose weights are also used elsewhere."""
         for (module, side), labels in self.axes.items():
             if module in self.misused or (module in self.asked and id(self.modules[module].weight) not in self._seen):
-                self.book.freeze(labels, f"weights of {module} are used outside it")
+                self.book.freeze(labels, f"weights of {self.called.of(module)} are used outside it")
             elif side == "outputs" and module in keep:
                 self.book.freeze(labels, keep[module])
 
