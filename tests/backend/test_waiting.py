@@ -16,6 +16,7 @@ from yoloprune.backend import compat, console, progress_bar, yolo_tracing
 from yoloprune.backend.progress_bar import Wait
 from yoloprune.commands import prune, validate
 from yoloprune.native.stock_yaml import Stock
+from yoloprune.runtimes import layer_times
 from yoloprune.runtimes.bench import Bench
 from yoloprune.runtimes.timing import Times
 from yoloprune.settings import checking
@@ -75,7 +76,8 @@ def test_what_a_cut_does_behind_its_last_line_has_bars(
     request = checking.build(PruneRequest, {"model": tiny, "flops": 0.8, "recover": "none", "score": "l1", **told})
     prune.run(request, timed=True)
     shown = said(capsys)
-    for what, count in (("saving and reading back", 5), ("timing layers", 33), ("looking at images", 8)):
+    runs = layer_times.WARM_UP + layer_times.RUNS
+    for what, count in (("saving and reading back", 5), ("timing layers", runs), ("looking at images", 8)):
         assert what in shown and f"{count}/{count}" in shown.partition(what)[2], what
 
 
