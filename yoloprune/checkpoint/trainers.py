@@ -120,7 +120,7 @@ class KeepsWidths(HoldsMasks, WholeFiles):
         points, there = model_facts.network(own).yaml.get("kpt_shape"), self.data.get("kpt_shape")
         if points and there and list(points) != list(there):
             raise ModelError(f"data: its kpt_shape is {there}, the model's {points}. Train the parent on it.")
-        model = own_network.to_train(own, self.data.get("nc"), self.data["channels"], fresh=weights is None)
+        model = own_network.to_train(own, self.data.get("nc"), self.data.get("channels", 3), fresh=weights is None)
         theirs = model_facts.network(model)
         theirs.yaml = yaml_markers.opened(theirs.yaml)
         if yaml_markers.entry_of(model) is None:
