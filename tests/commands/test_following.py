@@ -56,6 +56,7 @@ def test_what_was_asked_of_a_live_model_names_its_file_or_is_left_out(tmp_path: 
 
 def test_stages_do_not_say_what_comes_next() -> None:
     said = "ended at 0.5\nsaved best.pt\nnext: yolo export model=best.pt"
+    assert following.without_next(f"{said}\n      (a word about it)") == following.without_next(said)
     assert following.without_next(said) == "ended at 0.5\nsaved best.pt" and following.without_next("next") == "next"
 
 
@@ -131,6 +132,9 @@ def test_one_that_ended_below_its_start_is_done_again_longer_and_slower(tmp_path
     again = "yoloprune finetune model=pruned.pt data=d.yaml epochs=20"
     assert after_training(tmp_path, 0.5, 0.49) == f"{again} optimizer=AdamW lr0=0.0005 imgsz=320"
     assert after_training(tmp_path, 0.5, 0.49, optimizer="auto") == f"{again} imgsz=320"
+    given = {"batch": 8, "workers": 0, "seed": 3, "device": None, "amp": True, "nbs": 16, "name": "mine"}
+    said = after_training(tmp_path, 0.5, 0.49, **given)
+    assert said == f"{again} batch=8 workers=0 seed=3 optimizer=AdamW lr0=0.0005 imgsz=320"
 
 
 def test_one_that_finds_nothing_yet_goes_on(tmp_path: Path) -> None:
@@ -154,6 +158,13 @@ def test_slim_is_done_longer_where_much_is_lost(quality: tuple[Any, Any], export
     assert following.after_slim(asked, table, Path("b.pt"), export, 96) == expected
 
 
+def test_a_slim_whose_fine_tuning_took_from_the_cut_is_done_longer() -> None:
+    asked = build(SlimRequest, {"model": "a.pt", "data": "d.yaml", "epochs": 7, "flops": 0.3})
+    table = [{"model": name, "mAP50-95": q} for name, q in (("parent", 0.5), ("fine-tuned", 0.4), ("pruned", 0.49))]
+    said = following.after_slim(asked, table, Path("b.pt"), Path("b.onnx"), 96)
+    assert said == "yoloprune slim model=a.pt data=d.yaml epochs=14 flops=0.3"
+
+
 # compare --------------------------------------------------------------------------------------------------------------
 def test_of_several_models_the_last_is_exported_unless_it_is_far_behind() -> None:
     pruned = yolo(config={yaml_markers.KEY: {}}, ckpt_path="p.pt")
@@ -166,6 +177,8 @@ def test_of_several_models_the_last_is_exported_unless_it_is_far_behind() -> Non
     assert said(0.5, 0.45) == "yolo export model=p.pt imgsz=320 format=onnx"
     assert said(0.5, 0.39) == "yoloprune finetune model=p.pt data=d.yaml imgsz=320"
     assert said(0.009, 0.009, model=yolo(ckpt_path="p.pt")) is None
+    told["export"] = "runs/best.onnx"
+    assert said(0.5, 0.45) == "yolo predict model=runs/best.onnx imgsz=320 source=..."
     assert said(0.5) is None
 
 

@@ -16,6 +16,7 @@ from yoloprune.reporting import text_table
 from yoloprune.reporting.text_table import headline
 from yoloprune.reporting.verdict import BLIND, LITTLE, MUCH
 from yoloprune.settings import command_line, keys
+from yoloprune.settings.commands import COMMANDS
 from yoloprune.settings.slim_request import SlimRequest
 from yoloprune.settings.trial_requests import SweepRequest
 
@@ -23,6 +24,9 @@ Row = Mapping[str, Any]
 
 TRAIN_FIRST = "train it first, or check that data= is what it was trained on"
 """What to do with a parent that finds next to nothing."""
+
+AS_BEFORE = ("batch", "nbs", "workers", "device", "seed", "cache", "amp", "fraction", "freeze", "single_cls", "time")
+"""What a training that is done again takes as it was given."""
 
 UNFINISHED = ".unfinished"
 """End of the name of a folder in which a stage of `slim` is being done."""
@@ -49,8 +53,14 @@ def again(command: str, folder: Path, words: str | None) -> list[str]:
 
 
 def without_next(said: str) -> str:
-    """What a stage says but for the command that would come after it: the next stage does."""
-    return "\n".join(line for line in said.split("\n") if not line.startswith("next: "))
+    """What a stage says but for the command that would come after it, which ends what is said: the next stage does."""
+    lines = said.split("\n")
+    return "\n".join(lines[: next((i for i, line in enumerate(lines) if line.startswith("next: ")), len(lines))])
+
+
+def _predicted(export: Any, imgsz: int) -> str:
+    """Use what was exported."""
+    return f"yolo predict {shlex.quote(f'model={export}')} imgsz={imgsz} source=..."
 
 
 def exported(file: Any, imgsz: Any) -> str:
@@ -127,6 +137,7 @@ def after_training(folder: Path, best: Path, start: Row, end: Row) -> str:
         return exported(best, args.get("imgsz"))
     told: dict[str, Any] = {"model": args["model"] if fell else best, "data": args.get("data")}
     told["epochs"] = 2 * int(args.get("epochs") or keys.host_defaults()["epochs"])
+    told |= {k: args[k] for k in AS_BEFORE if args.get(k) not in (None, _defaults()[k])}
     if fell and args.get("optimizer") not in (None, "auto") and args.get("lr0"):  # which chooses its own rate
         told |= {"optimizer": args["optimizer"], "lr0": args["lr0"] / 2}
     if fell:
@@ -134,22 +145,32 @@ def after_training(folder: Path, best: Path, start: Row, end: Row) -> str:
     return typed("yoloprune finetune", args.get("imgsz"), **told)
 
 
+def _defaults() -> dict[str, Any]:
+    """Ultralytics' arguments where nobody gives them to a fine-tuning."""
+    return {**keys.host_defaults(), **COMMANDS["finetune"].own_defaults}
+
+
 def after_slim(request: SlimRequest, rows: Sequence[Row], file: Path, export: Path | None, imgsz: int) -> str:
-    """Predict with what was exported, or export; where much was lost, the same with twice the epochs."""
+    """Predict with what was exported, or export; where much was lost, or fine-tuning took from what the cut had and
+    that is shipped, the same with twice the epochs.
+    """
     first, last = text_table.ends(rows)
+    worsened = last["model"] == "pruned" and any(row["model"] == "fine-tuned" for row in rows)
     key = headline(last)
     if key and last.get(key) is not None:
         lost = 100 * (first[key] - last[key]) if first.get(key) is not None else 0.0
-        if last[key] < BLIND or lost > LITTLE:
+        if last[key] < BLIND or lost > LITTLE or worsened:
             longer = replace(request, passed={**request.passed, "epochs": 2 * request.epochs})
             return command_line.written(longer)
     if export is not None:
-        return f"yolo predict {shlex.quote(f'model={export}')} imgsz={imgsz} source=..."
+        return _predicted(export, imgsz)
     return f"yolo export {shlex.quote(f'model={file}')} imgsz={imgsz} format=onnx"
 
 
-def after_comparing(yolo: ultralytics.YOLO, rows: Sequence[Row], row: Row, *, data: Any, imgsz: int) -> str | None:
-    """Export the last model; where it is far below the best one, train it on.
+def after_comparing(
+    yolo: ultralytics.YOLO, rows: Sequence[Row], row: Row, *, data: Any, imgsz: int, export: Any = None
+) -> str | None:
+    """Export the last model, or predict with an export that is there; where it is far below the best one, train it on.
 
     Args:
         yolo (YOLO): The last checkpoint.
@@ -157,13 +178,14 @@ def after_comparing(yolo: ultralytics.YOLO, rows: Sequence[Row], row: Row, *, da
         row (Row): Of that one.
         data (Any): The data set.
         imgsz (int): Its side of the images.
+        export (Any): The last one that is an export, None where none is.
     """
     file, key = getattr(yolo, "ckpt_path", None), headline(row)
     if not file or len(rows) < 2:
         return None
     best = max((found for r in rows if (found := r.get(key)) is not None), default=0.0)
     if key and row[key] > max(BLIND, best - MUCH / 100):
-        return exported(file, imgsz)
+        return exported(file, imgsz) if export is None else _predicted(export, imgsz)
     pruned = yaml_markers.entry_of(yolo) is not None
     return typed("yoloprune finetune", imgsz, model=file, data=data) if pruned else None
 

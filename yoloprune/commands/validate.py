@@ -48,6 +48,10 @@ def run(request: ValRequest) -> list[dict[str, Any]]:
     return compare(models, threads=request.threads, words=command_line.written(request), **request.host)
 
 
+TUNED = "fine-tuned"
+"""Name of a pruned model that was trained since."""
+
+
 @console.heard_as_asked
 @generators_kept()
 def compare(
@@ -64,7 +68,7 @@ def compare(
     """
     device = evaluation.device(passed.get("device"))
     deployment = Deployment.asked(passed, device, threads)
-    loaded = _loaded(models)
+    loaded = {_name(n, yolo) if command == "val" else n: yolo for n, yolo in _loaded(models).items()}
     known = [yolo for yolo in loaded.values() if isinstance(yolo.model, nn.Module)]
     if not known:
         raise ModelError(f"{command}: one model at least must be a checkpoint (.pt), which says for which data it is.")
@@ -110,7 +114,8 @@ def compare(
         differences = _differences(rows, found)
         told_sides = sides if differ else imgsz
         timing |= {"runtimes": runtimes} if apart else {}
-        said = {"device": str(device), "imgsz": told_sides, "timing": timing, "arguments": passed}
+        arguments = {**passed, **({} if threads is None else {"threads": threads})}
+        said = {"device": str(device), "imgsz": told_sides, "timing": timing, "arguments": arguments}
         said["differences"] = {name: vars(d) for name, d in differences.items()}
         report = _report(command, rows, said, classes, images, words, differences)
         page = run_report.write_report(folder, report)
@@ -118,7 +123,9 @@ def compare(
         told = "\n".join([*([report.verdict] if report.verdict else []), f"imgsz {told_sides}, {where}"])
         told += "".join(f"\n{line}" for line in report.notes)
         at = max(i for i, yolo in enumerate(loaded.values()) if yolo in known)
-        step = following.after_comparing(known[-1], rows, rows[at], data=passed["data"], imgsz=sides[at])
+        export = next((str(y.model) for y in reversed(loaded.values()) if y not in known), None)
+        told_next = {"data": passed["data"], "imgsz": sides[at], "export": export}
+        step = following.after_comparing(known[-1], rows, rows[at], **told_next)
         console.conclude(f"{command}: ", text_table.closing(told, rows, [page], step))
     return rows
 
@@ -158,7 +165,8 @@ def _report(
     metric = text_table.headline(rows[0])
     points = points_of(rows, metric) if metric and len(rows) > 1 else []
     if len(rows) == 2:
-        said = verdict.of(rows, cut=command != "compare", interval=differences.get(rows[1]["model"]))
+        last = rows[1]["model"]
+        said = verdict.of(rows, trained=last == TUNED, cut=command != "compare", interval=differences.get(last))
     else:
         said = verdict.of_several(points, metric)
     versions = provenance.versions()
@@ -167,6 +175,12 @@ def _report(
     notes = [f"{name}: {metric} {d}" for name, d in differences.items()]
     told: dict[str, Any] = {"metric": metric, "repeat": again, "versions": versions, "notes": notes}
     return Report(command, rows, facts, said, by_class, images, points=points, **told)
+
+
+def _name(name: str, yolo: ultralytics.YOLO) -> str:
+    """What the model that is set against its parent is called: by what was done to it last."""
+    trained = bool((getattr(yolo, "ckpt", None) or {}).get("train_metrics"))
+    return TUNED if name == "pruned" and trained and yaml_markers.entry_of(yolo) is not None else name
 
 
 def _loaded(models: Mapping[str, ModelSource]) -> dict[str, ultralytics.YOLO]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from yoloprune.runtimes import engines, threads
+from yoloprune.runtimes import engines, registry, threads
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.runtimes.timing import WELL_KNOWN, Times, take_turns
 
@@ -26,14 +26,19 @@ class Bench:
         imgsz (int): Side of the square images.
     """
 
-    def __init__(self, deployment: Deployment, imgsz: int, parent: Callable[[], None]) -> None:
-        """Wrap a parent that is open; see `opened`."""
-        self.deployment, self.imgsz, self.parent = deployment, imgsz, parent
+    def __init__(
+        self, deployment: Deployment, imgsz: int, parent: Callable[[], None], runtime: str = registry.TORCH
+    ) -> None:
+        """Wrap a parent that is open on a runtime; see `opened`."""
+        self.deployment, self.imgsz, self.parent, self.runtime = deployment, imgsz, parent, runtime
 
     def time(
         self, *others: nn.Module | str, sides: Sequence[int] | None = None, seconds: float = SECONDS
     ) -> list[Times]:
-        """Time per image of the parent and of others, all taking turns.
+        """Time per image of the parent and of others, those of one runtime taking turns.
+
+        Runtimes come one after the other: threads of one that wait busily for its next image, as those of ONNX Runtime
+        do, would take the cores of another.
 
         Args:
             *others (nn.Module | str): Ultralytics models, which stay untouched, or files that were exported.
@@ -47,12 +52,18 @@ class Bench:
             ArgumentError: If one cannot be exported or run.
         """
         with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a runtime may hold its file a little longer
-            runs = [self.parent]
+            runs, runtimes = [self.parent], [self.runtime]
             for i, (model, side) in enumerate(zip(others, sides or [self.imgsz] * len(others), strict=True)):
                 place = Path(folder) / str(i)
                 place.mkdir()
                 runs.append(engines.opened(model, self.deployment, side, place))
-            return take_turns(runs, seconds, share=1 / self.deployment.batch)
+                runtimes.append(_runtime(model, self.deployment))
+            found: dict[int, Times] = {}
+            for runtime in dict.fromkeys(runtimes):
+                mine = [i for i, other in enumerate(runtimes) if other == runtime]
+                times = take_turns([runs[i] for i in mine], seconds, share=1 / self.deployment.batch)
+                found.update(zip(mine, times, strict=True))
+            return [found[i] for i in range(len(runs))]
 
     def facts(self, times: Sequence[Times]) -> dict[str, Any]:
         """What was measured and on what, for reports."""
@@ -82,7 +93,13 @@ def opened(deployment: Deployment, parent: nn.Module | str, imgsz: int) -> Itera
         threads.pinned(deployment.format, deployment.threads),
         TemporaryDirectory(ignore_cleanup_errors=True) as folder,
     ):
-        yield Bench(deployment, imgsz, engines.opened(parent, deployment, imgsz, Path(folder)))
+        run = engines.opened(parent, deployment, imgsz, Path(folder))
+        yield Bench(deployment, imgsz, run, _runtime(parent, deployment))
+
+
+def _runtime(model: nn.Module | str, deployment: Deployment) -> str:
+    """What a network runs on: a file on that of its format."""
+    return registry.format_of(model) if isinstance(model, str) else deployment.format
 
 
 def unsteady(times: Sequence[Times]) -> str | None:

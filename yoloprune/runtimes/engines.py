@@ -18,6 +18,7 @@ from torch import nn
 from yoloprune import torch_internals
 from yoloprune.backend import compat, console, evaluation, model_facts
 from yoloprune.errors import ArgumentError
+from yoloprune.runtimes import registry, threads
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.runtimes.registry import TORCH, missing
 
@@ -42,7 +43,9 @@ def opened(model: nn.Module | str, deployment: Deployment, imgsz: int, folder: P
         ArgumentError: If it cannot be exported or run here, with what Ultralytics or the runtime says.
     """
     if isinstance(model, str):
-        engine, half, channels = *_file(model, deployment), 3
+        form = registry.format_of(model)
+        with threads.pinned(form, deployment.threads if form in threads.PINNED else None):
+            engine, half, channels = *_file(model, deployment), 3
     else:
         made = _torch(model, deployment) if deployment.format == TORCH else _exported(model, deployment, imgsz, folder)
         engine, half, channels = *made, model_facts.channels(model)
