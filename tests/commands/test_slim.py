@@ -310,7 +310,7 @@ def test_val_against_tells_the_interval(
     done: slim.SlimResult, parent: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     yoloprune.val(done.file, against=parent, data=str(data), imgsz=64, project=str(tmp_path), workers=0)
-    told = json.loads((tmp_path / "val" / "report.json").read_text())["differences"]["pruned"]
+    told = json.loads((tmp_path / "val" / "report.json").read_text())["differences"]["fine-tuned"]
     assert told["images"] == 8 and told["low"] <= told["difference"] <= told["high"]
     first, second = (Stage.read(done.file.parents[1] / s) for s in ("1-parent", "3-finetune"))
     assert told["difference"] == pytest.approx(100 * (second.row["mAP50-95"] - first.row["mAP50-95"]), abs=0.05)

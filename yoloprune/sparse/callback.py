@@ -183,7 +183,7 @@ def _warn_of_few_steps(trainer: BaseTrainer, run: SparseRun) -> None:
     if trainer.args.time:
         ways.append("more time=")
     elif enough > trainer.epochs:
-        ways.append(f"epochs={enough}")
+        ways.append(f"epochs={enough} of this training")
     remedy = (" and " if several else ", or ").join(ways)
     what = f"only about {steps:.0f} optimizer steps; mAP will suffer"
     if steps < NO_RAMP:
