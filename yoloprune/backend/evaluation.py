@@ -74,7 +74,8 @@ def _fill(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def fused_copy(model: nn.Module) -> nn.Module:
     """The model as it runs in deployment, batch-norm folded; the original stays."""
-    return model_facts.network(deepcopy(model).float().eval()).fuse(verbose=False)
+    with torch.no_grad():  # releases that fold with gradients leave parameters whose gradients cannot be switched off
+        return model_facts.network(deepcopy(model).float().eval()).fuse(verbose=False)
 
 
 def device(name: Any) -> torch.device:
