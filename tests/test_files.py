@@ -108,6 +108,19 @@ def test_what_a_killed_process_left_is_tidied_and_what_a_living_one_writes_is_no
     assert contents(tmp_path) == {"b": "new"} and not part.exists()
 
 
+def test_a_folder_of_such_a_name_that_is_somebody_elses_stays(tmp_path: Path) -> None:
+    other, linked = tmp_path / ".part-of-mine", tmp_path / "elsewhere"
+    for folder in (other, linked):
+        folder.mkdir()
+        (folder / "thesis.txt").write_text("mine")
+    (linked / ".taken").write_text("")
+    (tmp_path / ".part-link").symlink_to(linked)
+    for folder in (other, linked):
+        os.utime(folder, (0, 0))
+    assert not drop_left_parts(tmp_path)
+    assert all((folder / "thesis.txt").is_file() for folder in (other, linked))
+
+
 def test_a_process_leaves_its_own_parts_alone(tmp_path: Path) -> None:
     """A lock of a process does not lock it out itself."""
     with staged(tmp_path) as part:

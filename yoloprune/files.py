@@ -51,10 +51,15 @@ _mine: set[Path] = set()
 
 
 def drop_left_parts(folder: Path) -> bool:
-    """Remove what `staged` left in a folder when its process was killed; whether there was anything."""
+    """Remove what `staged` left in a folder when its process was killed; whether there was anything.
+
+    A folder of such a name without that file is somebody else's, and stays.
+    """
     found = False
     for part in folder.glob(f"{PART}*"):
         with contextlib.suppress(OSError):
+            if part.is_symlink() or not (part / TAKEN).is_file():
+                continue
             if part in _mine or time.time() - part.stat().st_mtime < YOUNG or (handle := taken(part / TAKEN)) is None:
                 continue
             handle.close()

@@ -75,8 +75,8 @@ def build(kind: type[nn.Module], config: Mapping[str, Any], inputs: int, *, blan
         kind (type): Model class.
         config (Mapping): Model YAML.
         inputs (int): Input channels.
-        blank (bool): Whether weights may be left at whatever the memory held, where the network is compared by its
-            shapes or takes over those of another; to draw them, and to run it for its strides, takes most of the time.
+        blank (bool): Whether it is compared and never used: then its weights are what the memory held, unless it takes
+            over others, and its strides are told by shapes; to draw and to run takes most of the time.
 
     Returns:
         (nn.Module): With fresh weights.
@@ -84,17 +84,16 @@ def build(kind: type[nn.Module], config: Mapping[str, Any], inputs: int, *, blan
     level = compat.LOGGER.level
     compat.LOGGER.setLevel("ERROR")
     try:
-        with undrawn() if blank else nullcontext(), run_for_shapes():
+        with _blank() if blank else nullcontext():
             return kind(cfg=deepcopy(dict(config)), ch=inputs, nc=config.get("nc"), verbose=False)
     finally:
         compat.LOGGER.setLevel(level)
 
 
 @contextmanager
-def run_for_shapes() -> Iterator[None]:
-    """Networks of Ultralytics run without the work, where they take zeros as well; those of other threads as always.
-
-    What builds one runs it on 256 pixels for its strides, which takes most of the time.
+def _blank() -> Iterator[None]:
+    """Networks are built without drawing weights, and run for their strides without the work, where they take zeros as
+    well; those of other threads as always.
     """
     forward, builder = compat.BaseModel.forward, get_ident()
 
@@ -108,7 +107,7 @@ def run_for_shapes() -> Iterator[None]:
                     raise
         return forward(self, *args, **kwargs)
 
-    with compat.replaced({"BaseModel.forward": shaped}):
+    with undrawn(), compat.replaced({"BaseModel.forward": shaped}):
         yield
 
 

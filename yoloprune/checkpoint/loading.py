@@ -12,7 +12,7 @@ from typing import Any, cast
 import ultralytics
 from torch import Tensor, nn
 
-from yoloprune.backend import compat, console, model_builder, model_facts, official_weights, records
+from yoloprune.backend import compat, console, model_facts, official_weights, records
 from yoloprune.checkpoint import foreign_files
 from yoloprune.checkpoint.models import RTDETR, YOLO
 from yoloprune.errors import ArgumentError, ModelError, raised_by
@@ -182,8 +182,7 @@ def _opened(model: Any) -> YOLO:
         )
     file = _existing(model)
     try:
-        # Packages that a checkpoint names would be installed by pip
-        with compat.replaced({"AUTOINSTALL": False}), model_builder.run_for_shapes():
+        with compat.replaced({"AUTOINSTALL": False}):  # or packages that a checkpoint names are installed by pip
             # RT-DETR's class has all that is used of the other
             yolo = cast(YOLO, RTDETR(file)) if _says_rtdetr(file) else YOLO(file)
     except Exception as e:  # unpickling a file that is not a checkpoint can raise anything
