@@ -21,7 +21,7 @@ def run(request: CompareRequest) -> list[dict[str, Any]]:
     host_arguments.require(request.host)
     if request.models is None or len(request.models) < 2:
         raise ArgumentError(
-            "compare needs two models or more, i.e. yoloprune compare a.pt b.pt c.onnx data=my.yaml. Received: "
+            "compare needs two models or more, e.g. yoloprune compare a.pt b.pt c.onnx data=my.yaml. Received: "
             + ("none" if not request.models else str(request.models[0]))
         )
     models, words = named(request.models), command_line.written(request)
