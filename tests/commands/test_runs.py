@@ -119,6 +119,7 @@ def test_what_a_killed_run_left_goes_before_the_next_one_gets_its_name(tmp_path:
         part = folder / ".part-abc"
         (part / "weights").mkdir(parents=True)
         (part / "weights" / "pruned.pt").touch()
+        (part / ".taken").touch()
         os.utime(part, (0, 0))
     (third / "args.yaml").touch()
     assert run_folders.new_run("detect", "prune", told).folder == second
