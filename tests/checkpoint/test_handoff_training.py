@@ -11,10 +11,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import releases
 import torch
 import ultralytics
 import yaml
 from checkpoints import STILL, Stopped, body, crash, cut, network, plan_of, run_of, run_python, shapes_of
+from releases import needs_distillation
 
 from yoloprune.backend import yaml_markers
 from yoloprune.checkpoint import models, saving, trainers
@@ -47,7 +49,8 @@ def test_training_keeps_widths_weights_and_provenance(pruned: Path, data: Path, 
 def test_stock_object_trains_with_our_trainer(pruned: Path, data: Path, tmp_path: Path) -> None:
     yolo = ultralytics.YOLO(str(pruned))
     shapes = shapes_of(yolo.model)
-    yolo.train(trainer=trainers.DetectionTrainer, data=str(data), freeze=2, **run_of(tmp_path))
+    large = {"optimizer": "SGD", "lr0": 0.1, "nbs": 4, "warmup_epochs": 0}  # steps that half precision sees
+    yolo.train(trainer=trainers.DetectionTrainer, data=str(data), freeze=2, **run_of(tmp_path, **large))
     assert shapes_of(yolo.model) == shapes
     before, after = body(saving.load(pruned).model), body(yolo.model)
     assert torch.equal(before["model.1.conv.weight"], after["model.1.conv.weight"])
@@ -76,12 +79,14 @@ def test_model_marked_in_memory_trains_at_its_widths(folder: Path, data: Path, t
     child = cut(yolo, plan)
     saving.mark_pruned(child.model, plan, {})
     before = child.model
-    child.train(data=[str(data)], **run_of(tmp_path, **STILL))  # a list of data sets, each in a run of its own
+    source = [str(data)] if releases.TRAINS_ON_SEVERAL else str(data)  # a list of data sets, each in a run of its own
+    child.train(data=source, **run_of(tmp_path, **STILL))
     model = ultralytics.YOLO(str(next((tmp_path / "runs").rglob("best.pt")))).model
     assert shapes_of(model) == shapes_of(before)
     assert torch.allclose(body(model)["model.3.conv.weight"], body(before)["model.3.conv.weight"], atol=1e-3)
 
 
+@needs_distillation
 def test_parent_as_teacher(pruned: Path, parent: Path, data: Path, tmp_path: Path) -> None:
     yolo = models.YOLO(str(pruned))
     shapes = shapes_of(yolo.model)
@@ -174,11 +179,11 @@ sys.meta_path.insert(0, Block())
 import json, numpy as np
 from ultralytics import YOLO
 from ultralytics.cfg import entrypoint
-from ultralytics.nn.tasks import SAFE_LOAD
+from ultralytics.nn import tasks
 
 path, data, parent, project = sys.argv[1:]
 fast = dict(data=data, imgsz=64, batch=4, plots=False, verbose=False, workers=0, project=project)
-said = {"safe": SAFE_LOAD, "image": np.zeros((64, 64, 3), "uint8")}
+said = {"safe": getattr(tasks, "SAFE_LOAD", None), "image": np.zeros((64, 64, 3), "uint8")}
 
 def attempt(name, action):
     try:
@@ -186,13 +191,18 @@ def attempt(name, action):
     except Exception as e:
         said[name] = f"{type(e).__name__}: {e}"
 
+def fused():
+    yolo = YOLO(path)
+    yolo.fuse()  # what it returns differs between releases
+    return yolo.model.is_fused()
+
 attempt("import", lambda: __import__("yoloprune"))
 attempt("parameters", lambda: sum(p.numel() for p in YOLO(path).model.parameters()))
 attempt("info", lambda: YOLO(path).info()[1])
 attempt("predict", lambda: len(YOLO(path).predict(said["image"], imgsz=64, verbose=False)))
 attempt("val", lambda: "metrics/mAP50(B)" in YOLO(path).val(**fast).results_dict)
-attempt("fuse", lambda: YOLO(path).fuse().model.is_fused())
-attempt("export", lambda: YOLO(path).export(format="onnx", imgsz=64))
+attempt("fuse", fused)
+attempt("export", lambda: YOLO(path).export(format="torchscript", imgsz=64))
 attempt("train", lambda: YOLO(path).train(epochs=1, **fast))
 attempt("scratch", lambda: YOLO(path).reset_weights().train(epochs=1, **fast))
 attempt("saved again", lambda: YOLO(path).save(path + "2.pt") or YOLO(path + "2.pt").train(epochs=1, **fast))
@@ -209,12 +219,13 @@ def test_without_yoloprune(pruned: Path, parent: Path, data: Path, tmp_path: Pat
     path.write_bytes(pruned.read_bytes())
     out = run_python(WITHOUT, path, data, parent, tmp_path / "runs", ULTRALYTICS_SAFE_LOAD="1")
     said = json.loads(out.rpartition("SAID")[2])
-    assert said.pop("safe") is True
+    assert said.pop("safe") is (True if releases.LOADS_RESTRICTED else None)
     assert said.pop("import") == "ImportError: yoloprune is blocked"
     parameters = sum(p.numel() for p in saving.load(pruned).model.parameters())
     assert said.pop("parameters") == said.pop("info") == parameters
-    if (exported := said.pop("export")) != "skipped":
-        assert exported.endswith("pruned.onnx")
+    assert said.pop("export").endswith("pruned.torchscript")
     for name in ("train", "scratch", "saved again", "command line"):
         assert said.pop(name) == f"KeyError: {yaml_markers.STOP_PRUNED!r}", name
-    assert said == {"predict": 1, "val": True, "fuse": True, "teacher": True}
+    teacher = said.pop("teacher")
+    assert teacher is True if releases.DISTILS else "distill_model" in teacher
+    assert said == {"predict": 1, "val": True, "fuse": True}

@@ -11,6 +11,7 @@ import pytest
 import torch
 import ultralytics
 from checkpoints import NC, TASKS, cut, network, plan_of, run_of, shapes_of, stub
+from releases import needs_class_rows
 from torch import nn
 
 from yoloprune.backend import console, model_facts, yaml_markers
@@ -46,6 +47,7 @@ def test_rebuilt_model_computes_the_same(task: str, folder: Path, tmp_path: Path
         stub(task, nc=2, pretrained=False).get_model(cfg=model.yaml, weights=None, verbose=False)
 
 
+@needs_class_rows
 def test_class_branch_keeps_its_source_width_for_other_classes(pruned: Path) -> None:
     model = saving.load(pruned).model
     names = {0: "star", 1: NAMES[2], 2: NAMES[0], 3: "cross", 4: "ring"}
@@ -57,6 +59,7 @@ def test_class_branch_keeps_its_source_width_for_other_classes(pruned: Path) -> 
         assert torch.equal(new[0].conv.weight, old[0].conv.weight)
 
 
+@needs_class_rows
 @pytest.mark.parametrize(
     ("names", "said"),
     [

@@ -13,6 +13,7 @@ import pytest
 import tiny_line
 import torch
 import yaml
+from releases import needs_distillation
 from tiny_line import QUICK, widths
 from torch import nn
 from ultralytics import YOLO
@@ -24,7 +25,6 @@ from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.importance import dead_channels
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.cost import Cost
-from yoloprune.settings import keys
 
 pytestmark = pytest.mark.slow
 
@@ -215,7 +215,7 @@ def test_finetune_keeps_every_width(work: Path, data: Path, pruned: Path) -> Non
     assert widths(work / "tuned" / "weights" / "last.pt") == widths(pruned)
 
 
-@pytest.mark.skipif("distill_model" not in keys.host_defaults(), reason="this Ultralytics does not distil")
+@needs_distillation
 def test_finetune_with_the_parent_as_teacher(work: Path, data: Path, pruned: Path, sparse_run: Path) -> None:
     yoloprune.finetune(pruned, data=str(data), epochs=1, distill="parent", project=str(work), name="taught", **QUICK)
     told = yaml.safe_load((work / "taught" / "args.yaml").read_text())

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import tiny_line
 import torch
+from releases import needs_distillation
 from tiny_line import QUICK, widths
 from ultralytics import YOLO
 from ultralytics.engine.trainer import BaseTrainer
@@ -276,6 +277,7 @@ def test_output_folder_that_cannot_be_made(
     assert (tmp_path / "file").read_text() == "here already"
 
 
+@needs_distillation
 @pytest.mark.parametrize("command", [yoloprune.train_sparse, yoloprune.finetune])
 def test_a_teacher_for_a_model_without_detection_head(command: Any, data: Path, tiny: Path) -> None:
     with pytest.raises(ArgumentError, match=r"distill: .* a detection head only, not classify models"):
