@@ -165,6 +165,13 @@ def test_a_slim_whose_fine_tuning_took_from_the_cut_is_done_longer() -> None:
     assert said == "yoloprune slim model=a.pt data=d.yaml epochs=14 flops=0.3"
 
 
+def test_a_slim_in_which_channels_could_not_fade_is_done_in_epochs_in_which_they_can() -> None:
+    asked = build(SlimRequest, {"model": "a.pt", "data": "d.yaml", "epochs": 2, "flops": 0.3})
+    for enough, epochs in ((26, 26), (3, 4)):
+        said = following.after_slim(asked, rows(None, 0.0), Path("b.pt"), None, 96, enough)
+        assert said == f"yoloprune slim model=a.pt data=d.yaml epochs={epochs} flops=0.3"
+
+
 # compare --------------------------------------------------------------------------------------------------------------
 def test_of_several_models_the_last_is_exported_unless_it_is_far_behind() -> None:
     pruned = yolo(config={yaml_markers.KEY: {}}, ckpt_path="p.pt")

@@ -44,7 +44,7 @@ def test_a_group_is_a_row_and_a_share_a_column() -> None:
         row(2, "model.1", 0.75, 2.25, 0.58),
         row(3, "model.1", 0.5, 4.0, 0.2),
     ]
-    found = sensitivity_table.summed_up(rows, {0.5: "50 %", 0.75: "75 %"})
+    found = sensitivity_table.summed_up(rows, {0.5: "50 %", 0.75: "75 %"}, 40)
     assert (found.metric, found.names, found.columns) == ("mAP50-95", ["model.0", "model.1"], ["75 %", "50 %"])
     points, loss = found.panels.values()
     np.testing.assert_allclose(points, [[np.nan, 10], [2, 40]], atol=1e-9)
@@ -59,13 +59,13 @@ def test_a_group_is_a_row_and_a_share_a_column() -> None:
 
 def test_where_map_does_not_tell_the_loss_does() -> None:
     rows = [PARENT, *(row(i, f"model.{i}", 0.5, loss, 0.5) for i, loss in enumerate([2.5, 4.0, 3.0, 2.0], start=1))]
-    assert sensitivity_table.summed_up(rows, {0.5: "50 %"}).tender == ["model.2", "model.3", "model.1"]
+    assert sensitivity_table.summed_up(rows, {0.5: "50 %"}, 40).tender == ["model.2", "model.3", "model.1"]
 
 
 def said_of(*losses: float, quality: float = 0.5) -> sensitivity_table.Summary:
     """Groups that lose as many points, by the rise of their loss."""
     rows = [row(i, f"model.{i}", 0.5, 2.0 + loss, quality) for i, loss in enumerate(losses)]
-    return sensitivity_table.summed_up([PARENT, *rows], {0.5: "50 %"})
+    return sensitivity_table.summed_up([PARENT, *rows], {0.5: "50 %"}, 40)
 
 
 def test_equals_are_told_and_ordered_by_what_else_is_known() -> None:
@@ -88,7 +88,7 @@ def test_equals_are_told_and_ordered_by_what_else_is_known() -> None:
 def test_what_loses_nothing_is_not_tender() -> None:
     """0.04 points are shown as 0.0, and so is what a layer gained."""
     rows = [PARENT, *(row(i, f"model.{i}", 0.5, 2.0 + i, q) for i, q in enumerate([0.6, 0.55, 0.5996, 0.7]))]
-    found = sensitivity_table.summed_up(rows, {0.5: "50 %"})
+    found = sensitivity_table.summed_up(rows, {0.5: "50 %"}, 40)
     assert found.tender == ["model.1"]
     assert found.said == "Tenderest is model.1 (5.0): points of mAP50-95 that each loses at most at any of these widths"
     flat = said_of(0.5, 2.0, 1.0, quality=0.6)
@@ -97,6 +97,28 @@ def test_what_loses_nothing_is_not_tender() -> None:
         "No group alone loses 0.1 points of mAP50-95 at any of these widths; the loss rises most with model.1, "
         "model.2, model.0",
     )
+
+
+def test_what_may_be_chance_is_said_and_is_not_held() -> None:
+    """Of a group that is sure at one width the loss is no chance."""
+    ends = [(0.4, 9.0), (-1.0, 3.0), (-2.0, 5.0), (0.1, 2.0)]
+    rows = [
+        {**row(i, name, share, 3.0, quality), "low": low, "high": high}
+        for i, (name, share, quality, (low, high)) in enumerate(
+            zip("aabc", [0.5, 0.75, 0.5, 0.5], [0.5, 0.58, 0.54, 0.57], ends, strict=True)
+        )
+    ]
+    parent = {**PARENT, "low": 0.0, "high": 0.0}
+    columns = {0.5: "50 %", 0.75: "75 %"}
+    found = sensitivity_table.summed_up([parent, *rows], columns, 30)
+    assert found.metric == "mAP50-95" and found.tender == ["a", "c"]
+    assert "a (10.0), b (6.0), c (3.0)" in found.said
+    assert found.said.endswith(
+        ". On 30 images that of b may be chance: the 95 % interval (paired bootstrap) reaches nothing lost"
+    )
+    alone = sensitivity_table.summed_up([parent, rows[2]], columns, 30)
+    assert alone.tender == [] and ". On 30 images that may be chance: " in alone.said
+    assert "chance" not in sensitivity_table.summed_up([parent, rows[0]], columns, 30).said
 
 
 def test_equals_at_the_worst_width_are_told_apart_by_the_others() -> None:
@@ -108,7 +130,7 @@ def test_equals_at_the_worst_width_are_told_apart_by_the_others() -> None:
         for i, (name, values) in enumerate(lost.items())
         for share, value in zip(shares, values, strict=True)
     ]
-    found = sensitivity_table.summed_up([parent, *rows], {share: f"{100 * share:g} %" for share in shares})
+    found = sensitivity_table.summed_up([parent, *rows], {share: f"{100 * share:g} %" for share in shares}, 40)
     assert found.tender == ["c", "a", "b"] and "of equals the one that loses more over all widths" in found.said
 
 
@@ -147,6 +169,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
     assert [r["group"] for r in whole] == ["parent", "model.2.cv1", "model.2.m.0.cv1", "model.2.cv2", "model.3"]
     assert [(r["width"], r["kept"]) for r in whole[1:]] == [(32, 16), (16, 8), (32, 16), (64, 32)]
     assert all(r["flops"] < 1 for r in whole[1:]) and len({r["loss"] for r in whole}) == 5
+    assert all(r["low"] <= r["high"] for r in whole) and (whole[0]["low"], whole[0]["high"]) == (0, 0)
     assert files.read_rows(tmp_path / "whole" / "sensitivity.csv") == whole
     report = json.loads((tmp_path / "whole" / "report.json").read_text())
     assert (report["widths"], len(report["table"])) == (whole, 4)
@@ -155,7 +178,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
     seen: list[Any] = []
     plain = sensitivity._Look.__call__
 
-    def look(self: Any, yolo: Any) -> dict[str, float]:
+    def look(self: Any, yolo: Any) -> Any:
         if len(seen) == 3:
             raise KeyboardInterrupt
         seen.append(yolo)

@@ -150,9 +150,11 @@ def _defaults() -> dict[str, Any]:
     return {**keys.host_defaults(), **COMMANDS["finetune"].own_defaults}
 
 
-def after_slim(request: SlimRequest, rows: Sequence[Row], file: Path, export: Path | None, imgsz: int) -> str:
+def after_slim(
+    request: SlimRequest, rows: Sequence[Row], file: Path, export: Path | None, imgsz: int, enough: int = 0
+) -> str:
     """Predict with what was exported, or export; where much was lost, or fine-tuning took from what the cut had and
-    that is shipped, the same with twice the epochs.
+    that is shipped, the same with twice the epochs, and with `enough` at least.
     """
     first, last = text_table.ends(rows)
     worsened = last["model"] == "pruned" and any(row["model"] == "fine-tuned" for row in rows)
@@ -160,7 +162,7 @@ def after_slim(request: SlimRequest, rows: Sequence[Row], file: Path, export: Pa
     if key and last.get(key) is not None:
         lost = 100 * (first[key] - last[key]) if first.get(key) is not None else 0.0
         if last[key] < BLIND or lost > LITTLE or worsened:
-            longer = replace(request, passed={**request.passed, "epochs": 2 * request.epochs})
+            longer = replace(request, passed={**request.passed, "epochs": max(2 * request.epochs, enough)})
             return command_line.written(longer)
     if export is not None:
         return _predicted(export, imgsz)

@@ -25,7 +25,7 @@ class Summary:
         columns (list[str]): The shares that were kept, as text.
         panels (dict[str, np.ndarray]): By title, what is lost, shape (groups, shares), NaN where nothing was tried.
         rows (list[dict]): One per group: name, channels, points lost by share.
-        tender (list[str]): Names of the groups that lose most, none that loses nothing.
+        tender (list[str]): Names of the groups that lose most, none whose loss may be nothing or chance.
         said (str): That in one sentence.
     """
 
@@ -38,16 +38,25 @@ class Summary:
     said: str
 
 
-def summed_up(rows: Sequence[Mapping[str, Any]], titles: Mapping[float, str]) -> Summary:
+BESIDE = {"point", "group", "layers", "width", "kept", "share", "flops", "params", "nonzero", "loss", "low", "high"}
+"""Columns that are no figures of a validation."""
+
+
+def metric_of(row: Mapping[str, Any]) -> str:
+    """The figure of a row that counts."""
+    return text_table.headline(k for k in row if k not in BESIDE)
+
+
+def summed_up(rows: Sequence[Mapping[str, Any]], titles: Mapping[float, str], images: int) -> Summary:
     """Sum up what was tried.
 
     Args:
         rows (Sequence[Mapping]): Of the parent first, then one per group and width, or per layer and mask.
         titles (Mapping[float, str]): The shares that were kept, and what they are called.
+        images (int): How many images all were looked at on.
     """
     parent, *tried = rows
-    beside = {"point", "group", "layers", "width", "kept", "share", "flops", "params", "nonzero", "loss"}
-    metric = text_table.headline(k for k in parent if k not in beside)
+    metric = metric_of(parent)
     shares = sorted(titles, reverse=True)
     names = list(dict.fromkeys(str(row["group"]) for row in tried))
     columns = [titles[share] for share in shares]
@@ -65,6 +74,11 @@ def summed_up(rows: Sequence[Mapping[str, Any]], titles: Mapping[float, str]) ->
         group = of.setdefault(str(row["group"]), {"group": row["group"], size: row["width"]})
         group[f"lost at {columns[at[1]]}"] = round(lost[f"points of {metric} lost"], 2) + 0.0  # no -0
     tender, said = _tenderest(names, [*panels.values()], metric, "masks" if size == "weights" else "widths")
+    sure = {str(row["group"]) for row in tried if row.get("low") in (None, "") or float(row["low"]) > 0}
+    if doubtful := [name for name in tender if name not in sure]:
+        which = "that" if len(doubtful) == len(tender) else f"that of {', '.join(doubtful)}"
+        said += f". On {images} images {which} may be chance: the 95 % interval (paired bootstrap) reaches nothing lost"
+    tender = [name for name in tender if name in sure]
     return Summary(metric, names, columns, panels, list(of.values()), tender, said)
 
 

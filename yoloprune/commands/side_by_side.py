@@ -9,16 +9,18 @@ from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import shorten
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ultralytics
 from PIL import Image
 
-from yoloprune.backend import calibration_images, compat, console, datasets, evaluation, label_caches, progress_bar
+from yoloprune.backend import calibration_images, compat, console, datasets, evaluation, label_caches, per_image
+from yoloprune.backend.progress_bar import Wait
 from yoloprune.checkpoint import saving
 from yoloprune.commands import outlines
 from yoloprune.errors import DataError, raised_by
+from yoloprune.planning.paired_bootstrap import Findings
 from yoloprune.reporting.facts import ClassFigures, ExampleImage
 from yoloprune.torch_internals import is_out_of_memory
 
@@ -103,10 +105,10 @@ def look(
             told = {"data": data, "device": device, "plots": False}
             if evaluation.device(device).type == "cpu":  # which is kept busy by the network
                 told["workers"] = 0
-            (first, ones), (last, others) = (
+            first, last = (
                 validated(yolo, {**told, "imgsz": side}) for yolo, side in zip((before, after), sides, strict=True)
             )
-            found = Looks((first, last), by_class({"parent": ones, called: others}))
+            found = Looks((first.figures, last.figures), by_class({"parent": first.classes, called: last.classes}))
         split = str(passed.get("split") or "val")
         return replace(found, images=examples(before, after, data, sides, device, split))
     except Exception as e:  # Ultralytics reads foreign files here; the models are made, and are not lost for a page
@@ -139,25 +141,40 @@ def shown(
     ).images
 
 
-def validated(yolo: ultralytics.YOLO, arguments: Mapping[str, Any]) -> tuple[dict[str, float], Figures]:
+Figures = tuple[Mapping[str, float], Mapping[str, int] | None]
+"""Of one model, from `evaluation.by_class`: mAP50-95 by class, and labelled objects by class where they are counted."""
+
+
+class Validated(NamedTuple):
+    """What a validation found.
+
+    Attributes:
+        figures (dict[str, float]): As `evaluation.metrics` names them.
+        classes (Figures): By class.
+        found (Findings | None): Image by image, None where the task has no mAP.
+    """
+
+    figures: dict[str, float]
+    classes: Figures
+    found: Findings | None
+
+
+def validated(yolo: ultralytics.YOLO, arguments: Mapping[str, Any]) -> Validated:
     """Validate a copy of a model; nothing is written, and caches of labels are neither read nor left.
 
     Args:
         yolo (YOLO): The model, stays untouched.
         arguments (Mapping[str, Any]): Of Ultralytics' validation.
-
-    Returns:
-        (tuple): Its figures as `evaluation.metrics` names them, and those by class.
     """
     probe = saving.with_model(yolo, copy.deepcopy(yolo.model))  # validation fuses the one it runs
     everything = np.iinfo(np.int32).max
-    with TemporaryDirectory() as folder, label_caches.untouched(everything, np.random.default_rng(0)):
+    with (
+        TemporaryDirectory() as folder,
+        label_caches.untouched(everything, np.random.default_rng(0)),
+        per_image.watched(probe) as watch,
+    ):
         evaluation.validate(probe, {**arguments, "project": folder, "name": "val", "verbose": False})
-    return evaluation.metrics(probe), evaluation.by_class(probe)
-
-
-Figures = tuple[Mapping[str, float], Mapping[str, int] | None]
-"""Of one model, from `evaluation.by_class`: mAP50-95 by class, and labelled objects by class where they are counted."""
+    return Validated(evaluation.metrics(probe), evaluation.by_class(probe), watch.findings())
 
 
 def by_class(models: Mapping[str, Figures]) -> list[ClassFigures]:
@@ -202,7 +219,7 @@ def examples(
     drawn = [files[i] for i in sorted(np.random.default_rng(0).permutation(len(files))[:SHOWN])]
     look = {"device": device, "conf": CONFIDENCE, "verbose": False, "save": False}
     found = []
-    with progress_bar.Wait(2 * len(drawn), "looking at images") as wait:
+    with Wait(2 * len(drawn), "looking at images") as wait:
         for yolo, side in zip((before, after), sides, strict=True):
             probe = saving.with_model(yolo, copy.deepcopy(yolo.model))
             with TemporaryDirectory() as folder:  # a predictor makes itself a folder

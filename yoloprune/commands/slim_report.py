@@ -10,6 +10,7 @@ from typing import Any
 
 import ultralytics
 
+from yoloprune import files
 from yoloprune.backend import class_labels, console, evaluation, run_folders, yaml_markers
 from yoloprune.checkpoint import provenance, saving
 from yoloprune.commands import following, side_by_side, slim_layers
@@ -21,7 +22,9 @@ from yoloprune.reporting import run_report, text_table, verdict
 from yoloprune.reporting.facts import Report
 from yoloprune.settings import command_line, keys
 from yoloprune.settings.slim_request import SlimRequest
+from yoloprune.settings.sparse_config import SparseConfig
 from yoloprune.settings.value_kinds import as_typed
+from yoloprune.sparse import callback
 
 SHIPPED = Path("weights", "best.pt")
 WORSENED = "fine-tuning took from what the cut had, which is shipped as it is in {}; more epochs= may turn that"
@@ -196,6 +199,13 @@ def _newer(folder: Path, data: Any) -> bool:
     return file.is_file() and file.stat().st_mtime_ns > (folder / run_folders.ARGS).stat().st_mtime_ns
 
 
+def _enough(folder: Path) -> int:
+    """Epochs of a run in whose half for sparse training channels can fade, 0 where there is no such half."""
+    logs = [file for file in folder.glob(f"*/{callback.LOG}") if (file.parent / FACTS).is_file()]
+    history = [row for file in logs for row in files.read_numbers(file)]
+    return 2 * callback.epochs_enough(history[-1]["steps"] / len(history), SparseConfig) if history else 0
+
+
 def concluded(request: SlimRequest, folder: Path) -> SlimResult:
     """Say what a finished run came to, and return it.
 
@@ -209,7 +219,7 @@ def concluded(request: SlimRequest, folder: Path) -> SlimResult:
     difference = None if told["difference"] is None else Interval(**told["difference"])
     exported = None if told["exported"] is None else Path(told["exported"]["file"])
     file, page = folder / SHIPPED, folder / run_report.NAMES[1]
-    step = following.after_slim(request, rows, file, exported, imgsz)
+    step = following.after_slim(request, rows, file, exported, imgsz, _enough(folder))
     console.conclude("slim: ", f"imgsz {imgsz}\n{text_table.table(text_table.with_change(rows))}")
     if len(rounds) > 1:
         console.conclude("slim: ", f"rounds\n{text_table.table(rounds)}")

@@ -171,6 +171,11 @@ def _target(config: SparseConfig) -> str:
     return ", ".join(f"{name}={value:g}" for name, value in named.items())
 
 
+def epochs_enough(steps: float, config: SparseConfig | type[SparseConfig]) -> int:
+    """Epochs in which channels fade and survivors take over; `steps` of the optimizer are in one."""
+    return math.ceil(FEW_STEPS / max(steps * (config.ramp_end - config.ramp_start), 1e-9) - 1e-9)
+
+
 def _warn_of_few_steps(trainer: BaseTrainer, run: SparseRun) -> None:
     """Warn when the ramp has too few optimizer steps, and say what helps."""
     if (steps := run.progress.ramp_steps()) >= FEW_STEPS:
@@ -178,8 +183,7 @@ def _warn_of_few_steps(trainer: BaseTrainer, run: SparseRun) -> None:
     several = trainer.accumulate > 1  # batches per step: small data under Ultralytics' nbs=64
     ways = [f"Set nbs={trainer.batch_size} (a step per batch)" if several else "Use a smaller batch"]
     batches = len(trainer.train_loader)
-    share = run.config.ramp_end - run.config.ramp_start
-    enough = math.ceil(FEW_STEPS / max(batches * share, 1e-9) - 1e-9)  # epochs, at a step per batch
+    enough = epochs_enough(batches, run.config)  # at a step per batch
     if trainer.args.time:
         ways.append("more time=")
     elif enough > trainer.epochs:
