@@ -73,6 +73,7 @@ def longest(flops: float) -> Chain:
 
 E = 30  # epochs of every arm in all, where totals are compared
 H = E // 2
+THIRD = 0.705  # three cuts to this share leave 35 %
 GENTLE = {"lr0": 5e-4, "warmup_epochs": 1.0}  # sparse training of a network that is trained already
 PLAIN = {"flops": 0.5, "recover": "none"}  # what everybody does: rank, cut, fine-tune
 STOCK = {"optimizer": "AdamW", "warmup_epochs": 3.0, "warmup_bias_lr": 0.1}
@@ -178,6 +179,17 @@ TABLES: dict[str, dict[str, Chain]] = {
             (f"trained {n} epochs", [train(n)]),
             (f"trained {n} epochs, max_drop=1", [train(n), slim(25, max_drop=1)]),
             (f"trained {n} epochs, at 256", [train(n), finetune(25, imgsz=256)]),  # nothing cut: 64 % of the FLOPs
+        )
+    },
+    "rounds": {  # a deep cut of a trained model, at once or in three, with few epochs behind it and with many
+        name: chain
+        for n in (H, 3 * H)
+        for name, chain in (
+            (f"one cut, finetune {n}", [train(H), prune(flops=0.35, data=True), finetune(n)]),
+            (
+                f"three cuts, finetune {n // 3} after each",
+                [train(H), *(s for _ in range(3) for s in (prune(flops=THIRD, data=True), finetune(n // 3)))],
+            ),
         )
     },
     "native": {
