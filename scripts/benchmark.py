@@ -47,7 +47,8 @@ def one(name: str) -> dict[str, float]:
         clock = [time.perf_counter()]
         graph = yolo_tracing.trace_yolo(model)
         clock.append(time.perf_counter())
-        alive = greedy_selection.select(graph, criteria.score(model, graph, "bn"), Budget(flops=0.5), Limits())
+        scores = criteria.importance(model, graph, "bn").channels
+        alive = greedy_selection.select(graph, scores, Budget(flops=0.5), Limits())
         clock.append(time.perf_counter())
         plan = graph.plan(alive)
         child = surgery.cut(copy.deepcopy(model), plan)

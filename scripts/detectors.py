@@ -169,7 +169,7 @@ def examine(name: str, build: Callable[[], Network], wanted: float = 0.5) -> str
 
 def _reached(model: nn.Module, graph: ChannelGraph, flops: float) -> float:
     """The share of the FLOPs that is wanted, or the first step of five hundredths above it that is within reach."""
-    scores = criteria.score(model, graph, "random")
+    scores = criteria.importance(model, graph, "random").channels
     while flops < 1:
         try:
             greedy_selection.select(graph, scores, Budget(flops=flops), Limits())

@@ -92,7 +92,7 @@ def examine(name: str, flops: float = 0.5, yolo: Any = None) -> dict[str, Any]:
     start = time.process_time()
     graph = yolo_tracing.trace_yolo(parent)
     traced = time.process_time() - start
-    cost, scores = Cost(graph), criteria.score(parent, graph, "random")
+    cost, scores = Cost(graph), criteria.importance(parent, graph, "random").channels
     alive, reached, why = None, flops, ""
     while alive is None:
         try:

@@ -89,7 +89,7 @@ def examine(name: str) -> dict[str, Any]:
     except PruneError as e:
         return {"model": name, "reason": str(e)}
     tied = candidates.Channels(parent, Limits(native="tied"), 640)
-    scores = criteria.score(parent, found.graph, "random")
+    scores = criteria.importance(parent, found.graph, "random").channels
     flops = 0.5
     while True:
         order = partial(

@@ -89,7 +89,7 @@ class Subject:
 
     def plan(self, seed: int) -> Plan:
         """A plan for about two thirds of the channels, by random scores."""
-        scores = criteria.score(self.model, self.graph, "random", seed=seed)
+        scores = criteria.importance(self.model, self.graph, "random", seed=seed).channels
         limits = Limits(round_to=1, min_width=1)
         wanted = Budget(ratio=0.3) if self.name in TORCHVISION else Budget(flops=0.65)
         return self.graph.plan(greedy_selection.select(self.graph, scores, wanted, limits))

@@ -29,7 +29,7 @@ from yoloprune.settings.budget import Budget, Limits
 def both(parent: nn.Module, imgsz: int) -> tuple[nn.Module, nn.Module]:
     """A cut network in as few rows as can say it, and in as many as its blocks can be."""
     tied = candidates.Channels(parent, Limits(native="tied"), imgsz)
-    scores = criteria.score(parent, tied.graph, "l2")
+    scores = criteria.importance(parent, tied.graph, "l2").channels
     choice = tied.choose(lambda graph: greedy_selection.select(graph, scores, Budget(flops=0.5), Limits(uniform=True)))
     child = surgery.cut(copy.deepcopy(parent), choice.plan)
     stock = candidates.Channels(parent, Limits(), imgsz).stock

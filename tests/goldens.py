@@ -103,7 +103,7 @@ def graph_facts(name: str, folder: Path) -> dict[str, Any]:
     assert found.native is not None
     graph, native = found.graph, found.native
     cost = Cost(graph)
-    scores = criteria.score(nn.Module(), graph, "random")
+    scores = criteria.importance(nn.Module(), graph, "random").channels
     chosen = {
         kind: candidates.Choice(
             g, alive := greedy_selection.select(g, scores, Budget(flops=0.5), limits), found.probe, said(alive)

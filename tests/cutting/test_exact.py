@@ -45,7 +45,7 @@ def parent(name: str) -> tuple[DetectionModel, ChannelGraph]:
 def cut(name: str, share: float) -> tuple[DetectionModel, Plan]:
     """A random plan for that share of the FLOPs, cut; nobody may change it."""
     model, graph = parent(name)
-    scores = criteria.score(model, graph, "random", seed=SHARES.index(share))
+    scores = criteria.importance(model, graph, "random", seed=SHARES.index(share)).channels
     plan = graph.plan(select(graph, scores, Budget(flops=share), Limits()))
     return cut_copy(model, plan), plan
 
@@ -192,5 +192,6 @@ def test_cut_twice() -> None:
     graph = yolo_tracing.trace_yolo(small)
     cost = Cost(graph)
     assert cost.parent("params") == pytest.approx(sum(p.numel() for p in small.parameters()))
-    plan = graph.plan(select(graph, criteria.score(small, graph, "l1"), Budget(flops=0.7), Limits(), cost))
+    scores = criteria.importance(small, graph, "l1").channels
+    plan = graph.plan(select(graph, scores, Budget(flops=0.7), Limits(), cost))
     assert verify(small, cut_copy(small, plan), plan, yolo_tracing.example(small, 2)) <= 1e-4

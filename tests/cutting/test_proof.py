@@ -43,7 +43,7 @@ def fresh(name: str) -> ultralytics.YOLO:
 def plan_for(model: nn.Module, seed: int = 0) -> Plan:
     """A plan of an Ultralytics model for 60 % of its FLOPs, by random scores."""
     graph = yolo_tracing.trace_yolo(model)
-    scores = criteria.score(model, graph, "random", seed=seed)
+    scores = criteria.importance(model, graph, "random", seed=seed).channels
     return graph.plan(greedy_selection.select(graph, scores, Budget(flops=0.6), Limits()))
 
 

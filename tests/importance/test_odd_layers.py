@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import conv, noise
+from scores import score
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from yoloprune.importance.criteria import score
 from yoloprune.tracing.trace_network import trace
 
 IMAGES = noise(2, 3, 6, 6)

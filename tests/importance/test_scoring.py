@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import classes, conv, filled
+from scores import score
 from torch import Tensor, nn
 from two_norms import IMAGE, Net, hidden
 
 from yoloprune.errors import ArgumentError
-from yoloprune.importance.criteria import score
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.tracing.trace_network import trace
 

@@ -13,12 +13,12 @@ import ultralytics
 import yaml
 from conftest import classes, conv, filled
 from PIL import Image
+from scores import score
 from torch import Tensor, nn
 
 from yoloprune.backend import model_facts, yolo_tracing
 from yoloprune.backend.calibration_images import labelled
 from yoloprune.errors import ArgumentError, DataError
-from yoloprune.importance.criteria import score
 from yoloprune.tracing.trace_network import trace
 
 

@@ -97,7 +97,7 @@ def prune_module(
         wanted (Budget): What may remain; an empty one stands for all but the dead channels.
         limits (Limits): Rounding, floors, ceilings, and `keep`.
         keep (str | Sequence[str]): Further names or patterns of layers whose outputs stay.
-        score (str): Criterion, see `criteria.score`; "activation" and "taylor" are measured on `batches`.
+        score (str): Criterion, see `criteria.importance`; "activation" and "taylor" are measured on `batches`.
         normalize (str): "none", "mean" or "max" of the group, or "cost".
         outputs (bool): Whether the network's outputs may lose channels.
         examples (Sequence): Further inputs, on which the network takes other branches.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -75,30 +75,6 @@ class Importance(NamedTuple):
 
     channels: np.ndarray
     branches: np.ndarray
-
-
-def score(
-    model: nn.Module,
-    graph: ChannelGraph,
-    criterion: str = "bn",
-    *,
-    reduce: Reduce = "mean",
-    normalize: Normalize = "none",
-    batches: Iterable[Any] | None = None,
-    loss: Callable[[nn.Module, Any], Tensor] | None = None,
-    seed: int = 0,
-) -> np.ndarray:
-    """Importance of each channel class, shape (classes,): `importance` without branches."""
-    return importance(
-        model,
-        replace(graph, branches=()),
-        criterion,
-        reduce=reduce,
-        normalize=normalize,
-        batches=batches,
-        loss=loss,
-        seed=seed,
-    ).channels
 
 
 def importance(
