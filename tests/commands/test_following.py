@@ -132,7 +132,7 @@ def test_one_that_ended_below_its_start_is_done_again_longer_and_slower(tmp_path
     again = "yoloprune finetune model=pruned.pt data=d.yaml epochs=20"
     assert after_training(tmp_path, 0.5, 0.49) == f"{again} optimizer=AdamW lr0=0.0005 imgsz=320"
     assert after_training(tmp_path, 0.5, 0.49, optimizer="auto") == f"{again} imgsz=320"
-    given = {"batch": 8, "workers": 0, "seed": 3, "device": None, "amp": True, "nbs": 16, "name": "mine"}
+    given = {"batch": 8, "workers": 0, "seed": 3, "device": "", "amp": True, "nbs": 16, "name": "mine"}
     said = after_training(tmp_path, 0.5, 0.49, **given)
     assert said == f"{again} batch=8 workers=0 seed=3 optimizer=AdamW lr0=0.0005 imgsz=320"
 
@@ -167,9 +167,9 @@ def test_a_slim_whose_fine_tuning_took_from_the_cut_is_done_longer() -> None:
 
 def test_a_slim_in_which_channels_could_not_fade_is_done_in_epochs_in_which_they_can() -> None:
     asked = build(SlimRequest, {"model": "a.pt", "data": "d.yaml", "epochs": 2, "flops": 0.3})
-    for enough, epochs in ((26, 26), (3, 4)):
+    for enough, epochs, why in ((26, 26, "\n      (in fewer epochs channels have no time to fade)"), (3, 4, "")):
         said = following.after_slim(asked, rows(None, 0.0), Path("b.pt"), None, 96, enough)
-        assert said == f"yoloprune slim model=a.pt data=d.yaml epochs={epochs} flops=0.3"
+        assert said == f"yoloprune slim model=a.pt data=d.yaml epochs={epochs} flops=0.3{why}"
 
 
 # compare --------------------------------------------------------------------------------------------------------------
@@ -195,6 +195,15 @@ def test_the_cut_that_is_recommended_is_the_one_that_was_made() -> None:
     asked = build(SweepRequest, given)
     step = following.after_sweep(asked, {"data": "b.yaml", "imgsz": 96}, "flops=0.8")
     assert step == "yoloprune prune model=a.pt data=b.yaml flops=0.8 imgsz=96 score=bn 'keep=model.2.*'"
+
+
+def test_what_is_recommended_can_be_pasted_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    step = following.after_sweep(
+        build(SweepRequest, {"model": "a.pt", "flops": 0.8}), {"data": None, "imgsz": 96}, "flops=0.8"
+    )
+    assert step == f"yoloprune prune model={tmp_path / 'a.pt'} flops=0.8 imgsz=96"
 
 
 def test_after_a_sweep_of_masks_comes_a_mask() -> None:

@@ -16,7 +16,7 @@ from ultralytics.nn.tasks import guess_model_task
 from ultralytics.utils.torch_utils import strip_optimizer
 
 import yoloprune
-from yoloprune.backend import console, head_task
+from yoloprune.backend import console, evaluation, head_task
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.errors import ArgumentError, ModelError
 
@@ -48,6 +48,14 @@ def test_megabytes_are_those_of_stripped_files(tmp_path: Path, data: Path) -> No
     assert trained.stat().st_size > 4 * stripped.stat().st_size
     for row, written in ((parent, stripped), (pruned, Path(small))):
         assert abs(1e6 * row["MB"] - written.stat().st_size) < 0.02e6
+
+
+def test_megabytes_are_those_of_the_network_wherever_it_was(tmp_path: Path) -> None:
+    """What a training or a loader notes on a model would be seen in the third digit."""
+    model = YOLO(untrained(tmp_path, TINY, 32)).model
+    size = evaluation.stripped_size(model)
+    model.args, model.pt_path = {f"argument {i}": "x" * 99 for i in range(99)}, "/home/a/folder/" * 9
+    assert evaluation.stripped_size(model) == size and len(model.args) == 99
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["with data", "without data"])

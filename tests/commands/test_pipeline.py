@@ -215,6 +215,20 @@ def test_finetune_keeps_every_width(work: Path, data: Path, pruned: Path) -> Non
     assert widths(work / "tuned" / "weights" / "last.pt") == widths(pruned)
 
 
+def test_finetune_names_the_side_of_the_images(
+    work: Path, data: Path, pruned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(console, "log", lambda _, message: said.append(message))
+    monkeypatch.setattr(console, "conclude", lambda _, message: said.append(message))
+    asked = {**QUICK, "imgsz": 96, "project": str(work)}
+    yoloprune.finetune(pruned, data=str(data), epochs=1, name="wider", **asked)
+    assert next(s for s in said if s.startswith("starts from")).endswith(
+        "(imgsz 96; it was cut at 64, imgsz=64 trains it there)"
+    )
+    assert "every width is what it was (imgsz 96)\n" in said[-1]
+
+
 @needs_distillation
 def test_finetune_with_the_parent_as_teacher(work: Path, data: Path, pruned: Path, sparse_run: Path) -> None:
     yoloprune.finetune(pruned, data=str(data), epochs=1, distill="parent", project=str(work), name="taught", **QUICK)

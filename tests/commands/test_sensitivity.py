@@ -90,7 +90,9 @@ def test_what_loses_nothing_is_not_tender() -> None:
     rows = [PARENT, *(row(i, f"model.{i}", 0.5, 2.0 + i, q) for i, q in enumerate([0.6, 0.55, 0.5996, 0.7]))]
     found = sensitivity_table.summed_up(rows, {0.5: "50 %"}, 40)
     assert found.tender == ["model.1"]
-    assert found.said == "Tenderest is model.1 (5.0): points of mAP50-95 that each loses at most at any of these widths"
+    assert (
+        found.said == "Tenderest is model.1 (5.0): the most points of mAP50-95 that each loses at one of these widths"
+    )
     flat = said_of(0.5, 2.0, 1.0, quality=0.6)
     assert (flat.tender, flat.said) == (
         [],
@@ -119,6 +121,9 @@ def test_what_may_be_chance_is_said_and_is_not_held() -> None:
     alone = sensitivity_table.summed_up([parent, rows[2]], columns, 30)
     assert alone.tender == [] and ". On 30 images that may be chance: " in alone.said
     assert "chance" not in sensitivity_table.summed_up([parent, rows[0]], columns, 30).said
+    # Sure where little goes and not where more does: that is chance as well.
+    odd = [{**rows[1], "low": 1.0}, {**rows[0], "low": -0.4}]
+    assert sensitivity_table.summed_up([parent, *odd], columns, 30).tender == []
 
 
 def test_equals_at_the_worst_width_are_told_apart_by_the_others() -> None:

@@ -138,7 +138,7 @@ def test_the_same_command_says_that_it_is_over_and_another_name_does_it_again(
             again = slimmed(parent, data, work / "done", epochs=2, format="onnx", **CUT)
     assert f"{folder} is this run and is finished" in caplog.text
     assert all(str(place) in caplog.text for place in (done.file, done.exported, folder / "report.html"))
-    assert "fine-tuned" in caplog.text and done.next_step in caplog.text
+    assert "shipped is the fine-tuned model" in caplog.text and done.next_step in caplog.text
     assert (again.file, again.exported, again.rounds) == (done.file, done.exported, done.rounds)
     assert again.rows == done.rows and again.difference == done.difference
     by_file, typed = json.loads((folder / "report.json").read_text())["repeat"]

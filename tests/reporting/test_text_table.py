@@ -33,6 +33,8 @@ def test_what_one_row_lacks_has_no_difference() -> None:
     assert with_change([PARENT]) == [PARENT]
     assert with_change([PARENT, {"model": "pruned"}]) == [PARENT, {"model": "pruned"}]
     assert with_change([PARENT, {"model": "pruned", "params": 1000}])[-1] == {"model": "change", "params": "-50.0 %"}
+    shares = [{"model": "a", "flops": 1.0, "channels": 1.0}, {"model": "b", "flops": 0.4, "channels": 0.25}]
+    assert with_change(shares)[-1] == {"model": "change", "flops": "-60.0 %", "channels": "-75.0 %"}
     assert with_change([{"model": "a", "ms": 0.0}, {"model": "b", "ms": 1.0}])[-1]["ms"] == "-"
 
 

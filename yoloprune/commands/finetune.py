@@ -83,7 +83,8 @@ def run(request: FinetuneRequest, *, pruned: bool = True) -> ultralytics.YOLO:
             yolo.train(**passed)
     of_many_sets = isinstance(yolo.trainer.args, dict)  # on which Ultralytics reports
     if console.is_main_process() and not of_many_sets:
-        after, sizes = model_facts.widths(yolo.model), evaluation.measure(yolo.model, yolo.trainer.args.imgsz)
+        imgsz = yolo.trainer.args.imgsz
+        after, sizes = model_facts.widths(yolo.model), evaluation.measure(yolo.model, imgsz)
         folder, classes = Path(yolo.trainer.save_dir), side_by_side.by_class({"fine-tuned": evaluation.by_class(yolo)})
         words, metrics = command_line.written(request), evaluation.metrics(yolo)
         more: dict[str, Any] = {
@@ -94,7 +95,7 @@ def run(request: FinetuneRequest, *, pruned: bool = True) -> ultralytics.YOLO:
             "masked": held_masks.said(yolo.model) if yaml_markers.masks_of(yolo) else "",
             "zeros": mask_table.zeros(yolo.model),
         }
-        report(folder, start, metrics, sizes, **more)
+        report(folder, start, metrics, sizes, imgsz, **more)
     return yolo
 
 
@@ -103,6 +104,7 @@ def report(
     start: Mapping[str, float],
     metrics: Mapping[str, float],
     sizes: Mapping[str, float],
+    imgsz: int,
     *,
     widths_kept: bool,
     by_class: Sequence[ClassFigures] = (),
@@ -118,6 +120,7 @@ def report(
         start (Mapping[str, float]): How good the model was before, empty where that is not known.
         metrics (Mapping[str, float]): How good it is.
         sizes (Mapping[str, float]): How large it is.
+        imgsz (int): Side of the images.
         widths_kept (bool): Whether every width is what it was.
         by_class (Sequence[ClassFigures]): The same by class.
         words (str | None): The command as it was typed.
@@ -154,7 +157,7 @@ def report(
     kept = "every width is what it was" if widths_kept else "widths have changed"
     kept += f"; {masked}" if masked else ""
     step = following.after_training(folder, best, start, metrics)
-    told = f"{said}; {kept}" if said else kept
+    told = f"{said}; {kept} (imgsz {imgsz})" if said else f"{kept} (imgsz {imgsz})"
     console.conclude("finetune: ", text_table.closing(told, rows, [best, page], step))
 
 
@@ -176,7 +179,10 @@ def _start(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> dict[str, float
         imgsz = saving.image_size(yolo, asked.pop("imgsz", None))
         evaluation.validate(probe, {**asked, "imgsz": imgsz, "project": folder, "name": "start", "verbose": False})
     start = evaluation.metrics(probe)
-    console.log("finetune: ", f"starts from {', '.join(f'{k} {v:.4g}' for k, v in start.items())}")
+    cut_at = ((provenance.provenance(yolo) or {}).get("arguments") or {}).get("imgsz")
+    other = f"; it was cut at {cut_at}, imgsz={cut_at} trains it there" if cut_at not in (None, imgsz) else ""
+    figures = ", ".join(f"{k} {v:.4g}" for k, v in start.items())
+    console.log("finetune: ", f"starts from {figures} (imgsz {imgsz}{other})")
     return start
 
 

@@ -137,7 +137,7 @@ def after_training(folder: Path, best: Path, start: Row, end: Row) -> str:
         return exported(best, args.get("imgsz"))
     told: dict[str, Any] = {"model": args["model"] if fell else best, "data": args.get("data")}
     told["epochs"] = 2 * int(args.get("epochs") or keys.host_defaults()["epochs"])
-    told |= {k: args[k] for k in AS_BEFORE if args.get(k) not in (None, _defaults()[k])}
+    told |= {k: args[k] for k in AS_BEFORE if args.get(k) not in (None, "", _defaults()[k])}
     if fell and args.get("optimizer") not in (None, "auto") and args.get("lr0"):  # which chooses its own rate
         told |= {"optimizer": args["optimizer"], "lr0": args["lr0"] / 2}
     if fell:
@@ -163,7 +163,8 @@ def after_slim(
         lost = 100 * (first[key] - last[key]) if first.get(key) is not None else 0.0
         if last[key] < BLIND or lost > LITTLE or worsened:
             longer = replace(request, passed={**request.passed, "epochs": max(2 * request.epochs, enough)})
-            return command_line.written(longer)
+            too_few = "\n      (in fewer epochs channels have no time to fade)" if enough > 2 * request.epochs else ""
+            return f"{command_line.written(longer)}{too_few}"
     if export is not None:
         return _predicted(export, imgsz)
     return f"yolo export {shlex.quote(f'model={file}')} imgsz={imgsz} format=onnx"
@@ -197,6 +198,7 @@ def after_sweep(request: SweepRequest, passed: Mapping[str, Any], budget: str | 
     if budget is None:
         return None
     model = request.model if isinstance(request.model, (str, Path)) else "..."
+    model = Path(model).absolute() if Path(model).is_file() else model
     same = {k: v for k, v in command_line.changed(request).items() if k not in {request.kind, "within", "threads"}}
     if same.get("pattern") == "unstructured":  # which a mask is anyway
         del same["pattern"]

@@ -49,7 +49,8 @@ def run(request: PlotRequest) -> Path:
         drawn.append((called, _layers(yolo.model, request.kind, request.layer, keep)))
     with run_folders.new_run(loaded[-1][1].task, "plot", request.host) as folder:
         picture = layer_plots.plot(folder / f"{request.kind}.png", drawn, request.kind)
-    said = f"{sum(len(layers) for _, layers in drawn)} panels, kind={request.kind}"
+    panels = sum(len(layers) for _, layers in drawn)
+    said = f"{panels} panel{'s' if panels > 1 else ''}, kind={request.kind}"
     console.conclude("plot: ", text_table.closing(said, [], [picture]))
     return picture
 

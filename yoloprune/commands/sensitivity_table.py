@@ -74,7 +74,8 @@ def summed_up(rows: Sequence[Mapping[str, Any]], titles: Mapping[float, str], im
         group = of.setdefault(str(row["group"]), {"group": row["group"], size: row["width"]})
         group[f"lost at {columns[at[1]]}"] = round(lost[f"points of {metric} lost"], 2) + 0.0  # no -0
     tender, said = _tenderest(names, [*panels.values()], metric, "masks" if size == "weights" else "widths")
-    sure = {str(row["group"]) for row in tried if row.get("low") in (None, "") or float(row["low"]) > 0}
+    narrowest = {str(row["group"]): row for row in sorted(tried, key=lambda row: -row["share"])}  # loses most, if any
+    sure = {name for name, row in narrowest.items() if row.get("low") in (None, "") or float(row["low"]) > 0}
     if doubtful := [name for name in tender if name not in sure]:
         which = "that" if len(doubtful) == len(tender) else f"that of {', '.join(doubtful)}"
         said += f". On {images} images {which} may be chance: the 95 % interval (paired bootstrap) reaches nothing lost"
@@ -108,7 +109,7 @@ def _tenderest(names: Sequence[str], panels: Sequence[np.ndarray], metric: str, 
         return [], none + (f"; the loss rises most with {', '.join(risen)}" if risen else "")
     listed = ", ".join(f"{names[i]} ({marks[i][0]:.1f})" for i in named)
     said = f"Tenderest {'are' if len(named) > 1 else 'is'} {listed}: "
-    said += f"points of {metric} that each loses at most at any of these {tried}"
+    said += f"the most points of {metric} that each loses at one of these {tried}"
     alike = [i for i in order[len(named) :] if (marks[i] == marks[named[-1]]).all()]
     beside = order[: len(named) + 1]
     if any(marks[a][0] == marks[b][0] and (marks[a] != marks[b]).any() for a, b in pairwise(beside)):

@@ -35,6 +35,7 @@ from yoloprune.planning import paired_bootstrap
 from yoloprune.reporting import text_table
 from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import EXPORT_KEYS, Deployment
+from yoloprune.settings import command_line
 from yoloprune.settings.keys import AUTO
 from yoloprune.settings.slim_request import SlimRequest
 
@@ -80,7 +81,9 @@ def run(request: SlimRequest) -> SlimResult:
     slim_reach.require(seen, request, data, side.imgsz, rebuilt=chosen != "prune")
     with slim_stages.opened(request, parent, arguments) as stages:
         unfinished = f"a stage lies in N-name{following.UNFINISHED} there until it is done"
-        told_way = f"way={chosen} ({why}), {request.epochs} epochs in all"
+        wanted = {**request.settings, "max_drop": request.max_drop}
+        targets = command_line.pairs({k: wanted[k] for k in ("flops", "params", "sparsity", "latency", "max_drop")})
+        told_way = f"{', '.join(targets)}, way={chosen} ({why}), {request.epochs} epochs in all"
         console.log("slim: ", f"{told_way}, {stages.folder} ({unfinished})")
         around = 1 + (by is not None) + bool(request.passed.get("format"))  # the parent, its labels, and an export
         stages.total = around + slim_way.stages_of(chosen, request)

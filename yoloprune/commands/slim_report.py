@@ -226,7 +226,8 @@ def concluded(request: SlimRequest, folder: Path) -> SlimResult:
     for said in told.get("notes", ()):
         console.conclude("slim: ", said)
     made = [file, *([exported] if exported else []), page]
-    console.conclude("slim: ", text_table.closing("done", [], made, step))
+    shipped = f"shipped is the {text_table.ends(rows)[1]['model']} model"
+    console.conclude("slim: ", text_table.closing(f"{told['verdict']} {shipped}".strip(), [], made, step))
     model = saving.load(file)
     result = SlimResult(model, file, exported, told["way"], rows, rounds, difference, step)
     vars(model)["figures"] = result

@@ -196,7 +196,7 @@ class Work:
             train_sparse.report(part, yolo, checking.build(TrainSparseRequest, told).config)
         else:
             sizes = evaluation.measure(yolo.model, self.imgsz)
-            finetune.report(part, {}, self._validated(yolo).row, sizes, widths_kept=True)
+            finetune.report(part, {}, self._validated(yolo).row, sizes, self.imgsz, widths_kept=True)
 
     def _validated(self, yolo: ultralytics.YOLO, names: list[str] | None = None, imgsz: int | None = None) -> Seen:
         """How good a model is, and what it finds in each image; `names` are its classes where it knew more once."""

@@ -38,7 +38,7 @@ def taken_by(cliff: Mapping[str, Any] | None, rows: Sequence[Row]) -> tuple[str 
         return None, "No budget can be named."
     if cliff["safe"] == "parent":
         return rows[1]["model"], f"{rows[1]['model']} is the mildest cut that was tried: fine-tune it, and look again."
-    return cliff["safe"], f"{cliff['safe']} is the smallest of them, so that is what to take before fine-tuning."
+    return cliff["safe"], f"Take {cliff['safe']}, the smallest of those, and fine-tune it."
 
 
 def falls_off(rows: Sequence[Row], key: str, within: float) -> dict[str, Any]:

@@ -94,7 +94,7 @@ NOT_QUALITY = SIZES | {"model", "runtime", "classes", "imgsz", "flops", "channel
 
 def change(column: str, before: float, after: float) -> str:
     """How a figure changed: sizes and times in percent, figures of quality by the difference."""
-    if column.partition(" ")[0] in SIZES:  # "ms onnx" as well
+    if column.partition(" ")[0] in SIZES | {"flops", "channels"}:  # "ms onnx" as well
         return f"{100 * (after / before - 1):+.1f} %" if before else "-"
     both_whole = isinstance(before, int) and isinstance(after, int)
     return f"{after - before:+,}" if both_whole else f"{after - before:+.4f}"

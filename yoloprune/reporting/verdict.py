@@ -54,7 +54,8 @@ def of(
     kept = f"{name} has {_and(shares)} of {before}" if shares else f"{name} beside {before}"
     key = headline(first)
     if key and first.get(key) is None and last.get(key) is not None:  # it knows other classes than the data has
-        return f"{kept}, and {key} {last[key]:.3f}."
+        yet = ": it finds next to nothing" if last[key] < BLIND else ""
+        return f"{kept}, and {key} {last[key]:.3f}{yet}."
     if not key or last.get(key) is None:
         return f"{kept}; quality was not measured: {unseen or HOW_TO_SEE}."
     points = 100 * (last[key] - first[key])

@@ -191,7 +191,7 @@ def _warn_of_few_steps(trainer: BaseTrainer, run: SparseRun) -> None:
     remedy = (" and " if several else ", or ").join(ways)
     what = f"only about {steps:.0f} optimizer steps; mAP will suffer"
     if steps < NO_RAMP:
-        size = f"{trainer.epochs} epochs of {batches} batches"
+        size = f"epochs={trainer.epochs} of {batches} batches"
         what = f"about {steps:.0f} optimizer steps ({size}): channels do not fade, they go at once, and mAP with them"
     console.warn(f"sparse: the ramp has {what}. {remedy}")
 
