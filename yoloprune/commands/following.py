@@ -137,7 +137,7 @@ def after_training(folder: Path, best: Path, start: Row, end: Row) -> str:
         return exported(best, args.get("imgsz"))
     told: dict[str, Any] = {"model": args["model"] if fell else best, "data": args.get("data")}
     told["epochs"] = 2 * int(args.get("epochs") or keys.host_defaults()["epochs"])
-    told |= {k: args[k] for k in AS_BEFORE if args.get(k) not in (None, "", _defaults()[k])}
+    told |= {k: args[k] for k in AS_BEFORE if args.get(k) not in (None, _defaults()[k])}
     if fell and args.get("optimizer") not in (None, "auto") and args.get("lr0"):  # which chooses its own rate
         told |= {"optimizer": args["optimizer"], "lr0": args["lr0"] / 2}
     if fell:

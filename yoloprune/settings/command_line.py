@@ -134,5 +134,6 @@ def changed(request: Request) -> dict[str, Any]:
 
 
 def pairs(told: Mapping[str, Any]) -> list[str]:
-    """Keys and values as one would type them; those that are None are left out."""
-    return [f"{k}={as_typed(v)}" for k, v in told.items() if v is not None]
+    """Keys and values as one would type them; those that are None are left out, and empty ones, which cannot be."""
+    typed = {k: as_typed(v) for k, v in told.items() if v is not None}
+    return [f"{k}={text}" for k, text in typed.items() if text]
