@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import torch
 import yaml
 from PIL import Image
 
+from yoloprune.backend import calibration_images
 from yoloprune.backend.calibration_images import batches as load
+from yoloprune.backend.calibration_images import with_windows
 from yoloprune.errors import DataError
 
 
@@ -44,6 +47,44 @@ def test_choice_depends_on_the_seed_alone(data: Path):
     first, again, other = (load(data, 32, n=3, seed=s)[0] for s in (1, 1, 2))
     assert torch.equal(first, again) and len(first) == 3
     assert not torch.equal(first, other)
+
+
+@pytest.fixture
+def noise(tmp_path: Path) -> Path:
+    """Five images of which no two places are alike."""
+    (tmp_path / "noise").mkdir()
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).save(tmp_path / "noise" / f"{i}.png")
+    path = tmp_path / "noise.yaml"
+    path.write_text(yaml.safe_dump({"path": str(tmp_path), "train": "noise", "val": "noise", "names": ["a"]}))
+    return path
+
+
+def test_windows_lie_in_more_images_than_are_seen_whole(noise: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration_images, "DRAWN", 2)
+    counted: list[int] = []
+    told: dict[str, Any] = {"side": lambda count: counted.append(count) or 32, "most": 4, "seed": 3}
+    whole, windows = with_windows(noise, 64, **told)
+    assert counted == [4]
+    (four,) = load(noise, 64, n=4, seed=3)
+    assert torch.equal(whole[0], four[:2]) and windows[0].shape == (4, 3, 32, 32)
+    for window, image in zip(windows[0], four, strict=True):
+        places = image.unfold(1, 32, 1).unfold(2, 32, 1)  # shape (3, 33, 33, 32, 32)
+        assert (places == window[:, None, None]).all((0, 3, 4)).sum() == 1
+    again, other = (with_windows(noise, 64, **{**told, "seed": s})[1][0] for s in (3, 4))
+    assert torch.equal(again, windows[0]) and not torch.equal(other, windows[0])
+
+
+def test_windows_as_large_as_images_are_the_images(noise: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration_images, "DRAWN", 2)
+    whole, windows = with_windows(noise, 64, side=lambda _: 64)
+    assert windows is whole and torch.equal(whole[0], load(noise, 64, n=2)[0])
+
+
+def test_a_folder_has_as_many_images_as_it_has(noise: Path) -> None:
+    counted: list[int] = []
+    with_windows(None, 64, folder=noise.parent / "noise", side=lambda count: counted.append(count) or 32)
+    assert counted == [5]
 
 
 def test_grey_images(data: Path):

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from yoloprune.backend import calibration_images, datasets, evaluation, held_images
+from yoloprune.backend import datasets, evaluation, held_images, plain_images
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.errors import DataError
 
@@ -20,13 +20,13 @@ def test_images_of_the_split_are_drawn_with_their_labels(tmp_path: Path) -> None
     before = {f: f.stat().st_mtime_ns for f in data.parent.rglob("*")}
     with held_images.few(data, "detect", "val", 4, 0) as (held, count):
         told = datasets.check(held)
-        drawn = calibration_images.files_in(told["train"])
+        drawn = plain_images.files_in(told["train"])
         assert count == len(drawn) == 4
         assert {Path(f).parent.name for f in drawn} == {"val"}
-        assert calibration_images.files_in(told["val"]) == drawn
+        assert plain_images.files_in(told["val"]) == drawn
         assert told["names"] == datasets.check(data)["names"]
     with held_images.few(data, "detect", "val", 4, 1) as (held, _):
-        assert calibration_images.files_in(datasets.check(held)["val"]) != drawn
+        assert plain_images.files_in(datasets.check(held)["val"]) != drawn
     with held_images.few(data, "detect", "val", 99, 0) as (_, count):
         assert count == 6
     assert not held.exists()

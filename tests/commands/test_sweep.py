@@ -420,7 +420,7 @@ def test_seed_chooses_the_calibration_images(
 ) -> None:
     for name in ("batches", "labelled"):  # four of the 16 images, so that there is something to choose
         whole = getattr(calibration_images, name)
-        monkeypatch.setattr(calibration_images, name, lambda *a, whole=whole, **k: whole(*a, **k, n=4))
+        monkeypatch.setattr(calibration_images, name, lambda *a, whole=whole, **k: whole(*a, **{**k, "n": 4}))
     given = {"data": common["data"], "imgsz": 64}
     model = yoloprune.load(tiny)
     runs = [{**given, "seed": seed} for seed in (1, 1, 2)]

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import ultralytics
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from yoloprune.backend import compat, console, datasets, label_caches, model_facts, stills
+from yoloprune.backend import compat, console, datasets, label_caches, model_facts, plain_images, stills
 from yoloprune.errors import DataError
 
 DRAWN = 128
-"""So many images are looked at."""
+"""So many whole images are looked at."""
+
+SEEN = 512
+"""Of so many images windows are."""
+
+BATCH = 16
 
 PIXELS = 16 * 320**2
 """Input pixels of a batch with gradients: by calculation, backward through yolov8x holds 5 GB for them."""
@@ -31,7 +37,7 @@ def batches(
     *,
     folder: str | Path | None = None,
     n: int = DRAWN,
-    batch: int = 16,
+    batch: int = BATCH,
     task: str = "detect",
     channels: int = 3,
     device: torch.device | str = "cpu",
@@ -60,25 +66,85 @@ def batches(
     Raises:
         DataError: If the YAML is missing or wrong, or there is no readable image.
     """
-    told = f"data={data}" if folder is None else f"images={folder}"
-    loaded: list[Tensor] = []
+    with _opened(data, imgsz, folder, n, task, channels) as images:
+        return _in_batches(list(_drawn(images, n, seed)), batch, device)
+
+
+def with_windows(
+    data: str | Path | None,
+    imgsz: int,
+    *,
+    side: Callable[[int], int],
+    folder: str | Path | None = None,
+    most: int = SEEN,
+    task: str = "detect",
+    channels: int = 3,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The same images as `batches`, and a window at a random place of each of more.
+
+    Args:
+        data (str | Path | None): See `batches`, as all that is not named here.
+        imgsz (int): Side of the square images in pixels.
+        side (Callable): From the number of images to the side of windows; that of the images for none.
+        folder (str | Path | None): Images in place of a data set.
+        most (int): Largest number of windows.
+        task (str): Task of the model.
+        channels (int): Number of image channels of the model.
+        device (torch.device | str): Where the batches go.
+        seed (int): Seed of the choice, and of the places.
+
+    Returns:
+        (tuple[list[Tensor], list[Tensor]]): Batches of whole images, and of windows; both are the same where windows
+            are as large.
+    """
+    whole: list[Tensor] = []
+    cut: list[Tensor] = []
+    places = np.random.default_rng([seed, 1])
+    with _opened(data, imgsz, folder, most, task, channels) as images:
+        wanted = side(min(most, len(images)))
+        for image in _drawn(images, DRAWN if wanted == imgsz else most, seed):
+            top, left = places.integers(0, imgsz - wanted + 1, 2).tolist()
+            if len(whole) < DRAWN:
+                whole.append(image)
+            if wanted < imgsz:
+                cut.append(image[:, top : top + wanted, left : left + wanted].clone())
+    batches = _in_batches(whole, BATCH, device)
+    return batches, _in_batches(cut, BATCH, device) if cut else batches
+
+
+@contextlib.contextmanager
+def _opened(
+    data: str | Path | None, imgsz: int, folder: str | Path | None, most: int, task: str, channels: int
+) -> Iterator[plain_images.PlainImages]:
+    """The training images of a data set, or those of a folder, of whose videos as many frames are taken."""
     with tempfile.TemporaryDirectory() as frames:
-        listed = None if folder is None else stills.stills(folder, Path(frames), most=n).all
-        images = _images(data, imgsz, task, channels, listed)
-        order = np.random.default_rng(seed).permutation(len(images)).tolist()
-        bar = compat.TQDM(
-            total=min(n, len(order)), desc=images.prefix + "loading images", disable=not console.is_main_process()
-        )
-        for image in _readable(images, order):
-            loaded.append(image)
-            bar.update(1)
-            if len(loaded) == n:
-                break
-        bar.close()
-    if not loaded:
-        raise DataError(f"{told}: none of its {len(order)} images can be read.")
-    parts = np.array_split(np.arange(len(loaded)), -(-len(loaded) // batch))
-    return [torch.stack([loaded[i] for i in part]).to(device) for part in parts]
+        listed = None if folder is None else stills.stills(folder, Path(frames), most=most).all
+        images = plain_images.of(data, imgsz, task, channels, listed)
+        images.called = f"data={data}" if folder is None else f"images={folder}"
+        yield images
+
+
+def _drawn(images: plain_images.PlainImages, n: int, seed: int) -> Iterator[Tensor]:
+    """Readable images in the order of a draw, `n` at most."""
+    order = np.random.default_rng(seed).permutation(len(images)).tolist()
+    quiet = not console.is_main_process()
+    bar = compat.TQDM(total=min(n, len(order)), desc=images.prefix + "loading images", disable=quiet)
+    found = 0
+    for image in itertools.islice(plain_images.readable(images, order), n):
+        found += 1
+        bar.update(1)
+        yield image
+    bar.close()
+    if not found:
+        raise DataError(f"{images.called}: none of its {len(order)} images can be read.")
+
+
+def _in_batches(images: Sequence[Tensor], batch: int, device: torch.device | str) -> list[Tensor]:
+    """Batches as equal as possible."""
+    parts = np.array_split(np.arange(len(images)), -(-len(images) // batch))
+    return [torch.stack([images[i] for i in part]).to(device) for part in parts]
 
 
 def labelled(
@@ -87,7 +153,7 @@ def labelled(
     imgsz: int,
     *,
     n: int = DRAWN,
-    batch: int = 16,
+    batch: int = BATCH,
     device: torch.device | str = "cpu",
     seed: int = 0,
     wanted: str = "score=taylor needs some. Use score=output.",
@@ -123,7 +189,7 @@ def labelled(
         train = datasets.training_images(data, yolo.task)
         if yolo.task != "classify":
             validator.data = datasets.check(data)
-            files = _images(data, imgsz, yolo.task, model_facts.channels(yolo.model)).im_files
+            files = plain_images.of(data, imgsz, yolo.task, model_facts.channels(yolo.model)).im_files
             drawn = [os.path.abspath(files[i]) for i in generator.permutation(len(files))[:n]]
             listed = Path(folder) / "drawn.txt"
             listed.write_text("\n".join(drawn), encoding="utf-8")
@@ -141,71 +207,3 @@ def labelled(
         loader, desc=console.title("score: ") + "labelled images", disable=not console.is_main_process()
     ):
         yield validator.preprocess(found)
-
-
-class _Images(compat.BaseDataset):  # type: ignore[misc]  # looked up when it is read, and so without a type
-    """Images alone, through the two methods that Ultralytics leaves to subclasses."""
-
-    task = "detect"
-
-    def get_img_files(self, img_path: Any) -> list[str]:
-        found: list[str] = list(img_path) if isinstance(img_path, tuple) else super().get_img_files(img_path)
-        return found
-
-    def get_labels(self) -> list[dict[str, Any]]:
-        return [{"im_file": f} for f in self.im_files]
-
-    def build_transforms(self, hyp: Any) -> Any:
-        stretched = {"scale_fill": True} if self.task == "depth" else {}  # which releases before that task do not know
-        return compat.LetterBox((self.imgsz, self.imgsz), scaleup=False, **stretched)
-
-    def __getitem__(self, index: int) -> Tensor:
-        """One image, shape (C, imgsz, imgsz), float32 in 0..1."""
-        if self.task == "classify":
-            image = compat.imread(self.im_files[index])  # not PIL's open, which Ultralytics lets install packages
-            if image is None:
-                raise FileNotFoundError(self.im_files[index])
-            cropped: Tensor = compat.classify_transforms(self.imgsz)(Image.fromarray(image[..., ::-1]))
-            return cropped
-        image = self.transforms(image=self.load_image(index)[0])
-        image = image.reshape(self.imgsz, self.imgsz, -1)  # OpenCV drops the dimension of a single channel
-        if image.shape[2] != self.channels:
-            raise ValueError(f"{self.im_files[index]} has {image.shape[2]} channels, the model takes {self.channels}")
-        if self.channels == 3:
-            image = image[..., ::-1]  # BGR to RGB
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
-
-
-class _ClassifyImages(_Images):
-    task = "classify"
-
-
-class _DepthImages(_Images):
-    task = "depth"
-
-
-def files_in(places: str | list[str]) -> list[str]:
-    """Image files in folders and lists, as Ultralytics finds them."""
-    found: list[str] = _Images(places, 32, augment=False, prefix=console.title("images: ")).im_files
-    return found
-
-
-def _images(
-    data: str | Path | None, imgsz: int, task: str, channels: int, listed: Sequence[str] | None = None
-) -> _Images:
-    """The training images of a data set, or those that are listed."""
-    kind = {"classify": _ClassifyImages, "depth": _DepthImages}.get(task, _Images)
-    train = datasets.training_images(data or "", task) if listed is None else tuple(listed)
-    with datasets.one_line(data):
-        told = {"channels": channels} if compat.accepts("BaseDataset", "channels") else {}
-        images = kind(train, imgsz, augment=False, prefix=console.title("calibrate: "), **told)
-    images.channels = channels
-    return images
-
-
-def _readable(images: _Images, order: list[int]) -> Iterator[Tensor]:
-    for i in order:
-        try:
-            yield images[i]
-        except (OSError, ValueError):  # missing, corrupt, or with another number of channels
-            continue

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from yoloprune import files
-from yoloprune.backend import calibration_images, compat, console, datasets, run_folders
+from yoloprune.backend import calibration_images, compat, console, datasets, plain_images, run_folders
 
 SPLITS = ("train", "val", "test")
 NOT_COPIED = frozenset({*SPLITS, "path", "names", "nc", "download", "minival", "yaml_file"})
@@ -104,7 +104,7 @@ def write(
     )
     for split in splits:
         with datasets.one_line(data):
-            images = calibration_images.files_in(told[split])
+            images = plain_images.files_in(told[split])
         _write_split(images, found, folder / "images" / split, draw, seed, bar)
     bar.close()
     rest = described(told)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from yoloprune import files
-from yoloprune.backend import calibration_images, class_labels, datasets, run_folders
+from yoloprune.backend import class_labels, datasets, plain_images, run_folders
 from yoloprune.errors import DataError
 
 
@@ -41,7 +41,7 @@ def few(data: str | Path, task: str, split: str, n: int, seed: int) -> Iterator[
         if not told.get(split):
             raise DataError(f"data={data}: it has no split={split}.")
         with datasets.one_line(data):
-            listed = calibration_images.files_in(told[split])
+            listed = plain_images.files_in(told[split])
         drawn = sorted(listed[i] for i in order.permutation(len(listed))[:n])
         text = folder / "drawn.txt"
         text.write_text("\n".join(str(Path(f).absolute()) for f in drawn), encoding="utf-8")

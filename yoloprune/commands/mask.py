@@ -130,14 +130,14 @@ def masked(parent: ultralytics.YOLO, kept: Mapping[str, Tensor], how: str, sight
     masks.put_on(child.model, kept)
     before = (yaml_markers.masks_of(parent) or {"layers": {}})["layers"]
     kept = {**masks.found_in(child.model, before), **kept}
-    steps = recipes.steps_of(how, images=bool(sight.images))
-    if not sight.images or not {"bn", "lsq"}.intersection(steps):
+    steps = recipes.steps_of(how, images=bool(sight.repairing))
+    if not sight.repairing or not {"bn", "lsq"}.intersection(steps):
         return child
     with placed(sight.device, parent.model, child.model):
         if "bn" in steps:
-            batch_norm_statistics.reestimate(child.model, sight.images)
+            batch_norm_statistics.reestimate(child.model, sight.repairing)
             return child
-        cut_and_repair.refit(parent, child, Plan({}), sight.images, kept, command="mask")
+        cut_and_repair.refit(parent, child, Plan({}), sight.repairing, kept, command="mask")
     return child
 
 

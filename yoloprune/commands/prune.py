@@ -136,7 +136,7 @@ def _run(
         console.log("prune: ", f"branches that go as a whole: {', '.join(map(choice.graph.names.of, gone))}")
     dead = not request.budgeted
     how = request.recover if not choice.alive.all() else "none"
-    done = cut_and_repair.cut(parent, choice.plan, how, sight.images, choice.probe, dead=dead)
+    done = cut_and_repair.cut(parent, choice.plan, how, sight.repairing, choice.probe, dead=dead)
     told = {**request.kwargs(), "imgsz": imgsz, "data": data or request.passed.get("data")}
     arguments = {k: v for k, v in told.items() if v is not None}
     origin = (parent.ckpt_path or model) if isinstance(model, (str, Path)) else None  # "small" stands for small.pt

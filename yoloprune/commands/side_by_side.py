@@ -15,7 +15,7 @@ import numpy as np
 import ultralytics
 from PIL import Image
 
-from yoloprune.backend import calibration_images, compat, console, datasets, evaluation, label_caches, per_image
+from yoloprune.backend import compat, console, datasets, evaluation, label_caches, per_image, plain_images
 from yoloprune.backend.progress_bar import Wait
 from yoloprune.checkpoint import saving
 from yoloprune.commands import outlines
@@ -125,7 +125,7 @@ def _unseen(yolo: ultralytics.YOLO, data: Any, device: Any, validate: bool | Non
     if not datasets.has_classes_of(yolo, data):
         return f"data={data} has other classes ({datasets.difference(yolo, data)}); after 'yoloprune finetune' it is"
     if validate is None and yolo.task != "classify" and evaluation.device(device).type == "cpu":
-        count = len(calibration_images.files_in(datasets.check(data)["val"]))
+        count = len(plain_images.files_in(datasets.check(data)["val"]))
         if count > MANY:
             return f"{count} images are not validated on the CPU unasked, val=True does it"
     return ""
@@ -212,7 +212,7 @@ def examples(
         return []
     try:
         told = datasets.check(data)
-        files = calibration_images.files_in(told[split])
+        files = plain_images.files_in(told[split])
     except (DataError, KeyError):
         return []
     names = list(told["names"].values() if isinstance(told["names"], dict) else told["names"])

@@ -66,7 +66,7 @@ def of_sweep(
         masking = _Masking(parent, seen, request.masks, request.recover, passed)
         whole = Point("parent", {"zeros": 0.0, "nonzero": 1.0}, {})
         masked = [Point(str(z), *masking.of(z, masking.names)) for z in request.masks.each]
-        return [whole, *masked], {}, masking.sight.images
+        return [whole, *masked], {}, masking.sight.repairing
     with saving.told_who_wrote(parent):
         found = Channels(parent.model, request.limits, passed["imgsz"])
     _require_reach(found, request)
@@ -75,7 +75,7 @@ def of_sweep(
     points, unreachable = _choices(found, order, request)
     uncut = _whole(found)
     cut = [Point(name, _kept(choice), choice) for name, choice in points.items()]
-    return [Point("parent", _kept(uncut), uncut), *cut], unreachable, sight.images
+    return [Point("parent", _kept(uncut), uncut), *cut], unreachable, sight.repairing
 
 
 def _require_reach(found: Channels, request: SweepRequest) -> None:
@@ -139,7 +139,7 @@ def of_sensitivity(parent: ultralytics.YOLO, seen: Any, request: SensitivityRequ
     tried = narrowing.narrowings(found.graph, request.widths, _ties(parent, found, request.layer))
     sight = calibration(parent, seen, passed["imgsz"], passed)
     order = ranking.rank(parent, found.graph, request.criterion, Limits(native=False), sight)
-    images = sight.images or []
+    images = sight.repairing or []
     if not recipes.NEED_IMAGES.intersection(recipes.RECIPES[request.recover]):
         images = images[:1]  # which tell well enough what a channel gives on average
 

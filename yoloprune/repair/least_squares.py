@@ -18,7 +18,7 @@ from yoloprune.repair.constants import Layer, add_constant, kept, layer_of, norm
 from yoloprune.torch_internals import BatchNorm, padding_of
 
 PIXELS = 128 * 320**2
-"""Input pixels that `refit` holds at once, 128 images at 320 or 32 at 640: what bounds its memory."""
+"""Input pixels that `refit` holds at once, 128 images at 320 or as many windows at 640: what bounds its memory."""
 
 ROWS = 8192
 """Positions per layer that `refit` fits."""

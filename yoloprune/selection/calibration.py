@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +14,19 @@ from torch import Tensor
 from yoloprune.backend import calibration_images, console, datasets, evaluation, model_facts
 from yoloprune.errors import ArgumentError
 from yoloprune.importance import criteria
-from yoloprune.repair import recipes
+from yoloprune.probing import examples
+from yoloprune.repair import least_squares, recipes
 from yoloprune.selection import drawn_images
 from yoloprune.settings.requests import PruneRequest
+from yoloprune.torch_internals import is_out_of_memory
 
 CPU = torch.device("cpu")
+
+RANKED = (calibration_images.DRAWN, 512)
+"""So many labelled images rank channels, at least and at most."""
+
+MINUTE = 1000.0
+"""GFLOPs of a forward pass over all of them: with its gradients about a minute of one core."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,7 @@ class Calibration:
         images (list[Tensor] | None): Batches of shape (n, channels, imgsz, imgsz), without a data set drawn ones; None
             where nothing looks at images. 128 images at imgsz 320 take 157 MB.
         drawn (bool): Whether these are no images of anything.
+        windows (list[Tensor] | None): What repairs look at instead: as many pixels, of more images.
     """
 
     imgsz: int
@@ -43,6 +52,12 @@ class Calibration:
     seed: int = 0
     images: list[Tensor] | None = None
     drawn: bool = False
+    windows: list[Tensor] | None = None
+
+    @property
+    def repairing(self) -> list[Tensor] | None:
+        """Images that repairs look at."""
+        return self.images if self.windows is None else self.windows
 
 
 def calibration(
@@ -76,10 +91,54 @@ def calibration(
         return Calibration(imgsz, None, data is False, device, seed, images, drawn)
     if data:
         datasets.require_channels(parent, data)
-    images = calibration_images.batches(
-        data, imgsz, folder=folder, task=parent.task, channels=channels, device=device, seed=seed
+    images, windows = calibration_images.with_windows(
+        data,
+        imgsz,
+        side=lambda count: _window(parent, imgsz, count),
+        folder=folder,
+        task=parent.task,
+        channels=channels,
+        device=device,
+        seed=seed,
     )
-    return Calibration(imgsz, data or None, False, device, seed, images)
+    return Calibration(imgsz, data or None, False, device, seed, images, windows=windows)
+
+
+def _window(parent: ultralytics.YOLO, imgsz: int, count: int) -> int:
+    """Side of the windows of so many images: together as many pixels as a refit holds, half an image's side at least.
+
+    More images tell it more than whole ones. Classification sees whole images, and so do networks that do not run at
+    another size.
+    """
+    step = max(model_facts.stride(parent.model), 32)
+    wanted = int((least_squares.PIXELS / count) ** 0.5) // step * step
+    wanted = max(wanted, -(-imgsz // 2 // step) * step)
+    if wanted >= imgsz or parent.task == "classify":
+        return imgsz
+    try:
+        image = torch.zeros(1, model_facts.channels(parent.model), wanted, wanted)
+        examples.run(parent.model, examples.Example((image,)), False)
+    except Exception as e:  # whatever a network may raise that does not take this size
+        if is_out_of_memory(e):
+            raise
+        return imgsz
+    return wanted
+
+
+def labelled(parent: ultralytics.YOLO, sight: Calibration) -> Iterator[dict[str, Any]]:
+    """Labelled images for scores: more rank better, so as many as a core looks at in about a minute, or 512 on a GPU.
+
+    Args:
+        parent (YOLO): The model before the cut.
+        sight (Calibration): Whose data set, size, device and seed count.
+
+    Yields:
+        (dict[str, Any]): Batches, see `calibration_images.labelled`.
+    """
+    least, most = RANKED
+    affordable = most if sight.device.type != "cpu" else MINUTE / evaluation.gflops(parent.model, sight.imgsz)
+    n = round(min(most, max(least, affordable)))
+    return calibration_images.labelled(parent, sight.data or "", sight.imgsz, n=n, device=sight.device, seed=sight.seed)
 
 
 def place(device: Any) -> torch.device:

@@ -7,11 +7,11 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune.backend import calibration_images, datasets, model_facts, progress_bar
+from yoloprune.backend import datasets, model_facts, progress_bar
 from yoloprune.errors import DataError
 from yoloprune.importance import single_weights
 from yoloprune.probing.forward import placed
-from yoloprune.selection.calibration import Calibration
+from yoloprune.selection.calibration import Calibration, labelled
 from yoloprune.settings.mask_options import n_of_m
 
 NEEDS = {"auto": "nothing", "magnitude": "nothing", "random": "nothing", "wanda": "images", "taylor": "labels"}
@@ -52,9 +52,7 @@ def scored(parent: ultralytics.YOLO, names: Sequence[str], score: str, sight: Ca
         return single_weights.random(parent.model, names, sight.seed)
     if score == "taylor":
         model = model_facts.with_loss(parent)
-        batches = calibration_images.labelled(
-            parent, sight.data or "", sight.imgsz, device=sight.device, seed=sight.seed
-        )
+        batches = labelled(parent, sight)
         with placed(sight.device, model):
             found = single_weights.taylor(model, names, batches)
     else:

@@ -16,7 +16,7 @@ from yoloprune.planning import greedy_selection
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.time_model import TimedCost, TimeModel
 from yoloprune.probing.forward import placed
-from yoloprune.selection.calibration import Calibration
+from yoloprune.selection.calibration import Calibration, labelled
 from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.requests import Criterion
 
@@ -93,7 +93,7 @@ def rank(
         batches: Iterable[Tensor] | Iterable[dict[str, Any]] | None = wait.over(images) if images else None
         if kind is not None and kind.needs == "labels" and sight.data is not None:
             model = model_facts.with_loss(parent)
-            batches = calibration_images.labelled(parent, sight.data, sight.imgsz, device=sight.device, seed=sight.seed)
+            batches = labelled(parent, sight)
         with placed(sight.device, model):
             found = criteria.importance(
                 model,
