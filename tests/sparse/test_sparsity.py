@@ -313,7 +313,7 @@ def test_time_is_the_progress_when_the_trainer_goes_by_the_clock(
         (4, 20, "only about 10 optimizer steps; mAP will suffer. Set nbs=4 (a step per batch) and epochs=50"),
         (4, 60, "only about 30 optimizer steps; mAP will suffer. Set nbs=4 (a step per batch)"),
         (1, 20, "only about 40 optimizer steps; mAP will suffer. Use a smaller batch, or epochs=50 of this training"),
-        (4, 1, "about 0 optimizer steps (1 epochs of 4 batches): channels do not fade, they go at once, and mAP with "),
+        (4, 1, "about 0 optimizer steps (epochs=1 of 4 batches): channels do not fade, they go at once, and mAP with "),
         (1, 60, None),
     ],
 )
