@@ -11,10 +11,13 @@ import torch
 import yaml
 from PIL import Image
 
-from yoloprune.backend import calibration_images
-from yoloprune.backend.calibration_images import batches as load
-from yoloprune.backend.calibration_images import with_windows
+from yoloprune.backend.calibration_images import batches
 from yoloprune.errors import DataError
+
+
+def load(*where: Any, **how: Any) -> list[torch.Tensor]:
+    """Whole images alone."""
+    return batches(*where, **how)[0]
 
 
 @pytest.fixture
@@ -60,30 +63,28 @@ def noise(tmp_path: Path) -> Path:
     return path
 
 
-def test_windows_lie_in_more_images_than_are_seen_whole(noise: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration_images, "DRAWN", 2)
+def test_windows_lie_in_more_images_than_are_seen_whole(noise: Path) -> None:
     counted: list[int] = []
-    told: dict[str, Any] = {"side": lambda count: counted.append(count) or 32, "most": 4, "seed": 3}
-    whole, windows = with_windows(noise, 64, **told)
+    told: dict[str, Any] = {"side": lambda count: counted.append(count) or 32, "n": 2, "most": 4, "seed": 3}
+    whole, windows = batches(noise, 64, **told)
     assert counted == [4]
     (four,) = load(noise, 64, n=4, seed=3)
     assert torch.equal(whole[0], four[:2]) and windows[0].shape == (4, 3, 32, 32)
     for window, image in zip(windows[0], four, strict=True):
         places = image.unfold(1, 32, 1).unfold(2, 32, 1)  # shape (3, 33, 33, 32, 32)
         assert (places == window[:, None, None]).all((0, 3, 4)).sum() == 1
-    again, other = (with_windows(noise, 64, **{**told, "seed": s})[1][0] for s in (3, 4))
+    again, other = (batches(noise, 64, **{**told, "seed": s})[1][0] for s in (3, 4))
     assert torch.equal(again, windows[0]) and not torch.equal(other, windows[0])
 
 
-def test_windows_as_large_as_images_are_the_images(noise: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration_images, "DRAWN", 2)
-    whole, windows = with_windows(noise, 64, side=lambda _: 64)
+def test_windows_as_large_as_images_are_the_images(noise: Path) -> None:
+    whole, windows = batches(noise, 64, n=2, side=lambda _: 64)
     assert windows is whole and torch.equal(whole[0], load(noise, 64, n=2)[0])
 
 
 def test_a_folder_has_as_many_images_as_it_has(noise: Path) -> None:
     counted: list[int] = []
-    with_windows(None, 64, folder=noise.parent / "noise", side=lambda count: counted.append(count) or 32)
+    batches(None, 64, folder=noise.parent / "noise", side=lambda count: counted.append(count) or 32)
     assert counted == [5]
 
 

@@ -66,7 +66,7 @@ def test_of_a_long_video_some_frames_are_enough(tmp_path: Path) -> None:
     found = stills.stills(tmp_path / "both", tmp_path / "frames", most=4)
     assert len(found.photos) == 1
     assert levels(found.frames[0]) == [20, 50, 80, 110]  # over all of it
-    batches = calibration_images.batches(None, 32, folder=tmp_path / "both", n=4, batch=8)
+    batches, _ = calibration_images.batches(None, 32, folder=tmp_path / "both", n=4, batch=8)
     assert [len(b) for b in batches] == [4]
 
 

@@ -126,14 +126,14 @@ def test_a_sweep_evaluates_every_point_with_one_trace_and_one_ranking(
     tiny: Path, common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    for module, name in ((yolo_tracing, "trace_yolo"), (criteria, "importance"), (calibration_images, "with_windows")):
+    for module, name in ((yolo_tracing, "trace_yolo"), (criteria, "importance"), (calibration_images, "batches")):
         whole = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, _w=whole, _n=name, **k: (calls.append(_n), _w(*a, **k))[1])
     figures = iter([0.5, 0.49, 0.4])  # what validation says of the parent and of the two points
     monkeypatch.setattr(evaluation, "metrics", lambda yolo: {"mAP50": 0.6, "mAP50-95": next(figures)})
     before = tiny.read_bytes()
     rows = yoloprune.sweep(tiny, flops=[0.6, 0.8, 0.001], recover="fold", **LOOSE, **common)
-    assert calls == ["trace_yolo", "with_windows", "importance"]
+    assert calls == ["trace_yolo", "batches", "importance"]
     assert [r["model"] for r in rows] == [
         "parent",
         "flops=0.8",
@@ -403,7 +403,7 @@ def test_device_is_where_scores_and_repairs_are_measured(
     there, moved = torch.device("cpu", 0), []
     monkeypatch.setattr(evaluation, "device", lambda name: there if name == "7" else None)
     monkeypatch.setattr(ranking, "placed", lambda target, *models: moved.append(target) or placed(target, *models))
-    for name in ("with_windows", "labelled"):
+    for name in ("batches", "labelled"):
         whole = getattr(calibration_images, name)
         monkeypatch.setattr(
             calibration_images, name, lambda *a, whole=whole, **k: moved.append(k["device"]) or whole(*a, **k)
@@ -418,9 +418,9 @@ def test_device_is_where_scores_and_repairs_are_measured(
 def test_seed_chooses_the_calibration_images(
     tiny: Path, common: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration_images, "DRAWN", 4)  # of the 16 images, so that there is something to choose
-    whole = calibration_images.labelled
-    monkeypatch.setattr(calibration_images, "labelled", lambda *a, **k: whole(*a, **{**k, "n": 4}))
+    for name in ("batches", "labelled"):  # four of the 16 images, so that there is something to choose
+        whole = getattr(calibration_images, name)
+        monkeypatch.setattr(calibration_images, name, lambda *a, whole=whole, **k: whole(*a, **{**k, "n": 4}))
     given = {"data": common["data"], "imgsz": 64}
     model = yoloprune.load(tiny)
     runs = [{**given, "seed": seed} for seed in (1, 1, 2)]

@@ -80,21 +80,20 @@ def test_labelled_images_are_as_many_as_a_core_ranks_in_a_minute(
 @pytest.mark.slow
 def test_scores_see_whole_images_and_repairs_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, list[tuple[int, ...]]] = {"score": [], "repair": []}
-    refit, scored = least_squares.refit, calibration_images.with_windows
+    refit, scored = least_squares.refit, calibration_images.batches
     monkeypatch.setattr(least_squares, "PIXELS", 6 * 32**2)
-    monkeypatch.setattr(calibration_images, "DRAWN", 4)
 
     def fitted(*a: Any, **k: Any) -> Any:
         seen["repair"] += [tuple(b.shape) for b in a[3]]
         return refit(*a, **k)
 
     def loaded(*a: Any, **k: Any) -> Any:
-        found = scored(*a, **k)
+        found = scored(*a, **{**k, "n": 4})
         seen["score"] += [tuple(b.shape) for b in found[0]]
         return found
 
     monkeypatch.setattr(least_squares, "refit", fitted)
-    monkeypatch.setattr(calibration_images, "with_windows", loaded)
+    monkeypatch.setattr(calibration_images, "batches", loaded)
     data = make_shapes(tmp_path / "data", train=6, val=2, imgsz=64)
     file = untrained(tmp_path, TEN_ROWS, 64)
     names = dict(enumerate(yaml.safe_load(data.read_text())["names"].values()))

@@ -37,12 +37,14 @@ def batches(
     *,
     folder: str | Path | None = None,
     n: int = DRAWN,
+    most: int = SEEN,
+    side: Callable[[int], int] | None = None,
     batch: int = BATCH,
     task: str = "detect",
     channels: int = 3,
     device: torch.device | str = "cpu",
     seed: int = 0,
-) -> list[Tensor]:
+) -> tuple[list[Tensor], list[Tensor]]:
     """Load training images as Ultralytics feeds them in validation: resized, letterboxed, RGB, not augmented.
 
     Nothing is written: labels are not scanned, so no cache file appears beside them, and the folder may be read-only.
@@ -52,66 +54,36 @@ def batches(
         data (str | Path | None): Ultralytics data YAML, or the folder of a classification data set.
         imgsz (int): Side of the square images in pixels.
         folder (str | Path | None): Images in place of a data set, see `stills.stills`.
-        n (int): Number of images, drawn at random; all of them if there are fewer. Unreadable ones are passed over.
+        n (int): Number of whole images, drawn at random; all if there are fewer. Unreadable ones are passed over.
+        most (int): Largest number of images that windows lie in, the whole ones among them.
+        side (Callable | None): From that number to the side of windows; None for no windows.
         batch (int): Largest number of images per batch. Batches are as equal as possible, because statistics that
             are averaged over batches give each the same weight.
         task (str): Task of the model; classification crops instead of letterboxing, depth stretches.
         channels (int): Number of image channels of the model.
         device (torch.device | str): Where the batches go.
-        seed (int): Seed of the choice.
+        seed (int): Seed of the choice, and of the places of windows.
 
     Returns:
-        (list[Tensor]): Batches of shape (B, channels, imgsz, imgsz), float32 in 0..1.
+        (tuple[list[Tensor], list[Tensor]]): Batches of shape (B, channels, imgsz, imgsz), float32 in 0..1, and of
+            windows at random places; the same ones where windows are as large as images.
 
     Raises:
         DataError: If the YAML is missing or wrong, or there is no readable image.
     """
-    with _opened(data, imgsz, folder, n, task, channels) as images:
-        return _in_batches(list(_drawn(images, n, seed)), batch, device)
-
-
-def with_windows(
-    data: str | Path | None,
-    imgsz: int,
-    *,
-    side: Callable[[int], int],
-    folder: str | Path | None = None,
-    most: int = SEEN,
-    task: str = "detect",
-    channels: int = 3,
-    device: torch.device | str = "cpu",
-    seed: int = 0,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The same images as `batches`, and a window at a random place of each of more.
-
-    Args:
-        data (str | Path | None): See `batches`, as all that is not named here.
-        imgsz (int): Side of the square images in pixels.
-        side (Callable): From the number of images to the side of windows; that of the images for none.
-        folder (str | Path | None): Images in place of a data set.
-        most (int): Largest number of windows.
-        task (str): Task of the model.
-        channels (int): Number of image channels of the model.
-        device (torch.device | str): Where the batches go.
-        seed (int): Seed of the choice, and of the places.
-
-    Returns:
-        (tuple[list[Tensor], list[Tensor]]): Batches of whole images, and of windows; both are the same where windows
-            are as large.
-    """
     whole: list[Tensor] = []
     cut: list[Tensor] = []
     places = np.random.default_rng([seed, 1])
-    with _opened(data, imgsz, folder, most, task, channels) as images:
-        wanted = side(min(most, len(images)))
-        for image in _drawn(images, DRAWN if wanted == imgsz else most, seed):
+    with _opened(data, imgsz, folder, n if side is None else most, task, channels) as images:
+        wanted = imgsz if side is None else side(min(most, len(images)))
+        for image in _drawn(images, n if wanted == imgsz else most, seed):
             top, left = places.integers(0, imgsz - wanted + 1, 2).tolist()
-            if len(whole) < DRAWN:
+            if len(whole) < n:
                 whole.append(image)
             if wanted < imgsz:
                 cut.append(image[:, top : top + wanted, left : left + wanted].clone())
-    batches = _in_batches(whole, BATCH, device)
-    return batches, _in_batches(cut, BATCH, device) if cut else batches
+    seen = _in_batches(whole, batch, device)
+    return seen, _in_batches(cut, batch, device) if cut else seen
 
 
 @contextlib.contextmanager

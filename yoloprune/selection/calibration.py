@@ -91,7 +91,7 @@ def calibration(
         return Calibration(imgsz, None, data is False, device, seed, images, drawn)
     if data:
         datasets.require_channels(parent, data)
-    images, windows = calibration_images.with_windows(
+    images, windows = calibration_images.batches(
         data,
         imgsz,
         side=lambda count: _window(parent, imgsz, count),
