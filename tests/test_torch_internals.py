@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
 
 from yoloprune.torch_internals import filled, hollow
+from yoloprune.tracing.trace_network import trace
 
 LONG = """
 import sys
+from contextlib import nullcontext
 import torch
 from yoloprune.backend import model_builder
 from yoloprune.native import block_calls, yaml_rows
@@ -62,3 +65,33 @@ def test_blocks_are_looked_at_without_the_compiler() -> None:
     """Torch's compiler, sympy and torchvision take two seconds to import, which a `prune` would wait for."""
     done = subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]"), done.stdout
+
+
+class Counting(nn.Conv2d):
+    """Notes how many threads torch has, and fails where that is wanted."""
+
+    def __init__(self, failing: bool = False) -> None:
+        super().__init__(3, 4, 1)
+        self.failing = failing
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        if self.failing:
+            raise ValueError("as wanted")
+        return super().forward(x)
+
+
+seen: list[int] = []
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_small_networks_are_traced_on_one_thread(failing: bool) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    seen.clear()
+    try:
+        with pytest.raises(ValueError, match="as wanted") if failing else nullcontext():
+            trace(nn.Sequential(Counting(failing), nn.Conv2d(4, 2, 1)), torch.zeros(1, 3, 4, 4))
+        assert torch.get_num_threads() == 3 and set(seen) == {1}
+    finally:
+        torch.set_num_threads(before)

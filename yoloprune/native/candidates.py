@@ -19,6 +19,7 @@ from yoloprune.planning.cost import Cost
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Probe
 from yoloprune.settings.budget import Budget, Limits
+from yoloprune.torch_internals import one_thread
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,6 +79,7 @@ class Channels:
         stock (Stock | None): What describes a choice from `native`.
     """
 
+    @one_thread()
     def __init__(self, model: nn.Module, limits: Limits, imgsz: int) -> None:
         """Trace.
 

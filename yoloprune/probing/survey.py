@@ -22,7 +22,7 @@ from yoloprune.probing.forward import running
 from yoloprune.probing.held_state import held_tensors, preserved, state_of
 from yoloprune.probing.operations import list_pass, listing
 from yoloprune.probing.outputs import tensors
-from yoloprune.torch_internals import is_out_of_memory, tree_map
+from yoloprune.torch_internals import is_out_of_memory, one_thread, tree_map
 
 PROVED = 12e9
 """FLOPs of one pass up to which a cut is proved at the size that is asked for as well: 0.1 s on two cores."""
@@ -32,6 +32,7 @@ LONGEST_MEMORY = 8
 """So many images in a row are looked at for one with which a network that remembers does something else."""
 
 
+@one_thread()
 def survey(
     model: nn.Module, make: Callable[[int, int], Example], smallest: int, asked: int, also: tuple[Example, ...] = ()
 ) -> Probe:

@@ -24,7 +24,7 @@ from yoloprune.probing.examples import DRAWS, Example, Probe, run, seeded
 from yoloprune.probing.forward import running
 from yoloprune.probing.held_state import preserved
 from yoloprune.probing.outputs import Leaf, leaves
-from yoloprune.torch_internals import is_out_of_memory
+from yoloprune.torch_internals import is_out_of_memory, one_thread
 from yoloprune.tracing import graph_builder
 from yoloprune.tracing.flop_scaling import growths
 from yoloprune.tracing.loose_ends import WHY
@@ -33,6 +33,7 @@ from yoloprune.tracing.tracer import Tracer
 from yoloprune.tracing.widths import Width
 
 
+@one_thread()
 def trace(
     model: nn.Module,
     example: Any,
