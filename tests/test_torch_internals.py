@@ -15,7 +15,6 @@ from yoloprune.tracing.trace_network import trace
 
 LONG = """
 import sys
-from contextlib import nullcontext
 import torch
 from yoloprune.backend import model_builder
 from yoloprune.native import block_calls, yaml_rows
