@@ -102,7 +102,7 @@ def test_what_loses_nothing_is_not_tender() -> None:
 
 
 def test_what_may_be_chance_is_said_and_is_not_held() -> None:
-    """Of a group that is sure at one width the loss is no chance."""
+    """What a group loses at the narrowest width says whether it is."""
     ends = [(0.4, 9.0), (-1.0, 3.0), (-2.0, 5.0), (0.1, 2.0)]
     rows = [
         {**row(i, name, share, 3.0, quality), "low": low, "high": high}

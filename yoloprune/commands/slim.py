@@ -81,8 +81,8 @@ def run(request: SlimRequest) -> SlimResult:
     slim_reach.require(seen, request, data, side.imgsz, rebuilt=chosen != "prune")
     with slim_stages.opened(request, parent, arguments) as stages:
         unfinished = f"a stage lies in N-name{following.UNFINISHED} there until it is done"
-        wanted = {**request.settings, "max_drop": request.max_drop}
-        targets = command_line.pairs({k: wanted[k] for k in ("flops", "params", "sparsity", "latency", "max_drop")})
+        wanted = ("flops", "params", "sparsity", "latency", "max_drop")
+        targets = command_line.pairs({k: request.settings[k] for k in wanted})
         told_way = f"{', '.join(targets)}, way={chosen} ({why}), {request.epochs} epochs in all"
         console.log("slim: ", f"{told_way}, {stages.folder} ({unfinished})")
         around = 1 + (by is not None) + bool(request.passed.get("format"))  # the parent, its labels, and an export
