@@ -83,7 +83,7 @@ def run(request: SlimRequest) -> SlimResult:
         unfinished = f"a stage lies in N-name{following.UNFINISHED} there until it is done"
         wanted = ("flops", "params", "sparsity", "latency", "max_drop")
         targets = command_line.pairs({k: request.settings[k] for k in wanted})
-        told_way = f"{', '.join(targets)}, way={chosen} ({why}), {request.epochs} epochs in all"
+        told_way = f"{', '.join(targets)}, way={chosen} ({why}), epochs={request.epochs} in all"
         console.log("slim: ", f"{told_way}, {stages.folder} ({unfinished})")
         around = 1 + (by is not None) + bool(request.passed.get("format"))  # the parent, its labels, and an export
         stages.total = around + slim_way.stages_of(chosen, request)
