@@ -12,7 +12,8 @@ from conftest import conv, filled
 from torch import Tensor, nn
 from torch.nn import functional
 
-from yoloprune.probing.examples import Example, Probe, generators_kept, modes, run
+from yoloprune.probing.examples import Example, Probe, modes, run
+from yoloprune.probing.random_draws import generators_kept
 
 X = torch.ones(1, 1, 1, 1)
 

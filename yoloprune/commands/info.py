@@ -15,7 +15,7 @@ from yoloprune.importance import dead_channels
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
 from yoloprune.planning.plan import Plan
-from yoloprune.probing.examples import generators_kept
+from yoloprune.probing.random_draws import generators_kept
 from yoloprune.reporting import layer_table, text_table
 from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import Deployment

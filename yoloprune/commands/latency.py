@@ -21,7 +21,7 @@ from yoloprune.checkpoint import saving
 from yoloprune.cutting import surgery
 from yoloprune.native.candidates import Channels
 from yoloprune.planning.channel_graph import ChannelGraph
-from yoloprune.probing.examples import generators_kept
+from yoloprune.probing.random_draws import generators_kept
 from yoloprune.reporting import text_table
 from yoloprune.runtimes import device_folder
 from yoloprune.runtimes.deployment import Deployment

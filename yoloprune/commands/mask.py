@@ -29,8 +29,8 @@ from yoloprune.commands import cut_and_repair, following, mask_table, side_by_si
 from yoloprune.cutting import masks
 from yoloprune.errors import ModelError, VerifyError
 from yoloprune.planning.plan import Plan
-from yoloprune.probing.examples import generators_kept
 from yoloprune.probing.forward import placed
+from yoloprune.probing.random_draws import generators_kept
 from yoloprune.repair import batch_norm_statistics, recipes
 from yoloprune.reporting import run_report, text_table, verdict
 from yoloprune.reporting.facts import Report

@@ -31,7 +31,7 @@ from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import cut_and_repair, following, image_side, only_classes, packing, prune_report, side_by_side
 from yoloprune.commands.validate import add_times
 from yoloprune.native import candidates
-from yoloprune.probing.examples import generators_kept
+from yoloprune.probing.random_draws import generators_kept
 from yoloprune.reporting import run_report, text_table
 from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import Deployment

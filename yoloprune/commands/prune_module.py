@@ -22,7 +22,8 @@ from yoloprune.planning import greedy_selection, steps
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
 from yoloprune.planning.plan import Plan
-from yoloprune.probing.examples import Example, Probe, generators_kept
+from yoloprune.probing.examples import Example, Probe
+from yoloprune.probing.random_draws import generators_kept
 from yoloprune.probing.survey import survey_around
 from yoloprune.repair import constant_folding
 from yoloprune.settings.budget import Budget, Limits

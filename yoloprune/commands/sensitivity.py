@@ -30,7 +30,7 @@ from yoloprune.errors import BudgetError
 from yoloprune.native import candidates
 from yoloprune.planning import paired_bootstrap
 from yoloprune.planning.paired_bootstrap import Findings
-from yoloprune.probing.examples import generators_kept
+from yoloprune.probing.random_draws import generators_kept
 from yoloprune.reporting import plots, run_report, text_table
 from yoloprune.reporting.facts import Report
 from yoloprune.settings import command_line

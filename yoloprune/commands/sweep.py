@@ -30,7 +30,7 @@ from yoloprune.commands import following, only_classes, pieces, row_by_row, swee
 from yoloprune.commands.sweep_points import Labels, Points
 from yoloprune.planning import paired_bootstrap
 from yoloprune.planning.paired_bootstrap import Findings, Interval
-from yoloprune.probing.examples import generators_kept
+from yoloprune.probing.random_draws import generators_kept
 from yoloprune.reporting import plots, run_report, text_table
 from yoloprune.reporting.facts import Report, points_of
 from yoloprune.runtimes import bench

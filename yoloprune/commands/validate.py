@@ -29,7 +29,7 @@ from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import following, only_classes, side_by_side
 from yoloprune.errors import ModelError
 from yoloprune.planning import paired_bootstrap
-from yoloprune.probing.examples import generators_kept
+from yoloprune.probing.random_draws import generators_kept
 from yoloprune.reporting import run_report, text_table, verdict
 from yoloprune.reporting.facts import ExampleImage, Report, points_of
 from yoloprune.runtimes import bench, engines, registry

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from yoloprune.probing import random_draws
 from yoloprune.probing.forward import hooked, running
 from yoloprune.probing.held_state import preserved
 from yoloprune.probing.outputs import Leaf, leaves, plain, tensors
-from yoloprune.torch_internals import DispatchMode, is_out_of_memory, schema_of, tree_map
+from yoloprune.torch_internals import is_out_of_memory, tree_map
 
 DRAWS = 8
 """With so many seeds a network is run that draws random numbers: a branch that it takes every other time is taken."""
@@ -105,13 +103,18 @@ class Probe:
 
 def modes(model: nn.Module, example: Example) -> tuple[bool, ...]:
     """Whether the network runs in evaluation mode only, or in training mode as well; some want targets there."""
+    return (False, True) if runs(model, example, True) else (False,)
+
+
+def runs(model: nn.Module, example: Example, training: bool) -> bool:
+    """Whether a network takes an example in a mode."""
     try:
-        run(model, example, True)
+        run(model, example, training)
     except Exception as e:  # whatever a network may raise; it is asked as it is, so no error of ours can hide here
         if is_out_of_memory(e):
             raise
-        return (False,)
-    return (False, True)
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -162,87 +165,11 @@ def run(
         return [*outputs, *within]
 
     if not any(isinstance(v, torch.Generator) for m in model.modules() for v in vars(m).values()):
-        with generators_kept():  # most networks draw nothing, and to watch all operations takes longer than to run
-            before = _all_states()
+        with random_draws.generators_kept():  # most networks draw nothing, and to watch operations takes longer
+            before = random_draws.states()
             found = whole()
-            if _all_states() == before:
+            if random_draws.states() == before:
                 return Run(found, False)
-    with seeded(seed, level) as drawn:
+    with random_draws.seeded(seed, level) as drawn:
         found = whole()
     return Run(found, *drawn)
-
-
-@contextlib.contextmanager
-def generators_kept() -> Iterator[None]:
-    """Leave the process's three generators as they are; what runs in between may draw and seed as it likes."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-@contextlib.contextmanager
-def seeded(seed: int, level: bool = False) -> Iterator[list[Any]]:
-    """Own random numbers for all three generators; the list says in the end whether some were drawn, and which."""
-    told: list[Any] = []
-    with generators_kept(), _Draws(seed, level) as draws:
-        random.seed(seed)
-        np.random.seed(seed)
-        before = _others()
-        try:
-            yield told
-        finally:
-            told += [bool(draws.count) or draws.moved() or _others() != before, (*draws.uneven, _others())]
-
-
-def _all_states() -> tuple[Any, ...]:
-    """State of all generators of the process."""
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return (*(state.numpy().tobytes() for state in (torch.get_rng_state(), *devices)), *_others())
-
-
-def _others() -> tuple[Any, ...]:
-    """State of the generators outside torch."""
-    numpy = np.random.get_state(legacy=False)["state"]
-    return random.getstate(), numpy["key"].tobytes(), numpy["pos"]
-
-
-DISTRIBUTIONS = ("uniform", "normal", "bernoulli", "exponential", "log_normal", "geometric", "random")
-LEVELLED = frozenset(
-    [f"aten::{name}{ending}" for name in DISTRIBUTIONS for ending in ("", "_")]
-    + [f"aten::{name}{ending}" for name in ("rand", "randn", "randint") for ending in ("", "_like")]
-)
-"""Operations that draw many numbers of one kind; others draw an order, or change tensors on the way."""
-
-
-class _Draws(DispatchMode):
-    """Seeds torch's generators anew before every operation that draws from them."""
-
-    takes_apart = False
-
-    def __init__(self, seed: int, level: bool) -> None:
-        super().__init__()
-        self.seed, self.level, self.count = seed, level, 0
-        self.uneven: list[tuple[str | tuple[int, ...], ...]] = []  # what cannot be levelled, and its shapes
-        torch.manual_seed(seed)
-        self.before = torch.get_rng_state()
-
-    def moved(self) -> bool:
-        """Whether something drew from the generator past this mode."""
-        return not self.count and not torch.equal(self.before, torch.get_rng_state())
-
-    def operation(self, func: Any, args: Any, kwargs: Any) -> Any:
-        if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **kwargs)
-        self.count += 1
-        torch.manual_seed(self.seed * 10007 + self.count)
-        out = func(*args, **kwargs)
-        if not self.level or schema_of(func).name not in LEVELLED:
-            self.uneven.append((schema_of(func).name, *(tuple(t.shape) for t in tensors(out))))
-        elif out.numel() > 1:
-            out.fill_(out.flatten()[0])
-        return out

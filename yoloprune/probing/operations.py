@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yoloprune.probing.examples import Example, seeded
+from yoloprune.probing.examples import Example
 from yoloprune.probing.forward import running
 from yoloprune.probing.held_state import preserved
+from yoloprune.probing.random_draws import seeded
 from yoloprune.torch_internals import DispatchMode, register_module_forward_pre_hook, schema_of
 
 LAYOUT = {"aten::_unsafe_view": "aten::view", "aten::reshape": "aten::view", "aten::clone": None}

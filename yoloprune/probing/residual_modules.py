@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yoloprune.probing.examples import Example, Probe, seeded
+from yoloprune.probing.examples import Example, Probe
 from yoloprune.probing.forward import hooked, running
 from yoloprune.probing.held_state import preserved
+from yoloprune.probing.random_draws import seeded
 from yoloprune.torch_internals import is_out_of_memory
 
 

@@ -18,7 +18,6 @@ from yoloprune.probing import examples
 from yoloprune.repair import least_squares, recipes
 from yoloprune.selection import drawn_images
 from yoloprune.settings.requests import PruneRequest
-from yoloprune.torch_internals import is_out_of_memory
 
 CPU = torch.device("cpu")
 
@@ -115,14 +114,11 @@ def _window(parent: ultralytics.YOLO, imgsz: int, count: int) -> int:
     wanted = max(wanted, -(-imgsz // 2 // step) * step)
     if wanted >= imgsz or parent.task == "classify":
         return imgsz
-    try:
-        image = torch.zeros(1, model_facts.channels(parent.model), wanted, wanted)
-        examples.run(parent.model, examples.Example((image,)), False)
-    except Exception as e:  # whatever a network may raise that does not take this size
-        if is_out_of_memory(e):
-            raise
-        return imgsz
-    return wanted
+    image = torch.zeros(1, model_facts.channels(parent.model), wanted, wanted)
+    if examples.runs(parent.model, examples.Example((image,)), False):
+        return wanted
+    console.log("calibrate: ", f"the network does not run at {wanted} pixels, so repairs look at fewer, whole images")
+    return imgsz
 
 
 def labelled(parent: ultralytics.YOLO, sight: Calibration) -> Iterator[dict[str, Any]]:

@@ -20,10 +20,11 @@ from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.layer_names import AS_THEY_ARE, LayerNames
 from yoloprune.probing.computed_weights import require_plain_weights
-from yoloprune.probing.examples import DRAWS, Example, Probe, run, seeded
+from yoloprune.probing.examples import DRAWS, Example, Probe, run
 from yoloprune.probing.forward import running
 from yoloprune.probing.held_state import preserved
 from yoloprune.probing.outputs import Leaf, leaves
+from yoloprune.probing.random_draws import seeded
 from yoloprune.torch_internals import is_out_of_memory, one_thread
 from yoloprune.tracing import graph_builder
 from yoloprune.tracing.flop_scaling import growths
