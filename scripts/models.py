@@ -65,11 +65,18 @@ def _scaled(stem: str, scale: str) -> str:
     return f"{head}{scale}" + (f"-{tail}" if tail else "")
 
 
-def build(name: str) -> Any:
-    """A `YOLO`, `YOLOE` or `RTDETR` object with seeded weights and batch-norm statistics that fit them."""
+def build(name: str, classes: int | None = None) -> Any:
+    """A `YOLO`, `YOLOE` or `RTDETR` object with seeded weights and batch-norm statistics that fit them.
+
+    Args:
+        name (str): Model YAML.
+        classes (int | None): How many in place of those that it names.
+    """
     torch.manual_seed(0)
     kind = ultralytics.RTDETR if "rtdetr" in name else ultralytics.YOLOE if "yoloe" in name else ultralytics.YOLO
     yolo = kind(name)
+    if classes is not None:
+        yolo.model = type(yolo.model)(name, nc=classes, verbose=False)
     lively_copy.settle(
         yolo.model, yolo_tracing.example(yolo.model, 8)
     )  # else no check could see a wrong cut deep inside

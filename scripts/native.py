@@ -35,6 +35,7 @@ from yoloprune.settings.budget import Budget, Limits
 FAMILIES = [
     *("yolov5n", "yolov6n", "yolov8n", "yolov8n-p2", "yolov8n-ghost", "yolov9t", "yolov9s", "yolov9m", "yolov9c"),
     *("yolov10n", "yolo11n", "yolo11m", "yolo12n", "yolo26n"),
+    *(f"{name} nc=3" for name in ("yolov8n", "yolov8s", "yolov8m", "yolo11n", "yolo26n")),
     *(f"{f}n-{t}" for f in ("yolov8", "yolo11", "yolo26") for t in ("seg", "pose", "obb", "cls")),
     *("yolo26n-sem", "yolo26n-depth", "yolov8n-world", "yoloe-11n-seg", "rtdetr-l"),
 ]
@@ -70,10 +71,15 @@ YAML and of the pruned one's. Stock YAMLs give an attention one head for every 6
 or 32 (YOLO12), so native plans remove whole heads, where free ones make all heads narrower.
 
 Where blocks stay in one row the last column says which: attention has products of its own, and of the YOLO11, 12 and 26
-families one newer block stays whole, because the head depends on there being one. Why RepNCSPELAN4 does not become rows
-was not looked into, nor why yolo26n-seg keeps less unrolled than in one row. There, and in the pose and OBB models of
-YOLOv8, native plans keep up to nine points less of the scores than free ones. What rows cost in time is in
-[latency.md](latency.md).
+families one newer block stays whole, because the head depends on there being one. RepNCSPELAN4 of YOLOv9 adds up inside
+of blocks that no row can name (RepBottleneck is not among the classes that Ultralytics looks rows up in), and no row
+adds. What rows cost in time is in [latency.md](latency.md).
+
+The class layers of a head are as wide as the first feature map that it takes, or as the number of classes where that
+is more: `c3 = max(ch[0], min(nc, 100))`. With few classes a YAML with a narrower map therefore says narrower class
+layers; but loading takes over those of the weights, so nothing is held (rows `nc=3`). Releases of Ultralytics that do
+not, such as 8.3.0, and branches that no release takes over, such as the angles of an OBB head, hold that map: `prune`
+says so where it matters, and `native=False` frees it.
 
 | model | FLOPs kept | kept, free | one row | native | rows | error | transferred | what stays tied |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |
@@ -82,7 +88,8 @@ YOLOv8, native plans keep up to nine points less of the scores than free ones. W
 
 def examine(name: str) -> dict[str, Any]:
     """One row; raises where a native plan is not rebuilt exactly."""
-    yolo = models.build(f"{name}.yaml")
+    network, _, classes = name.partition(" nc=")
+    yolo = models.build(f"{network}.yaml", int(classes) if classes else None)
     parent = yolo.model.float().eval()
     try:
         found = candidates.Channels(parent, Limits(native=True), 640)
@@ -126,7 +133,7 @@ def examine(name: str) -> dict[str, Any]:
         "model": name,
         "flops": flops,
         "free": scores[free].sum() / scores.sum(),
-        "tied": scores[one_row.alive].sum() / scores.sum(),
+        "tied": None if one_row.described is None else scores[one_row.alive].sum() / scores.sum(),  # not in reach
         "native": scores[choice.alive].sum() / scores.sum(),
         "rows": f"{len(parent.model)} → {len(described.origins)}",
         "error": error,
@@ -146,7 +153,8 @@ def main() -> None:
         row = examine(name.removesuffix(".yaml"))
         print(table([row]), flush=True)
         if "native" in row:
-            cells = [f"{row['flops']:.2f}", *(f"{row[k]:.1%}" for k in ("free", "tied", "native")), row["rows"]]
+            kept = ["—" if row[k] is None else f"{row[k]:.1%}" for k in ("free", "tied", "native")]
+            cells = [f"{row['flops']:.2f}", *kept, row["rows"]]
             cells += [f"{row['error']:.0e}", row["transferred"], row["reason"] or "—"]
         else:
             cells = [*[""] * 7, row["reason"]]

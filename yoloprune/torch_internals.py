@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -49,6 +50,7 @@ __all__ = [
     "tree_map",
     "undrawn",
     "version_of",
+    "with_children",
 ]
 
 CHILDREN = "_modules"
@@ -195,6 +197,13 @@ def filled(module: nn.Module) -> nn.Module:
     """
     whole: nn.Module = module._apply(lambda t: torch.zeros(t.shape, dtype=t.dtype))
     return whole
+
+
+def with_children(module: nn.Module, **children: nn.Module) -> nn.Module:
+    """A copy of a module that shares all but these children with it."""
+    other = copy(module)
+    other._modules = {**module._modules, **children}
+    return other
 
 
 def multiply_all(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:

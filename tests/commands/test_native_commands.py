@@ -15,6 +15,7 @@ import yaml
 from checkpoints import build
 from conftest import cut_copy, cutting_alive, noise, settle
 from native_models import BACKBONE, HEAD, restricted
+from releases import needs_carrying
 from ultralytics.models.yolo.world import WorldTrainer
 from ultralytics.models.yolo.yoloe import YOLOETrainer
 
@@ -50,6 +51,8 @@ print("TRANSFERS", same)
 yolo = YOLO(pruned)
 yolo.train(data=data, epochs=2, imgsz=64, batch=4, plots=False, workers=0, project=project, name="stock", exist_ok=True)
 print("KEPT", shapes(yolo.model) == before, yolo.model.nc)
+whole = {k: tuple(v.shape) for k, v in yolo.model.state_dict().items()}
+print("WHOLE", whole == {k: tuple(v.shape) for k, v in loaded.items()})
 print("PROVENANCE", yolo.model.yaml["yoloprune"]["provenance"]["arguments"]["native"])
 """
 
@@ -71,18 +74,41 @@ def weights(parent: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project / "pruned" / "weights"
 
 
+def trained_by_stock(weights: Path, data: Path, folder: Path) -> str:
+    """What stock Ultralytics says of a pruned model where yoloprune cannot be imported."""
+    script = folder / "stock.py"
+    script.write_text(WITHOUT_YOLOPRUNE)
+    arguments = [str(weights / "pruned.pt"), str(weights / "pruned.yaml"), str(data), str(folder)]
+    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
 def test_stock_ultralytics_trains_it_where_yoloprune_is_not_installed(
     weights: Path, data: Path, tmp_path: Path
 ) -> None:
     """With another number of classes as well: the data has three, the parent 80."""
-    script = tmp_path / "stock.py"
-    script.write_text(WITHOUT_YOLOPRUNE)
-    arguments = [str(weights / "pruned.pt"), str(weights / "pruned.yaml"), str(data), str(tmp_path)]
-    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "TRANSFERS True" in done.stdout
-    assert "KEPT True 3" in done.stdout
-    assert "PROVENANCE True" in done.stdout
+    said = trained_by_stock(weights, data, tmp_path)
+    assert "TRANSFERS True" in said
+    assert "KEPT True 3" in said
+    assert "PROVENANCE True" in said
+
+
+@needs_carrying
+def test_few_classes_hold_no_width(data: Path, tmp_path: Path) -> None:
+    """The class branch of three classes is as wide as its first input in a YAML, and keeps its 32 channels in a
+    training of stock Ultralytics when that input has fewer.
+    """
+    yolo = build(tmp_path / "few.yaml", {"nc": 3, "backbone": BACKBONE, "head": [HEAD]})
+    settle(yolo.model, noise(2, 3, 64, 64))
+    yolo.save(str(tmp_path / "few.pt"))
+    layers = {"model.2.cv2.conv": 0.5, "model.0": 0, "model.1": 0, "model.3": 0}
+    run = {"imgsz": 64, "project": str(tmp_path), "name": "pruned"}
+    pruned = yoloprune.prune(tmp_path / "few.pt", ratio=0.3, native=True, layers=layers, score="random", **run)
+    first = pruned.model.model[-1].cv3[0][0].conv
+    assert first.in_channels < 32 and first.out_channels == 32
+    said = trained_by_stock(tmp_path / "pruned" / "weights", data, tmp_path)
+    assert "TRANSFERS True" in said and "KEPT True 3" in said and "WHOLE True" in said
 
 
 @pytest.mark.parametrize("kind", [WorldTrainer, YOLOETrainer])

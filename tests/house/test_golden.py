@@ -17,6 +17,7 @@ import pytest
 import torch
 import ultralytics
 from conftest import shipped
+from releases import CARRIES
 from ultralytics.nn.tasks import torch_safe_load
 
 import yoloprune
@@ -52,6 +53,8 @@ def golden(name: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("name", [*shipped(*goldens.NAMES), goldens.ATTENTION])
 def test_graph_and_plans(name: str, tmp_path: Path) -> None:
+    if name == goldens.ATTENTION and not CARRIES:
+        pytest.skip("its three classes hold a width in this Ultralytics")
     told, now = goldens.read(name), goldens.graph_facts(name, tmp_path)
     made_with = told.pop("ultralytics"), now.pop("ultralytics")
     if made_with[0] != made_with[1] and told["network"] != now["network"]:
@@ -95,6 +98,8 @@ def test_pruned_files_say_today_what_they_said(name: str, fresh: dict[str, Path]
     for cut in (now["yoloprune"]["provenance"], *now["yoloprune"]["provenance"]["earlier"]):
         assert cut["arguments"].pop("layers") == []  # options that came later
         assert cut["arguments"].pop("depth") is False
+    if name == "native":
+        record["provenance"]["arguments"]["keep"] = goldens.HELD
     assert now == told
 
 

@@ -8,6 +8,8 @@ import torch
 import ultralytics
 from conftest import cut_copy, cutting_alive, cutting_plan, noise, settle
 from native_models import BACKBONE, HEAD, model_of, restricted
+from releases import needs_carrying
+from ultralytics.nn import tasks
 
 import yoloprune
 from yoloprune.backend import model_builder, yolo_tracing
@@ -82,14 +84,41 @@ def test_widths_that_ultralytics_rounds_are_spelled_as_they_come_out() -> None:
 
 
 @pytest.mark.slow
-def test_heads_that_size_themselves_by_their_input_hold_it() -> None:
+def test_heads_that_size_themselves_by_their_input_hold_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The class branch is max(first input, min(classes, 100)) wide: 32 for 3 classes, 80 for 80."""
+    monkeypatch.setattr(tasks.BaseModel, "load", lambda self, weights, verbose=True: None)  # takes nothing over
     few, _ = restricted(model_of(BACKBONE, nc=3))
     assert "model.2.cv2.conv" not in tied(few)
     group = next(g for g in few.groups if g.name == "model.2.cv2.conv")
     assert group.frozen == "the only width a model YAML can say; native=False frees it"
     many, _ = restricted(model_of(BACKBONE, nc=80))
     assert tied(many)["model.2.cv2.conv"][1] == (24, 16, 8)
+
+
+@needs_carrying
+def test_a_class_branch_keeps_its_width_while_its_input_narrows() -> None:
+    """Of 3 classes it is 32 wide, as its input; a YAML that says 16 for that builds 16, and loading makes it 32."""
+    model = model_of(BACKBONE, nc=3)
+    graph, stock = restricted(model)
+    assert tied(graph)["model.2.cv2.conv"][1] == (24, 16, 8)
+    assert stock.spelled.carried == {"cv3"}
+    alive = np.ones(graph.n_classes, dtype=bool)
+    group = next(i for i, g in enumerate(graph.groups) if g.name == "model.2.cv2.conv")
+    alive[graph.classes(group)[16:]] = False
+    small = cut_copy(model, graph.plan(alive))
+    said = stock.describe(alive).yaml
+    assert said["backbone"][2] == [-1, 1, "C2f", [16, True, 1, 1.0]]  # groups, and e: all 16 inside, half of 32
+    fresh = model_builder.rebuild(small, said)
+    assert fresh.model[-1].cv3[0][0].conv.weight.shape == (32, 16, 3, 3)
+    assert all(torch.equal(v, small.state_dict()[k]) for k, v in fresh.state_dict().items())
+
+
+@needs_carrying
+def test_a_branch_that_loading_does_not_take_over_holds_its_input() -> None:
+    """The angles of an OBB head are max(first input / 4, 1) wide, 8 of 32, and no other input gives 8."""
+    graph, stock = restricted(model_of(BACKBONE, [[2, 4], 1, "OBB", ["nc", 1]], nc=3))
+    assert "model.2.cv2.conv" not in tied(graph)
+    assert not stock.spelled.carried
 
 
 @pytest.mark.slow

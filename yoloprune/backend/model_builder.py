@@ -10,12 +10,13 @@ from copy import deepcopy
 from threading import get_ident
 from typing import Any
 
+import torch
 from torch import nn
 
 from yoloprune.backend import compat, model_facts
 from yoloprune.cutting.width_attributes import has_width_attributes
 from yoloprune.probing.operations import without_work
-from yoloprune.torch_internals import is_out_of_memory, undrawn
+from yoloprune.torch_internals import filled, is_out_of_memory, undrawn, with_children
 
 STAMPS = frozenset({"i", "f", "np"})  # what Ultralytics writes on every layer: index, sources, parameters
 
@@ -119,6 +120,26 @@ def rebuild(model: nn.Module, config: Mapping[str, Any]) -> nn.Module:
     fresh = build(type(model), config, model_facts.channels(model), blank=True)
     model_facts.network(fresh).load(deepcopy(model).cpu(), verbose=False)
     return fresh
+
+
+def loaded(model: nn.Module, built: nn.Module, weights: nn.Module) -> nn.Module:
+    """What loading the weights of a head makes of another one for the same inputs; its numbers mean nothing.
+
+    Args:
+        model (nn.Module): An Ultralytics network of the class that loads, stays untouched.
+        built (nn.Module): The head that its YAML builds, stays untouched.
+        weights (nn.Module): The head that the weights are of, stays untouched.
+    """
+    shells = []
+    for head in (built, weights):
+        last: Any = filled(deepcopy(head))
+        if (stride := getattr(last, "stride", None)) is not None:
+            last.stride = torch.ones(len(stride))  # by which biases are set anew
+        shells.append(with_children(model, model=nn.Sequential(last)))
+    fresh: Any = shells[0]
+    fresh.load(shells[1], verbose=False)
+    made: nn.Module = fresh.model[-1]
+    return made
 
 
 def scale_in(name: str) -> str:

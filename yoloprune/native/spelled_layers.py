@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -12,13 +13,14 @@ from torch import nn
 from yoloprune.backend import model_builder, model_facts, own_network, yaml_markers
 from yoloprune.backend.model_facts import network
 from yoloprune.cutting import surgery
-from yoloprune.errors import ModelError
+from yoloprune.errors import ModelError, raised_by
 from yoloprune.native import attention_heads, width_arguments, yaml_rows
 from yoloprune.native.width_arguments import Layer, Shape
 from yoloprune.native.yaml_rows import Row
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.layer_names import LayerNames
 from yoloprune.planning.plan import Plan
+from yoloprune.torch_internals import is_out_of_memory
 
 
 class SpelledLayers:
@@ -28,6 +30,9 @@ class SpelledLayers:
         graph (ChannelGraph): Its channels, with the attention heads of which whole ones may go.
         yaml (dict[str, Any]): Its YAML.
         heads (dict[int, list]): By axis, the groups of each attention head.
+        carried (frozenset[str]): Children of the head that loading takes over from the weights, whatever the row
+            builds: Ultralytics does so with a class branch, whose width depends on the classes it was first trained
+            for. Known as soon as one differs.
         full (np.ndarray): Width of every group in the parent, shape (groups,).
         layers (list[Layer]): One per row.
     """
@@ -54,11 +59,13 @@ class SpelledLayers:
             raise ModelError(f"the network is not what its own YAML says, {why} (native=True is not possible)")
         self.graph, self.yaml = graph, yaml_markers.cleared(yaml)
         self.image = model_facts.channels(model)
-        self.carried: frozenset[str] = frozenset()  # children of the head that loading takes over from the weights
         bones = deepcopy(model).to("meta")  # shapes without numbers
+        self._network: Any = network(bones)
+        self.carried: frozenset[str] = frozenset()
         self.heads = attention_heads.find(bones, graph)
         self.graph = replace(graph, heads={i: len(found) for i, found in self.heads.items()})
         self._bones = {f"model.{i}": pickle.dumps(layer) for i, layer in enumerate(network(bones).model)}
+        self._last = len(self._bones) - 1
         self.full = np.array([g.size for g in graph.groups], dtype=np.float64)
         self._read = {
             axis.module: np.bincount(graph.group_of[classes], minlength=len(graph.groups)) / self.full
@@ -66,10 +73,6 @@ class SpelledLayers:
             if axis.side == "count"
         }
         self.layers = [self._layer(row) for row in yaml_rows.read(self.yaml)]
-        if self.carried:
-            head = network(model_builder.rebuild(model, self.yaml)).model[-1]
-            if width_arguments.shape_of(head) != width_arguments.shape_of(self.bone(self.layers[-1])):
-                raise _unsaid(self.layers[-1], self.graph.names)
 
     def said(self, layer: Layer, alive: np.ndarray, widths: np.ndarray) -> Row | None:
         """The row with which stock Ultralytics builds the layer that a cut leaves, None if there is none."""
@@ -83,15 +86,26 @@ class SpelledLayers:
         inputs, hands_on = self.inputs(layer.row, widths), self._handed_on(layer.row, widths)
         for row in width_arguments.settings(layer, own):
             built = yaml_rows.build(row, inputs, self.yaml, hands_on)
-            if built is not None and self._agree(layer, width_arguments.shape_of(built), shape):
+            if built is None:
+                continue
+            differ = _differing(width_arguments.shape_of(built), shape)
+            if not differ or (layer.row.at == self._last and self._takes_over(built, wanted, differ)):
                 return row
         return None
 
-    def _agree(self, layer: Layer, *shapes: Shape) -> bool:
-        """Whether two builds of a layer are the same, but for what loading the weights makes the same."""
-        ignored = self.carried if layer is self.layers[-1] else frozenset()
-        first, second = ({k: v for k, v in s.items() if k.partition(".")[0] not in ignored} for s in shapes)
-        return first == second
+    def _takes_over(self, built: nn.Module, wanted: nn.Module, differ: frozenset[str]) -> bool:
+        """Whether loading the wanted head makes the built one the same in the children in which they differ."""
+        if not differ <= self.carried:
+            try:
+                made = model_builder.loaded(self._network, built, wanted)
+            except Exception as e:  # a head that is put together otherwise has nothing that it looks for
+                if is_out_of_memory(e) or raised_by(e) != "ultralytics":
+                    raise
+                return False
+            if _differing(width_arguments.shape_of(made), width_arguments.shape_of(wanted)):
+                return False
+            self.carried |= differ
+        return True
 
     def left_of(self, layer: Layer, alive: np.ndarray) -> nn.Module:
         """What a cut leaves of a layer, shapes without numbers."""
@@ -117,21 +131,17 @@ class SpelledLayers:
         if not all(inputs):
             called = self.graph.names.of(prefix)
             raise ModelError(f"what reaches {called} ({row.name}) could not be followed (native=True is not possible)")
-        head = row.at == len(self._bones) - 1  # whose own widths stay
-        nearest: tuple[Row, set[str]] | None = None
+        head = row.at == self._last  # whose own widths stay
         for spelled in yaml_rows.spellings(row, self.yaml):
             built = yaml_rows.build(spelled, inputs, self.yaml, self._handed_on(row, self.full))
-            shape = {} if built is None else width_arguments.shape_of(built)
-            if shape == wanted:
-                layer = replace(layer, row=spelled)
-                return layer if head else width_arguments.find(layer, inputs, self.yaml)
-            differ = {k.partition(".")[0] for k in {*shape, *wanted} if shape.get(k) != wanted.get(k)}
-            if nearest is None or len(differ) < len(nearest[1]):
-                nearest = spelled, differ
-        if not head or nearest is None:
-            raise _unsaid(layer, self.graph.names)
-        self.carried = frozenset(nearest[1])
-        return replace(layer, row=nearest[0])
+            if built is None:
+                continue
+            differ = _differing(width_arguments.shape_of(built), wanted)
+            if not differ and not head:
+                return width_arguments.find(replace(layer, row=spelled), inputs, self.yaml)
+            if not differ or (head and self._takes_over(built, self.bone(layer), differ)):
+                return replace(layer, row=spelled)
+        raise _unsaid(layer, self.graph.names)
 
     def inputs(self, row: Row, widths: np.ndarray) -> list[int]:
         """Width of every input of a row at the given group widths; 0 where it is not one tensor."""
@@ -143,7 +153,7 @@ class SpelledLayers:
 
     def _handed_on(self, row: Row, widths: np.ndarray) -> int | None:
         """Width that a row hands on, None where that is not one tensor, or to no row."""
-        occurrence = self._read.get(f"model.{row.at}") if row.at < len(self._bones) - 1 else None
+        occurrence = self._read.get(f"model.{row.at}") if row.at < self._last else None
         return None if occurrence is None else round(float(occurrence @ widths))
 
     def _reaching(self, row: Row) -> set[int]:
@@ -155,6 +165,11 @@ class SpelledLayers:
         names = [self.graph.axes[i].module.removeprefix(prefix).lstrip(".") for i in made]
         groups = [self.graph.group_of[self.graph.class_of[i]] for i in made]
         return {name: {int(g) for g in np.unique(found)} for name, found in zip(names, groups, strict=True)}
+
+
+def _differing(first: Shape, second: Shape) -> frozenset[str]:
+    """Children in which two builds of a layer differ."""
+    return frozenset(k.partition(".")[0] for k in {*first, *second} if first.get(k) != second.get(k))
 
 
 def _unsaid(layer: Layer, names: LayerNames) -> ModelError:

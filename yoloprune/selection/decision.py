@@ -24,6 +24,9 @@ from yoloprune.selection.device_times import DeviceTimes
 from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.requests import PruneRequest
 
+NOTABLE = 1.25
+"""Times as much importance as free widths lose, from which on native ones are not taken without a word."""
+
 
 def prepared(
     parent: ultralytics.YOLO, request: PruneRequest, imgsz: int, times: DeviceTimes | None = None
@@ -81,6 +84,8 @@ def choose(
         return ready, None
     order = ranking.rank(parent, ready.graph, request.criterion, request.limits, sight)
     choice = _within(parent, request, ready, order, clock)
+    if request.limits.native is None and not request.budget.empty:
+        _tell_what_rows_cost(ready, order, choice, request.budget)
     dead = dead_channels.dead(parent.model, ready.graph)
     if sight.drawn and request.criterion.score == "auto" and (~choice.alive & ~dead).any():
         ranking.warn_of_no_data(parent, sight)
@@ -123,6 +128,27 @@ def _within(
                 return latency_search.meet(parent.model, latency, lambda share: timed(share, times), clock)
         return latency_search.meet(parent.model, latency, lambda share: under(replace(wanted, flops=share)), clock)
     return under(wanted)
+
+
+def _tell_what_rows_cost(
+    found: candidates.Channels, order: ranking.Ranking, choice: candidates.Choice, wanted: Budget
+) -> None:
+    """Say where free widths would lose much less under the same budget, and which layers hold native ones."""
+    if choice.described is None or found.native is None:
+        return
+    free = order.select(found.graph, wanted)
+    worth = np.nan_to_num(order.scores, posinf=0.0)
+    lost, least = (float(worth[~alive].sum()) for alive in (choice.alive, free))
+    if least <= 0 or lost < NOTABLE * least:
+        return
+    narrower = {g for g in range(len(found.graph.groups)) if not free[found.graph.classes(g)].all()}
+    held = [g for g in narrower if found.native.groups[g].frozen and not found.graph.groups[g].frozen]
+    where = ", ".join(found.graph.names.of(found.graph.groups[g].axes[0].rpartition(".")[0]) for g in sorted(held))
+    console.warn(
+        f"prune: widths that a model YAML can say lose {lost / least:.1f} times the importance that free ones would"
+        + (f"; it can say no other width of {where}" if where else "")
+        + ". native=False frees them; yoloprune finetune trains such a model, stock 'yolo train' stops with an error"
+    )
 
 
 def _all_but_the_dead(
