@@ -71,8 +71,7 @@ def longest(flops: float) -> Chain:
     return [sparse(E, flops=flops), prune(), finetune(E)]
 
 
-E = 30  # epochs of every arm in all, where totals are compared
-H = E // 2
+E, H = 30, 15  # epochs of every arm in all, where totals are compared, and half of them
 THIRD = 0.705  # three cuts to this share leave 35 %
 GENTLE = {"lr0": 5e-4, "warmup_epochs": 1.0}  # sparse training of a network that is trained already
 PLAIN = {"flops": 0.5, "recover": "none"}  # what everybody does: rank, cut, fine-tune
@@ -97,12 +96,9 @@ TABLES: dict[str, dict[str, Chain]] = {
         "train-sparse 0.5 with native=False, prune": [sparse(E, flops=0.5, native=False), prune()],
     },
     "ramps": {
-        name: [sparse(E, flops=0.5, **own), prune()]
-        for name, own in (
-            ("default", {}),
-            ("ramp 0.3-0.7", {"ramp_start": 0.3, "ramp_end": 0.7}),
-            ("fade 0.9", {"fade": 0.9}),
-        )
+        "default": [sparse(E, flops=0.5), prune()],
+        "ramp 0.3-0.7": [sparse(E, flops=0.5, ramp_start=0.3, ramp_end=0.7), prune()],
+        "fade 0.9": [sparse(E, flops=0.5, fade=0.9), prune()],
     },
     "deep": {
         "default": [sparse(E, flops=0.35), prune()],
@@ -159,18 +155,26 @@ TABLES: dict[str, dict[str, Chain]] = {
         )
     },
     "unlabelled": {  # ranked and repaired on images alone, and then fine-tuned on labels, or on what the parent finds
-        "true labels": [train(H), prune(flops=0.5, images=True), finetune(H)],
-        "found labels": [train(H), prune(flops=0.5, images=True), finetune(H, images=True)],
-        "found labels, distill=parent": [
-            train(H),
-            prune(flops=0.5, images=True),
-            finetune(H, images=True, distill="parent"),
-        ],
+        name: [train(H), prune(flops=0.5, images=True), finetune(H, **own)]
+        for name, own in (
+            ("true labels", {}),
+            ("found labels", {"images": True}),
+            ("found labels, distill=parent", {"images": True, "distill": "parent"}),
+        )
     },
     "sides": {  # half the FLOPs of the parent at 320, shared between widths and the image's side
         "(a) at 288": [sparse(E, flops=0.617, imgsz=288), prune()],
         "(a) at 256": [sparse(E, flops=0.781, imgsz=256), prune()],
-        "(b) at 256": [train(H), prune(flops=0.781, imgsz=256, data=True), finetune(H, imgsz=256)],
+        **{
+            f"{name}, finetune {n}": [train(H), *cut, finetune(n, **side)]
+            for n in (H, E)
+            for name, cut, side in (
+                ("(b) at 320", [prune(flops=0.5, data=True)], {}),
+                ("(b) at 256", [prune(flops=0.781, imgsz=256, data=True)], {"imgsz": 256}),
+                ("nothing cut, at 224", [], {"imgsz": 224}),  # 49 % of the FLOPs
+                ("nothing cut, at 320", [], {}),
+            )
+        },
     },
     "drops": {  # as small as one point allows, from a model that was trained for 15 or for 30 epochs
         name: chain
