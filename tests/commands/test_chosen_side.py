@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,12 @@ from yoloprune.backend import evaluation
 from yoloprune.commands import prune_report
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.commands.image_side import Side
-from yoloprune.errors import ArgumentError
+from yoloprune.errors import ArgumentError, BudgetError
+from yoloprune.planning import image_side as planned
+from yoloprune.runtimes import bench
+from yoloprune.runtimes.deployment import Deployment
+from yoloprune.runtimes.timing import Times
+from yoloprune.selection import decision
 
 FREE: dict[str, Any] = {"round_to": 4, "min_width": 4}
 TRAIN: dict[str, Any] = {"epochs": 1, "batch": 2, "workers": 0, "device": "cpu", "plots": False, "val": False}
@@ -69,10 +77,71 @@ def test_what_was_kept_is_told_against_the_parents_own_side() -> None:
     assert told[1] == "kept 78.1% of FLOPs, 80.0% of parameters (imgsz 256)"
 
 
+class Slow:
+    """A clock by which an image takes as many milliseconds as it has strides along a side, times the share of the
+    channels of the first layer: 6 of the parent at 192, 5 at 160.
+    """
+
+    def __init__(self, first: int, deployment: Deployment, parent: Any, imgsz: int) -> None:
+        self.first, self.deployment, self.parent, self.imgsz = first, deployment, parent, imgsz
+
+    def time(self, *others: Any, sides: Any = None, seconds: float = 0.0) -> list[Times]:
+        shown = zip([self.parent, *others], [self.imgsz, *(sides or [self.imgsz] * len(others))], strict=True)
+        ms = [side / 32 * network.model[0].conv.out_channels / self.first for network, side in shown]
+        return [Times(one, one, 0.0, 10) for one in ms]
+
+    def facts(self, times: list[Times]) -> dict[str, Any]:
+        return {"ms": [one.median for one in times]}
+
+
+@pytest.fixture
+def slow(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = yoloprune.load(small).model.model[0].conv.out_channels
+
+    @contextmanager
+    def opened(deployment: Deployment, parent: Any, imgsz: int) -> Iterator[Slow]:
+        yield Slow(first, deployment, parent, imgsz)
+
+    monkeypatch.setattr(bench, "opened", opened)
+    monkeypatch.setattr(bench, "Bench", Slow)
+    monkeypatch.setattr(decision, "Bench", Slow)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize(("latency", "left"), [(0.5, 0.6), ("3ms", "3ms")])
+def test_a_time_is_shared_between_widths_and_image(latency: Any, left: Any, small: Path, tmp_path: Path) -> None:
+    """Half of 6 ms: at 160 pixels the uncut network takes 5, so its widths may take 0.6 of that, 3 ms."""
+    told: dict[str, Any] = {"imgsz": "auto", "data": False, "score": "random", "recover": "none", "normalize": "none"}
+    pruned = yoloprune.prune(small, latency=latency, project=str(tmp_path), name="out", **told, **FREE)
+    args = yaml.safe_load((tmp_path / "out" / "args.yaml").read_text())
+    assert (args["imgsz"], args["latency"]) == (160, left) and pruned.overrides["imgsz"] == 160
+    rows = json.loads((tmp_path / "out" / "report.json").read_text())["table"]
+    parent, child = (row["ms"] for row in rows)
+    assert parent == 6 and 2 <= child <= 3
+    first = pruned.model.model[0].conv.out_channels / yoloprune.load(small).model.model[0].conv.out_channels
+    assert child == pytest.approx(5 * first)
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_smaller_image_may_be_enough(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planned, "shared", lambda flops, side, stride: (96, 1.0))  # 3 ms
+    with pytest.raises(BudgetError, match=r"^latency=0.6: at imgsz 96 .* 3\.00 ms .* A smaller image is enough"):
+        yoloprune.prune(small, latency=0.6, imgsz="auto", data=False, project=str(tmp_path))
+    with pytest.raises(BudgetError, match=r"^latency=6ms: the model already takes no longer, 6\.00 ms"):
+        yoloprune.prune(small, latency="6ms", imgsz="auto", data=False, project=str(tmp_path))
+
+
 @pytest.mark.parametrize("command", [yoloprune.prune, yoloprune.train_sparse])
 def test_without_flops_there_is_nothing_to_share(command: Any, small: Path, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"^imgsz=auto: must come with flops="):
         command(small, params=0.5, imgsz="auto", data="coco8.yaml")
+
+
+def test_times_of_another_device_are_those_of_one_side(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "times.csv").write_text("")
+    with pytest.raises(ArgumentError, match=r"^imgsz=auto: must not come with times="):
+        yoloprune.prune(small, latency=0.5, times=tmp_path / "times.csv", imgsz="auto", data=False)
 
 
 def test_other_commands_do_not_choose(small: Path) -> None:

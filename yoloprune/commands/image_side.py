@@ -1,4 +1,4 @@
-"""`imgsz=auto`: the side of the image becomes part of the budget of FLOPs."""
+"""`imgsz=auto`: the side of the image becomes part of the budget, of FLOPs or of time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ import ultralytics
 
 from yoloprune.backend import console, evaluation
 from yoloprune.checkpoint import saving
-from yoloprune.errors import ArgumentError
+from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.planning import image_side
+from yoloprune.runtimes import bench
+from yoloprune.runtimes.deployment import Deployment
 from yoloprune.settings.budget import Budget
 from yoloprune.settings.keys import AUTO
 from yoloprune.settings.value_kinds import write_amount
+from yoloprune.settings.wanted_time import milliseconds
+
+SECONDS = 8.0
+"""Of a measurement of the parent at both sides, at most."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,9 @@ class Side:
         return {} if self.imgsz == self.parent else {"imgsz": self.parent if of_parent else self.imgsz}
 
 
-def settle(yolo: ultralytics.YOLO, budget: Budget, passed: Mapping[str, Any], command: str) -> tuple[Side, Budget]:
+def settle(
+    yolo: ultralytics.YOLO, budget: Budget, passed: Mapping[str, Any], command: str, time: float | None = None
+) -> tuple[Side, Budget]:
     """Choose the side where it is left open, and what its widths may use.
 
     Args:
@@ -42,6 +50,8 @@ def settle(yolo: ultralytics.YOLO, budget: Budget, passed: Mapping[str, Any], co
         budget (Budget): What was asked for; for a side that is left open it counts against the parent at its own.
         passed (Mapping[str, Any]): Ultralytics' arguments.
         command (str): What is said begins with it.
+        time (float | None): Share of the parent's time that may be used, which decides where FLOPs are not asked for:
+            with the side times change about as FLOPs do.
 
     Returns:
         (Side): Where FLOPs count.
@@ -53,13 +63,57 @@ def settle(yolo: ultralytics.YOLO, budget: Budget, passed: Mapping[str, Any], co
     if passed.get("imgsz") != AUTO:
         given = saving.image_size(yolo, passed.get("imgsz"))
         return Side(given, given), budget
-    own, asked = saving.image_size(yolo, None), budget.flops or 1.0  # `checking` demands it
+    own, stride = saving.image_size(yolo, None), max(32, int(max(yolo.model.stride)))
+    if budget.flops is None:
+        side, _ = image_side.shared(time or 1.0, own, stride)  # `checking` demands one of them
+        console.log(f"{command}: ", f"imgsz=auto: {side} pixels, the parent's side is {own}")
+        return Side(side, own), budget
+    asked = budget.flops
     flops = asked if asked < 1 else asked / (1e9 * evaluation.gflops(yolo.model, own))
     if flops >= 1:
         raise ArgumentError(f"flops={write_amount(asked)}: at imgsz {own} the model has no more than that")
-    side, left = image_side.shared(flops, own, max(32, int(max(yolo.model.stride))))
+    side, left = image_side.shared(flops, own, stride)
     console.log(
         f"{command}: ",
         f"imgsz=auto: {side} pixels, where {left:.1%} of the FLOPs are {flops:.1%} of those at {own}",
     )
     return Side(side, own), replace(budget, flops=left)
+
+
+def share_of_time(yolo: ultralytics.YOLO, latency: float | str | None, deployment: Deployment) -> float | None:
+    """A wanted time as a share of what the parent takes at its own side; measured where it is no fraction.
+
+    Raises:
+        BudgetError: If the parent takes no longer.
+    """
+    if not isinstance(latency, str):
+        return latency
+    own = saving.image_size(yolo, None)
+    with bench.opened(deployment, yolo.model, own) as timer:
+        now = timer.time(seconds=SECONDS / 2)[0].median
+    share = milliseconds(latency, now) / now
+    if share >= 1:
+        raise BudgetError(f"latency={latency}: the model already takes no longer, {now:.2f} ms in {deployment}.")
+    return share
+
+
+def time_left(yolo: ultralytics.YOLO, latency: float | str, side: Side, deployment: Deployment) -> float | str:
+    """What widths may take at a smaller side: a fraction counts against the parent there, other times stay as they are.
+
+    Raises:
+        BudgetError: If the smaller image alone is fast enough.
+    """
+    if side.imgsz == side.parent:
+        return latency
+    with bench.opened(deployment, yolo.model, side.parent) as timer:
+        before, after = timer.time(yolo.model, sides=[side.imgsz], seconds=SECONDS)
+    share, wanted = after.median / before.median, milliseconds(latency, before.median)
+    left = round(wanted / after.median, 4)
+    if left >= 1:
+        raise BudgetError(
+            f"latency={latency}: at imgsz {side.imgsz} the uncut model takes no longer, {after.median:.2f} ms in "
+            f"{deployment} where it takes {before.median:.2f} at {side.parent}. A smaller image is enough"
+        )
+    said = f"{share:.2f} of the time at {side.parent} uncut, so widths may take {left:.2f} of that"
+    console.log("prune: ", f"imgsz=auto: at {side.imgsz} pixels {said}")
+    return latency if isinstance(latency, str) else left

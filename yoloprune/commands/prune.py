@@ -37,6 +37,7 @@ from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.selection import decision, device_times, latency_search
 from yoloprune.selection.calibration import calibration, data_set, place
+from yoloprune.settings.keys import AUTO
 from yoloprune.settings.requests import PruneRequest
 
 
@@ -88,8 +89,10 @@ def run(request: PruneRequest, judge: Judge | None = None, *, timed: bool = Fals
     records.require_unmasked(parent.model)
     run_folders.require_other(parent.task, "prune", request.host, "pruned.pt", parent.ckpt_path)
     data = data_set(parent, request)
-    side, budget = image_side.settle(parent, request.budget, passed, "prune")
-    request = replace(request, budget=budget)
+    chosen = passed.get("imgsz") == AUTO and request.timed
+    share = image_side.share_of_time(parent, request.latency, deployment) if chosen else None
+    side, budget = image_side.settle(parent, request.budget, passed, "prune", share)
+    wanted, request = request.latency, replace(request, budget=budget)
     if side.imgsz != side.parent:
         parent = saving.at_side(parent, side.imgsz)
     whole, imgsz = parent, side.imgsz
@@ -98,13 +101,17 @@ def run(request: PruneRequest, judge: Judge | None = None, *, timed: bool = Fals
     with saving.told_who_wrote(parent):
         ready = decision.prepared(parent, request, imgsz, times)
     timed_on = deployment.device if timed or request.timed else None
-    start = _Start(whole, parent, classes, data, side, ready, timed_on)
+    if request.timed and wanted is not None:
+        request = replace(request, latency=image_side.time_left(whole, wanted, side, deployment))
+    start = _Start(whole, parent, classes, data, side, ready, timed_on, wanted)
     with bench.opened(deployment, whole.model, imgsz) if request.timed else nullcontext(times) as clock:
         return _run(request, start, clock, judge)
 
 
 class _Start(NamedTuple):
-    """What is known before images are looked at, and where layers are timed, None for nowhere."""
+    """What is known before images are looked at; where layers are timed, None for nowhere; and the time that was wanted
+    of the parent at its own side.
+    """
 
     whole: ultralytics.YOLO
     parent: ultralytics.YOLO
@@ -113,6 +120,7 @@ class _Start(NamedTuple):
     side: image_side.Side
     ready: candidates.Channels | candidates.Choice
     timed_on: torch.device | None
+    wanted: float | str | None
 
 
 def _run(
@@ -123,7 +131,7 @@ def _run(
 ) -> PruneResult:
     """Prune a parent at an image size, with a clock where times are wanted."""
     model: ModelSource = request.model
-    whole, parent, classes, data, side, ready, timed_on = start
+    whole, parent, classes, data, side, ready, timed_on, wanted = start
     imgsz = side.imgsz
     if yaml_markers.entry_of(parent) is not None:
         console.log("prune: ", "the model was pruned before; fractions are of what is left of it")
@@ -163,7 +171,7 @@ def _run(
                 wait.tick()
             origin_name = str(origin or parent.model_name)
             run_folders.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
-            timing = add_times("prune", rows, clock, child.model) if isinstance(clock, bench.Bench) else None
+            timing = _timed(rows, clock, whole, child, side) if isinstance(clock, bench.Bench) else None
             layer_times: list[dict[str, float]] = []
             if timed_on is not None:
                 layer_times = prune_report.layer_times(parent, done.child, choice, imgsz, timed_on)
@@ -192,8 +200,8 @@ def _run(
         console.conclude(
             "prune: ", f"{promise} in {clock}, and cannot be measured here. To have it timed there:\n  {words}"
         )
-    elif request.latency is not None:
-        latency_search.judge(request.latency, *(row["ms"] for row in rows))
+    elif wanted is not None:
+        latency_search.judge(wanted, *(row["ms"] for row in rows))
     step = following.after_prune(
         (whole, child),
         model,
@@ -208,6 +216,20 @@ def _run(
     files_now = [target, folder / run_report.NAMES[1]]
     console.conclude("prune: ", text_table.closing(said, rows, files_now, step))
     return PruneResult(saving.load(target), target, choice, done, rows, step)
+
+
+def _timed(
+    rows: list[dict[str, Any]],
+    clock: bench.Bench,
+    whole: ultralytics.YOLO,
+    child: ultralytics.YOLO,
+    side: image_side.Side,
+) -> dict[str, Any]:
+    """Put milliseconds into the rows, the parent's at its own side; what was measured and on what."""
+    if side.imgsz == side.parent:
+        return add_times("prune", rows, clock, child.model)
+    with bench.opened(clock.deployment, whole.model, side.parent) as own:
+        return add_times("prune", rows, own, child.model, sides=[side.imgsz])
 
 
 def _is_validated(request: PruneRequest) -> bool | None:

@@ -99,10 +99,20 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: Mapping[str
         masks = any(settings[key] is not None for key in own_options.MASKED.get(spec.name, ()))
         if not given and not resume and not masks:  # a resumed run brings its own
             settings.update(own_options.DEFAULT_BUDGET[spec.name])
-    if isinstance(passed.get("imgsz"), str) and settings["flops"] is None:
-        raise ArgumentError("imgsz=auto: must come with flops=, which widths and image share (e.g. flops=0.5)")
+    if isinstance(passed.get("imgsz"), str):
+        _check_shared(spec.name, settings)
     if spec.name == "finetune" and settings["distill"] and passed.get("distill_model"):
         raise ArgumentError("distill=parent: must not be combined with distill_model=, which names another teacher")
+
+
+def _check_shared(command: str, settings: Mapping[str, Any]) -> None:
+    """Raise where a side that is left open has nothing to share with widths."""
+    if command == "prune" and settings["latency"] is not None:
+        if settings["times"] is not None:
+            raise ArgumentError("imgsz=auto: must not come with times=, which are those of one size")
+    elif settings["flops"] is None:
+        other = " or latency=" if command == "prune" else ""
+        raise ArgumentError(f"imgsz=auto: must come with flops={other}, which widths and image share (e.g. flops=0.5)")
 
 
 def _check_fraction(passed: Mapping[str, Any]) -> None:

@@ -93,7 +93,7 @@ _COMMANDS = (
             "without, as a CPU does where there are more than 1000 images; val=True does it, on its own data too.",
             "With format= and its arguments, those of 'yolo export', times are those of the exported network, at",
             "batch=1 unless it is given; without latency= they are shown only.",
-            SHARED_SIDE,
+            SHARED_SIDE.replace("flops=", "flops= or latency="),
         ),
     ),
     Command(
