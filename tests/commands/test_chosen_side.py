@@ -123,6 +123,31 @@ def test_a_time_is_shared_between_widths_and_image(latency: Any, left: Any, smal
     assert child == pytest.approx(5 * first)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("slow")
+def test_one_command_shares_a_time_as_well(small: Path, tmp_path: Path) -> None:
+    """What its cut may take counts against the uncut network at 160 pixels, what it says against that at 192."""
+    data = str(make_shapes(tmp_path / "data", train=4, val=2, imgsz=64))
+    told: dict[str, Any] = {**TRAIN, **FREE, "way": "prune", "imgsz": "auto", "score": "random", "normalize": "none"}
+    told |= {"data": data, "project": str(tmp_path), "name": "out", "recover": "none"}
+    small_one = yoloprune.slim(small, latency=0.5, **told)
+    stages = {f.parent.name: json.loads(f.read_text()) for f in (tmp_path / "out").glob("*/slim.json")}
+    cut = next(stage for name, stage in stages.items() if name.endswith("-prune"))
+    args = yaml.safe_load(next((tmp_path / "out").glob("*-prune/args.yaml")).read_text())
+    assert (args["imgsz"], args["latency"]) == (160, 0.6)
+    rows = json.loads((tmp_path / "out" / "report.json").read_text())["table"]
+    parent, *_, shipped = (row["ms"] for row in rows)
+    assert parent == 6 and 2 <= shipped <= 3
+    assert cut["kept"]["latency"] == pytest.approx(shipped / parent, rel=1e-3)
+    assert small_one.overrides["imgsz"] == 160
+
+
+@pytest.mark.parametrize("words", [{"latency": "12ms"}, {"latency": 0.5, "steps": 2}, {"latency": 0.5, "max_drop": 1}])
+def test_one_command_shares_a_fraction_in_one_cut(words: dict[str, Any], small: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"^imgsz=auto: .* as a fraction \(0.6\) that one cut meets"):
+        yoloprune.slim(small, imgsz="auto", data="coco8.yaml", epochs=5, **words)
+
+
 @pytest.mark.usefixtures("slow")
 def test_a_smaller_image_may_be_enough(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planned, "shared", lambda flops, side, stride: (96, 1.0))  # 3 ms

@@ -97,7 +97,9 @@ def share_of_time(yolo: ultralytics.YOLO, latency: float | str | None, deploymen
     return share
 
 
-def time_left(yolo: ultralytics.YOLO, latency: float | str, side: Side, deployment: Deployment) -> float | str:
+def time_left(
+    yolo: ultralytics.YOLO, latency: float | str, side: Side, deployment: Deployment, command: str
+) -> float | str:
     """What widths may take at a smaller side: a fraction counts against the parent there, other times stay as they are.
 
     Raises:
@@ -115,5 +117,5 @@ def time_left(yolo: ultralytics.YOLO, latency: float | str, side: Side, deployme
             f"{deployment} where it takes {before.median:.2f} at {side.parent}. A smaller image is enough"
         )
     said = f"{share:.2f} of the time at {side.parent} uncut, so widths may take {left:.2f} of that"
-    console.log("prune: ", f"imgsz=auto: at {side.imgsz} pixels {said}")
+    console.log(f"{command}: ", f"imgsz=auto: at {side.imgsz} pixels {said}")
     return latency if isinstance(latency, str) else left

@@ -102,7 +102,7 @@ def run(request: PruneRequest, judge: Judge | None = None, *, timed: bool = Fals
         ready = decision.prepared(parent, request, imgsz, times)
     timed_on = deployment.device if timed or request.timed else None
     if request.timed and wanted is not None:
-        request = replace(request, latency=image_side.time_left(whole, wanted, side, deployment))
+        request = replace(request, latency=image_side.time_left(whole, wanted, side, deployment, "prune"))
     start = _Start(whole, parent, classes, data, side, ready, timed_on, wanted)
     with bench.opened(deployment, whole.model, imgsz) if request.timed else nullcontext(times) as clock:
         return _run(request, start, clock, judge)

@@ -66,7 +66,8 @@ def run(request: SlimRequest) -> SlimResult:
     told = {k: v for k, v in passed.items() if k in ("format", *EXPORT_KEYS) and passed.get("format")}
     device = evaluation.device(passed.get("device"))
     deployment = Deployment.asked({**told, "data": data or request.images}, device, request.threads)
-    side, budget = image_side.settle(parent, request.budget, passed, "slim")
+    share = request.latency if isinstance(request.latency, float) else None  # `checking` demands it with imgsz=auto
+    side, budget = image_side.settle(parent, request.budget, passed, "slim", share)
     only_classes.require(parent, request.classes, data)
     seen, classes = only_classes.cut(parent, request.classes, side.parent)
     trained = slim_way.knows(parent, request, data)
@@ -91,7 +92,7 @@ def run(request: SlimRequest) -> SlimResult:
             data = stages.run("labels", lambda part: labelled(part, request, by, str(origin))).file
             calibrated = {"data": str(data)} if "data" in deployment.arguments else {}
             deployment = replace(deployment, arguments={**deployment.arguments, **calibrated})
-        work = Work(request, data, side)
+        work = Work(request, data, side, deployment)
         known = seen if trained else None
         first = stages.run("parent", lambda part: work.parent(part, parent, known, classes.names))
         _require_same(first, stages)

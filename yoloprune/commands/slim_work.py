@@ -19,10 +19,10 @@ from yoloprune.backend import class_labels, compat, evaluation, per_image, run_f
 from yoloprune.backend.found_labels import Labeller
 from yoloprune.checkpoint import saving, trainer_files
 from yoloprune.commands import finetune, parent_labels, prune, side_by_side, train_sparse
-from yoloprune.commands.image_side import Side
+from yoloprune.commands.image_side import Side, time_left
 from yoloprune.commands.slim_stages import REPORT, Done, Stage
 from yoloprune.planning.paired_bootstrap import Findings
-from yoloprune.runtimes.deployment import EXPORT_KEYS
+from yoloprune.runtimes.deployment import EXPORT_KEYS, Deployment
 from yoloprune.settings import checking
 from yoloprune.settings.commands import COMMANDS
 from yoloprune.settings.request import Request
@@ -66,12 +66,14 @@ class Work:
         request (SlimRequest): What was asked for.
         data (str | Path): The data set.
         side (Side): Image size at which models are measured and validated, and at which the parent is.
+        deployment (Deployment | None): Where times are met, where one was asked for.
         looks (list[float]): Seconds of each validation of its own.
     """
 
     request: SlimRequest
     data: Any
     side: Side
+    deployment: Deployment | None = None
     looks: list[float] = field(default_factory=list)
 
     @property
@@ -141,7 +143,8 @@ class Work:
         told.update({k: v for k in ("imgsz", "device", "seed") if (v := request.passed.get(k)) is not None})
         if yaml_markers.kept_classes(saving.load(before.file)) is not None:
             told["classes"] = None  # they were left alone before
-        timed = budgets.get("latency") is not None
+        if timed := budgets.get("latency") is not None:
+            told["latency"] = self._latency(before, budgets["latency"])
         told.update({k: v for k, v in request.passed.items() if timed and k in ("format", *EXPORT_KEYS)})
         told["threads"] = request.threads if timed else None
         seen = Seen()
@@ -156,9 +159,17 @@ class Work:
         kept = dict(json.loads((part / REPORT).read_text(encoding="utf-8"))["kept"])
         if timed:
             kept["latency"] = done.rows[1]["ms"] / done.rows[0]["ms"]
+            if told["latency"] != budgets["latency"]:  # which counts at the parent's own side
+                kept["latency"] *= budgets["latency"] / told["latency"]
         more = {"budgets": dict(budgets), "outputs_moved": done.cut.moved, "next": done.next_step, **seen.more()}
         sizes = evaluation.measure(done.model.model, self.imgsz)
         return Done(done.file, {**seen.row, **sizes}, seen.found, kept, more)
+
+    def _latency(self, before: Stage, wanted: float | str) -> float | str:
+        """What a cut may take at the side of the images, of what its parent takes there."""
+        if self.deployment is None or self.side.imgsz == self.side.parent:
+            return wanted
+        return time_left(saving.load(before.file), wanted, self.side, self.deployment, "slim")
 
     def _share(self, epochs: int) -> dict[str, Any]:
         """How long one of several trainings is."""

@@ -107,11 +107,16 @@ def _check_together(spec: Command, settings: dict[str, Any], passed: Mapping[str
 
 def _check_shared(command: str, settings: Mapping[str, Any]) -> None:
     """Raise where a side that is left open has nothing to share with widths."""
-    if command == "prune" and settings["latency"] is not None:
-        if settings["times"] is not None:
-            raise ArgumentError("imgsz=auto: must not come with times=, which are those of one size")
-    elif settings["flops"] is None:
-        other = " or latency=" if command == "prune" else ""
+    latency = settings.get("latency")
+    if settings.get("times") is not None and latency is not None:
+        raise ArgumentError("imgsz=auto: must not come with times=, which are those of one size")
+    if command == "slim" and latency is not None:
+        if isinstance(latency, str) or (settings["steps"] or 1) > 1 or settings["max_drop"] is not None:
+            raise ArgumentError(
+                "imgsz=auto: must come with flops=, or with latency= as a fraction (0.6) that one cut meets"
+            )
+    elif settings["flops"] is None and latency is None:
+        other = "" if command == "train-sparse" else " or latency="
         raise ArgumentError(f"imgsz=auto: must come with flops={other}, which widths and image share (e.g. flops=0.5)")
 
 

@@ -49,7 +49,7 @@ _COMMANDS = (
             "all trainings together. Interrupted, the same command goes on where it was; when all is over, it tells",
             "what came of it and does nothing again. With format= and its arguments, those of 'yolo export', the model",
             "is exported, and the export checked against torch.",
-            SHARED_SIDE,
+            SHARED_SIDE.replace("flops=", "flops=, or a fraction in latency=,"),
             OWN_DATA,
             OF_VIDEOS,
         ),
