@@ -77,9 +77,12 @@ adds. What rows cost in time is in [latency.md](latency.md).
 
 The class layers of a head are as wide as the first feature map that it takes, or as the number of classes where that
 is more: `c3 = max(ch[0], min(nc, 100))`. With few classes a YAML with a narrower map therefore says narrower class
-layers; but loading takes over those of the weights, so nothing is held (rows `nc=3`). Releases of Ultralytics that do
-not, such as 8.3.0, and branches that no release takes over, such as the angles of an OBB head, hold that map: `prune`
-says so where it matters, and `native=False` frees it.
+layers; but from Ultralytics 8.4.175 on loading takes over those of the weights, so nothing is held (rows `nc=3`).
+Where `prune` runs with an earlier release, and before a branch that no release takes over, such as the angles of an
+OBB head, that map is held: `prune` says so where it matters, and `native=False` frees it. A model that was cut with a
+newer release has to be trained with one as well: an earlier one makes the class layers narrow and new, as it does
+with a model that a newer one trained from COCO weights, and the one sign is that not all items are transferred.
+`prune` says from which release on.
 
 | model | FLOPs kept | kept, free | one row | native | rows | error | transferred | what stays tied |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |

@@ -18,7 +18,7 @@ needs_distillation = pytest.mark.skipif(not DISTILS, reason="this Ultralytics do
 needs_class_rows = pytest.mark.skipif(
     not hasattr(tasks.BaseModel, "_remap_cls_by_names"), reason="this Ultralytics builds class layers anew"
 )
-CARRIES = "one2one_cv3" in inspect.getsource(tasks.BaseModel.load)
+CARRIES = "in_channels != src" in inspect.getsource(tasks.BaseModel.load)
 """Whether loading weights takes over a class branch of another width than the YAML builds."""
 
 needs_carrying = pytest.mark.skipif(not CARRIES, reason="this Ultralytics builds the class branch as its YAML says")

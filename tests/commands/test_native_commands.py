@@ -18,6 +18,7 @@ from native_models import BACKBONE, HEAD, restricted
 from releases import needs_carrying
 from ultralytics.models.yolo.world import WorldTrainer
 from ultralytics.models.yolo.yoloe import YOLOETrainer
+from ultralytics.nn.modules.block import RepVGGDW
 
 import yoloprune
 from yoloprune.backend import evaluation, model_builder
@@ -95,7 +96,7 @@ def test_stock_ultralytics_trains_it_where_yoloprune_is_not_installed(
 
 
 @needs_carrying
-def test_few_classes_hold_no_width(data: Path, tmp_path: Path) -> None:
+def test_few_classes_hold_no_width(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The class branch of three classes is as wide as its first input in a YAML, and keeps its 32 channels in a
     training of stock Ultralytics when that input has fewer.
     """
@@ -109,6 +110,21 @@ def test_few_classes_hold_no_width(data: Path, tmp_path: Path) -> None:
     assert first.in_channels < 32 and first.out_channels == 32
     said = trained_by_stock(tmp_path / "pruned" / "weights", data, tmp_path)
     assert "TRANSFERS True" in said and "KEPT True 3" in said and "WHOLE True" in said
+    assert "keeps the widths as well, from Ultralytics 8.4.175 on" in caplog.text
+
+
+def test_what_no_pass_reads_does_not_hinder_a_second_cut(tmp_path: Path) -> None:
+    """A RepVGGDW remembers its `dim`, which nobody reads; stock Ultralytics would build it with the one of now."""
+    rows = [*BACKBONE[:4], [-1, 1, "C2fCIB", [64, True, True]]]
+    yolo = build(tmp_path / "cib.yaml", {"nc": 80, "backbone": rows, "head": [HEAD]})
+    settle(yolo.model, noise(2, 3, 64, 64))
+    yolo.save(str(tmp_path / "cib.pt"))
+    run: dict[str, Any] = {"imgsz": 64, "data": False, "score": "random", "native": True, "project": str(tmp_path)}
+    once = yoloprune.prune(tmp_path / "cib.pt", ratio=0.3, name="once", **run)
+    dims = [m.dim == m.conv.conv.out_channels for m in once.model.modules() if isinstance(m, RepVGGDW)]
+    assert dims and all(dims)
+    twice = yoloprune.prune(once, ratio=0.3, name="twice", **run)
+    assert twice.model.yaml["yoloprune"]["native"] is True
 
 
 @pytest.mark.parametrize("kind", [WorldTrainer, YOLOETrainer])

@@ -106,6 +106,7 @@ def test_a_class_branch_keeps_its_width_while_its_input_narrows() -> None:
     group = next(i for i, g in enumerate(graph.groups) if g.name == "model.2.cv2.conv")
     alive[graph.classes(group)[16:]] = False
     small = cut_copy(model, graph.plan(alive))
+    assert stock.describe(alive).carried and not stock.describe(np.ones_like(alive)).carried
     said = stock.describe(alive).yaml
     assert said["backbone"][2] == [-1, 1, "C2f", [16, True, 1, 1.0]]  # groups, and e: all 16 inside, half of 32
     fresh = model_builder.rebuild(small, said)

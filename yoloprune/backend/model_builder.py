@@ -18,6 +18,9 @@ from yoloprune.cutting.width_attributes import has_width_attributes
 from yoloprune.probing.operations import without_work
 from yoloprune.torch_internals import filled, is_out_of_memory, undrawn, with_children
 
+TAKES_OVER = "8.4.175"
+"""First release of Ultralytics whose loading takes over a class branch of another width than a YAML builds."""
+
 STAMPS = frozenset({"i", "f", "np"})  # what Ultralytics writes on every layer: index, sources, parameters
 
 

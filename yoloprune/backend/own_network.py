@@ -77,6 +77,19 @@ def between(built: nn.Module, model: nn.Module) -> str | None:
     return None if missing is None else f"{missing} is in its YAML only"
 
 
+def adopt(model: nn.Module, built: nn.Module) -> None:
+    """Give the modules of a network the whole numbers of another build that computes the same.
+
+    Some remember widths of their parent that no forward pass reads, such as the `dim` of a RepVGGDW.
+    """
+    theirs = dict(built.named_modules(remove_duplicate=False))
+    for name, module in model.named_modules(remove_duplicate=False):
+        mine, other = _numbers(module), _numbers(theirs[name])
+        for key in mine.keys() & other.keys():
+            if type(mine[key]) is type(other[key]) is int:
+                setattr(module, key, other[key])
+
+
 def _tensors(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shapes of a module's own parameters and buffers."""
     own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]

@@ -51,7 +51,7 @@ def mark_pruned(
         if table := moved_layers.joined(before.get(yaml_markers.LAYERS) or {}, layers or {}):
             entry[yaml_markers.LAYERS] = table
         said = {k: v for k, v in native.items() if k in theirs.yaml}  # not what the cut model has lost
-        require_stock_build(model, said)
+        own_network.adopt(model, require_stock_build(model, said))
         theirs.yaml = said
         yaml_markers.mark(model, entry)
         return
@@ -122,8 +122,10 @@ def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, dic
     return {name: width for name, width in merged.items() if not any(name.startswith(f"{one}.") for one in gone)}
 
 
-def require_stock_build(model: nn.Module, config: Mapping[str, Any]) -> None:
-    """Raise PlanError unless stock training goes on with this very network: tensors, widths and what it computes."""
+def require_stock_build(model: nn.Module, config: Mapping[str, Any]) -> nn.Module:
+    """What stock training goes on with; raises PlanError unless it is this very network: tensors, widths and what it
+    computes.
+    """
     try:
         fresh = model_builder.rebuild(model, config)
     except Exception as e:  # whatever Ultralytics may raise while it builds
@@ -144,6 +146,7 @@ def require_stock_build(model: nn.Module, config: Mapping[str, Any]) -> None:
         comparison.verify(model, fresh.eval(), Plan({}), yolo_tracing.runnable_example(model, 2))
     except VerifyError as e:
         raise PlanError(f"What stock Ultralytics builds computes something else. ({e})") from e
+    return fresh
 
 
 def network(yolo: ultralytics.YOLO, nc: int | None, pretrained: Any = True) -> nn.Module:

@@ -10,7 +10,7 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune.backend import run_folders, yaml_markers
+from yoloprune.backend import model_builder, run_folders, yaml_markers
 from yoloprune.native import candidates
 from yoloprune.reporting import text_table
 from yoloprune.reporting.text_table import headline
@@ -112,7 +112,10 @@ def after_prune(
             return f"{look}\n      (nothing is left to train on from: it tells how far a cut may go)"
         if 100 * (has - had) <= -MUCH:  # trainings bring most of it back
             return f"{tune}\n      (how far a cut may go: {look})"
-    return tune + ("" if choice.yaml is None else "\n      (stock 'yolo train' keeps the widths as well)")
+    if choice.described is None:
+        return tune
+    since = f", from Ultralytics {model_builder.TAKES_OVER} on" if choice.described.carried else ""
+    return f"{tune}\n      (stock 'yolo train' keeps the widths as well{since})"
 
 
 def _epochs_of_a_sparse_run(yolo: ultralytics.YOLO) -> int | None:

@@ -40,11 +40,13 @@ class Described:
         yaml (dict[str, Any]): Stock rows with explicit widths, no scales.
         origins (tuple[Origin, ...]): By row.
         removed (tuple[str, ...]): Modules of the parent that no row stands for: branches that went as a whole.
+        carried (bool): Whether the class branch is as wide as it is only because loading takes it over.
     """
 
     yaml: dict[str, Any]
     origins: tuple[Origin, ...]
     removed: tuple[str, ...] = ()
+    carried: bool = False
 
     @property
     def rearranged(self) -> bool:

@@ -93,6 +93,13 @@ class SpelledLayers:
                 return row
         return None
 
+    def is_carried(self, row: Row, alive: np.ndarray, widths: np.ndarray) -> bool:
+        """Whether the row of a head builds another one than a cut leaves, which loading makes the same."""
+        head = self.layers[-1]
+        built = yaml_rows.build(row, self.inputs(head.row, widths), self.yaml)
+        wanted = width_arguments.shape_of(self.left_of(head, alive))
+        return built is not None and bool(_differing(width_arguments.shape_of(built), wanted))
+
     def _takes_over(self, built: nn.Module, wanted: nn.Module, differ: frozenset[str]) -> bool:
         """Whether loading the wanted head makes the built one the same in the children in which they differ."""
         if not differ <= self.carried:

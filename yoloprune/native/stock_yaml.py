@@ -210,7 +210,11 @@ class Stock:
                 place[at] = len(rows) - 1
             else:
                 place[at] = self._unroll(layer, alive, widths, place, rows, origins)
-        return Described(yaml_rows.write(self.spelled.yaml, rows, split), tuple(origins), tuple(gone))
+        yaml, carried = (
+            yaml_rows.write(self.spelled.yaml, rows, split),
+            self.spelled.is_carried(rows[-1], alive, widths),
+        )
+        return Described(yaml, tuple(origins), tuple(gone), carried)
 
     def _unroll(
         self,

@@ -24,6 +24,7 @@ from yoloprune.torch_internals import hollow
 
 HEADER = "# Widths of a model pruned by yoloprune"
 NOTE = "; its weights, and a class branch of other width, are in the .pt beside. Keep scale letters out of the name."
+SINCE = f"# Loading takes such a branch over from Ultralytics {model_builder.TAKES_OVER} on."
 SCALING = ("scale", "scales", "depth_multiple", "width_multiple")
 LEGACY_ENDS = frozenset({"C3k2", "A2C2f", "C2fCIB"})
 """Layers in whose company Ultralytics builds the heads of its newer families."""
@@ -121,7 +122,7 @@ def text(config: Mapping[str, Any]) -> str:
     for part in ("backbone", "head"):
         lines += ["", f"{part}: # from, repeats, layer, arguments"]
         lines += [f"  - {json.dumps(row)}" for row in config[part]]
-    return "\n".join([HEADER + NOTE, *lines, ""])
+    return "\n".join([HEADER + NOTE, SINCE, *lines, ""])
 
 
 def spellings(row: Row, config: Mapping[str, Any]) -> Iterator[Row]:

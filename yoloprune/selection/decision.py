@@ -27,6 +27,9 @@ from yoloprune.settings.requests import PruneRequest
 NOTABLE = 1.25
 """Times as much importance as free widths lose, from which on native ones are not taken without a word."""
 
+MANY = 10
+"""More often is only said to be more: what free widths lose may be next to nothing."""
+
 
 def prepared(
     parent: ultralytics.YOLO, request: PruneRequest, imgsz: int, times: DeviceTimes | None = None
@@ -84,7 +87,7 @@ def choose(
         return ready, None
     order = ranking.rank(parent, ready.graph, request.criterion, request.limits, sight)
     choice = _within(parent, request, ready, order, clock)
-    if request.limits.native is None and not request.budget.empty:
+    if request.limits.native is None and request.latency is None and not request.budget.empty:
         _tell_what_rows_cost(ready, order, choice, request.budget)
     dead = dead_channels.dead(parent.model, ready.graph)
     if sight.drawn and request.criterion.score == "auto" and (~choice.alive & ~dead).any():
@@ -139,13 +142,14 @@ def _tell_what_rows_cost(
     free = order.select(found.graph, wanted)
     worth = np.nan_to_num(order.scores, posinf=0.0)
     lost, least = (float(worth[~alive].sum()) for alive in (choice.alive, free))
-    if least <= 0 or lost < NOTABLE * least:
+    if lost <= NOTABLE * least:
         return
+    times = f"{lost / least:.1f}" if lost < MANY * least else f"over {MANY}"
     narrower = {g for g in range(len(found.graph.groups)) if not free[found.graph.classes(g)].all()}
     held = [g for g in narrower if found.native.groups[g].frozen and not found.graph.groups[g].frozen]
     where = ", ".join(found.graph.names.of(found.graph.groups[g].axes[0].rpartition(".")[0]) for g in sorted(held))
     console.warn(
-        f"prune: widths that a model YAML can say lose {lost / least:.1f} times the importance that free ones would"
+        f"prune: widths that a model YAML can say lose {times} times the importance that free ones would"
         + (f"; it can say no other width of {where}" if where else "")
         + ". native=False frees them; yoloprune finetune trains such a model, stock 'yolo train' stops with an error"
     )
