@@ -35,7 +35,7 @@ def rows(*quality: float | None) -> list[dict[str, Any]]:
 def after_prune(had: float | None, has: float | None, parent: Any = None, **told: Any) -> str:
     models = (parent or yolo(), told.pop("child", None) or yolo())
     given = {"data": "d.yaml", "imgsz": 640, "unrepaired": False, **told}
-    choice: Any = types.SimpleNamespace(yaml=given.pop("yaml", None))
+    choice: Any = types.SimpleNamespace(described=given.pop("described", None))
     return following.after_prune(models, "best.pt", Path("p.pt"), choice, rows(had, has), **given)
 
 
@@ -52,6 +52,13 @@ def test_what_was_asked_of_a_live_model_names_its_file_or_is_left_out(tmp_path: 
         typed = command_line.written(build(FinetuneRequest, {"model": live, "epochs": 3}))
         again = following.again("finetune", tmp_path, typed)[1:]
         assert [" ".join(line.split()[:3]) for line in again] == words
+
+
+@pytest.mark.parametrize(("carried", "since"), [(False, ""), (True, ", from Ultralytics 8.4.175 on")])
+def test_who_trains_native_widths_is_said(carried: bool, since: str) -> None:
+    said = after_prune(0.5, 0.5, described=types.SimpleNamespace(carried=carried))
+    assert said.endswith(f"\n      (stock 'yolo train' keeps the widths as well{since})")
+    assert "stock" not in after_prune(0.5, 0.5)
 
 
 def test_stages_do_not_say_what_comes_next() -> None:
