@@ -210,10 +210,8 @@ class Stock:
                 place[at] = len(rows) - 1
             else:
                 place[at] = self._unroll(layer, alive, widths, place, rows, origins)
-        yaml, carried = (
-            yaml_rows.write(self.spelled.yaml, rows, split),
-            self.spelled.is_carried(rows[-1], alive, widths),
-        )
+        yaml = yaml_rows.write(self.spelled.yaml, rows, split)
+        carried = self.spelled.is_carried(rows[-1], alive, widths)
         return Described(yaml, tuple(origins), tuple(gone), carried)
 
     def _unroll(
