@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from arms import Stage
+from arm_stages import Stage
 
 
 def run_stage(stage: Stage, source: Path, folder: Path, common: dict[str, Any], calibrate: dict[str, Any]) -> Path:
