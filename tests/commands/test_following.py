@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import ultralytics.nn.tasks as nets
 import yaml
 
@@ -15,7 +16,7 @@ from yoloprune.backend import yaml_markers
 from yoloprune.commands import following
 from yoloprune.settings import command_line
 from yoloprune.settings.checking import build
-from yoloprune.settings.requests import FinetuneRequest
+from yoloprune.settings.requests import FinetuneRequest, PruneRequest
 from yoloprune.settings.slim_request import SlimRequest
 from yoloprune.settings.trial_requests import SweepRequest
 
@@ -24,8 +25,10 @@ def yolo(kind: str = "DetectionModel", config: dict[str, Any] | None = None, **m
     """As much of a model as a next step depends on."""
     model = type("Mine", (getattr(nets, kind),), {})
     network = model.__new__(model)
-    vars(network)["yaml"] = config or {}
-    return types.SimpleNamespace(model=network, yaml=config or {}, ckpt=None, **more)
+    vars(network).update(yaml=config or {}, stride=torch.tensor([8.0, 16.0, 32.0]))
+    return types.SimpleNamespace(
+        model=network, yaml=config or {}, ckpt=None, task="detect", overrides={"imgsz": 320}, **more
+    )
 
 
 def rows(*quality: float | None) -> list[dict[str, Any]]:
@@ -36,7 +39,8 @@ def after_prune(had: float | None, has: float | None, parent: Any = None, **told
     models = (parent or yolo(), told.pop("child", None) or yolo())
     given = {"data": "d.yaml", "imgsz": 640, "unrepaired": False, **told}
     choice: Any = types.SimpleNamespace(described=given.pop("described", None))
-    return following.after_prune(models, "best.pt", Path("p.pt"), choice, rows(had, has), **given)
+    asked = build(PruneRequest, {"model": "best.pt", "data": "d.yaml", **given.pop("asked", {"params": 0.5})})
+    return following.after_prune(models, asked, Path("p.pt"), choice, rows(had, has), **given)
 
 
 def test_a_stage_is_done_again_with_its_run() -> None:
@@ -107,6 +111,29 @@ def test_a_cut_that_left_little_is_trained_on_and_one_that_left_nothing_is_not()
     assert after_prune(0.5, 0.41).startswith("yoloprune finetune")
 
 
+@pytest.mark.parametrize(
+    "asked, shared",
+    [
+        ({"flops": 0.5}, "imgsz=auto"),
+        ({"flops": 0.5, "imgsz": 320}, "imgsz=auto"),
+        ({"flops": 0.5, "imgsz": 640}, ""),  # which imgsz=auto would not refer to
+        ({"flops": 0.5, "imgsz": "auto"}, ""),
+        ({"flops": 0.85}, ""),  # one stride less leaves widths nothing to save
+        ({"flops": "1.5G"}, ""),
+        ({"ratio": 0.5}, ""),
+    ],
+)
+def test_where_much_is_lost_the_image_may_take_its_share(asked: dict[str, Any], shared: str) -> None:
+    said = after_prune(0.5, 0.39, asked=asked)
+    words = "yoloprune prune model=best.pt data=d.yaml imgsz=auto"
+    assert (
+        said.count(f"\n      (less may be lost where the image takes its share: {words}")
+        == said.count("imgsz=auto")
+        == bool(shared)
+    )
+    assert "imgsz=auto" not in after_prune(0.5, 0.45, asked=asked)
+
+
 def test_a_parent_that_finds_nothing_is_trained_first() -> None:
     said = after_prune(0.009, 0.001)
     assert said.startswith("yolo train model=best.pt data=d.yaml\n") and "the parent itself has mAP50-95 0.0090" in said
@@ -154,7 +181,12 @@ def test_one_that_finds_nothing_yet_goes_on(tmp_path: Path) -> None:
     [
         ((0.5, 0.48), None, "yolo export model=b.pt imgsz=96 format=onnx"),
         ((0.5, 0.48), Path("b.onnx"), "yolo predict model=b.onnx imgsz=96 source=..."),
-        ((0.5, 0.46), Path("b.onnx"), "yoloprune slim model=a.pt data=d.yaml epochs=14 flops=0.3"),
+        (
+            (0.5, 0.46),
+            Path("b.onnx"),
+            "yoloprune slim model=a.pt data=d.yaml epochs=14 flops=0.3\n      (less may be lost where the image takes "
+            "its share: yoloprune slim model=a.pt data=d.yaml epochs=7 imgsz=auto flops=0.3)",
+        ),
         ((None, 0.009), None, "yoloprune slim model=a.pt data=d.yaml epochs=14 flops=0.3"),
     ],
     ids=["good", "exported", "much is lost", "nothing is found"],
@@ -163,6 +195,12 @@ def test_slim_is_done_longer_where_much_is_lost(quality: tuple[Any, Any], export
     asked = build(SlimRequest, {"model": "a.pt", "data": "d.yaml", "epochs": 7, "flops": 0.3})
     table = [*rows(*quality), *([{"model": "exported", "mAP50-95": 0.0}] if export else [])]
     assert following.after_slim(asked, table, Path("b.pt"), export, 96) == expected
+
+
+def test_a_slim_at_another_side_has_no_share_for_the_image() -> None:
+    asked = build(SlimRequest, {"model": "a.pt", "data": "d.yaml", "epochs": 7, "flops": 0.3, "imgsz": 96})
+    said = following.after_slim(asked, rows(0.5, 0.4), Path("b.pt"), None, 96)
+    assert said == "yoloprune slim model=a.pt data=d.yaml epochs=14 imgsz=96 flops=0.3"
 
 
 def test_a_slim_whose_fine_tuning_took_from_the_cut_is_done_longer() -> None:

@@ -10,13 +10,15 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune.backend import model_builder, run_folders, yaml_markers
+from yoloprune.backend import found_labels, model_builder, run_folders, yaml_markers
+from yoloprune.commands import image_side
 from yoloprune.native import candidates
 from yoloprune.reporting import text_table
 from yoloprune.reporting.text_table import headline
 from yoloprune.reporting.verdict import BLIND, LITTLE, MUCH
 from yoloprune.settings import command_line, keys
 from yoloprune.settings.commands import COMMANDS
+from yoloprune.settings.requests import PruneRequest
 from yoloprune.settings.slim_request import SlimRequest
 from yoloprune.settings.trial_requests import SweepRequest
 
@@ -70,7 +72,7 @@ def exported(file: Any, imgsz: Any) -> str:
 
 def after_prune(
     models: tuple[ultralytics.YOLO, ultralytics.YOLO],
-    source: Any,
+    request: PruneRequest,
     file: Path,
     choice: candidates.Choice,
     rows: Sequence[Row],
@@ -78,22 +80,21 @@ def after_prune(
     data: Any,
     imgsz: int,
     unrepaired: bool,
-    images: str | None = None,
 ) -> str:
     """Fine-tune; where nothing is left of what the model found, look how far a cut may go, or train that first.
 
     Args:
         models (tuple[YOLO, YOLO]): The parent and what was cut.
-        source (Any): What was given as the parent.
+        request (PruneRequest): What was asked for.
         file (Path): The cut model.
         choice (Choice): Which widths it has.
         rows (Sequence[Row]): How good both are, where that is known.
         data (Any): The data set, None where there is none.
         imgsz (int): Side of the images.
         unrepaired (bool): Whether nothing was fitted to what is left of the weights, so that they have further to go.
-        images (str | None): Images without labels that can be trained on in place of a data set.
     """
     parent, child = models
+    source, images = request.model, request.images if child.task in found_labels.TASKS else None
     if (family := yaml_markers.untrainable(child.model)) is not None:
         return f"{typed('yolo val', imgsz, model=file)}\n      (pruned {family} models cannot be trained)"
     epochs = _epochs_of_a_sparse_run(parent)
@@ -111,11 +112,19 @@ def after_prune(
         if has < BLIND:
             return f"{look}\n      (nothing is left to train on from: it tells how far a cut may go)"
         if 100 * (has - had) <= -MUCH:  # trainings bring most of it back
-            return f"{tune}\n      (how far a cut may go: {look})"
+            shared = _with_the_image(request, *image_side.own_side(parent))
+            return f"{tune}\n      (how far a cut may go: {look}){shared}"
     if choice.described is None:
         return tune
     since = f", from Ultralytics {model_builder.TAKES_OVER} on" if choice.described.carried else ""
     return f"{tune}\n      (stock 'yolo train' keeps the widths as well{since})"
+
+
+def _with_the_image(request: PruneRequest | SlimRequest, own: int, stride: int) -> str:
+    """A line with the same command and a side of the image that takes its share; empty where there is none."""
+    if (shared := image_side.left_open(request, own, stride)) is None:
+        return ""
+    return f"\n      (less may be lost where the image takes its share: {command_line.written(shared)})"
 
 
 def _epochs_of_a_sparse_run(yolo: ultralytics.YOLO) -> int | None:
@@ -167,7 +176,9 @@ def after_slim(
         if last[key] < BLIND or lost > LITTLE or worsened:
             longer = replace(request, passed={**request.passed, "epochs": max(2 * request.epochs, enough)})
             too_few = "\n      (in fewer epochs channels have no time to fade)" if enough > 2 * request.epochs else ""
-            return f"{command_line.written(longer)}{too_few}"
+            is_own = lost > LITTLE and request.passed.get("imgsz") is None  # the side that the parent was trained at
+            shared = _with_the_image(request, imgsz, image_side.STRIDE) if is_own else ""
+            return f"{command_line.written(longer)}{too_few}{shared}"
     if export is not None:
         return _predicted(export, imgsz)
     return f"yolo export {shlex.quote(f'model={file}')} imgsz={imgsz} format=onnx"

@@ -16,11 +16,16 @@ from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.settings.budget import Budget
 from yoloprune.settings.keys import AUTO
+from yoloprune.settings.requests import PruneRequest
+from yoloprune.settings.slim_request import SlimRequest
 from yoloprune.settings.value_kinds import write_amount
 from yoloprune.settings.wanted_time import milliseconds
 
 SECONDS = 8.0
 """Of a measurement of the parent at both sides, at most."""
+
+STRIDE = 32
+"""Sides are multiples of it, or of a larger stride of the network; Ultralytics' own."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,27 @@ class Side:
     def told(self, *, of_parent: bool) -> dict[str, int]:
         """What a table says of it: nothing, unless the parent has another."""
         return {} if self.imgsz == self.parent else {"imgsz": self.parent if of_parent else self.imgsz}
+
+
+def own_side(yolo: ultralytics.YOLO) -> tuple[int, int]:
+    """The side that a model was trained at, which a budget for widths and image refers to, and what sides go by."""
+    return saving.image_size(yolo, None), max(STRIDE, int(max(yolo.model.stride)))
+
+
+def left_open(request: PruneRequest | SlimRequest, own: int, stride: int) -> PruneRequest | SlimRequest | None:
+    """The same request with a side that shares its FLOPs, None where nothing would be shared, or is already.
+
+    Args:
+        request (PruneRequest | SlimRequest): What was asked for.
+        own (int): The parent's own side.
+        stride (int): Sides are multiples of it.
+    """
+    flops = request.settings["flops"]
+    if flops is None or flops >= 1 or request.passed.get("imgsz") not in (None, own):
+        return None
+    if image_side.shared(flops, own, stride)[0] == own:
+        return None
+    return replace(request, passed={**request.passed, "imgsz": AUTO})
 
 
 def settle(
@@ -63,7 +89,7 @@ def settle(
     if passed.get("imgsz") != AUTO:
         given = saving.image_size(yolo, passed.get("imgsz"))
         return Side(given, given), budget
-    own, stride = saving.image_size(yolo, None), max(32, int(max(yolo.model.stride)))
+    own, stride = own_side(yolo)
     if budget.flops is None:
         side, _ = image_side.shared(time or 1.0, own, stride)  # `checking` demands one of them
         console.log(f"{command}: ", f"imgsz=auto: {side} pixels, the parent's side is {own}")
@@ -88,7 +114,7 @@ def share_of_time(yolo: ultralytics.YOLO, latency: float | str | None, deploymen
     """
     if not isinstance(latency, str):
         return latency
-    own = saving.image_size(yolo, None)
+    own, _ = own_side(yolo)
     with bench.opened(deployment, yolo.model, own) as timer:
         now = timer.time(seconds=SECONDS / 2)[0].median
     share = milliseconds(latency, now) / now

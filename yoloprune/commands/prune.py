@@ -18,7 +18,6 @@ from yoloprune.backend import (
     console,
     datasets,
     evaluation,
-    found_labels,
     head_task,
     host_arguments,
     progress_bar,
@@ -204,14 +203,13 @@ def _run(
         latency_search.judge(wanted, *(row["ms"] for row in rows))
     step = following.after_prune(
         (whole, child),
-        model,
+        request,
         target,
         choice,
         rows,
         data=data or datasets.own(whole),
         imgsz=imgsz,
         unrepaired=not dead and sight.images is None,
-        images=request.images if child.task in found_labels.TASKS else None,
     )
     files_now = [target, folder / run_report.NAMES[1]]
     console.conclude("prune: ", text_table.closing(said, rows, files_now, step))
