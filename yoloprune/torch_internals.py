@@ -120,6 +120,13 @@ def version_of(tensor: Tensor) -> float:
     return math.nan if tensor.is_inference() else tensor._version
 
 
+def channel_dim(layer: nn.Module) -> int:
+    """The dimension of a layer's channels, from behind where it takes one image without a batch dimension as well."""
+    if isinstance(layer, nn.Linear):
+        return -1
+    return -1 - len(layer.kernel_size) if isinstance(layer, ConvNd) else 1
+
+
 def padding_of(conv: ConvNd) -> list[int]:
     """Padding of a convolution as `functional.pad` takes it; of "same" as well."""
     return list(conv._reversed_padding_repeated_twice)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import conv, cut_copy, cutting_alive, cutting_plan, filled, noise, settle, shipped
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 from ultralytics.nn.modules import block as blocks
 from ultralytics.nn.modules.block import Attention, C2f, C3k2, CBFuse, CBLinear, RepNCSPELAN4
 from ultralytics.nn.tasks import DetectionModel
@@ -34,6 +35,31 @@ def values(tensor: Tensor) -> list:
 
 
 # Layers ---------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("layer", [conv(3, 4), nn.BatchNorm2d(4), nn.Linear(3, 4)], ids=lambda m: type(m).__name__)
+def test_weights_that_are_buffers_stay_buffers(layer: nn.Module) -> None:
+    layer = copy.deepcopy(layer)
+    for key, p in list(layer.named_parameters()):
+        delattr(layer, key)
+        layer.register_buffer(key, p.detach())
+    last = layer.weight[3].clone()
+    only(layer, outputs=(1, 3), of=(4, None if isinstance(layer, nn.BatchNorm2d) else 3))
+    assert torch.equal(layer.weight[1], last) and len(layer.weight) == len(layer.bias) == 2
+    assert not [*layer.parameters()] and {"weight", "bias"} <= {name for name, _ in layer.named_buffers()}
+
+
+def test_what_a_layer_computes_of_others_is_not_set() -> None:
+    layer = parametrizations.weight_norm(conv(3, 4), dim=None)
+    only(layer, outputs=(0, 2), of=(4, 3))
+    assert layer.out_channels == len(layer.bias) == 2 and len(layer.weight) == 4  # which a trace does not let happen
+
+
+def test_the_memory_format_stays() -> None:
+    layer = conv(6, 8, 3).to(memory_format=torch.channels_last)
+    only(layer, outputs=(0, 2, 5), inputs=(1, 3, 4, 5), of=(8, 6))
+    assert layer.weight.is_contiguous(memory_format=torch.channels_last) and not layer.weight.is_contiguous()
+    assert only(conv(6, 8, 3), outputs=(0, 2), of=(8, 6)).weight.is_contiguous()
+
+
 def test_convolution() -> None:
     layer = filled(conv(3, 4), [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12]], [1, 2, 3, 4])
     only(layer, outputs=(0, 2), inputs=(1, 2), of=(4, 3))

@@ -127,3 +127,22 @@ def test_zeros_are_put_back_after_an_error() -> None:
         assert shared.a.weight is weight and weight.any()
         raise RuntimeError
     assert block.a.weight is weight
+
+
+class Asks(nn.Module):
+    """Reads a number of its branch, which nothing that is put in its place has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch, self.other = Residual(8, 4), Residual(8, 4)
+        self.branch.stride = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.other(self.branch(x) if self.branch.stride == 1 else x)
+
+
+def test_a_branch_of_which_something_is_read_elsewhere_stays() -> None:
+    model = stream(one=Asks())
+    branch = model.blocks.one.branch
+    assert found(model) == ["blocks", "blocks.one", "blocks.one.other"]
+    assert model.blocks.one.branch is branch

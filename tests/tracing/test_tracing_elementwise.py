@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yoloprune.cutting import comparison
+from yoloprune.tracing.trace_network import trace
 
 
 @pytest.mark.parametrize("gate", [F.hardsigmoid, torch.sigmoid, F.hardswish, torch.tanh], ids=lambda f: f.__name__)
@@ -161,3 +162,64 @@ def test_a_norm_of_weights_used_by_hand() -> None:
 def test_product_of_two_maps_unites_what_it_multiplies() -> None:
     graph = exact(net(lambda m, x: m.c(m.a(x) * m.b(x) - m.a(x) / 3), a=(3, 4), b=(3, 4), c=(4, 2)))
     assert classes(graph, "a.outputs") == classes(graph, "b.outputs")
+
+
+# Zero where channels are cut, whatever the image --------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "fill",
+    [
+        lambda y, hot: y.masked_fill(hot, 1.0),
+        lambda y, hot: torch.where(hot, y + 1, y),
+        lambda y, hot: torch.where(hot, 1.0, y),
+        lambda y, hot: y.clone().masked_fill_(hot, 1.0),
+        lambda y, hot: y + hot,
+        lambda y, hot: torch.maximum(y, hot.float()),
+    ],
+    ids=["filled", "where", "literal", "in place", "added", "maximum"],
+)
+def test_what_another_image_fills_is_not_taken_for_zero(fill: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """On the example no position is hot; on one of which some are, the product sums over what was filled in."""
+
+    def body(m: Net, x: Tensor) -> Tensor:
+        hot = x.amax(1, keepdim=True) > 100
+        left, right = (fill(layer(x), hot).flatten(2) for layer in (m.a, m.c))
+        return m.b((left.transpose(1, 2) @ right)[:, None])
+
+    model = net(body, a=(3, 4), c=(3, 4), b=(1, 2))
+    graph = held(model)
+    assert reasons(graph, "a.outputs") == {"channels are mixed by bmm in the network's own code"}
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        lambda y, hot: y.masked_fill(hot, 0.0),
+        lambda y, hot: torch.where(hot, torch.tensor(0.0), y),
+        lambda y, hot: torch.where(hot, 0.0, y),
+        lambda y, hot: y * hot,
+        lambda y, hot: y / (1 + hot),
+        lambda y, hot: torch.where(hot, y * 2, y).clamp(-torch.ones(1), torch.ones(1)),
+    ],
+    ids=["filled", "tensor", "literal", "times", "divided", "clamped"],
+)
+def test_what_stays_zero_whatever_the_image_is(gate: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def body(m: Net, x: Tensor) -> Tensor:
+        hot = x.amax(1, keepdim=True) > 0.5
+        left, right = (gate(layer(x), hot).flatten(2) for layer in (m.a, m.c))
+        return m.b((left.transpose(1, 2) @ right)[:, None])
+
+    graph = exact(net(body, a=(3, 4), c=(3, 4), b=(1, 2)))
+    assert classes(graph, "a.outputs") == classes(graph, "c.outputs") and reasons(graph, "a.outputs") == FREE
+
+
+@pytest.mark.parametrize("double", [lambda g: g.mul_(2), lambda g: torch.mul(g, 2, out=torch.empty_like(g))])
+def test_operations_in_place_are_done_once(double: Callable[[Tensor], Tensor]) -> None:
+    seen = []
+
+    def body(m: Net, x: Tensor) -> Tensor:
+        gate = double(m.a(x).sigmoid())
+        seen.append(float(gate.mean()))
+        return m.b(gate)
+
+    trace(net(body, a=(3, 4), b=(4, 2)), IMAGE)
+    assert len(seen) > 2 and set(seen) == {seen[0]}  # the first pass counts the work, unlabelled

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -139,3 +141,133 @@ def test_linear_layers_on_tokens() -> None:
     graph = exact(net(tokens, a=(3, 4), b=(4, 2), **layers))
     assert classes(graph, "a.outputs") == classes(graph, "l1.inputs") == classes(graph, "l2.outputs")
     assert classes(graph, "l1.outputs") == classes(graph, "bn.outputs") == classes(graph, "l2.inputs")
+
+
+# Layers that are given numbers of their own, or have their channels elsewhere ---------------------------------------
+class Shifted(nn.Conv2d):
+    """Its bias is a parameter of another name."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__(c, c, 1, bias=False)
+        self.shift = nn.Parameter(noise(c))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.shift)
+
+
+class Offset(nn.Linear):
+    """The same for tokens."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__(c, c, bias=False)
+        self.shift = nn.Parameter(noise(c))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.shift)
+
+
+class Gained(nn.BatchNorm2d):
+    """Scale and shift beside statistics that it has from torch."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__(c, affine=False)
+        self.gain, self.shift = nn.Parameter(noise(c)), nn.Parameter(noise(c, seed=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.gain, self.shift)
+
+
+@pytest.mark.parametrize("layer, own", [(Shifted(4), "shift"), (Gained(4), "gain")], ids=lambda v: type(v).__name__)
+def test_numbers_that_come_with_the_input_follow_the_channels(layer: nn.Module, own: str) -> None:
+    graph = exact(net(lambda m, x: m.b(m.odd(m.a(x)).relu()), a=(3, 4), odd=layer, b=(4, 2)))
+    assert classes(graph, f"odd.{own}.outputs") == classes(graph, "odd.outputs") == classes(graph, "b.inputs")
+    assert reasons(graph, "odd.outputs") == FREE
+
+
+def test_a_shift_of_tokens_follows_the_channels() -> None:
+    graph = exact(
+        net(lambda m, x: m.b(m.odd(m.a(x).flatten(2).transpose(1, 2))), a=(3, 4), odd=Offset(4), b=nn.Linear(4, 2))
+    )
+    assert classes(graph, "odd.shift.outputs") == classes(graph, "odd.outputs") == classes(graph, "b.inputs")
+    assert reasons(graph, "odd.outputs") == FREE
+
+
+def test_numbers_of_no_tensor_that_is_cut_hold_the_channels() -> None:
+    fixed = noise(4)
+    graph = exact(
+        net(
+            lambda m, x: m.c(F.batch_norm(m.a(x), fixed, fixed.exp()) + 0 * m.b(x)),
+            a=(3, 4),
+            b=nn.Sequential(conv(3, 5), conv(5, 4)),
+            c=(4, 2),
+        )
+    )
+    assert reasons(graph, "a.outputs") == {
+        "a tensor of fixed width is given to aten::native_batch_norm in the network's own code"
+    }
+
+
+class Pair(nn.Conv2d):
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        return super().forward(x), None
+
+
+class Last(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).permute(0, 2, 3, 1)
+
+
+class Styled(nn.Conv2d):
+    def forward(self, style: Tensor, x: Tensor) -> Tensor:
+        return super().forward(x * style)
+
+
+@pytest.mark.parametrize(
+    "odd, use",
+    [
+        (Pair, lambda layer, y: layer(y)[0]),
+        (Last, lambda layer, y: layer(y).permute(0, 3, 1, 2)),
+        (Styled, lambda layer, y: layer(y.new_ones(()), y)),
+    ],
+)
+def test_layers_that_have_their_channels_elsewhere_keep_them(odd: type[nn.Conv2d], use: Callable[..., Tensor]) -> None:
+    graph = exact(
+        net(
+            lambda m, x: m.b(use(m.odd, m.a(x).relu()).relu()),
+            a=nn.Sequential(conv(3, 5), conv(5, 4)),
+            odd=odd(4, 6, 1),
+            b=(6, 2),
+        )
+    )
+    why = f"{odd.__name__} odd has its channels elsewhere than torch's own layer"
+    assert reasons(graph, "odd.inputs" if odd is Styled else "odd.outputs") == {why}
+
+
+def test_a_product_per_channel_unites_the_two() -> None:
+    graph = exact(net(lambda m, x: m.b(m.a(x) @ m.c(x).transpose(2, 3)), a=(3, 4), c=(3, 4), b=(4, 2)))
+    assert classes(graph, "a.outputs") == classes(graph, "c.outputs") == classes(graph, "b.inputs")
+    assert reasons(graph, "a.outputs") == FREE
+
+
+@pytest.mark.parametrize("scale", [None, nn.Parameter(noise(4))], ids=["plain", "scaled"])
+def test_instances_are_normalised_channel_by_channel(scale: nn.Parameter | None) -> None:
+    layers = {} if scale is None else {"scale": scale}
+    graph = exact(
+        net(
+            lambda m, x: m.b(F.instance_norm(m.a(x), weight=getattr(m, "scale", None)).relu()),
+            a=(3, 4),
+            b=(4, 2),
+            **layers,
+        )
+    )
+    assert reasons(graph, "a.outputs") == FREE
+
+
+def test_channels_last_and_pooling_to_one_pixel() -> None:
+    def body(m: Net, x: Tensor) -> Tensor:
+        y = m.a(x)
+        return m.b(y * m.e(F.adaptive_avg_pool2d(y, 1)).sigmoid())
+
+    model = net(body, a=(3, 8), e=(8, 8), b=(8, 2)).to(memory_format=torch.channels_last)
+    graph = exact(model)
+    assert reasons(graph, "a.outputs") == FREE and graph.unknown == {}

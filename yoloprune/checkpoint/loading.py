@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
 import ultralytics
-from torch import Tensor, nn
+from torch import nn
 
 from yoloprune.backend import compat, console, model_facts, official_weights, records
 from yoloprune.checkpoint import foreign_files
 from yoloprune.checkpoint.models import RTDETR, YOLO
 from yoloprune.errors import ArgumentError, ModelError, raised_by
+from yoloprune.probing.held_state import copied
 from yoloprune.torch_internals import CHILDREN, drop_hooks, is_out_of_memory
 
 ModelSource = str | Path | ultralytics.YOLO
@@ -60,11 +60,9 @@ def _copy_of(model: nn.Module) -> nn.Module:
     """A copy of a live network that can be saved, whatever was done with it.
 
     It is without the user's hooks, which may be functions that no other process finds; those by which torch computes
-    weights stay. Tensors that hang on a graph of gradients cannot be copied, so their values are.
+    weights stay.
     """
-    attributes = [value for module in model.modules() for value in vars(module).values()]
-    made = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
-    copy = deepcopy(model, {id(value): value.detach().clone() for value in made})
+    copy = copied(model)
     dropped = sum(drop_hooks(module, _is_of_torch) for module in copy.modules())
     if dropped:
         console.warn(f"model: {dropped} hooks of the live network are left out")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
@@ -23,6 +22,7 @@ from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Example, Probe
+from yoloprune.probing.held_state import copied
 from yoloprune.probing.random_draws import generators_kept
 from yoloprune.probing.survey import survey_around
 from yoloprune.repair import constant_folding
@@ -145,7 +145,7 @@ def prune_module(
     if alive.all():
         raise BudgetError(f"There is nothing to cut: {_why_not(graph, wanted)}.")
     plan = graph.plan(alive)
-    child = surgery.cut(copy.deepcopy(model), plan)
+    child = surgery.cut(copied(model), plan)
     proved = proof.prove(model, child, plan, probe, outputs=outputs)
     moved = {"cut": comparison.distance(model, child, probe.proving[0])}
     repaired = repair(model, child, plan, recover, None if data is None else data.inputs)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.planning.plan import Keep
-from yoloprune.torch_internals import BatchNorm, ConvNd
+from yoloprune.torch_internals import ConvNd
 
-STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
-"""Buffers that a batch-norm has of itself."""
+OWN = frozenset({"weight", "bias", "running_mean", "running_var", "num_batches_tracked"})
+"""What a layer has of itself, the first two as buffers where it is not to be trained."""
 
 
 def cut_extra_buffers(module: nn.Module, keep: Keep, planned: Container[str] = ()) -> None:
@@ -25,7 +25,7 @@ def cut_extra_buffers(module: nn.Module, keep: Keep, planned: Container[str] = (
         planned (Container[str]): Buffers that the plan itself names.
     """
     for name, buffer in [*module.named_buffers(recurse=False)]:
-        if name in planned or (isinstance(module, BatchNorm) and name in STATISTICS):
+        if name in planned or name in OWN:
             continue
         for dim, kept in _dims(module, keep, buffer):
             buffer = buffer.index_select(dim, torch.tensor(kept, device=buffer.device))

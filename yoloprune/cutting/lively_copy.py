@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from functools import partial
 from typing import Any
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.probing.examples import Example, modes
-from yoloprune.probing.forward import hooked, running
-from yoloprune.probing.held_state import preserved
-from yoloprune.torch_internals import BatchNorm, ConvNd
+from yoloprune.probing.forward import hooked, input_of, running
+from yoloprune.probing.held_state import copied, preserved
+from yoloprune.torch_internals import BatchNorm, ConvNd, channel_dim
 
 ASLEEP = 1e-3
 """A parameter none of whose values is larger lets next to nothing through: LayerScale begins at 1e-6, ReZero at 0."""
@@ -27,7 +26,7 @@ def lively_copy(model: nn.Module, example: Example, training: bool | None = None
 
     Half precision becomes float32, or variances would be out of range.
     """
-    live = copy.deepcopy(model).float() if _is_low(model) else sharing_copy(model)
+    live = copied(model).float() if _is_low(model) else sharing_copy(model)
     before = [bias.detach().clone() for _, bias in _biased(live)]
     settle(live, lively_example(example, model), training=training, wake=True)
     if any(isinstance(m, BatchNorm) for m in model.modules()) or _asleep(model):
@@ -51,7 +50,7 @@ def sharing_copy(model: nn.Module) -> nn.Module:
     """
     own = {id(p) for m in model.modules() if isinstance(m, BatchNorm) for p in m.parameters(recurse=False)}
     own |= {id(p) for p in _asleep(model)} | {id(bias) for _, bias in _biased(model)}
-    return copy.deepcopy(model, {id(p): p for p in model.parameters() if id(p) not in own})
+    return copied(model, {id(p): p for p in model.parameters() if id(p) not in own})
 
 
 def settle(
@@ -135,13 +134,15 @@ def _biased(model: nn.Module) -> list[tuple[ConvNd | nn.Linear, Tensor]]:
     return [(m, m.bias) for m in model.modules() if isinstance(m, LAYERS) and m.bias is not None]
 
 
-def _wake(bias: Tensor, module: ConvNd | nn.Linear, args: tuple[Any, ...], output: Tensor) -> Tensor:
+def _wake(bias: Tensor, module: ConvNd | nn.Linear, args: tuple[Any, ...], output: Any) -> Any:
     """Hook behind a layer: a bias for each channel that is positive nowhere, with which its mean is zero."""
-    dim = output.ndim - 1 - (0 if isinstance(module, nn.Linear) else len(module.kernel_size))
-    values = output.movedim(dim, 0).flatten(1)
+    dim = channel_dim(module)
+    if not isinstance(output, Tensor) or output.ndim < -dim or output.shape[dim] != len(bias):
+        return output  # of a class of the user's that does more
+    values = output.movedim(dim, 0).reshape(len(bias), -1)
     lift = torch.where(values.amax(1) <= 0, -values.mean(1), 0.0)
     bias.data += lift
-    return output + lift.reshape([-1 if d == dim else 1 for d in range(output.ndim)])
+    return output + lift.reshape([-1 if d == dim % output.ndim else 1 for d in range(output.ndim)])
 
 
 def _fit(
@@ -157,7 +158,10 @@ def _fit(
     Its own training mode refuses one value per channel (one image after global pooling), which has no variance: there
     it gets the statistics over all channels.
     """
-    x = next(iter((*args, *kwargs.values()))).detach().movedim(1, 0).flatten(1)
+    x = input_of(args, kwargs)
+    if not isinstance(x, Tensor) or x.ndim < 2 or x.shape[1] != len(running_mean):
+        return  # of a class of the user's that does more
+    x = x.detach().movedim(1, 0).flatten(1)
     x = x if x.shape[1] > 1 else x.T
     variance, mean = torch.var_mean(x, 1, correction=min(1, x.shape[1] - 1))
     running_mean.copy_(mean)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from yoloprune.planning.plan import REMOVED, Plan
 from yoloprune.probing.residual_modules import zeroed
-from yoloprune.torch_internals import ConvNd
+from yoloprune.torch_internals import channel_dim
 
 
 @contextlib.contextmanager
@@ -24,7 +24,7 @@ def masked(model: nn.Module, plan: Plan, written: float = 0.0) -> Iterator[nn.Mo
     for name, keep in plan.keep.items():
         if (module := modules.get(name)) is None or keep == REMOVED:
             continue  # a loose parameter multiplies or adds channels that are zero on both sides
-        dim = _channel_dim(module)
+        dim = channel_dim(module)
         outputs, inputs = keep.of
         if keep.inputs is not None and inputs is not None:
             mask = _Mask(keep.inputs, inputs, dim, 0.0)
@@ -38,13 +38,6 @@ def masked(model: nn.Module, plan: Plan, written: float = 0.0) -> Iterator[nn.Mo
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _channel_dim(module: nn.Module) -> int:
-    if isinstance(module, nn.Linear):
-        return -1
-    # counted from behind where possible: convolutions take one image without a batch dimension as well
-    return -1 - len(module.kernel_size) if isinstance(module, ConvNd) else 1
 
 
 class _Mask:

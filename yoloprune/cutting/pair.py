@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +17,7 @@ from yoloprune.errors import VerifyError
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Example, Run, run
 from yoloprune.probing.forward import hooked
+from yoloprune.probing.held_state import copied
 from yoloprune.probing.operations import listing
 from yoloprune.probing.outputs import Leaf
 from yoloprune.torch_internals import is_out_of_memory, tree_map
@@ -65,7 +65,7 @@ class Precise:
         """A copy in float64."""
         if model not in self.networks:
             doubled = {id(p): nn.Parameter(p.detach().double(), p.requires_grad) for p in _plain_parameters(model)}
-            self.networks[model] = copy.deepcopy(model, dict[int, Any](doubled)).double()
+            self.networks[model] = copied(model, doubled).double()
         return self.networks[model]
 
     def error_of(self, wanted: Any, got: Any) -> float | None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from yoloprune.cutting import extra_buffers, remembered_widths, width_attributes
 from yoloprune.errors import PlanError
 from yoloprune.planning.plan import Keep, Plan
+from yoloprune.probing import residual_modules
 from yoloprune.torch_internals import BatchNorm, ConvNd
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -43,7 +44,7 @@ def cut(model: Model, plan: Plan) -> Model:
         else:
             _check(name, modules.get(name), loose.get(name), keep)
     for name in whole:
-        _remove(modules, name)
+        residual_modules.take_out(model, name)
     modules = dict(model.named_modules())
     numbers = remembered_widths.remembered(model)
     for module_name, module in modules.items():
@@ -69,21 +70,6 @@ def _kept(plan: Plan, module: str, child: str) -> Keep:
 # ---- branches --------------------------------------------------------------------------------------------------------
 
 
-ROUTING = ("i", "f", "type", "np")
-"""What Ultralytics writes on a layer to know where its input comes from."""
-
-
-def _remove(modules: dict[str, nn.Module], name: str) -> None:
-    """Put a module that hands on its input in the place of another."""
-    parent, _, key = name.rpartition(".")
-    gone, instead = modules[name], nn.Identity()
-    for told in ROUTING:
-        if told in vars(gone):
-            setattr(instead, told, vars(gone)[told])
-    instead.train(gone.training)
-    setattr(modules[parent], key, instead)
-
-
 def _check_whole(name: str, modules: dict[str, nn.Module], plan: Plan) -> None:
     if not name or name not in modules:
         raise PlanError(f"The plan does not fit this model: there is no module '{name}' to be removed.")
@@ -101,23 +87,23 @@ def _slice(module: nn.Module, keep: Keep) -> None:
         if outputs is not None and module.groups > 1:
             _slice_groups(module, outputs)
         elif outputs is not None:
-            module.weight, module.out_channels = _parameter(module.weight, outputs, out_dim), len(outputs)
+            module.out_channels = len(outputs)
+            _replace(module, outputs, out_dim, "weight")
         if inputs is not None:
-            module.weight, module.in_channels = _parameter(module.weight, inputs, in_dim), len(inputs)
+            module.in_channels = len(inputs)
+            _replace(module, inputs, in_dim, "weight")
     elif isinstance(module, nn.Linear):
         if outputs is not None:
-            module.weight, module.out_features = _parameter(module.weight, outputs, 0), len(outputs)
+            module.out_features = len(outputs)
+            _replace(module, outputs, 0, "weight")
         if inputs is not None:
-            module.weight, module.in_features = _parameter(module.weight, inputs, 1), len(inputs)
+            module.in_features = len(inputs)
+            _replace(module, inputs, 1, "weight")
     elif isinstance(module, BatchNorm) and outputs is not None:
         module.num_features = len(outputs)
-        for key in ("running_mean", "running_var"):
-            if (buffer := getattr(module, key)) is not None:
-                setattr(module, key, _sliced(buffer, outputs, 0))
-        if module.weight is not None:
-            module.weight = _parameter(module.weight, outputs, 0)
-    if outputs is not None and isinstance(module.bias, nn.Parameter):
-        module.bias = _parameter(module.bias, outputs, 0)
+        _replace(module, outputs, 0, "running_mean", "running_var", "weight")
+    if outputs is not None:
+        _replace(module, outputs, 0, "bias")
 
 
 def _slice_groups(conv: ConvNd, outputs: Tensor) -> None:
@@ -125,19 +111,24 @@ def _slice_groups(conv: ConvNd, outputs: Tensor) -> None:
     each, fed = conv.out_channels // conv.groups, conv.in_channels // conv.groups
     groups = outputs[::each] // each
     rows = (groups[:, None] * fed + torch.arange(fed)).flatten() if conv.transposed else outputs
-    conv.weight = _parameter(conv.weight, rows, 0)
+    _replace(conv, rows, 0, "weight")
     conv.groups, conv.in_channels, conv.out_channels = len(groups), len(groups) * fed, len(outputs)
 
 
-def _parameter(p: Tensor, index: Tensor, dim: int) -> nn.Parameter:
-    return nn.Parameter(_sliced(p.detach(), index, dim), requires_grad=p.requires_grad)
+def _replace(module: nn.Module, index: Tensor, dim: int, *keys: str) -> None:
+    """Tensors of a module, parameters or buffers, by some of their positions; not what it computes from others."""
+    own = dict((*module.named_parameters(recurse=False, remove_duplicate=False), *module.named_buffers(recurse=False)))
+    for key in own.keys() & {*keys}:
+        setattr(module, key, _sliced(own[key], index, dim))
 
 
 def _sliced(tensor: Tensor, index: Tensor, dim: int) -> Tensor:
-    """Some positions of a tensor, which is a parameter if that one is."""
-    if isinstance(tensor, nn.Parameter):
-        return _parameter(tensor, index, dim)
-    return tensor.index_select(dim, index.to(tensor.device))
+    """Some positions of a tensor, in the memory format of it, which is a parameter if that one is."""
+    kept = tensor.detach().index_select(dim, index.to(tensor.device))
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
+    if last is not None and tensor.is_contiguous(memory_format=last) and not tensor.is_contiguous():
+        kept = kept.contiguous(memory_format=last)
+    return nn.Parameter(kept, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else kept
 
 
 def _index(positions: Sequence[int] | None) -> Tensor | None:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from yoloprune.probing import random_draws
 from yoloprune.probing.forward import hooked, running
 from yoloprune.probing.held_state import preserved
-from yoloprune.probing.outputs import Leaf, leaves, plain, tensors
-from yoloprune.torch_internals import is_out_of_memory, tree_map
+from yoloprune.probing.outputs import Leaf, leaves, mapped, plain, tensors
+from yoloprune.torch_internals import is_out_of_memory
 
 DRAWS = 8
 """With so many seeds a network is run that draws random numbers: a branch that it takes every other time is taken."""
@@ -41,7 +41,7 @@ class Example:
 
     def fresh(self) -> tuple[Any, ...]:
         """Inputs that a network may change in place."""
-        copies: tuple[Any, ...] = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, self.inputs)
+        copies: tuple[Any, ...] = mapped(self.inputs, Tensor.clone)
         return copies
 
     def __call__(self, model: nn.Module) -> Any:
@@ -50,7 +50,7 @@ class Example:
 
     def cast(self, convert: Callable[[Tensor], Tensor]) -> Example:
         """The same with other floating-point tensors."""
-        cast = tree_map(lambda x: convert(x) if isinstance(x, Tensor) and x.is_floating_point() else x, self.inputs)
+        cast = mapped(self.inputs, lambda x: convert(x) if x.is_floating_point() else x)
         return replace(self, inputs=cast)
 
     def louder(self, factor: float) -> Example:

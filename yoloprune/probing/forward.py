@@ -13,13 +13,13 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from yoloprune.errors import DataError
+from yoloprune.probing.outputs import mapped
 from yoloprune.torch_internals import (
     BatchNorm,
     DispatchMode,
     Dropout,
     FunctionMode,
     schema_of,
-    tree_map,
     version_of,
 )
 
@@ -95,11 +95,11 @@ def feed(model: nn.Module, batches: Iterable[Any]) -> None:
     """Run a model on batches, each a tensor or all arguments as a tuple; raises DataError if there are none."""
     weight, fed = next(model.parameters()), False
 
-    def placed(x: Any) -> Any:
-        return x.to(weight.device, weight.dtype if x.is_floating_point() else None) if isinstance(x, Tensor) else x
+    def placed(x: Tensor) -> Tensor:
+        return x.to(weight.device, weight.dtype if x.is_floating_point() else None)
 
     for batch in batches:
-        model(*(tree_map(placed, batch) if isinstance(batch, tuple) else (placed(batch),)))
+        model(*mapped(batch if isinstance(batch, tuple) else (batch,), placed))
         fed = True
     if not fed:
         raise DataError("There are no calibration images.")

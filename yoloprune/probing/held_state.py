@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import zlib
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
-from types import FunctionType
+from collections.abc import Iterable, Iterator, Mapping
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from yoloprune.errors import ModelError
 from yoloprune.torch_internals import HOOK_DICTS, version_of
 
 CONTAINERS = (dict, list, set, deque)  # a module's attributes are a dict as well
 PLAIN = frozenset({dict, OrderedDict, list, set})
 NUMBERS = (int, float, bool, complex, torch.Size)
-ATOMS = frozenset({*NUMBERS, str, bytes, type(None), torch.dtype, torch.device, FunctionType})
+FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType)
+ATOMS = frozenset({*NUMBERS, *FUNCTIONS, str, bytes, type(None), torch.dtype, torch.device, ModuleType, type})
 """Kinds of values that hold nothing that could change; most attributes are of them."""
 
 
@@ -31,6 +35,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
     containers = [(v, _copied(v)) for v in found if isinstance(v, CONTAINERS)]
     tensors = [v for v in found if isinstance(v, Tensor) and not v.is_inference()]  # which nothing can change
     values = [(v, version_of(v), v.detach().clone()) for v in tensors]
+    arrays = [(v, v.copy()) for v in found if isinstance(v, np.ndarray) and v.flags.writeable]
     generators = [(v, v.get_state()) for v in found if isinstance(v, torch.Generator)]
     try:
         yield
@@ -42,18 +47,61 @@ def preserved(model: nn.Module) -> Iterator[None]:
             if id(hooks) not in known:  # empty when it began
                 hooks.clear()
         for tensor, version, value in values:
-            if version_of(tensor) != version:
+            if version_of(tensor) != version or not _holds(
+                tensor, value
+            ):  # `.data` is written to without being counted
                 tensor.detach().copy_(value)
+        for array, numbers in arrays:
+            array[...] = numbers
         for generator, state in generators:
             generator.set_state(state)
+
+
+@contextlib.contextmanager
+def weights_kept(model: nn.Module) -> Iterator[None]:
+    """Put parameters back that a network changes itself when it runs, or is told its mode, and refuse it.
+
+    Raises:
+        ModelError: If there is such a parameter: those of a proof share weights, and would change one another's.
+    """
+    kept = [(name, p, p.data, p.detach().clone()) for name, p in model.named_parameters() if not p.is_inference()]
+
+    def put_back() -> list[str]:
+        changed = [one for one in kept if one[1].data_ptr() != one[2].data_ptr() or not _holds(one[1], one[3])]
+        for _, p, data, value in changed:
+            p.data = data.copy_(value)
+        return [name for name, *_ in changed]
+
+    try:
+        yield
+    except BaseException:
+        put_back()
+        raise
+    if changed := put_back():
+        raise ModelError(
+            f"the network changes its own weights when it runs, or is put into another mode: {changed[0]}. Have it "
+            "merge them for good (as adapters can), or take out what normalises them, and prune what comes of it"
+        )
+
+
+def copied(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Module:
+    """A deep copy of a network, whatever it keeps: tensors that hang on a graph of gradients cannot be copied, so their
+    values are.
+
+    Args:
+        model (nn.Module): The network.
+        memo (Mapping): What stands for an object, by its identity, in place of a copy.
+    """
+    made = [v for v in held_tensors(model) if not v.is_leaf]
+    return copy.deepcopy(model, {**{id(v): v.detach().clone() for v in made}, **(memo or {})})
 
 
 def state_of(model: nn.Module) -> list[tuple[Any, ...]]:
     """What a network holds, to tell whether it holds the same later; only while the objects in it live."""
     return [
-        (id(v), version_of(v)) if isinstance(v, Tensor) else (id(v), *map(id, _items(v)))
+        (id(v), *map(id, _items(v))) if isinstance(v, CONTAINERS) else (id(v), _counted(v), _digest(v))
         for v in _found(model)
-        if isinstance(v, CONTAINERS) or (isinstance(v, Tensor) and not v.is_inference())
+        if isinstance(v, (*CONTAINERS, np.ndarray)) or (isinstance(v, Tensor) and not v.is_inference())
     ]
 
 
@@ -85,11 +133,37 @@ def _found(model: nn.Module) -> list[Any]:
             open_ += value.values() if isinstance(value, dict) else () if isinstance(value, set) else value
         elif isinstance(value, (nn.Module, nn.Parameter)):
             continue
-        elif isinstance(value, (Tensor, torch.Generator)):
+        elif isinstance(value, (Tensor, torch.Generator, np.ndarray)):
             found[id(value)] = value
         elif isinstance(value, tuple):
             open_ += value
+        elif isinstance(held := getattr(value, "__dict__", None), dict):  # an object of the user's
+            open_.append(held)
     return list(found.values())
+
+
+def _holds(tensor: Tensor, value: Tensor) -> bool:
+    """Whether a tensor has these values; one that is not dense, or has none, is taken at its word."""
+    return not _is_dense(tensor) or torch.equal(tensor.detach(), value)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    unlike = tensor.is_quantized or tensor.is_nested or tensor.is_meta
+    return tensor.layout == torch.strided and not unlike
+
+
+def _counted(value: Any) -> float:
+    """How often something was written into a tensor, the same values among it."""
+    return version_of(value) if isinstance(value, Tensor) else 0
+
+
+def _digest(value: Any) -> int:
+    """What tells the values of a tensor or an array from others; of one that is not dense, nothing."""
+    if isinstance(value, Tensor):
+        if not _is_dense(value):
+            return 0
+        value = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return zlib.crc32(np.ascontiguousarray(value).tobytes())
 
 
 def _hooks(model: nn.Module) -> list[dict[Any, Any]]:

@@ -101,7 +101,9 @@ CONVOLUTIONS = frozenset({"aten::convolution", "aten::_convolution"})
 PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm"})
 POOLS = frozenset({"aten::max_pool2d_with_indices", "aten::max_pool2d", "aten::avg_pool2d"})
 SAME_SHAPE = frozenset({"aten::_softmax", "aten::_log_softmax"})
-NORMS = frozenset({"aten::native_batch_norm", "aten::cudnn_batch_norm"})
+NORMS = frozenset(
+    f"aten::{n}" for n in ("native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit_no_training")
+)
 
 
 def _hollow(func: Any, args: Any, kwargs: Any) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yoloprune.torch_internals import is_out_of_memory
+from yoloprune.torch_internals import is_out_of_memory, tree_map
 
 
 class Leaf(NamedTuple):
@@ -51,6 +52,23 @@ def leaves(output: Any) -> list[Leaf]:
 def tensors(output: Any) -> list[Tensor]:
     """All tensors of an output."""
     return [leaf.value for leaf in leaves(output) if isinstance(leaf.value, Tensor)]
+
+
+def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """A copy of what a network is given, with something else in place of each tensor, also of those in objects."""
+
+    def leaf(one: Any) -> Any:
+        if isinstance(one, Tensor):
+            return change(one)
+        held = None if isinstance(one, (*ATOMS, np.ndarray)) else _attributes(one)
+        if not held or not tensors(held):
+            return one
+        other = copy.copy(one)
+        for name, child in held.items():
+            object.__setattr__(other, name, mapped(child, change))  # of a frozen dataclass as well
+        return other
+
+    return tree_map(leaf, value)
 
 
 def _walk(value: Any, path: str, above: set[int]) -> Iterator[Leaf]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yoloprune.probing.examples import Example, Probe
+from yoloprune.probing.examples import Example, Probe, runs
 from yoloprune.probing.forward import hooked, running
 from yoloprune.probing.held_state import preserved
 from yoloprune.probing.random_draws import seeded
@@ -61,7 +61,40 @@ def residual_modules(model: nn.Module, probe: Probe) -> list[str]:
                 for name in candidates.keys() & watched.taken.keys():
                     if not _hands_on(candidates[name], watched.taken[name]):
                         del candidates[name]
-    return [name for name in candidates if name in ran]
+    found = [name for name in candidates if name in ran]
+    for depth in sorted({name.count(".") for name in found}):  # none of one depth is inside another
+        level = [name for name in found if name.count(".") == depth]
+        if not _runs_without(model, probe, level):
+            missed = {name for name in level if not _runs_without(model, probe, [name])}
+            found = [name for name in found if name not in missed]
+    return found
+
+
+ROUTING = ("i", "f", "type", "np")
+"""What Ultralytics writes on a layer to know where its input comes from."""
+
+
+def take_out(model: nn.Module, name: str) -> nn.Module:
+    """Put a module that hands on its input in the place of another one, which is given back."""
+    parent, _, key = name.rpartition(".")
+    gone, instead = model.get_submodule(name), nn.Identity()
+    for told in ROUTING:
+        if told in vars(gone):
+            setattr(instead, told, vars(gone)[told])
+    instead.train(gone.training)
+    setattr(model.get_submodule(parent), key, instead)
+    return gone
+
+
+def _runs_without(model: nn.Module, probe: Probe, names: list[str]) -> bool:
+    """Whether a network runs without some of its modules; it may ask one for a stride that nothing else has."""
+    gone = {name: take_out(model, name) for name in names}
+    try:
+        return all(runs(model, one, training) for one in probe.examples for training in probe.modes(model, one))
+    finally:
+        for name, module in gone.items():
+            parent, _, key = name.rpartition(".")
+            setattr(model.get_submodule(parent), key, module)
 
 
 def _owning(model: nn.Module) -> dict[str, nn.Module]:

@@ -19,10 +19,10 @@ from yoloprune.errors import ModelError
 from yoloprune.probing.descent import Descendants
 from yoloprune.probing.examples import Example, Probe
 from yoloprune.probing.forward import running
-from yoloprune.probing.held_state import held_tensors, preserved, state_of
+from yoloprune.probing.held_state import held_tensors, preserved, state_of, weights_kept
 from yoloprune.probing.operations import list_pass, listing
-from yoloprune.probing.outputs import tensors
-from yoloprune.torch_internals import is_out_of_memory, one_thread, tree_map
+from yoloprune.probing.outputs import mapped, tensors
+from yoloprune.torch_internals import is_out_of_memory, one_thread
 
 PROVED = 12e9
 """FLOPs of one pass up to which a cut is proved at the size that is asked for as well: 0.1 s on two cores."""
@@ -49,28 +49,29 @@ def survey(
         (Probe): Its first example is one image.
 
     Raises:
-        ModelError: If the network does not run at the size that was asked for.
+        ModelError: If the network does not run at the size that was asked for, or changes its own weights.
     """
-    sizes = [size for i in range(16) if (size := smallest << i) < asked] + [asked]
-    at, work, cramped = first_to_run(model, make, sizes)
-    large = make(asked, 1)
-    lists = _Lists(model, large)
-    wanted = lists.of(large)
-    candidates = [make(s, 1) for s in sizes[sizes.index(at) : -1]] + [large]
-    one = next(e for e in candidates if e is large or lists.of(e) == wanted)
-    size = sizes[sizes.index(at) + candidates.index(one)]
-    two = make(size, 2)
-    alike = lists.of(two) == lists.of(one) and lists.numbers(two) == lists.numbers(one)
-    wide = _wide(make, size, one, cramped if size == at else listing(model, one, training=False).cramped)
-    same = {other: one for other in (two, *wide) if lists.of(other) == lists.of(one)}
-    return Probe(
-        examples=(one, *(() if alike else (two,)), *also),
-        proving=(*(() if alike else (one,)), two, *(e for e in wide if e in same), *also),
-        asked=(large, make(asked, 2)) if size < asked else (),
-        affordable=work <= PROVED or lists.numbers(large) != lists.numbers(one),
-        frames=lists.frames(one),
-        same=same,
-    )
+    with weights_kept(model):
+        sizes = [size for i in range(16) if (size := smallest << i) < asked] + [asked]
+        at, work, cramped = first_to_run(model, make, sizes)
+        large = make(asked, 1)
+        lists = _Lists(model, large)
+        wanted = lists.of(large)
+        candidates = [make(s, 1) for s in sizes[sizes.index(at) : -1]] + [large]
+        one = next(e for e in candidates if e is large or lists.of(e) == wanted)
+        size = sizes[sizes.index(at) + candidates.index(one)]
+        two = make(size, 2)
+        alike = lists.of(two) == lists.of(one) and lists.numbers(two) == lists.numbers(one)
+        wide = _wide(make, size, one, cramped if size == at else listing(model, one, training=False).cramped)
+        same = {other: one for other in (two, *wide) if lists.of(other) == lists.of(one)}
+        return Probe(
+            examples=(one, *(() if alike else (two,)), *also),
+            proving=(*(() if alike else (one,)), two, *(e for e in wide if e in same), *also),
+            asked=(large, make(asked, 2)) if size < asked else (),
+            affordable=work <= PROVED or lists.numbers(large) != lists.numbers(one),
+            frames=lists.frames(one),
+            same=same,
+        )
 
 
 def survey_around(model: nn.Module, examples: tuple[Example, ...]) -> Probe:
@@ -84,21 +85,22 @@ def survey_around(model: nn.Module, examples: tuple[Example, ...]) -> Probe:
         (Probe): Another number of images is among its examples where other operations run for it.
 
     Raises:
-        ModelError: If the network does not run on one of them.
+        ModelError: If the network does not run on one of them, or changes its own weights.
     """
-    for example in examples:
-        try:
-            listing(model, example, training=False)
-        except Exception as e:  # whatever a network may raise
-            if is_out_of_memory(e):
-                raise
-            raise ModelError(f"The model does not run on an input of shape {example.shapes}: {e}") from e
-    other, lists = _other_batch(examples[0]), _Lists(model, examples[0])
-    proving = examples
-    if other is not None and (ran := lists.of(other)):
-        alike = ran == lists.of(examples[0]) and lists.numbers(other) == lists.numbers(examples[0])
-        examples, proving = examples if alike else (*examples, other), (*examples, other)
-    return Probe(examples, proving, frames=lists.frames(examples[0]))
+    with weights_kept(model):
+        for example in examples:
+            try:
+                listing(model, example, training=False)
+            except Exception as e:  # whatever a network may raise
+                if is_out_of_memory(e):
+                    raise
+                raise ModelError(f"The model does not run on an input of shape {example.shapes}: {e}") from e
+        other, lists = _other_batch(examples[0]), _Lists(model, examples[0])
+        proving = examples
+        if other is not None and (ran := lists.of(other)):
+            alike = ran == lists.of(examples[0]) and lists.numbers(other) == lists.numbers(examples[0])
+            examples, proving = examples if alike else (*examples, other), (*examples, other)
+        return Probe(examples, proving, frames=lists.frames(examples[0]))
 
 
 def first_to_run(model: nn.Module, make: Callable[[int, int], Example], sizes: list[int]) -> tuple[int, float, float]:
@@ -128,7 +130,7 @@ def _wide(make: Callable[[int, int], Example], size: int, one: Example, cramped:
     if cramped < 1:
         return ()
     width = size * (floor(cramped) + 1)
-    rows = tree_map(lambda x: x[..., :size, :] if isinstance(x, Tensor) else x, make(width, 1).inputs)
+    rows = mapped(make(width, 1).inputs, lambda x: x[..., :size, :])
     return (replace(one, inputs=rows, title=f"an image of {width} x {size} pixels"),)
 
 
@@ -204,9 +206,9 @@ def _other_batch(example: Example) -> Example | None:
         return None
     count = counts[0]
 
-    def each(x: Any) -> Any:
-        if not isinstance(x, Tensor) or x.ndim < 1 or x.shape[0] != count:
+    def each(x: Tensor) -> Tensor:
+        if x.ndim < 1 or x.shape[0] != count:
             return x
         return torch.cat([x, x.flip(0)]) if count == 1 else x[:1]
 
-    return replace(example, inputs=tree_map(each, example.inputs), title="another number of images")
+    return replace(example, inputs=mapped(example.inputs, each), title="another number of images")

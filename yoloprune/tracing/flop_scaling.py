@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from yoloprune.probing.examples import Example
-from yoloprune.probing.operations import without_work
+from yoloprune.probing.operations import PRODUCTS, without_work
 from yoloprune.torch_internals import DispatchMode, is_out_of_memory, schema_of
-from yoloprune.tracing.operation import COSTED, PRODUCTS
+from yoloprune.tracing.operation import COSTED
 
 
 class Growth(DispatchMode):

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from yoloprune.probing.operations import CONVOLUTIONS, NORMS, PRODUCTS
 from yoloprune.torch_internals import schema_of
 from yoloprune.tracing.trace_state import TraceState
 
-PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm"})
-COSTED = PRODUCTS | {"aten::convolution", "aten::_convolution", "aten::native_batch_norm", "aten::cudnn_batch_norm"}
+COSTED = CONVOLUTIONS | PRODUCTS | NORMS
 """Operations whose rules count FLOPs."""
 
 
@@ -25,6 +25,8 @@ class Call:
     args: Sequence[Any]
     kwargs: dict[str, Any]
     out: Any
+    shape: Sequence[int] = ()  # of the first argument before, where an operation gives it another in place
+    strides: Sequence[int] = ()
 
     @property
     def name(self) -> str:

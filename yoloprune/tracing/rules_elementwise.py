@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
-from yoloprune.torch_internals import schema_of, tree_map
+from yoloprune.torch_internals import schema_of
 from yoloprune.tracing.labels import Tag
 from yoloprune.tracing.operation import Call
+from yoloprune.tracing.zero_at_zero import zero_at_zero
 
 KEEPS_ZERO = frozenset(f"aten::{n}" for n in ("mean", "sum", "amax", "amin", "max", "min", "linalg_vector_norm"))
 """Reductions of nothing but zeros that give zero."""
@@ -20,6 +20,15 @@ KEEPS_ZERO = frozenset(f"aten::{n}" for n in ("mean", "sum", "amax", "amin", "ma
 def unknown(call: Call) -> None:
     """No rule: freeze what is touched. The output carries no channels that could be cut."""
     call.freeze(*call.tensors())
+
+
+def restride(call: Call) -> None:
+    """Other strides of dimensions of size 1 move nothing: pooling to one pixel says them anew in channels last."""
+    x, size, strides = (call.args[0], *(call.arg(name) for name in ("size", "stride")))
+    moved = [d for d, n in enumerate(size) if n > 1 and (d >= len(call.shape) or strides[d] != call.strides[d])]
+    if list(size) != call.shape or moved or call.arg("storage_offset") not in (None, x.storage_offset()):
+        return unknown(call)
+    return same(call)
 
 
 def meet(call: Call, tensors: list[Tensor], ndim: int, zero: Callable[[], bool]) -> Tag | None:
@@ -61,20 +70,6 @@ def meet(call: Call, tensors: list[Tensor], ndim: int, zero: Callable[[], bool])
     return Tag(merged, ndim + axis, zero(), loose=all(tag.loose for _, tag in tagged))
 
 
-def _zero_at_zero(call: Call) -> bool:
-    """Whether an element-wise operation gives zero where cut channels are zero: tried, on zeros in their place."""
-    tr, mutable = call.tracer, schema_of(call.func).is_mutable
-
-    def emptied(value: Any) -> Any:
-        if not isinstance(value, Tensor) or (tag := tr.tag(value)) is None or not tag.zero:
-            return value
-        return value.new_zeros(value.shape if mutable else [1] * value.ndim)
-
-    args, kwargs = tree_map(emptied, (tuple(call.args), call.kwargs))
-    out = call.func(*args, **kwargs)
-    return not (out[0] if isinstance(out, tuple) else out).count_nonzero()  # not a number counts as well
-
-
 def pointwise(call: Call) -> None:
     """Element-wise: labels that meet are united. In-place results alias labels that others may hold already."""
     out = call.out[0] if isinstance(call.out, tuple) else call.out  # the others serve the way back
@@ -83,7 +78,7 @@ def pointwise(call: Call) -> None:
     target = call.args[0] if schema_of(call.func).is_mutable else None
     if isinstance(target, Tensor) and call.tracer.tag(target) is None:
         return call.freeze(*call.tensors(), why="channels are written into a tensor without channels by")
-    return call.tracer.put(out, meet(call, call.tensors(), out.ndim, partial(_zero_at_zero, call)))
+    return call.tracer.put(out, meet(call, call.tensors(), out.ndim, partial(zero_at_zero, call)))
 
 
 def same(call: Call) -> None:
@@ -103,7 +98,9 @@ def fill(call: Call) -> None:
 
 
 def anew(call: Call) -> None:
-    """A new tensor of a given shape has no channels."""
+    """A new tensor of a given shape has no channels, and but for an empty one numbers that no image has a say in."""
+    if "empty" not in call.name:
+        call.tracer.literals.made(call.out)
 
 
 def spatial(call: Call) -> None:
@@ -135,6 +132,8 @@ def reduce(call: Call) -> None:
     dims = range(x.ndim) if dims is None or dims == [] else dims if isinstance(dims, (list, tuple)) else [dims]
     dims = sorted({d % x.ndim for d in dims}, reverse=True)
     if tag.axis in dims:
+        if tag.zero and _adds_up(call):  # each channel adds what it has, and cut ones nothing
+            return None
         return call.freeze(x, why="channels are mixed by")
     labels = tag.labels
     for d in dims:
@@ -148,6 +147,11 @@ def reduce(call: Call) -> None:
             dims = []
         call.tracer.put(out, Tag(labels, axis, tag.zero and call.name in KEEPS_ZERO, loose=tag.loose))
     return None
+
+
+def _adds_up(call: Call) -> bool:
+    """Whether zeros make no difference to a reduction, and their number neither."""
+    return call.name == "aten::sum" or (call.name == "aten::linalg_vector_norm" and call.arg("ord", 2) >= 0)
 
 
 def layer_norm(call: Call) -> None:

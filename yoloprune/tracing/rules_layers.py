@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from yoloprune.torch_internals import BatchNorm, ConvNd
-from yoloprune.tracing.labels import Tag
+from yoloprune.tracing.labels import LabelBook, Tag
 from yoloprune.tracing.operation import Call
 from yoloprune.tracing.rules_shape import move
 
@@ -23,6 +23,7 @@ def convolution(call: Call) -> None:
     incoming = tag.vector(1) if tag else None
     if tag is not None and incoming is None:
         call.freeze(x, why="labels vary along the image in")
+    _given(call, made, call.arg("bias"))
     positions = x.shape[2:].numel() if transposed else call.out.shape[2:].numel()
     work = 2.0 * positions * weight.shape[2:].numel()
     if groups == 1:
@@ -46,14 +47,36 @@ def batch_norm(call: Call) -> None:
     name = next(filter(None, layers), None)
     tag = tr.tag(x)
     incoming = tag.vector(1) if tag else None
-    if name is None:  # instance normalisation among others
-        return call.freeze(*call.tensors(), why="parameters that belong to no batch-norm layer in")
     if tag is not None and incoming is None:
         return call.freeze(*call.tensors(), why="channels are not the second dimension of")
-    tr.attach(tr.axis(name, "outputs", x.shape[1]), incoming)
-    tr.flops(8.0 * x.shape[2:].numel(), (name, "outputs"))
     out = call.out[0] if isinstance(call.out, tuple) else call.out
+    if name is None:  # instance normalisation among others, whose shift is no layer's that would be masked
+        if tag is None or incoming is None:
+            return call.freeze(*call.tensors())
+        _given(call, incoming, *call.tensors()[1:])
+        return tr.put(out, Tag(incoming.reshape(tag.labels.shape), 1, zero=False))
+    own = tr.axis(name, "outputs", x.shape[1])
+    tr.attach(own, incoming)
+    _given(call, own, *call.tensors()[1:])
+    tr.flops(8.0 * x.shape[2:].numel(), (name, "outputs"))
     return tr.put(out, tag and Tag(tag.labels, tag.axis, bare=tag.bare and not tr.modules[name].affine))
+
+
+def _given(call: Call, labels: Tensor, *vectors: Tensor | None) -> None:
+    """Numbers per channel that come with a layer's input, its bias among others, go with the channels they belong to.
+
+    Args:
+        call (Call): The operation.
+        labels (Tensor): Of the channels, shape (channels,).
+        vectors (Tensor | None): One number per channel each, of the layer or of anything else.
+    """
+    for vector in vectors:
+        if vector is None or vector.numel() == 1:
+            continue
+        if (tag := call.tracer.tag(vector)) is None:
+            call.tracer.book.freeze(labels, f"a tensor of fixed width is given to {call.name} in {call.tracer.place}")
+        else:
+            call.tracer.attach(labels, tag.labels.flatten())
 
 
 def transpose(call: Call) -> None:
@@ -74,6 +97,10 @@ def matmul(call: Call) -> None:
     tag_a, tag_b = (None if tag is None or tag.loose else tag for tag in (tr.tag(a), tr.tag(b)))
     rank = call.out.ndim
     _count_product(call, a, b, tag_a, tag_b)
+    if tag_a is not None and tag_b is not None and tag_a.axis == tag_b.axis == rank - 3:  # a product per channel
+        why = f"a constant meets channels in {call.name}"
+        left, right = (_of_matrices(tr.book, tag.labels, why) for tag in (tag_a, tag_b))
+        return tr.put(call.out, Tag(tr.book.unite(left, right, why), rank - 3, tag_a.zero or tag_b.zero))
     if (
         tag_a is not None
         and tag_b is not None
@@ -92,6 +119,11 @@ def matmul(call: Call) -> None:
     return call.freeze(a, b, why="channels are mixed by")
 
 
+def _of_matrices(book: LabelBook, labels: Tensor, why: str) -> Tensor:
+    """Labels of whole matrices, shape (..., 1, 1)."""
+    return book.unite_along(book.unite_along(labels, labels.ndim - 1, why), labels.ndim - 2, why)
+
+
 def _linear(call: Call, name: str, x: Tensor) -> None:
     tr, tag = call.tracer, call.tracer.tag(x)
     made = tr.axis(name, "outputs", call.out.shape[1])
@@ -99,6 +131,7 @@ def _linear(call: Call, name: str, x: Tensor) -> None:
     if tag is not None and incoming is None:
         call.freeze(x, why="channels are not the last dimension of")
     tr.attach(tr.axis(name, "inputs", x.shape[1]), incoming)
+    _given(call, made, *call.args[:1] if call.name == "aten::addmm" else ())
     tr.made(name, made)
     tr.flops(2.0 * x.shape[0], (name, "outputs"), (name, "inputs"))
     tr.put(call.out, Tag(made.reshape(1, -1), 1, bare=True))

@@ -18,6 +18,7 @@ from yoloprune.torch_internals import (
     register_module_forward_pre_hook,
 )
 from yoloprune.tracing.labels import LabelBook, Tag
+from yoloprune.tracing.literals import Literals
 from yoloprune.tracing.loose_ends import LooseEnds
 from yoloprune.tracing.owners import LAYERS, owners
 from yoloprune.tracing.unreached import holders, unread
@@ -63,6 +64,7 @@ class TraceState:
         self._tags: WeakIdKeyDictionary[Tensor, Tag] = WeakIdKeyDictionary()
         self._owners, self._loose = owners(self.modules)
         self._transposed: WeakIdKeyDictionary[Tensor, str] = WeakIdKeyDictionary()
+        self.literals = Literals()
 
     @property
     def place(self) -> str:
@@ -83,11 +85,10 @@ class TraceState:
             stack.append(name)
             self.where = name
 
-        def leave(module: nn.Module, _: Any, output: Any) -> None:
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
             name = stack.pop()
-            layer = self._tags.get(output) if isinstance(module, LAYERS) and isinstance(output, Tensor) else None
-            if layer is not None and not layer.zero:  # the masked parent has zeros there, after the bias too
-                self._tags[output] = replace(layer, zero=True)
+            if isinstance(module, LAYERS):
+                self.left(name, module, args, output)
             if name in self.handing_on and isinstance(output, Tensor) and output.ndim > 1:
                 tag = self.tag(output)  # without one nothing of it can go
                 labels = None if tag is None else tag.vector(1)
@@ -103,6 +104,12 @@ class TraceState:
         finally:
             for handle in handles:
                 handle.remove()
+
+    def left(self, name: str, layer: nn.Module, args: Any, output: Any) -> None:
+        """A layer has run: the masked parent has zeros in what it gives, after the bias too."""
+        tag = self._tags.get(output) if isinstance(output, Tensor) else None
+        if tag is not None and not tag.zero:
+            self._tags[output] = replace(tag, zero=True)
 
     def saw(self, read: Iterable[Tensor]) -> None:
         """An operation read these."""

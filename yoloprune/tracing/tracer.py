@@ -9,8 +9,10 @@ from torch import nn
 
 from yoloprune.errors import ModelError
 from yoloprune.torch_internals import DispatchMode, is_out_of_memory, schema_of
+from yoloprune.tracing import odd_layers
 from yoloprune.tracing.operation import COSTED, Call
 from yoloprune.tracing.rule_table import rule_of
+from yoloprune.tracing.rules_elementwise import restride
 from yoloprune.tracing.rules_layers import batch_norm
 from yoloprune.tracing.trace_state import TraceState
 
@@ -22,13 +24,21 @@ class Tracer(TraceState, DispatchMode):
         DispatchMode.__init__(self)
         TraceState.__init__(self, model, frozen, growth)
 
+    def left(self, name: str, layer: nn.Module, args: Any, output: Any) -> None:
+        super().left(name, layer, args, output)
+        odd_layers.hold(self, name, layer, args, output)
+
     def operation(self, func: Any, args: Any, kwargs: Any) -> Any:
+        rule, name = rule_of(func), schema_of(func).name
+        before = (list(args[0].shape), args[0].stride()) if rule is restride else ()
         out = func(*args, **kwargs)
-        self.worked += schema_of(func).name in COSTED
-        call, rule = Call(self, func, args, kwargs, out), rule_of(func)
-        self.saw(call.tensors())
+        self.worked += name in COSTED
+        call = Call(self, func, args, kwargs, out, *before)
+        tensors = call.tensors()
+        self.saw(tensors)
         if rule is not batch_norm:
-            self.read_bare(call.tensors())
+            self.read_bare(tensors)
+        self.literals.saw(func, tensors, out)
         try:
             rule(call)
         except Exception as e:  # a rule runs operations anew, and meets forms of them that torch may add; no fallback

@@ -1,0 +1,141 @@
+"""What a network holds is what it held, whatever a pass did to it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import noise
+from torch import Tensor, nn
+
+from yoloprune.errors import ModelError
+from yoloprune.probing.examples import Example, run
+from yoloprune.probing.held_state import copied, preserved, state_of, weights_kept
+from yoloprune.probing.survey import survey_around
+
+IMAGE = noise(2, 3)
+
+
+class Remembers(nn.Module):
+    """Changes something of its own with every pass, in a way that is given."""
+
+    def __init__(self, **held: Any) -> None:
+        super().__init__()
+        self.layer, self.how = nn.Linear(3, 3), held.pop("how")
+        self.register_buffer("mean", torch.zeros(()))
+        vars(self).update(held)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x)
+        self.how(self, y)
+        return y
+
+
+def behind_the_counter(m: Any, y: Tensor) -> None:
+    m.mean.data.mul_(0.9).add_(y.sum() + 1)
+
+
+def in_an_object(m: Any, y: Tensor) -> None:
+    m.seen.last = y
+
+
+def in_a_nested_object(m: Any, y: Tensor) -> None:
+    m.seen["all"].passes += 1
+
+
+def in_an_array(m: Any, y: Tensor) -> None:
+    m.counts += 1
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "a buffer written to through data": {"how": behind_the_counter},
+    "an attribute of an object": {"how": in_an_object, "seen": SimpleNamespace(last=None)},
+    "an object in a dict": {"how": in_a_nested_object, "seen": {"all": SimpleNamespace(passes=0)}},
+    "an array": {"how": in_an_array, "counts": np.zeros(2)},
+}
+
+
+def told(model: Remembers) -> tuple[Any, ...]:
+    """What the four kinds hold, as plain values."""
+    seen, held = vars(model).get("seen"), vars(model).get("counts")
+    last = getattr(seen, "last", 0) if not isinstance(seen, dict) else seen["all"].passes
+    return float(model.mean), last, None if held is None else held.tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_put_back_and_noticed(kind: str) -> None:
+    model = Remembers(**KINDS[kind])
+    before, state = told(model), state_of(model)
+    assert state_of(model) == state
+    with preserved(model):
+        model(IMAGE)
+        assert told(model) != before and state_of(model) != state
+    assert told(model) == before
+
+
+class Merging(nn.Linear):
+    """An adapter that is merged when the layer is told to evaluate, and taken out when it is told to train."""
+
+    def train(self, mode: bool = True) -> Any:
+        self.weight.data += -0.5 if mode else 0.5
+        return super().train(mode)
+
+
+class Normed(nn.Linear):
+    """Weights of a largest size, seen to with every pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data = torch.renorm(self.weight.data, p=2, dim=0, maxnorm=0.1)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("kind", [Merging, Normed])
+def test_a_network_that_changes_its_own_weights_is_refused_and_as_it_was(kind: type[nn.Linear]) -> None:
+    model = nn.Sequential(kind(3, 3), nn.Linear(3, 2))
+    held, before = model[0].weight, model[0].weight.detach().clone()
+    with pytest.raises(
+        ModelError, match=r"changes its own weights when it runs, or is put into another mode: 0\.weight"
+    ):
+        survey_around(model, (Example.of(IMAGE),))
+    assert model[0].weight is held and torch.equal(held, before)
+
+
+def test_weights_are_put_back_where_a_pass_fails_as_well() -> None:
+    model = nn.Linear(2, 2)
+    before = model.weight.detach().clone()
+    with pytest.raises(KeyError), weights_kept(model):
+        model.weight.data += 1
+        raise KeyError
+    assert torch.equal(model.weight, before)
+
+
+def test_a_copy_of_a_network_that_keeps_what_it_made() -> None:
+    model = nn.Sequential(nn.Linear(3, 3))
+    model.seen = {"last": model(IMAGE)}
+    copy = copied(model)
+    assert torch.equal(copy.seen["last"], model.seen["last"]) and copy.seen["last"].is_leaf
+    assert copy[0].weight is not model[0].weight
+
+
+class Scales(nn.Module):
+    """Takes an object, and changes what is in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, batch: Any) -> Tensor:
+        batch.image.div_(0.25)
+        return self.layer(batch.image)
+
+
+def test_inputs_in_objects_are_copied_and_cast() -> None:
+    batch = SimpleNamespace(image=noise(2, 3), name="first")
+    example = Example.of(batch)
+    run(Scales(), example, training=False)
+    assert torch.equal(batch.image, noise(2, 3))
+    double = example.cast(Tensor.double).inputs[0]
+    assert double.image.dtype == torch.float64 and double.name == "first" and batch.image.dtype == torch.float32
