@@ -109,7 +109,7 @@ def _within_reach(parent: ultralytics.YOLO, tender: Sequence[str], imgsz: int) -
 
 def _chance(found: tuple[Findings | None, Findings | None], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Ends of the 95 % interval of what the last row lost against the first, in points, where the task has mAP."""
-    key = sensitivity_table.metric_of(rows[0])
+    key = text_table.headline(rows[0])
     difference = paired_bootstrap.between(*found, (rows[0][key], rows[-1][key]))
     return {} if difference is None else {"low": -difference.high, "high": -difference.low}
 

@@ -11,6 +11,7 @@ import numpy as np
 from yoloprune import files
 from yoloprune.files import read_numbers
 from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.quality import PREFIX
 from yoloprune.reporting.text_table import Row, headline
 
 
@@ -65,8 +66,8 @@ def plot_sparsity(path: Path, log: Path) -> Path | None:
     for key, label, colour in (*shares, ("params", "parameters once cut", "#63b3ed")):
         panels["budget"].plot(epochs, [r[key] for r in rows], marker=".", color=colour, label=label)
     results = [r for r in read_numbers(log.with_name("results.csv")) if r["epoch"] <= epochs[-1] and _validated(r)]
-    if metric := headline(k for k in (results[0] if results else {}) if k.startswith("metrics/")):
-        label = metric.removeprefix("metrics/")
+    if metric := headline(results[0] if results else ()):
+        label = metric.removeprefix(PREFIX)
         times, values = [r["epoch"] for r in results], [r[metric] for r in results]
         panels["budget"].plot(times, values, marker=".", linestyle="--", color="#c05621", label=label)
     panels["budget"].set(xlabel="epoch", ylim=(0, 1.05))
@@ -85,7 +86,7 @@ def plot_sparsity(path: Path, log: Path) -> Path | None:
 
 def _validated(row: Row) -> bool:
     """Whether an epoch was validated: Ultralytics writes zeros where it was not."""
-    return any(v for k, v in row.items() if k.startswith(("metrics/", "val/")))
+    return any(v for k, v in row.items() if k.startswith((PREFIX, "val/")))
 
 
 def axis_of(rows: Sequence[Row]) -> str:
