@@ -168,10 +168,11 @@ def _report(
         versions=provenance.versions(),
     )
     page = run_report.write_report(folder, report, [picture])
-    cut: dict[str, Any] = {"model": told["model"], "data": told["data"], "keep": ",".join(found.tender) or None}
+    model = told["model"] if isinstance(request.model, (str, Path)) else request.model
+    cut: dict[str, Any] = {"model": model, "data": told["data"], "keep": ",".join(found.tender) or None}
     if request.masks is None:
         keep, share = _within_reach(parent, found.tender, told["imgsz"])
-        cut |= {"keep": ",".join(keep) or None, "flops": share, "classes": told.get("classes")}
+        cut |= {"keep": ",".join(keep) or None, "flops": share, "classes": request.classes}
         step = following.typed("yoloprune prune", told["imgsz"], **cut)
     else:
         asked = {key: told.get(key) for key in ("pattern", "head") if told.get(key)}

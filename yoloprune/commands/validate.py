@@ -124,7 +124,7 @@ def compare(
         told += "".join(f"\n{line}" for line in report.notes)
         at = max(i for i, yolo in enumerate(loaded.values()) if yolo in known)
         export = next((str(y.model) for y in reversed(loaded.values()) if y not in known), None)
-        told_next = {"data": passed["data"], "imgsz": sides[at], "export": export}
+        told_next = {"data": passed["data"], "imgsz": sides[at], "export": export, "how": deployment}
         step = following.after_comparing(known[-1], rows, rows[at], **told_next)
         console.conclude(f"{command}: ", text_table.closing(told, rows, [page], step))
     return rows

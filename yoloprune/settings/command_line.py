@@ -13,7 +13,7 @@ from yoloprune.settings.checking import request
 from yoloprune.settings.command import Command
 from yoloprune.settings.commands import COMMANDS
 from yoloprune.settings.request import Request
-from yoloprune.settings.value_kinds import as_typed
+from yoloprune.settings.value_kinds import UNKNOWN, as_typed
 
 
 def parse(argv: Sequence[str]) -> Request:
@@ -110,21 +110,24 @@ def _bare_word(key: str, spec: Command) -> bool:
     raise ArgumentError(f"'{key}' is an argument of {spec.name} but is missing an '=' sign, e.g. {hint}")
 
 
-UNKNOWN = "model=..."
-"""Stands in a written command for a model that is in no file."""
-
-
 def written(request: Request) -> str:
     """A request as one would type it, without what is the default anyway; `parse` reads it back.
 
-    Of a live model it is the file that it came from; without one nobody can type it.
+    Of a live model it is the file that it came from; without one nobody can type it, see `is_whole`.
     """
-    model = request.model
-    if not isinstance(model, (str, Path, type(None))):
-        model = getattr(model, "ckpt_path", None) or "..."
-    told = {"model": model, **request.host, **changed(request)}
+    told = {"model": request.model, **request.host, **changed(request)}
     models = [as_typed(m) for m in told.pop("models", None) or ()]  # as words: a comma may be part of a file's name
     return " ".join(["yoloprune", request.command, *map(shlex.quote, [*models, *pairs(told)])])
+
+
+def is_whole(words: str) -> bool:
+    """Whether a written command can be typed as it is: all that it was given was text, or came from a file."""
+    return all(word.rpartition("=")[2] != UNKNOWN for word in shlex.split(words))
+
+
+def taken(command: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    """Those keys of another command that this one takes as well."""
+    return {k: v for k, v in told.items() if keys.knows(COMMANDS[command], k)}
 
 
 def changed(request: Request) -> dict[str, Any]:

@@ -33,5 +33,5 @@ SENSITIVITY_OPTIONS = (
     ),
 )
 
-OF_WIDTHS = (WIDTHS, CRITERION[1])
+OF_WIDTHS = (WIDTHS, CLASSES, CRITERION[1])
 """What means nothing for masks."""

@@ -65,11 +65,17 @@ def parse_amount(value: str | float) -> float:
     return parsed
 
 
+UNKNOWN = "..."
+"""Stands in what is to be typed for a value that nobody can type."""
+
+
 def as_typed(value: Any) -> str:
-    """A value as one would type it behind its key."""
+    """A value as one would type it behind its key; of a live model the file that it came from, where there is one."""
     if isinstance(value, tuple):
-        return ",".join("=".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in value)
-    return str(value if isinstance(value, (str, int, float, list, dict, PurePath)) else type(value).__name__)
+        return ",".join("=".join(map(as_typed, v)) if isinstance(v, tuple) else as_typed(v) for v in value)
+    if not isinstance(value, (str, int, float, list, dict, PurePath)):
+        value = getattr(value, "ckpt_path", None) or UNKNOWN
+    return str(value)
 
 
 def write_amount(value: float) -> str:
