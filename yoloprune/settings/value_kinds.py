@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -174,13 +174,18 @@ def _layer_shares(value: Any) -> tuple[tuple[str, float], ...]:
     return tuple(found)
 
 
+def listed(value: Any) -> Sequence[Any]:
+    """Return what a comma-separated text, a sequence or a single value holds."""
+    if isinstance(value, str):
+        return value.strip().strip("[]()").split(",")
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
 def several(kind: ValueKind) -> Callable[[Any], tuple[Any, ...]]:
     """Return the conversion of a comma-separated text, a sequence or a single value into values of a kind."""
 
     def convert(value: Any) -> tuple[Any, ...]:
-        if isinstance(value, str):
-            value = value.strip().strip("[]()").split(",")
-        values = tuple(kind.convert(v) for v in (value if isinstance(value, (list, tuple)) else [value]))
+        values = tuple(kind.convert(v) for v in listed(value))
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{value} holds nothing, or something twice")
         return values
