@@ -21,7 +21,7 @@ from yoloprune.backend import console, evaluation
 from yoloprune.checkpoint import saving
 from yoloprune.commands import compare, side_by_side, sweep_table
 from yoloprune.errors import ArgumentError, DataError
-from yoloprune.reporting import schema, text_table
+from yoloprune.reporting import page_network, schema, text_table
 from yoloprune.settings.command_line import parse, written
 
 work, data = tiny_line.work, tiny_line.data  # fixtures, made once a file
@@ -106,6 +106,23 @@ def test_a_validation_that_fails_does_not_cost_the_cut(
     yoloprune.prune(tiny, data=str(data), flops=0.7, imgsz=64, project=str(tmp_path), score="l2", recover="fold")
     assert (tmp_path / "prune" / "weights" / "pruned.pt").is_file()
     assert any("the page shows less than it could" in line and "an image is torn" in line for line in said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("torn", ["2", "", "mine\n1\n"], ids=["torn", "whole", "of somebody else"])
+def test_what_lies_beside_a_model_does_not_cost_the_cut(
+    torn: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run" / "weights").mkdir(parents=True)
+    shutil.copy(tiny, tmp_path / "run" / "weights" / "best.pt")
+    keys = sorted(page_network.GAMMA)
+    whole = "".join(f"{line}\n" for line in (",".join(keys), *(",".join([str(n)] * len(keys)) for n in (1, 2))))
+    (tmp_path / "run" / "sparsity.csv").write_text(torn if "mine" in torn else whole + torn)
+    monkeypatch.chdir(tmp_path / "run" / "weights")
+    given: dict[str, Any] = {"data": False, "score": "l2", "recover": "fold", "project": str(tmp_path)}
+    yoloprune.prune("best.pt", flops=0.7, imgsz=64, **given)
+    assert len(told(tmp_path / "prune").get("gamma", ())) == (0 if "mine" in torn else 2)
+    assert ("Gamma over the epochs" in (tmp_path / "prune" / "report.html").read_text()) == ("mine" not in torn)
 
 
 @pytest.mark.slow
