@@ -156,7 +156,8 @@ def _report(
     if request.masks is not None:
         columns = {round(1 - zeros.sparsity, 6): str(zeros) for zeros in request.masks.each}
     found = sensitivity_table.summed_up(rows, columns, images)
-    picture = plots.plot_sensitivity(folder / "sensitivity.png", found.names, found.columns, found.panels)
+    of = "channels kept" if request.masks is None else "mask of one layer"
+    picture = plots.plot_sensitivity(folder / "sensitivity.png", found.names, found.columns, found.panels, of)
     words = following.again("sensitivity", folder, command_line.written(request))
     report = Report(
         "sensitivity",

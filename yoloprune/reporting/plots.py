@@ -118,15 +118,16 @@ def plot_sweep(path: Path, rows: Sequence[Row], key: str, within: float) -> Path
 
 
 def plot_sensitivity(
-    path: Path, names: Sequence[str], columns: Sequence[str], panels: Mapping[str, np.ndarray]
+    path: Path, names: Sequence[str], columns: Sequence[str], panels: Mapping[str, np.ndarray], tried: str
 ) -> Path:
     """Heat maps of what is lost, one row per group in the order of the network.
 
     Args:
         path (Path): Where the picture goes.
         names (Sequence[str]): Of the groups.
-        columns (Sequence[str]): The shares that were kept.
+        columns (Sequence[str]): What was tried, as text.
         panels (Mapping[str, np.ndarray]): By title, what is lost, shape (groups, shares), NaN where nothing was tried.
+        tried (str): What the columns are of.
     """
     figure = _figure(3.0 + 2.6 * len(panels), max(3.0, 1.2 + 0.2 * len(names)))
     for i, (axes, (title, values)) in enumerate(
@@ -138,7 +139,7 @@ def plot_sensitivity(
         axes.set_xticks(range(len(columns)), columns)
         axes.tick_params(labelsize=7)
         axes.set_title(title, fontsize=9)
-        axes.set_xlabel("channels kept", fontsize=8)
+        axes.set_xlabel(tried, fontsize=8)
         for (y, x), value in np.ndenumerate(values):
             if np.isfinite(value):
                 dark = value > 0.6 * known.max()
