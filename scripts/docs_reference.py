@@ -45,8 +45,7 @@ def _command(command: Command) -> list[str]:
             lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
         lines.append("")
     if command.host_keys is None:
-        mode = "val" if command.name in {"val", "compare"} else "train"
-        lines += [f"Every Ultralytics {mode} argument passes through.", ""]
+        lines += [f"Every Ultralytics {command.mode} argument passes through.", ""]
     elif command.host_keys:
         lines += [f"Ultralytics arguments: {', '.join(map(_code, command.host_keys))}.", ""]
     if command.own_defaults:

@@ -26,6 +26,7 @@ COMMANDS = {
     "info": ROWS,
     "plot": "Path",
     "latency": "Path",
+    "compare": ROWS,
 }
 HEAD = """# Written by scripts/signatures.py from settings/commands.py.
 from collections.abc import Mapping, Sequence
@@ -42,20 +43,14 @@ __all__ = [
 
 ModelSource: TypeAlias = str | Path | StockYOLO
 """
-TAIL = f"""def trace(model: ModelSource, *, imgsz: int | None = None, keep: tuple[str, ...] = ()) -> ChannelGraph: ...
-def compare(
-    models: Mapping[str, ModelSource],
-    *,
-    command: str = "val",
-    threads: int | None = None,
-    **passed: Any,
-) -> {ROWS}: ...
+TAIL = """\
+def trace(model: ModelSource, *, imgsz: int | None = None, keep: str | Sequence[str] = ()) -> ChannelGraph: ...
 """
 
 
 def stub() -> str:
     """The whole file."""
-    names = sorted([*(name.replace("-", "_") for name in COMMANDS), "compare", "trace"])
+    names = sorted([*(name.replace("-", "_") for name in COMMANDS), "trace"])
     head = HEAD.format(names="\n".join(f'    "{name}",' for name in names))
     return "\n".join([head, *(declaration(name, returned) for name, returned in COMMANDS.items()), TAIL])
 

@@ -190,6 +190,14 @@ def test_names_come_without_the_spaces_around_them(tmp_path: Path) -> None:
     assert read_numbers(tmp_path / "no.csv") == []
 
 
+@pytest.mark.parametrize("torn", ["2", "2,", "2,0.", "2,0.5,7\n", "2,half\n", "\n", "2,\udcff\n"])
+def test_rows_that_hold_no_numbers_are_passed_over(torn: str, tmp_path: Path) -> None:
+    (file := tmp_path / "log.csv").write_bytes(f"epoch,dead\n1,0.25\n{torn}".encode(errors="surrogateescape"))
+    assert read_numbers(file) == [{"epoch": 1.0, "dead": 0.25}]
+    file.write_text("epoch,de")
+    assert read_numbers(file) == []
+
+
 @pytest.mark.parametrize("torn", ["c,3", "c,3,6", 'c,3,"6'])
 def test_a_torn_row_goes_and_whole_ones_stay_to_the_letter(torn: str, tmp_path: Path) -> None:
     table = tmp_path / "rows.csv"

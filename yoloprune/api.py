@@ -8,13 +8,14 @@ line's help prints as well: `settings/commands.py`. Editors read the same signat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ultralytics
 
 from yoloprune.checkpoint.loading import ModelSource
+from yoloprune.commands import compare as _compare
 from yoloprune.commands import finetune as _finetune
 from yoloprune.commands import info as _info
 from yoloprune.commands import latency as _latency
@@ -212,32 +213,33 @@ def latency(model: ModelSource, against: ModelSource | None = None, **given: Any
     return _latency.run(request)
 
 
-def trace(model: ModelSource, *, imgsz: int | None = None, keep: tuple[str, ...] = ()) -> ChannelGraph:
+def trace(model: ModelSource, *, imgsz: int | None = None, keep: str | Sequence[str] = ()) -> ChannelGraph:
     """Find the channel groups of a model.
 
     Args:
         model (str | Path | YOLO): Checkpoint, model YAML or live model.
         imgsz (int | None): Image size for which FLOPs are counted; None stands for the checkpoint's own.
-        keep (tuple[str, ...]): Modules that stay as they are, see `trace_network.match`.
+        keep (str | Sequence[str]): Modules that stay as they are, see `trace_network.match`.
 
     Returns:
         (ChannelGraph): Axes, groups, ties and costs.
+
+    Raises:
+        ArgumentError: If an argument is wrong.
     """
-    return _info.trace(model, imgsz=imgsz, keep=keep)
+    given = {"model": model, "keep": keep, **({} if imgsz is None else {"imgsz": imgsz})}
+    request = checking.build(view_requests.InfoRequest, given)
+    return _info.trace(request.model, imgsz=request.passed.get("imgsz"), keep=request.keep)
 
 
-def compare(
-    models: Mapping[str, ModelSource], *, command: str = "val", threads: int | None = None, **passed: Any
-) -> list[dict[str, Any]]:
+@_told
+def compare(models: Mapping[str, ModelSource] | Sequence[ModelSource], **given: Any) -> list[dict[str, Any]]:
     """Validate models one after the other on the same data, then time them taking turns.
-
-    Args:
-        models (Mapping[str, str | Path | YOLO]): Models by the name they get in the table.
-        command (str): What the report is called.
-        threads (int | None): Threads of the runtime whose time is measured.
-        **passed (Any): Every Ultralytics val argument, and `format=` with its own for the time.
 
     Returns:
         (list[dict[str, Any]]): One row per model.
+
+    Raises:
+        ArgumentError: If an argument is wrong.
     """
-    return _validate.compare(models, command=command, threads=threads, **passed)
+    return _compare.run(checking.build(view_requests.CompareRequest, {"models": models, **given}))

@@ -216,11 +216,10 @@ def latency(
     keep: str | Sequence[str] = (),
     **ultralytics_arguments: Any,
 ) -> Path: ...
-def trace(model: ModelSource, *, imgsz: int | None = None, keep: tuple[str, ...] = ()) -> ChannelGraph: ...
 def compare(
-    models: Mapping[str, ModelSource],
+    models: Mapping[str, ModelSource] | Sequence[ModelSource],
     *,
-    command: str = "val",
     threads: int | None = None,
-    **passed: Any,
+    **ultralytics_arguments: Any,
 ) -> list[dict[str, Any]]: ...
+def trace(model: ModelSource, *, imgsz: int | None = None, keep: str | Sequence[str] = ()) -> ChannelGraph: ...

@@ -7,7 +7,6 @@ import contextlib
 import gc
 import json
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -15,22 +14,18 @@ from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
-from textwrap import wrap
 from typing import Any
 
 import yaml
 
-from yoloprune import completion
+from yoloprune import completion, help_text
 from yoloprune.errors import PruneError, printable, raised_by
-from yoloprune.settings.command import Command
-from yoloprune.settings.command_line import find_command, merge_tokens, parse
-from yoloprune.settings.commands import COMMANDS
+from yoloprune.settings.command_line import find_command, merge_tokens, parse, spelled
 from yoloprune.settings.request import Request
 
 MODULES = {"val": "validate"}  # of commands, where the name is another
 HELP_WORDS = frozenset({"help", "-h", "-help", "--help"})
 VERSION_WORDS = frozenset({"version", "-v", "-version", "--version"})
-HELP_WIDTH = 110  # characters, where the terminal is not narrower
 AGAIN = 0.05  # seconds until an interrupt that was lost comes once more
 NOTHING_LEFT = "nothing was written, and the same command begins anew"
 LONGEST_MESSAGE = 600  # characters; Ultralytics appends whole manuals to some messages
@@ -51,14 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None and not getattr(sys.flags, "safe_path", False) and not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())  # where users have the modules of their own layers, and 'python -m' finds them
     try:
-        if not words or HELP_WORDS.intersection(words):
-            print(_help([w for w in words if w not in HELP_WORDS and "=" not in w]))
-        elif words[0] == "completion":
-            print(completion.script(words[1:]))
-        elif words[0] == "schema":
-            print(json.dumps(import_module("yoloprune.reporting.schema").SCHEMA, indent=2))
-        elif words[0] in VERSION_WORDS:
-            print(f"yoloprune {_version('yoloprune')} (ultralytics {_version('ultralytics')})")
+        if (name := _named(words)) in ANSWERS:
+            print(ANSWERS[name]([w for w in words if "=" not in w and spelled(w) != name]))
         else:
             with _no_interrupt_lost():
                 _dispatch(parse(words))
@@ -76,6 +65,13 @@ def main(argv: list[str] | None = None) -> int:
         print(f"yoloprune: error: {_one_line(error)}{remedy}", file=sys.stderr)
         return error.exit_code if isinstance(error, PruneError) else 1
     return 0
+
+
+def _named(words: list[str]) -> str:
+    """Return the name of the command, also where it is asked for in the way of other programs."""
+    if not words or HELP_WORDS.intersection(words):
+        return "help"
+    return "version" if words[0] in VERSION_WORDS else find_command(merge_tokens(words))
 
 
 def _dispatch(request: Request) -> None:
@@ -153,7 +149,7 @@ def _one_line(error: BaseException, otherwise: str = "") -> str:
     return text if len(text) <= LONGEST_MESSAGE else text[: LONGEST_MESSAGE - 1] + "…"
 
 
-# Help -----------------------------------------------------------------------------------------------------------------
+# Answers --------------------------------------------------------------------------------------------------------------
 def _version(package: str) -> str:
     """Return the installed version of a package without importing it."""
     try:
@@ -162,87 +158,20 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _columns() -> int:
-    """Return how many characters a line of the help may have."""
-    return max(40, min(HELP_WIDTH, shutil.get_terminal_size((HELP_WIDTH, 24)).columns))
-
-
-def _indented(text: str) -> list[str]:
-    """Return a paragraph of the help in lines."""
-    return wrap(text, _columns(), initial_indent="  ", subsequent_indent="  ")
-
-
-def _help(topic: list[str]) -> str:
+def _help(words: list[str]) -> str:
     """Return the help of the command that the words name, or of the whole program."""
-    if not topic:
-        return _overview()
-    command = COMMANDS[find_command(merge_tokens(topic))]
-    return _command_help(command)
+    return help_text.of([word for word in words if word not in HELP_WORDS])
 
 
-def _overview() -> str:
-    """Return the help of the program."""
-    width = max(map(len, COMMANDS))
-    return "\n".join(
-        [
-            "yoloprune prunes Ultralytics YOLO models.",
-            "",
-            "Usage: yoloprune COMMAND key=value ...",
-            "",
-            "Commands",
-            *(f"  {c.name:<{width}}  {c.summary}" for c in COMMANDS.values()),
-            "",
-            "From a trained model to the one that is shipped, in one command",
-            "  yoloprune slim model=best.pt data=my.yaml flops=0.5 epochs=50 format=onnx",
-            "",
-            "The same step by step",
-            "  yoloprune sweep model=best.pt data=my.yaml",
-            "  yoloprune prune model=best.pt data=my.yaml flops=0.5",
-            "  yoloprune finetune model=runs/detect/prune/weights/pruned.pt data=my.yaml epochs=50",
-            "  yolo predict model=runs/detect/finetune/weights/best.pt source=image.jpg",
-            "",
-            "Or from one that is not trained yet",
-            "  yoloprune train-sparse model=yolov8n.pt data=my.yaml epochs=50 flops=0.5",
-            "  yoloprune prune model=runs/detect/train-sparse/weights/best.pt",
-            "",
-            *wrap(
-                "'yoloprune COMMAND help' lists the options of a command. cfg=recipe.yaml reads keys from a file; the "
-                "command line wins over it. Every Ultralytics train and val argument passes through train-sparse, "
-                "slim, finetune and val. YOLOPRUNE_DEBUG=1 shows the traceback of an error.",
-                _columns(),
-            ),
-        ]
-    )
+def _versions(_: list[str]) -> str:
+    """Return the versions of yoloprune and of what it stands on."""
+    return f"yoloprune {_version('yoloprune')} (ultralytics {_version('ultralytics')})"
 
 
-def _command_help(command: Command) -> str:
-    """Return the help of one command: usage, own options with defaults, Ultralytics' keys, examples."""
-    if not command.options:
-        lines = [f"yoloprune {command.name}: {command.summary}", "", "Examples"]
-        return "\n".join([*lines, *(f"  yoloprune {example}" for example in command.examples)])
-    names = [f"{o.name}={'' if o.default == () else o.default}" for o in command.options]
-    width = max(map(len, names))
-    lines = [
-        f"yoloprune {command.name}: {command.summary}",
-        "",
-        f"Usage: yoloprune {' '.join([command.name, *(f'{key}=...' for key in command.required)])} key=value ...",
-        "",
-        "Options and their defaults",
-    ]
-    for name, option in zip(names, command.options, strict=True):
-        text = f"{option.meaning} [{option.kind.allowed}]"
-        start, hang = f"  {name:<{width}}  ", " " * (width + 4)
-        lines += wrap(text, _columns(), initial_indent=start, subsequent_indent=hang, break_on_hyphens=False)
-    lines += [line for note in command.notes for line in _indented(note)]
-    lines += ["", "Ultralytics arguments"]
-    if command.host_keys is None:
-        mode = "val" if command.name == "val" else "train"
-        lines += _indented(f"Every Ultralytics {mode} argument passes through unchanged ('yolo cfg' lists them):")
-        lines += _indented("imgsz, batch, device, workers, project, name, seed ...")
-        if command.own_defaults:
-            said = " ".join(f"{k}={v}" for k, v in command.own_defaults.items())
-            lines += _indented(f"Other defaults unless optimizer= is given: {said}")
-    else:
-        lines += _indented(", ".join(command.host_keys))
-    lines += _indented("cfg=recipe.yaml reads keys of both sorts from a file; the command line wins over it.")
-    return "\n".join([*lines, "", "Examples", *(f"  yoloprune {example}" for example in command.examples)])
+def _schema(_: list[str]) -> str:
+    """Return what the keys of report.json mean."""
+    return json.dumps(import_module("yoloprune.reporting.schema").SCHEMA, indent=2)
+
+
+ANSWERS = {"help": _help, "completion": completion.script, "schema": _schema, "version": _versions}
+"""What the command line answers by itself, from the words beside the command."""

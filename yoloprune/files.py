@@ -180,11 +180,21 @@ def keep_rows(path: Path, column: str, last: float) -> None:
 
 
 def read_numbers(path: Path) -> list[dict[str, float]]:
-    """Rows of a CSV of numbers, none when there is no such file; names without spaces around them."""
+    """Rows of a CSV of numbers, none when there is no such file; names without spaces around them.
+
+    What is torn, or no row of numbers, is passed over: files lie where a process was killed, or its disk was full.
+    """
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8") as f:
-        return [{k.strip(): float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+    with path.open(newline="", encoding="utf-8", errors="replace") as f:
+        header, *lines = [*f] or [""]
+    names = [name.strip() for name in next(csv.reader([header]), [])]
+    rows = []
+    for line in lines:
+        with contextlib.suppress(ValueError, csv.Error):
+            numbers = map(float, next(csv.reader([line]), []))
+            rows += [dict(zip(names, numbers, strict=True))] if line.endswith("\n") else []
+    return rows
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -143,15 +143,3 @@ def test_what_a_command_inside_another_ends_with_is_not_the_end(caplog: pytest.L
     with caplog.at_level(logging.INFO):
         asked(False, lambda: asked(False))
     assert [r.getMessage() for r in caplog.records] == ["WARNING ⚠️ a warning"] * 2 + ["x: the end"]
-
-
-def test_ultralytics_arguments_alone_are_obeyed_as_well(caplog: pytest.LogCaptureFixture) -> None:
-    @console.heard_as_asked
-    def compare(models: Any, **passed: Any) -> None:
-        console.log("x: ", "a message")
-
-    with caplog.at_level(logging.INFO):
-        compare({}, verbose=False)
-        assert not caplog.records
-        compare({}, verbose=True)
-    assert len(caplog.records) == 1

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from yoloprune import cli
+from yoloprune import cli, help_text
 from yoloprune.cli import main
 from yoloprune.errors import BudgetError, ModelError
 from yoloprune.settings.command_line import parse
@@ -138,7 +138,7 @@ def test_whoever_reads_may_stop() -> None:
 def test_no_line_of_the_help_is_wider_than_it_may_be(words: list[str], capsys: pytest.CaptureFixture) -> None:
     assert cli.main(words) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= cli.HELP_WIDTH
+    assert max(map(len, lines)) <= help_text.WIDTH
     if words[0] in {"completion", "schema", "version"}:
         assert lines[0].startswith(f"yoloprune {words[0]}: ")
 
@@ -146,6 +146,23 @@ def test_no_line_of_the_help_is_wider_than_it_may_be(words: list[str], capsys: p
 def test_help_on_a_misspelt_command(capsys: pytest.CaptureFixture) -> None:
     assert main(["help", "prun"]) == 2
     assert capsys.readouterr().err == "yoloprune: error: 'prun' is not a command. Did you mean 'prune'?\n"
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--schema"], '"$schema"'),
+        (["--completion", "bash"], "complete -o default -F _yoloprune yoloprune"),
+        (["bash", "completion"], "complete -o default -F _yoloprune yoloprune"),
+        (["---help"], "Usage: yoloprune COMMAND"),
+        (["---version"], "(ultralytics "),
+    ],
+)
+def test_what_is_answered_at_once_may_have_dashes_as_all_commands_may(
+    words: list[str], said: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(words) == 0
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("word", ["version", "--version", "-v"])

@@ -38,6 +38,11 @@ def test_it_begins_with_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert second.startswith("no download, no GPU needed; 24 epochs in all took 31 minutes on ")
 
 
+def test_an_absolute_budget_is_no_percentage() -> None:
+    said = demo.told_before({"parent": 1, "slim": 2}, 0.2e9, Path("runs"))
+    assert "; slim it to 200M FLOPs: validate" in said and "%" not in said
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/guide/first-half-hour.md"])
 def test_pages_say_the_same_time(page: str) -> None:
     words = " ".join((ROOT / page).read_text(encoding="utf-8").split())

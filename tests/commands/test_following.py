@@ -13,12 +13,15 @@ import ultralytics.nn.tasks as nets
 import yaml
 
 from yoloprune.backend import yaml_markers
-from yoloprune.commands import following
+from yoloprune.commands import following, latency
+from yoloprune.errors import ArgumentError
+from yoloprune.runtimes.deployment import Deployment
 from yoloprune.settings import command_line
 from yoloprune.settings.checking import build
 from yoloprune.settings.requests import FinetuneRequest, PruneRequest
 from yoloprune.settings.slim_request import SlimRequest
-from yoloprune.settings.trial_requests import SweepRequest
+from yoloprune.settings.trial_requests import SensitivityRequest, SweepRequest
+from yoloprune.settings.view_requests import CompareRequest, LatencyRequest, ValRequest
 
 
 def yolo(kind: str = "DetectionModel", config: dict[str, Any] | None = None, **more: Any) -> Any:
@@ -56,6 +59,24 @@ def test_what_was_asked_of_a_live_model_names_its_file_or_is_left_out(tmp_path: 
         typed = command_line.written(build(FinetuneRequest, {"model": live, "epochs": 3}))
         again = following.again("finetune", tmp_path, typed)[1:]
         assert [" ".join(line.split()[:3]) for line in again] == words
+
+
+def test_what_nobody_can_type_is_left_open_and_not_called_by_its_kind(tmp_path: Path) -> None:
+    live, file = (type("YOLO", (), {"ckpt_path": path, "predict": None})() for path in (None, "a b.pt"))
+    for kind, given in (
+        (ValRequest, {"model": "a.pt", "against": live, "data": "d.yaml"}),
+        (FinetuneRequest, {"model": "a.pt", "images": "photos", "labels_from": live}),
+        (FinetuneRequest, {"model": "a.pt", "distill_model": live}),
+        (CompareRequest, {"models": (live, "b.pt")}),
+    ):
+        words = command_line.written(build(kind, given))
+        assert "..." in words and "YOLO" not in words and following.again("val", tmp_path, words)[1:] == []
+        held = {k: file if v is live else (file, "b.pt") if k == "models" else v for k, v in given.items()}
+        found = command_line.written(build(kind, held))
+        assert "a b.pt" in found and following.again("val", tmp_path, found)[1:] == [found]
+    assert latency._next(build(LatencyRequest, {"model": file, "format": "onnx"})).startswith(
+        "yoloprune prune 'model=a b.pt' "
+    )
 
 
 @pytest.mark.parametrize(("carried", "since"), [(False, ""), (True, ", from Ultralytics 8.4.175 on")])
@@ -171,6 +192,13 @@ def test_one_that_ended_below_its_start_is_done_again_longer_and_slower(tmp_path
     assert said == f"{again} batch=8 workers=0 seed=3 optimizer=AdamW lr0=0.0005 imgsz=320"
 
 
+def test_one_that_is_told_its_hours_gets_twice_as_many(tmp_path: Path) -> None:
+    assert " epochs=20 time=3.0 " in after_training(tmp_path, 0.5, 0.49, time=1.5)
+    asked = build(SlimRequest, {"model": "a.pt", "data": "d.yaml", "epochs": 4, "flops": 0.3, "time": 1})
+    said = following.after_slim(asked, rows(None, 0.0), Path("b.pt"), None, 96, 10)
+    assert said.startswith("yoloprune slim model=a.pt data=d.yaml epochs=10 time=2.5 flops=0.3\n")
+
+
 def test_one_that_finds_nothing_yet_goes_on(tmp_path: Path) -> None:
     assert after_training(tmp_path, 0.0, 0.009) == "yoloprune finetune model=best.pt data=d.yaml epochs=20 imgsz=320"
 
@@ -229,6 +257,10 @@ def test_of_several_models_the_last_is_exported_unless_it_is_far_behind() -> Non
     assert said(0.5, 0.45) == "yolo export model=p.pt imgsz=320 format=onnx"
     assert said(0.5, 0.39) == "yoloprune finetune model=p.pt data=d.yaml imgsz=320"
     assert said(0.009, 0.009, model=yolo(ckpt_path="p.pt")) is None
+    told["how"] = Deployment("openvino", arguments={"half": True})
+    assert said(0.5, 0.45) == "yolo export model=p.pt imgsz=320 format=openvino half=True"
+    told["how"] = Deployment(arguments={"half": True})
+    assert said(0.5, 0.45) == "yolo export model=p.pt imgsz=320 format=onnx"
     told["export"] = "runs/best.onnx"
     assert said(0.5, 0.45) == "yolo predict model=runs/best.onnx imgsz=320 source=..."
     assert said(0.5) is None
@@ -240,6 +272,29 @@ def test_the_cut_that_is_recommended_is_the_one_that_was_made() -> None:
     asked = build(SweepRequest, given)
     step = following.after_sweep(asked, {"data": "b.yaml", "imgsz": 96}, "flops=0.8")
     assert step == "yoloprune prune model=a.pt data=b.yaml flops=0.8 imgsz=96 score=bn 'keep=model.2.*'"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"flops": 0.5, "ray": True, "classes": "person,dog", "depth": True, "uniform": True},
+        {"ratio": 0.5, "threads": 1, "within": 1, "layers": "model.2.*=0.3"},
+        {"sparsity": 0.5, "ray": True, "within": 1, "head": True, "scope": "layer", "recover": "bn"},
+    ],
+)
+def test_what_a_sweep_recommends_can_be_typed(given: dict[str, Any]) -> None:
+    asked = build(SweepRequest, {"model": "a.pt", "data": "b.yaml", **given})
+    step = following.after_sweep(asked, {"data": "b.yaml", "imgsz": 96}, f"{asked.kind}=0.5")
+    assert step is not None
+    found = command_line.parse(shlex.split(step)[1:])
+    kept = given.keys() - {"ray", "within", "threads"}
+    assert {k: found.settings[k] for k in kept} == {k: 0.5 if k == asked.kind else asked.settings[k] for k in kept}
+
+
+@pytest.mark.parametrize("kind", [SweepRequest, SensitivityRequest])
+def test_masks_of_a_few_classes_are_refused_for_no_mask_is_made_so(kind: type[Any]) -> None:
+    with pytest.raises(ArgumentError, match="classes=person: must not be combined with pattern= or sparsity="):
+        build(kind, {"model": "a.pt", "data": "b.yaml", "sparsity": 0.5, "classes": "person"})
 
 
 def test_what_is_recommended_can_be_pasted_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

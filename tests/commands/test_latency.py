@@ -86,9 +86,9 @@ def test_a_folder_to_carry(
     assert why in said and bars == ["exporting networks to onnx, of which the device builds engine"]
     again = parse(told["next"].split()[1:])
     assert again.settings["times"] == "times.csv" and again.passed["imgsz"] == 64
-    beside = yoloprune.latency(tiny, tiny, format="onnx", project=str(tmp_path), imgsz=64)
+    beside = yoloprune.latency(tiny, tiny, format="onnx", project=str(tmp_path), imgsz=64, half=True, batch=2)
     assert beside == tmp_path / "latency-2" and bars[1:] == ["exporting networks to onnx"]
-    assert said[-1].splitlines()[-1] == f"next: yolo export model={tiny} imgsz=64 format=onnx"
+    assert said[-1].splitlines()[-1] == f"next: yolo export model={tiny} imgsz=64 format=onnx half=True batch=2"
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -19,8 +20,8 @@ from yoloprune import api, cli
 from yoloprune.backend import console, evaluation
 from yoloprune.checkpoint import saving
 from yoloprune.commands import compare, side_by_side, sweep_table
-from yoloprune.errors import DataError
-from yoloprune.reporting import schema, text_table
+from yoloprune.errors import ArgumentError, DataError
+from yoloprune.reporting import page_network, schema, text_table
 from yoloprune.settings.command_line import parse, written
 
 work, data = tiny_line.work, tiny_line.data  # fixtures, made once a file
@@ -108,6 +109,23 @@ def test_a_validation_that_fails_does_not_cost_the_cut(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("torn", ["2", "", "mine\n1\n"], ids=["torn", "whole", "of somebody else"])
+def test_what_lies_beside_a_model_does_not_cost_the_cut(
+    torn: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run" / "weights").mkdir(parents=True)
+    shutil.copy(tiny, tmp_path / "run" / "weights" / "best.pt")
+    keys = sorted(page_network.GAMMA)
+    whole = "".join(f"{line}\n" for line in (",".join(keys), *(",".join([str(n)] * len(keys)) for n in (1, 2))))
+    (tmp_path / "run" / "sparsity.csv").write_text(torn if "mine" in torn else whole + torn)
+    monkeypatch.chdir(tmp_path / "run" / "weights")
+    given: dict[str, Any] = {"data": False, "score": "l2", "recover": "fold", "project": str(tmp_path)}
+    yoloprune.prune("best.pt", flops=0.7, imgsz=64, **given)
+    assert len(told(tmp_path / "prune").get("gamma", ())) == (0 if "mine" in torn else 2)
+    assert ("Gamma over the epochs" in (tmp_path / "prune" / "report.html").read_text()) == ("mine" not in torn)
+
+
+@pytest.mark.slow
 def test_a_fault_of_ours_while_looking_is_not_hidden(pruned: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(side_by_side, "by_class", lambda *_: 1 / 0)
     yolo = saving.load(pruned)
@@ -174,6 +192,61 @@ def test_words_without_an_equals_sign_are_models_to_compare(tmp_path: Path) -> N
     request = parse(["compare", "a.pt", "b.pt", str(odd), "data=my.yaml"])
     assert request.settings["models"] == ("a.pt", "b.pt", str(odd))
     assert request.host == {"data": "my.yaml"}
+    for words in (["models=a.pt,b.pt", "c.pt"], ["models=[a.pt,b.pt]", "c.pt"], ["models=a.pt", "b.pt", "c.pt"]):
+        assert parse(["compare", *words]).settings["models"] == ("a.pt", "b.pt", "c.pt")
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"imgzs": 64}, "'imgzs' is not a valid argument of compare"),
+        ({"imgsz": "64x"}, "imgsz=64x: must be"),
+        ({"threads": "one"}, "threads=one: must be an integer"),
+        ({"half": "yes"}, "half=yes: must be True or False"),
+        ({"command": "val"}, "'command' is not a valid argument of compare"),
+        ({"models": {"small": "a.pt"}}, "compare needs two models or more"),
+        ({"models": {"small": "a.pt", "..": "b.pt"}}, "models="),
+        ({"models": {"small": "a.pt", "large": 3}}, "models="),
+    ],
+)
+def test_from_python_a_comparison_is_checked_as_well(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ArgumentError, match=re.escape(said)):
+        api.compare(**{"models": {"small": "a.pt", "large": "b.pt"}, **given})
+
+
+@pytest.mark.parametrize("given, said", [({"keep": "backbon"}, "keep="), ({"imgsz": "64x"}, "imgsz=64x: must be")])
+def test_from_python_a_trace_is_checked_as_well(given: dict[str, Any], said: str, tiny: Path) -> None:
+    with pytest.raises(ArgumentError, match=f"^{said}") as refused:
+        api.trace(tiny, **given)
+    assert "keep" not in given or "backbon" in str(refused.value)
+
+
+@pytest.mark.slow
+def test_names_that_models_are_given_are_theirs_also_when_it_is_done_again(
+    pruned: Path, tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told_args = {"data": str(data), "imgsz": 64, "workers": 0, "device": "cpu", "project": str(tmp_path)}
+    rows = api.compare({"whole": saving.load(tiny), "pruned": pruned}, **told_args)
+    assert [row["model"] for row in rows] == ["whole", "pruned"]
+    args = yaml.safe_load((tmp_path / "compare" / "args.yaml").read_text())
+    assert args["models"] == {"whole": str(tiny), "pruned": str(pruned)} and args["mode"] == "compare"
+    assert "args.yaml lies beside this page" in (tmp_path / "compare" / "report.html").read_text()
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compare", f"cfg={tmp_path / 'compare' / 'args.yaml'}"]) == 0
+    assert [row["model"] for row in told(tmp_path / "compare-2")["table"]] == ["whole", "pruned"]
+
+
+@pytest.mark.slow
+def test_a_validation_is_done_again_by_what_it_leaves(
+    pruned: Path, tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = [f"project={tmp_path}", "workers=0", "imgsz=64", "device=cpu", f"data={data}", "threads=1"]
+    monkeypatch.chdir(pruned.parent)
+    words = ["val", "model=pruned.pt", f"against={tiny}", *place]
+    assert cli.main(words) == 0
+    by_file, typed = (parse(shlex.split(line)[1:]) for line in told(tmp_path / "val")["repeat"])
+    assert typed == parse(words)
+    assert by_file == parse(["val", f"model={pruned}", *words[2:]])
 
 
 @pytest.mark.parametrize("words", [[], ["a.pt"], ["a.pt", "a.pt"]])
@@ -191,7 +264,7 @@ def test_checkpoints_and_an_export_side_by_side(pruned: Path, tiny: Path, data: 
     words = ["compare", str(tiny), str(own), str(own.with_suffix(".onnx")), *place]
     assert cli.main(words) == 0
     found = told(tmp_path / "run")
-    assert [parse(shlex.split(line)[1:]) for line in found["repeat"]] == [parse(words)]
+    assert parse(shlex.split(found["repeat"][1])[1:]) == parse(words)
     names = [row["model"] for row in found["table"]]
     assert names == [tiny.name, "small.pt", "small.onnx"]
     assert [row["runtime"] for row in found["table"]] == found["timing"]["runtimes"] == ["torch", "torch", "onnx"]
@@ -228,7 +301,8 @@ def test_models_of_other_classes_are_named(
     )
     heard: list[str] = []
     monkeypatch.setattr(console, "warn", heard.append)
-    api.compare({"small": str(tiny)}, data=str(other), imgsz=32, project=str(tmp_path / "runs"), device="cpu")
+    shutil.copy(tiny, small := tmp_path / "small.pt")
+    api.val(small, data=str(other), imgsz=32, project=str(tmp_path / "runs"), device="cpu")
     assert any("the classes of data= are not those of small, 4 and not 3" in said for said in heard)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny_line
 import torch
+import yaml
 from schemas import faults
 from ultralytics import YOLO
 
@@ -153,6 +154,20 @@ def test_what_auto_stands_for(trained: Path, data: Path, tmp_path: Path) -> None
     done = ran(trained, tmp_path, recover="none")  # finds the data that it was trained on
     told = run_folders.read_yaml(done.file.parents[1] / "args.yaml")
     assert (told["data"], told["score"], told["scope"]) == (str(data), "taylor", "global")
+
+
+def test_why_quality_is_not_known_is_said(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(console, "log", lambda prefix, message: said.append(message))
+    other = data.with_name("four.yaml")
+    other.write_text(yaml.safe_dump({**yaml.safe_load(data.read_text()), "names": ["a", "b", "c", "d"]}))
+    for given, why in (({"data": str(other)}, "has other classes (4 and not "), ({"data": False}, "mask with data=")):
+        name = str(len(said))
+        ran(trained, tmp_path, sparsity=0.5, score="magnitude", recover="none", name=name, **given)
+        verdict = json.loads((tmp_path / name / "report.json").read_text())["verdict"]
+        assert all("quality was not measured: " in text and why in text for text in (verdict, said[-1]))
 
 
 def test_refused_before_there_is_a_folder(trained: Path, data: Path, tmp_path: Path) -> None:

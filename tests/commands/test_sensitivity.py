@@ -19,6 +19,7 @@ from yoloprune.commands import mask, sensitivity, sensitivity_table
 from yoloprune.commands.demo_images import NAMES, make_shapes
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.native import candidates
+from yoloprune.reporting import plots
 from yoloprune.settings.budget import Budget, Limits
 
 PARENT = {
@@ -222,6 +223,9 @@ def test_each_layer_is_masked_alone(trained: Path, tmp_path: Path, monkeypatch: 
     made: list[dict[str, Any]] = []
     whole = mask.masked
     monkeypatch.setattr(mask, "masked", lambda *a: made.append(a[1]) or whole(*a))
+    drawn: list[Any] = []
+    save = plots._save
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure) or save(figure, path))
     told = {"sparsity": "0.5,0.75", "layer": "model.2,model.3", "score": "magnitude", "project": str(tmp_path)}
     rows = yoloprune.sensitivity(trained, **told, name="whole")
     layers = ["model.2.cv1.conv", "model.2.cv2.conv", "model.2.m.0.cv1.conv", "model.2.m.0.cv2.conv", "model.3.conv"]
@@ -233,6 +237,7 @@ def test_each_layer_is_masked_alone(trained: Path, tmp_path: Path, monkeypatch: 
     found = json.loads((tmp_path / "whole" / "report.json").read_text())
     assert list(found["table"][0]) == ["group", "weights", "lost at sparsity=0.5", "lost at sparsity=0.75"]
     assert "at any of these masks" in found["verdict"]
+    assert drawn[0].axes[0].get_xlabel() == "mask of one layer"
     with (tmp_path / "whole" / "sensitivity.csv").open() as f:
         kept = f.readlines()[:4]
     (tmp_path / "whole" / "sensitivity.csv").write_text("".join(kept))

@@ -18,7 +18,7 @@ from yoloprune import api
 from yoloprune.settings.commands import COMMANDS
 
 ROOT = Path(yoloprune.__file__).resolve().parents[1]
-NAMES = ("slim", "train-sparse", "prune", "sweep", "sensitivity", "mask", "finetune", "val", "info", "plot", "latency")
+NAMES = tuple(name for name, command in COMMANDS.items() if command.options and name != "demo")
 
 SCRIPT = """
 from pathlib import Path
@@ -60,11 +60,13 @@ def test_each_own_option_stands_in_the_signature_and_in_the_help(name: str) -> N
     function = getattr(api, name.replace("-", "_"))
     found = inspect.signature(function).parameters
     first, *own, last = found.values()
-    assert first.name == "model" and first.default is inspect.Parameter.empty
-    assert [(p.name, p.default) for p in own] == [(o.name, o.default) for o in COMMANDS[name].options]
+    several = COMMANDS[name].option("models")
+    assert first.name == ("model" if several is None else "models") and first.default is inspect.Parameter.empty
+    options = [o for o in COMMANDS[name].options if o is not several]
+    assert [(p.name, p.default) for p in own] == [(o.name, o.default) for o in options]
     assert last.kind is inspect.Parameter.VAR_KEYWORD
     text = " ".join(inspect.getdoc(function).split())
-    for option in COMMANDS[name].options:
+    for option in options:
         assert " ".join(option.meaning[1:].split()) in text
 
 

@@ -202,6 +202,18 @@ def test_report_json_keeps_the_schema(tmp_path: Path) -> None:
     assert "jpeg" not in data["images"][0] and data["kept"] == {"flops": 0.5}
 
 
+def test_the_data_say_that_a_run_is_over_so_the_page_is_there_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_report, "page", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_report.write_report(tmp_path, full())
+    assert not list(tmp_path.iterdir())
+
+
 def test_every_key_is_explained() -> None:
     def unexplained(rule: dict[str, Any], place: str) -> list[str]:
         below = [(f"{place}.{k}", v) for k, v in rule.get("properties", {}).items()]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from yoloprune.reporting.text_table import closing, table, with_change
+import pytest
+
+from yoloprune.reporting.text_table import closing, headline, table, with_change
 
 PARENT = {"model": "parent", "mAP50-95": 0.62, "params": 2000, "ms": 20.0}
 PRUNED = {"model": "pruned", "mAP50-95": 0.6, "params": 500, "ms": 15.0}
@@ -54,6 +56,21 @@ def test_an_export_is_no_network_of_its_own() -> None:
     assert with_change([parent, exported]) == [parent, exported]  # nothing was cut
     several = [{**PARENT, "model": name} for name in "abcd"]
     assert with_change(several) == several
+
+
+@pytest.mark.parametrize("figure", ["accuracy_top1", "mIoU", "delta1", "mAP50-95(M)"])
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"model": "parent", "zeros": 0.0, "nonzero": 1.0},  # of a sweep of masks
+        {"model": "parent", "channels": 1.0, "flops": 1.0, "params": 1.0, "ms": 3.0},
+        {"point": 0, "group": "parent", "width": 0, "kept": 0, "share": 1.0, "loss": 2.0, "low": 0.1, "high": 0.2},
+        {"model": "best", "dead": 0.5, "GFLOPs": 1.0, "MB": 1.0, "imgsz": 64, "ms onnx": 1.0, "made up later": 1.0},
+    ],
+)
+def test_nothing_that_stands_beside_a_figure_is_taken_for_it(beside: dict[str, object], figure: str) -> None:
+    assert headline([*beside, figure]) == headline([figure, *beside]) == figure
+    assert headline(beside) == ""
 
 
 def test_what_holds_or_not_is_said_in_words() -> None:

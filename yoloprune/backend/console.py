@@ -133,13 +133,12 @@ Run = TypeVar("Run", bound=Callable[..., Any])
 
 
 def heard_as_asked(run: Run) -> Run:
-    """Let a command, which takes a request or Ultralytics' arguments, obey `verbose=False`."""
+    """Let a command, which takes a request, obey `verbose=False`."""
 
     @functools.wraps(run)
-    def heard(*args: Any, **kwargs: Any) -> Any:
-        passed = getattr(args[0], "passed", kwargs) if args else kwargs
-        with hushed(passed.get("verbose") is False):
-            return run(*args, **kwargs)
+    def heard(request: Any, *args: Any, **kwargs: Any) -> Any:
+        with hushed(request.passed.get("verbose") is False):
+            return run(request, *args, **kwargs)
 
     return cast("Run", heard)
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from yoloprune.backend import compat, datasets, model_facts
 from yoloprune.errors import ArgumentError
+from yoloprune.planning import quality
 from yoloprune.probing.forward import hooked, running
 
 
@@ -115,8 +116,8 @@ def metrics(yolo: Any) -> dict[str, float]:
     results = getattr(yolo.metrics, "results_dict", yolo.metrics) or {}
     short = {}
     for key, value in results.items():
-        name, _, branch = key.removeprefix("metrics/").partition("(")
-        if name.startswith(("mAP", "accuracy", "mIoU", "delta")) or "IoU" in name:
+        name, _, branch = key.removeprefix(quality.PREFIX).partition("(")
+        if quality.is_quality(name):
             short[name + (f"({branch}" if branch not in {"", "B)"} else "")] = round(float(value), 5)
     return short
 

@@ -191,7 +191,9 @@ def as_written(arguments: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("model", "data", "images"):
         if key in told:
             told[key] = rooted(told[key])
-    for key in ("distill_model", "labels_from", "times"):  # a file, else a word that means one
+    if isinstance(models := arguments.get("models"), Mapping):
+        told["models"] = {name: rooted(model) for name, model in models.items()}
+    for key in ("distill_model", "labels_from", "times", "against"):  # a file, else a word that means one
         if Path(str(told.get(key))).is_file():
             told[key] = rooted(told[key])
     return told

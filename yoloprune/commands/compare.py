@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from yoloprune.backend import compat, host_arguments
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.commands import validate
 from yoloprune.errors import ArgumentError
-from yoloprune.settings import command_line
+from yoloprune.settings.value_kinds import as_typed
 from yoloprune.settings.view_requests import CompareRequest
 
 
@@ -22,10 +22,10 @@ def run(request: CompareRequest) -> list[dict[str, Any]]:
     if request.models is None or len(request.models) < 2:
         raise ArgumentError(
             "compare needs two models or more, e.g. yoloprune compare a.pt b.pt c.onnx data=my.yaml. Received: "
-            + ("none" if not request.models else str(request.models[0]))
+            + ("none" if not request.models else as_typed(next(iter(request.models))))
         )
-    models, words = named(request.models), command_line.written(request)
-    return validate.compare(models, command="compare", threads=request.threads, words=words, **request.host)
+    models = request.models if isinstance(request.models, Mapping) else named(request.models)
+    return validate.compare(request, models)
 
 
 OF_ANY_RUN = re.compile(r"(best|last|pruned|masked|best-earlier|epoch\d+)(_.*)?")

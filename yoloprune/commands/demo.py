@@ -15,6 +15,7 @@ from yoloprune.commands.demo_images import make_shapes
 from yoloprune.settings import checking, command_line
 from yoloprune.settings.requests import DemoRequest
 from yoloprune.settings.slim_request import SlimRequest
+from yoloprune.settings.value_kinds import write_amount
 
 DATA = {"train": 320, "val": 80, "imgsz": 128}
 TRAIN: dict[str, Any] = {
@@ -67,7 +68,7 @@ def run(request: DemoRequest) -> list[dict[str, Any]]:
     with interruptions.telling(lambda: f"{folder} is not finished and may go; the same command begins anew"):
         parent.train(**common, epochs=epochs["parent"], name="parent")
     model = Path(parent.trainer.last)
-    words = f"model={model} data={data} flops={request.flops:g} epochs={epochs['slim']}"
+    words = f"model={model} data={data} flops={write_amount(request.flops)} epochs={epochs['slim']}"
     console.log("demo: ", f"from a trained model on: yoloprune slim {words}, and how these drawn images are trained on")
     told = {**common, "model": model, "epochs": epochs["slim"], "flops": request.flops, "name": "slim"}
     del told["verbose"]  # what comes now is to be seen
@@ -84,13 +85,14 @@ def told_before(epochs: Mapping[str, int], flops: float, folder: Path) -> str:
 
     Args:
         epochs (Mapping[str, int]): Of the two trainings.
-        flops (float): Share that is kept.
+        flops (float): Share that is kept, or how many are.
         folder (Path): Of the run.
     """
     images = DATA["train"] + DATA["val"]
+    kept = f"{flops:.0%} of its FLOPs" if flops < 1 else f"{write_amount(flops)} FLOPs"
     trained, tuned = (f"{n} epoch{'' if n == 1 else 's'}" for n in (epochs["parent"], epochs["slim"]))
     return (
-        f"3 steps: draw {images} images; train a YOLOv8n on them, {trained}; slim it to {flops:.0%} of its "
-        f"FLOPs: validate, prune, fine-tune {tuned}, compare\n"
+        f"3 steps: draw {images} images; train a YOLOv8n on them, {trained}; slim it to {kept}: "
+        f"validate, prune, fine-tune {tuned}, compare\n"
         f"no download, no GPU needed; {sum(EPOCHS.values())} epochs in all took {MEASURED}; {folder}"
     )

@@ -16,18 +16,21 @@ from yoloprune.native import candidates
 from yoloprune.reporting import text_table
 from yoloprune.reporting.text_table import headline
 from yoloprune.reporting.verdict import BLIND, LITTLE, MUCH
+from yoloprune.runtimes.deployment import Deployment
+from yoloprune.runtimes.registry import TORCH
 from yoloprune.settings import command_line, keys
 from yoloprune.settings.commands import COMMANDS
 from yoloprune.settings.requests import PruneRequest
 from yoloprune.settings.slim_request import SlimRequest
 from yoloprune.settings.trial_requests import SweepRequest
+from yoloprune.settings.value_kinds import as_typed
 
 Row = Mapping[str, Any]
 
 TRAIN_FIRST = "train it first, or check that data= is what it was trained on"
 """What to do with a parent that finds next to nothing."""
 
-AS_BEFORE = ("batch", "nbs", "workers", "device", "seed", "cache", "amp", "fraction", "freeze", "single_cls", "time")
+AS_BEFORE = ("batch", "nbs", "workers", "device", "seed", "cache", "amp", "fraction", "freeze", "single_cls")
 """What a training that is done again takes as it was given."""
 
 UNFINISHED = ".unfinished"
@@ -51,7 +54,7 @@ def again(command: str, folder: Path, words: str | None) -> list[str]:
     if folder.name.endswith(UNFINISHED):  # a stage of a run, which is done again as a whole
         return [f"yoloprune slim {shlex.quote(f'cfg={(folder.parent / run_folders.ARGS).absolute()}')} name={ANEW}"]
     by_file = f"yoloprune {command} {shlex.quote(f'cfg={(folder / run_folders.ARGS).absolute()}')}"
-    return [by_file, *([words] if words and command_line.UNKNOWN not in words.split() else [])]
+    return [by_file, *([words] if words and command_line.is_whole(words) else [])]
 
 
 def without_next(said: str) -> str:
@@ -65,9 +68,11 @@ def _predicted(export: Any, imgsz: int) -> str:
     return f"yolo predict {shlex.quote(f'model={export}')} imgsz={imgsz} source=..."
 
 
-def exported(file: Any, imgsz: Any) -> str:
-    """Export a model that is good enough."""
-    return f"{typed('yolo export', imgsz, model=file)} format=onnx"
+def exported(file: Any, imgsz: Any, how: Deployment | None = None) -> str:
+    """Export a model that is good enough, in the way in which it was timed."""
+    timed = {} if how is None or how.format == TORCH else {"format": how.format, **how.arguments}
+    words = map(shlex.quote, command_line.pairs(timed or {"format": "onnx"}))
+    return " ".join([typed("yolo export", imgsz, model=file), *words])
 
 
 def after_prune(
@@ -150,6 +155,8 @@ def after_training(folder: Path, best: Path, start: Row, end: Row) -> str:
     told: dict[str, Any] = {"model": args["model"] if fell else best, "data": args.get("data")}
     told["epochs"] = 2 * int(args.get("epochs") or keys.host_defaults()["epochs"])
     told |= {k: args[k] for k in AS_BEFORE if args.get(k) not in (None, _defaults()[k])}
+    if args.get("time"):  # of which Ultralytics makes epochs, whatever is said
+        told["time"] = 2 * args["time"]
     if fell and args.get("optimizer") not in (None, "auto") and args.get("lr0"):  # which chooses its own rate
         told |= {"optimizer": args["optimizer"], "lr0": args["lr0"] / 2}
     if fell:
@@ -174,7 +181,9 @@ def after_slim(
     if key and last.get(key) is not None:
         lost = 100 * (first[key] - last[key]) if first.get(key) is not None else 0.0
         if last[key] < BLIND or lost > LITTLE or worsened:
-            longer = replace(request, passed={**request.passed, "epochs": max(2 * request.epochs, enough)})
+            more = max(2 * request.epochs, enough)
+            hours = {k: v * more / request.epochs for k, v in request.passed.items() if k == "time" and v}
+            longer = replace(request, passed={**request.passed, "epochs": more, **hours})
             too_few = "\n      (in fewer epochs channels have no time to fade)" if enough > 2 * request.epochs else ""
             is_own = lost > LITTLE and request.passed.get("imgsz") is None  # the side that the parent was trained at
             shared = _with_the_image(request, imgsz, image_side.STRIDE) if is_own else ""
@@ -185,7 +194,14 @@ def after_slim(
 
 
 def after_comparing(
-    yolo: ultralytics.YOLO, rows: Sequence[Row], row: Row, *, data: Any, imgsz: int, export: Any = None
+    yolo: ultralytics.YOLO,
+    rows: Sequence[Row],
+    row: Row,
+    *,
+    data: Any,
+    imgsz: int,
+    export: Any = None,
+    how: Deployment | None = None,
 ) -> str | None:
     """Export the last model, or predict with an export that is there; where it is far below the best one, train it on.
 
@@ -196,13 +212,14 @@ def after_comparing(
         data (Any): The data set.
         imgsz (int): Its side of the images.
         export (Any): The last one that is an export, None where none is.
+        how (Deployment | None): How checkpoints were timed.
     """
     file, key = getattr(yolo, "ckpt_path", None), headline(row)
     if not file or len(rows) < 2:
         return None
     best = max((found for r in rows if (found := r.get(key)) is not None), default=0.0)
     if key and row[key] > max(BLIND, best - MUCH / 100):
-        return exported(file, imgsz) if export is None else _predicted(export, imgsz)
+        return exported(file, imgsz, how) if export is None else _predicted(export, imgsz)
     pruned = yaml_markers.entry_of(yolo) is not None
     return typed("yoloprune finetune", imgsz, model=file, data=data) if pruned else None
 
@@ -211,11 +228,12 @@ def after_sweep(request: SweepRequest, passed: Mapping[str, Any], budget: str | 
     """The cut or mask that a sweep recommends, as it was made in it."""
     if budget is None:
         return None
-    model = request.model if isinstance(request.model, (str, Path)) else "..."
-    model = Path(model).absolute() if Path(model).is_file() else model
-    same = {k: v for k, v in command_line.changed(request).items() if k not in {request.kind, "within", "threads"}}
+    target = "prune" if request.masks is None else "mask"
+    same = command_line.taken(target, command_line.changed(request))
+    for key in (request.kind, "threads"):  # that said what was tried, and how it was timed
+        same.pop(key, None)
     if same.get("pattern") == "unstructured":  # which a mask is anyway
         del same["pattern"]
-    given = command_line.pairs({"model": model, "data": passed["data"]})
+    given = command_line.pairs({"model": run_folders.rooted(as_typed(request.model)), "data": passed["data"]})
     words = (*given, budget, *command_line.pairs({"imgsz": passed["imgsz"], **same}))
-    return f"yoloprune {'prune' if request.masks is None else 'mask'} {' '.join(map(shlex.quote, words))}"
+    return f"yoloprune {target} {' '.join(map(shlex.quote, words))}"

@@ -65,9 +65,9 @@ def run(request: LatencyRequest) -> Path:
             ):
                 device_folder.write(part, networks, how, exported, told, tick)
         if link is None:
-            console.conclude("latency: ", _carried(folder, how, request))
+            console.conclude("latency: ", _carried(folder, how, request, exported))
             return folder
-        return _measured(link, folder, place, request)
+        return _measured(link, folder, place, request, exported)
 
 
 def _variants(yolo: ultralytics.YOLO, request: LatencyRequest) -> tuple[list[Network], str]:
@@ -117,23 +117,25 @@ def _next(request: LatencyRequest, table: str | Path = TIMES) -> str:
     return " ".join(["yoloprune prune", *map(shlex.quote, command_line.pairs(words))])
 
 
-def _carried(folder: Path, how: Measurement, request: LatencyRequest) -> str:
+def _carried(folder: Path, how: Measurement, request: LatencyRequest, exported: Deployment) -> str:
     """What to do with the folder, and what to type when the table is back."""
     runs = "trtexec" if how.format in device_folder.SHIPPED else f"what runs {how.format}"
     needs = f"it needs Python and {how.cmd.split()[0] if how.cmd else runs}"
     told = f"copy {folder} to the device and run there ({needs}; neither torch nor yoloprune):\n  python3 {SCRIPT}\n"
     if request.against is not None:
-        return f"{told}it says how long both take\nnext: {_shipped(request)}"
+        return f"{told}it says how long both take\nnext: {_shipped(request, exported)}"
     return f"{told}then bring {TIMES} back into {folder}\nnext: {_next(request, folder / TIMES)}"
 
 
-def _shipped(request: LatencyRequest) -> str:
-    """What to type where the time of a model is good enough."""
-    told = {"model": request.model, "imgsz": request.passed.get("imgsz"), "format": request.passed["format"]}
+def _shipped(request: LatencyRequest, exported: Deployment) -> str:
+    """What to type where the time of a model is good enough: it makes what was timed."""
+    passed = request.passed
+    told = {key: passed.get(key) for key in ("model", "imgsz", "format", "half", "quantize")}  # also of what is built
+    told |= {**exported.arguments, "batch": passed.get("batch")}
     return " ".join(["yolo export", *map(shlex.quote, command_line.pairs(told))])
 
 
-def _measured(link: Link, folder: Path, place: str, request: LatencyRequest) -> Path:
+def _measured(link: Link, folder: Path, place: str, request: LatencyRequest, exported: Deployment) -> Path:
     """Send the folder, measure, and fetch the table; what was measured before something failed stays there."""
     table = folder / TIMES
     if not link.has(place):
@@ -147,5 +149,5 @@ def _measured(link: Link, folder: Path, place: str, request: LatencyRequest) -> 
         told = f"{len(found.shares)} networks in {found}, the parent {found.ms:.2f} ms"
         console.conclude("latency: ", text_table.closing(told, [], [table], _next(request, table)))
     else:
-        console.conclude("latency: ", text_table.closing("measured", [], [table], _shipped(request)))
+        console.conclude("latency: ", text_table.closing("measured", [], [table], _shipped(request, exported)))
     return table

@@ -177,13 +177,14 @@ def _saved(
                 )
             rows, zeros = looks.in_front(rows), mask_table.zeros(saved.model)
             said = _said(request.zeros.pattern, zeros)
+            said += f"\nquality was not measured: {looks.unseen}" if looks.unseen else ""
             called = moved_layers.names_of(parent.model).of
             repeat = following.again("mask", folder, command_line.written(request))
             report = Report(
                 "mask",
                 rows,
                 {"pattern": request.zeros.pattern},
-                verdict.of(rows),
+                verdict.of(rows, unseen=looks.unseen),
                 looks.by_class,
                 looks.images,
                 zeros=zeros,

@@ -100,7 +100,7 @@ def _fits(plan: Plan, model: nn.Module) -> bool:
 
 def _plan_beside(model: Any) -> Plan | None:
     """Which channels a cut kept, from the report of its run; None where that is not at hand."""
-    file = Path(model).parent.parent / NAMES[0] if isinstance(model, (str, Path)) else Path()
+    file = Path(model).absolute().parent.parent / NAMES[0] if isinstance(model, (str, Path)) else Path()
     if not file.is_file():
         return None
     told = json.loads(file.read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ from yoloprune.commands import cut_and_repair, following, image_side, side_by_si
 from yoloprune.native import candidates
 from yoloprune.planning.cost import Cost
 from yoloprune.planning.greedy_selection import KINDS
-from yoloprune.reporting import layer_table, plots, run_report, verdict
+from yoloprune.reporting import layer_table, page_network, plots, run_report, verdict
 from yoloprune.reporting.facts import Importance, Report
 from yoloprune.runtimes.layer_times import by_layer
 from yoloprune.selection import ranking
@@ -136,4 +136,10 @@ def _importance(choice: candidates.Choice, order: ranking.Ranking, request: Prun
 
 def _gamma(model: Any) -> list[dict[str, float]]:
     """What the sparse training of a checkpoint wrote, where it lies in the folder of its run still."""
-    return files.read_numbers(Path(model).parent.parent / "sparsity.csv") if isinstance(model, (str, Path)) else []
+    if not isinstance(model, (str, Path)):
+        return []
+    try:
+        rows = files.read_numbers(Path(model).absolute().parent.parent / "sparsity.csv")
+    except OSError:  # a cut is not lost for a picture
+        return []
+    return [row for row in rows if row.keys() >= page_network.GAMMA]  # the file may be of somebody else

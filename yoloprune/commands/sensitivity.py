@@ -109,7 +109,7 @@ def _within_reach(parent: ultralytics.YOLO, tender: Sequence[str], imgsz: int) -
 
 def _chance(found: tuple[Findings | None, Findings | None], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Ends of the 95 % interval of what the last row lost against the first, in points, where the task has mAP."""
-    key = sensitivity_table.metric_of(rows[0])
+    key = text_table.headline(rows[0])
     difference = paired_bootstrap.between(*found, (rows[0][key], rows[-1][key]))
     return {} if difference is None else {"low": -difference.high, "high": -difference.low}
 
@@ -156,7 +156,8 @@ def _report(
     if request.masks is not None:
         columns = {round(1 - zeros.sparsity, 6): str(zeros) for zeros in request.masks.each}
     found = sensitivity_table.summed_up(rows, columns, images)
-    picture = plots.plot_sensitivity(folder / "sensitivity.png", found.names, found.columns, found.panels)
+    of = "channels kept" if request.masks is None else "mask of one layer"
+    picture = plots.plot_sensitivity(folder / "sensitivity.png", found.names, found.columns, found.panels, of)
     words = following.again("sensitivity", folder, command_line.written(request))
     report = Report(
         "sensitivity",
@@ -168,10 +169,11 @@ def _report(
         versions=provenance.versions(),
     )
     page = run_report.write_report(folder, report, [picture])
-    cut: dict[str, Any] = {"model": told["model"], "data": told["data"], "keep": ",".join(found.tender) or None}
+    model = told["model"] if isinstance(request.model, (str, Path)) else request.model
+    cut: dict[str, Any] = {"model": model, "data": told["data"], "keep": ",".join(found.tender) or None}
     if request.masks is None:
         keep, share = _within_reach(parent, found.tender, told["imgsz"])
-        cut |= {"keep": ",".join(keep) or None, "flops": share, "classes": told.get("classes")}
+        cut |= {"keep": ",".join(keep) or None, "flops": share, "classes": request.classes}
         step = following.typed("yoloprune prune", told["imgsz"], **cut)
     else:
         asked = {key: told.get(key) for key in ("pattern", "head") if told.get(key)}

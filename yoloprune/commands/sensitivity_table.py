@@ -38,15 +38,6 @@ class Summary:
     said: str
 
 
-BESIDE = {"point", "group", "layers", "width", "kept", "share", "flops", "params", "nonzero", "loss", "low", "high"}
-"""Columns that are no figures of a validation."""
-
-
-def metric_of(row: Mapping[str, Any]) -> str:
-    """The figure of a row that counts."""
-    return text_table.headline(k for k in row if k not in BESIDE)
-
-
 def summed_up(rows: Sequence[Mapping[str, Any]], titles: Mapping[float, str], images: int) -> Summary:
     """Sum up what was tried.
 
@@ -56,7 +47,7 @@ def summed_up(rows: Sequence[Mapping[str, Any]], titles: Mapping[float, str], im
         images (int): How many images all were looked at on.
     """
     parent, *tried = rows
-    metric = metric_of(parent)
+    metric = text_table.headline(parent)
     shares = sorted(titles, reverse=True)
     names = list(dict.fromkeys(str(row["group"]) for row in tried))
     columns = [titles[share] for share in shares]

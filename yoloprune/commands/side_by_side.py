@@ -27,7 +27,7 @@ from yoloprune.torch_internals import is_out_of_memory
 MANY = 1000
 """Validation images up to which a processor validates without being asked."""
 
-NO_DATA = "prune with data= does it, and 'yoloprune val' with data= and against="
+NO_DATA = "{} with data= does it, and 'yoloprune val' with data= and against="
 """Why nothing is known without a data set."""
 
 SHOWN = 8
@@ -95,7 +95,7 @@ def look(
     """
     sides = (before_imgsz or imgsz, imgsz)
     if not data:
-        return Looks(unseen=NO_DATA)
+        return Looks(unseen=NO_DATA.format(command))
     device = passed.get("device") or None
     found = known or Looks()
     try:

@@ -32,6 +32,7 @@ from yoloprune.commands.slim_work import Work, digest, labelled
 from yoloprune.commands.validate import add_times
 from yoloprune.errors import ArgumentError
 from yoloprune.planning import paired_bootstrap
+from yoloprune.planning.quality import is_quality
 from yoloprune.reporting import text_table
 from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import EXPORT_KEYS, Deployment
@@ -134,7 +135,7 @@ def _ended(
     exported = None
     if request.passed.get("format"):
         exported = stages.run("export", lambda part: slim_export.export(part, work, final, deployment))
-    figures = [k for k in final.row if k not in text_table.NOT_QUALITY]
+    figures = [k for k in final.row if is_quality(k)]
     rows = [
         {"model": name, **dict.fromkeys(figures), **work.side.told(of_parent=stage is first), **stage.row}
         for name, stage in shown.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from yoloprune.reporting.facts import ExampleImage, Report, points_of
 from yoloprune.runtimes import bench, engines, registry
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.settings import command_line
-from yoloprune.settings.view_requests import ValRequest
+from yoloprune.settings.view_requests import CompareRequest, ValRequest
 
 
 def run(request: ValRequest) -> list[dict[str, Any]]:
@@ -45,7 +45,7 @@ def run(request: ValRequest) -> list[dict[str, Any]]:
     model, against = request.model, request.against
     alone = Path(model).stem if isinstance(model, (str, Path)) else "network"  # "model" would be renamed, and warned of
     models = {alone: model} if against is None else {"parent": against, "pruned": model}
-    return compare(models, threads=request.threads, words=command_line.written(request), **request.host)
+    return compare(request, models)
 
 
 TUNED = "fine-tuned"
@@ -54,18 +54,14 @@ TUNED = "fine-tuned"
 
 @console.heard_as_asked
 @generators_kept()
-def compare(
-    models: Mapping[str, ModelSource],
-    *,
-    command: str = "val",
-    threads: int | None = None,
-    words: str | None = None,
-    **passed: Any,
-) -> list[dict[str, Any]]:
+def compare(request: ValRequest | CompareRequest, models: Mapping[str, ModelSource]) -> list[dict[str, Any]]:
     """Validate models one after the other on the same data, then time them taking turns, see `api.compare`.
 
-    `words` is the command as it was typed.
+    Args:
+        request (ValRequest | CompareRequest): What was asked for.
+        models (Mapping[str, str | Path | YOLO]): Its models by the names that they get in the table.
     """
+    command, passed, threads = request.command, request.host, request.threads
     device = evaluation.device(passed.get("device"))
     deployment = Deployment.asked(passed, device, threads)
     loaded = {_name(n, yolo) if command == "val" else n: yolo for n, yolo in _loaded(models).items()}
@@ -89,6 +85,7 @@ def compare(
     for export in (yolo.model for yolo in loaded.values() if yolo not in known):
         engines.require_size(export, deployment, imgsz)
     with run_folders.new_run(known[0].task, command, passed) as folder:
+        run_folders.write_args(folder, {**_told(request, models, loaded.values()), **passed, "save_dir": folder})
         rows: list[dict[str, Any]] = []
         networks: list[Any] = []
         classes: dict[str, side_by_side.Figures] = {}
@@ -117,17 +114,32 @@ def compare(
         arguments = {**passed, **({} if threads is None else {"threads": threads})}
         said = {"device": str(device), "imgsz": told_sides, "timing": timing, "arguments": arguments}
         said["differences"] = {name: vars(d) for name, d in differences.items()}
-        report = _report(command, rows, said, classes, images, words, differences)
+        again = following.again(command, folder, command_line.written(request))
+        report = _report(command, rows, said, classes, images, again, differences)
         page = run_report.write_report(folder, report)
         where = f"ms of different runtimes, on {device}" if apart else str(deployment)
         told = "\n".join([*([report.verdict] if report.verdict else []), f"imgsz {told_sides}, {where}"])
         told += "".join(f"\n{line}" for line in report.notes)
         at = max(i for i, yolo in enumerate(loaded.values()) if yolo in known)
         export = next((str(y.model) for y in reversed(loaded.values()) if y not in known), None)
-        told_next = {"data": passed["data"], "imgsz": sides[at], "export": export}
+        told_next = {"data": passed["data"], "imgsz": sides[at], "export": export, "how": deployment}
         step = following.after_comparing(known[-1], rows, rows[at], **told_next)
         console.conclude(f"{command}: ", text_table.closing(told, rows, [page], step))
     return rows
+
+
+def _told(
+    request: ValRequest | CompareRequest, models: Mapping[str, ModelSource], loaded: Iterable[ultralytics.YOLO]
+) -> dict[str, Any]:
+    """What args.yaml says besides Ultralytics' arguments; of a live model it is the file that it came from."""
+    files = [
+        model if isinstance(model, (str, Path)) else getattr(yolo, "ckpt_path", None) or yolo.model_name
+        for model, yolo in zip(models.values(), loaded, strict=True)
+    ]
+    sources: dict[str, Any] = {"models": dict(zip(models, files, strict=True))}
+    if isinstance(request, ValRequest):
+        sources = {"model": files[-1], **({} if request.against is None else {"against": files[0]})}
+    return {"mode": request.command, **sources, **({} if request.threads is None else {"threads": request.threads})}
 
 
 def _differences(
@@ -158,7 +170,7 @@ def _report(
     facts: Mapping[str, Any],
     classes: Mapping[str, side_by_side.Figures],
     images: Sequence[ExampleImage],
-    words: str | None,
+    again: Sequence[str],
     differences: Mapping[str, paired_bootstrap.Interval],
 ) -> Report:
     """What is said of models that were validated and timed; of one alone there is no verdict."""
@@ -171,7 +183,6 @@ def _report(
         said = verdict.of_several(points, metric)
     versions = provenance.versions()
     by_class = side_by_side.by_class(classes)
-    again = [words] if words else []
     notes = [f"{name}: {metric} {d}" for name, d in differences.items()]
     told: dict[str, Any] = {"metric": metric, "repeat": again, "versions": versions, "notes": notes}
     return Report(command, rows, facts, said, by_class, images, points=points, **told)

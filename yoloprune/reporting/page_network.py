@@ -20,6 +20,12 @@ COLUMNS = {
 }
 """What is drawn of a layer's costs, and the words below it."""
 
+BANDS = ((0, 95), (10, 90), (25, 75), (40, 60))
+"""Quantiles of |gamma| between which a band is drawn, in percent."""
+
+GAMMA = frozenset({"epoch", "dead", "flops", "params", "gamma_q50", *(f"gamma_q{q}" for band in BANDS for q in band)})
+"""What is drawn of an epoch of a sparse training."""
+
 TIMED = (
     ", and time: torch on this machine, whatever format= was asked for, one image, batch-norm folded, median of a few "
     "runs; what runs between layers is not in it"
@@ -119,7 +125,7 @@ def gamma(report: Report) -> str:
     epochs = [r["epoch"] for r in rows]
     ends = (epochs[0], epochs[-1])
     scales = svg.Frame(ends, (0, 1.3 * max(r["gamma_q95"] for r in rows)))
-    for low, high in ((0, 95), (10, 90), (25, 75), (40, 60)):
+    for low, high in BANDS:
         scales.band(epochs, [r[f"gamma_q{low}"] for r in rows], [r[f"gamma_q{high}"] for r in rows], "band")
     scales.line(epochs, [r["gamma_q50"] for r in rows], "median")
     shares = svg.Frame(ends, (0, 1))

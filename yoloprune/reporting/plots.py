@@ -11,6 +11,7 @@ import numpy as np
 from yoloprune import files
 from yoloprune.files import read_numbers
 from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.quality import PREFIX
 from yoloprune.reporting.text_table import Row, headline
 
 
@@ -65,8 +66,8 @@ def plot_sparsity(path: Path, log: Path) -> Path | None:
     for key, label, colour in (*shares, ("params", "parameters once cut", "#63b3ed")):
         panels["budget"].plot(epochs, [r[key] for r in rows], marker=".", color=colour, label=label)
     results = [r for r in read_numbers(log.with_name("results.csv")) if r["epoch"] <= epochs[-1] and _validated(r)]
-    if metric := headline(k for k in (results[0] if results else {}) if k.startswith("metrics/")):
-        label = metric.removeprefix("metrics/")
+    if metric := headline(results[0] if results else ()):
+        label = metric.removeprefix(PREFIX)
         times, values = [r["epoch"] for r in results], [r[metric] for r in results]
         panels["budget"].plot(times, values, marker=".", linestyle="--", color="#c05621", label=label)
     panels["budget"].set(xlabel="epoch", ylim=(0, 1.05))
@@ -85,7 +86,7 @@ def plot_sparsity(path: Path, log: Path) -> Path | None:
 
 def _validated(row: Row) -> bool:
     """Whether an epoch was validated: Ultralytics writes zeros where it was not."""
-    return any(v for k, v in row.items() if k.startswith(("metrics/", "val/")))
+    return any(v for k, v in row.items() if k.startswith((PREFIX, "val/")))
 
 
 def axis_of(rows: Sequence[Row]) -> str:
@@ -117,15 +118,16 @@ def plot_sweep(path: Path, rows: Sequence[Row], key: str, within: float) -> Path
 
 
 def plot_sensitivity(
-    path: Path, names: Sequence[str], columns: Sequence[str], panels: Mapping[str, np.ndarray]
+    path: Path, names: Sequence[str], columns: Sequence[str], panels: Mapping[str, np.ndarray], tried: str
 ) -> Path:
     """Heat maps of what is lost, one row per group in the order of the network.
 
     Args:
         path (Path): Where the picture goes.
         names (Sequence[str]): Of the groups.
-        columns (Sequence[str]): The shares that were kept.
+        columns (Sequence[str]): What was tried, as text.
         panels (Mapping[str, np.ndarray]): By title, what is lost, shape (groups, shares), NaN where nothing was tried.
+        tried (str): What the columns are of.
     """
     figure = _figure(3.0 + 2.6 * len(panels), max(3.0, 1.2 + 0.2 * len(names)))
     for i, (axes, (title, values)) in enumerate(
@@ -137,7 +139,7 @@ def plot_sensitivity(
         axes.set_xticks(range(len(columns)), columns)
         axes.tick_params(labelsize=7)
         axes.set_title(title, fontsize=9)
-        axes.set_xlabel("channels kept", fontsize=8)
+        axes.set_xlabel(tried, fontsize=8)
         for (y, x), value in np.ndenumerate(values):
             if np.isfinite(value):
                 dark = value > 0.6 * known.max()

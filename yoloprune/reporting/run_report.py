@@ -39,7 +39,7 @@ NAMES = ("report.json", "report.html")
 
 
 def write_report(folder: Path, report: Report, pictures: Sequence[Path] = ()) -> Path:
-    """Write report.json, and report.html with all that it says in words and pictures.
+    """Write report.html, with words and pictures, then report.json, the same as data, which says that a run is over.
 
     Args:
         folder (Path): Folder of the run.
@@ -50,8 +50,8 @@ def write_report(folder: Path, report: Report, pictures: Sequence[Path] = ()) ->
         (Path): The page.
     """
     data = {"schema": schema.NAME, **report.data()}
-    write_text(folder / NAMES[0], json.dumps(data, indent=1, default=str))
     write_text(folder / NAMES[1], page(report, pictures))
+    write_text(folder / NAMES[0], json.dumps(data, indent=1, default=str))
     return folder / NAMES[1]
 
 

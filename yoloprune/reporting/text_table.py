@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from yoloprune.planning.quality import is_quality
+
 Row = Mapping[str, Any]
 
 
@@ -88,9 +90,6 @@ def timed_alike(rows: Sequence[Row]) -> bool:
 SIZES = frozenset({"params", "nonzero", "GFLOPs", "MB", "ms"})
 """Columns of which less is better, and the share counts."""
 
-NOT_QUALITY = SIZES | {"model", "runtime", "classes", "imgsz", "flops", "channels"}
-"""Columns that do not say how good a model is."""
-
 
 def change(column: str, before: float, after: float) -> str:
     """How a figure changed: sizes and times in percent, figures of quality by the difference."""
@@ -130,5 +129,5 @@ def headline(columns: Iterable[str]) -> str:
     Returns:
         (str): mAP50-95, of masks or keypoints where there are such, or the task's first figure; empty without any.
     """
-    figures = [k for k in columns if k.partition(" ")[0] not in NOT_QUALITY]  # "ms onnx" as well
+    figures = [k for k in columns if is_quality(k)]
     return next((k for k in reversed(figures) if "mAP50-95" in k), next(iter(figures), ""))

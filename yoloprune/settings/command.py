@@ -36,6 +36,11 @@ class Command:
     examples: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def mode(self) -> str:
+        """Ultralytics' mode whose arguments pass through a command that accepts all of them."""
+        return "val" if self.name in {"val", "compare"} else "train"
+
     def option(self, name: str) -> Option | None:
         """Return the own option of that name, or None."""
         return next((o for o in self.options if o.name == name), None)

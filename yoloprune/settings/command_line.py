@@ -13,7 +13,7 @@ from yoloprune.settings.checking import request
 from yoloprune.settings.command import Command
 from yoloprune.settings.commands import COMMANDS
 from yoloprune.settings.request import Request
-from yoloprune.settings.value_kinds import as_typed
+from yoloprune.settings.value_kinds import UNKNOWN, as_typed, listed
 
 
 def parse(argv: Sequence[str]) -> Request:
@@ -32,16 +32,17 @@ def parse(argv: Sequence[str]) -> Request:
     name = find_command(tokens)
     spec = COMMANDS[name]
     given: dict[str, Any] = {}
+    models: list[str] = []
     seen_command = False
     for token in tokens:
         token = token.removeprefix("--").removesuffix(",")
-        if not seen_command and token.replace("_", "-") == name:
+        if not seen_command and spelled(token) == name:
             seen_command = True
             continue
         key, equals, text = (part.strip() for part in token.partition("="))
         value: str | bool = text
         if spec.option("models") and not keys.knows(spec, key) and (not equals or Path(token).exists()):
-            given["models"] = [*given.get("models", []), token]
+            models.append(token)
             continue
         if not equals:
             value = _bare_word(key, spec)
@@ -50,12 +51,19 @@ def parse(argv: Sequence[str]) -> Request:
         if key in given:
             raise ArgumentError(f"{key}={value}: '{key}' is given twice. Received: {key}={given[key]} before")
         given[key] = None if key in keys.VERBATIM and str(value).lower() == "none" else value
+    if models:
+        given["models"] = [*listed(given.get("models", ())), *models]
     return request(name, given)
+
+
+def spelled(word: str) -> str:
+    """Return a word as the name of a command is written."""
+    return word.lstrip("-").replace("_", "-")
 
 
 def find_command(tokens: Sequence[str]) -> str:
     """Return the name of the command among the tokens; raises ArgumentError when there is none."""
-    names = [t.lstrip("-").replace("_", "-") for t in tokens if "=" not in t]
+    names = [spelled(t) for t in tokens if "=" not in t]
     known = next((n for n in names if n in COMMANDS), None)
     if known is None:
         raise ArgumentError(
@@ -110,21 +118,25 @@ def _bare_word(key: str, spec: Command) -> bool:
     raise ArgumentError(f"'{key}' is an argument of {spec.name} but is missing an '=' sign, e.g. {hint}")
 
 
-UNKNOWN = "model=..."
-"""Stands in a written command for a model that is in no file."""
-
-
 def written(request: Request) -> str:
     """A request as one would type it, without what is the default anyway; `parse` reads it back.
 
-    Of a live model it is the file that it came from; without one nobody can type it.
+    Of a live model it is the file that it came from; without one nobody can type it, see `is_whole`.
     """
-    model = request.model
-    if not isinstance(model, (str, Path, type(None))):
-        model = getattr(model, "ckpt_path", None) or "..."
-    told = {"model": model, **request.host, **changed(request)}
-    models = [as_typed(m) for m in told.pop("models", None) or ()]  # as words: a comma may be part of a file's name
+    told = {"model": request.model, **request.host, **changed(request)}
+    models = told.pop("models", None) or ()  # as words: a comma may be part of a file's name
+    models = [as_typed(m) for m in (models.values() if isinstance(models, Mapping) else models)]
     return " ".join(["yoloprune", request.command, *map(shlex.quote, [*models, *pairs(told)])])
+
+
+def is_whole(words: str) -> bool:
+    """Whether a written command can be typed as it is: all that it was given was text, or came from a file."""
+    return all(word.rpartition("=")[2] != UNKNOWN for word in shlex.split(words))
+
+
+def taken(command: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    """Those keys of another command that this one takes as well."""
+    return {k: v for k, v in told.items() if keys.knows(COMMANDS[command], k)}
 
 
 def changed(request: Request) -> dict[str, Any]:

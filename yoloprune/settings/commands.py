@@ -5,21 +5,12 @@ from __future__ import annotations
 from yoloprune.settings.command import Command
 from yoloprune.settings.latency_options import LATENCY_OPTIONS
 from yoloprune.settings.mask_options import MASK_OPTIONS
-from yoloprune.settings.own_options import (
-    AGAINST,
-    DEMO_FLOPS,
-    KEEP,
-    KIND,
-    LAYER,
-    MODELS,
-    PRUNE_OPTIONS,
-    SPARSE_OPTIONS,
-    THREADS,
-)
+from yoloprune.settings.own_options import DEMO_FLOPS, KEEP, PRUNE_OPTIONS, SPARSE_OPTIONS, THREADS
 from yoloprune.settings.sensitivity_options import SENSITIVITY_OPTIONS
 from yoloprune.settings.slim_options import SLIM_OPTIONS
 from yoloprune.settings.sweep_options import SWEEP_OPTIONS
 from yoloprune.settings.training_options import FINETUNE_OPTIONS, GENTLE
+from yoloprune.settings.view_options import AGAINST, KIND, LAYER, MODELS
 
 _RUN = ("project", "name", "exist_ok", "seed")
 _EXPORT = ("format", "half", "int8", "quantize", "dynamic", "nms", "simplify", "opset", "workspace")

@@ -136,6 +136,7 @@ def check_host_value(key: str, value: Any) -> Any:
     default = _read_host_defaults().get(key)
     value = smart_value(value) if isinstance(value, str) and key not in VERBATIM else plain_value(value)
     check_range(key, value)
+    default = False if key in BARE_FLAGS and value is not None else default
     if default is None or isinstance(default, str) or isinstance(value, ALSO_ALLOWED.get(key, ())):
         return value
     if isinstance(default, bool):

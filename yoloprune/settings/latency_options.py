@@ -6,8 +6,9 @@ import re
 from typing import Any
 
 from yoloprune.settings.option import Option
-from yoloprune.settings.own_options import AGAINST, KEEP, LAYERS, MAX_RATIO, MIN_WIDTH, ROUND_TO, THREADS
+from yoloprune.settings.own_options import KEEP, LAYERS, MAX_RATIO, MIN_WIDTH, ROUND_TO, THREADS
 from yoloprune.settings.value_kinds import ValueKind, place
+from yoloprune.settings.view_options import AGAINST
 
 
 def _command(value: Any) -> str:

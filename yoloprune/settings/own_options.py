@@ -21,7 +21,6 @@ from yoloprune.settings.value_kinds import (
     choice,
     integer,
     number,
-    path_or_model,
     several,
 )
 from yoloprune.settings.wanted_time import LATENCY, TIMES
@@ -216,31 +215,3 @@ def check_ramp(start: float, end: float) -> None:
     """Raise ArgumentError unless a ramp starts before it ends."""
     if start >= end:
         raise ArgumentError(f"ramp_start={start}: must be below ramp_end={end}. Received: {start}")
-
-
-MODELS = Option(
-    "models",
-    None,
-    ValueKind(
-        "paths of checkpoints and exports separated by commas, each once",
-        several(ValueKind("a path", path_or_model)),
-        annotation="Sequence[ModelSource]",
-    ),
-    "what is compared; words without an equals sign are taken as models as well",
-    "a.pt,b.pt",
-)
-LAYER = Option("layer", (), MODULES, "layers to draw; not set: all that have what is drawn", "model.2.cv1")
-KIND = Option(
-    "kind",
-    "2d",
-    choice("2d", "3d", "gamma"),
-    "2d draws how weights are distributed, with mean and spread; 3d each weight by output and input channel and place "
-    "in the kernel; gamma the sorted scales of batch-norms, those that go apart",
-)
-AGAINST = Option(
-    "against",
-    None,
-    ValueKind("the path of a checkpoint", path_or_model, annotation="ModelSource"),
-    "checkpoint to compare with, usually the unpruned parent",
-    "parent.pt",
-)

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from yoloprune.settings.mask_options import TRIED
 from yoloprune.settings.option import Option
-from yoloprune.settings.own_options import CLASSES, CRITERION, LAYER
+from yoloprune.settings.own_options import CLASSES, CRITERION
 from yoloprune.settings.sweep_options import of_both
 from yoloprune.settings.value_kinds import SHARE, ValueKind, choice, integer, several
+from yoloprune.settings.view_options import LAYER
 
 WIDTHS = Option(
     "widths",
@@ -33,5 +34,5 @@ SENSITIVITY_OPTIONS = (
     ),
 )
 
-OF_WIDTHS = (WIDTHS, CRITERION[1])
+OF_WIDTHS = (WIDTHS, CLASSES, CRITERION[1])
 """What means nothing for masks."""

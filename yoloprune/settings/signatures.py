@@ -18,7 +18,7 @@ WIDTH = 120  # characters
 
 
 def tell(function: Function, name: str) -> Function:
-    """Give a function that takes `model` and keywords the signature and the argument section of a command."""
+    """Give a function that takes models and keywords the signature and the argument section of a command."""
     returned = inspect.signature(function).return_annotation
     function.__signature__ = inspect.Signature(parameters(COMMANDS[name]), return_annotation=returned)  # type: ignore[attr-defined]
     first, section, rest = (function.__doc__ or "").partition("    Returns:")
@@ -27,10 +27,18 @@ def tell(function: Function, name: str) -> Function:
 
 
 def parameters(command: Command) -> list[inspect.Parameter]:
-    """The model, the command's own options by keyword, and Ultralytics' arguments."""
-    model = inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="ModelSource")
-    own = [inspect.Parameter(o.name, _kind(o), default=o.default, annotation=annotation(o)) for o in command.options]
-    return [model, *own, inspect.Parameter(REST, inspect.Parameter.VAR_KEYWORD, annotation="Any")]
+    """The model or models, the command's own options by keyword, and Ultralytics' arguments."""
+    several, options = _split(command)
+    name, kind = ("model", "ModelSource") if several is None else (several.name, several.kind.annotation)
+    first = inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=kind)
+    own = [inspect.Parameter(o.name, _kind(o), default=o.default, annotation=annotation(o)) for o in options]
+    return [first, *own, inspect.Parameter(REST, inspect.Parameter.VAR_KEYWORD, annotation="Any")]
+
+
+def _split(command: Command) -> tuple[Option | None, list[Option]]:
+    """The option that holds models, where a command takes several in place of one, and all others."""
+    several = command.option("models")
+    return several, [o for o in command.options if o is not several]
 
 
 def _kind(option: Option) -> Any:
@@ -45,8 +53,11 @@ def annotation(option: Option) -> str:
 
 def arguments(command: Command) -> str:
     """The argument section of a docstring, from the meanings that help prints."""
+    several, options = _split(command)
     told = [("model (ModelSource)", "Checkpoint, model YAML or live `YOLO`, which stays untouched.")]
-    for option in command.options:
+    if several is not None:
+        told = [(f"{several.name} ({several.kind.annotation})", f"{several.kind.allowed.capitalize()}.")]
+    for option in options:
         said = option.meaning[0].upper() + option.meaning[1:]
         told.append(
             (f"{option.name} ({annotation(option)})", f"{said} [{option.kind.allowed}]. Default: {option.default!r}.")
@@ -59,14 +70,15 @@ def arguments(command: Command) -> str:
 def _rest(command: Command) -> str:
     """Which of Ultralytics' arguments a command takes."""
     if command.host_keys is None:
-        return f"Every Ultralytics {'val' if command.name == 'val' else 'train'} argument, and `cfg`, a recipe file."
+        return f"Every Ultralytics {command.mode} argument, and `cfg`, a recipe file."
     return ", ".join(k for k in (*command.host_keys, "cfg") if k != "model") + "."
 
 
 def declaration(name: str, returned: str) -> str:
     """A command as a stub file declares it."""
-    keywords, lines = False, [f"def {name.replace('-', '_')}(", "    model: ModelSource,"]
-    for parameter in parameters(COMMANDS[name])[1:-1]:
+    first, *own, _ = parameters(COMMANDS[name])
+    keywords, lines = False, [f"def {name.replace('-', '_')}(", f"    {first.name}: {first.annotation},"]
+    for parameter in own:
         if parameter.kind is KEYWORD and not keywords:
             keywords = True
             lines.append("    *,")

@@ -36,5 +36,5 @@ SWEEP_OPTIONS = (
     *of_both(CUT_OPTIONS),
 )
 
-OF_CUTS = tuple(o for o in (*SWEPT, *CUT_OPTIONS) if o.name not in {"score", "recover", "keep", "classes"})
+OF_CUTS = tuple(o for o in (*SWEPT, *CUT_OPTIONS) if o.name not in {"score", "recover", "keep"})
 """What means nothing for masks."""

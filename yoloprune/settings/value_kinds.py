@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -65,11 +65,17 @@ def parse_amount(value: str | float) -> float:
     return parsed
 
 
+UNKNOWN = "..."
+"""Stands in what is to be typed for a value that nobody can type."""
+
+
 def as_typed(value: Any) -> str:
-    """A value as one would type it behind its key."""
+    """A value as one would type it behind its key; of a live model the file that it came from, where there is one."""
     if isinstance(value, tuple):
-        return ",".join("=".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in value)
-    return str(value if isinstance(value, (str, int, float, list, dict, PurePath)) else type(value).__name__)
+        return ",".join("=".join(map(as_typed, v)) if isinstance(v, tuple) else as_typed(v) for v in value)
+    if not isinstance(value, (str, int, float, list, dict, PurePath)):
+        value = getattr(value, "ckpt_path", None) or UNKNOWN
+    return str(value)
 
 
 def write_amount(value: float) -> str:
@@ -168,13 +174,18 @@ def _layer_shares(value: Any) -> tuple[tuple[str, float], ...]:
     return tuple(found)
 
 
+def listed(value: Any) -> Sequence[Any]:
+    """Return what a comma-separated text, a sequence or a single value holds."""
+    if isinstance(value, str):
+        return value.strip().strip("[]()").split(",")
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
 def several(kind: ValueKind) -> Callable[[Any], tuple[Any, ...]]:
     """Return the conversion of a comma-separated text, a sequence or a single value into values of a kind."""
 
     def convert(value: Any) -> tuple[Any, ...]:
-        if isinstance(value, str):
-            value = value.strip().strip("[]()").split(",")
-        values = tuple(kind.convert(v) for v in (value if isinstance(value, (list, tuple)) else [value]))
+        values = tuple(kind.convert(v) for v in listed(value))
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{value} holds nothing, or something twice")
         return values

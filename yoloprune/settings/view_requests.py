@@ -25,7 +25,7 @@ class CompareRequest(Request):
     """Validate several models side by side."""
 
     command = "compare"
-    models: tuple[Any, ...] | None
+    models: tuple[Any, ...] | Mapping[str, Any] | None
     threads: int | None
 
 
