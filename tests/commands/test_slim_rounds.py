@@ -11,7 +11,7 @@ import pytest
 from command_lines import ok
 
 from yoloprune.commands import slim_rounds, slim_way
-from yoloprune.commands.slim_stages import Done, Stage, spread
+from yoloprune.commands.slim_stages import Done, Stage
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.planning.paired_bootstrap import Findings
 from yoloprune.settings.slim_request import SlimRequest
@@ -42,7 +42,7 @@ class Paper:
         pass
 
     def prune(self, part: Path, before: Stage, budgets: dict[str, float]) -> Done:
-        share = budgets["flops"] if "flops" in budgets else 1 - budgets["ratio"]
+        share = budgets["flops"] if "flops" in budgets else 1 - budgets.get("ratio", 0)
         left = share * self.flops[str(before.file)]
         if left < self.reach:
             raise BudgetError("out of reach")
@@ -80,7 +80,34 @@ def follow(paper: Paper, words: str, way: str = "prune") -> slim_rounds.Outcome:
 
 
 def test_epochs_are_spread_evenly_and_the_last_trainings_are_the_longer_ones() -> None:
-    assert [spread(10, n) for n in (1, 3, 4)] == [[10], [3, 3, 4], [2, 2, 3, 3]]
+    assert [asked(f"epochs=10 steps={n}").trainings("prune") for n in (1, 3, 4)] == [[10], [3, 3, 4], [2, 2, 3, 3]]
+
+
+@pytest.mark.parametrize(
+    ("words", "way", "epochs"),
+    [
+        ("epochs=3 steps=2", "train", [1, 1, 1]),
+        ("epochs=4 steps=3", "train", [1, 1, 1, 1]),  # half of them before would leave less than one for each round
+        ("epochs=9 steps=3", "train", [4, 1, 2, 2]),
+        ("epochs=2 max_drop=1", "train", [1, 1]),
+        ("epochs=5 max_drop=1", "train", [2, 1, 1, 1]),
+        ("epochs=1 max_drop=1", "prune", [1]),
+        ("epochs=3", "sparse", [1, 2]),
+    ],
+)
+def test_no_training_is_without_epochs(words: str, way: str, epochs: list[int]) -> None:
+    request, paper = asked(words), Paper(lambda _: 0.6)
+    assert request.trainings(way) == epochs
+    follow(paper, words, way)
+    assert [n for name, n in paper.did if name != "prune"] == epochs
+    assert slim_way.stages_of(way, request) == len(paper.did)
+
+
+@pytest.mark.parametrize(("words", "least"), [("epochs=3 steps=3", 4), ("epochs=1 max_drop=1", 2), ("epochs=1", 2)])
+def test_fewer_epochs_than_trainings_are_refused_where_the_way_is_known(words: str, least: int) -> None:
+    with pytest.raises(ArgumentError, match=f"must be at least {least}, one for each training of way="):
+        slim_way.choose(asked(words), trained=False)
+    assert slim_way.choose(asked(words), trained=True)[0] == "prune"
 
 
 def test_schedules_are_those_of_the_books() -> None:
@@ -249,9 +276,3 @@ def test_what_has_no_figure_or_no_classes_to_leave_is_refused() -> None:
         slim_way.choose(asked("way=prune max_drop=1"), trained=False)
     with pytest.raises(ArgumentError, match="must come with a trained model"):
         slim_way.choose(asked("way=train classes=person"), trained=True)
-
-
-def test_a_way_with_a_training_before_needs_two_epochs() -> None:
-    with pytest.raises(ArgumentError, match="at least 2"):
-        slim_way.choose(asked("epochs=1"), trained=False)
-    assert slim_way.choose(asked("epochs=1"), trained=True)[0] == "prune"

@@ -11,7 +11,7 @@ import ultralytics
 
 from yoloprune.backend import console, yolo_tracing
 from yoloprune.commands import following
-from yoloprune.commands.slim_stages import Done, Stage, Stages, spread
+from yoloprune.commands.slim_stages import Done, Stage, Stages
 from yoloprune.commands.slim_work import Work
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.planning import paired_bootstrap
@@ -66,17 +66,16 @@ def follow(stages: Stages, work: Work, parent: Stage, chosen: str) -> Outcome:
     Raises:
         BudgetError: If a budget is out of reach.
     """
-    epochs = work.request.epochs
+    epochs = work.request.trainings(chosen)
     if chosen == "sparse":
-        first = epochs // 2
+        first, last = epochs
         faded = stages.run("train-sparse", lambda part: work.train_sparse(part, parent.file, first))
         pruned = stages.run("prune", lambda part: work.prune(part, faded, {}))
-        tuned = stages.run("finetune", lambda part: work.finetune(part, pruned.file, epochs - first))
+        tuned = stages.run("finetune", lambda part: work.finetune(part, pruned.file, last))
         return Outcome(parent, pruned, tuned)
     if chosen == "train":
-        first, start = epochs // 2, parent.file
+        (first, *epochs), start = epochs, parent.file
         parent = stages.run("train", lambda part: work.train(part, start, first))
-        epochs -= first
     if work.request.max_drop is not None:
         return _searched(stages, work, Outcome(parent), epochs)
     return _stepped(stages, work, Outcome(parent), epochs)
@@ -110,14 +109,14 @@ def budgets_at(share: float, last: Mapping[str, float], left: Mapping[str, float
     return found
 
 
-def _stepped(stages: Stages, work: Work, found: Outcome, epochs: int) -> Outcome:
+def _stepped(stages: Stages, work: Work, found: Outcome, epochs: Sequence[int]) -> Outcome:
     """Cut to the budgets in one round or several, and fine-tune after each."""
     request = work.request
     plan = shares(request.rounds, request.schedule)
     last = _fractions(work, found.parent.file, request.budgets) if len(plan) > 1 else {}
     left, model = dict.fromkeys(("flops", "params", "channels", "latency"), 1.0), found.parent
     waiting = 0
-    for at, (share, part_epochs) in enumerate(zip(plan, spread(epochs, len(plan)), strict=True)):
+    for at, (share, part_epochs) in enumerate(zip(plan, epochs, strict=True)):
         budgets = budgets_at(share, last, left) if len(plan) > 1 else dict(request.budgets)
         waiting += part_epochs
         if not budgets:  # a cut before went further than it had to
@@ -132,14 +131,14 @@ def _stepped(stages: Stages, work: Work, found: Outcome, epochs: int) -> Outcome
     return found
 
 
-def _searched(stages: Stages, work: Work, found: Outcome, epochs: int) -> Outcome:
+def _searched(stages: Stages, work: Work, found: Outcome, epochs: Sequence[int]) -> Outcome:
     """Go on from what holds the drop with steps of one size, and back off to half of it where it does not."""
     request = work.request
     (kind, end), *_ = [*_fractions(work, found.parent.file, request.budgets).items(), ("flops", 0.0)]
     seen, end = ("channels", 1 - end) if kind == "ratio" else (kind, end)
     everything = dict.fromkeys(("flops", "params", "channels", "latency"), 1.0)
     left, model, step = everything, found.parent, FIRST_STEP
-    lengths = [*spread(epochs, min(request.rounds, epochs))]
+    lengths = [*epochs]
     while lengths and step >= SMALLEST_STEP and left[seen] * TIGHT > end:
         fraction = max(1 - step, end / left[seen])
         budgets = {kind: round(1 - fraction if kind == "ratio" else fraction, 6)}

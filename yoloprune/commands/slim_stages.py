@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -242,8 +242,3 @@ def _release(folder: Path, handle: Any) -> None:
         handle.close()
         with contextlib.suppress(OSError):  # another process has it by now
             (folder / LOCK).unlink(missing_ok=True)
-
-
-def spread(total: int, parts: int) -> Sequence[int]:
-    """Epochs of each of several trainings, as even as can be, the last ones longer."""
-    return [total // parts + (i >= parts - total % parts) for i in range(parts)]

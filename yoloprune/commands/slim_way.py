@@ -43,11 +43,10 @@ def choose(request: SlimRequest, *, trained: bool) -> tuple[str, str]:
         raise ArgumentError("way=prune: max_drop= counts from a model that knows the classes of data=. Leave way= out")
     if found == "prune" and not trained:
         console.warn("slim: the model was not trained for the classes of data=, and way=prune cuts it nevertheless")
-    if found != "prune" and request.epochs < 2:
-        raise ArgumentError(f"epochs={request.epochs}: must be at least 2, one for each training")
+    request.trainings(found)
     return found, why
 
 
 def stages_of(chosen: str, request: SlimRequest) -> int:
     """How many stages a way has behind the parent's, at most."""
-    return 3 if chosen == "sparse" else 2 * request.rounds + (chosen == "train")
+    return 2 * len(request.trainings(chosen)) - (chosen != "prune")

@@ -69,6 +69,25 @@ class SlimRequest(CutRequest):
         """How often is cut and fine-tuned at most."""
         return self.steps or (SEARCHED if self.max_drop is not None else 1)
 
+    def trainings(self, way: str) -> list[int]:
+        """Epochs of each training of a way, in their turn: half of them before the cuts where it trains there, the
+        others as even as can be, the last ones longer. A search has as many rounds as it has epochs for.
+
+        Args:
+            way (str): "prune", "sparse" or "train".
+
+        Raises:
+            ArgumentError: If there is not one for each.
+        """
+        before, rounds = int(way != "prune"), self.rounds if self.max_drop is None else 1
+        if self.epochs < (least := before + rounds):
+            trained = f" of way={way}" if before else ""
+            raise ArgumentError(f"epochs={self.epochs}: must be at least {least}, one for each training{trained}")
+        first = before * min(self.epochs // 2, self.epochs - rounds)
+        left = self.epochs - first
+        rounds = min(self.rounds, left)
+        return [first] * before + [left // rounds + (i >= rounds - left % rounds) for i in range(rounds)]
+
     @property
     def budgets(self) -> dict[str, Any]:
         """The budgets that are set, by the keys of `prune`."""
@@ -106,10 +125,7 @@ class SlimRequest(CutRequest):
             raise ArgumentError("schedule=cubic: must come with steps= of at least 2, and without max_drop=")
         if self.way == "sparse" and (beyond := self.beyond_sparse) is not None:
             raise ArgumentError(f"way=sparse: sparse training does not take {beyond}. Leave way= out")
-        least = self.rounds if self.max_drop is None else 1
-        least += 0 if self.way in {"auto", "prune"} else 1
-        if self.epochs < least:
-            raise ArgumentError(f"epochs={self.epochs}: must be at least {least}, one for each training")
+        self.trainings("prune" if self.way == "auto" else self.way)  # which has the fewest
 
 
 def _check_ultralytics(passed: Mapping[str, Any]) -> None:
