@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
+from checkpoints import narrow
 from command_lines import ok
 from torch import nn
 
 from yoloprune.backend import compat, console, run_folders
+from yoloprune.checkpoint import saving
 from yoloprune.commands import interruptions, slim_stages, slim_work
 from yoloprune.commands.image_side import Side
 from yoloprune.commands.slim_stages import Done, Stage, Stages
@@ -118,11 +121,25 @@ def test_a_stage_that_died_is_given_what_it_left(tmp_path: Path) -> None:
     assert [f.name for f in tmp_path.iterdir()] == ["1-finetune"]
 
 
-def test_a_model_elsewhere_stays_there(tmp_path: Path) -> None:
-    model = tmp_path / "mine.pt"
+def test_a_model_elsewhere_stays_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     stage = Stages(tmp_path / "run")
     (tmp_path / "run").mkdir()
-    assert stage.run("parent", lambda part: Done(model, {})).file == model
+    assert stage.run("parent", lambda part: Done(tmp_path / "mine.pt", {})).file == tmp_path / "mine.pt"
+    assert stage.run("parent", lambda part: Done(Path("mine.pt"), {})).file == tmp_path / "mine.pt"
+
+
+def test_a_model_that_is_in_no_checkpoint_is_saved(tmp_path: Path) -> None:
+    rows = tmp_path / "rows8n.yaml"
+    rows.write_text(yaml.safe_dump(narrow()))
+    asked = checking.build(SlimRequest, {"model": str(rows), "data": "b.yaml"})
+    whole = saving.load(rows)
+    work = slim_work.Work(asked, "b.yaml", Side(32, 32))
+    first = Stages(tmp_path).run("parent", lambda part: work.parent(part, whole, None, None))
+    assert first.file == tmp_path / "1-parent" / "weights" / "parent.pt"
+    built, saved = (yolo.model.state_dict() for yolo in (whole, saving.load(first.file)))
+    assert all(torch.equal(v.half().float(), saved[k].float()) for k, v in built.items())
+    assert first.more["sha256"] == slim_work.digest(first.file)
 
 
 def test_args_name_the_folder_that_is_there_in_the_end(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ class Stages:
             per_image.save(part / FOUND, done.found)
         inside = done.file.is_relative_to(part)
         told = {
-            "file": str(done.file.relative_to(part) if inside else done.file),
+            "file": str(done.file.relative_to(part) if inside else done.file.absolute()),
             "row": dict(done.row),
             "kept": dict(done.kept),
             "more": dict(done.more),

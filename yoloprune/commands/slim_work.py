@@ -91,17 +91,17 @@ class Work:
         """Figures of the model that it begins with.
 
         Args:
-            part (Path): The stage's folder, where a live model is saved.
+            part (Path): The stage's folder, where a model is saved that is in no checkpoint: a live one, or a YAML.
             whole (YOLO): The model.
             seen (YOLO | None): What is validated of it: with `classes=` these alone. None where it knows others than
                 the data has, so that there are only sizes.
             names (list[str] | None): Those classes.
         """
-        model = self.request.model
-        file = Path(str(getattr(whole, "ckpt_path", None) or model))
-        if not isinstance(model, (str, Path)):  # a live object is in no file yet
+        file = Path(str(whole.ckpt_path))
+        if whole.ckpt_path is None or not isinstance(self.request.model, (str, Path)):
             file = part / "weights" / "parent.pt"
             file.parent.mkdir(parents=True, exist_ok=True)
+            whole.ckpt = whole.ckpt or {}  # without one, older releases cannot save
             whole.save(file)
         known = Seen() if seen is None else self._validated(seen, names, self.side.parent)
         more = {"sha256": digest(file), **known.more()}
