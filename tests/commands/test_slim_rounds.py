@@ -247,10 +247,9 @@ def test_with_confidence_the_end_of_the_interval_counts() -> None:
     held, said = slim_rounds._holds(parent, tuned, asked("max_drop=1 confidence=0.95"))
     assert not held and "95% interval" in said
     assert slim_rounds._holds(parent, tuned, asked("max_drop=5 confidence=0.95"))[0]
-    with pytest.raises(ArgumentError, match="no mAP"):
-        slim_rounds._holds(
-            Stage(Path(), {"top1": 0.9}), Stage(Path(), {"top1": 0.9}), asked("max_drop=1 confidence=0.9")
-        )
+    other = Stage(Path(), {"mAP50-95": 0.985}, None)
+    with pytest.raises(ArgumentError, match=r"not validated on the same images\. Give another name="):
+        slim_rounds._holds(parent, other, asked("max_drop=1 confidence=0.9"))
 
 
 # The way --------------------------------------------------------------------------------------------------------------

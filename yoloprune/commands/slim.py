@@ -63,6 +63,7 @@ def run(request: SlimRequest) -> SlimResult:
     else:
         by = parent_labels.labeller(parent, parent, "model", request.labels_conf, passed)
     finetune.require_teachable(parent, {"distill_model": request.distill})
+    slim_way.require_interval(parent, request)
     told = {k: v for k, v in passed.items() if k in ("format", *EXPORT_KEYS) and passed.get("format")}
     device = evaluation.device(passed.get("device"))
     deployment = Deployment.asked({**told, "data": data or request.images}, device, request.threads)

@@ -184,7 +184,10 @@ def _holds(parent: Stage, tuned: Stage, request: SlimRequest) -> tuple[bool, str
         parent.found, tuned.found, (parent.row[key], tuned.row[key]), request.confidence
     )
     if interval is None:
-        raise ArgumentError("confidence: this task has no mAP whose images could be drawn again. Leave it out")
+        raise ArgumentError(
+            f"confidence={request.confidence:g}: there is no interval, because the two were not validated on the same "
+            "images. Give another name=, without confidence="
+        )
     return -interval.low <= request.max_drop + 1e-9, f"{told} ({interval})"
 
 
