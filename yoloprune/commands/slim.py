@@ -75,12 +75,12 @@ def run(request: SlimRequest) -> SlimResult:
     chosen, why = slim_way.choose(request, trained=trained)
     origin = request.model if isinstance(request.model, (str, Path)) else str(parent.model_name)
     arguments = {k: v for k, v in {**request.kwargs(), "model": origin, "data": data}.items() if v is not None}
-    if passed.get("imgsz") == AUTO:
-        request = replace(request, budget=budget, passed={**passed, "imgsz": side.imgsz})
+    told_side = {"imgsz": side.imgsz} if passed.get("imgsz") == AUTO else {}
+    settled = replace(request, budget=budget, passed={**passed, **told_side})
     if (finished := slim_report.finished(request, parent, arguments)) is not None:
         console.conclude("slim: ", f"{finished} is this run and is finished; another name= begins anew")
         return slim_report.concluded(request, finished)
-    slim_reach.require(seen, request, data, side.imgsz, rebuilt=chosen != "prune")
+    slim_reach.require(seen, settled, data, side.imgsz, rebuilt=chosen != "prune")
     with slim_stages.opened(request, parent, arguments) as stages:
         unfinished = f"a stage lies in N-name{following.UNFINISHED} there until it is done"
         wanted = ("flops", "params", "sparsity", "latency", "max_drop")
@@ -93,14 +93,14 @@ def run(request: SlimRequest) -> SlimResult:
             data = stages.run("labels", lambda part: labelled(part, request, by, str(origin))).file
             calibrated = {"data": str(data)} if "data" in deployment.arguments else {}
             deployment = replace(deployment, arguments={**deployment.arguments, **calibrated})
-        work = Work(request, data, side, deployment)
+        work = Work(settled, data, side, deployment)
         known = seen if trained else None
         first = stages.run("parent", lambda part: work.parent(part, parent, known, classes.names))
         _require_same(first, stages)
         found = slim_rounds.follow(stages, work, first, chosen)
         if by is not None:
             found.said.append("mAP says how far models agree with what the first one found: there are no other labels")
-        return _ended(stages, work, first, found, deployment, chosen, began, known)
+        return _ended(request, stages, work, first, found, deployment, chosen, began, known)
 
 
 def _require_same(first: Stage, stages: Stages) -> None:
@@ -113,6 +113,7 @@ def _require_same(first: Stage, stages: Stages) -> None:
 
 
 def _ended(
+    request: SlimRequest,
     stages: Stages,
     work: Work,
     first: Stage,
@@ -122,9 +123,10 @@ def _ended(
     began: float,
     known: ultralytics.YOLO | None,
 ) -> SlimResult:
-    """Export, put the model into its place, write and say everything; `known` is the parent where it was validated."""
-    request, folder = work.request, stages.folder
-    final = found.final
+    """Export, put the model into its place, write and say everything; `request` is as it was asked for, `known` the
+    parent where it was validated.
+    """
+    folder, final = stages.folder, found.final
     table = {"parent": first, "trained": found.parent, "pruned": found.pruned, "fine-tuned": found.tuned}
     if found.parent is first:
         del table["trained"]
@@ -171,7 +173,7 @@ def _ended(
         },
         "arguments": request.kwargs(),
     }
-    slim_report.write(work, folder, rows, facts, list(shown.values()), found, known)
+    slim_report.write(work, request, folder, rows, facts, list(shown.values()), found, known)
     return slim_report.concluded(request, folder)
 
 

@@ -62,6 +62,7 @@ class SlimResult:
 
 def write(
     work: Work,
+    request: SlimRequest,
     folder: Path,
     rows: list[dict[str, Any]],
     facts: Mapping[str, Any],
@@ -72,7 +73,8 @@ def write(
     """Write the page and its data.
 
     Args:
-        work (Work): What was asked for.
+        work (Work): What the stages did.
+        request (SlimRequest): What was asked for.
         folder (Path): Of the run.
         rows (list[dict]): The table.
         facts (Mapping[str, Any]): What else goes to report.json.
@@ -84,7 +86,7 @@ def write(
     drawn = ("results.png",) if layers else ("widths.png", "results.png")  # the network is drawn from its layers
     pictures = [p for s in shown for name in drawn if (p := s.folder / name).is_file()]
     looks = _looks(work, shown[0], found, known)
-    anew = replace(work.request, passed={**work.request.passed, "name": following.ANEW, "exist_ok": None})
+    anew = replace(request, passed={**request.passed, "name": following.ANEW, "exist_ok": None})
     by_file, *typed = following.again("slim", folder, command_line.written(anew))
     report = Report(
         "slim",
@@ -98,7 +100,7 @@ def write(
         layers,
         repeat=[f"{by_file} name={following.ANEW}", *typed],
         versions=provenance.versions(),
-        notes=_told(work.request, rows, facts),
+        notes=_told(request, rows, facts),
         pages={name: f"{name}/{run_report.NAMES[1]}" for name in facts["stages"] if _has_page(folder / name)},
     )
     run_report.write_report(folder, report, pictures)
