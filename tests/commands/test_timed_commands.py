@@ -89,6 +89,15 @@ def test_sweep_and_info(
     assert "4.00 ms per image in onnx on cpu, p95 4.00 (medians of 9 runs" in said[-1]
 
 
+def test_slim_in_torch_exports_nothing(tiny: Path, data: Path, tmp_path: Path, exported: list[Any]) -> None:
+    told: dict[str, Any] = {"flops": 0.7, "round_to": 1, "min_width": 2, "native": False, "way": "prune", "score": "l1"}
+    told |= {"recover": "none", "epochs": 1, "batch": 8, "workers": 0, "plots": False, "amp": False, **PLACE}
+    model = yoloprune.slim(tiny, data=str(data), project=str(tmp_path), **told, **{**HOW, "format": "torch"})
+    assert exported == [("torch", 64)] * 3 and model.figures.exported is None
+    assert [f.name for f in sorted((tmp_path / "run").glob("[0-9]*"))] == ["1-parent", "2-prune", "3-finetune"]
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["timing"]["torch"]["precision"] == "fp16"
+
+
 @pytest.mark.parametrize("command", [yoloprune.prune, yoloprune.val, yoloprune.sweep, yoloprune.info])
 def test_a_wrong_format_is_told_before_the_model_is_looked_for(command: Any) -> None:
     with pytest.raises(ArgumentError, match=r"^format=onx: .*nearest: onnx"):

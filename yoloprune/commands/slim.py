@@ -34,7 +34,8 @@ from yoloprune.errors import ArgumentError
 from yoloprune.planning import paired_bootstrap
 from yoloprune.reporting import text_table
 from yoloprune.runtimes import bench
-from yoloprune.runtimes.deployment import EXPORT_KEYS, Deployment
+from yoloprune.runtimes.deployment import Deployment
+from yoloprune.runtimes.registry import TORCH
 from yoloprune.settings import command_line
 from yoloprune.settings.keys import AUTO
 from yoloprune.settings.slim_request import SlimRequest
@@ -51,7 +52,7 @@ def run(request: SlimRequest) -> SlimResult:
         )
     began = time.perf_counter()
     passed = request.passed
-    host_arguments.require({k: v for k, v in request.host.items() if k not in EXPORT_KEYS or not passed.get("format")})
+    host_arguments.require({k: v for k, v in request.host.items() if k not in request.shipped})
     parent = saving.load(request.model)
     head_task.settle(parent, passed)
     records.require_unmasked(parent.model)
@@ -64,9 +65,8 @@ def run(request: SlimRequest) -> SlimResult:
         by = parent_labels.labeller(parent, parent, "model", request.labels_conf, passed)
     finetune.require_teachable(parent, {"distill_model": request.distill})
     slim_way.require_interval(parent, request)
-    told = {k: v for k, v in passed.items() if k in ("format", *EXPORT_KEYS) and passed.get("format")}
     device = evaluation.device(passed.get("device"))
-    deployment = Deployment.asked({**told, "data": data or request.images}, device, request.threads)
+    deployment = Deployment.asked({**request.shipped, "data": data or request.images}, device, request.threads)
     share = request.latency if isinstance(request.latency, float) else None  # `checking` demands it with imgsz=auto
     side, budget = image_side.settle(parent, request.budget, passed, "slim", share)
     only_classes.require(parent, request.classes, data)
@@ -87,7 +87,7 @@ def run(request: SlimRequest) -> SlimResult:
         targets = command_line.pairs({k: request.settings[k] for k in wanted})
         told_way = f"{', '.join(targets)}, way={chosen} ({why}), epochs={request.epochs} in all"
         console.log("slim: ", f"{told_way}, {stages.folder} ({unfinished})")
-        around = 1 + (by is not None) + bool(request.passed.get("format"))  # the parent, its labels, and an export
+        around = 1 + (by is not None) + (deployment.format != TORCH)  # the parent, its labels, and an export
         stages.total = around + slim_way.stages_of(chosen, request)
         if by is not None:
             data = stages.run("labels", lambda part: labelled(part, request, by, str(origin))).file
@@ -135,7 +135,7 @@ def _ended(
         found.said.append(slim_report.WORSENED.format(final.folder.name))
     shown = {name: stage for name, stage in table.items() if stage is not None}
     exported = None
-    if request.passed.get("format"):
+    if deployment.format != TORCH:
         exported = stages.run("export", lambda part: slim_export.export(part, work, final, deployment))
     figures = [k for k in final.row if k not in text_table.NOT_QUALITY]
     rows = [
@@ -192,7 +192,7 @@ def _times(
 ) -> dict[str, Any]:
     """Put milliseconds into the rows, of torch and of the export, each with its parent taking turns."""
     networks = [saving.load(stage.file).model for stage in shown]
-    plain = Deployment(device=deployment.device, threads=deployment.threads if exported is None else None)
+    plain = deployment if exported is None else Deployment(device=deployment.device)
     with bench.opened(plain, networks[0], side.parent) as timer:
         others = networks[1:]
         timing: dict[str, Any] = {"torch": add_times("slim", rows, timer, *others, sides=[side.imgsz] * len(others))}

@@ -22,7 +22,7 @@ from yoloprune.commands import finetune, parent_labels, prune, side_by_side, tra
 from yoloprune.commands.image_side import Side, time_left
 from yoloprune.commands.slim_stages import REPORT, Done, Stage
 from yoloprune.planning.paired_bootstrap import Findings
-from yoloprune.runtimes.deployment import EXPORT_KEYS, Deployment
+from yoloprune.runtimes.deployment import Deployment
 from yoloprune.settings import checking
 from yoloprune.settings.commands import COMMANDS
 from yoloprune.settings.request import Request
@@ -84,7 +84,7 @@ class Work:
     @property
     def training(self) -> dict[str, Any]:
         """Ultralytics' arguments of all trainings."""
-        other = {*OF_THE_RUN, "format", *(EXPORT_KEYS if self.request.passed.get("format") else ())}
+        other = {*OF_THE_RUN, "format", *self.request.shipped}
         return {"data": self.data, **{k: v for k, v in self.request.passed.items() if k not in other}}
 
     def parent(self, part: Path, whole: ultralytics.YOLO, seen: ultralytics.YOLO | None, names: Any) -> Done:
@@ -145,7 +145,7 @@ class Work:
             told["classes"] = None  # they were left alone before
         if timed := budgets.get("latency") is not None:
             told["latency"] = self._latency(before, budgets["latency"])
-        told.update({k: v for k, v in request.passed.items() if timed and k in ("format", *EXPORT_KEYS)})
+        told.update(request.shipped if timed else {})
         told["threads"] = request.threads if timed else None
         seen = Seen()
 

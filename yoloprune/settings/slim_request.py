@@ -10,11 +10,14 @@ from typing import Any, Literal
 from yoloprune.errors import ArgumentError
 from yoloprune.settings import keys, slim_options
 from yoloprune.settings.budget import Budget
-from yoloprune.settings.commands import COMMANDS
+from yoloprune.settings.commands import COMMANDS, EXPORT
 from yoloprune.settings.requests import CutRequest, require_alone
 
 SEARCHED = 5
 """Rounds of a search by `max_drop=` where `steps=` does not say."""
+
+READ_BY_TRAININGS = frozenset({"int8", "quantize"})
+"""Arguments of an export that a training reads as well."""
 
 OF_THE_RUN = frozenset({"model", "data", "epochs", "time", "project", "name", "exist_ok", "cfg", "mode"})
 """Ultralytics' arguments that slim gives its stages itself."""
@@ -69,6 +72,12 @@ class SlimRequest(CutRequest):
         """How often is cut and fine-tuned at most."""
         return self.steps or (SEARCHED if self.max_drop is not None else 1)
 
+    @property
+    def shipped(self) -> dict[str, Any]:
+        """Ultralytics' arguments that say how the model runs where it is shipped."""
+        others = frozenset() if self.passed.get("format") else READ_BY_TRAININGS
+        return {k: v for k, v in self.passed.items() if k in EXPORT and k not in others and v is not None}
+
     def trainings(self, way: str) -> list[int]:
         """Epochs of each training of a way, in their turn: half of them before the cuts where it trains there, the
         others as even as can be, the last ones longer. A search has as many rounds as it has epochs for.
@@ -120,6 +129,11 @@ class SlimRequest(CutRequest):
         if self.rounds > 1 and isinstance(self.latency, str):
             raise ArgumentError(
                 f"latency={self.latency}: in several rounds must be a fraction of the time that an image takes now"
+            )
+        if self.shipped and not self.timed:
+            key, value = next(iter(self.shipped.items()))
+            raise ArgumentError(
+                f"{key}={value}: must come with latency= or format=, it is for what is timed or shipped"
             )
         if self.schedule == "cubic" and (self.rounds == 1 or self.max_drop is not None):
             raise ArgumentError("schedule=cubic: must come with steps= of at least 2, and without max_drop=")
