@@ -133,6 +133,9 @@ def nothing_long(monkeypatch: pytest.MonkeyPatch) -> None:
         ("finetune distill_model={folder}/none.pt", "none.pt: there is no such file"),
         ("slim keep=model.99", "keep=model.99: no layer"),
         ("slim flops=900G", "The model already meets flops=900G"),
+        ("slim flops=900G steps=2 epochs=4", "The model already meets flops=900G, so there is nothing to cut"),
+        ("slim flops=900G params=90M steps=2 epochs=4", "The model already meets flops=900G params=90M"),
+        ("slim flops=None params=90M max_drop=1", "The model already meets params=90M"),
     ],
 )
 def test_what_takes_no_time_is_told_before_what_does(

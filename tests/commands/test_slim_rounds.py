@@ -208,6 +208,8 @@ def test_a_search_with_a_budget_stops_there() -> None:
     found = follow(paper, "max_drop=1 flops=0.6 epochs=50")
     assert [n for name, n in paper.did if name == "prune"] == [0.7, 0.6]
     assert found.said == ["60% of the FLOPs hold max_drop=1; that is the budget"]
+    found = follow(paper, "max_drop=1 flops=0.7 epochs=1")  # as far as the epochs went
+    assert found.said == ["70% of the FLOPs hold max_drop=1; that is the budget"]
 
 
 def test_a_search_that_finds_nothing_says_so_and_leaves_the_parent() -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import ultralytics
 
 from yoloprune.backend import console, yolo_tracing
-from yoloprune.commands import following
+from yoloprune.commands import following, slim_reach
+from yoloprune.commands.slim_reach import TIGHT
 from yoloprune.commands.slim_stages import Done, Stage, Stages
 from yoloprune.commands.slim_work import Work
 from yoloprune.errors import ArgumentError, BudgetError
@@ -21,8 +22,6 @@ from yoloprune.settings.slim_request import SlimRequest
 
 FIRST_STEP, SMALLEST_STEP = 0.3, 0.03
 """Share of what is left that a search takes away at first, and below which it is over."""
-
-TIGHT = 0.999  # a cut to more than this share of what is there would take nothing
 
 
 @dataclass
@@ -160,15 +159,16 @@ def _searched(stages: Stages, work: Work, found: Outcome, epochs: Sequence[int])
             step /= 2
     reached = f"{left['flops']:.0%} of the FLOPs hold max_drop={request.max_drop:g}"
     none = f"no cut held max_drop={request.max_drop:g}"
-    found.said.append(f"{none if found.tuned is None else reached}; {_why(lengths, step)}")
+    why = "that is the budget" if left[seen] * TIGHT <= end else _why(lengths)
+    found.said.append(f"{none if found.tuned is None else reached}; {why}")
     return found
 
 
-def _why(lengths: Sequence[int], step: float) -> str:
-    """Why a search is over."""
+def _why(lengths: Sequence[int]) -> str:
+    """Why a search is over that did not come to its budget."""
     if not lengths:
         return "the epochs are over, and more of them may take it further"
-    return "smaller steps are not worth a round" if step < SMALLEST_STEP else "that is the budget"
+    return "smaller steps are not worth a round"
 
 
 def _holds(parent: Stage, tuned: Stage, request: SlimRequest) -> tuple[bool, str]:
@@ -193,11 +193,11 @@ def _holds(parent: Stage, tuned: Stage, request: SlimRequest) -> tuple[bool, str
 
 def _fractions(work: Work, model: Path, budgets: Mapping[str, Any]) -> dict[str, float]:
     """Budgets as fractions of what a model has."""
-    absolute = {k for k, v in budgets.items() if k != "latency" and v >= 1}
-    if not absolute:
+    if not any(v >= 1 for k, v in budgets.items() if k != "latency"):
         return dict(budgets)
-    cost = Cost(yolo_tracing.trace_yolo(ultralytics.YOLO(model).model, imgsz=work.imgsz, keep=()))
-    return {k: v / cost.parent(k) if k in absolute else v for k, v in budgets.items()}
+    return slim_reach.fractions(
+        budgets, Cost(yolo_tracing.trace_yolo(ultralytics.YOLO(model).model, imgsz=work.imgsz, keep=()))
+    )
 
 
 def _told(budgets: Mapping[str, Any]) -> str:
