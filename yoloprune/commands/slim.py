@@ -19,6 +19,7 @@ from yoloprune.commands import (
     image_side,
     only_classes,
     parent_labels,
+    slim_earlier,
     slim_export,
     slim_reach,
     slim_report,
@@ -179,7 +180,7 @@ def _ended(
 
 def _stages(folder: Path) -> list[Stage]:
     """All that are finished, in their order."""
-    found = [f for f in folder.glob("[0-9]*-*") if (f / slim_stages.FACTS).is_file()]
+    found = [f for f in folder.glob("[0-9]*-*") if (f / slim_earlier.FACTS).is_file()]
     return [Stage.read(f) for f in sorted(found, key=lambda f: int(f.name.partition("-")[0]))]
 
 

@@ -14,8 +14,9 @@ from yoloprune import files
 from yoloprune.backend import class_labels, console, evaluation, run_folders, yaml_markers
 from yoloprune.checkpoint import provenance, saving
 from yoloprune.commands import following, side_by_side, slim_layers
+from yoloprune.commands.slim_earlier import FACTS, FREE, changed_since
 from yoloprune.commands.slim_rounds import Outcome
-from yoloprune.commands.slim_stages import FACTS, FREE, Stage
+from yoloprune.commands.slim_stages import Stage
 from yoloprune.commands.slim_work import Work, digest, of_classes
 from yoloprune.planning.paired_bootstrap import Interval
 from yoloprune.reporting import run_report, text_table, verdict
@@ -188,17 +189,11 @@ def finished(request: SlimRequest, parent: ultralytics.YOLO, arguments: Mapping[
         first = next(folder.glob(f"*-parent/{FACTS}"), None)
         if first is None or not (folder / run_report.NAMES[0]).is_file() or not (folder / SHIPPED).is_file():
             continue
-        sha256 = digest(Path(str(parent.ckpt_path)))
-        same = all(before.get(k) == told.get(k) for k in {*before, *told} - FREE)
-        if same and Stage.read(first.parent).more.get("sha256") == sha256 and not _newer(folder, told.get("data")):
+        sha256 = Stage.read(first.parent).more.get("sha256")
+        same = all(before.get(k) == told.get(k) for k in {*before, *told} - FREE) and not changed_since(folder, told)
+        if same and (parent.ckpt_path is None or digest(Path(str(parent.ckpt_path))) == sha256):
             return folder.resolve()
     return None
-
-
-def _newer(folder: Path, data: Any) -> bool:
-    """Whether the description of the data was written anew after a run began."""
-    file = Path(str(data))
-    return file.is_file() and file.stat().st_mtime_ns > (folder / run_folders.ARGS).stat().st_mtime_ns
 
 
 def _enough(folder: Path) -> int:

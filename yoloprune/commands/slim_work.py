@@ -20,7 +20,8 @@ from yoloprune.backend.found_labels import Labeller
 from yoloprune.checkpoint import saving, trainer_files
 from yoloprune.commands import finetune, parent_labels, prune, side_by_side, train_sparse
 from yoloprune.commands.image_side import Side, time_left
-from yoloprune.commands.slim_stages import REPORT, Done, Stage
+from yoloprune.commands.slim_earlier import REPORT
+from yoloprune.commands.slim_stages import Done, Stage
 from yoloprune.planning.paired_bootstrap import Findings
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.settings import checking
