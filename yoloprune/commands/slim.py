@@ -191,7 +191,7 @@ def _times(
     deployment: Deployment,
     side: image_side.Side,
 ) -> dict[str, Any]:
-    """Put milliseconds into the rows, of torch and of the export, each with its parent taking turns."""
+    """Put milliseconds into the rows, of torch and of the file that was exported, each with its parent taking turns."""
     networks = [saving.load(stage.file).model for stage in shown]
     plain = deployment if exported is None else Deployment(device=deployment.device)
     with bench.opened(plain, networks[0], side.parent) as timer:
@@ -200,7 +200,7 @@ def _times(
     if exported is not None:
         column = f"ms {deployment.format}"
         with bench.opened(deployment, networks[0], side.parent) as timer:
-            times = timer.time(networks[-1], sides=[side.imgsz])
+            times = timer.time(str(exported.file), sides=[side.imgsz])
         rows.append({"model": "exported", **exported.row})
         rows[0][column], rows[-1][column] = (t.median for t in times)
         timing[deployment.format] = timer.facts(times)
