@@ -51,9 +51,9 @@ class Paper:
         self.flops[str(file)] = left
         return Done(file, {}, kept={"flops": share, "params": share, "channels": share})
 
-    def finetune(self, part: Path, model: Path, epochs: int) -> Done:
+    def finetune(self, part: Path, pruned: Stage, epochs: int) -> Done:
         file = part / "best.pt"
-        self.flops[str(file)] = self.flops[str(model)]
+        self.flops[str(file)] = self.flops[str(pruned.file)]
         self.did[-1] = ("finetune", epochs)
         return Done(file, {"mAP50": 0.9, "mAP50-95": self.accuracy(self.flops[str(file)])})
 
@@ -161,7 +161,7 @@ def test_a_network_that_is_not_trained_has_half_of_the_epochs_first() -> None:
 def test_sparse_training_has_half_of_the_epochs_and_the_dead_go() -> None:
     paper = Paper(lambda _: 0.6)
     paper.prune = lambda part, before, budgets: Done(part / f"{before.file}{budgets}", {})  # type: ignore[method-assign]
-    paper.finetune = lambda part, model, epochs: Done(part / f"{model} {epochs}", {})  # type: ignore[method-assign]
+    paper.finetune = lambda part, pruned, epochs: Done(part / f"{pruned.file} {epochs}", {})  # type: ignore[method-assign]
     found = follow(paper, "flops=0.5 epochs=15", "sparse")
     assert found.tuned is not None and str(found.tuned.file).endswith("sparse.pt{} 8")
 

@@ -70,7 +70,7 @@ def follow(stages: Stages, work: Work, parent: Stage, chosen: str) -> Outcome:
         first, last = epochs
         faded = stages.run("train-sparse", lambda part: work.train_sparse(part, parent.file, first))
         pruned = stages.run("prune", lambda part: work.prune(part, faded, {}))
-        tuned = stages.run("finetune", lambda part: work.finetune(part, pruned.file, last))
+        tuned = stages.run("finetune", lambda part: work.finetune(part, pruned, last))
         return Outcome(parent, pruned, tuned)
     if chosen == "train":
         (first, *epochs), start = epochs, parent.file
@@ -124,7 +124,7 @@ def _stepped(stages: Stages, work: Work, found: Outcome, epochs: Sequence[int]) 
         if len(plan) > 1:
             console.log("slim: ", f"round {at + 1} of {len(plan)}: {_told(budgets)} of what {model.folder.name} left")
         found.pruned = stages.run("prune", _cut(work, model, budgets))
-        found.tuned = stages.run("finetune", _tune(work, found.pruned.file, waiting))
+        found.tuned = stages.run("finetune", _tune(work, found.pruned, waiting))
         left, model, waiting = _left(left, found.pruned), found.final, 0
         found.rounds.append(_row(len(found.rounds) + 1, found, left))
     return found
@@ -148,7 +148,7 @@ def _searched(stages: Stages, work: Work, found: Outcome, epochs: Sequence[int])
             console.log("slim: ", f"{fraction:.0%} of what is left is out of reach: {e}")
             step /= 2
             continue
-        tuned = stages.run("finetune", _tune(work, pruned.file, lengths.pop(0)))
+        tuned = stages.run("finetune", _tune(work, pruned, lengths.pop(0)))
         this, tried = Outcome(found.parent, pruned, tuned), _left(left, pruned)
         held, told = _holds(found.parent, this.final, request)
         found.rounds.append({**_row(len(found.rounds) + 1, this, tried), "held": held})
@@ -223,8 +223,8 @@ def _cut(work: Work, before: Stage, budgets: Mapping[str, Any]) -> Any:
     return cut
 
 
-def _tune(work: Work, model: Path, epochs: int) -> Any:
+def _tune(work: Work, pruned: Stage, epochs: int) -> Any:
     def tune(part: Path) -> Done:
-        return work.finetune(part, model, epochs)
+        return work.finetune(part, pruned, epochs)
 
     return tune

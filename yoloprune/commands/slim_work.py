@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from yoloprune.commands.image_side import Side, time_left
 from yoloprune.commands.slim_earlier import REPORT
 from yoloprune.commands.slim_stages import Done, Stage
 from yoloprune.planning.paired_bootstrap import Findings
+from yoloprune.reporting import text_table
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.settings import checking
 from yoloprune.settings.commands import COMMANDS
@@ -112,7 +113,7 @@ class Work:
     def train(self, part: Path, model: Path, epochs: int) -> Done:
         """Train at the widths that there are."""
         told = {**self.training, **self._share(epochs), "optimizer": self.request.passed.get("optimizer") or PLAIN}
-        return self._trained(part, FinetuneRequest, {**told, "model": model}, pruned=False)
+        return self._trained(part, FinetuneRequest, {**told, "model": model}, partial(finetune.run, pruned=False))
 
     def train_sparse(self, part: Path, model: Path, epochs: int) -> Done:
         """Train while channels fade."""
@@ -120,12 +121,13 @@ class Work:
         limits = {k: v for k, v in vars(self.request.limits).items() if k in own}
         budget = {"sparsity" if k == "ratio" else k: v for k, v in self.request.budgets.items()}
         told = {**self.training, **self._share(epochs), **limits, **budget, "model": model}
-        return self._trained(part, TrainSparseRequest, told)
+        return self._trained(part, TrainSparseRequest, told, train_sparse.run)
 
-    def finetune(self, part: Path, model: Path, epochs: int) -> Done:
-        """Train a pruned model on."""
-        told = {**self.training, **self._share(epochs), "distill": self.request.distill, "model": model}
-        return self._trained(part, FinetuneRequest, told)
+    def finetune(self, part: Path, pruned: Stage, epochs: int) -> Done:
+        """Train a pruned model on, which was validated as it was cut."""
+        told = {**self.training, **self._share(epochs), "distill": self.request.distill, "model": pruned.file}
+        known = {k: v for k, v in pruned.row.items() if k not in text_table.NOT_QUALITY}
+        return self._trained(part, FinetuneRequest, told, partial(finetune.run, known=known))
 
     def prune(self, part: Path, before: Stage, budgets: Mapping[str, Any]) -> Done:
         """Cut what a stage made under budgets by the keys of `prune`, without any exactly the dead."""
@@ -177,10 +179,11 @@ class Work:
         hours = self.request.passed.get("time")
         return {"epochs": epochs} if hours is None else {"epochs": epochs, "time": hours * epochs / self.request.epochs}
 
-    def _trained(self, part: Path, kind: type[Request], told: Mapping[str, Any], *, pruned: bool = True) -> Done:
-        """Train, or go on with what an interruption left; `pruned` says whether the model is."""
+    def _trained(
+        self, part: Path, kind: type[Request], told: Mapping[str, Any], run: Callable[[Any], ultralytics.YOLO]
+    ) -> Done:
+        """Train, or go on with what an interruption left."""
         last, best = (part / "weights" / name for name in ("last.pt", "best.pt"))
-        run: Any = partial(finetune.run, pruned=pruned) if kind is FinetuneRequest else train_sparse.run
         if last.is_file() and saving.goes_on(last):
             kept = {k: told[k] for k in ("trainer", "device", "workers") if told.get(k) is not None}
             run(checking.build(kind, {"model": last, "resume": True, **kept}))
