@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,8 @@ import ultralytics
 import yaml
 
 import yoloprune
-from yoloprune.backend import evaluation
+from yoloprune.backend import evaluation, model_facts
+from yoloprune.checkpoint import provenance
 from yoloprune.commands import prune_report
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.commands.image_side import Side
@@ -23,6 +25,7 @@ from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.runtimes.timing import Times
 from yoloprune.selection import decision
+from yoloprune.settings import command_line
 
 FREE: dict[str, Any] = {"round_to": 4, "min_width": 4}
 TRAIN: dict[str, Any] = {"epochs": 1, "batch": 2, "workers": 0, "device": "cpu", "plots": False, "val": False}
@@ -37,15 +40,27 @@ def small(tiny: Path, tmp_path: Path) -> Path:
     return tmp_path / "small.pt"
 
 
+def replayed(run: Path, place: Path) -> tuple[dict[str, Any], Any]:
+    """The args.yaml of a run, and what it makes when it is done again by that; the words say the same."""
+    by_file, typed = (shlex.split(words)[1:] for words in json.loads((run / "report.json").read_text())["repeat"])
+    request, by_words = command_line.parse([*by_file, f"project={place}"]), command_line.parse(typed)
+    asked = {"imgsz", "data", "flops", "latency"}
+    assert all(request.kwargs().get(key) == by_words.kwargs().get(key) for key in asked)
+    return yaml.safe_load((run / "args.yaml").read_text()), yoloprune.prune(request.model, **request.kwargs())
+
+
 @pytest.mark.slow
 def test_what_comes_out_trains_and_predicts_at_the_chosen_side(small: Path, tmp_path: Path) -> None:
     """192 * 0.5 ** 0.25 = 161.5: five strides."""
     data, chosen = make_shapes(tmp_path / "data", train=4, val=2, imgsz=64), 160
     place = {"project": str(tmp_path), "name": "out"}
     pruned = yoloprune.prune(small, flops=0.5, imgsz="auto", data=str(data), **place, **FREE)
-    told = yaml.safe_load((tmp_path / "out" / "args.yaml").read_text())
-    assert told["imgsz"] == chosen and told["flops"] == pytest.approx(0.5 * (192 / chosen) ** 2)
-    assert pruned.overrides["imgsz"] == chosen
+    args, again = replayed(tmp_path / "out", tmp_path / "again")
+    assert (args["imgsz"], args["flops"]) == ("auto", 0.5)
+    cut = provenance.provenance(pruned)["arguments"]
+    assert cut["imgsz"] == chosen and cut["flops"] == pytest.approx(0.5 * (192 / chosen) ** 2)
+    assert model_facts.widths(again.model) == model_facts.widths(pruned.model)
+    assert [again.overrides["imgsz"], pruned.overrides["imgsz"]] == [chosen, chosen]
     half = 0.5 * evaluation.gflops(yoloprune.load(small).model, 192)
     assert 0.85 * half < evaluation.gflops(pruned.model, chosen) <= half * (1 + 1e-6)
     trained = yoloprune.finetune(pruned, data=str(data), project=str(tmp_path), name="tuned", **TRAIN)
@@ -114,8 +129,11 @@ def test_a_time_is_shared_between_widths_and_image(latency: Any, left: Any, smal
     """Half of 6 ms: at 160 pixels the uncut network takes 5, so its widths may take 0.6 of that, 3 ms."""
     told: dict[str, Any] = {"imgsz": "auto", "data": False, "score": "random", "recover": "none", "normalize": "none"}
     pruned = yoloprune.prune(small, latency=latency, project=str(tmp_path), name="out", **told, **FREE)
-    args = yaml.safe_load((tmp_path / "out" / "args.yaml").read_text())
-    assert (args["imgsz"], args["latency"]) == (160, left) and pruned.overrides["imgsz"] == 160
+    args, again = replayed(tmp_path / "out", tmp_path / "again")
+    assert (args["imgsz"], args["latency"]) == ("auto", latency) and pruned.overrides["imgsz"] == 160
+    cut = provenance.provenance(pruned)["arguments"]
+    assert (cut["imgsz"], cut["latency"]) == (160, left)
+    assert model_facts.widths(again.model) == model_facts.widths(pruned.model)
     rows = json.loads((tmp_path / "out" / "report.json").read_text())["table"]
     parent, child = (row["ms"] for row in rows)
     assert parent == 6 and 2 <= child <= 3
@@ -135,7 +153,13 @@ def test_one_command_shares_a_time_as_well(small: Path, tmp_path: Path) -> None:
     cut = next(stage for name, stage in stages.items() if name.endswith("-prune"))
     args = yaml.safe_load(next((tmp_path / "out").glob("*-prune/args.yaml")).read_text())
     assert (args["imgsz"], args["latency"]) == (160, 0.6)
-    rows = json.loads((tmp_path / "out" / "report.json").read_text())["table"]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    rows = report["table"]
+    whole = yaml.safe_load((tmp_path / "out" / "args.yaml").read_text())
+    assert (whole["imgsz"], whole["latency"]) == ("auto", 0.5)
+    next_step = small_one.figures.next_step
+    assert all("imgsz=auto" in words and "latency=0.5" in words for words in (report["repeat"][1], next_step))
+    assert f"latency=0.5: {rows[-1]['ms'] / rows[0]['ms']:.3f} of the parent's ms" in report["notes"]
     parent, *_, shipped = (row["ms"] for row in rows)
     assert parent == 6 and 2 <= shipped <= 3
     assert cut["kept"]["latency"] == pytest.approx(shipped / parent, rel=1e-3)

@@ -219,6 +219,7 @@ def test_words_that_are_wrong(words: str, message: str) -> None:
     ("told", "message"),
     [
         ({"format": "onx"}, r"^format=onx: .*nearest: onnx"),
+        ({"format": "torch", "cmd": "run {model}"}, r"^format=torch: is no export"),
         ({"format": "torchscript"}, r"^format=torchscript: is timed on another machine by a command alone: give cmd="),
         ({"format": "rknn", "threads": 2}, r"^threads=2: can be set for onnx, openvino, ncnn"),
         ({"format": "onnx", "threads": 2, "cmd": "run {model}"}, r"^threads=2: can be set for .* without cmd="),

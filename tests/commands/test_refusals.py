@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from checkpoints import untrained
+from checkpoints import network, untrained
+from PIL import Image
 from sparse_loop import TINY
 
 import yoloprune
@@ -132,6 +133,9 @@ def nothing_long(monkeypatch: pytest.MonkeyPatch) -> None:
         ("finetune distill_model={folder}/none.pt", "none.pt: there is no such file"),
         ("slim keep=model.99", "keep=model.99: no layer"),
         ("slim flops=900G", "The model already meets flops=900G"),
+        ("slim flops=900G steps=2 epochs=4", "The model already meets flops=900G, so there is nothing to cut"),
+        ("slim flops=900G params=90M steps=2 epochs=4", "The model already meets flops=900G params=90M"),
+        ("slim flops=None params=90M max_drop=1", "The model already meets params=90M"),
     ],
 )
 def test_what_takes_no_time_is_told_before_what_does(
@@ -176,6 +180,17 @@ def test_classes_that_the_data_lacks(
         f"yoloprune: error: classes=circle,dog: data={data} has no dog; its classes are circle, square, triangle. "
         "Give data= that has them, or other classes"
     )
+
+
+@pytest.mark.usefixtures("nothing_long")
+def test_an_interval_of_a_figure_that_has_none(command: Command, tmp_path: Path) -> None:
+    """Told before a training: whoever leaves it out afterwards asks for another run."""
+    network(tmp_path, "classify").save(tmp_path / "classify.pt")
+    for name in ("train/circle", "train/square", "val/circle", "val/square"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "photos" / name / "0.jpg")
+    told = command("slim", tmp_path / "classify.pt", tmp_path / "photos", "max_drop=1", "confidence=0.9", "flops=None")
+    assert told[0] == 2 and "confidence=0.9: classify models have no mAP" in told[1] and "Leave it out" in told[1]
 
 
 @pytest.mark.slow

@@ -120,6 +120,22 @@ def test_the_figures_are_those_of_the_single_commands(
     ours, theirs = (YOLO(f).model.state_dict() for f in (done.file, best))
     assert ours.keys() == theirs.keys() and all(torch.equal(v, theirs[k]) for k, v in ours.items())
 
+    start, single = (
+        json.loads((run / "report.json").read_text())["start"]
+        for run in (done.file.parents[1] / "3-finetune", tmp_path / "finetune")
+    )
+    assert start == single == {k: done.rows[1][k] for k in single}
+
+
+def test_what_was_cut_is_validated_once(
+    tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated: list[dict[str, Any]] = []
+    validate = evaluation.validate
+    monkeypatch.setattr(evaluation, "validate", lambda *told: (validate(*told), validated.append(told)))
+    slimmed(tiny, data, tmp_path, epochs=1, way="prune", **CUT)
+    assert len(validated) == 2  # what was cut, and what training made of it; the parent knows no classes
+
 
 def test_what_was_found_in_each_image_gives_the_figure_of_the_validation(done: slim.SlimResult) -> None:
     for stage in ("1-parent", "2-prune", "3-finetune"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,11 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
+from checkpoints import narrow
 from command_lines import ok
 from torch import nn
 
 from yoloprune.backend import compat, console, run_folders
-from yoloprune.commands import interruptions, slim_stages, slim_work
+from yoloprune.checkpoint import saving
+from yoloprune.commands import interruptions, slim_earlier, slim_stages, slim_work
 from yoloprune.commands.image_side import Side
 from yoloprune.commands.slim_stages import Done, Stage, Stages
 from yoloprune.errors import ArgumentError, BudgetError, WriteError
@@ -118,11 +122,25 @@ def test_a_stage_that_died_is_given_what_it_left(tmp_path: Path) -> None:
     assert [f.name for f in tmp_path.iterdir()] == ["1-finetune"]
 
 
-def test_a_model_elsewhere_stays_there(tmp_path: Path) -> None:
-    model = tmp_path / "mine.pt"
+def test_a_model_elsewhere_stays_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     stage = Stages(tmp_path / "run")
     (tmp_path / "run").mkdir()
-    assert stage.run("parent", lambda part: Done(model, {})).file == model
+    assert stage.run("parent", lambda part: Done(tmp_path / "mine.pt", {})).file == tmp_path / "mine.pt"
+    assert stage.run("parent", lambda part: Done(Path("mine.pt"), {})).file == tmp_path / "mine.pt"
+
+
+def test_a_model_that_is_in_no_checkpoint_is_saved(tmp_path: Path) -> None:
+    rows = tmp_path / "rows8n.yaml"
+    rows.write_text(yaml.safe_dump(narrow()))
+    asked = checking.build(SlimRequest, {"model": str(rows), "data": "b.yaml"})
+    whole = saving.load(rows)
+    work = slim_work.Work(asked, "b.yaml", Side(32, 32))
+    first = Stages(tmp_path).run("parent", lambda part: work.parent(part, whole, None, None))
+    assert first.file == tmp_path / "1-parent" / "weights" / "parent.pt"
+    built, saved = (yolo.model.state_dict() for yolo in (whole, saving.load(first.file)))
+    assert all(torch.equal(v.half().float(), saved[k].float()) for k, v in built.items())
+    assert first.more["sha256"] == slim_work.digest(first.file)
 
 
 def test_args_name_the_folder_that_is_there_in_the_end(tmp_path: Path) -> None:
@@ -174,7 +192,7 @@ def test_the_same_command_goes_on(tmp_path: Path) -> None:
 
 def test_a_run_that_is_over_gets_a_follower(tmp_path: Path) -> None:
     first = begin(tmp_path, "", PARENT, CUT)
-    (first / slim_stages.REPORT).write_text("{}")
+    (first / slim_earlier.REPORT).write_text("{}")
     second = begin(tmp_path, "", PARENT, CUT)
     assert second != first and Stage.read(second / "2-prune").row == {"mAP50-95": 0.5}
 
@@ -224,6 +242,32 @@ def test_another_wish_is_told_with_both_ways_out(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"slim is an interrupted run .* epochs=3 and not 4.* name= to begin anew"):
         begin(tmp_path, "epochs=4", PARENT)
     assert begin(tmp_path, "epochs=4 name=other", PARENT).name == "other"
+
+
+def test_what_was_written_anew_since_the_first_stage_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the run went on in between, which writes args.yaml again."""
+    monkeypatch.chdir(tmp_path)
+    asked, read = request(tmp_path / "runs"), {"model": "a.yaml", "data": "b.yaml"}
+    told = {k: v for k, v in {**asked.kwargs(), **read}.items() if v is not None}
+    for name in read.values():
+        (tmp_path / name).touch()
+
+    def goes_on() -> None:
+        with pytest.raises(KeyboardInterrupt), slim_stages.opened(asked, YOLO, told) as run:
+            for name, work in (PARENT, CUT):
+                run.run(name, work)
+            raise KeyboardInterrupt
+
+    goes_on()
+    goes_on()
+    began = (tmp_path / "runs" / "slim" / "1-parent" / slim_earlier.FACTS).stat().st_mtime
+    for name in read.values():
+        os.utime(tmp_path / name, (began + 1e-3, began + 1e-3))
+        with pytest.raises(ArgumentError, match=rf"with .*{name} as it was before .* name= to begin anew"):
+            goes_on()
+        os.utime(tmp_path / name, (began - 1, began - 1))
+    goes_on()
+    assert [f.name for f in (tmp_path / "runs").iterdir()] == ["slim"]
 
 
 def test_where_it_lies_and_how_much_it_says_are_no_other_wish(tmp_path: Path) -> None:
@@ -302,7 +346,7 @@ def test_a_full_disk_in_the_first_training_loses_no_epoch(tmp_path: Path) -> Non
 
 def test_results_are_not_written_over(tmp_path: Path) -> None:
     first = begin(tmp_path, "", PARENT, CUT)
-    (first / slim_stages.REPORT).write_text("{}")
+    (first / slim_earlier.REPORT).write_text("{}")
     with pytest.raises(ArgumentError, match="holds a run of slim"):
         begin(tmp_path, "exist_ok=True", PARENT)
     assert (first / "2-prune").is_dir()
@@ -320,7 +364,7 @@ sys.stdin.readline()
 
 def test_a_run_that_goes_on_is_left_alone_and_free_when_it_is_killed(tmp_path: Path) -> None:
     interrupted(tmp_path)
-    lock = tmp_path / "slim" / slim_stages.LOCK
+    lock = tmp_path / "slim" / slim_earlier.LOCK
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
@@ -332,7 +376,7 @@ def test_a_run_that_goes_on_is_left_alone_and_free_when_it_is_killed(tmp_path: P
 
 def test_the_facts_are_plain(tmp_path: Path) -> None:
     folder = Stages(tmp_path).run("prune", writes(more={"path": tmp_path})).folder
-    told = json.loads((folder / slim_stages.FACTS).read_text())
+    told = json.loads((folder / slim_earlier.FACTS).read_text())
     assert told["file"] == str(Path("weights") / "model.txt") and told["more"] == {"path": str(tmp_path)}
 
 

@@ -12,9 +12,12 @@ from tiny_line import work as work
 
 import yoloprune
 from yoloprune.backend import console
-from yoloprune.commands import prune_report
+from yoloprune.commands import prune_report, slim
+from yoloprune.commands.image_side import Side
+from yoloprune.commands.slim_stages import Stage
 from yoloprune.errors import ArgumentError
 from yoloprune.runtimes import bench, engines
+from yoloprune.runtimes.deployment import Deployment
 from yoloprune.runtimes.timing import Times
 
 PLACE: dict[str, Any] = {"imgsz": 64, "device": "cpu", "name": "run"}
@@ -87,6 +90,37 @@ def test_sweep_and_info(
     monkeypatch.setattr(console, "log", lambda _, text: said.append(text))
     yoloprune.info(tiny, imgsz=64, **HOW)
     assert "4.00 ms per image in onnx on cpu, p95 4.00 (medians of 9 runs" in said[-1]
+
+
+def test_slim_times_the_file_that_it_ships(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only its parent is exported for that."""
+    seen: list[str] = []
+
+    def opened(model: Any, *_: Any) -> Any:
+        seen.append(model if isinstance(model, str) else "network")
+        ms = len(seen)
+        return lambda: ms
+
+    monkeypatch.setattr(engines, "opened", opened)
+    monkeypatch.setattr(bench, "take_turns", lambda runs, seconds, share: [Times(r(), r(), 0.02, 9) for r in runs])
+    rows: list[dict[str, Any]] = [{"model": "parent"}, {"model": "fine-tuned"}]
+    file = Stage(Path("best.onnx"), {"MB": 1.0})
+    slim._times(rows, [Stage(tiny, {}), Stage(tiny, {})], file, Deployment("onnx"), Side(64, 64))
+    assert seen == ["network", "network", "network", "best.onnx"]
+    assert rows == [
+        {"model": "parent", "ms": 1, "ms onnx": 3},
+        {"model": "fine-tuned", "ms": 2},
+        {"model": "exported", "MB": 1.0, "ms onnx": 4},
+    ]
+
+
+def test_slim_in_torch_exports_nothing(tiny: Path, data: Path, tmp_path: Path, exported: list[Any]) -> None:
+    told: dict[str, Any] = {"flops": 0.7, "round_to": 1, "min_width": 2, "native": False, "way": "prune", "score": "l1"}
+    told |= {"recover": "none", "epochs": 1, "batch": 8, "workers": 0, "plots": False, "amp": False, **PLACE}
+    model = yoloprune.slim(tiny, data=str(data), project=str(tmp_path), **told, **{**HOW, "format": "torch"})
+    assert exported == [("torch", 64)] * 3 and model.figures.exported is None
+    assert [f.name for f in sorted((tmp_path / "run").glob("[0-9]*"))] == ["1-parent", "2-prune", "3-finetune"]
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["timing"]["torch"]["precision"] == "fp16"
 
 
 @pytest.mark.parametrize("command", [yoloprune.prune, yoloprune.val, yoloprune.sweep, yoloprune.info])

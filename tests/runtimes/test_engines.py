@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints import TEN_ROWS, build
 from torch import nn
 
 import yoloprune
@@ -95,6 +96,16 @@ def test_exports_run_in_ultralytics_own_backend(
     assert (wanted - got).abs().max() <= 1e-2 * wanted.abs().max()
     assert not list(tmp_path.iterdir())
     assert all(v.equal(before[k]) for k, v in network.state_dict().items()) and network.pt_path == path
+
+
+@pytest.mark.slow
+def test_a_file_gets_images_of_as_many_channels_as_it_takes(tmp_path: Path) -> None:
+    colour = build(tmp_path / "ten.yaml", TEN_ROWS).model
+    grey = type(colour)(str(tmp_path / "ten.yaml"), ch=1, verbose=False)
+    grey.args, grey.task = colour.args, colour.task
+    deployment = Deployment("torchscript")
+    file = engines.exported(grey, deployment, 64, tmp_path / "grey.pt")
+    engines.opened(str(file), deployment, 64, tmp_path)()
 
 
 @pytest.mark.slow

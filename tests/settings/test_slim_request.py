@@ -86,6 +86,20 @@ def test_what_contradicts_is_refused(words: str, said: str) -> None:
     assert said in error(f"{SLIM} {words}")
 
 
+@pytest.mark.parametrize("key", ["half", "dynamic", "nms", "simplify", "opset", "workspace"])
+def test_how_an_export_is_made_comes_with_one_or_with_a_time(key: str) -> None:
+    word = f"{key}={4 if key in {'opset', 'workspace'} else True}"
+    assert error(f"{SLIM} {word}").startswith(f"{word}: must come with latency= or format=")
+    for timed in ("format=onnx", "latency=0.5"):
+        assert asked(f"{word} {timed}").shipped.keys() == {key, *(["format"] if "format" in timed else [])}
+
+
+@pytest.mark.parametrize("word", ["int8=True", "quantize=8"])
+def test_what_trainings_read_as_well_is_theirs_without_an_export(word: str) -> None:
+    assert not asked(word).shipped and not asked(f"{word} latency=0.5").shipped
+    assert word.partition("=")[0] in asked(f"{word} format=onnx").shipped
+
+
 def test_absolute_times_are_met_in_one_round() -> None:
     assert asked("latency=12ms").latency == "12ms"
     assert asked("latency=0.5 steps=2").latency == 0.5

@@ -16,6 +16,9 @@ EVENT = "on_val_batch_end"
 HITS = ("tp_m", "tp_p", "tp")
 """Where the figure that counts comes from: masks or keypoints where there are such."""
 
+TASKS = frozenset({"detect", "segment", "pose", "obb"})
+"""Those with mAP, of which images can be drawn again."""
+
 
 class Watch:
     """Collects what a validation found.

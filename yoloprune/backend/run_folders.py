@@ -172,6 +172,18 @@ def earlier_runs(task: str, name: str, arguments: Mapping[str, Any]) -> list[Pat
     return sorted(runs, key=lambda f: runs[f], reverse=True)
 
 
+def changed_since(began: Path, *places: Any) -> list[str]:
+    """Which files, a model or the description of data, were written anew since a run wrote its first one.
+
+    Args:
+        began (Path): What the run wrote as it began, and not again.
+        *places (Any): What it reads; what is not the path of a file is passed over.
+    """
+    written = began.stat().st_mtime_ns
+    files_now = [Path(str(place)) for place in places if place]
+    return [str(file) for file in files_now if file.is_file() and file.stat().st_mtime_ns > written]
+
+
 def _places(task: str, name: str, arguments: Mapping[str, Any]) -> Any:
     """Ultralytics' arguments, of which those count that say where a run lies."""
     given = {k: arguments.get(k) for k in ("project", "name", "exist_ok")}

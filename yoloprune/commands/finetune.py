@@ -43,8 +43,14 @@ LIKE_THE_END = frozenset({"data", "imgsz", "batch", "device", "workers", "single
 
 
 @console.heard_as_asked
-def run(request: FinetuneRequest, *, pruned: bool = True) -> ultralytics.YOLO:
-    """Fine-tune, see `api.finetune`; `pruned` says whether the model should be."""
+def run(request: FinetuneRequest, *, pruned: bool = True, known: Mapping[str, float] | None = None) -> ultralytics.YOLO:
+    """Fine-tune, see `api.finetune`.
+
+    Args:
+        request (FinetuneRequest): What to do.
+        pruned (bool): Whether the model should be.
+        known (Mapping[str, float] | None): How good it is on the same data, for a caller that validated it already.
+    """
     compat.require("finetune")
     host_arguments.require(request.host)
     host_arguments.require_quantizers(request.host)
@@ -78,7 +84,7 @@ def run(request: FinetuneRequest, *, pruned: bool = True) -> ultralytics.YOLO:
         parent_labels.trained_on(yolo, request, by, passed) as passed,
         only_classes.trained_on(yolo, passed, "finetune") as passed,
     ):
-        start = {} if passed.get("resume") else _start(yolo, passed)
+        start = _start(yolo, passed) if known is None and not passed.get("resume") else dict(known or {})
         with interruptions.going_on(yolo, "finetune"), datasets.reading(passed.get("data")):
             yolo.train(**passed)
     of_many_sets = isinstance(yolo.trainer.args, dict)  # on which Ultralytics reports

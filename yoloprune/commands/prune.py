@@ -91,7 +91,7 @@ def run(request: PruneRequest, judge: Judge | None = None, *, timed: bool = Fals
     chosen = passed.get("imgsz") == AUTO and request.timed
     share = image_side.share_of_time(parent, request.latency, deployment) if chosen else None
     side, budget = image_side.settle(parent, request.budget, passed, "prune", share)
-    wanted, request = request.latency, replace(request, budget=budget)
+    asked, request = request, replace(request, budget=budget)
     if side.imgsz != side.parent:
         parent = saving.at_side(parent, side.imgsz)
     whole, imgsz = parent, side.imgsz
@@ -100,18 +100,19 @@ def run(request: PruneRequest, judge: Judge | None = None, *, timed: bool = Fals
     with saving.told_who_wrote(parent):
         ready = decision.prepared(parent, request, imgsz, times)
     timed_on = deployment.device if timed or request.timed else None
-    if request.timed and wanted is not None:
-        request = replace(request, latency=image_side.time_left(whole, wanted, side, deployment, "prune"))
-    start = _Start(whole, parent, classes, data, side, ready, timed_on, wanted)
+    if asked.timed and asked.latency is not None:
+        request = replace(request, latency=image_side.time_left(whole, asked.latency, side, deployment, "prune"))
+    start = _Start(asked, whole, parent, classes, data, side, ready, timed_on)
     with bench.opened(deployment, whole.model, imgsz) if request.timed else nullcontext(times) as clock:
         return _run(request, start, clock, judge)
 
 
 class _Start(NamedTuple):
-    """What is known before images are looked at; where layers are timed, None for nowhere; and the time that was wanted
-    of the parent at its own side.
+    """What was asked for, of the parent at its own side, and what is known before images are looked at; `timed_on` is
+    where layers are timed, None for nowhere.
     """
 
+    asked: PruneRequest
     whole: ultralytics.YOLO
     parent: ultralytics.YOLO
     classes: only_classes.Kept
@@ -119,7 +120,6 @@ class _Start(NamedTuple):
     side: image_side.Side
     ready: candidates.Channels | candidates.Choice
     timed_on: torch.device | None
-    wanted: float | str | None
 
 
 def _run(
@@ -128,9 +128,9 @@ def _run(
     clock: bench.Bench | device_times.DeviceTimes | None,
     judge: Judge | None,
 ) -> PruneResult:
-    """Prune a parent at an image size, with a clock where times are wanted."""
+    """Prune a parent at an image size to what is left for widths there, with a clock where times are wanted."""
     model: ModelSource = request.model
-    whole, parent, classes, data, side, ready, timed_on, wanted = start
+    asked, whole, parent, classes, data, side, ready, timed_on = start
     imgsz = side.imgsz
     if yaml_markers.entry_of(parent) is not None:
         console.log("prune: ", "the model was pruned before; fractions are of what is left of it")
@@ -144,8 +144,7 @@ def _run(
     dead = not request.budgeted
     how = request.recover if not choice.alive.all() else "none"
     done = cut_and_repair.cut(parent, choice.plan, how, sight.repairing, choice.probe, dead=dead)
-    told = {**request.kwargs(), "imgsz": imgsz, "data": data or request.passed.get("data")}
-    arguments = {k: v for k, v in told.items() if v is not None}
+    arguments = _arguments(request, data, imgsz)
     origin = (parent.ckpt_path or model) if isinstance(model, (str, Path)) else None  # "small" stands for small.pt
     facts = classes.noted(saving.make_provenance(origin, arguments))
     had, has = classes.columns()
@@ -169,7 +168,8 @@ def _run(
                 rows.append({"model": "pruned", **has, **evaluation.measure(saved.model, imgsz)})
                 wait.tick()
             origin_name = str(origin or parent.model_name)
-            run_folders.write_args(part, {"mode": "prune", "model": origin_name, **arguments, "save_dir": folder})
+            written = _arguments(asked, data, AUTO if asked.passed.get("imgsz") == AUTO else imgsz)
+            run_folders.write_args(part, {"mode": "prune", "model": origin_name, **written, "save_dir": folder})
             timing = _timed(rows, clock, whole, child, side) if isinstance(clock, bench.Bench) else None
             layer_times: list[dict[str, float]] = []
             if timed_on is not None:
@@ -189,7 +189,7 @@ def _run(
                 )
             rows = looks.in_front(rows)
             told_of = prune_report.Told(
-                request, choice, order, done, rows, looks, facts, timing, layer_times, side, folder
+                asked, choice, order, done, rows, looks, facts, timing, layer_times, side, folder
             )
             said = prune_report.write(part, told_of)
     checkpoint.tidy(target)
@@ -199,11 +199,11 @@ def _run(
         console.conclude(
             "prune: ", f"{promise} in {clock}, and cannot be measured here. To have it timed there:\n  {words}"
         )
-    elif wanted is not None:
-        latency_search.judge(wanted, *(row["ms"] for row in rows))
+    elif asked.latency is not None:
+        latency_search.judge(asked.latency, *(row["ms"] for row in rows))
     step = following.after_prune(
         (whole, child),
-        request,
+        asked,
         target,
         choice,
         rows,
@@ -214,6 +214,12 @@ def _run(
     files_now = [target, folder / run_report.NAMES[1]]
     console.conclude("prune: ", text_table.closing(said, rows, files_now, step))
     return PruneResult(saving.load(target), target, choice, done, rows, step)
+
+
+def _arguments(request: PruneRequest, data: Any, imgsz: Any) -> dict[str, Any]:
+    """What is written of a request: all that is set."""
+    told = {**request.kwargs(), "imgsz": imgsz, "data": data or request.passed.get("data")}
+    return {k: v for k, v in told.items() if v is not None}
 
 
 def _timed(

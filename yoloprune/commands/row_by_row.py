@@ -75,15 +75,11 @@ def _interrupted(
         args = folder / run_folders.ARGS
         if of(run_folders.read_yaml(args)) != of(told):
             continue
-        if (folder / run_report.NAMES[0]).is_file() or not (folder / table).is_file() or _changed_since(args, told):
+        if (folder / run_report.NAMES[0]).is_file() or not (folder / table).is_file():
+            continue
+        if run_folders.changed_since(args, told.get("model"), told.get("data")):
             continue
         handle = files.taken(folder / LOCK)
         if handle is not None:
             return folder, handle
     return None, None
-
-
-def _changed_since(args: Path, told: Mapping[str, Any]) -> bool:
-    """Whether the model or the description of the data was written anew after a run began."""
-    read = [Path(str(told[key])) for key in ("model", "data") if told.get(key)]
-    return any(file.is_file() and file.stat().st_mtime_ns > args.stat().st_mtime_ns for file in read)

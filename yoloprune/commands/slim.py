@@ -19,6 +19,7 @@ from yoloprune.commands import (
     image_side,
     only_classes,
     parent_labels,
+    slim_earlier,
     slim_export,
     slim_reach,
     slim_report,
@@ -35,7 +36,8 @@ from yoloprune.planning import paired_bootstrap
 from yoloprune.planning.quality import is_quality
 from yoloprune.reporting import text_table
 from yoloprune.runtimes import bench
-from yoloprune.runtimes.deployment import EXPORT_KEYS, Deployment
+from yoloprune.runtimes.deployment import Deployment
+from yoloprune.runtimes.registry import TORCH
 from yoloprune.settings import command_line
 from yoloprune.settings.keys import AUTO
 from yoloprune.settings.slim_request import SlimRequest
@@ -52,7 +54,7 @@ def run(request: SlimRequest) -> SlimResult:
         )
     began = time.perf_counter()
     passed = request.passed
-    host_arguments.require({k: v for k, v in request.host.items() if k not in EXPORT_KEYS or not passed.get("format")})
+    host_arguments.require({k: v for k, v in request.host.items() if k not in request.shipped})
     parent = saving.load(request.model)
     head_task.settle(parent, passed)
     records.require_unmasked(parent.model)
@@ -64,9 +66,9 @@ def run(request: SlimRequest) -> SlimResult:
     else:
         by = parent_labels.labeller(parent, parent, "model", request.labels_conf, passed)
     finetune.require_teachable(parent, {"distill_model": request.distill})
-    told = {k: v for k, v in passed.items() if k in ("format", *EXPORT_KEYS) and passed.get("format")}
+    slim_way.require_interval(parent, request)
     device = evaluation.device(passed.get("device"))
-    deployment = Deployment.asked({**told, "data": data or request.images}, device, request.threads)
+    deployment = Deployment.asked({**request.shipped, "data": data or request.images}, device, request.threads)
     share = request.latency if isinstance(request.latency, float) else None  # `checking` demands it with imgsz=auto
     side, budget = image_side.settle(parent, request.budget, passed, "slim", share)
     only_classes.require(parent, request.classes, data)
@@ -75,32 +77,32 @@ def run(request: SlimRequest) -> SlimResult:
     chosen, why = slim_way.choose(request, trained=trained)
     origin = request.model if isinstance(request.model, (str, Path)) else str(parent.model_name)
     arguments = {k: v for k, v in {**request.kwargs(), "model": origin, "data": data}.items() if v is not None}
-    if passed.get("imgsz") == AUTO:
-        request = replace(request, budget=budget, passed={**passed, "imgsz": side.imgsz})
+    told_side = {"imgsz": side.imgsz} if passed.get("imgsz") == AUTO else {}
+    settled = replace(request, budget=budget, passed={**passed, **told_side})
     if (finished := slim_report.finished(request, parent, arguments)) is not None:
         console.conclude("slim: ", f"{finished} is this run and is finished; another name= begins anew")
         return slim_report.concluded(request, finished)
-    slim_reach.require(seen, request, data, side.imgsz, rebuilt=chosen != "prune")
+    slim_reach.require(seen, settled, data, side.imgsz, rebuilt=chosen != "prune")
     with slim_stages.opened(request, parent, arguments) as stages:
         unfinished = f"a stage lies in N-name{following.UNFINISHED} there until it is done"
         wanted = ("flops", "params", "sparsity", "latency", "max_drop")
         targets = command_line.pairs({k: request.settings[k] for k in wanted})
         told_way = f"{', '.join(targets)}, way={chosen} ({why}), epochs={request.epochs} in all"
         console.log("slim: ", f"{told_way}, {stages.folder} ({unfinished})")
-        around = 1 + (by is not None) + bool(request.passed.get("format"))  # the parent, its labels, and an export
+        around = 1 + (by is not None) + (deployment.format != TORCH)  # the parent, its labels, and an export
         stages.total = around + slim_way.stages_of(chosen, request)
         if by is not None:
             data = stages.run("labels", lambda part: labelled(part, request, by, str(origin))).file
             calibrated = {"data": str(data)} if "data" in deployment.arguments else {}
             deployment = replace(deployment, arguments={**deployment.arguments, **calibrated})
-        work = Work(request, data, side, deployment)
+        work = Work(settled, data, side, deployment)
         known = seen if trained else None
         first = stages.run("parent", lambda part: work.parent(part, parent, known, classes.names))
         _require_same(first, stages)
         found = slim_rounds.follow(stages, work, first, chosen)
         if by is not None:
             found.said.append("mAP says how far models agree with what the first one found: there are no other labels")
-        return _ended(stages, work, first, found, deployment, chosen, began, known)
+        return _ended(request, stages, work, first, found, deployment, chosen, began, known)
 
 
 def _require_same(first: Stage, stages: Stages) -> None:
@@ -113,6 +115,7 @@ def _require_same(first: Stage, stages: Stages) -> None:
 
 
 def _ended(
+    request: SlimRequest,
     stages: Stages,
     work: Work,
     first: Stage,
@@ -122,9 +125,10 @@ def _ended(
     began: float,
     known: ultralytics.YOLO | None,
 ) -> SlimResult:
-    """Export, put the model into its place, write and say everything; `known` is the parent where it was validated."""
-    request, folder = work.request, stages.folder
-    final = found.final
+    """Export, put the model into its place, write and say everything; `request` is as it was asked for, `known` the
+    parent where it was validated.
+    """
+    folder, final = stages.folder, found.final
     table = {"parent": first, "trained": found.parent, "pruned": found.pruned, "fine-tuned": found.tuned}
     if found.parent is first:
         del table["trained"]
@@ -133,7 +137,7 @@ def _ended(
         found.said.append(slim_report.WORSENED.format(final.folder.name))
     shown = {name: stage for name, stage in table.items() if stage is not None}
     exported = None
-    if request.passed.get("format"):
+    if deployment.format != TORCH:
         exported = stages.run("export", lambda part: slim_export.export(part, work, final, deployment))
     figures = [k for k in final.row if is_quality(k)]
     rows = [
@@ -171,13 +175,13 @@ def _ended(
         },
         "arguments": request.kwargs(),
     }
-    slim_report.write(work, folder, rows, facts, list(shown.values()), found, known)
+    slim_report.write(work, request, folder, rows, facts, list(shown.values()), found, known)
     return slim_report.concluded(request, folder)
 
 
 def _stages(folder: Path) -> list[Stage]:
     """All that are finished, in their order."""
-    found = [f for f in folder.glob("[0-9]*-*") if (f / slim_stages.FACTS).is_file()]
+    found = [f for f in folder.glob("[0-9]*-*") if (f / slim_earlier.FACTS).is_file()]
     return [Stage.read(f) for f in sorted(found, key=lambda f: int(f.name.partition("-")[0]))]
 
 
@@ -188,16 +192,16 @@ def _times(
     deployment: Deployment,
     side: image_side.Side,
 ) -> dict[str, Any]:
-    """Put milliseconds into the rows, of torch and of the export, each with its parent taking turns."""
+    """Put milliseconds into the rows, of torch and of the file that was exported, each with its parent taking turns."""
     networks = [saving.load(stage.file).model for stage in shown]
-    plain = Deployment(device=deployment.device, threads=deployment.threads if exported is None else None)
+    plain = deployment if exported is None else Deployment(device=deployment.device)
     with bench.opened(plain, networks[0], side.parent) as timer:
         others = networks[1:]
         timing: dict[str, Any] = {"torch": add_times("slim", rows, timer, *others, sides=[side.imgsz] * len(others))}
     if exported is not None:
         column = f"ms {deployment.format}"
         with bench.opened(deployment, networks[0], side.parent) as timer:
-            times = timer.time(networks[-1], sides=[side.imgsz])
+            times = timer.time(str(exported.file), sides=[side.imgsz])
         rows.append({"model": "exported", **exported.row})
         rows[0][column], rows[-1][column] = (t.median for t in times)
         timing[deployment.format] = timer.facts(times)

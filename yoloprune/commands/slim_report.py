@@ -14,8 +14,9 @@ from yoloprune import files
 from yoloprune.backend import class_labels, console, evaluation, run_folders, yaml_markers
 from yoloprune.checkpoint import provenance, saving
 from yoloprune.commands import following, side_by_side, slim_layers
+from yoloprune.commands.slim_earlier import FACTS, FREE, changed_since
 from yoloprune.commands.slim_rounds import Outcome
-from yoloprune.commands.slim_stages import FACTS, FREE, Stage
+from yoloprune.commands.slim_stages import Stage
 from yoloprune.commands.slim_work import Work, digest, of_classes
 from yoloprune.planning.paired_bootstrap import Interval
 from yoloprune.reporting import run_report, text_table, verdict
@@ -62,6 +63,7 @@ class SlimResult:
 
 def write(
     work: Work,
+    request: SlimRequest,
     folder: Path,
     rows: list[dict[str, Any]],
     facts: Mapping[str, Any],
@@ -72,7 +74,8 @@ def write(
     """Write the page and its data.
 
     Args:
-        work (Work): What was asked for.
+        work (Work): What the stages did.
+        request (SlimRequest): What was asked for.
         folder (Path): Of the run.
         rows (list[dict]): The table.
         facts (Mapping[str, Any]): What else goes to report.json.
@@ -84,7 +87,7 @@ def write(
     drawn = ("results.png",) if layers else ("widths.png", "results.png")  # the network is drawn from its layers
     pictures = [p for s in shown for name in drawn if (p := s.folder / name).is_file()]
     looks = _looks(work, shown[0], found, known)
-    anew = replace(work.request, passed={**work.request.passed, "name": following.ANEW, "exist_ok": None})
+    anew = replace(request, passed={**request.passed, "name": following.ANEW, "exist_ok": None})
     by_file, *typed = following.again("slim", folder, command_line.written(anew))
     report = Report(
         "slim",
@@ -98,7 +101,7 @@ def write(
         layers,
         repeat=[f"{by_file} name={following.ANEW}", *typed],
         versions=provenance.versions(),
-        notes=_told(work.request, rows, facts),
+        notes=_told(request, rows, facts),
         pages={name: f"{name}/{run_report.NAMES[1]}" for name in facts["stages"] if _has_page(folder / name)},
     )
     run_report.write_report(folder, report, pictures)
@@ -186,17 +189,11 @@ def finished(request: SlimRequest, parent: ultralytics.YOLO, arguments: Mapping[
         first = next(folder.glob(f"*-parent/{FACTS}"), None)
         if first is None or not (folder / run_report.NAMES[0]).is_file() or not (folder / SHIPPED).is_file():
             continue
-        sha256 = digest(Path(str(parent.ckpt_path)))
-        same = all(before.get(k) == told.get(k) for k in {*before, *told} - FREE)
-        if same and Stage.read(first.parent).more.get("sha256") == sha256 and not _newer(folder, told.get("data")):
+        sha256 = Stage.read(first.parent).more.get("sha256")
+        same = all(before.get(k) == told.get(k) for k in {*before, *told} - FREE) and not changed_since(folder, told)
+        if same and (parent.ckpt_path is None or digest(Path(str(parent.ckpt_path))) == sha256):
             return folder.resolve()
     return None
-
-
-def _newer(folder: Path, data: Any) -> bool:
-    """Whether the description of the data was written anew after a run began."""
-    file = Path(str(data))
-    return file.is_file() and file.stat().st_mtime_ns > (folder / run_folders.ARGS).stat().st_mtime_ns
 
 
 def _enough(folder: Path) -> int:

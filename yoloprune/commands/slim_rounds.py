@@ -10,8 +10,9 @@ from typing import Any
 import ultralytics
 
 from yoloprune.backend import console, yolo_tracing
-from yoloprune.commands import following
-from yoloprune.commands.slim_stages import Done, Stage, Stages, spread
+from yoloprune.commands import following, slim_reach
+from yoloprune.commands.slim_reach import TIGHT
+from yoloprune.commands.slim_stages import Done, Stage, Stages
 from yoloprune.commands.slim_work import Work
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.planning import paired_bootstrap
@@ -21,8 +22,6 @@ from yoloprune.settings.slim_request import SlimRequest
 
 FIRST_STEP, SMALLEST_STEP = 0.3, 0.03
 """Share of what is left that a search takes away at first, and below which it is over."""
-
-TIGHT = 0.999  # a cut to more than this share of what is there would take nothing
 
 
 @dataclass
@@ -66,17 +65,16 @@ def follow(stages: Stages, work: Work, parent: Stage, chosen: str) -> Outcome:
     Raises:
         BudgetError: If a budget is out of reach.
     """
-    epochs = work.request.epochs
+    epochs = work.request.trainings(chosen)
     if chosen == "sparse":
-        first = epochs // 2
+        first, last = epochs
         faded = stages.run("train-sparse", lambda part: work.train_sparse(part, parent.file, first))
         pruned = stages.run("prune", lambda part: work.prune(part, faded, {}))
-        tuned = stages.run("finetune", lambda part: work.finetune(part, pruned.file, epochs - first))
+        tuned = stages.run("finetune", lambda part: work.finetune(part, pruned, last))
         return Outcome(parent, pruned, tuned)
     if chosen == "train":
-        first, start = epochs // 2, parent.file
+        (first, *epochs), start = epochs, parent.file
         parent = stages.run("train", lambda part: work.train(part, start, first))
-        epochs -= first
     if work.request.max_drop is not None:
         return _searched(stages, work, Outcome(parent), epochs)
     return _stepped(stages, work, Outcome(parent), epochs)
@@ -110,14 +108,14 @@ def budgets_at(share: float, last: Mapping[str, float], left: Mapping[str, float
     return found
 
 
-def _stepped(stages: Stages, work: Work, found: Outcome, epochs: int) -> Outcome:
+def _stepped(stages: Stages, work: Work, found: Outcome, epochs: Sequence[int]) -> Outcome:
     """Cut to the budgets in one round or several, and fine-tune after each."""
     request = work.request
     plan = shares(request.rounds, request.schedule)
     last = _fractions(work, found.parent.file, request.budgets) if len(plan) > 1 else {}
     left, model = dict.fromkeys(("flops", "params", "channels", "latency"), 1.0), found.parent
     waiting = 0
-    for at, (share, part_epochs) in enumerate(zip(plan, spread(epochs, len(plan)), strict=True)):
+    for at, (share, part_epochs) in enumerate(zip(plan, epochs, strict=True)):
         budgets = budgets_at(share, last, left) if len(plan) > 1 else dict(request.budgets)
         waiting += part_epochs
         if not budgets:  # a cut before went further than it had to
@@ -126,20 +124,20 @@ def _stepped(stages: Stages, work: Work, found: Outcome, epochs: int) -> Outcome
         if len(plan) > 1:
             console.log("slim: ", f"round {at + 1} of {len(plan)}: {_told(budgets)} of what {model.folder.name} left")
         found.pruned = stages.run("prune", _cut(work, model, budgets))
-        found.tuned = stages.run("finetune", _tune(work, found.pruned.file, waiting))
+        found.tuned = stages.run("finetune", _tune(work, found.pruned, waiting))
         left, model, waiting = _left(left, found.pruned), found.final, 0
         found.rounds.append(_row(len(found.rounds) + 1, found, left))
     return found
 
 
-def _searched(stages: Stages, work: Work, found: Outcome, epochs: int) -> Outcome:
+def _searched(stages: Stages, work: Work, found: Outcome, epochs: Sequence[int]) -> Outcome:
     """Go on from what holds the drop with steps of one size, and back off to half of it where it does not."""
     request = work.request
     (kind, end), *_ = [*_fractions(work, found.parent.file, request.budgets).items(), ("flops", 0.0)]
     seen, end = ("channels", 1 - end) if kind == "ratio" else (kind, end)
     everything = dict.fromkeys(("flops", "params", "channels", "latency"), 1.0)
     left, model, step = everything, found.parent, FIRST_STEP
-    lengths = [*spread(epochs, min(request.rounds, epochs))]
+    lengths = [*epochs]
     while lengths and step >= SMALLEST_STEP and left[seen] * TIGHT > end:
         fraction = max(1 - step, end / left[seen])
         budgets = {kind: round(1 - fraction if kind == "ratio" else fraction, 6)}
@@ -150,7 +148,7 @@ def _searched(stages: Stages, work: Work, found: Outcome, epochs: int) -> Outcom
             console.log("slim: ", f"{fraction:.0%} of what is left is out of reach: {e}")
             step /= 2
             continue
-        tuned = stages.run("finetune", _tune(work, pruned.file, lengths.pop(0)))
+        tuned = stages.run("finetune", _tune(work, pruned, lengths.pop(0)))
         this, tried = Outcome(found.parent, pruned, tuned), _left(left, pruned)
         held, told = _holds(found.parent, this.final, request)
         found.rounds.append({**_row(len(found.rounds) + 1, this, tried), "held": held})
@@ -161,15 +159,16 @@ def _searched(stages: Stages, work: Work, found: Outcome, epochs: int) -> Outcom
             step /= 2
     reached = f"{left['flops']:.0%} of the FLOPs hold max_drop={request.max_drop:g}"
     none = f"no cut held max_drop={request.max_drop:g}"
-    found.said.append(f"{none if found.tuned is None else reached}; {_why(lengths, step)}")
+    why = "that is the budget" if left[seen] * TIGHT <= end else _why(lengths)
+    found.said.append(f"{none if found.tuned is None else reached}; {why}")
     return found
 
 
-def _why(lengths: Sequence[int], step: float) -> str:
-    """Why a search is over."""
+def _why(lengths: Sequence[int]) -> str:
+    """Why a search is over that did not come to its budget."""
     if not lengths:
         return "the epochs are over, and more of them may take it further"
-    return "smaller steps are not worth a round" if step < SMALLEST_STEP else "that is the budget"
+    return "smaller steps are not worth a round"
 
 
 def _holds(parent: Stage, tuned: Stage, request: SlimRequest) -> tuple[bool, str]:
@@ -185,17 +184,20 @@ def _holds(parent: Stage, tuned: Stage, request: SlimRequest) -> tuple[bool, str
         parent.found, tuned.found, (parent.row[key], tuned.row[key]), request.confidence
     )
     if interval is None:
-        raise ArgumentError("confidence: this task has no mAP whose images could be drawn again. Leave it out")
+        raise ArgumentError(
+            f"confidence={request.confidence:g}: there is no interval, because the two were not validated on the same "
+            "images. Give another name=, without confidence="
+        )
     return -interval.low <= request.max_drop + 1e-9, f"{told} ({interval})"
 
 
 def _fractions(work: Work, model: Path, budgets: Mapping[str, Any]) -> dict[str, float]:
     """Budgets as fractions of what a model has."""
-    absolute = {k for k, v in budgets.items() if k != "latency" and v >= 1}
-    if not absolute:
+    if not any(v >= 1 for k, v in budgets.items() if k != "latency"):
         return dict(budgets)
-    cost = Cost(yolo_tracing.trace_yolo(ultralytics.YOLO(model).model, imgsz=work.imgsz, keep=()))
-    return {k: v / cost.parent(k) if k in absolute else v for k, v in budgets.items()}
+    return slim_reach.fractions(
+        budgets, Cost(yolo_tracing.trace_yolo(ultralytics.YOLO(model).model, imgsz=work.imgsz, keep=()))
+    )
 
 
 def _told(budgets: Mapping[str, Any]) -> str:
@@ -221,8 +223,8 @@ def _cut(work: Work, before: Stage, budgets: Mapping[str, Any]) -> Any:
     return cut
 
 
-def _tune(work: Work, model: Path, epochs: int) -> Any:
+def _tune(work: Work, pruned: Stage, epochs: int) -> Any:
     def tune(part: Path) -> Done:
-        return work.finetune(part, model, epochs)
+        return work.finetune(part, pruned, epochs)
 
     return tune

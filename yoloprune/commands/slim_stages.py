@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,15 @@ import ultralytics
 from yoloprune import files
 from yoloprune.backend import console, per_image, run_folders
 from yoloprune.checkpoint.moved import Renaming
-from yoloprune.commands import following, interruptions
+from yoloprune.commands import following, interruptions, slim_earlier
 from yoloprune.commands.following import UNFINISHED
+from yoloprune.commands.slim_earlier import FACTS, LOCK, REPORT, holds_work
 from yoloprune.errors import ArgumentError, PruneError
 from yoloprune.planning.paired_bootstrap import Findings
-from yoloprune.runtimes.deployment import EXPORT_KEYS
 from yoloprune.settings.slim_request import SlimRequest
 
-FACTS, FOUND, LOCK, REPORT = "slim.json", "found.npz", ".running", "report.json"
+FOUND = "found.npz"
 GOES_ON = "the same command goes on where it was; so far everything is in {}"
-FREE = frozenset({"project", "name", "exist_ok", "verbose", "save_dir"})
-"""What the same command may have otherwise and still go on."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ class Stages:
             per_image.save(part / FOUND, done.found)
         inside = done.file.is_relative_to(part)
         told = {
-            "file": str(done.file.relative_to(part) if inside else done.file),
+            "file": str(done.file.relative_to(part) if inside else done.file.absolute()),
             "row": dict(done.row),
             "kept": dict(done.kept),
             "more": dict(done.more),
@@ -136,12 +134,6 @@ class Stages:
         self.count -= 1
 
 
-def holds_work(folder: Path) -> bool:
-    """Whether a run holds more than the figures of its parent, and labels."""
-    stages = [f for f in folder.glob("*-*") if (f / FACTS).is_file() and not f.name.endswith(("-parent", "-labels"))]
-    return bool(stages) or any(folder.glob(f"*{UNFINISHED}/weights/last.pt"))
-
-
 @contextlib.contextmanager
 def opened(request: SlimRequest, parent: ultralytics.YOLO, arguments: Mapping[str, Any]) -> Iterator[Stages]:
     """The folder of a run: of the same one that was interrupted, else a new one.
@@ -156,7 +148,7 @@ def opened(request: SlimRequest, parent: ultralytics.YOLO, arguments: Mapping[st
         PruneError: If the folder cannot be made.
     """
     told = run_folders.as_written({"mode": "slim", **arguments})
-    folder, handle = _interrupted(request, parent.task, told)
+    folder, handle = slim_earlier.interrupted(request, parent.task, told)
     run = None if folder is None else run_folders.Run(folder, made=True)
     if folder is None or run is None:
         run = run_folders.new_run(parent.task, "slim", request.passed, [arguments["model"]])
@@ -176,7 +168,7 @@ def opened(request: SlimRequest, parent: ultralytics.YOLO, arguments: Mapping[st
     except BaseException as e:
         if isinstance(e, (PruneError, KeyboardInterrupt)) and not (stages.trained or holds_work(folder)):
             _clear(folder)  # nothing is lost but the figures of the parent, and another wish needs no other name
-            _release(folder, handle)
+            slim_earlier.release(folder, handle)
             run.drop_unused()
             if isinstance(e, KeyboardInterrupt):
                 interruptions.tell(e, "no stage was finished, and the same command begins anew")
@@ -186,47 +178,7 @@ def opened(request: SlimRequest, parent: ultralytics.YOLO, arguments: Mapping[st
             console.log("slim: ", GOES_ON.format(folder))
         raise
     finally:
-        _release(folder, handle)
-
-
-def _interrupted(request: SlimRequest, task: str, told: Mapping[str, Any]) -> tuple[Path | None, Any]:
-    """A run to go on with, taken for this process; raises ArgumentError where one was asked for otherwise."""
-    other: tuple[Path, list[str]] | None = None
-    for folder in run_folders.earlier_runs(task, "slim", request.passed):
-        before = run_folders.read_yaml(folder / run_folders.ARGS)
-        if before.get("mode") != "slim" or (folder / REPORT).is_file() or not holds_work(folder):
-            continue
-        if any(before.get(key) != told.get(key) for key in ("model", "data", "images")):
-            continue
-        free = FREE | _of_the_export(folder, before, told) | _of_the_machine(before, told)
-        changed = sorted(k for k in {*before, *told} - free if before.get(k) != told.get(k))
-        handle = files.taken(folder / LOCK)
-        if handle is None:
-            continue  # it is running
-        if not changed:
-            return folder.resolve(), handle
-        _release(folder, handle)
-        other = other or (folder, [f"{k}={before.get(k)} and not {told.get(k)}" for k in changed])
-    if other is not None:
-        folder, differences = other
-        raise ArgumentError(
-            f"{folder} is an interrupted run of this model and data with {', '.join(differences)}. Give what it has to "
-            "go on with it, or another name= to begin anew"
-        )
-    return None, None
-
-
-def _of_the_export(folder: Path, before: Mapping[str, Any], told: Mapping[str, Any]) -> frozenset[str]:
-    """What says how the model is exported, which may change until that is done: an export may be what failed."""
-    timed, exported = before.get("latency"), any((f / FACTS).is_file() for f in folder.glob("*-export"))
-    of_trainings = {k for one in (before, told) if not one.get("format") for k in EXPORT_KEYS if k in one}
-    return frozenset() if timed or exported or of_trainings else frozenset({"format", "threads", *EXPORT_KEYS})
-
-
-def _of_the_machine(before: Mapping[str, Any], told: Mapping[str, Any]) -> frozenset[str]:
-    """Where it is worked, on however many GPUs, which may change unless a time was met there."""
-    timed = before.get("latency") or told.get("latency")
-    return frozenset() if timed else frozenset({"device", "workers"})
+        slim_earlier.release(folder, handle)
 
 
 def _clear(folder: Path) -> None:
@@ -234,16 +186,3 @@ def _clear(folder: Path) -> None:
     for stage in folder.glob("[0-9]*-*"):
         if stage.name.endswith(UNFINISHED) or (stage / FACTS).is_file():
             shutil.rmtree(stage)
-
-
-def _release(folder: Path, handle: Any) -> None:
-    """Let go of a run."""
-    if handle is not None and not handle.closed:
-        handle.close()
-        with contextlib.suppress(OSError):  # another process has it by now
-            (folder / LOCK).unlink(missing_ok=True)
-
-
-def spread(total: int, parts: int) -> Sequence[int]:
-    """Epochs of each of several trainings, as even as can be, the last ones longer."""
-    return [total // parts + (i >= parts - total % parts) for i in range(parts)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune.backend import class_labels, console, datasets, model_facts, yaml_markers
+from yoloprune.backend import class_labels, console, datasets, model_facts, per_image, yaml_markers
 from yoloprune.errors import ArgumentError
 from yoloprune.settings.slim_request import SlimRequest
 
@@ -19,6 +19,15 @@ def knows(yolo: ultralytics.YOLO, request: SlimRequest, data: Any) -> bool:
         return True  # `only_classes` judges; what it finds are its classes
     kept = yaml_markers.kept_classes(yolo)
     return datasets.has_classes_of(yolo, data) or class_labels.matched(kept, data) is not None
+
+
+def require_interval(yolo: ultralytics.YOLO, request: SlimRequest) -> None:
+    """Raise ArgumentError where an interval is asked for that no figure of the task has."""
+    if request.confidence is not None and yolo.task not in per_image.TASKS:
+        raise ArgumentError(
+            f"confidence={request.confidence:g}: {yolo.task} models have no mAP whose images could be drawn again. "
+            "Leave it out: max_drop= then counts the difference itself"
+        )
 
 
 def choose(request: SlimRequest, *, trained: bool) -> tuple[str, str]:
@@ -43,11 +52,10 @@ def choose(request: SlimRequest, *, trained: bool) -> tuple[str, str]:
         raise ArgumentError("way=prune: max_drop= counts from a model that knows the classes of data=. Leave way= out")
     if found == "prune" and not trained:
         console.warn("slim: the model was not trained for the classes of data=, and way=prune cuts it nevertheless")
-    if found != "prune" and request.epochs < 2:
-        raise ArgumentError(f"epochs={request.epochs}: must be at least 2, one for each training")
+    request.trainings(found)
     return found, why
 
 
 def stages_of(chosen: str, request: SlimRequest) -> int:
     """How many stages a way has behind the parent's, at most."""
-    return 3 if chosen == "sparse" else 2 * request.rounds + (chosen == "train")
+    return 2 * len(request.trainings(chosen)) - (chosen != "prune")

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,11 @@ from yoloprune.backend.found_labels import Labeller
 from yoloprune.checkpoint import saving, trainer_files
 from yoloprune.commands import finetune, parent_labels, prune, side_by_side, train_sparse
 from yoloprune.commands.image_side import Side, time_left
-from yoloprune.commands.slim_stages import REPORT, Done, Stage
+from yoloprune.commands.slim_earlier import REPORT
+from yoloprune.commands.slim_stages import Done, Stage
 from yoloprune.planning.paired_bootstrap import Findings
-from yoloprune.runtimes.deployment import EXPORT_KEYS, Deployment
+from yoloprune.reporting import text_table
+from yoloprune.runtimes.deployment import Deployment
 from yoloprune.settings import checking
 from yoloprune.settings.commands import COMMANDS
 from yoloprune.settings.request import Request
@@ -84,24 +86,24 @@ class Work:
     @property
     def training(self) -> dict[str, Any]:
         """Ultralytics' arguments of all trainings."""
-        other = {*OF_THE_RUN, "format", *(EXPORT_KEYS if self.request.passed.get("format") else ())}
+        other = {*OF_THE_RUN, "format", *self.request.shipped}
         return {"data": self.data, **{k: v for k, v in self.request.passed.items() if k not in other}}
 
     def parent(self, part: Path, whole: ultralytics.YOLO, seen: ultralytics.YOLO | None, names: Any) -> Done:
         """Figures of the model that it begins with.
 
         Args:
-            part (Path): The stage's folder, where a live model is saved.
+            part (Path): The stage's folder, where a model is saved that is in no checkpoint: a live one, or a YAML.
             whole (YOLO): The model.
             seen (YOLO | None): What is validated of it: with `classes=` these alone. None where it knows others than
                 the data has, so that there are only sizes.
             names (list[str] | None): Those classes.
         """
-        model = self.request.model
-        file = Path(str(getattr(whole, "ckpt_path", None) or model))
-        if not isinstance(model, (str, Path)):  # a live object is in no file yet
+        file = Path(str(whole.ckpt_path))
+        if whole.ckpt_path is None or not isinstance(self.request.model, (str, Path)):
             file = part / "weights" / "parent.pt"
             file.parent.mkdir(parents=True, exist_ok=True)
+            whole.ckpt = whole.ckpt or {}  # without one, older releases cannot save
             whole.save(file)
         known = Seen() if seen is None else self._validated(seen, names, self.side.parent)
         more = {"sha256": digest(file), **known.more()}
@@ -111,7 +113,7 @@ class Work:
     def train(self, part: Path, model: Path, epochs: int) -> Done:
         """Train at the widths that there are."""
         told = {**self.training, **self._share(epochs), "optimizer": self.request.passed.get("optimizer") or PLAIN}
-        return self._trained(part, FinetuneRequest, {**told, "model": model}, pruned=False)
+        return self._trained(part, FinetuneRequest, {**told, "model": model}, partial(finetune.run, pruned=False))
 
     def train_sparse(self, part: Path, model: Path, epochs: int) -> Done:
         """Train while channels fade."""
@@ -119,12 +121,13 @@ class Work:
         limits = {k: v for k, v in vars(self.request.limits).items() if k in own}
         budget = {"sparsity" if k == "ratio" else k: v for k, v in self.request.budgets.items()}
         told = {**self.training, **self._share(epochs), **limits, **budget, "model": model}
-        return self._trained(part, TrainSparseRequest, told)
+        return self._trained(part, TrainSparseRequest, told, train_sparse.run)
 
-    def finetune(self, part: Path, model: Path, epochs: int) -> Done:
-        """Train a pruned model on."""
-        told = {**self.training, **self._share(epochs), "distill": self.request.distill, "model": model}
-        return self._trained(part, FinetuneRequest, told)
+    def finetune(self, part: Path, pruned: Stage, epochs: int) -> Done:
+        """Train a pruned model on, which was validated as it was cut."""
+        told = {**self.training, **self._share(epochs), "distill": self.request.distill, "model": pruned.file}
+        known = {k: v for k, v in pruned.row.items() if k not in text_table.NOT_QUALITY}
+        return self._trained(part, FinetuneRequest, told, partial(finetune.run, known=known))
 
     def prune(self, part: Path, before: Stage, budgets: Mapping[str, Any]) -> Done:
         """Cut what a stage made under budgets by the keys of `prune`, without any exactly the dead."""
@@ -145,7 +148,7 @@ class Work:
             told["classes"] = None  # they were left alone before
         if timed := budgets.get("latency") is not None:
             told["latency"] = self._latency(before, budgets["latency"])
-        told.update({k: v for k, v in request.passed.items() if timed and k in ("format", *EXPORT_KEYS)})
+        told.update(request.shipped if timed else {})
         told["threads"] = request.threads if timed else None
         seen = Seen()
 
@@ -176,10 +179,11 @@ class Work:
         hours = self.request.passed.get("time")
         return {"epochs": epochs} if hours is None else {"epochs": epochs, "time": hours * epochs / self.request.epochs}
 
-    def _trained(self, part: Path, kind: type[Request], told: Mapping[str, Any], *, pruned: bool = True) -> Done:
-        """Train, or go on with what an interruption left; `pruned` says whether the model is."""
+    def _trained(
+        self, part: Path, kind: type[Request], told: Mapping[str, Any], run: Callable[[Any], ultralytics.YOLO]
+    ) -> Done:
+        """Train, or go on with what an interruption left."""
         last, best = (part / "weights" / name for name in ("last.pt", "best.pt"))
-        run: Any = partial(finetune.run, pruned=pruned) if kind is FinetuneRequest else train_sparse.run
         if last.is_file() and saving.goes_on(last):
             kept = {k: told[k] for k in ("trainer", "device", "workers") if told.get(k) is not None}
             run(checking.build(kind, {"model": last, "resume": True, **kept}))

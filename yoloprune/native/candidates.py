@@ -119,11 +119,15 @@ class Channels:
         graph = self.native if self._insists and self.native is not None else self.graph
         alike, free = np.ones(graph.n_classes), np.zeros(len(graph.branches))
         if greedy_selection.select(graph, alike, budget, self._limits, branches=free).all() and not budget.empty:
-            cost = Cost(graph)
-            has = ", ".join(f"{cost.parent(kind):,.0f} {kind}" for kind in ("flops", "params"))
-            raise BudgetError(
-                f"The model already meets {budget}, so there is nothing to cut: at imgsz {self._imgsz} it has {has}."
-            )
+            raise self.met(budget)
+
+    def met(self, budget: Budget | str) -> BudgetError:
+        """What to raise where a budget is met as the model is."""
+        cost = Cost(self.graph)
+        has = ", ".join(f"{cost.parent(kind):,.0f} {kind}" for kind in ("flops", "params"))
+        return BudgetError(
+            f"The model already meets {budget}, so there is nothing to cut: at imgsz {self._imgsz} it has {has}."
+        )
 
     def choose(self, select: Callable[[ChannelGraph], np.ndarray]) -> Choice:
         """Choose with native widths, and with free ones where those cannot do it and were not asked for.

@@ -78,6 +78,8 @@ class Measurement:
         """
         form = SHIPPED.get(self.format, self.format)
         registry.require(form)
+        if form == registry.TORCH:
+            raise ArgumentError("format=torch: is no export that could be carried to another machine")
         if self.format not in device_runtimes.MODULES and self.cmd is None:
             known = ", ".join(device_runtimes.MODULES)
             raise ArgumentError(

@@ -45,7 +45,8 @@ def opened(model: nn.Module | str, deployment: Deployment, imgsz: int, folder: P
     if isinstance(model, str):
         form = registry.format_of(model)
         with threads.pinned(form, deployment.threads if form in threads.PINNED else None):
-            engine, half, channels = *_file(model, deployment), 3
+            engine, half = _file(model, deployment)
+        channels = int(getattr(engine, "channels", 3))  # as the file says itself
     else:
         made = _torch(model, deployment) if deployment.format == TORCH else _exported(model, deployment, imgsz, folder)
         engine, half, channels = *made, model_facts.channels(model)

@@ -13,8 +13,8 @@ from yoloprune.settings.training_options import FINETUNE_OPTIONS, GENTLE
 from yoloprune.settings.view_options import AGAINST, KIND, LAYER, MODELS
 
 _RUN = ("project", "name", "exist_ok", "seed")
-_EXPORT = ("format", "half", "int8", "quantize", "dynamic", "nms", "simplify", "opset", "workspace")
-TIMED = (*_EXPORT, "compile", "channels_last")
+EXPORT = ("format", "half", "int8", "quantize", "dynamic", "nms", "simplify", "opset", "workspace")
+TIMED = (*EXPORT, "compile", "channels_last")
 """Ultralytics' arguments that say how a network runs whose time is measured."""
 OWN_DATA = "Without data= the data set that the model was trained on is taken, if it is at hand; nothing is downloaded."
 OF_VIDEOS = "images= takes videos as well; vid_stride=30 takes every 30th frame of them."
@@ -209,7 +209,7 @@ _COMMANDS = (
         "latency",
         "have networks timed on another device: exports, and one script that runs there",
         LATENCY_OPTIONS,
-        host_keys=("model", "data", "imgsz", "batch", *_RUN[:3], *_EXPORT),
+        host_keys=("model", "data", "imgsz", "batch", *_RUN[:3], *EXPORT),
         required=("model", "format"),
         examples=(
             "latency model=best.pt format=ncnn imgsz=320",

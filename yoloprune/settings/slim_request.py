@@ -10,11 +10,14 @@ from typing import Any, Literal
 from yoloprune.errors import ArgumentError
 from yoloprune.settings import keys, slim_options
 from yoloprune.settings.budget import Budget
-from yoloprune.settings.commands import COMMANDS
+from yoloprune.settings.commands import COMMANDS, EXPORT
 from yoloprune.settings.requests import CutRequest, require_alone
 
 SEARCHED = 5
 """Rounds of a search by `max_drop=` where `steps=` does not say."""
+
+READ_BY_TRAININGS = frozenset({"int8", "quantize"})
+"""Arguments of an export that a training reads as well."""
 
 OF_THE_RUN = frozenset({"model", "data", "epochs", "time", "project", "name", "exist_ok", "cfg", "mode"})
 """Ultralytics' arguments that slim gives its stages itself."""
@@ -70,6 +73,31 @@ class SlimRequest(CutRequest):
         return self.steps or (SEARCHED if self.max_drop is not None else 1)
 
     @property
+    def shipped(self) -> dict[str, Any]:
+        """Ultralytics' arguments that say how the model runs where it is shipped."""
+        others = frozenset() if self.passed.get("format") else READ_BY_TRAININGS
+        return {k: v for k, v in self.passed.items() if k in EXPORT and k not in others and v is not None}
+
+    def trainings(self, way: str) -> list[int]:
+        """Epochs of each training of a way, in their turn: half of them before the cuts where it trains there, the
+        others as even as can be, the last ones longer. A search has as many rounds as it has epochs for.
+
+        Args:
+            way (str): "prune", "sparse" or "train".
+
+        Raises:
+            ArgumentError: If there is not one for each.
+        """
+        before, rounds = int(way != "prune"), self.rounds if self.max_drop is None else 1
+        if self.epochs < (least := before + rounds):
+            trained = f" of way={way}" if before else ""
+            raise ArgumentError(f"epochs={self.epochs}: must be at least {least}, one for each training{trained}")
+        first = before * min(self.epochs // 2, self.epochs - rounds)
+        left = self.epochs - first
+        rounds = min(self.rounds, left)
+        return [first] * before + [left // rounds + (i >= rounds - left % rounds) for i in range(rounds)]
+
+    @property
     def budgets(self) -> dict[str, Any]:
         """The budgets that are set, by the keys of `prune`."""
         given = {**vars(self.budget), "latency": self.latency}
@@ -102,14 +130,16 @@ class SlimRequest(CutRequest):
             raise ArgumentError(
                 f"latency={self.latency}: in several rounds must be a fraction of the time that an image takes now"
             )
+        if self.shipped and not self.timed:
+            key, value = next(iter(self.shipped.items()))
+            raise ArgumentError(
+                f"{key}={value}: must come with latency= or format=, it is for what is timed or shipped"
+            )
         if self.schedule == "cubic" and (self.rounds == 1 or self.max_drop is not None):
             raise ArgumentError("schedule=cubic: must come with steps= of at least 2, and without max_drop=")
         if self.way == "sparse" and (beyond := self.beyond_sparse) is not None:
             raise ArgumentError(f"way=sparse: sparse training does not take {beyond}. Leave way= out")
-        least = self.rounds if self.max_drop is None else 1
-        least += 0 if self.way in {"auto", "prune"} else 1
-        if self.epochs < least:
-            raise ArgumentError(f"epochs={self.epochs}: must be at least {least}, one for each training")
+        self.trainings("prune" if self.way == "auto" else self.way)  # which has the fewest
 
 
 def _check_ultralytics(passed: Mapping[str, Any]) -> None:

@@ -1,0 +1,87 @@
+"""Earlier runs of the same `slim`: what of them lies in a folder, and which one the command goes on with."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from yoloprune import files
+from yoloprune.backend import run_folders
+from yoloprune.commands.following import UNFINISHED
+from yoloprune.errors import ArgumentError
+from yoloprune.runtimes.deployment import EXPORT_KEYS
+from yoloprune.settings.slim_request import SlimRequest
+
+FACTS, LOCK, REPORT = "slim.json", ".running", "report.json"
+FREE = frozenset({"project", "name", "exist_ok", "verbose", "save_dir"})
+"""What the same command may have otherwise and still go on."""
+
+
+def holds_work(folder: Path) -> bool:
+    """Whether a run holds more than the figures of its parent, and labels."""
+    stages = [f for f in folder.glob("*-*") if (f / FACTS).is_file() and not f.name.endswith(("-parent", "-labels"))]
+    return bool(stages) or any(folder.glob(f"*{UNFINISHED}/weights/last.pt"))
+
+
+def changed_since(folder: Path, told: Mapping[str, Any]) -> list[str]:
+    """What a run reads that was written anew since its first stage; checkpoints are told by their content instead.
+
+    Args:
+        folder (Path): Of the run, whose args.yaml is written again wherever it goes on.
+        told (Mapping[str, Any]): What was asked for, as args.yaml holds it.
+    """
+    stages = sorted(folder.glob(f"*/{FACTS}"), key=lambda file: file.stat().st_mtime_ns)
+    rows = told["model"] if str(told.get("model")).endswith((".yaml", ".yml")) else None
+    return run_folders.changed_since(next(iter(stages), folder / run_folders.ARGS), rows, told.get("data"))
+
+
+def interrupted(request: SlimRequest, task: str, told: Mapping[str, Any]) -> tuple[Path | None, Any]:
+    """A run to go on with, taken for this process; raises ArgumentError where one was asked for otherwise."""
+    other: tuple[Path, list[str]] | None = None
+    for folder in run_folders.earlier_runs(task, "slim", request.passed):
+        before = run_folders.read_yaml(folder / run_folders.ARGS)
+        if before.get("mode") != "slim" or (folder / REPORT).is_file() or not holds_work(folder):
+            continue
+        if any(before.get(key) != told.get(key) for key in ("model", "data", "images")):
+            continue
+        free = FREE | _of_the_export(folder, before, told) | _of_the_machine(before, told)
+        changed = sorted(k for k in {*before, *told} - free if before.get(k) != told.get(k))
+        differences = [f"{k}={before.get(k)} and not {told.get(k)}" for k in changed]
+        differences += [f"{file} as it was before it was written anew" for file in changed_since(folder, told)]
+        handle = files.taken(folder / LOCK)
+        if handle is None:
+            continue  # it is running
+        if not differences:
+            return folder.resolve(), handle
+        release(folder, handle)
+        other = other or (folder, differences)
+    if other is not None:
+        folder, differences = other
+        raise ArgumentError(
+            f"{folder} is an interrupted run of this model and data with {', '.join(differences)}. Give what it has to "
+            "go on with it, or another name= to begin anew"
+        )
+    return None, None
+
+
+def _of_the_export(folder: Path, before: Mapping[str, Any], told: Mapping[str, Any]) -> frozenset[str]:
+    """What says how the model is exported, which may change until that is done: an export may be what failed."""
+    timed, exported = before.get("latency"), any((f / FACTS).is_file() for f in folder.glob("*-export"))
+    of_trainings = {k for one in (before, told) if not one.get("format") for k in EXPORT_KEYS if k in one}
+    return frozenset() if timed or exported or of_trainings else frozenset({"format", "threads", *EXPORT_KEYS})
+
+
+def _of_the_machine(before: Mapping[str, Any], told: Mapping[str, Any]) -> frozenset[str]:
+    """Where it is worked, on however many GPUs, which may change unless a time was met there."""
+    timed = before.get("latency") or told.get("latency")
+    return frozenset() if timed else frozenset({"device", "workers"})
+
+
+def release(folder: Path, handle: Any) -> None:
+    """Let go of a run."""
+    if handle is not None and not handle.closed:
+        handle.close()
+        with contextlib.suppress(OSError):  # another process has it by now
+            (folder / LOCK).unlink(missing_ok=True)
