@@ -66,15 +66,18 @@ def test_taylor_score_is_gamma_times_gradient(tmp_path: Path) -> None:
     torch.testing.assert_close(run.score, torch.full_like(run.score, 2.1))
 
 
-def test_a_step_that_overflowed_does_not_count(tmp_path: Path) -> None:
+@pytest.mark.parametrize("there", [True, False], ids=["in these layers", "elsewhere, and clipped"])
+def test_a_step_that_overflowed_does_not_count(there: bool, tmp_path: Path) -> None:
     loop = Loop(SparseTraining(config()), tmp_path, lr=0.0)
     loop.start()
     loop.batches()
     before = loop.sparse._live.score.clone()
     for norm in norms(loop.model).values():
         norm.weight.grad = torch.zeros_like(norm.weight)
-    norm.weight.grad.fill_(torch.inf)
-    norms(loop.model)["model.1.bn"].weight.grad[0] = torch.nan
+        norm.bias.grad = torch.zeros_like(norm.bias)
+    if there:
+        norm.weight.grad.fill_(torch.inf)
+        norms(loop.model)["model.1.bn"].weight.grad[0] = torch.nan
     loop.sparse._live.before_step(loop.optimizer, (), {})
     assert before.any()
     assert torch.equal(loop.sparse._live.score, before)
