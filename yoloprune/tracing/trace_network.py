@@ -1,7 +1,7 @@
 """Model to channel graph: small forward passes in which every tensor carries labels of its channels.
 
-`tracer` follows the operations, `rules` says what each does to labels, `sizes` follows widths through Python code, and
-`grouping` makes the graph out of what was seen.
+`tracer` follows the operations, `rule_table` says what each does to labels, `symbolic_sizes` follows widths through
+Python code, and `graph_builder` makes the graph out of what was seen.
 """
 
 from __future__ import annotations
