@@ -52,6 +52,7 @@ def loop(
     other = nn.Sequential(nn.Linear(8, 1, bias=False))
     for network in (model, other):
         network.yaml = {yaml_markers.KEY: {"version": 3, "widths": {}, yaml_markers.MASKS: record}}  # type: ignore[assignment]
+    callbacks: dict[str, list[Any]] = {}
     trainer: Any = SimpleNamespace(
         args=SimpleNamespace(time=None),
         train_loader=[0],
@@ -61,16 +62,23 @@ def loop(
         stopper=SimpleNamespace(best_fitness=0.5),
         best_fitness=0.5,
         resume=False,
-        add_callback=lambda event, function: None,
+        callbacks=callbacks,
+        add_callback=lambda event, function: callbacks.setdefault(event, []).append(function),
         **more,
     )
     return growing_masks.Growing(trainer, model, masks.Holder(model, ["0"])), trainer
 
 
+def happened(trainer: Any, event: str) -> None:
+    for function in trainer.callbacks[event]:
+        function(trainer)
+
+
 def stepped(growing: growing_masks.Growing, trainer: Any, epoch: int) -> list[int]:
-    """One batch of an epoch; which of the eight weights are zero after it."""
+    """An epoch of one batch; which of the eight weights are zero after it."""
     trainer.epoch = epoch
-    growing._count(trainer)
+    happened(trainer, "on_train_epoch_start")
+    happened(trainer, "on_train_batch_start")
     growing()
     growing.holder()
     return [i + 1 for i, w in enumerate(growing.holder.weights["0"][0].tolist()) if w == 0]
@@ -108,7 +116,30 @@ def test_the_score_is_a_running_mean() -> None:
         weight.grad = torch.full((1, 8), gradient)
         growing()
     expected = 0.9 * torch.arange(1.0, 9.0) + 0.1 * 2 * torch.arange(1.0, 9.0)
-    assert torch.allclose(growing.score["0"][0], expected)
+    assert torch.allclose(growing.score.mean["0"][0], expected)
+
+
+@pytest.mark.parametrize("gradient", [[torch.inf, *[1.0] * 7], [torch.nan] * 8, [0.0] * 8])
+def test_a_step_that_overflowed_teaches_nothing(gradient: list[float]) -> None:
+    """Clipped by a norm that is infinite, what was finite is zero. Zeros that are due then wait for a sound step."""
+    growing, trainer = loop("taylor", 1)
+    weight = growing.holder.weights["0"]
+    weight.grad = torch.tensor([gradient])
+    assert stepped(growing, trainer, 0) == [] and not growing.met
+    weight.grad = torch.tensor([[9.0, 4.0, 1.0, 1.0, 0.5, 0.5, 0.1, 0.1]])
+    assert stepped(growing, trainer, 1) == [3, 4, 5, 6, 7, 8] and growing.met
+    before = growing.score.mean["0"].clone()
+    weight.grad = torch.tensor([gradient])
+    stepped(growing, trainer, 2)
+    assert torch.equal(growing.score.mean["0"], before)
+
+
+def test_an_epoch_that_is_done_again_counts_once() -> None:
+    """As after NaN and after running out of memory: the ramp does not run ahead."""
+    growing, trainer = loop("magnitude", 4)
+    for _ in range(3):
+        assert stepped(growing, trainer, 0) == [1, 2, 3, 4, 5]
+        assert growing.progress.share == 0.25
 
 
 def test_two_of_four_go_over_three_of_four() -> None:
@@ -297,12 +328,13 @@ def _work(rank: int, folder: Path, file: Path) -> None:
     )
     trainer = stub("detect", time=None)
     trainer.train_loader, trainer.epochs, trainer.epoch, trainer.resume = [0] * 4, 1, 0, False
-    trainer.callbacks = {"on_train_batch_start": []}
+    trainer.callbacks = {"on_train_epoch_start": [], "on_train_batch_start": []}
     model = DistributedDataParallel(trainer.get_model(cfg=yolo.model.yaml, weights=yolo.model, verbose=False))
     optimizer = trainer.build_optimizer(model, name="AdamW", lr=0.01, momentum=0.9, decay=1e-3, iterations=10)
+    happened(trainer, "on_train_epoch_start")
     image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(rank))
     for _ in range(4):
-        trainer.growing._count(trainer)
+        happened(trainer, "on_train_batch_start")
         optimizer.zero_grad()
         out = model(image)
         tensors = out.values() if isinstance(out, dict) else out

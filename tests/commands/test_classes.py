@@ -103,6 +103,27 @@ def test_the_record_says_which_classes_stayed(fewer: Path, tmp_path: Path) -> No
     assert yaml_markers.kept_classes(twice) is None
 
 
+def test_names_with_slashes_are_no_paths(whole: Path, data: Path, tmp_path: Path) -> None:
+    """As Objects365 and LVIS have them; what earlier releases wrote, the part behind the last slash, is known again."""
+    names = ["Cabinet/shelf", "dog", "a\\b"]
+    model = saving.load(whole)
+    model.model.names = dict(enumerate(names))
+    yoloprune.prune(model, classes=["a\\b", "Cabinet/shelf"], data=False, project=str(tmp_path))
+    pruned = saving.load(tmp_path / "prune" / "weights" / "pruned.pt")
+    told = saving.provenance(pruned)
+    assert told is not None and told["classes"] == {"names": ["Cabinet/shelf", "a\\b"], "of": 3}
+    assert told["arguments"]["classes"] == ["a\\b", "Cabinet/shelf"]
+    content = yaml.safe_load(data.read_text())
+    file = tmp_path / "slashes.yaml"
+    file.write_text(yaml.safe_dump({**content, "path": str(data.parent), "names": names}))
+    for recorded in (["Cabinet/shelf", "a\\b"], ["shelf", "b"]):
+        pruned.model.yaml[yaml_markers.KEY]["provenance"]["classes"]["names"] = recorded
+        with only_classes.looked_at(pruned, {"data": str(file)}, [pruned]) as passed:
+            assert datasets.class_names(pruned, passed["data"]) == ["Cabinet/shelf", "a\\b"]
+    pruned.model.yaml[yaml_markers.KEY]["provenance"]["classes"]["names"] = ["Box/shelf", "b"]
+    assert yaml_markers.kept_classes(pruned) is None  # a training of other classes
+
+
 def test_info_tells_the_classes(fewer: Path, capsys: pytest.CaptureFixture[str], caplog: Any) -> None:
     yoloprune.info(fewer)
     assert "classes          circle, triangle of 3" in capsys.readouterr().out + caplog.text

@@ -148,14 +148,14 @@ def test_pruned_yaml_is_plain(weights: Path) -> None:
 
 
 def test_sparse_training_kills_whole_heads(data: Path, tmp_path: Path) -> None:
-    """Two heads of 64; only the inside of the attention block may die, half of it is one head whole."""
+    """Two heads of 64. Native widths leave the inside of the attention block to die; half of it is one head whole."""
     rows = [*BACKBONE[:4], [-1, 1, "Conv", [256, 3, 2]], [-1, 1, "C2PSA", [256]]]
     yolo = build(tmp_path / "heads.yaml", {"nc": 2, "backbone": rows, "head": [[[2, 5], 1, "Detect", ["nc"]]]})
     settle(yolo.model, noise(2, 3, 64, 64))
     yolo.save(str(tmp_path / "heads.pt"))
     run = {**FAST, "epochs": 3, "data": str(data), "project": str(tmp_path), "optimizer": "SGD"}
     keep = [f"model.{i}" for i in range(5)]
-    sparse = yoloprune.train_sparse(tmp_path / "heads.pt", **run, sparsity=0.5, keep=keep, native=True, name="sparse")
+    sparse = yoloprune.train_sparse(tmp_path / "heads.pt", **run, sparsity=0.36, keep=keep, native=True, name="sparse")
     qkv = sparse.model.model[5].m[0].attn.qkv.bn.weight.reshape(2, 128)
     alive = [bool(row.count_nonzero()) for row in qkv]
     assert sorted(alive) == [False, True] and qkv[alive.index(True)].all()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from yoloprune.settings.commands import COMMANDS
 
 PACKAGE = Path(__file__).resolve().parents[2] / "yoloprune"
 
@@ -221,3 +224,31 @@ def test_files_stay_short_and_say_what_they_are_for(module: str) -> None:
     source = (PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
     assert len(source.splitlines()) <= 250
     assert ast.get_docstring(ast.parse(source))
+
+
+WORDS = {*COMMANDS, "yoloprune", "chunk", "in_channels"}
+"""Commands, and words of torch that no file here reads; all others between backticks are names of this program."""
+
+
+def unheard(module: str, source: str) -> set[str]:
+    """Words between backticks in the first docstring that are no module, here or beside this one, nor a name in one."""
+    tree = ast.parse(source)
+    keys = ("id", "attr", "arg", "name")
+    known = WORDS | {str(getattr(node, key)) for node in ast.walk(tree) for key in keys if hasattr(node, key)}
+    words = re.findall(r"`([a-z_]{2,}(?:\.[a-z_]+)*)`", ast.get_docstring(tree) or "")
+    places = {word: {word, word.rpartition(".")[0]} for word in words}
+    return {
+        word
+        for word, at in places.items()
+        if not (at | {f"{room(module)}.{place}" for place in at}) & {*MODULES} and word.split(".")[0] not in known
+    }
+
+
+def test_the_reader_of_words() -> None:
+    said = "With `callback`, `backend.compat`, `api.pyi`, `run`, `self.own`, `prune`; see `sparsity` and `no.such`."
+    assert unheard("sparse.sparse_run", f'"""{said}"""\ndef run(self): ...') == {"sparsity", "no.such"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_that_are_named_exist(module: str) -> None:
+    assert not unheard(module, (PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))

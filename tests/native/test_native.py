@@ -7,7 +7,7 @@ import pytest
 import torch
 import ultralytics
 from conftest import cut_copy, cutting_alive, cutting_plan, noise, settle
-from native_models import BACKBONE, HEAD, model_of, restricted
+from native_models import BACKBONE, FINE, HEAD, model_of, restricted
 from releases import needs_carrying
 from ultralytics.nn import tasks
 
@@ -93,6 +93,20 @@ def test_heads_that_size_themselves_by_their_input_hold_it(monkeypatch: pytest.M
     assert group.frozen == "the only width a model YAML can say; native=False frees it"
     many, _ = restricted(model_of(BACKBONE, nc=80))
     assert tied(many)["model.2.cv2.conv"][1] == (24, 16, 8)
+
+
+def test_a_share_of_the_channels_counts_those_that_no_yaml_sets() -> None:
+    """A CBLinear, as in yolov9e, has no argument for the width of one of its pieces."""
+    rows = [*BACKBONE[:2], [-1, 1, "CBLinear", [[32]]], [0, 1, "Conv", [32, 3, 2]], [[2, 3], 1, "CBFuse", [[0]]]]
+    model = model_of(rows, [[4], 1, "Detect", ["nc"]])
+    found = candidates.Channels(model, FINE, 64)
+    assert found.native is not None
+    assert found.native.prunable.sum() < found.graph.prunable.sum()
+    scores = np.arange(float(found.graph.n_classes))
+    choice = found.choose(lambda graph: greedy_selection.select(graph, scores, Budget(ratio=0.25), FINE))
+    assert choice.described is not None
+    gone = (~choice.alive).sum() / found.graph.prunable.sum()
+    assert gone == pytest.approx(1 - choice.kept()["channels"]) and gone >= 0.25
 
 
 @needs_carrying

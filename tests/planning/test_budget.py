@@ -12,6 +12,7 @@ from yoloprune.errors import BudgetError
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
 from yoloprune.planning.greedy_selection import dead_only, select
+from yoloprune.planning.tie import Tie
 from yoloprune.settings.budget import Budget, Limits
 
 
@@ -52,6 +53,16 @@ def test_channels_without_a_score_stay_in_every_ranking(none: float, uniform: bo
     assert alive.tolist() == [1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1]
     with pytest.raises(BudgetError):
         select(graph, scores, Budget(ratio=0.51), limits)
+
+
+def test_a_share_is_of_channels_that_something_else_holds_as_well() -> None:
+    """Of the second layer no YAML says another width, and one of its classes is two neighbours: 4 + 8 channels."""
+    held = replace(layers(4, 4, frozen={1: "the only width"}), withheld=(Tie((1,), (4,), packs=(2,)),))
+    assert (Cost(held).parent("channels"), Cost(held).of("channels", np.array([3.0, 4.0]))) == (12, 11)
+    scores = np.arange(8.0)
+    assert select(held, scores, Budget(ratio=0.25), FREE).tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
+    with pytest.raises(BudgetError, match=r"remove at most 0\.25.*the only width"):
+        select(held, scores, Budget(ratio=0.26), FREE)
 
 
 # Ties -----------------------------------------------------------------------------------------------------------------

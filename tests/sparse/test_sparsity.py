@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import settle
 from sparse_loop import FREE, Loop, norms, tiny, zeros
 from torch import Tensor, nn
+from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.torch_utils import ModelEMA
 
 from yoloprune import Budget, Limits, SparseConfig, SparseTraining
@@ -66,15 +68,18 @@ def test_taylor_score_is_gamma_times_gradient(tmp_path: Path) -> None:
     torch.testing.assert_close(run.score, torch.full_like(run.score, 2.1))
 
 
-def test_a_step_that_overflowed_does_not_count(tmp_path: Path) -> None:
+@pytest.mark.parametrize("there", [True, False], ids=["in these layers", "elsewhere, and clipped"])
+def test_a_step_that_overflowed_does_not_count(there: bool, tmp_path: Path) -> None:
     loop = Loop(SparseTraining(config()), tmp_path, lr=0.0)
     loop.start()
     loop.batches()
     before = loop.sparse._live.score.clone()
     for norm in norms(loop.model).values():
         norm.weight.grad = torch.zeros_like(norm.weight)
-    norm.weight.grad.fill_(torch.inf)
-    norms(loop.model)["model.1.bn"].weight.grad[0] = torch.nan
+        norm.bias.grad = torch.zeros_like(norm.bias)
+    if there:
+        norm.weight.grad.fill_(torch.inf)
+        norms(loop.model)["model.1.bn"].weight.grad[0] = torch.nan
     loop.sparse._live.before_step(loop.optimizer, (), {})
     assert before.any()
     assert torch.equal(loop.sparse._live.score, before)
@@ -98,6 +103,18 @@ def test_every_penalty_ends_at_the_budget(penalty: str, budget: Budget, tmp_path
             assert abs(loop.sparse.history[-1]["flops"] - 0.8) <= 0.01
     assert zeros(loop.model) == zeros(loop.ema.ema)
     assert (dead_channels.dead(loop.model, graph) == dead_channels.dead(loop.ema.ema, graph)).all()
+
+
+def test_the_share_is_of_channels_that_no_yaml_sets_as_well(tmp_path: Path) -> None:
+    """A model YAML has no argument for the width of a CBLinear's piece, 32 of 112 channels."""
+    layers = [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [32, 3, 2]], [-1, 1, "CBLinear", [[32]]]]
+    layers += [[0, 1, "Conv", [32, 3, 2]], [[2, 3], 1, "CBFuse", [[0]]], [-1, 1, "Conv", [32, 3, 1]]]
+    model = settle(DetectionModel({"nc": 3, "backbone": layers, "head": [[[5], 1, "Detect", ["nc"]]]}, verbose=False))
+    limits = Limits(round_to=1, min_width=1, native=True)
+    loop = Loop(SparseTraining(config(budget=Budget(ratio=0.25), limits=limits)), tmp_path, model).run()
+    graph = yolo_tracing.trace_yolo(model, imgsz=32)
+    dead = dead_channels.dead(model, graph).sum() / graph.prunable.sum()
+    assert loop.sparse.history[-1]["dead"] == pytest.approx(dead, abs=1e-6) and 0.25 <= dead <= 0.35
 
 
 @pytest.mark.parametrize("penalty", ["prox", "group"])

@@ -87,7 +87,13 @@ def kept_classes(yolo: Any) -> list[str] | None:
     now = list(names.values() if isinstance(names, Mapping) else names)
     cuts = (told, *reversed(told.get("earlier", [])))
     last = next((cut[CLASSES]["names"] for cut in cuts if cut.get(CLASSES)), None)
-    return now if last == now else None
+    # Earlier releases recorded names as if they were paths: shelf for Cabinet/shelf
+    return now if last in (now, [last_part(name) if isinstance(name, str) else name for name in now]) else None
+
+
+def last_part(path: str) -> str:
+    """What stands behind the last slash of a path, of any system."""
+    return path.replace("\\", "/").rpartition("/")[2]
 
 
 def later(source: Any) -> str | None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from yoloprune import files
 from yoloprune.backend import console, model_facts, run_folders, yaml_markers
+from yoloprune.backend.running_score import RunningScore
 from yoloprune.backend.training_ramp import Schedule
 from yoloprune.cutting import masks
 from yoloprune.planning import weight_masks
@@ -48,8 +49,9 @@ class Growing:
         self.ramp: dict[str, Any] = found[yaml_markers.RAMP]
         self.names = [n for n in self.ramp["layers"] if holder.weights[n].requires_grad]  # freeze= leaves out others
         self.progress = Schedule(trainer, self.ramp["start"], self.ramp["end"])
-        self.score: dict[str, Tensor] = {}
-        self.chosen, self._epoch = 0, -1
+        self.score = RunningScore(MEMORY)
+        self.chosen = 0
+        trainer.add_callback("on_train_epoch_start", self._start_epoch)
         trainer.add_callback("on_train_batch_start", self._count)
         args = Path(getattr(trainer, "save_dir", "")) / run_folders.ARGS
         if console.is_main_process() and not trainer.resume and args.is_file():  # so that it tells the whole run
@@ -79,27 +81,27 @@ class Growing:
             trainer.best_fitness = None
         self._tell()
 
-    def _count(self, trainer: BaseTrainer) -> None:
+    def _start_epoch(self, _: BaseTrainer) -> None:
+        """Count batches from zero, also in an epoch that is done again (NaN, out of memory)."""
+        self.progress.batch = -1
+
+    def _count(self, _: BaseTrainer) -> None:
         """Keep track of the progress within an epoch."""
-        self.progress.batch = 0 if trainer.epoch != self._epoch else self.progress.batch + 1
-        self._epoch = trainer.epoch
+        self.progress.batch += 1
 
     def _remember(self) -> None:
         """|w · dL/dw| of the last step (Molchanov et al. 2019, arXiv 1906.10771, section 3.1), as a running mean."""
-        with torch.no_grad():
-            for name in self.names:
-                weight = self.holder.weights[name]
-                if weight.grad is None:
-                    continue
-                now = (weight * weight.grad).abs_().float()
-                old = self.score.get(name)
-                self.score[name] = now if old is None else old.lerp_(now, 1 - MEMORY)
+        weights = {name: self.holder.weights[name] for name in self.names}
+        self.score.add({n: (w.detach() * w.grad).abs_().float() for n, w in weights.items() if w.grad is not None})
 
     def _choose(self, due: int) -> None:
         """Take as many weights as are to be zero by now, those that are so already first."""
         share = weight_masks.cubic(self.ramp["begin"], self.ramp["sparsity"], due / self.ramp["steps"])
         by_loss = self.ramp["score"] == "taylor"
-        scores = {n: self._held(n, self.score[n] if by_loss else w.detach().abs().float()) for n, w in self._ranked()}
+        found = {n: self.score.mean[n] if by_loss else w.detach().abs().float() for n, w in self._ranked()}
+        scores = {name: self._held(name, score) for name, score in found.items()}
+        if self.names and not scores:
+            return  # no step was sound yet, so the next one asks again
         if scores:
             kept = weight_masks.choose(scores, self.ramp["pattern"], share, self.ramp["scope"])
             self.holder.take({name: torch.from_numpy(stay.copy()) for name, stay in kept.items()})
@@ -109,7 +111,7 @@ class Growing:
     def _ranked(self) -> list[tuple[str, Tensor]]:
         """Layers that have a score, which those have not that nothing was learnt in."""
         by_loss = self.ramp["score"] == "taylor"
-        return [(n, self.holder.weights[n]) for n in self.names if not by_loss or n in self.score]
+        return [(n, self.holder.weights[n]) for n in self.names if not by_loss or n in self.score.mean]
 
     def _held(self, name: str, score: Tensor) -> Tensor:
         """A score on the CPU that is lowest where the weight is zero already."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from datetime import datetime
 from hashlib import sha256
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from yoloprune.backend import run_folders
-from yoloprune.backend.yaml_markers import entry_of
+from yoloprune.backend.yaml_markers import CLASSES, entry_of, last_part
 from yoloprune.errors import ArgumentError
 
 
@@ -30,7 +30,7 @@ def make_provenance(parent: str | Path | None, arguments: Mapping[str, Any]) -> 
     digest = sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else None
     return {
         "parent": None if file is None else {"name": file.name, "sha256": digest},
-        "arguments": plain(arguments),
+        "arguments": {k: plain(v, str if k == CLASSES else last_part) for k, v in arguments.items()},
         "versions": versions(),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
@@ -103,17 +103,25 @@ def pruned_widths(model: Any) -> dict[str, dict[str, Any]] | None:
     return None if entry is None else deepcopy(entry["widths"])
 
 
-def plain(value: Any) -> Any:
-    """Plain data that a restricted loader accepts."""
+def plain(value: Any, told: Callable[[str], str] = str) -> Any:
+    """Plain data that a restricted loader accepts.
+
+    Args:
+        value (Any): Anything.
+        told (Callable): What becomes of text, which may be a path or a name with slashes in it; of paths that are no
+            text the file name is kept.
+    """
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): plain(v, told) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(v) for v in value]
+        return [plain(v, told) for v in value]
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if hasattr(value, "item"):  # a NumPy number or a tensor of one
         return value.item()
-    return str(value).replace("\\", "/").rpartition("/")[2] if isinstance(value, (str, os.PathLike)) else str(value)
+    if isinstance(value, os.PathLike):
+        return last_part(str(value))
+    return told(value) if isinstance(value, str) else str(value)
 
 
 def _version(package: str) -> str:

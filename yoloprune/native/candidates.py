@@ -63,7 +63,7 @@ class Choice:
         return replace(self, graph=replace(self.graph, branches=apart), described=None)
 
     def kept(self) -> dict[str, float]:
-        """Shares of FLOPs, parameters and prunable channels that stay."""
+        """Shares that stay of FLOPs, parameters and the channels that the trace lets go."""
         cost, widths = Cost(self.graph), self.widths.astype(float)
         return {kind: cost.of(kind, widths) / cost.parent(kind) for kind in ("flops", "params", "channels")}
 

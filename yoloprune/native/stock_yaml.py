@@ -104,7 +104,8 @@ class Stock:
                 ties.append(replace(tie, allowed=tuple(allowed)))
             for g in tie.groups if why else ():
                 groups[g] = replace(groups[g], frozen=groups[g].frozen or why)
-        return replace(self.spelled.graph, groups=groups, ties=ties, branches=self.branches)
+        withheld = tuple(tie for tie in self.spelled.graph.ties if groups[tie.groups[0]].frozen)
+        return replace(self.spelled.graph, groups=groups, ties=ties, branches=self.branches, withheld=withheld)
 
     def _tie(self, members: list[int]) -> Tie:
         """A tie of groups, of which whole heads go where there are several: a YAML cannot say anything between."""

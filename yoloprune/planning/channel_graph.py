@@ -86,6 +86,7 @@ class ChannelGraph:
         group_of (np.ndarray): Group of each channel class, shape (classes,).
         groups (list[Group]): All groups, frozen ones included.
         ties (list[Tie]): A partition of the prunable groups.
+        withheld (tuple[Tie, ...]): Those of groups that the trace lets go and only what a YAML can say holds.
         params (list[Term]): Parameter count as a sum of terms.
         flops (list[Term]): FLOPs of one forward pass at the traced image size, counted as Ultralytics prints them.
         unknown (dict[str, str]): Operations without a rule that froze channels, with the module that ran them.
@@ -107,6 +108,7 @@ class ChannelGraph:
     heads: Mapping[int, int] = field(default_factory=dict)
     branches: tuple[Branch, ...] = ()
     names: LayerNames = AS_THEY_ARE
+    withheld: tuple[Tie, ...] = ()
 
     def __repr__(self) -> str:
         return in_text(*self._table())
@@ -135,6 +137,15 @@ class ChannelGraph:
         """Mask of the channel classes that may be cut, shape (classes,)."""
         free = np.array([g.frozen is None for g in self.groups], dtype=bool)
         return free[self.group_of] if len(free) else np.zeros(0, dtype=bool)
+
+    @property
+    def counted(self) -> np.ndarray:
+        """Mask of the groups that shares of the prunable channels are of, shape (groups,): all that the trace lets go,
+        so that a share means as many channels with native widths as with free ones.
+        """
+        counted = np.array([g.frozen is None for g in self.groups], dtype=bool)
+        counted[[g for tie in self.withheld for g in tie.groups]] = True
+        return counted
 
     def classes(self, group: int) -> np.ndarray:
         """Channel classes of a group in the order of their positions, shape (size,)."""

@@ -21,7 +21,7 @@ class Cost:
         self.graph = graph
         self.full: np.ndarray = np.array([g.size for g in graph.groups], dtype=np.float64)
         self._packs: np.ndarray = np.ones(len(graph.groups))
-        for tie in graph.ties:
+        for tie in (*graph.ties, *graph.withheld):
             self._packs[list(tie.groups)] = tie.packs or 1
 
     @cached_property
@@ -42,15 +42,14 @@ class Cost:
 
         Args:
             kind (str): "params" (number), "flops" (operations as Ultralytics counts them, one image) or "channels"
-                (prunable ones; of those that go as a whole, each).
+                (those that the trace lets go; of those that go as a whole, each).
             widths (np.ndarray): Width of each group, shape (groups,).
 
         Returns:
             (float): The cost.
         """
         if kind == "channels":
-            free = np.array([g.frozen is None for g in self.graph.groups], dtype=bool)
-            return float((widths * self._packs)[free].sum())
+            return float((widths * self._packs)[self.graph.counted].sum())
         factor, first, second = self._terms[kind]
         axis = np.append(self.axes(widths), 1.0)  # index -1: a term with fewer axes
         return float(factor @ (axis[first] * axis[second]))

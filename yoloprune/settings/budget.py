@@ -18,7 +18,8 @@ class Budget:
     Attributes:
         flops (float | None): FLOPs kept, as a fraction below 1 or an absolute count.
         params (float | None): Parameters kept, as a fraction below 1 or an absolute count.
-        ratio (float | None): Share of the prunable channels removed, in (0, 1).
+        ratio (float | None): Share of the prunable channels removed, in (0, 1); with native widths also of those that
+            only the model YAML holds.
     """
 
     flops: float | None = None

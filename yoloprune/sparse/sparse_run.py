@@ -1,6 +1,6 @@
 """One sparse training run: which channels are victims at this point, and how their scales shrink.
 
-See `sparsity` for how it hangs in Ultralytics' trainer.
+See `callback` for how it hangs in Ultralytics' trainer.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from yoloprune.backend import model_facts
 from yoloprune.backend.records import SparseState
+from yoloprune.backend.running_score import RunningScore
 from yoloprune.backend.training_ramp import Schedule
 from yoloprune.backend.yaml_markers import STATE_KEY, sealed
 from yoloprune.importance import dead_channels
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ultralytics.engine.trainer import BaseTrainer
 
 MEMORY = 0.95  # of the running score, per optimizer step
+SCALES = "scales"  # name of the one score in it
 VANISHED = 1e-3  # a scale that has faded by this factor may be set to zero
 L1_WEIGHT = 1e-2  # of the sub-gradient when none is given
 
@@ -58,7 +60,7 @@ class SparseRun:
         self.config = config
         self.cost = Cost(self.graph)
         self.scales = BatchNormScales(self.model, self.graph)
-        self.score = torch.zeros_like(self.scales.gamma)  # running, of each scale
+        self.running = RunningScore(MEMORY)
         self.progress = Schedule(trainer, config.ramp_start, config.ramp_end)
         self.held = 0  # optimizer steps in the hold phase
         self.met = False
@@ -80,10 +82,7 @@ class SparseRun:
         self.progress.advance()
         with torch.no_grad():
             if self._by_gradient and not self.held:
-                now = self.scales.response
-                # A step that overflowed teaches nothing (fused Adam under AMP is called for those as well).
-                now = torch.where(now.isfinite().all(), now, self.score)
-                self.score.lerp_(now, 1 - MEMORY if self.progress.steps else 1.0)
+                self.running.add({SCALES: self.scales.response})
             if self.config.penalty == "l1" and self.phase == "ramp":
                 weight = self.config.penalty_weight or L1_WEIGHT
                 self.scales.pull(weight * (1 - self.progress.ramp) if self.config.penalty_decay else weight)
@@ -151,6 +150,12 @@ class SparseRun:
         return "hold" if self.held else self.progress.phase
 
     @property
+    def score(self) -> Tensor:
+        """Running score of each scale, shape (scales,)."""
+        found = self.running.mean.get(SCALES)
+        return torch.zeros_like(self.scales.gamma) if found is None else found
+
+    @property
     def _by_gradient(self) -> bool:
         return self.config.penalty == "select" and self.config.score == "taylor"
 
@@ -212,7 +217,7 @@ class SparseRun:
         alive = greedy_selection.dead_only(self.graph, dead)
         widths = np.bincount(self.graph.group_of[alive], minlength=len(self.graph.groups)).astype(float)
         left = {kind: self.cost.of(kind, widths) / self.cost.parent(kind) for kind in ("flops", "params")}
-        return {"dead": float(dead.sum() / max(self.graph.prunable.sum(), 1)), **left}
+        return {"dead": float(dead.sum() / max(self.graph.counted[self.graph.group_of].sum(), 1)), **left}
 
     # ---- state -------------------------------------------------------------------------------------------------------
 
@@ -226,7 +231,7 @@ class SparseRun:
             "reached": dict(self.reached),
             "held": self.held,
             "victims": np.flatnonzero(self.victims).tolist(),
-            "scores": self.score.tolist() if self._by_gradient and not self.met else [],
+            "scores": [] if self.met else [s for mean in self.running.mean.values() for s in mean.tolist()],
         }
 
     def _restore(self, state: SparseState) -> None:
@@ -235,5 +240,6 @@ class SparseRun:
         victims = np.zeros(self.graph.n_classes, dtype=bool)
         victims[state["victims"]] = True
         self._choose(victims, 0.0 if self.met else self.config.fade)
+        self.running.mean.clear()
         if state["scores"]:
-            self.score.copy_(torch.tensor(state["scores"]))
+            self.running.mean[SCALES] = torch.tensor(state["scores"]).to(self.scales.gamma)
