@@ -97,8 +97,8 @@ class Growing:
     def _choose(self, due: int) -> None:
         """Take as many weights as are to be zero by now, those that are so already first."""
         share = weight_masks.cubic(self.ramp["begin"], self.ramp["sparsity"], due / self.ramp["steps"])
-        by_loss = self.ramp["score"] == "taylor"
-        found = {n: self.score.mean[n] if by_loss else w.detach().abs().float() for n, w in self._ranked()}
+        by_loss = self.ramp["score"] == "taylor"  # layers that nothing was learnt in have none
+        found = self.score.mean if by_loss else {n: self.holder.weights[n].detach().abs().float() for n in self.names}
         scores = {name: self._held(name, score) for name, score in found.items()}
         if self.names and not scores:
             return  # no step was sound yet, so the next one asks again
@@ -107,11 +107,6 @@ class Growing:
             self.holder.take({name: torch.from_numpy(stay.copy()) for name, stay in kept.items()})
             self._settle(told=False)
         self.chosen, self.met = due, due == self.ramp["steps"]
-
-    def _ranked(self) -> list[tuple[str, Tensor]]:
-        """Layers that have a score, which those have not that nothing was learnt in."""
-        by_loss = self.ramp["score"] == "taylor"
-        return [(n, self.holder.weights[n]) for n in self.names if not by_loss or n in self.score.mean]
 
     def _held(self, name: str, score: Tensor) -> Tensor:
         """A score on the CPU that is lowest where the weight is zero already."""

@@ -23,7 +23,7 @@ from yoloprune.commands.image_side import Side, time_left
 from yoloprune.commands.slim_earlier import REPORT
 from yoloprune.commands.slim_stages import Done, Stage
 from yoloprune.planning.paired_bootstrap import Findings
-from yoloprune.reporting import text_table
+from yoloprune.planning.quality import is_quality
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.settings import checking
 from yoloprune.settings.commands import COMMANDS
@@ -126,7 +126,7 @@ class Work:
     def finetune(self, part: Path, pruned: Stage, epochs: int) -> Done:
         """Train a pruned model on, which was validated as it was cut."""
         told = {**self.training, **self._share(epochs), "distill": self.request.distill, "model": pruned.file}
-        known = {k: v for k, v in pruned.row.items() if k not in text_table.NOT_QUALITY}
+        known = {k: v for k, v in pruned.row.items() if is_quality(k)}
         return self._trained(part, FinetuneRequest, told, partial(finetune.run, known=known))
 
     def prune(self, part: Path, before: Stage, budgets: Mapping[str, Any]) -> Done:

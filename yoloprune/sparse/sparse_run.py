@@ -240,6 +240,5 @@ class SparseRun:
         victims = np.zeros(self.graph.n_classes, dtype=bool)
         victims[state["victims"]] = True
         self._choose(victims, 0.0 if self.met else self.config.fade)
-        self.running.mean.clear()
-        if state["scores"]:
-            self.running.mean[SCALES] = torch.tensor(state["scores"]).to(self.scales.gamma)
+        scores = torch.tensor(state["scores"]).to(self.scales.gamma)
+        self.running.go_on_from({SCALES: scores} if len(scores) else {})
