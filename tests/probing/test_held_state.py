@@ -46,12 +46,17 @@ def in_a_nested_object(m: Any, y: Tensor) -> None:
     m.seen["all"].passes += 1
 
 
+def of_another_size(m: Any, y: Tensor) -> None:
+    m.mean.data = torch.ones(2)
+
+
 def in_an_array(m: Any, y: Tensor) -> None:
     m.counts += 1
 
 
 KINDS: dict[str, dict[str, Any]] = {
     "a buffer written to through data": {"how": behind_the_counter},
+    "a buffer made larger": {"how": of_another_size},
     "an attribute of an object": {"how": in_an_object, "seen": SimpleNamespace(last=None)},
     "an object in a dict": {"how": in_a_nested_object, "seen": {"all": SimpleNamespace(passes=0)}},
     "an array": {"how": in_an_array, "counts": np.zeros(2)},
@@ -62,7 +67,7 @@ def told(model: Remembers) -> tuple[Any, ...]:
     """What the four kinds hold, as plain values."""
     seen, held = vars(model).get("seen"), vars(model).get("counts")
     last = getattr(seen, "last", 0) if not isinstance(seen, dict) else seen["all"].passes
-    return float(model.mean), last, None if held is None else held.tolist()
+    return model.mean.tolist(), last, None if held is None else held.tolist()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -74,6 +79,26 @@ def test_it_is_put_back_and_noticed(kind: str) -> None:
         model(IMAGE)
         assert told(model) != before and state_of(model) != state
     assert told(model) == before
+
+
+class Watcher:
+    """A hook that remembers what it saw."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, *_: Any) -> None:
+        self.seen += 1
+
+
+def test_those_who_watch_a_network_keep_what_they_saw() -> None:
+    model, watcher = nn.Sequential(nn.Linear(3, 3)), Watcher()
+    model[0].register_forward_hook(watcher)
+    with preserved(model):
+        model(IMAGE)
+        model[0].register_forward_hook(watcher)
+    model(IMAGE)
+    assert watcher.seen == 2
 
 
 class Merging(nn.Linear):

@@ -47,9 +47,9 @@ def preserved(model: nn.Module) -> Iterator[None]:
             if id(hooks) not in known:  # empty when it began
                 hooks.clear()
         for tensor, version, value in values:
-            if version_of(tensor) != version or not _holds(
-                tensor, value
-            ):  # `.data` is written to without being counted
+            if tensor.shape != value.shape:  # made larger in place, as observers of quantizers do
+                tensor.data = value
+            elif version_of(tensor) != version or not _holds(tensor, value):  # `.data` is written to and not counted
                 tensor.detach().copy_(value)
         for array, numbers in arrays:
             array[...] = numbers
@@ -122,7 +122,8 @@ def _found(model: nn.Module) -> list[Any]:
     """
     owners = [vars(module) for module in model.modules()]
     found: dict[int, Any] = {id(owner): owner for owner in owners}
-    open_: list[Any] = [v for owner in owners for k, v in owner.items() if k not in HOOK_DICTS or v]
+    found |= {id(hooks): hooks for hooks in _hooks(model)}  # those who watch a network are no part of it
+    open_: list[Any] = [v for owner in owners for k, v in owner.items() if k not in HOOK_DICTS]
     while open_:
         value = open_.pop()
         kind = type(value)
@@ -162,7 +163,7 @@ def _digest(value: Any) -> int:
     if isinstance(value, Tensor):
         if not _is_dense(value):
             return 0
-        value = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        value = value.detach().cpu().clone().reshape(-1).view(torch.uint8).numpy()  # memory shared with numpy is fixed
     return zlib.crc32(np.ascontiguousarray(value).tobytes())
 
 
