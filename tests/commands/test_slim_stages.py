@@ -140,7 +140,7 @@ def test_a_model_that_is_in_no_checkpoint_is_saved(tmp_path: Path) -> None:
     assert first.file == tmp_path / "1-parent" / "weights" / "parent.pt"
     built, saved = (yolo.model.state_dict() for yolo in (whole, saving.load(first.file)))
     assert all(torch.equal(v.half().float(), saved[k].float()) for k, v in built.items())
-    assert first.more["sha256"] == slim_work.digest(first.file)
+    assert first.more["sha256"] == slim_earlier.digest(first.file)
 
 
 def test_args_name_the_folder_that_is_there_in_the_end(tmp_path: Path) -> None:
@@ -268,6 +268,18 @@ def test_what_was_written_anew_since_the_first_stage_is_told(tmp_path: Path, mon
         os.utime(tmp_path / name, (began - 1, began - 1))
     goes_on()
     assert [f.name for f in (tmp_path / "runs").iterdir()] == ["slim"]
+
+
+def test_data_written_anew_as_it_was_is_the_same(tmp_path: Path) -> None:
+    data, stage = tmp_path / "b.yaml", tmp_path / "1-parent" / slim_earlier.FACTS
+    data.write_text("nc: 2")
+    stage.parent.mkdir()
+    stage.write_text(json.dumps({"more": {slim_earlier.DATA: slim_earlier.digest(data)}}))
+    os.utime(stage, (1, 1))
+    told = {"model": "a.pt", "data": str(data)}
+    assert slim_earlier.changed_since(tmp_path, told) == []
+    data.write_text("nc: 3")
+    assert slim_earlier.changed_since(tmp_path, told) == [str(data)]
 
 
 def test_where_it_lies_and_how_much_it_says_are_no_other_wish(tmp_path: Path) -> None:

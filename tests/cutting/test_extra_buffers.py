@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import conv
-from torch import nn
+from conftest import conv, noise, reasons
+from networks import FREE, exact, net
+from torch import Tensor, nn
 
 from yoloprune.cutting.surgery import cut
 from yoloprune.planning.plan import Keep, Plan
@@ -64,3 +65,19 @@ def test_a_buffer_that_the_plan_names_is_cut_as_it_says(first: bool) -> None:
     named = {"layer.gain": buffer, "layer": layer}
     cut(model, Plan(named if first else dict(reversed(named.items()))))
     assert model.layer.gain.tolist() == [0, 3, 4, 5] and model.layer.out_channels == 3  # type: ignore[union-attr]
+
+
+class Centred(nn.Conv2d):
+    """A convolution that subtracts a mean of its own, called as a batch-norm's is."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__(c, c, 1)
+        self.register_buffer("running_mean", noise(c))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) - self.running_mean.view(1, -1, 1, 1)
+
+
+def test_statistics_of_other_layers_are_cut_with_them() -> None:
+    graph = exact(net(lambda m, x: m.b(m.odd(m.a(x)).relu()), a=(3, 4), odd=Centred(4), b=(4, 2)))
+    assert reasons(graph, "odd.outputs") == FREE

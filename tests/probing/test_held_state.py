@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from yoloprune.errors import ModelError
 from yoloprune.probing.examples import Example, run
-from yoloprune.probing.held_state import copied, preserved, state_of, weights_kept
+from yoloprune.probing.held_state import LARGE, copied, preserved, state_of, weights_kept
 from yoloprune.probing.survey import survey_around
 
 IMAGE = noise(2, 3)
@@ -101,6 +102,19 @@ def test_those_who_watch_a_network_keep_what_they_saw() -> None:
     assert watcher.seen == 2
 
 
+def test_what_is_no_part_of_a_network_is_left_alone() -> None:
+    """A logger hangs on it, and on that all loggers of the process; large arrays are data."""
+
+    def log(m: Any, y: Tensor) -> None:
+        m.log.seen = 1
+        m.data[0] = 1
+
+    model = Remembers(how=log, log=logging.Logger("net"), data=np.zeros(LARGE // 8 + 1))
+    with preserved(model):
+        model(IMAGE)
+    assert model.log.seen == model.data[0] == 1
+
+
 class Merging(nn.Linear):
     """An adapter that is merged when the layer is told to evaluate, and taken out when it is told to train."""
 
@@ -126,6 +140,14 @@ def test_a_network_that_changes_its_own_weights_is_refused_and_as_it_was(kind: t
     ):
         survey_around(model, (Example.of(IMAGE),))
     assert model[0].weight is held and torch.equal(held, before)
+
+
+def test_weights_that_are_set_to_what_they_are_change_nothing() -> None:
+    model = Normed(3, 3)
+    model(IMAGE)  # from now on they are as large as may be
+    before, place = model.weight.detach().clone(), model.weight.data_ptr()
+    survey_around(model, (Example.of(IMAGE),))
+    assert torch.equal(model.weight, before) and model.weight.data_ptr() == place
 
 
 def test_weights_are_put_back_where_a_pass_fails_as_well() -> None:
@@ -155,6 +177,22 @@ class Scales(nn.Module):
     def forward(self, batch: Any) -> Tensor:
         batch.image.div_(0.25)
         return self.layer(batch.image)
+
+
+class Uncopied:
+    def __init__(self, image: Tensor) -> None:
+        self.image = image
+
+    def __copy__(self) -> Any:
+        raise TypeError
+
+
+def test_inputs_that_refer_to_themselves_or_cannot_be_copied() -> None:
+    batch = SimpleNamespace(image=noise(2, 3))
+    batch.self, batch.fixed = batch, Uncopied(noise(1))
+    copy = Example.of(batch).fresh()[0]
+    assert copy is not batch and copy.self is copy and copy.fixed is batch.fixed
+    assert copy.image is not batch.image and torch.equal(copy.image, batch.image)
 
 
 def test_inputs_in_objects_are_copied_and_cast() -> None:

@@ -86,12 +86,17 @@ def test_what_contradicts_is_refused(words: str, said: str) -> None:
     assert said in error(f"{SLIM} {words}")
 
 
-@pytest.mark.parametrize("key", ["half", "dynamic", "nms", "simplify", "opset", "workspace"])
-def test_how_an_export_is_made_comes_with_one_or_with_a_time(key: str) -> None:
-    word = f"{key}={4 if key in {'opset', 'workspace'} else True}"
+@pytest.mark.parametrize("word", ["half=True", "dynamic=True", "nms=True", "simplify=False", "opset=5", "workspace=5"])
+def test_how_an_export_is_made_comes_with_one_or_with_a_time(word: str) -> None:
+    key = word.partition("=")[0]
     assert error(f"{SLIM} {word}").startswith(f"{word}: must come with latency= or format=")
     for timed in ("format=onnx", "latency=0.5"):
         assert asked(f"{word} {timed}").shipped.keys() == {key, *(["format"] if "format" in timed else [])}
+
+
+@pytest.mark.parametrize("word", ["half=False", "simplify=True", "nms=False"])
+def test_what_is_so_anyway_may_be_said(word: str) -> None:
+    assert asked(word).epochs == asked("").epochs
 
 
 @pytest.mark.parametrize("word", ["int8=True", "quantize=8"])

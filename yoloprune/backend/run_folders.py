@@ -206,7 +206,7 @@ def as_written(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(models := arguments.get("models"), Mapping):
         told["models"] = {name: rooted(model) for name, model in models.items()}
     for key in ("distill_model", "labels_from", "times", "against"):  # a file, else a word that means one
-        if Path(str(told.get(key))).is_file():
+        if isinstance(arguments.get(key), (str, Path)) and Path(told[key]).is_file():
             told[key] = rooted(told[key])
     return told
 

@@ -27,9 +27,10 @@ from yoloprune.commands import (
     slim_stages,
     slim_way,
 )
+from yoloprune.commands.slim_earlier import digest
 from yoloprune.commands.slim_report import SlimResult
 from yoloprune.commands.slim_stages import Stage, Stages
-from yoloprune.commands.slim_work import Work, digest, labelled
+from yoloprune.commands.slim_work import Work, labelled
 from yoloprune.commands.validate import add_times
 from yoloprune.errors import ArgumentError
 from yoloprune.planning import paired_bootstrap

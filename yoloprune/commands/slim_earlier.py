@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,16 @@ from yoloprune.runtimes.deployment import EXPORT_KEYS
 from yoloprune.settings.slim_request import SlimRequest
 
 FACTS, LOCK, REPORT = "slim.json", ".running", "report.json"
+DATA = "data_sha256"
+"""Of the first stage: what tells the description of the data from another one."""
+
 FREE = frozenset({"project", "name", "exist_ok", "verbose", "save_dir"})
 """What the same command may have otherwise and still go on."""
+
+
+def digest(file: Path) -> str | None:
+    """What tells a file from another of its name, None where there is none."""
+    return sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def holds_work(folder: Path) -> bool:
@@ -34,7 +44,9 @@ def changed_since(folder: Path, told: Mapping[str, Any]) -> list[str]:
     """
     stages = sorted(folder.glob(f"*/{FACTS}"), key=lambda file: file.stat().st_mtime_ns)
     rows = told["model"] if str(told.get("model")).endswith((".yaml", ".yml")) else None
-    return run_folders.changed_since(next(iter(stages), folder / run_folders.ARGS), rows, told.get("data"))
+    changed = run_folders.changed_since(next(iter(stages), folder / run_folders.ARGS), rows, told.get("data"))
+    known = json.loads(stages[0].read_text(encoding="utf-8"))["more"].get(DATA) if stages else None
+    return [file for file in changed if known is None or digest(Path(file)) != known]  # the same may be written anew
 
 
 def interrupted(request: SlimRequest, task: str, told: Mapping[str, Any]) -> tuple[Path | None, Any]:

@@ -14,10 +14,10 @@ from yoloprune import files
 from yoloprune.backend import class_labels, console, evaluation, run_folders, yaml_markers
 from yoloprune.checkpoint import provenance, saving
 from yoloprune.commands import following, side_by_side, slim_layers
-from yoloprune.commands.slim_earlier import FACTS, FREE, changed_since
+from yoloprune.commands.slim_earlier import FACTS, FREE, changed_since, digest
 from yoloprune.commands.slim_rounds import Outcome
 from yoloprune.commands.slim_stages import Stage
-from yoloprune.commands.slim_work import Work, digest, of_classes
+from yoloprune.commands.slim_work import Work, of_classes
 from yoloprune.planning.paired_bootstrap import Interval
 from yoloprune.reporting import run_report, text_table, verdict
 from yoloprune.reporting.facts import Report

@@ -20,7 +20,7 @@ from yoloprune.backend.found_labels import Labeller
 from yoloprune.checkpoint import saving, trainer_files
 from yoloprune.commands import finetune, parent_labels, prune, side_by_side, train_sparse
 from yoloprune.commands.image_side import Side, time_left
-from yoloprune.commands.slim_earlier import REPORT
+from yoloprune.commands.slim_earlier import DATA, REPORT, digest
 from yoloprune.commands.slim_stages import Done, Stage
 from yoloprune.planning.paired_bootstrap import Findings
 from yoloprune.planning.quality import is_quality
@@ -106,7 +106,7 @@ class Work:
             whole.ckpt = whole.ckpt or {}  # without one, older releases cannot save
             whole.save(file)
         known = Seen() if seen is None else self._validated(seen, names, self.side.parent)
-        more = {"sha256": digest(file), **known.more()}
+        more = {"sha256": digest(file), DATA: digest(Path(str(self.request.passed.get("data")))), **known.more()}
         sizes = evaluation.measure(whole.model, self.side.parent)
         return Done(file, {**known.row, **sizes}, known.found, more=more)
 
@@ -240,9 +240,3 @@ def labelled(part: Path, request: SlimRequest, by: Labeller, model: str) -> Done
 def _place(part: Path) -> dict[str, Any]:
     """Where a command writes: the folder of its stage."""
     return {"project": str(part.parent), "name": part.name, "exist_ok": False}
-
-
-def digest(file: Path) -> str | None:
-    """What tells a file from another of its name, None where a model is no file."""
-    told: str | None = saving.make_provenance(file, {})["parent"]["sha256"]
-    return told

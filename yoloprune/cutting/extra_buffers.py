@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.planning.plan import Keep
-from yoloprune.torch_internals import ConvNd
+from yoloprune.torch_internals import BatchNorm, ConvNd
 
-OWN = frozenset({"weight", "bias", "running_mean", "running_var", "num_batches_tracked"})
-"""What a layer has of itself, the first two as buffers where it is not to be trained."""
+OWN = frozenset({"weight", "bias"})
+"""What a layer has of itself, as buffers where it is not to be trained."""
+
+STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
+"""What a batch-norm has of itself; other layers may have buffers of these names that a tool gave them."""
 
 
 def cut_extra_buffers(module: nn.Module, keep: Keep, planned: Container[str] = ()) -> None:
@@ -25,7 +28,7 @@ def cut_extra_buffers(module: nn.Module, keep: Keep, planned: Container[str] = (
         planned (Container[str]): Buffers that the plan itself names.
     """
     for name, buffer in [*module.named_buffers(recurse=False)]:
-        if name in planned or name in OWN:
+        if name in planned or name in OWN or (isinstance(module, BatchNorm) and name in STATISTICS):
             continue
         for dim, kept in _dims(module, keep, buffer):
             buffer = buffer.index_select(dim, torch.tensor(kept, device=buffer.device))

@@ -6,8 +6,8 @@ import contextlib
 import copy
 import zlib
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from collections.abc import Container, Iterable, Iterator, Mapping
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,9 @@ from yoloprune.torch_internals import HOOK_DICTS, version_of
 CONTAINERS = (dict, list, set, deque)  # a module's attributes are a dict as well
 PLAIN = frozenset({dict, OrderedDict, list, set})
 NUMBERS = (int, float, bool, complex, torch.Size)
+LARGE = 1 << 24
+"""Bytes of an array of numpy beyond which nobody looks whether it changed."""
+
 FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType)
 ATOMS = frozenset({*NUMBERS, *FUNCTIONS, str, bytes, type(None), torch.dtype, torch.device, ModuleType, type})
 """Kinds of values that hold nothing that could change; most attributes are of them."""
@@ -35,7 +38,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
     containers = [(v, _copied(v)) for v in found if isinstance(v, CONTAINERS)]
     tensors = [v for v in found if isinstance(v, Tensor) and not v.is_inference()]  # which nothing can change
     values = [(v, version_of(v), v.detach().clone()) for v in tensors]
-    arrays = [(v, v.copy()) for v in found if isinstance(v, np.ndarray) and v.flags.writeable]
+    arrays = [(v, v.copy()) for v in found if isinstance(v, np.ndarray)]
     generators = [(v, v.get_state()) for v in found if isinstance(v, torch.Generator)]
     try:
         yield
@@ -52,7 +55,8 @@ def preserved(model: nn.Module) -> Iterator[None]:
             elif version_of(tensor) != version or not _holds(tensor, value):  # `.data` is written to and not counted
                 tensor.detach().copy_(value)
         for array, numbers in arrays:
-            array[...] = numbers
+            if array.tobytes() != numbers.tobytes():
+                array[...] = numbers
         for generator, state in generators:
             generator.set_state(state)
 
@@ -67,10 +71,15 @@ def weights_kept(model: nn.Module) -> Iterator[None]:
     kept = [(name, p, p.data, p.detach().clone()) for name, p in model.named_parameters() if not p.is_inference()]
 
     def put_back() -> list[str]:
-        changed = [one for one in kept if one[1].data_ptr() != one[2].data_ptr() or not _holds(one[1], one[3])]
-        for _, p, data, value in changed:
-            p.data = data.copy_(value)
-        return [name for name, *_ in changed]
+        changed = []
+        for name, p, data, value in kept:
+            same = p.shape == value.shape and _holds(p, value)
+            if p.data_ptr() != data.data_ptr():
+                p.data = data
+            if not same:
+                data.copy_(value)
+                changed.append(name)
+        return changed
 
     try:
         yield
@@ -121,6 +130,7 @@ def _found(model: nn.Module) -> list[Any]:
     empty. A loop without calls: a proof comes by here dozens of times.
     """
     owners = [vars(module) for module in model.modules()]
+    homes = {type(module).__module__.partition(".")[0] for module in model.modules()} - {"torch"}
     found: dict[int, Any] = {id(owner): owner for owner in owners}
     found |= {id(hooks): hooks for hooks in _hooks(model)}  # those who watch a network are no part of it
     open_: list[Any] = [v for owner in owners for k, v in owner.items() if k not in HOOK_DICTS]
@@ -134,13 +144,26 @@ def _found(model: nn.Module) -> list[Any]:
             open_ += value.values() if isinstance(value, dict) else () if isinstance(value, set) else value
         elif isinstance(value, (nn.Module, nn.Parameter)):
             continue
-        elif isinstance(value, (Tensor, torch.Generator, np.ndarray)):
+        elif isinstance(value, (Tensor, torch.Generator)) or _is_small_array(value):
             found[id(value)] = value
         elif isinstance(value, tuple):
             open_ += value
-        elif isinstance(held := getattr(value, "__dict__", None), dict):  # an object of the user's
+        elif isinstance(held := getattr(value, "__dict__", None), dict) and _is_own(value, homes):
             open_.append(held)
     return list(found.values())
+
+
+def _is_small_array(value: Any) -> bool:
+    """Whether a forward pass may write into an array; large ones are data that something brought along."""
+    return isinstance(value, np.ndarray) and value.flags.writeable and value.nbytes <= LARGE
+
+
+def _is_own(value: Any, homes: Container[str]) -> bool:
+    """Whether an object is part of a network: of a class from where its own classes are, or of none to speak of.
+
+    A logger, a trainer or a data set may hang on it as well, and all of a process on these.
+    """
+    return isinstance(value, SimpleNamespace) or type(value).__module__.partition(".")[0] in homes
 
 
 def _holds(tensor: Tensor, value: Tensor) -> bool:

@@ -55,17 +55,26 @@ def tensors(output: Any) -> list[Tensor]:
 
 
 def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """A copy of what a network is given, with something else in place of each tensor, also of those in objects."""
+    """A copy of what a network is given, with something else in place of each tensor, also of those in objects.
+
+    An object that cannot be copied is handed on as it is; one that is in it twice, or in itself, stays one.
+    """
+    copies: dict[int, Any] = {}
 
     def leaf(one: Any) -> Any:
         if isinstance(one, Tensor):
             return change(one)
         held = None if isinstance(one, (*ATOMS, np.ndarray)) else _attributes(one)
-        if not held or not tensors(held):
+        if id(one) in copies or not held or not tensors(held):
+            return copies.get(id(one), one)
+        try:
+            other = copies[id(one)] = copy.copy(one)
+        except Exception as e:  # of a user's own class, whatever it raises
+            if is_out_of_memory(e):
+                raise
             return one
-        other = copy.copy(one)
         for name, child in held.items():
-            object.__setattr__(other, name, mapped(child, change))  # of a frozen dataclass as well
+            object.__setattr__(other, name, tree_map(leaf, child))  # of a frozen dataclass as well
         return other
 
     return tree_map(leaf, value)

@@ -130,8 +130,9 @@ class SlimRequest(CutRequest):
             raise ArgumentError(
                 f"latency={self.latency}: in several rounds must be a fraction of the time that an image takes now"
             )
-        if self.shipped and not self.timed:
-            key, value = next(iter(self.shipped.items()))
+        asked = {k: v for k, v in self.shipped.items() if v != keys.host_defaults().get(k)}
+        if asked and not self.timed:
+            key, value = next(iter(asked.items()))
             raise ArgumentError(
                 f"{key}={value}: must come with latency= or format=, it is for what is timed or shipped"
             )

@@ -24,7 +24,7 @@ def hold(state: TraceState, name: str, layer: nn.Module, args: tuple[Any, ...], 
         args (tuple): What it was given by position.
         output (Any): What it gave.
     """
-    if type(layer).forward.__module__.startswith("torch.nn."):
+    if str(getattr(type(layer).forward, "__module__", None)).startswith("torch.nn."):
         return
     why = f"{type(layer).__name__} {state.called.of(name)} has its channels elsewhere than torch's own layer"
     for side, value in (("inputs", args[0] if args else None), ("outputs", output)):

@@ -132,8 +132,6 @@ def reduce(call: Call) -> None:
     dims = range(x.ndim) if dims is None or dims == [] else dims if isinstance(dims, (list, tuple)) else [dims]
     dims = sorted({d % x.ndim for d in dims}, reverse=True)
     if tag.axis in dims:
-        if tag.zero and _adds_up(call):  # each channel adds what it has, and cut ones nothing
-            return None
         return call.freeze(x, why="channels are mixed by")
     labels = tag.labels
     for d in dims:
@@ -147,11 +145,6 @@ def reduce(call: Call) -> None:
             dims = []
         call.tracer.put(out, Tag(labels, axis, tag.zero and call.name in KEEPS_ZERO, loose=tag.loose))
     return None
-
-
-def _adds_up(call: Call) -> bool:
-    """Whether zeros make no difference to a reduction, and their number neither."""
-    return call.name == "aten::sum" or (call.name == "aten::linalg_vector_norm" and call.arg("ord", 2) >= 0)
 
 
 def layer_norm(call: Call) -> None:
