@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import csv
 import json
 import subprocess
@@ -167,7 +168,7 @@ def test_a_cut_that_leaves_more_than_sparse_training_says_so(
     assert [s for s in said if "stopped before it met flops=0.6" in s] == said
     said.clear()
     yoloprune.prune(altered(last, tmp_path / "b.pt", reached={"flops": 0.4, "params": 0.2}), **place)
-    assert len(said) == 1 and "40.0% of flops are alive, but 60" in said[0]
+    assert len(said) == 1 and re.search(r"40\.0% of flops are alive, but (59|60)\.\d% stay", said[0])  # by the release
     said.clear()
     yoloprune.prune(last, round_to=16, **place)
     assert len(said) == 1 and "those of the sparse training" in said[0]

@@ -130,7 +130,8 @@ class SlimRequest(CutRequest):
             raise ArgumentError(
                 f"latency={self.latency}: in several rounds must be a fraction of the time that an image takes now"
             )
-        asked = {k: v for k, v in self.shipped.items() if v != keys.host_defaults().get(k)}
+        anyway = {k: (v, v or False) for k, v in keys.host_defaults().items()}  # None is as good as False
+        asked = {k: v for k, v in self.shipped.items() if v not in anyway.get(k, (None, False))}
         if asked and not self.timed:
             key, value = next(iter(asked.items()))
             raise ArgumentError(
