@@ -82,6 +82,15 @@ def test_it_is_put_back_and_noticed(kind: str) -> None:
     assert told(model) == before
 
 
+def test_tensors_without_a_shape_are_left_in_peace() -> None:
+    ragged = torch.nested.nested_tensor([torch.ones(1), torch.ones(2)])
+    model = Remembers(how=lambda m, y: None, ragged=ragged)
+    state = state_of(model)
+    with preserved(model):
+        model(IMAGE)
+    assert model.ragged is ragged and state_of(model) == state
+
+
 class Watcher:
     """A hook that remembers what it saw."""
 

@@ -50,7 +50,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
             if id(hooks) not in known:  # empty when it began
                 hooks.clear()
         for tensor, version, value in values:
-            if tensor.shape != value.shape:  # made larger in place, as observers of quantizers do
+            if _is_dense(tensor) and tensor.shape != value.shape:  # made larger in place, as observers of quantizers do
                 tensor.data = value
             elif version_of(tensor) != version or not _holds(tensor, value):  # `.data` is written to and not counted
                 tensor.detach().copy_(value)
