@@ -12,7 +12,7 @@ for release in "${@:-8.3.0}"; do
     tqdm pandas pytz python-dateutil six tzdata
   echo "== ultralytics $release"
   YOLO_CONFIG_DIR="$folder" PYTHONPATH="$folder" OMP_NUM_THREADS=1 python -m pytest -q -p no:cacheprovider \
-    tests/cutting/test_exact.py tests/cutting/test_surgery.py tests/tracing/test_tracing_*.py \
+    tests/cutting/test_exact.py tests/cutting/test_surgery.py tests/cutting/test_width_attributes.py tests/tracing/test_tracing_*.py \
     tests/tracing/test_odd_networks.py tests/backend/test_host.py tests/backend/test_backend_surface.py \
     tests/reporting/test_overview.py tests/commands/test_pipeline.py tests/commands/test_steps.py \
     tests/checkpoint/test_load.py tests/checkpoint/test_save.py tests/checkpoint/test_rebuild.py \

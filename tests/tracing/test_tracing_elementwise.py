@@ -165,6 +165,17 @@ def test_product_of_two_maps_unites_what_it_multiplies() -> None:
 
 
 # Zero where channels are cut, whatever the image --------------------------------------------------------------------
+def product(change: Callable[[Tensor, Tensor], Tensor], above: float) -> Net:
+    """Two maps multiplied so that their channels meet, after a change where the image is brighter than that."""
+
+    def body(m: Net, x: Tensor) -> Tensor:
+        hot = x.amax(1, keepdim=True) > above
+        left, right = (change(layer(x), hot).flatten(2) for layer in (m.a, m.c))
+        return m.b((left.transpose(1, 2) @ right)[:, None])
+
+    return net(body, a=(3, 4), c=(3, 4), b=(1, 2))
+
+
 @pytest.mark.parametrize(
     "fill",
     [
@@ -179,14 +190,7 @@ def test_product_of_two_maps_unites_what_it_multiplies() -> None:
 )
 def test_what_another_image_fills_is_not_taken_for_zero(fill: Callable[[Tensor, Tensor], Tensor]) -> None:
     """On the example no position is hot; on one of which some are, the product sums over what was filled in."""
-
-    def body(m: Net, x: Tensor) -> Tensor:
-        hot = x.amax(1, keepdim=True) > 100
-        left, right = (fill(layer(x), hot).flatten(2) for layer in (m.a, m.c))
-        return m.b((left.transpose(1, 2) @ right)[:, None])
-
-    model = net(body, a=(3, 4), c=(3, 4), b=(1, 2))
-    graph = held(model)
+    graph = held(product(fill, above=100))
     assert reasons(graph, "a.outputs") == {"channels are mixed by bmm in the network's own code"}
 
 
@@ -203,23 +207,22 @@ def test_what_another_image_fills_is_not_taken_for_zero(fill: Callable[[Tensor, 
     ids=["filled", "tensor", "literal", "times", "divided", "clamped"],
 )
 def test_what_stays_zero_whatever_the_image_is(gate: Callable[[Tensor, Tensor], Tensor]) -> None:
-    def body(m: Net, x: Tensor) -> Tensor:
-        hot = x.amax(1, keepdim=True) > 0.5
-        left, right = (gate(layer(x), hot).flatten(2) for layer in (m.a, m.c))
-        return m.b((left.transpose(1, 2) @ right)[:, None])
-
-    graph = exact(net(body, a=(3, 4), c=(3, 4), b=(1, 2)))
+    graph = exact(product(gate, above=0.5))
     assert classes(graph, "a.outputs") == classes(graph, "c.outputs") and reasons(graph, "a.outputs") == FREE
 
 
-@pytest.mark.parametrize("double", [lambda g: g.mul_(2), lambda g: torch.mul(g, 2, out=torch.empty_like(g))])
+@pytest.mark.parametrize(
+    "double",
+    [lambda y: y.sigmoid().mul_(2), lambda y: torch.mul(y, 2, out=torch.empty_like(y))],
+    ids=["in place", "into another"],
+)
 def test_operations_in_place_are_done_once(double: Callable[[Tensor], Tensor]) -> None:
     seen = []
 
     def body(m: Net, x: Tensor) -> Tensor:
-        gate = double(m.a(x).sigmoid())
-        seen.append(float(gate.mean()))
-        return m.b(gate)
+        doubled = double(m.a(x))
+        seen.append(float(doubled.mean()))
+        return m.b(doubled)
 
     trace(net(body, a=(3, 4), b=(4, 2)), IMAGE)
     assert len(seen) > 2 and set(seen) == {seen[0]}  # the first pass counts the work, unlabelled
