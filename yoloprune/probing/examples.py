@@ -170,6 +170,6 @@ def run(
             found = whole()
             if random_draws.states() == before:
                 return Run(found, False)
-    with random_draws.seeded(seed, level) as drawn:
+    with random_draws.seeded(seed, level) as draws, draws:
         found = whole()
-    return Run(found, *drawn)
+    return Run(found, draws.any, draws.told)

@@ -28,37 +28,50 @@ ATOMS = frozenset({*NUMBERS, *FUNCTIONS, str, bytes, type(None), torch.dtype, to
 """Kinds of values that hold nothing that could change; most attributes are of them."""
 
 
-@contextlib.contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
+class Held:
+    """What a network holds now, put back at the end of a `with` block, of one after the other as often as is wanted.
+
+    Attributes:
+        model (nn.Module): The network.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        found = _found(model)
+        self._containers = [(v, _copied(v)) for v in found if isinstance(v, CONTAINERS)]
+        tensors = [v for v in found if isinstance(v, Tensor) and not v.is_inference()]  # which nothing can change
+        self._values = [(v, version_of(v), v.detach().clone()) for v in tensors]
+        self._arrays = [(v, v.copy()) for v in found if isinstance(v, np.ndarray)]
+        self._generators = [(v, v.get_state()) for v in found if isinstance(v, torch.Generator)]
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for container, content in self._containers:
+            _refill(container, content)
+        known = {id(container) for container, _ in self._containers}
+        for hooks in _hooks([vars(module) for module in self.model.modules()]):
+            if id(hooks) not in known:  # empty when it began
+                hooks.clear()
+        for tensor, version, value in self._values:
+            if _is_dense(tensor) and tensor.shape != value.shape:  # made larger in place, as observers of quantizers do
+                tensor.data = value.clone()
+            elif version_of(tensor) != version or not _holds(tensor, value):  # `.data` is written to and not counted
+                tensor.detach().copy_(value)
+        for array, numbers in self._arrays:
+            if array.tobytes() != numbers.tobytes():
+                array[...] = numbers
+        for generator, state in self._generators:
+            generator.set_state(state)
+
+
+def preserved(model: nn.Module) -> Held:
     """Put back whatever a forward pass changes: attributes, the lists and dicts among them, tensors, generators.
 
     A head remembers its anchors, a network for video its last frame.
     """
-    found = _found(model)
-    containers = [(v, _copied(v)) for v in found if isinstance(v, CONTAINERS)]
-    tensors = [v for v in found if isinstance(v, Tensor) and not v.is_inference()]  # which nothing can change
-    values = [(v, version_of(v), v.detach().clone()) for v in tensors]
-    arrays = [(v, v.copy()) for v in found if isinstance(v, np.ndarray)]
-    generators = [(v, v.get_state()) for v in found if isinstance(v, torch.Generator)]
-    try:
-        yield
-    finally:
-        for container, content in containers:
-            _refill(container, content)
-        known = {id(container) for container, _ in containers}
-        for hooks in _hooks(model):
-            if id(hooks) not in known:  # empty when it began
-                hooks.clear()
-        for tensor, version, value in values:
-            if _is_dense(tensor) and tensor.shape != value.shape:  # made larger in place, as observers of quantizers do
-                tensor.data = value
-            elif version_of(tensor) != version or not _holds(tensor, value):  # `.data` is written to and not counted
-                tensor.detach().copy_(value)
-        for array, numbers in arrays:
-            if array.tobytes() != numbers.tobytes():
-                array[...] = numbers
-        for generator, state in generators:
-            generator.set_state(state)
+    return Held(model)
 
 
 @contextlib.contextmanager
@@ -129,10 +142,11 @@ def _found(model: nn.Module) -> list[Any]:
     That is every container, tensor that is no parameter, and generator, by identity, but for dicts of hooks that are
     empty. A loop without calls: a proof comes by here dozens of times.
     """
-    owners = [vars(module) for module in model.modules()]
-    homes = {type(module).__module__.partition(".")[0] for module in model.modules()} - {"torch"}
+    modules = [*model.modules()]
+    owners = [vars(module) for module in modules]
+    homes = {kind.__module__.partition(".")[0] for kind in {*map(type, modules)}} - {"torch"}
     found: dict[int, Any] = {id(owner): owner for owner in owners}
-    found |= {id(hooks): hooks for hooks in _hooks(model)}  # those who watch a network are no part of it
+    found |= {id(hooks): hooks for hooks in _hooks(owners)}  # those who watch a network are no part of it
     open_: list[Any] = [v for owner in owners for k, v in owner.items() if k not in HOOK_DICTS]
     while open_:
         value = open_.pop()
@@ -190,9 +204,8 @@ def _digest(value: Any) -> int:
     return zlib.crc32(np.ascontiguousarray(value).tobytes())
 
 
-def _hooks(model: nn.Module) -> list[dict[Any, Any]]:
-    """The dicts of hooks that are not empty."""
-    owners = [vars(module) for module in model.modules()]
+def _hooks(owners: Iterable[dict[str, Any]]) -> list[dict[Any, Any]]:
+    """The dicts of hooks that are not empty, of the attributes of modules."""
     return [hooks for owner in owners for key in HOOK_DICTS if (hooks := owner.get(key))]
 
 

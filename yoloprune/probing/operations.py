@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from yoloprune.probing.examples import Example
 from yoloprune.probing.forward import running
-from yoloprune.probing.held_state import preserved
+from yoloprune.probing.held_state import Held, preserved
 from yoloprune.probing.random_draws import seeded
 from yoloprune.torch_internals import DispatchMode, register_module_forward_pre_hook, schema_of
 
@@ -42,10 +43,15 @@ class Listing:
     cramped: float = 0.0
 
 
-def listing(model: nn.Module, example: Example, *, training: bool, hollow: bool = False) -> Listing:
-    """List what one pass does, `hollow` without the work, always with the same draws; raises what the model raises."""
-    with preserved(model), running(model, training), seeded(0):
-        return list_pass(model, example, hollow)
+def listing(
+    model: nn.Module, example: Example, *, training: bool, hollow: bool = False, held: Held | None = None
+) -> Listing:
+    """List what one pass does, `hollow` without the work, always with the same draws; raises what the model raises.
+
+    What the model holds is put back; it is looked at anew unless `held` knows it.
+    """
+    with seeded(0) as draws, held or preserved(model), running(model, training):
+        return list_pass(model, example, hollow, within=draws)
 
 
 def list_pass(model: nn.Module, example: Example, hollow: bool = False, within: Any = None) -> Listing:
@@ -78,23 +84,36 @@ class _Lister(DispatchMode):
     def operation(self, func: Any, args: Any, kwargs: Any) -> Any:
         out = _hollow(func, args, kwargs) if self.hollow else None
         out = func(*args, **kwargs) if out is None else out
-        schema = schema_of(func)
+        name, listed, options, others = _form(func)
         taken = [a for a in args if isinstance(a, Tensor)]
-        if (name := LAYOUT.get(schema.name, schema.name)) is not None:
-            given = [
-                (a, str(of.type)) for a, of in zip(args, schema.arguments, strict=False) if isinstance(a, int | float)
-            ]
-            options = [a for a, kind in given if kind in {"number", "float"}]
+        if listed:
             # what is made of no tensor is as long as the image, e.g. the coordinates of a grid
-            self.found.operations.append((name, schema.overload_name, *(options if taken else ())))
-            self.found.numbers.append(tuple(a for a, kind in given if kind == "Tensor"))
-        if schema.name in CONVOLUTIONS:
+            self.found.operations.append((*listed, *(_numbers(args, options) if taken else ())))
+            self.found.numbers.append(_numbers(args, others))
+        if name in CONVOLUTIONS:
             self.found.flops += 2.0 * out.numel() * args[1].shape[1:].numel()
-        elif schema.name in PRODUCTS:
+        elif name in PRODUCTS:
             self.found.flops += 2.0 * out.numel() * taken[-1].shape[-2]
-        elif schema.name in POOLS:
+        elif name in POOLS:
             self.found.cramped = max(self.found.cramped, args[1][-1] / args[0].shape[-1])
         return out
+
+
+@cache
+def _form(func: Any) -> tuple[str, tuple[str, ...], tuple[int, ...], tuple[int, ...]]:
+    """Of an operation: name, what it is listed under, and where among its arguments options and what could be a tensor
+    are numbers.
+    """
+    schema = schema_of(func)
+    kinds = [str(argument.type) for argument in schema.arguments]
+    name = LAYOUT.get(schema.name, schema.name)
+    listed = () if name is None else (name, schema.overload_name)
+    options = tuple(i for i, kind in enumerate(kinds) if kind in {"number", "float"})
+    return schema.name, listed, options, tuple(i for i, kind in enumerate(kinds) if kind == "Tensor")
+
+
+def _numbers(args: Sequence[Any], places: Sequence[int]) -> tuple[Any, ...]:
+    return tuple(a for i in places if i < len(args) and isinstance(a := args[i], int | float))
 
 
 CONVOLUTIONS = frozenset({"aten::convolution", "aten::_convolution"})
@@ -108,7 +127,7 @@ NORMS = frozenset(
 
 def _hollow(func: Any, args: Any, kwargs: Any) -> Any:
     """One zero in the shape that the operation's result has; None where it is better run."""
-    name = schema_of(func).name
+    name = _form(func)[0]
     if name in CONVOLUTIONS:
         return _blank(args[0], _convolved(*args))
     if name in PRODUCTS:

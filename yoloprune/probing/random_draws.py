@@ -28,17 +28,21 @@ def generators_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def seeded(seed: int, level: bool = False) -> Iterator[list[Any]]:
-    """Own random numbers for all three generators; the list says in the end whether some were drawn, and which."""
-    told: list[Any] = []
-    with generators_kept(), _Draws(seed, level) as draws:
+def seeded(seed: int, level: bool = False) -> Iterator[Draws]:
+    """Own random numbers for all three generators, and the mode that watches them.
+
+    It is for the caller to enter, behind all other modes: in front of them it would see what these run as well.
+    """
+    with generators_kept():
+        draws = Draws(seed, level)
         random.seed(seed)
         np.random.seed(seed)
         before = _others()
         try:
-            yield told
+            yield draws
         finally:
-            told += [bool(draws.count) or draws.moved() or _others() != before, (*draws.uneven, _others())]
+            draws.any = bool(draws.count) or draws.moved() or _others() != before
+            draws.told = (*draws.uneven, _others())
 
 
 def states() -> tuple[Any, ...]:
@@ -61,14 +65,21 @@ LEVELLED = frozenset(
 """Operations that draw many numbers of one kind; others draw an order, or change tensors on the way."""
 
 
-class _Draws(DispatchMode):
-    """Seeds torch's generators anew before every operation that draws from them."""
+class Draws(DispatchMode):
+    """Seeds torch's generators anew before every operation that draws from them.
+
+    Attributes:
+        any (bool): Whether numbers were drawn; known when `seeded` ends, as is the next.
+        told (tuple): What was drawn beside level numbers; two runs in which it is equal drew the same.
+    """
 
     takes_apart = False
 
     def __init__(self, seed: int, level: bool) -> None:
         super().__init__()
         self.seed, self.level, self.count = seed, level, 0
+        self.any = False
+        self.told: tuple[Any, ...] = ()
         self.uneven: list[tuple[str | tuple[int, ...], ...]] = []  # what cannot be levelled, and its shapes
         torch.manual_seed(seed)
         self.before = torch.get_rng_state()

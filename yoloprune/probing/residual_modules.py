@@ -122,7 +122,7 @@ class _Watched:
         self.failed: set[str] = set()
         self._open: list[str] = []
         self._candidates = candidates
-        with seeded(0), preserved(model), running(model, training), hooked() as hooks:
+        with seeded(0) as draws, preserved(model), running(model, training), hooked() as hooks, draws:
             for name, module in model.named_modules():
                 if any(True for _ in module.parameters()) and name:  # one activation may serve several modules
                     hooks.append(module.register_forward_pre_hook(partial(self._enter, name), with_kwargs=True))

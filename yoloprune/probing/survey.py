@@ -144,6 +144,7 @@ class _Lists:
 
     def __init__(self, model: nn.Module, largest: Example) -> None:
         self.model, self.hollow = model, True
+        self._held = preserved(model)
         self._known: dict[Example, Listed] = {}
         if not self.of(largest):
             self.hollow, self._known = False, {}
@@ -165,7 +166,7 @@ class _Lists:
         found = []
         for training in (False, True):
             try:
-                one = listing(self.model, example, training=training, hollow=self.hollow)
+                one = listing(self.model, example, training=training, hollow=self.hollow, held=self._held)
                 found.append((tuple(one.operations), tuple(one.numbers)))
             except Exception as e:  # whatever a network may raise: in training mode some want targets
                 if is_out_of_memory(e):
@@ -180,7 +181,7 @@ class _Lists:
         A head that keeps its anchors until the image size changes does less the second time, and what it keeps does
         not depend on the image: one tells all.
         """
-        with preserved(self.model), running(self.model, training=False):
+        with self._held, running(self.model, training=False):
             before = state_of(self.model)
             seen = Descendants(tensors(example.inputs))
             passes = [self._pass(example, seen)]

@@ -88,7 +88,10 @@ class LabelBook:
             return a
         a, b = torch.broadcast_tensors(a, b)
         both = (a > 0) & (b > 0)
-        if not both.all() and (lone := torch.where(both, 0, a + b)).any():
+        if both.all():
+            self.edges.append((a.numpy().ravel(), b.numpy().ravel()))
+            return a
+        if (lone := torch.where(both, 0, a + b)).any():
             self.freeze(lone, reason)
         self.edges.append((a[both].numpy(), b[both].numpy()))
         return torch.where(a > 0, a, b)

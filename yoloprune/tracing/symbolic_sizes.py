@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from yoloprune.torch_internals import FunctionMode, tree_leaves
+from yoloprune.torch_internals import FunctionMode
 from yoloprune.tracing import slices, weight_sizes
 from yoloprune.tracing.arguments import in_order
 from yoloprune.tracing.labels import Tag
@@ -76,12 +76,17 @@ class Sizes(FunctionMode):
             self._as_numbers((args, kwargs))
         return out
 
-    @staticmethod
-    def _as_numbers(values: Any) -> None:
-        for value in tree_leaves(values):
-            for number in (value.start, value.stop, value.step) if isinstance(value, slice) else (value,):
-                if isinstance(number, Width):
-                    number.number()
+    @classmethod
+    def _as_numbers(cls, values: Any) -> None:
+        if isinstance(values, Width):
+            values.number()
+        elif isinstance(values, list | tuple):
+            for value in values:
+                cls._as_numbers(value)
+        elif isinstance(values, dict):
+            cls._as_numbers([*values.values()])
+        elif isinstance(values, slice):
+            cls._as_numbers((values.start, values.stop, values.step))
 
     def _scaled(self, queries: Tensor, scale: float | None) -> None:
         """Attention divides by the root of the queries' width where it is given no scale."""

@@ -22,9 +22,9 @@ from yoloprune.planning.layer_names import AS_THEY_ARE, LayerNames
 from yoloprune.probing.computed_weights import require_plain_weights
 from yoloprune.probing.examples import DRAWS, Example, Probe, run
 from yoloprune.probing.forward import running
-from yoloprune.probing.held_state import preserved
+from yoloprune.probing.held_state import Held, preserved
 from yoloprune.probing.outputs import Leaf, leaves
-from yoloprune.probing.random_draws import seeded
+from yoloprune.probing.random_draws import Draws, seeded
 from yoloprune.torch_internals import is_out_of_memory, one_thread
 from yoloprune.tracing import graph_builder
 from yoloprune.tracing.flop_scaling import growths
@@ -76,10 +76,10 @@ def trace(
     """
     require_plain_weights(model)
     probe = Probe.of(example)
-    first = probe.examples[0]
+    first, held = probe.examples[0], preserved(model)
     with _plainly():
         try:
-            with preserved(model), running(model, training=False):
+            with held, running(model, training=False):
                 growth = growths(model, first, area)
         except Exception as e:  # whatever a network may raise
             if is_out_of_memory(e):
@@ -89,10 +89,10 @@ def trace(
 
         def follow(tracer: Tracer) -> list[list[Leaf]]:
             tracer.handing_on, tracer.called = frozenset(handing_on), names
-            results = [_follow_all(tracer, sized, one, training, probe.frames) for one, training in ways]
+            results = [_follow_all(tracer, held, sized, one, training, probe.frames) for one, training in ways]
             if tracer.overhear(tracer.unreached()):
                 for one, training in ways:
-                    _follow_all(tracer, sized, one, training, probe.frames)
+                    _follow_all(tracer, held, sized, one, training, probe.frames)
             return results
 
         tracer = Tracer(model, frozen or {}, growth)
@@ -201,24 +201,30 @@ def _is_same(a: Any, b: Any) -> bool:
 
 
 def _follow_all(
-    tracer: Tracer, sized: Callable[[nn.Module], bool], example: Example, training: bool, frames: int
+    tracer: Tracer, held: Held, sized: Callable[[nn.Module], bool], example: Example, training: bool, frames: int
 ) -> list[Leaf]:
     """What came out of one run, or of several with other random numbers where it draws some."""
     found: list[Leaf] = []
     for seed in range(DRAWS):
-        with seeded(seed) as drawn:
-            found += _follow(tracer, sized, example, training, frames)
-        if not drawn[0]:
+        with seeded(seed) as draws:
+            found += _follow(tracer, held, sized, example, training, frames, draws)
+        if not draws.any:
             break
     return found
 
 
 def _follow(
-    tracer: Tracer, sized: Callable[[nn.Module], bool], example: Example, training: bool, frames: int
+    tracer: Tracer,
+    held: Held,
+    sized: Callable[[nn.Module], bool],
+    example: Example,
+    training: bool,
+    frames: int,
+    draws: Draws,
 ) -> list[Leaf]:
     """One pass, or as many in a row as there are frames; what came out of all."""
     found: list[Leaf] = []
-    with preserved(tracer.model), running(tracer.model, training), tracer.following(), tracer, Sizes(tracer, sized):
+    with held, running(tracer.model, training), tracer.following(), tracer, Sizes(tracer, sized), draws:
         for _ in range(frames):
             found += leaves(example(tracer.model))
             tracer.counting = False  # FLOPs are those of plain inference, the first pass
@@ -228,14 +234,13 @@ def _follow(
 
 @contextlib.contextmanager
 def _plainly() -> Iterator[None]:
-    """Attention in single steps, in one thread: waking others costs more than the tiny operations of a trace."""
-    threads, cuda = torch.get_num_threads(), torch.backends.cuda
+    """Attention in single steps."""
+    cuda = torch.backends.cuda
     switches: tuple[tuple[Any, Any], ...] = (
         (cuda.enable_flash_sdp, cuda.flash_sdp_enabled),  # of the CPU as well
         (cuda.enable_mem_efficient_sdp, cuda.mem_efficient_sdp_enabled),
     )
     kernels = [(switch, is_on()) for switch, is_on in switches]
-    torch.set_num_threads(1)
     for switch, _ in kernels:
         switch(False)
     try:
@@ -243,4 +248,3 @@ def _plainly() -> Iterator[None]:
     finally:
         for switch, was_on in kernels:
             switch(was_on)
-        torch.set_num_threads(threads)
