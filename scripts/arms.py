@@ -130,6 +130,10 @@ TABLES: dict[str, dict[str, Chain]] = {
             finetune(E, imgsz=256, distill="parent"),
         ],
         **{
+            f"(b) at 320, finetune 30, lr0={rate}": [train(H), prune(flops=0.5, data=True), finetune(E, lr0=rate)]
+            for rate in (0.001, 0.002)
+        },
+        **{
             f"{name}, finetune {n}": [train(H), *cut, finetune(n, **side)]
             for n in (H, E)
             for name, cut, side in (
@@ -169,9 +173,17 @@ TABLES: dict[str, dict[str, Chain]] = {
         },
     },
     "rates": {name: [train(H), prune(flops=0.5, data=True), finetune(H, **own)] for name, own in RATES.items()},
-    "mosaic": {  # epochs at the end without it; Ultralytics closes it only where a run has more epochs than that
+    "mosaic": {  # epochs at the end without it
         f"close_mosaic={n}": [train(H), prune(flops=0.5, data=True), finetune(H, close_mosaic=n)]
         for n in (10, 15, 5, 0)
+    },
+    "short": {  # few epochs behind a gentle cut, as in a search by `slim`, at several learning rates
+        name: [train(H), prune(flops=0.85, data=True), *more]
+        for name, more in (
+            ("cut", []),
+            ("finetune 5", [finetune(5)]),
+            *((f"finetune 5, lr0={rate}", [finetune(5, lr0=rate)]) for rate in (0.0002, 0.0001)),
+        )
     },
     "choices": {
         "train 15, prune, finetune 15": [train(H), prune(flops=0.5, data=True), finetune(H)],
