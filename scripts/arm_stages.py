@@ -22,6 +22,12 @@ class Stage(NamedTuple):
 Chain = list[Stage]
 
 
+def side_of(chain: Chain, own: int) -> int:
+    """Image size at which the last stage of a chain works and is measured: the last one that is named, else `own`."""
+    named: list[int] = [stage.arguments["imgsz"] for stage in chain if "imgsz" in stage.arguments]
+    return named[-1] if named else own
+
+
 def train(epochs: int, **own: Any) -> Stage:
     return Stage("train", {"epochs": epochs, **own})
 

@@ -133,6 +133,11 @@ TABLES: dict[str, dict[str, Chain]] = {
             f"(b) at 320, finetune 30, lr0={rate}": [train(H), prune(flops=0.5, data=True), finetune(E, lr0=rate)]
             for rate in (0.001, 0.002)
         },
+        "(b) at 256, finetune 15, lr0=0.0002": [
+            train(H),
+            prune(flops=0.781, imgsz=256, data=True),
+            finetune(H, imgsz=256, lr0=0.0002),
+        ],
         **{
             f"{name}, finetune {n}": [train(H), *cut, finetune(n, **side)]
             for n in (H, E)

@@ -26,6 +26,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from arm_stages import side_of
 from arms import TABLES
 from experiment_stages import measure, run_stage
 
@@ -72,7 +73,9 @@ def run_chain(arm: str, seed: int, arguments: argparse.Namespace) -> None:
     }
     source, folder = Path(arguments.model), chain_folder(arm, seed, arguments, 0).parent
     source = source.resolve() if source.is_file() else source  # else one of Ultralytics' own model YAMLs
-    for i, stage in enumerate(TABLES[arguments.table][arm]):
+    chain = TABLES[arguments.table][arm]
+    for i, stage in enumerate(chain):
+        side = common["imgsz"] = side_of(chain[: i + 1], arguments.imgsz)
         folder = chain_folder(arm, seed, arguments, i)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with (folder.parent / f".{folder.name}.lock").open("w") as lock:
@@ -80,10 +83,9 @@ def run_chain(arm: str, seed: int, arguments: argparse.Namespace) -> None:
             done = folder / "done.json"
             if not done.is_file():
                 start = time.time()
-                file = run_stage(stage, source, folder, common, {"imgsz": arguments.imgsz})
+                file = run_stage(stage, source, folder, common, {"imgsz": side})
                 row = {"file": str(file.relative_to(folder)), "minutes": (time.time() - start) / 60}
-                imgsz = stage.arguments.get("imgsz", arguments.imgsz)
-                done.write_text(json.dumps({**row, **measure(file, arguments, imgsz)}))
+                done.write_text(json.dumps({**row, **measure(file, arguments, side)}))
         source = folder / json.loads(done.read_text())["file"]
 
 

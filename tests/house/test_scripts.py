@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -35,3 +37,17 @@ def test_what_it_imports_is_there(script: Path, monkeypatch: pytest.MonkeyPatch)
 def test_steps_with_and_without_sparsity_are_timed() -> None:
     said = run(ROOT / "scripts" / "step_time.py", "--imgsz", "32", "--batch", "2", "--steps", "6", "--amp")
     assert "ratio, ramp: " in said
+
+
+def test_an_arm_that_names_a_side_is_measured_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    arms, stages = importlib.import_module("arms"), importlib.import_module("arm_stages")
+    named = {
+        (table, arm): int(told[1])
+        for table, chains in arms.TABLES.items()
+        for arm in chains
+        if (told := re.search(r"\bat (\d{3})\b", arm))
+    }
+    assert len(named) > 10
+    for (table, arm), side in named.items():
+        assert stages.side_of(arms.TABLES[table][arm], 320) == side, arm
