@@ -12,8 +12,9 @@ from typing import BinaryIO
 
 import pytest
 
+from yoloprune.csv_rows import append_row, keep_rows, read_numbers, whole_rows
 from yoloprune.errors import WriteError
-from yoloprune.files import append_row, drop_left_parts, keep_rows, read_numbers, staged, whole_rows, write_at_once
+from yoloprune.files import drop_left_parts, staged, write_at_once
 
 
 def full(file: BinaryIO) -> None:

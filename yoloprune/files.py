@@ -1,19 +1,32 @@
-"""Files that are whole or not there, written beside and renamed, one alone or several together; tables by the row."""
+"""Files that are whole or not there, written beside and renamed, one alone or several together; links and locks."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
+import errno
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from yoloprune.errors import WriteError
+
+PATIENCE = (0.1, 0.2, 0.5, 1.0, 2.0) if os.name == "nt" else ()
+"""Seconds between attempts to rename where a virus scanner or an indexer may have a new file open."""
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename a file or a folder over what is there, as soon as the system allows it."""
+    for wait in PATIENCE:
+        with contextlib.suppress(PermissionError):
+            os.replace(source, target)
+            return
+        time.sleep(wait)
+    os.replace(source, target)
 
 
 def write_at_once(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -32,7 +45,7 @@ def write_at_once(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         try:
             with open(part, "wb") as file:
                 write(file)
-            os.replace(part, path)
+            rename(part, path)
         finally:
             part.unlink(missing_ok=True)
     except OSError as e:
@@ -99,7 +112,7 @@ def staged(folder: Path) -> Iterator[Path]:
             if place.is_dir() or not os.access(place.parent, os.W_OK):
                 raise WriteError(place, "it is a folder" if place.is_dir() else "permission denied")
         for file, place in places.items():
-            os.replace(file, place)
+            rename(file, place)
     except WriteError as e:
         place = e.path
         if part is not None and part in place.parents:
@@ -129,7 +142,13 @@ def _last_written(folder: Path, part: Path | None) -> Path:
 
 
 def link(source: Path, target: Path) -> None:
-    """A link to a file; where the system allows none, a copy."""
+    """A link to a file; where the system allows none, a copy.
+
+    Raises:
+        FileExistsError: If there is something at the target: to write into a link is to write into a user's file.
+    """
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
     for way in (os.symlink, os.link, shutil.copyfile):
         with contextlib.suppress(OSError):
             way(source, target)
@@ -137,92 +156,17 @@ def link(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)  # once more, for its error
 
 
-def append_row(path: Path, row: Mapping[str, Any], *, fresh: bool = False) -> None:
-    """Append a row to a CSV file, below a header where the file is new.
-
-    Args:
-        path (Path): The file.
-        row (Mapping): Values by column; the columns of all rows are the same.
-        fresh (bool): Whether to begin anew whatever is there.
-    """
-    new = fresh or not path.exists()
-    with path.open("w" if new else "a", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+def unlike(name: str, taken: set[str]) -> str:
+    """A file name whose stem no taken one has, in capitals or not, as some file systems see them; taken from now on."""
+    free, i = name, 2
+    while Path(free).stem.casefold() in taken:
+        free, i = f"{i}-{name}", i + 1
+    taken.add(Path(free).stem.casefold())
+    return free
 
 
-def keep_rows(path: Path, column: str, last: float) -> None:
-    """Drop the rows of a CSV that are done again: beyond the last one that counts, double, or torn; the others stay to
-    the letter.
-
-    Args:
-        path (Path): The file; nothing happens where there is none.
-        column (str): Says which row it is, a rising number; a file whose header was torn before it goes.
-        last (float): The last one to keep.
-    """
-    if not path.is_file():
-        return
-    with path.open(newline="", encoding="utf-8") as f:
-        header, *rows = [*f] or [""]
-    names = [name.strip() for name in header.split(",")]
-    if column not in names:  # a process was killed before the first row was written
-        path.unlink()
-        return
-    kept: dict[float, str] = {}
-    for row in rows:
-        cells = row.split(",")
-        if row.endswith("\n") and len(cells) == len(names) and (number := float(cells[names.index(column)])) <= last:
-            kept[number] = row
-    if [*kept.values()] != rows:
-        write_at_once(path, lambda f: f.write("".join([header, *kept.values()]).encode()))
-
-
-def read_numbers(path: Path) -> list[dict[str, float]]:
-    """Rows of a CSV of numbers, none when there is no such file; names without spaces around them.
-
-    What is torn, or no row of numbers, is passed over: files lie where a process was killed, or its disk was full.
-    """
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8", errors="replace") as f:
-        header, *lines = [*f] or [""]
-    names = [name.strip() for name in next(csv.reader([header]), [])]
-    rows = []
-    for line in lines:
-        with contextlib.suppress(ValueError, csv.Error):
-            numbers = map(float, next(csv.reader([line]), []))
-            rows += [dict(zip(names, numbers, strict=True))] if line.endswith("\n") else []
-    return rows
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a CSV whose values are texts, integers and other numbers; none when there is no such file."""
-
-    def value(text: str) -> Any:
-        for kind in (int, float):
-            with contextlib.suppress(ValueError):
-                return kind(text)
-        return text
-
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as f:
-        return [{k: value(v) for k, v in row.items()} for row in csv.DictReader(f)]
-
-
-def whole_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a CSV that grew row by row, see `read_rows`; one that was torn is taken out of the file."""
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as f:
-            header, *lines = [*f] or [""]
-        columns = len(next(csv.reader([header]), []))
-        if not header.endswith("\n"):  # a process was killed before the first row was written
-            path.unlink()
-        elif lines and (not lines[-1].endswith("\n") or len(next(csv.reader(lines[-1:]))) != columns):
-            write_at_once(path, lambda f: f.write("".join([header, *lines[:-1]]).encode()))
-    return read_rows(path)
+HELD = frozenset({errno.EACCES, errno.EAGAIN, errno.EDEADLK})
+"""What systems say of a file that another process has taken."""
 
 
 def taken(path: Path) -> BinaryIO | None:
@@ -240,7 +184,9 @@ def taken(path: Path) -> BinaryIO | None:
             import fcntl
 
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock not inherited by workers
-    except OSError:
-        handle.close()
-        return None
+    except OSError as e:
+        if e.errno in HELD:
+            handle.close()
+            return None
+        # a file system without locks, as some network drives are, keeps nobody from anything
     return handle

@@ -37,6 +37,7 @@ __all__ = [
     "WeakIdKeyDictionary",
     "drop_hooks",
     "filled",
+    "float64_home",
     "hollow",
     "hooks_of",
     "is_out_of_memory",
@@ -118,6 +119,11 @@ def version_of(tensor: Tensor) -> float:
     one made under `torch.inference_mode`, of which nobody counts it.
     """
     return math.nan if tensor.is_inference() else tensor._version
+
+
+def float64_home(device: torch.device) -> torch.device:
+    """Where float64 is computed for what lives on a device: there, or on the CPU where it has none, as Apple's GPUs."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def channel_dim(layer: nn.Module) -> int:

@@ -14,7 +14,7 @@ from PIL import Image
 from sparse_loop import TINY
 
 import yoloprune
-from yoloprune import files
+from yoloprune import csv_rows
 from yoloprune.backend import calibration_images, class_rows, console, evaluation
 from yoloprune.cli import main
 from yoloprune.commands.demo_images import make_shapes
@@ -153,7 +153,7 @@ def _table_of_another_model(file: Path) -> None:
     how |= {"imgsz": "32", "batch": "1", "parent": "another", "of": "20"}
     times = Times(10.0, 10.0, 0.0, 9)
     for i in range(20):
-        files.append_row(file, device_script.row_of({"name": f"{i:02d}", "widths": [8]}, times, times, how))
+        csv_rows.append_row(file, device_script.row_of({"name": f"{i:02d}", "widths": [8]}, times, times, how))
 
 
 @pytest.mark.parametrize(("name", "file"), [("prune", "pruned.pt"), ("mask", "masked.pt")])

@@ -14,7 +14,7 @@ from command_lines import error, ok
 from conftest import settle
 
 import yoloprune
-from yoloprune import cli, files
+from yoloprune import cli, csv_rows
 from yoloprune.commands import mask, sensitivity, sensitivity_table
 from yoloprune.commands.demo_images import NAMES, make_shapes
 from yoloprune.errors import ArgumentError, BudgetError
@@ -176,7 +176,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
     assert [(r["width"], r["kept"]) for r in whole[1:]] == [(32, 16), (16, 8), (32, 16), (64, 32)]
     assert all(r["flops"] < 1 for r in whole[1:]) and len({r["loss"] for r in whole}) == 5
     assert all(r["low"] <= r["high"] for r in whole) and (whole[0]["low"], whole[0]["high"]) == (0, 0)
-    assert files.read_rows(tmp_path / "whole" / "sensitivity.csv") == whole
+    assert csv_rows.read_rows(tmp_path / "whole" / "sensitivity.csv") == whole
     report = json.loads((tmp_path / "whole" / "report.json").read_text())
     assert (report["widths"], len(report["table"])) == (whole, 4)
     assert (tmp_path / "whole" / "sensitivity.png").is_file()
@@ -194,7 +194,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
     words = [f"{k}={v}" for k, v in told.items()]
     assert cli.main(["sensitivity", f"model={trained}", *words]) == 130
     run = tmp_path / "sensitivity"
-    assert len(files.read_rows(run / "sensitivity.csv")) == 3
+    assert len(csv_rows.read_rows(run / "sensitivity.csv")) == 3
     with (run / "sensitivity.csv").open("a") as f:
         f.write("3,model.2.cv2,mod")  # torn
     monkeypatch.setattr(sensitivity._Look, "__call__", plain)

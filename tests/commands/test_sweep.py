@@ -18,7 +18,7 @@ from torch import nn
 from ultralytics import YOLO
 
 import yoloprune
-from yoloprune import files
+from yoloprune import csv_rows
 from yoloprune.backend import calibration_images, console, datasets, evaluation, model_facts, yolo_tracing
 from yoloprune.commands import cut_and_repair, mask, sweep_table
 from yoloprune.commands.demo_images import make_shapes
@@ -229,7 +229,7 @@ def test_an_interrupted_sweep_goes_on_in_its_folder(
     rows = yoloprune.sweep(tiny, **told)
     assert len(seen) == 3 and [f.name for f in tmp_path.iterdir() if f.is_dir()] == ["sweep"]
     assert [r["model"] for r in rows] == ["parent", "flops=0.8", "flops=0.6"]
-    assert (run / "sweep.csv").read_text().startswith(before) and files.read_rows(run / "sweep.csv") == rows
+    assert (run / "sweep.csv").read_text().startswith(before) and csv_rows.read_rows(run / "sweep.csv") == rows
     report = json.loads((run / "report.json").read_text())
     assert [*report["differences"]] == ["flops=0.8", "flops=0.6"] and len(report["table"]) == 3
     assert report["timing"]["ms"] == [r["ms"] for r in rows]

@@ -15,7 +15,7 @@ from yoloprune.settings.commands import COMMANDS
 
 PACKAGE = Path(__file__).resolve().parents[2] / "yoloprune"
 
-GROUND = {"errors", "files", "torch_internals"}
+GROUND = {"errors", "files", "csv_rows", "shell_words", "torch_internals"}
 ALLOWED: dict[str, set[str]] = {
     "probing": set(),
     "settings": set(),

@@ -91,7 +91,7 @@ def _opened(
     data: str | Path | None, imgsz: int, folder: str | Path | None, most: int, task: str, channels: int
 ) -> Iterator[plain_images.PlainImages]:
     """The training images of a data set, or those of a folder, of whose videos as many frames are taken."""
-    with tempfile.TemporaryDirectory() as frames:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as frames:
         listed = None if folder is None else stills.stills(folder, Path(frames), most=most).all
         images = plain_images.of(data, imgsz, task, channels, listed)
         images.called = f"data={data}" if folder is None else f"images={folder}"
@@ -156,7 +156,11 @@ def labelled(
     arguments = {**yolo.overrides, **settings, "rect": False, "plots": False}
     generator = np.random.default_rng(seed)
     # The validator makes itself a folder for results that never come.
-    with tempfile.TemporaryDirectory() as folder, datasets.one_line(data), label_caches.untouched(n, generator):
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        datasets.one_line(data),
+        label_caches.untouched(n, generator),
+    ):
         validator = yolo.task_map[yolo.task]["validator"](save_dir=Path(folder), args=arguments)
         train = datasets.training_images(data, yolo.task)
         if yolo.task != "classify":

@@ -67,7 +67,7 @@ def view(kept: Sequence[str] | None, data: Any, *, draw: int | None = None, seed
     if kept is None or found is None:
         yield data
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         yield write(kept, data, found, Path(folder), draw=draw, seed=seed)
 
 
@@ -134,9 +134,7 @@ def _write_split(
     taken: set[str] = set()
 
     def take(i: int, lines: Sequence[str]) -> None:
-        name = Path(images[i]).name
-        name = name if name.rpartition(".")[0] not in taken else f"{i}-{name}"  # of the same name in another folder
-        taken.add(name.rpartition(".")[0])
+        name = files.unlike(Path(images[i]).name, taken)  # of the same name in another folder
         files.link(Path(images[i]).absolute(), folder / name)
         (texts / name).with_suffix(".txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         bar.update(1)
@@ -145,7 +143,7 @@ def _write_split(
         if draw is not None and len(taken) >= draw:
             return
         text = Path(labels[i])
-        lines = relabelled(text.read_text(encoding="utf-8"), found) if text.is_file() else []
+        lines = relabelled(text.read_text(encoding="utf-8-sig", errors="replace"), found) if text.is_file() else []
         if lines or draw is None:
             take(i, lines)
         else:

@@ -177,12 +177,15 @@ def quiet() -> Iterator[None]:
         compat.LOGGER.setLevel(logging.CRITICAL + 1)
         for stream in (1, 2):
             os.dup2(nowhere, stream)
-        with warnings.catch_warnings():
+        # What Python prints goes elsewhere as well: a Windows console cannot be written to through such a stream.
+        with open(os.devnull, "w", encoding="utf-8") as null, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            with contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
+                yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # what somebody wrote who had the streams before
+            sys.stdout.flush()
+            sys.stderr.flush()
         for stream, before in zip((1, 2), kept, strict=True):
             os.dup2(before, stream)
             os.close(before)

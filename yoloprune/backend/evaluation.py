@@ -109,6 +109,8 @@ def validate(yolo: Any, arguments: Mapping[str, Any]) -> None:
         arguments = {k: v for k, v in arguments.items() if k not in OF_EXPORT}
     with datasets.reading(arguments.get("data")):
         yolo.val(**{"plots": False, **arguments})
+    if torch.cuda.is_initialized():  # a training on several GPUs that follows has its memory in other processes
+        torch.cuda.empty_cache()
 
 
 def metrics(yolo: Any) -> dict[str, float]:

@@ -89,10 +89,7 @@ def write(by: Labeller, stills: Stills, folder: Path, *, told: str, seed: int = 
     found = Found(folder / "data.yaml")
     for result in _results(by, stills.all):
         split = "val" if result.path in held else "train"
-        name = Path(result.path).name
-        if name.rpartition(".")[0] in taken:  # of the same name in another folder
-            name = f"{len(taken)}-{name}"
-        taken.add(name.rpartition(".")[0])
+        name = files.unlike(Path(result.path).name, taken)  # of the same name in another folder
         image, text = folder / "images" / split / name, (folder / "labels" / split / name).with_suffix(".txt")
         for place in (image, text):
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -137,9 +134,10 @@ def _results(by: Labeller, listed: Sequence[str]) -> Iterator[Any]:
     bar = compat.TQDM(
         total=len(listed), desc=console.title("labels: ") + "by the parent", disable=not console.is_main_process()
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         text = Path(folder) / "images.txt"  # of a list Ultralytics would hold all images in memory
-        text.write_text("\n".join(listed), encoding="utf-8")
+        # Ultralytics reads it in the system's encoding, on Windows that of the country, unless a mark says another one
+        text.write_text("\n".join(listed), encoding="utf-8-sig" if os.name == "nt" else "utf-8")
         look = {"conf": by.conf, "iou": IOU, "imgsz": by.imgsz, "device": by.device, "classes": sorted(by.numbers)}
         for result in by.model.predict(str(text), stream=True, verbose=False, save=False, project=folder, **look):
             yield result

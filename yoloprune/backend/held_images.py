@@ -32,7 +32,7 @@ def few(data: str | Path, task: str, split: str, n: int, seed: int) -> Iterator[
         DataError: If the data set is missing or wrong, or has no such split.
     """
     order = np.random.default_rng(seed)
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         folder = Path(place)
         if task == "classify":
             yield folder, _folders(Path(data), split, n, order, folder)

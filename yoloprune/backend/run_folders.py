@@ -48,7 +48,7 @@ class Run:
         made = [f for f in self.folder.rglob("*") if not f.is_dir() and not ours.intersection(f.parents)]
         begun = {f.name for f in made} - {ARGS, "labels.jpg"}
         if self.made and self.folder.is_dir() and not begun:
-            shutil.rmtree(self.folder)
+            shutil.rmtree(self.folder, ignore_errors=True)  # not to hide why it was refused
             with contextlib.suppress(OSError):  # another run has its folder there by now
                 for folder in self.above:
                     folder.rmdir()
@@ -118,6 +118,7 @@ def _numbered(first: Path) -> dict[Path, int]:
 
 
 def _require_elsewhere(folder: Path, reads: Iterable[Any]) -> None:
+    folder = folder.resolve()
     for file in reads:
         if isinstance(file, (str, Path)) and Path(file).is_file() and folder in Path(file).resolve().parents:
             raise ArgumentError(

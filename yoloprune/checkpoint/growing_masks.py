@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from yoloprune import files
+from yoloprune import csv_rows
 from yoloprune.backend import console, model_facts, run_folders, yaml_markers
 from yoloprune.backend.running_score import RunningScore
 from yoloprune.backend.training_ramp import Schedule
@@ -135,8 +135,8 @@ class Growing:
         zero = sum(int(self.holder.gone[n].sum()) for n in self.ramp["layers"])
         count = sum(self.holder.gone[n].numel() for n in self.ramp["layers"])
         file, epoch = Path(self.trainer.save_dir) / LOG, self.trainer.epoch + 1
-        files.keep_rows(file, "epoch", epoch - 1)
-        files.append_row(file, {"epoch": epoch, "zeros": zero, "share": f"{zero / count:.6g}"}, fresh=epoch == 1)
+        csv_rows.keep_rows(file, "epoch", epoch - 1)
+        csv_rows.append_row(file, {"epoch": epoch, "zeros": zero, "share": f"{zero / count:.6g}"}, fresh=epoch == 1)
         target = "" if self.met else f" (target {self.ramp['sparsity']:g})"
         console.log("mask: ", f"{zero:,} of {count:,} weights in {len(self.ramp['layers'])} layers are zero{target}")
 

@@ -43,7 +43,7 @@ def load(model: str | Path | ultralytics.YOLO, *, prunable: bool = True) -> ultr
         records.require_sound(model_facts.student(model.model), "model")
         if prunable:
             records.require_known(model_facts.student(model.model), "model")
-        copy = with_model(model, _copy_of(model.model).float().eval())
+        copy = with_model(model, _copy_of(model.model).cpu().float().eval())
         for event, functions in model.callbacks.items():
             copy.callbacks[event] = list(functions)  # the user's; what is added to this object stays off the other
         return copy

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from yoloprune import files
+from yoloprune import csv_rows, files
 from yoloprune.backend import compat, console, run_folders
 from yoloprune.errors import ArgumentError
 
@@ -89,7 +89,7 @@ class WholeFiles(Trainer):
         """Go on behind the epoch of the checkpoint; a run that was killed may have told of the next one already."""
         super().resume_training(ckpt)
         if self.resume and ckpt is not None and console.is_main_process():
-            files.keep_rows(self.csv, "epoch", self.start_epoch)
+            csv_rows.keep_rows(self.csv, "epoch", self.start_epoch)
 
     def save_model(self) -> Any:
         """Write last.pt, best.pt and the checkpoint of an epoch as Ultralytics does, all of them or none.

@@ -181,7 +181,7 @@ def _start(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> dict[str, float
     if not isinstance(asked.get("batch", 1), int) or asked.get("batch", 1) < 1:
         del asked["batch"]  # which the trainer finds out
     probe = saving.with_model(yolo, deepcopy(yolo.model))  # validation fuses the one it runs
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         imgsz = saving.image_size(yolo, asked.pop("imgsz", None))
         evaluation.validate(probe, {**asked, "imgsz": imgsz, "project": folder, "name": "start", "verbose": False})
     start = evaluation.metrics(probe)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import ultralytics
 
+from yoloprune import shell_words
 from yoloprune.backend import found_labels, model_builder, run_folders, yaml_markers
 from yoloprune.commands import image_side
 from yoloprune.native import candidates
@@ -46,14 +46,16 @@ NOISE = 0.005
 def typed(words: str, imgsz: Any = None, **told: Any) -> str:
     """A command with its keys; those that are None are left out, and the side of the image that is the default."""
     side = None if imgsz == keys.host_defaults()["imgsz"] else imgsz
-    return " ".join([words, *map(shlex.quote, command_line.pairs({**told, "imgsz": side}))])
+    return " ".join([words, *map(shell_words.quoted, command_line.pairs({**told, "imgsz": side}))])
 
 
 def again(command: str, folder: Path, words: str | None) -> list[str]:
     """What does a run again, from any folder: by the args.yaml in its own, and the command as it was typed if known."""
     if folder.name.endswith(UNFINISHED):  # a stage of a run, which is done again as a whole
-        return [f"yoloprune slim {shlex.quote(f'cfg={(folder.parent / run_folders.ARGS).absolute()}')} name={ANEW}"]
-    by_file = f"yoloprune {command} {shlex.quote(f'cfg={(folder / run_folders.ARGS).absolute()}')}"
+        return [
+            f"yoloprune slim {shell_words.quoted(f'cfg={(folder.parent / run_folders.ARGS).absolute()}')} name={ANEW}"
+        ]
+    by_file = f"yoloprune {command} {shell_words.quoted(f'cfg={(folder / run_folders.ARGS).absolute()}')}"
     return [by_file, *([words] if words and command_line.is_whole(words) else [])]
 
 
@@ -65,13 +67,13 @@ def without_next(said: str) -> str:
 
 def _predicted(export: Any, imgsz: int) -> str:
     """Use what was exported."""
-    return f"yolo predict {shlex.quote(f'model={export}')} imgsz={imgsz} source=..."
+    return f"yolo predict {shell_words.quoted(f'model={export}')} imgsz={imgsz} source=..."
 
 
 def exported(file: Any, imgsz: Any, how: Deployment | None = None) -> str:
     """Export a model that is good enough, in the way in which it was timed."""
     timed = {} if how is None or how.format == TORCH else {"format": how.format, **how.arguments}
-    words = map(shlex.quote, command_line.pairs(timed or {"format": "onnx"}))
+    words = map(shell_words.quoted, command_line.pairs(timed or {"format": "onnx"}))
     return " ".join([typed("yolo export", imgsz, model=file), *words])
 
 
@@ -190,7 +192,7 @@ def after_slim(
             return f"{command_line.written(longer)}{too_few}{shared}"
     if export is not None:
         return _predicted(export, imgsz)
-    return f"yolo export {shlex.quote(f'model={file}')} imgsz={imgsz} format=onnx"
+    return f"yolo export {shell_words.quoted(f'model={file}')} imgsz={imgsz} format=onnx"
 
 
 def after_comparing(
@@ -236,4 +238,4 @@ def after_sweep(request: SweepRequest, passed: Mapping[str, Any], budget: str | 
         del same["pattern"]
     given = command_line.pairs({"model": run_folders.rooted(as_typed(request.model)), "data": passed["data"]})
     words = (*given, budget, *command_line.pairs({"imgsz": passed["imgsz"], **same}))
-    return f"yoloprune {target} {' '.join(map(shlex.quote, words))}"
+    return f"yoloprune {target} {' '.join(map(shell_words.quoted, words))}"

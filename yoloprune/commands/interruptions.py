@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import ultralytics
 
+from yoloprune import shell_words
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
 from yoloprune.errors import ModelError, WriteError
@@ -63,7 +63,7 @@ def _what_is_left(yolo: ultralytics.YOLO, command: str) -> str:
     except ModelError as e:  # what is to be told is why the training ended
         return str(e)
     over = f"the training was over; its model is {best if best and Path(best).is_file() else last}"
-    return f"go on with: yoloprune {command} {shlex.quote(f'model={last}')} resume" if goes_on else over
+    return f"go on with: yoloprune {command} {shell_words.quoted(f'model={last}')} resume" if goes_on else over
 
 
 def resumed(model: ModelSource, passed: Mapping[str, Any]) -> ModelSource:

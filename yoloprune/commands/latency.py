@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import ultralytics
 from torch import nn
 
-from yoloprune import files
+from yoloprune import files, shell_words
 from yoloprune.backend import compat, console, host_arguments, progress_bar, run_folders, yolo_tracing
 from yoloprune.checkpoint import saving
 from yoloprune.cutting import surgery
@@ -114,7 +113,7 @@ def _next(request: LatencyRequest, table: str | Path = TIMES) -> str:
     if request.against is not None:
         return ""
     words = {"model": request.model, "imgsz": request.passed.get("imgsz"), "latency": 0.6, "times": table}
-    return " ".join(["yoloprune prune", *map(shlex.quote, command_line.pairs(words))])
+    return " ".join(["yoloprune prune", *map(shell_words.quoted, command_line.pairs(words))])
 
 
 def _carried(folder: Path, how: Measurement, request: LatencyRequest, exported: Deployment) -> str:
@@ -132,7 +131,7 @@ def _shipped(request: LatencyRequest, exported: Deployment) -> str:
     passed = request.passed
     told = {key: passed.get(key) for key in ("model", "imgsz", "format", "half", "quantize")}  # also of what is built
     told |= {**exported.arguments, "batch": passed.get("batch")}
-    return " ".join(["yolo export", *map(shlex.quote, command_line.pairs(told))])
+    return " ".join(["yolo export", *map(shell_words.quoted, command_line.pairs(told))])
 
 
 def _measured(link: Link, folder: Path, place: str, request: LatencyRequest, exported: Deployment) -> Path:

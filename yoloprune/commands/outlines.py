@@ -76,7 +76,8 @@ def found(result: Any) -> list[Outline]:
 def labels(file: Path, task: str, names: Sequence[str]) -> list[Outline]:
     """The objects of a label file; lines that are none are passed over, Ultralytics warns of them."""
     listed = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+    text = file.read_text(encoding="utf-8-sig", errors="replace") if file.is_file() else ""
+    for line in text.splitlines():
         try:
             number, *rest = (float(v) for v in line.split())
             name = names[int(number)]

@@ -37,7 +37,7 @@ class Ray:
         """Raise ArgumentError where Ray is not installed."""
         found = find_spec("ray")
         if found is None or found.origin is None:  # a folder of that name
-            raise ArgumentError("ray=True: needs the package ray, which is not installed: pip install 'yoloprune[ray]'")
+            raise ArgumentError('ray=True: needs the package ray, which is not installed: pip install "yoloprune[ray]"')
 
 
 @contextlib.contextmanager

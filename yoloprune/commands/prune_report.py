@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import ultralytics
 
-from yoloprune import files
+from yoloprune import csv_rows
 from yoloprune.backend.yaml_markers import CLASSES
 from yoloprune.commands import cut_and_repair, following, image_side, side_by_side
 from yoloprune.native import candidates
@@ -139,7 +139,7 @@ def _gamma(model: Any) -> list[dict[str, float]]:
     if not isinstance(model, (str, Path)):
         return []
     try:
-        rows = files.read_numbers(Path(model).absolute().parent.parent / "sparsity.csv")
+        rows = csv_rows.read_numbers(Path(model).absolute().parent.parent / "sparsity.csv")
     except OSError:  # a cut is not lost for a picture
         return []
     return [row for row in rows if row.keys() >= page_network.GAMMA]  # the file may be of somebody else

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from yoloprune import files
+from yoloprune import csv_rows, files
 from yoloprune.backend import console, run_folders
 from yoloprune.commands import interruptions
 from yoloprune.errors import ArgumentError
@@ -51,7 +51,7 @@ def opened(
             run_folders.write_yaml(folder / run_folders.ARGS, {**told, "save_dir": str(folder)})
         try:
             with interruptions.telling(lambda: _left(folder / table)):
-                yield folder, files.whole_rows(folder / table)
+                yield folder, csv_rows.whole_rows(folder / table)
         finally:
             if handle is not None:
                 handle.close()

@@ -9,7 +9,7 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune import files
+from yoloprune import csv_rows
 from yoloprune.backend import (
     calibration_images,
     class_labels,
@@ -85,7 +85,7 @@ def run(request: SensitivityRequest) -> list[dict[str, Any]]:
                 row = {"point": len(rows), **one.told, **figures}
                 rows.append(row)
                 row |= _chance((before, found), rows)
-                files.append_row(folder / TABLE, row, fresh=len(rows) == 1)
+                csv_rows.append_row(folder / TABLE, row, fresh=len(rows) == 1)
                 bar.update(1)
             bar.close()
             _report(folder, rows, request, told, parent, held[1])

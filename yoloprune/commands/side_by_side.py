@@ -169,7 +169,7 @@ def validated(yolo: ultralytics.YOLO, arguments: Mapping[str, Any]) -> Validated
     probe = saving.with_model(yolo, copy.deepcopy(yolo.model))  # validation fuses the one it runs
     everything = np.iinfo(np.int32).max
     with (
-        TemporaryDirectory() as folder,
+        TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         label_caches.untouched(everything, np.random.default_rng(0)),
         per_image.watched(probe) as watch,
     ):
@@ -222,7 +222,7 @@ def examples(
     with Wait(2 * len(drawn), "looking at images") as wait:
         for yolo, side in zip((before, after), sides, strict=True):
             probe = saving.with_model(yolo, copy.deepcopy(yolo.model))
-            with TemporaryDirectory() as folder:  # a predictor makes itself a folder
+            with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a predictor makes itself a folder
                 results = [probe.predict(file, project=folder, imgsz=side, **look)[0] for file in wait.over(drawn)]
             found.append([outlines.found(result) for result in results])
     shown = []

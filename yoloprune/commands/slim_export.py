@@ -94,7 +94,7 @@ def validated(file: Path, tuned: Stage, work: Work) -> dict[str, float]:
     passed = {k: v for k, v in work.request.passed.items() if k in finetune.LIKE_THE_END - {"batch"} and v is not None}
     with (
         class_labels.view(yaml_markers.kept_classes(yolo), work.data) as seen,
-        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
     ):
         place = {"project": folder, "name": "val", "data": seen, "imgsz": work.imgsz, "verbose": False}
         evaluation.validate(exported, {**passed, **place})

@@ -10,7 +10,7 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune import files
+from yoloprune import csv_rows
 from yoloprune.backend import class_labels, console, evaluation, run_folders, yaml_markers
 from yoloprune.checkpoint import provenance, saving
 from yoloprune.commands import following, side_by_side, slim_layers
@@ -199,7 +199,7 @@ def finished(request: SlimRequest, parent: ultralytics.YOLO, arguments: Mapping[
 def _enough(folder: Path) -> int:
     """Epochs of a run in whose half for sparse training channels can fade, 0 where there is no such half."""
     logs = [file for file in folder.glob(f"*/{callback.LOG}") if (file.parent / FACTS).is_file()]
-    history = [row for file in logs for row in files.read_numbers(file)]
+    history = [row for file in logs for row in csv_rows.read_numbers(file)]
     return 2 * callback.epochs_enough(history[-1]["steps"] / len(history), SparseConfig) if history else 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -125,7 +124,7 @@ class Stages:
         renaming.settle()
         facts = renaming.told(json.dumps(told, indent=2, default=str))
         files.write_at_once(part / FACTS, lambda f: f.write(facts.encode()))
-        os.replace(part, final)
+        files.rename(part, final)
         self.trained = holds_work(self.folder)
         return Stage.read(final)
 

@@ -222,7 +222,7 @@ class Work:
         began = time.perf_counter()
         with (
             class_labels.view(names or yaml_markers.kept_classes(yolo), self.data) as seen,
-            tempfile.TemporaryDirectory() as folder,
+            tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
             per_image.watched(probe) as watch,
         ):
             place = {"project": folder, "name": "val", "data": seen, "imgsz": imgsz or self.imgsz, "verbose": False}

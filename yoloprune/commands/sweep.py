@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import ultralytics
 
-from yoloprune import files
+from yoloprune import csv_rows
 from yoloprune.backend import (
     class_labels,
     compat,
@@ -192,7 +192,7 @@ class _SoFar:
             "times": [vars(t) for t in self.times],
         }
         run_report.write_text(folder / PROGRESS, json.dumps(told))
-        files.append_row(folder / TABLE, row, fresh=fresh)
+        csv_rows.append_row(folder / TABLE, row, fresh=fresh)
 
     @staticmethod
     def over(folder: Path) -> None:

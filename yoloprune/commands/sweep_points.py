@@ -105,7 +105,7 @@ class Points:
         given = {k: v for k, v in self.passed.items() if k != "seed"}
         with (
             class_labels.view(*self.labels) as seen,
-            tempfile.TemporaryDirectory() as folder,
+            tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
             per_image.watched(probe) as watch,
         ):
             evaluation.validate(probe, {**given, "data": seen, "project": folder, "name": "val", "exist_ok": True})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune import files
+from yoloprune import csv_rows, shell_words
 from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, records, run_folders
 from yoloprune.backend.yaml_markers import STATE_KEY
 from yoloprune.checkpoint import provenance, rebuild, saving, trainers
@@ -77,7 +76,7 @@ def report(folder: Path, yolo: ultralytics.YOLO, config: SparseConfig, words: st
     if not (log := folder / "sparsity.csv").is_file():
         return None
     picture = plots.plot_sparsity(folder / "sparsity.png", log)
-    history, met = files.read_numbers(log), bool(yolo.model.yaml.get(STATE_KEY, {}).get("met"))  # also of workers
+    history, met = csv_rows.read_numbers(log), bool(yolo.model.yaml.get(STATE_KEY, {}).get("met"))  # also of workers
     best = next(f for name in ("best.pt", "last.pt") if (f := folder / "weights" / name).exists() or name == "last.pt")
     last = history[-1] if history else {}
     row = {"model": best.stem, **evaluation.metrics(yolo), **{k: last[k] for k in SHARES if k in last}}
@@ -92,7 +91,7 @@ def report(folder: Path, yolo: ultralytics.YOLO, config: SparseConfig, words: st
         versions=provenance.versions(),
     )
     page = run_report.write_report(folder, report, [p for p in (picture, folder / "results.png") if p])
-    step = f"yoloprune prune {shlex.quote(f'model={best}')}"
+    step = f"yoloprune prune {shell_words.quoted(f'model={best}')}"
     console.conclude("sparse: ", text_table.closing(report.verdict, [row], [best, page], step))
     return met
 

@@ -184,7 +184,7 @@ def distance(parent: nn.Module, model: nn.Module, example: Example) -> float:
         b = got.get(path)
         comparable = isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape
         if comparable and a.is_floating_point() and a.numel():
-            worst = max(worst, float((a - b).double().norm() / a.double().norm().clamp_min(1e-30)))
+            worst = max(worst, float((a - b).cpu().double().norm() / a.cpu().double().norm().clamp_min(1e-30)))
     return worst
 
 

@@ -148,7 +148,7 @@ def kept_rows(expected: Tensor, marked: Tensor, got: Tensor) -> KeptRows | None:
     kept = (expected == marked).movedim(dim, 0).flatten(1).all(1).nonzero().flatten().tolist()
     certain = len(kept) == got.shape[dim]
     if not certain:
-        rows, wanted = (x.movedim(dim, 0).flatten(1).double() for x in (expected, got))
+        rows, wanted = (x.movedim(dim, 0).flatten(1).cpu().double() for x in (expected, got))
         errors, kept, at = torch.cdist(wanted, rows, p=float("inf")), [], 0
         for i, row in enumerate(errors):  # each lies behind the one before, and leaves enough for those to come
             at += int(row[at : len(rows) - (len(wanted) - i) + 1].argmin()) + 1

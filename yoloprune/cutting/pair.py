@@ -20,7 +20,7 @@ from yoloprune.probing.forward import hooked
 from yoloprune.probing.held_state import copied
 from yoloprune.probing.operations import listing
 from yoloprune.probing.outputs import Leaf
-from yoloprune.torch_internals import is_out_of_memory, tree_map
+from yoloprune.torch_internals import float64_home, is_out_of_memory, tree_map
 
 ROUNDING = 1e-6
 """Relative noise put on what every layer gives, to see how much of an error rounding could make: some float32 steps."""
@@ -64,8 +64,10 @@ class Precise:
     def of(self, model: nn.Module) -> nn.Module:
         """A copy in float64."""
         if model not in self.networks:
-            doubled = {id(p): nn.Parameter(p.detach().double(), p.requires_grad) for p in _plain_parameters(model)}
-            self.networks[model] = copied(model, doubled).double()
+            plain = [*_plain_parameters(model)]
+            home = float64_home(next((p.device for p in plain), torch.device("cpu")))
+            doubled = {id(p): nn.Parameter(p.detach().to(home).double(), p.requires_grad) for p in plain}
+            self.networks[model] = copied(model, doubled).to(home).double()
         return self.networks[model]
 
     def error_of(self, wanted: Any, got: Any) -> float | None:
@@ -198,7 +200,7 @@ class Pair:
             VerifyError: If the parent does something else there than in its own precision.
         """
         parent, model = self.precise.of(self.parent), self.precise.of(self.model)
-        precise = replace(self, parent=parent, model=model, example=self.example.cast(Tensor.double))
+        precise = replace(self, parent=parent, model=model, example=self.example.in_float64())
         if not self.findings.alike and self._operations() != precise._operations():
             raise VerifyError("the network does something else there")
         self.findings.alike = True

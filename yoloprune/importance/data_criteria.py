@@ -16,7 +16,7 @@ from yoloprune.errors import DataError
 from yoloprune.importance.branch_gates import BranchGates
 from yoloprune.importance.reduction import Gates, Values, by_output
 from yoloprune.planning.channel_graph import ChannelGraph
-from yoloprune.probing.forward import feed, follow, hooked, input_of, running
+from yoloprune.probing.forward import at_home, feed, follow, hooked, input_of, running
 from yoloprune.probing.held_state import preserved
 from yoloprune.probing.outputs import tensors
 from yoloprune.torch_internals import BatchNorm, ConvNd, register_module_forward_pre_hook
@@ -65,7 +65,7 @@ def taylor(
 
     Into `gates` goes the same of gates on what the branches of the graph put out.
     """
-    yield from _gates(model, graph, (partial(loss_of, model, batch) for batch in batches), 1, gates)
+    yield from _gates(model, graph, (partial(loss_of, model, at_home(model, batch)) for batch in batches), 1, gates)
 
 
 def output(
@@ -102,7 +102,7 @@ def output(
         # Per number: else 64 numbers of a box drown the logit of the only class
         return torch.stack([(t * sign).sum() / t.numel() ** 0.5 for t, sign in zip(ends, signs, strict=True)]).sum()
 
-    passes = (partial(projected, *one) for batch in batches for one in _singly(batch))
+    passes = (partial(projected, *one) for batch in batches for one in _singly(at_home(model, batch)))
     yield from _gates(model, graph, passes, 2, gates)
 
 

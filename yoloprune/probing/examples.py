@@ -14,7 +14,7 @@ from yoloprune.probing import random_draws
 from yoloprune.probing.forward import hooked, running
 from yoloprune.probing.held_state import preserved
 from yoloprune.probing.outputs import Leaf, leaves, mapped, plain, tensors
-from yoloprune.torch_internals import is_out_of_memory
+from yoloprune.torch_internals import float64_home, is_out_of_memory
 
 DRAWS = 8
 """With so many seeds a network is run that draws random numbers: a branch that it takes every other time is taken."""
@@ -52,6 +52,10 @@ class Example:
         """The same with other floating-point tensors."""
         cast = mapped(self.inputs, lambda x: convert(x) if x.is_floating_point() else x)
         return replace(self, inputs=cast)
+
+    def in_float64(self) -> Example:
+        """The same in float64, on the CPU where its device has none."""
+        return replace(self, inputs=mapped(self.inputs, lambda x: x.to(float64_home(x.device)))).cast(Tensor.double)
 
     def louder(self, factor: float) -> Example:
         """The same with all numbers that many times as large."""

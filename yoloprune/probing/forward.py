@@ -91,15 +91,17 @@ def input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return next(iter((*args, *kwargs.values())))
 
 
+def at_home(model: nn.Module, values: Any) -> Any:
+    """Tensors where a model has its weights, numbers in their precision, whatever they come in."""
+    weight = next(model.parameters())
+    return mapped(values, lambda x: x.to(weight.device, weight.dtype if x.is_floating_point() else None))
+
+
 def feed(model: nn.Module, batches: Iterable[Any]) -> None:
     """Run a model on batches, each a tensor or all arguments as a tuple; raises DataError if there are none."""
-    weight, fed = next(model.parameters()), False
-
-    def placed(x: Tensor) -> Tensor:
-        return x.to(weight.device, weight.dtype if x.is_floating_point() else None)
-
+    fed = False
     for batch in batches:
-        model(*mapped(batch if isinstance(batch, tuple) else (batch,), placed))
+        model(*at_home(model, batch if isinstance(batch, tuple) else (batch,)))
         fed = True
     if not fed:
         raise DataError("There are no calibration images.")

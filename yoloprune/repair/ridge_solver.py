@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from yoloprune.torch_internals import float64_home
+
 STEPS = 10
 """Iterations where one factor does not solve it at once."""
 
@@ -47,8 +49,7 @@ def solve(
         (tuple[float, float]): Shares of the weighted variance of `y` missed before and after.
     """
     groups, count, width = x.shape
-    if x.device.type == "mps":  # which has no float64
-        weight, constant, x, y = (t.cpu() for t in (weight, constant, x, y))
+    weight, constant, x, y = (t.to(float64_home(x.device)) for t in (weight, constant, x, y))
     # Where there are more inputs than positions, what float32 leaves outside of these is blown up by 1 / λ.
     exact = torch.promote_types(x.dtype, torch.float32 if count >= width else torch.float64)
     x, y = x.to(exact), y.to(exact).reshape(count, groups, -1).transpose(0, 1)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from yoloprune import files
-from yoloprune.files import read_numbers
+from yoloprune.csv_rows import read_numbers
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.quality import PREFIX
 from yoloprune.reporting.text_table import Row, headline

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import subprocess
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from yoloprune import shell_words
 from yoloprune.errors import DeviceLinkError
 from yoloprune.runtimes import device_folder
 from yoloprune.runtimes.device_folder import SCRIPT, TIMES, TOLD
@@ -73,7 +73,7 @@ class Link:
 
     @contextlib.contextmanager
     def _started(self, line: str, stdout: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
-        words = [*shlex.split(self.target), line]
+        words = [*shell_words.split(self.target), line]
         try:
             running = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=stdout, stderr=subprocess.PIPE)
         except OSError as e:

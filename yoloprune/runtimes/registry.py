@@ -81,5 +81,5 @@ def missing(form: str, package: str) -> ArgumentError:
     remedy = f"see https://docs.ultralytics.com/integrations/{form}"
     if form in RUNTIMES and not RUNTIMES[form].calibrated:
         ours = package in RUNTIMES[form].packages
-        remedy = f"pip install 'yoloprune[{form}]'" if ours else f"pip install {package}"
+        remedy = f'pip install "yoloprune[{form}]"' if ours else f"pip install {package}"
     return ArgumentError(f"format={form}: needs the package {package}, which is not installed: {remedy}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from yoloprune import shell_words
 from yoloprune.backend import console
 from yoloprune.errors import BudgetError, DataError
 from yoloprune.native.candidates import Choice
@@ -89,7 +89,7 @@ class DeviceTimes:
         told["cmd"] = self.how["runtime"] if self.how["machine"] == OF_COMMAND else None
         told["batch"] = None if told["batch"] == "1" else told["batch"]
         words = command_line.pairs({"model": model, "against": against, **told})
-        return " ".join(["yoloprune latency", *map(shlex.quote, words)])
+        return " ".join(["yoloprune latency", *map(shell_words.quoted, words)])
 
     def share(self, latency: float | str) -> float:
         """A wanted time as a share of the parent's; raises BudgetError where the parent meets it."""

@@ -134,7 +134,9 @@ def _check_project(project: Any) -> None:
     """Raise where no run folder can be made, before hours of work; where a relative one lies is Ultralytics' to say."""
     if not project or not Path(project).is_absolute():
         return
-    home = next(p for p in (Path(project), *Path(project).parents) if p.exists())
+    home = next((p for p in (Path(project), *Path(project).parents) if p.exists()), None)
+    if home is None:
+        raise ArgumentError(f"project={project}: there is no drive {Path(project).anchor}")
     if not home.is_dir():
         raise ArgumentError(f"project={project}: {home} is a file, so no folder can be made there")
     if not os.access(home, os.W_OK):

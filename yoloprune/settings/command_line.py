@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from yoloprune import shell_words
 from yoloprune.errors import ArgumentError
 from yoloprune.settings import keys
 from yoloprune.settings.checking import request
@@ -126,12 +126,12 @@ def written(request: Request) -> str:
     told = {"model": request.model, **request.host, **changed(request)}
     models = told.pop("models", None) or ()  # as words: a comma may be part of a file's name
     models = [as_typed(m) for m in (models.values() if isinstance(models, Mapping) else models)]
-    return " ".join(["yoloprune", request.command, *map(shlex.quote, [*models, *pairs(told)])])
+    return " ".join(["yoloprune", request.command, *map(shell_words.quoted, [*models, *pairs(told)])])
 
 
 def is_whole(words: str) -> bool:
     """Whether a written command can be typed as it is: all that it was given was text, or came from a file."""
-    return all(word.rpartition("=")[2] != UNKNOWN for word in shlex.split(words))
+    return all(word.rpartition("=")[2] != UNKNOWN for word in shell_words.split(words))
 
 
 def taken(command: str, told: Mapping[str, Any]) -> dict[str, Any]:

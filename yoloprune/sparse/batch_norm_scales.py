@@ -77,7 +77,7 @@ class BatchNormScales:
 
         Gathered, not scattered: atomic additions on a GPU could come out differently on every rank.
         """
-        return nn.functional.pad(values, (0, 1))[self._members].sum(1)
+        return nn.functional.pad(values, (0, 1))[self._members.to(values.device)].sum(1)
 
     def relative(self) -> Tensor:
         """|gamma| as a multiple of the mean of its layer, shape (scales,)."""

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yoloprune import files
+from yoloprune import csv_rows
 from yoloprune.backend import compat, console, run_folders
 from yoloprune.errors import ArgumentError
 from yoloprune.settings.sparse_config import SparseConfig
@@ -107,7 +107,7 @@ class SparseTraining:
             console.log("sparse: ", f"target {_target(self.config)}, {free} of {of} channels may die")
             if trainer.resume:  # from an older checkpoint than the last, perhaps: the epochs after it are done again
                 for log in (LOG, LAYERS):
-                    files.keep_rows(Path(trainer.save_dir) / log, "epoch", trainer.start_epoch)
+                    csv_rows.keep_rows(Path(trainer.save_dir) / log, "epoch", trainer.start_epoch)
             else:
                 _set_aside(Path(trainer.best))
             if not trainer.args.time:
@@ -144,10 +144,10 @@ class SparseTraining:
         row, folder = run.row(), Path(trainer.save_dir)
         fresh = not self.history and not trainer.resume
         self.history.append(row)
-        files.append_row(folder / LOG, _digits(row), fresh=fresh)
+        csv_rows.append_row(folder / LOG, _digits(row), fresh=fresh)
         # Loggers of Ultralytics (TensorBoard, W&B, ClearML, MLflow, Comet) come after this and send on what stands here
         trainer.metrics = {**(trainer.metrics or {}), **{f"{SENT}{k}": row[k] for k in ("dead", "flops", "params")}}
-        files.append_row(folder / LAYERS, _digits({"epoch": row["epoch"], **run.dead_per_group()}), fresh=fresh)
+        csv_rows.append_row(folder / LAYERS, _digits({"epoch": row["epoch"], **run.dead_per_group()}), fresh=fresh)
         console.log(
             "sparse: ",
             f"{row['dead']:.1%} of channels dead; once cut, {row['flops']:.3f} of FLOPs and {row['params']:.3f} "

@@ -80,13 +80,11 @@ class Sizes(FunctionMode):
     def _as_numbers(cls, values: Any) -> None:
         if isinstance(values, Width):
             values.number()
-        elif isinstance(values, list | tuple):
-            for value in values:
-                cls._as_numbers(value)
-        elif isinstance(values, dict):
-            cls._as_numbers([*values.values()])
         elif isinstance(values, slice):
             cls._as_numbers((values.start, values.stop, values.step))
+        elif isinstance(values, list | tuple | dict):
+            for value in values.values() if isinstance(values, dict) else values:
+                cls._as_numbers(value)
 
     def _scaled(self, queries: Tensor, scale: float | None) -> None:
         """Attention divides by the root of the queries' width where it is given no scale."""
