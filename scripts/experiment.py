@@ -7,7 +7,7 @@ where they train, use the same optimizer settings; chains with a common beginnin
 again, so an interrupted run goes on where it was. `--bf16` trains under bfloat16 autocast, which processors with AMX do
 twice as fast and those without bfloat16 eight times slower; validation is always float32.
 
-`--ray` spreads arms and seeds over a Ray cluster (`pip install 'yoloprune[ray]'`), a core each, and a GPU with
+`--ray` spreads arms and seeds over a Ray cluster (`pip install "yoloprune[ray]"`), a core each, and a GPU with
 `--device 0`: that of RAY_ADDRESS or `ray start`, else one on this machine. Script, data and `--out` are
 on storage that all machines share; where `--out` is not, rows still come back, but models stay where they were made.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import BinaryIO
 
 import pytest
 
+from yoloprune import files
 from yoloprune.csv_rows import append_row, keep_rows, read_numbers, whole_rows
 from yoloprune.errors import WriteError
 from yoloprune.files import drop_left_parts, staged, write_at_once
@@ -211,3 +213,52 @@ def test_a_torn_row_goes_and_whole_ones_stay_to_the_letter(torn: str, tmp_path: 
     assert len(whole_rows(table)) == 2 and table.read_bytes() == before
     table.write_text("name,n")
     assert whole_rows(table) == [] and not table.exists()
+
+
+def test_a_link_is_never_written_through(tmp_path: Path) -> None:
+    mine, other, place = tmp_path / "mine.jpg", tmp_path / "other.jpg", tmp_path / "links" / "x.jpg"
+    mine.write_text("mine")
+    other.write_text("other")
+    place.parent.mkdir()
+    files.link(mine, place)
+    with pytest.raises(FileExistsError):
+        files.link(other, place)
+    assert mine.read_text() == place.read_text() == "mine"
+
+
+def test_names_are_told_apart_as_any_file_system_does() -> None:
+    taken: set[str] = set()
+    named = [files.unlike(name, taken) for name in ("2-x.jpg", "x.jpg", "x.png", "X.JPG", "y.jpg")]
+    assert named == ["2-x.jpg", "x.jpg", "3-x.png", "4-X.JPG", "y.jpg"]
+    assert len({Path(name).stem.casefold() for name in named}) == len(named)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of fcntl")
+@pytest.mark.parametrize(("said", "free"), [(errno.ENOLCK, True), (errno.ENOSYS, True), (errno.EAGAIN, False)])
+def test_a_file_system_without_locks_keeps_nobody_out(
+    said: int, free: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(said, os.strerror(said))
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    handle = files.taken(tmp_path / "lock")
+    assert (handle is not None) is free
+    if handle is not None:
+        handle.close()
+
+
+def test_a_file_that_a_scanner_has_open_is_renamed_a_moment_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[Path] = []
+
+    def busy_twice(source: Path, target: Path) -> None:
+        tries.append(source)
+        if len(tries) < 3:
+            raise PermissionError(errno.EACCES, "in use", str(target))
+
+    monkeypatch.setattr(files, "PATIENCE", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("os.replace", busy_twice)
+    files.rename(tmp_path / "a", tmp_path / "b")
+    assert len(tries) == 3

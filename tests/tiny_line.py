@@ -23,6 +23,23 @@ QUICK = dict(  # noqa: C408
     device="cpu",
 )
 
+NETWORK = """
+nc: 3
+backbone:
+  - [-1, 1, Conv, [16, 3, 2]]
+  - [-1, 1, Conv, [48, 3, 2]]
+  - [-1, 1, C2f, [48, True]]
+  - [-1, 1, Conv, [64, 3, 2]]
+  - [-1, 1, C2f, [64, True]]
+head:
+  - [-1, 1, nn.Upsample, [None, 2, nearest]]
+  - [[-1, 2], 1, Concat, [1]]
+  - [-1, 1, C2f, [48]]
+  - [-1, 1, Conv, [32, 3, 4]]
+  - [[8], 1, Detect, [nc]]
+"""
+"""What stands for the reader's networks: the layers that pages name, and few of them."""
+
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
@@ -121,9 +122,14 @@ def version_of(tensor: Tensor) -> float:
     return math.nan if tensor.is_inference() else tensor._version
 
 
+@functools.cache
 def float64_home(device: torch.device) -> torch.device:
     """Where float64 is computed for what lives on a device: there, or on the CPU where it has none, as Apple's GPUs."""
-    return torch.device("cpu") if device.type == "mps" else device
+    try:
+        torch.ones(1, dtype=torch.float64, device=device).square()
+    except (TypeError, RuntimeError):
+        return torch.device("cpu")
+    return device
 
 
 def channel_dim(layer: nn.Module) -> int:

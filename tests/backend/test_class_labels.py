@@ -109,3 +109,30 @@ def test_where_links_are_not_allowed_images_are_copied(
     images = list((tmp_path / "out" / "images").rglob("*.*"))
     assert len(images) == 5
     assert not any(f.is_symlink() for f in images)
+
+
+def test_pictures_of_one_name_are_kept_apart_and_untouched(tmp_path: Path) -> None:
+    """The name that one of two gets may be that of a third, as on a disk that does not tell capitals apart."""
+    root = tmp_path / "mine"
+    for i, name in enumerate(("a/2-x.jpg", "a/x.jpg", "b/X.jpg", "b/x.jpg")):
+        image = root / "images" / "train" / name
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((32, 32, 3), 60 * i, np.uint8)).save(image)
+        label = (root / "labels" / "train" / name).with_suffix(".txt")
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text(f"1 .5 .5 .{i + 1} .2\n")
+    file = root / "data.yaml"
+    told = {"path": str(root), "train": "images/train", "val": "images/train", "names": ["cat", "dog"]}
+    file.write_text(yaml.safe_dump(told))
+    before = contents(root / "images")
+    with class_labels.view(["dog"], file) as seen:
+        made = Path(seen).parent
+        shown = {f.stem: f.read_bytes() for f in (made / "images" / "train").iterdir()}
+        said = labels(made, "train")
+    assert contents(root / "images") == before
+    assert sorted(shown.values()) == sorted(before.values())
+    pairs = {shown[stem]: text for stem, text in said.items()}
+    assert {before[f"train/{n}"]: pairs[before[f"train/{n}"]].split()[3] for n in ("a/x.jpg", "b/x.jpg")} == {
+        before["train/a/x.jpg"]: ".2",
+        before["train/b/x.jpg"]: ".4",
+    }

@@ -84,9 +84,9 @@ def test_images_of_one_name_keep_their_labels_apart(tmp_path: Path) -> None:
     photos = [photo(tmp_path / place / "a.jpg") for place in ("one", "two")]
     teacher = Teacher({"a": {"boxes": [[10.0, 20, 30, 60, 0.9, 1]]}})
     found_labels.write(labeller(teacher), Stills(photos), tmp_path / "out", told="images=x")
-    assert texts(tmp_path / "out") == {"a": "1 0.2 0.4 0.2 0.4\n", "1-a": "1 0.2 0.4 0.2 0.4\n"}
+    assert texts(tmp_path / "out") == {"a": "1 0.2 0.4 0.2 0.4\n", "2-a": "1 0.2 0.4 0.2 0.4\n"}
     links = {f.name: f.resolve() for f in (tmp_path / "out" / "images").rglob("*.jpg")}
-    assert links == {"a.jpg": Path(photos[0]), "1-a.jpg": Path(photos[1])}
+    assert links == {"a.jpg": Path(photos[0]), "2-a.jpg": Path(photos[1])}
 
 
 def test_one_image_is_trained_and_validated_on(tmp_path: Path) -> None:

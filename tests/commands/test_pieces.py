@@ -178,7 +178,7 @@ def test_without_ray_nothing_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.delitem(sys.modules, "ray", raising=False)
     monkeypatch.setattr(sys, "path", ["", *(p for p in sys.path if not (Path(p) / "ray" / "__init__.py").is_file())])
     asked = ok("sweep model=missing.pt data=missing.yaml ray=True")
-    with pytest.raises(ArgumentError, match=r"needs the package ray, .*: pip install 'yoloprune\[ray\]'"):
+    with pytest.raises(ArgumentError, match=r'needs the package ray, .*: pip install "yoloprune\[ray\]"'):
         sweep.run(asked)
 
 

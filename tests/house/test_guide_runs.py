@@ -14,29 +14,12 @@ import page_runner
 import pytest
 import yaml
 from page_runner import GUIDE, NOTEBOOK, ROOT
-from tiny_line import QUICK
+from tiny_line import NETWORK, QUICK
 from ultralytics import YOLO
 
 from yoloprune.commands.demo_images import make_shapes
 
 pytestmark = pytest.mark.slow
-
-NETWORK = """
-nc: 3
-backbone:
-  - [-1, 1, Conv, [16, 3, 2]]
-  - [-1, 1, Conv, [48, 3, 2]]
-  - [-1, 1, C2f, [48, True]]
-  - [-1, 1, Conv, [64, 3, 2]]
-  - [-1, 1, C2f, [64, True]]
-head:
-  - [-1, 1, nn.Upsample, [None, 2, nearest]]
-  - [[-1, 2], 1, Concat, [1]]
-  - [-1, 1, C2f, [48]]
-  - [-1, 1, Conv, [32, 3, 4]]
-  - [[8], 1, Detect, [nc]]
-"""
-"""What stands for the reader's networks: the layers that pages name, and few of them."""
 
 PAGES = [page for page in [*GUIDE, NOTEBOOK] if page_runner.lines(page.read_text(encoding="utf-8"))]
 

@@ -77,7 +77,7 @@ def test_refusals(
 def test_what_is_not_installed_gets_one_line(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     monkeypatch.setattr(registry, "find_spec", lambda name: None)
     package = registry.RUNTIMES[form].packages[0]
-    remedy = rf"needs the package {package}, which is not installed: pip install 'yoloprune\[{form}\]'$"
+    remedy = rf'needs the package {package}, which is not installed: pip install "yoloprune\[{form}\]"$'
     with pytest.raises(ArgumentError, match=f"^format={form}: {remedy}"):
         Deployment.asked({"format": form}, CPU, None)
 
