@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -93,6 +94,16 @@ def test_images_without_a_batch_dimension() -> None:
 def test_a_width_used_as_a_number_is_exact(use: Callable[[Net, Tensor], Tensor]) -> None:
     graph = held(net(lambda m, x: m.b(use(m, m.a(x))), a=(3, 8), b=(8, 2)))
     assert None not in reasons(graph, "a.outputs")
+
+
+def test_a_number_of_the_kind_of_a_width_counts_no_channels() -> None:
+    graph = exact(net(lambda m, x: m.b(m.a(x) * type(m.a(x).shape[1])(3)), a=(3, 4), b=(4, 2)))
+    assert reasons(graph, "a.outputs") == FREE
+
+
+def test_a_copied_width_is_still_one() -> None:
+    graph = held(net(lambda m, x: m.b(m.a(x) / copy.deepcopy(m.a(x).shape[1])), a=(3, 4), b=(4, 2)))
+    assert reasons(graph, "a.outputs") == {"width used as a number"}
 
 
 def test_a_width_given_to_a_tensor_without_channels_is_exact() -> None:

@@ -45,6 +45,13 @@ class Width(int):
     constant: int
     book: LabelBook
 
+    def __new__(cls, value: Any = 0) -> Any:
+        """A plain number: what code makes by `type(n)(3)` counts no channels."""
+        return int(value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Width:
+        return self  # it stays what it is, labels and all
+
     @classmethod
     def of(cls, value: int, tag: Tag, book: LabelBook) -> Width:
         """The width of a tensor with these labels."""
@@ -52,7 +59,7 @@ class Width(int):
 
     @classmethod
     def _made(cls, value: int, shares: tuple[Share, ...], constant: int, book: LabelBook) -> Width:
-        width = cls(value)
+        width = int.__new__(cls, value)
         width.shares, width.constant, width.book = shares, constant, book
         return width
 
