@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -188,5 +189,5 @@ def taken(path: Path) -> BinaryIO | None:
         if e.errno in HELD:
             handle.close()
             return None
-        # a file system without locks, as some network drives are, keeps nobody from anything
+        warnings.warn(f"{path.parent}: no locks here ({e.strerror}); start no other run in this folder", stacklevel=2)
     return handle

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from yoloprune.errors import ModelError
 from yoloprune.probing.examples import Example, run
-from yoloprune.probing.held_state import LARGE, copied, preserved, state_of, weights_kept
+from yoloprune.probing.held_state import LARGE, Held, copied, preserved, state_of, weights_kept
 from yoloprune.probing.survey import survey_around
 
 IMAGE = noise(2, 3)
@@ -211,3 +211,17 @@ def test_inputs_in_objects_are_copied_and_cast() -> None:
     assert torch.equal(batch.image, noise(2, 3))
     double = example.cast(Tensor.double).inputs[0]
     assert double.image.dtype == torch.float64 and double.name == "first" and batch.image.dtype == torch.float32
+
+
+def test_what_was_held_once_is_put_back_again_and_again() -> None:
+    model = nn.BatchNorm1d(2)
+    model.seen = [1]  # type: ignore[assignment]
+    held = Held(model)
+    for _ in range(2):
+        with held:
+            model.running_mean.data = torch.ones(5)  # larger, and another memory
+            model.running_mean.add_(1.0)
+            model.seen.append(2)
+            model.extra = "new"
+        assert model.running_mean.tolist() == [0.0, 0.0]
+        assert model.seen == [1] and not hasattr(model, "extra")
