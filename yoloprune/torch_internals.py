@@ -127,7 +127,9 @@ def float64_home(device: torch.device) -> torch.device:
     """Where float64 is computed for what lives on a device: there, or on the CPU where it has none, as Apple's GPUs."""
     try:
         torch.ones(1, dtype=torch.float64, device=device).square()
-    except (TypeError, RuntimeError):
+    except (TypeError, RuntimeError) as e:
+        if is_out_of_memory(e):
+            raise
         return torch.device("cpu")
     return device
 
