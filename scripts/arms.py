@@ -121,6 +121,8 @@ TABLES: dict[str, dict[str, Chain]] = {
     "sides": {  # half the FLOPs of the parent at 320, shared between widths and the image's side
         "(a) at 288": [sparse(E, flops=0.617, imgsz=288), prune()],
         "(a) at 256": [sparse(E, flops=0.781, imgsz=256), prune()],
+        "(a) at 256, 35 %": [sparse(E, flops=0.547, imgsz=256), prune()],
+        "dense at 192": [train(E, imgsz=192)],  # 36 % of the FLOPs
         "(a) at 256, 60 epochs": [sparse(2 * E, flops=0.781, imgsz=256), prune()],
         "dense at 224, 60 epochs": [train(2 * E, imgsz=224)],
         "dense at 320, 60 epochs": [train(2 * E)],

@@ -191,3 +191,13 @@ def test_random_plans_survive_being_written(seed: int) -> None:
 def test_what_is_no_plan_is_refused(data: object) -> None:
     with pytest.raises(PlanError, match="Not a plan"):
         Plan.from_dict(data)  # type: ignore[arg-type]
+
+
+def test_what_is_held_later_holds_what_is_tied_to_it() -> None:
+    graph = c2f()
+    held = graph.holding([0], "seen to go wrong")
+    assert [g.frozen for g in held.groups] == ["seen to go wrong", "seen to go wrong", "Detect head"]
+    assert held.ties == [] and not held.prunable.any()
+    assert graph.prunable.sum() == 4, "the graph itself stays as it was"
+    with pytest.raises(PlanError, match="may not be cut: seen to go wrong"):
+        held.plan(alive(0, 3))

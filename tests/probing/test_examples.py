@@ -12,7 +12,7 @@ from conftest import conv, filled
 from torch import Tensor, nn
 from torch.nn import functional
 
-from yoloprune.probing.examples import Example, Probe, modes, run
+from yoloprune.probing.examples import Example, Probe, is_of_layer, layer_of, modes, run
 from yoloprune.probing.random_draws import generators_kept
 
 X = torch.ones(1, 1, 1, 1)
@@ -82,10 +82,19 @@ def test_what_every_module_gave() -> None:
     found = run(model, Example((X,)), False, inside=True).leaves
     assert [(leaf.path, leaf.value.item()) for leaf in found] == [
         ("", 6),
-        (" of 0, 0", 2),
-        (" of 1, 1", 2),
-        (" of 2, 2", 6),
+        ("layer 0, 1", 2),
+        ("layer 1, 1", 2),
+        ("layer 2, 1", 6),
     ]
+    assert [layer_of(leaf.path) for leaf in found if is_of_layer(leaf.path)] == ["0", "1", "2"]
+
+
+def test_what_is_handed_on_was_given_by_the_first_and_each_call_counts() -> None:
+    """A block that gives what its last layer gave, and a layer that runs twice."""
+    layer = filled(conv(1, 1), [2], [0])
+    model = nn.Sequential(nn.Sequential(layer, nn.Identity()), layer)
+    found = run(model, Example((X,)), False, inside=True).leaves
+    assert [(leaf.path, leaf.value.item()) for leaf in found] == [("", 4), ("layer 0.0, 1", 2), ("layer 0.0, 2", 4)]
 
 
 def draw(m: nn.Module, x: Tensor) -> list[Any]:

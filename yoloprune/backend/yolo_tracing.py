@@ -13,6 +13,7 @@ from torch import nn
 
 from yoloprune.backend.model_facts import channels, check_prunable, head_name, network, parts, stride
 from yoloprune.backend.moved_layers import names_of
+from yoloprune.cutting import trial_cut
 from yoloprune.cutting.width_attributes import has_width_attributes
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.examples import Example, Probe
@@ -43,7 +44,7 @@ def trace_yolo(
         found = _survey(model, imgsz) if probe is None else probe
         size = found.examples[0].inputs[0].shape[-1]
         layers = network(model).model
-        return trace_network.trace(
+        graph = trace_network.trace(
             model,
             found,
             frozen={head_name(model): f"{type(layers[-1]).__name__} head"},
@@ -54,6 +55,7 @@ def trace_yolo(
             handing_on=[f"model.{i}" for i in range(len(layers))],
             names=names_of(model),
         )
+        return trial_cut.sound(model, graph, found)
 
 
 def with_branches(model: nn.Module, graph: ChannelGraph, keep: Iterable[str], probe: Probe) -> ChannelGraph:

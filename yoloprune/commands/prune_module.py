@@ -14,7 +14,8 @@ from yoloprune.backend import compat, console
 from yoloprune.checkpoint import saving
 from yoloprune.commands.module_arguments import Batches, check
 from yoloprune.commands.module_repair import Recover, repair
-from yoloprune.cutting import comparison, proof, remembered_widths, surgery
+from yoloprune.cutting import comparison, proof, remembered_widths, surgery, trial_cut
+from yoloprune.cutting.width_attributes import has_width_attributes
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.importance import criteria, dead_channels
 from yoloprune.planning import greedy_selection, steps
@@ -126,7 +127,10 @@ def prune_module(
     limits = replace(limits, keep=(*limits.keep, *([keep] if isinstance(keep, str) else keep)))
     probe = survey_around(model, tuple(Example.of(one) for one in (example, *examples)))
     held = trace_network.match(model, limits.keep)
-    graph = trace_network.trace(model, probe, keep=held, outputs=outputs)
+    traced = trace_network.trace(model, probe, keep=held, sized=has_width_attributes, outputs=outputs)
+    graph = trial_cut.sound(model, traced, probe, outputs=outputs)
+    if told := trial_cut.told(graph):
+        console.warn(f"prune_module: {told}")
     if limits.depth:
         graph = residual_branches.with_branches(model, graph, probe, held)
     graph = steps.with_ceilings(graph, trace_network.shares(model, limits.layers))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import isinf
 from typing import Any
@@ -13,7 +13,7 @@ from yoloprune.cutting.equivalence import apart, depends_on_luck, errors, says_s
 from yoloprune.cutting.pair import ADVICE, STORED, Findings, Pair, Precise, mode_name
 from yoloprune.errors import VerifyError
 from yoloprune.planning.plan import Plan
-from yoloprune.probing.examples import DRAWS, Example, Probe, Run, run
+from yoloprune.probing.examples import DRAWS, Example, Probe, Run, is_of_layer, layer_of, run
 from yoloprune.torch_internals import is_out_of_memory
 
 TOLERANCE = 1e-4
@@ -36,6 +36,7 @@ class Look:
         mute (frozenset[str]): Outputs that are equal but say nothing: all zero, empty, not a number, or of one class.
         luckless (frozenset[str]): Those of them that may be so by the luck of the example: empty, or of one class.
         random (frozenset[str]): Outputs left out because the parent's own are random.
+        layers (bool): Whether what layers give was compared, and says something.
     """
 
     error: float
@@ -43,6 +44,7 @@ class Look:
     mute: frozenset[str]
     random: frozenset[str]
     luckless: frozenset[str] = frozenset()
+    layers: bool = False
 
 
 def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Any, *, outputs: bool = True) -> float:
@@ -118,7 +120,8 @@ def joined(looks: Sequence[Look]) -> Look:
     mute = frozenset().union(*(look.mute for look in looks)) - told
     random = frozenset().union(*(look.random for look in looks)) - told
     luckless = frozenset().union(*(look.luckless for look in looks))
-    return Look(max(look.error for look in looks), told, mute - random, random, luckless & mute - random)
+    layers = any(look.layers for look in looks)
+    return Look(max(look.error for look in looks), told, mute - random, random, luckless & mute - random, layers)
 
 
 def _judged(pair: Pair, wanted: Run, got: Run, tolerance: float) -> Look:
@@ -126,8 +129,8 @@ def _judged(pair: Pair, wanted: Run, got: Run, tolerance: float) -> Look:
     found = errors(wanted.leaves, got.leaves)
     wrong = {path for path, error in found.items() if not error <= tolerance}
     random = pair.is_random(wanted, got, wrong) if wrong else set()
-    if random and not pair.training:
-        raise VerifyError(f"{_output(random)} is drawn at random in evaluation mode, which proves nothing.")
+    if (outputs := _outputs(random)) and not pair.training:
+        raise VerifyError(f"{_output(outputs)} is drawn at random in evaluation mode, which proves nothing.")
     values, theirs = dict(wanted.leaves), dict(got.leaves)
     known = {p: pair.precise.error_of(values.get(p), theirs.get(p)) for p in wrong - random}
     found |= {path: error for path, error in known.items() if error is not None}
@@ -140,10 +143,16 @@ def _judged(pair: Pair, wanted: Run, got: Run, tolerance: float) -> Look:
         pair.precise.decided.extend((values[p], theirs[p], error) for p, error in decided.items())
         found |= decided
     compared = {path: error for path, error in found.items() if path not in random}
-    told = frozenset(path for path in compared if says_something(values[path]))
-    mute = frozenset(compared) - told
+    speaking = {path for path in compared if says_something(values[path])}
+    told = _outputs(speaking)
+    mute = _outputs(compared) - told
     luckless = frozenset(path for path in mute if depends_on_luck(values[path]))
-    return Look(max(compared.values(), default=0.0), told, mute, frozenset(random), luckless)
+    layers = len(told) < len(speaking)
+    return Look(max(compared.values(), default=0.0), told, mute, _outputs(random), luckless, layers)
+
+
+def _outputs(paths: Iterable[str]) -> frozenset[str]:
+    return frozenset(path for path in paths if not is_of_layer(path))
 
 
 def _decided(pair: Pair, doubtful: set[str], before: dict[str, float], tolerance: float) -> dict[str, float]:
@@ -188,13 +197,14 @@ def distance(parent: nn.Module, model: nn.Module, example: Example) -> float:
     return worst
 
 
-def _output(paths: set[str]) -> str:
+def _output(paths: Collection[str]) -> str:
     named = sorted(path for path in paths if path)
     return f"Output {named[0]}" if named else "The output"
 
 
 def _told(path: str, error: float, training: bool) -> str:
     where = f" in output {path}" if path else ""
+    where = f" behind layer {layer_of(path)}" if is_of_layer(path) else where
     return (
         f"The cut model differs from its masked parent{where} in {mode_name(training)} mode: relative error "
         f"{error:.1e}, at most {TOLERANCE:.0e} is accepted"
@@ -206,7 +216,8 @@ def _difference(wanted: Run, got: Run, found: dict[str, float], wrong: set[str],
     mine, theirs = dict(wanted.leaves), dict(got.leaves)
     if mine.keys() != theirs.keys():
         return f"The cut model has {len(theirs)} outputs, its parent {len(mine)}. {ADVICE}"
-    path = max(wrong, key=found.__getitem__)
+    inside = [path for path in mine if path in wrong and is_of_layer(path)]
+    path = inside[0] if inside else max(wrong, key=found.__getitem__)  # the first layer is where it begins
     a, b = mine[path], theirs[path]
     if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape != b.shape:
         return f"{_output({path})} has shape {tuple(b.shape)}, in the parent {tuple(a.shape)}. {ADVICE}"

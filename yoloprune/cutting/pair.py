@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.cutting.equivalence import KeptRows, errors, kept_rows
+from yoloprune.cutting.layer_outputs import LayerOutputs
 from yoloprune.cutting.masked_parent import masked
 from yoloprune.errors import VerifyError
 from yoloprune.planning.plan import Plan
-from yoloprune.probing.examples import Example, Run, run
+from yoloprune.probing.examples import Example, Run, is_of_layer, run
 from yoloprune.probing.forward import hooked
 from yoloprune.probing.held_state import copied
 from yoloprune.probing.operations import listing
@@ -89,7 +91,7 @@ class Pair:
     Attributes:
         seed (int): Of the random numbers.
         level (bool): Whether all numbers of one draw are the same one, so that channels of other numbers get the same.
-        inside (bool): Whether what the modules give is compared as well, where it has lost no channels.
+        inside (bool): Whether what the layers give is compared as well.
         findings (Findings): Of looks at the same networks before, and of this one.
         precise (Precise): Copies in float64, made when they are first needed, and what they said.
     """
@@ -118,11 +120,15 @@ class Pair:
             said = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip(".")
             where = f"in {mode_name(self.training)} mode on {self.example.title}"
             raise VerifyError(f"The cut model does not run {where}: {said}. {ADVICE}") from e
-        if self.inside:
-            return _alike(wanted, got)
         if self.outputs:
             self._find_kept(wanted, got)
-        return self.fitting(wanted), got
+        wanted = self.fitting(wanted)
+        return self.layers.both(wanted, got) if self.inside else (wanted, got)
+
+    @cached_property
+    def layers(self) -> LayerOutputs:
+        """What is left of the outputs of layers."""
+        return LayerOutputs(self.parent, self.model, self.plan)
 
     def masked_run(self, written: float = 0.0) -> Run:
         """What the masked parent gives."""
@@ -157,6 +163,7 @@ class Pair:
         shorter = {
             path: a
             for path, a in wanted.leaves
+            if not is_of_layer(path)
             if isinstance(a, Tensor) and isinstance(b := theirs.get(path), Tensor) and a.shape != b.shape
             if not self._is_known(path, b)
         }
@@ -170,8 +177,8 @@ class Pair:
         return known is not None and known.certain and got.ndim > known.dim and got.shape[known.dim] == len(known.rows)
 
     def fitting(self, wanted: Run) -> Run:
-        """A run of the parent without the channels that its outputs lost."""
-        leaves = dict(wanted.leaves)
+        """A run of the parent without the channels that its outputs, and its layers, lost."""
+        leaves = dict(self.layers.left(wanted.leaves) if self.inside else wanted.leaves)
         for path, (dim, rows, _) in self.findings.kept.items():
             leaves[path] = leaves[path].index_select(dim, torch.tensor(rows, device=leaves[path].device))
         return replace(wanted, leaves=[Leaf(path, value) for path, value in leaves.items()])
@@ -209,16 +216,6 @@ class Pair:
     def _operations(self) -> list[tuple[Any, ...]]:
         found = listing(self.parent, self.example, training=self.training)
         return [*(o for o in found.operations if o[0] != "aten::_to_copy"), *filter(None, found.numbers)]
-
-
-def _alike(wanted: Run, got: Run) -> tuple[Run, Run]:
-    """Of two runs the tensors that have the same shape in both."""
-    shapes = [
-        {leaf.path: leaf.value.shape for leaf in r.leaves if isinstance(leaf.value, Tensor)} for r in (wanted, got)
-    ]
-    both = dict(shapes[0].items() & shapes[1].items())
-    wanted, got = (replace(r, leaves=[leaf for leaf in r.leaves if leaf.path in both]) for r in (wanted, got))
-    return wanted, got
 
 
 def mode_name(training: bool) -> str:

@@ -77,7 +77,7 @@ def prove(parent: nn.Module, model: nn.Module, plan: Plan, example: Any, *, outp
     for one in probe.proving:
         for training in probe.modes(parent, one):
             for pair in pairs:
-                compared.look(pair, one, training)
+                compared.look(pair, one, training, inside=pair is pairs[-1] and not training)
     if probe.asked and probe.affordable:
         compared.look(pairs[-1], probe.asked[0], False, tolerance=COARSE)
     for one in probe.asked:
@@ -197,10 +197,10 @@ class _Comparison:
             except Exception:  # whatever a network may raise that does not take such an image
                 continue
         doubtful = (silent_in(looks) - random_in(looks)) & changing
-        if doubtful and doubtful <= without_luck(looks):
+        if doubtful and doubtful <= without_luck(looks) and not any(look.layers for look in looks):
             self.look(self.pairs[-1], one, training, inside=True)
         mode = mode_name(training)
-        if doubtful and not (doubtful <= without_luck(looks) and looks[-1].told):
+        if doubtful and not (doubtful <= without_luck(looks) and any(look.layers for look in looks)):
             said = told_of(min(doubtful), mode, one, "zero, empty, not a number, or of one class")
             raise VerifyError(
                 f"{said[0].upper()}{said[1:]}, also in a network brought to life, which proves nothing about it. "

@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from yoloprune.backend import console, records, yolo_tracing
+from yoloprune.cutting import trial_cut
 from yoloprune.errors import BudgetError, ModelError, PlanError
 from yoloprune.native.described import Described
 from yoloprune.native.stock_yaml import NotSayableError, Stock
@@ -95,6 +96,8 @@ class Channels:
         records.require_unmasked(model)
         self.probe = yolo_tracing.probe(model, imgsz)
         self.graph = yolo_tracing.trace_yolo(model, imgsz=imgsz, keep=limits.keep, probe=self.probe)
+        if held := trial_cut.told(self.graph):
+            console.warn(held)
         if limits.depth:
             self.graph = yolo_tracing.with_branches(model, self.graph, limits.keep, self.probe)
         self.graph = steps.with_ceilings(self.graph, yolo_tracing.layer_shares(model, limits.layers))

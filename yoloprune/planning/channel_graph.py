@@ -157,6 +157,12 @@ class ChannelGraph:
         counts = np.bincount(self.group_of, minlength=len(self.groups))
         return np.split(order, np.cumsum(counts)[:-1])
 
+    def holding(self, groups: Iterable[int], why: str) -> ChannelGraph:
+        """The same graph with some groups frozen, and with them all that is tied to them."""
+        held = {g for tie in self.ties if {*tie.groups}.intersection(groups) for g in tie.groups}
+        frozen = [replace(group, frozen=why) if g in held else group for g, group in enumerate(self.groups)]
+        return replace(self, groups=frozen, ties=[tie for tie in self.ties if not held.intersection(tie.groups)])
+
     def plan(self, alive: np.ndarray) -> Plan:
         """Turn a mask of surviving classes into a plan.
 

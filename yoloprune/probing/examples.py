@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -105,6 +106,20 @@ class Probe:
         return self._modes[one]
 
 
+LAYER = "layer "
+"""What the paths of leaves begin with that are no outputs of the network."""
+
+
+def is_of_layer(path: str) -> bool:
+    """Whether a leaf is what a layer gave."""
+    return path.startswith(LAYER)
+
+
+def layer_of(path: str) -> str:
+    """Name of the module that gave a leaf."""
+    return path.removeprefix(LAYER).rpartition(", ")[0]
+
+
 def modes(model: nn.Module, example: Example) -> tuple[bool, ...]:
     """Whether the network runs in evaluation mode only, or in training mode as well; some want targets there."""
     return (False, True) if runs(model, example, True) else (False,)
@@ -126,7 +141,7 @@ class Run:
     """What one run gave.
 
     Attributes:
-        leaves (list[Leaf]): All that came out, tensors copied, of all frames.
+        leaves (list[Leaf]): All that came out, tensors copied, of all frames; behind it what layers gave.
         drawn (bool): Whether random numbers were drawn.
         draws (tuple): What was drawn beside level ones; two runs in which it is equal drew the same numbers.
     """
@@ -149,15 +164,22 @@ def run(
     """Run a network without leaving a trace of it; the k-th draw of random numbers depends on `seed` and k alone.
 
     Networks of other widths draw the same numbers as long as they ask for as many. With `level` all numbers of one draw
-    are the same one, and they need not. With `inside` the leaves are followed by what every module gave.
+    are the same one, and they need not. With `inside` the leaves are followed by what every module gave that is not
+    merely handed on.
     """
 
     def whole() -> list[Leaf]:
         outputs: list[Leaf] = []
         within: list[Leaf] = []
+        given: dict[int, Tensor] = {}
+        calls: Counter[str] = Counter()
 
         def listen(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-            within.extend(Leaf(f" of {name}, {len(within)}", plain(tensor)) for tensor in tensors(output))
+            for tensor in tensors(output):
+                if id(tensor) not in given:
+                    calls[name] += 1
+                    within.append(Leaf(f"{LAYER}{name}, {calls[name]}", plain(tensor)))
+                given[id(tensor)] = tensor  # which keeps it, so that no other one gets its id
 
         with preserved(model), running(model, training), hooked() as hooks:
             if inside:

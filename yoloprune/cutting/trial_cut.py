@@ -1,0 +1,142 @@
+"""A cut for trial: what a trace of code that nobody has tried before did not see is held, and not found out at the end.
+
+Much of what Python does to a number leaves no trace: `1.0 / c`, `range(c)`, `math.log(c)`, a list that it looks into. A
+block that does so to its width computes something else once it is narrower, so that no cut of it can be proved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from yoloprune.cutting import surgery
+from yoloprune.cutting.comparison import compare
+from yoloprune.cutting.lively_copy import lively_copy, lively_example, sharing_copy
+from yoloprune.errors import PruneError
+from yoloprune.planning import steps
+from yoloprune.planning.channel_graph import ChannelGraph
+from yoloprune.planning.plan import Plan
+from yoloprune.planning.tie import Tie
+from yoloprune.probing.examples import Probe
+from yoloprune.torch_internals import is_out_of_memory
+
+WHY = "a trial cut of it computes something else: its width is used in a way that the trace does not see"
+
+KNOWN = ("torch", "torchvision", "ultralytics")
+"""Packages whose blocks are traced right, which tests hold; a trial of them would say so once more."""
+
+
+def sound(model: nn.Module, graph: ChannelGraph, probe: Probe, *, outputs: bool = True) -> ChannelGraph:
+    """A graph in which those groups are frozen of which a cut goes wrong.
+
+    Each width that may change is cut by a random share, once, in a copy that is brought to life; where that is not what
+    the masked parent computes, halves of the widths are tried, and halves of those. A network of known blocks alone is
+    taken as it is. This spares whoever has a block of his own an error after the scores are measured; what is cut in
+    the end is proved as ever, see `proof.prove`.
+
+    Args:
+        model (nn.Module): The network, stays untouched.
+        graph (ChannelGraph): What was traced of it.
+        probe (Probe): On what.
+        outputs (bool): Whether outputs may lose channels themselves.
+
+    Returns:
+        (ChannelGraph): The same one where nothing goes wrong, or where the network cannot be compared at all.
+    """
+    if not has_own_code(model):
+        return graph
+    trial = _Trial.of(model, graph, probe, outputs)
+    if trial is None or trial.is_right(every := trial.ties) or not trial.is_right([]):
+        return graph
+    wrong: list[int] = []
+    while every and not trial.is_right(every):
+        wrong += trial.wrong(every)
+        every = [t for t in every if t not in wrong]
+    return graph.holding([g for t in wrong for g in graph.ties[t].groups], WHY)
+
+
+def told(graph: ChannelGraph) -> str | None:
+    """What a trial held, in words; None where nothing."""
+    held = [group for group in graph.groups if group.frozen == WHY]
+    if not held:
+        return None
+    named = ", ".join(group.name for group in held[:4]) + (f" and {len(held) - 4} more" if len(held) > 4 else "")
+    return f"{sum(group.size for group in held)} channels stay ({named}): {WHY}"
+
+
+def has_own_code(model: nn.Module) -> bool:
+    """Whether a network has modules that are not of a known package, or whose `forward` was replaced."""
+    return any(type(m).__module__.partition(".")[0] not in KNOWN or "forward" in vars(m) for m in model.modules())
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A lively copy, and what is cut in it.
+
+    Attributes:
+        ties (list[int]): Those that can shrink.
+        waiting (list): Their channels in the order in which they go, see `steps.queues`.
+        full (np.ndarray): All units of every tie, shape (ties,).
+        cut (np.ndarray): How many are left where it is cut.
+    """
+
+    live: nn.Module
+    graph: ChannelGraph
+    probe: Probe
+    outputs: bool
+    ties: list[int]
+    waiting: list[list[np.ndarray]]
+    full: np.ndarray
+    cut: np.ndarray
+
+    @classmethod
+    def of(cls, model: nn.Module, graph: ChannelGraph, probe: Probe, outputs: bool) -> _Trial | None:
+        """A trial, None where the network does not run once it is brought to life."""
+        first = probe.proving[0]
+        try:
+            live = lively_copy(model, first, probe.modes(model, first)[-1])
+        except Exception as e:  # whatever a network may raise that checks its own values
+            if is_out_of_memory(e):
+                raise
+            return None
+        random = np.random.default_rng(0)
+        full = np.array([tie.units for tie in graph.ties], dtype=int)
+        cut = np.array([random.choice(_narrow(tie) or [tie.units]) for tie in graph.ties], dtype=int)
+        ties = np.flatnonzero(cut < full).tolist()
+        waiting = steps.queues(graph, random.random(graph.n_classes))
+        return cls(live or model, graph, probe, outputs, ties, waiting, full, cut)
+
+    def is_right(self, ties: Sequence[int]) -> bool:
+        """Whether a cut of these alone computes what the masked network does."""
+        units = self.full.copy()
+        units[list(ties)] = self.cut[list(ties)]
+        plan = self.graph.plan(steps.survivors(self.graph, self.waiting, units)) if ties else Plan({})
+        child = surgery.cut(sharing_copy(self.live), plan)
+        one = lively_example(self.probe.proving[0], self.live)
+        frames = self.probe.frames
+        try:
+            for training in self.probe.modes(self.live, one):
+                compare(self.live, child, plan, one, training, frames=frames, outputs=self.outputs, inside=True)
+        except PruneError:
+            return False
+        return True
+
+    def wrong(self, ties: Sequence[int]) -> list[int]:
+        """Of ties whose cut goes wrong those that make it so: each alone, or the later half of what does together."""
+        if len(ties) == 1:
+            return [*ties]
+        halves = ties[: len(ties) // 2], ties[len(ties) // 2 :]
+        found = [t for half in halves if not self.is_right(half) for t in self.wrong(half)]
+        return found or [*halves[1]]
+
+
+def _narrow(tie: Tie) -> Sequence[int]:
+    """Units from three eighths to less than half of the width: there code that compares widths with numbers takes its
+    other way, few numbers divide both widths, and enough is left for the signal of every layer to arrive.
+    """
+    units = range(1, tie.units) if tie.allowed is None else tie.allowed
+    few = [u for u in units if u <= max(tie.units // 2, 1)]
+    return [u for u in few if tie.units * 3 / 8 <= u < tie.units / 2] or few
