@@ -219,7 +219,7 @@ def trace(model: ModelSource, *, imgsz: int | None = None, keep: str | Sequence[
     Args:
         model (str | Path | YOLO): Checkpoint, model YAML or live model.
         imgsz (int | None): Image size for which FLOPs are counted; None stands for the checkpoint's own.
-        keep (str | Sequence[str]): Modules that stay as they are, see `trace_network.match`.
+        keep (str | Sequence[str]): Modules that stay as they are, see `named_layers.match`.
 
     Returns:
         (ChannelGraph): Axes, groups, ties and costs.

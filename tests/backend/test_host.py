@@ -16,7 +16,7 @@ from yoloprune.backend import evaluation, model_facts, yolo_tracing
 from yoloprune.cutting.masked_parent import masked
 from yoloprune.errors import ArgumentError, ModelError
 from yoloprune.planning.channel_graph import ChannelGraph
-from yoloprune.tracing import trace_network
+from yoloprune.tracing import named_layers
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +121,9 @@ def test_keep_that_names_nothing_hears_of_no_part_that_is_not_there() -> None:
     with pytest.raises(ArgumentError, match=r"Whole parts are backbone; the head"):
         yolo_tracing.trace_yolo(ClassificationModel("yolov8n-cls.yaml", verbose=False), keep=("neck",))
     with pytest.raises(ArgumentError, match=r"like '0\.weight'\.$"):  # any network: no parts, no head
-        trace_network.match(nn.Sequential(nn.Conv2d(3, 4, 1)), ("head",))
+        named_layers.match(nn.Sequential(nn.Conv2d(3, 4, 1)), ("head",))
     with pytest.raises(ArgumentError, match=r"like 'weight'\.$"):
-        trace_network.match(nn.Conv2d(3, 4, 1), ("head",))
+        named_layers.match(nn.Conv2d(3, 4, 1), ("head",))
 
 
 def test_a_fused_model_is_refused(model: DetectionModel) -> None:

@@ -97,7 +97,7 @@ def test_queries_that_are_scaled_to_make_up_for_their_width_are_no_fault() -> No
     torch.manual_seed(0)
     example = noise(2, 32, 8, 8)
     model = settle(nn.Sequential(Attention(32, num_heads=1), conv(32, 2)).eval(), example)
-    graph = trace(model, example, sized=width_attributes.has_width_attributes)
+    graph = trace(model, example, sized=width_attributes.corrected_numbers)
     queries = [i for i in range(16) if i % 4 == 0]
     plan = graph.plan(without(graph, "0.qkv.conv.outputs", queries))
     small = cut_copy(model, plan)

@@ -19,7 +19,7 @@ import yoloprune
 from yoloprune import Budget, Limits
 from yoloprune.cutting import trial_cut
 from yoloprune.cutting.proof import prove
-from yoloprune.cutting.width_attributes import has_width_attributes
+from yoloprune.cutting.width_attributes import corrected_numbers
 from yoloprune.probing.examples import Probe
 from yoloprune.tracing.trace_network import trace
 
@@ -172,7 +172,7 @@ def test_a_subclass_that_computes_otherwise_is_held_where_it_does(
     attention: type[Attention], found: set[str | None]
 ) -> None:
     model, example = attentive(attention), noise(2, 3, 16, 16)
-    traced = trace(model, example, sized=has_width_attributes)
+    traced = trace(model, example, sized=corrected_numbers)
     queries = classes(traced, "1.m.0.attn.qkv.conv.outputs")[:8]
     graph = trial_cut.sound(model, traced, Probe.of(example))
     assert {graph.groups[graph.group_of[c]].frozen for c in queries} == found

@@ -13,7 +13,7 @@ from ultralytics.nn.modules.block import Attention, C2f, C3k2, CBFuse, CBLinear,
 
 from yoloprune.cutting.comparison import verify
 from yoloprune.cutting.surgery import cut
-from yoloprune.cutting.width_attributes import has_width_attributes, removable_heads
+from yoloprune.cutting.width_attributes import corrected_numbers, removable_heads
 from yoloprune.errors import PlanError
 from yoloprune.planning.plan import Keep, Plan
 from yoloprune.tracing.trace_network import trace
@@ -25,7 +25,7 @@ def planned(block: nn.Module, size: tuple[int, int], seed: int = 3) -> tuple[nn.
     """A block 16 wide between two convolutions, so that all of it may be cut, and a random plan that narrows it."""
     image = noise(4, 3, *size)
     model = settle(nn.Sequential(conv(3, 16), block, conv(16, 3)), image)
-    graph = trace(model, image[:1], sized=has_width_attributes)
+    graph = trace(model, image[:1], sized=corrected_numbers)
     return model, cutting_plan(graph, seed)
 
 
@@ -48,7 +48,7 @@ def test_width_of_the_halves(block: nn.Module) -> None:
 def test_attention_compensates_its_scale_in_the_queries() -> None:
     block = Attention(16, num_heads=2, attn_ratio=0.5)  # per head 4 queries, 4 keys, 8 values
     model = settle(nn.Sequential(conv(3, 16), block, conv(16, 3)), noise(4, 3, 4, 4))
-    graph = trace(model, noise(1, 3, 4, 4), sized=has_width_attributes)
+    graph = trace(model, noise(1, 3, 4, 4), sized=corrected_numbers)
     at = {str(a): c for a, c in zip(graph.axes, graph.class_of, strict=True)}
     head = at["1.qkv.conv.outputs"].reshape(2, 16)
     alive = torch.ones(graph.n_classes, dtype=torch.bool).numpy()
@@ -121,7 +121,7 @@ def test_area_attention_compensates_the_scale_in_the_queries(area: int) -> None:
 def test_area_attention_cut_twice() -> None:
     model, plan = planned(blocks.AAttn(16, num_heads=2), (4, 4))
     once = cut_copy(model, plan)
-    graph = trace(once, noise(1, 3, 4, 4), sized=has_width_attributes)
+    graph = trace(once, noise(1, 3, 4, 4), sized=corrected_numbers)
     again = cutting_plan(graph, 5)
     twice = cut_copy(once, again)
     assert twice[1].head_dim < once[1].head_dim
@@ -145,7 +145,7 @@ class Branches(nn.Module):
 
 def test_pieces_of_cblinear() -> None:
     model = Branches()
-    graph = trace(model, noise(1, 3, 4, 4), sized=has_width_attributes)
+    graph = trace(model, noise(1, 3, 4, 4), sized=corrected_numbers)
     classes = {str(a): c for a, c in zip(graph.axes, graph.class_of, strict=True)}["linear.conv.outputs"]
     alive = torch.ones(graph.n_classes, dtype=torch.bool).numpy()
     alive[classes[[0, 3, 5]]] = False  # two of the first four, one of the other six
@@ -160,9 +160,9 @@ def test_width_attributes_follow_subclasses() -> None:
     class Renamed(C3k2):  # of a user, and still what Ultralytics wrote
         pass
 
-    assert has_width_attributes(C3k2(8, 8))
-    assert has_width_attributes(Renamed(8, 8))
-    assert not has_width_attributes(conv(2, 2))
+    assert corrected_numbers(C3k2(8, 8))
+    assert corrected_numbers(Renamed(8, 8))
+    assert not corrected_numbers(conv(2, 2))
 
 
 class Rounds(nn.Module):
@@ -197,10 +197,10 @@ class Gate(nn.Module):
 def test_a_name_does_not_make_a_class_one_of_ultralytics(block: type[nn.Module], name: str) -> None:
     torch.manual_seed(0)
     namesake = type(name, (block,), {})(8)
-    assert not has_width_attributes(namesake)
+    assert not corrected_numbers(namesake)
     assert removable_heads(namesake) == 0
     model = nn.Sequential(conv(3, 8), namesake, conv(8, 2))
-    plan = (graph := trace(model, noise(1, 3, 4, 4), sized=has_width_attributes)).plan(cutting_alive(graph, 0))
+    plan = (graph := trace(model, noise(1, 3, 4, 4), sized=corrected_numbers)).plan(cutting_alive(graph, 0))
     small = cut_copy(model, plan)
     assert len(plan.keep["0"].outputs) < 8
     assert getattr(small[1], "c", None) == getattr(namesake, "c", None)
@@ -209,5 +209,5 @@ def test_a_name_does_not_make_a_class_one_of_ultralytics(block: type[nn.Module],
 
 def test_a_fork_may_build_a_class_otherwise_under_its_name() -> None:
     other = type("Attention", (Gate,), {"__module__": "ultralytics.nn.modules.block"})(8)
-    assert not has_width_attributes(other)
+    assert not corrected_numbers(other)
     assert removable_heads(other) == 0

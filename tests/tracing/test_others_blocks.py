@@ -161,18 +161,25 @@ def _faster(mixing: nn.Module) -> Net:
     return net(body, **layers, out=(8, 2))
 
 
-def test_integers_of_a_partial_convolution_hold_what_they_count() -> None:
-    """They count what comes in; what the convolution makes is joined and read, and no number counts it."""
-    graph = exact(_faster(PConv(8)))
-    for axis in ("a.outputs", "down.outputs", "mix.conv.inputs"):
-        assert reasons(graph, axis) == {"width written as a number in PConv mix"}, axis
-    assert reasons(graph, "up.outputs") == reasons(graph, "mix.conv.outputs") == FREE
+def test_integers_of_a_partial_convolution_follow_what_they_count() -> None:
+    model = _faster(PConv(8))
+    graph = exact(model)
+    for axis in ("a.outputs", "down.outputs", "mix.conv.inputs", "mix.conv.outputs", "up.outputs"):
+        assert reasons(graph, axis) == FREE, axis
+    assert classes(graph, "mix.one.number") == classes(graph, "a.outputs")[:2]
+    plan = graph.plan(without(graph, "a.outputs", [1, 3, 4]))
+    small = cut_copy(model, plan)
+    assert (small.mix.one, small.mix.rest) == (1, 4)
+    assert (model.mix.one, model.mix.rest) == (2, 6)
+    comparison.verify(model, small, plan, torch.cat([IMAGE, IMAGE * 2]))
 
 
 def test_a_partial_convolution_in_place_counts_its_own_part_alone() -> None:
+    """`x[:, : self.one] = …`: the number follows its two channels, and the rest is nobody's."""
     graph = exact(_faster(Slicing(8)))
-    assert loose(graph, "a.outputs") == loose(graph, "down.outputs") == [False] * 2 + [True] * 6
-    assert loose(graph, "mix.conv.inputs") == loose(graph, "mix.conv.outputs") == [False] * 2
+    assert loose(graph, "a.outputs") == loose(graph, "down.outputs") == [True] * 8
+    assert classes(graph, "mix.one.number") == classes(graph, "a.outputs")[:2]
+    assert not [axis for axis in graph.axes if axis.module == "mix.rest"]
 
 
 def test_a_literal_in_a_split_of_joined_maps_holds_its_own_piece() -> None:

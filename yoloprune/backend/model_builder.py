@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from yoloprune.backend import compat, model_facts
-from yoloprune.cutting.width_attributes import has_width_attributes
+from yoloprune.cutting.width_attributes import corrected_numbers
 from yoloprune.probing.operations import without_work
 from yoloprune.torch_internals import filled, is_out_of_memory, undrawn, with_children
 
@@ -33,7 +33,7 @@ def numbers(module: nn.Module) -> dict[str, Any]:
     def listed(value: Any) -> bool:
         return isinstance(value, (list, tuple)) and len(value) > 0 and all(map(number, value))
 
-    if not has_width_attributes(module):
+    if not corrected_numbers(module):
         return {}
     return {k: v for k, v in vars(module).items() if k not in STAMPS and (number(v) or listed(v))}
 

@@ -14,11 +14,11 @@ from torch import nn
 from yoloprune.backend.model_facts import channels, check_prunable, head_name, network, parts, stride
 from yoloprune.backend.moved_layers import names_of
 from yoloprune.cutting import trial_cut
-from yoloprune.cutting.width_attributes import has_width_attributes
+from yoloprune.cutting.width_attributes import corrected_numbers
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.examples import Example, Probe
 from yoloprune.probing.survey import first_to_run, survey
-from yoloprune.tracing import residual_branches, trace_network
+from yoloprune.tracing import named_layers, residual_branches, trace_network
 
 
 def trace_yolo(
@@ -49,7 +49,7 @@ def trace_yolo(
             found,
             frozen={head_name(model): f"{type(layers[-1]).__name__} head"},
             keep=kept_modules(model, keep),
-            sized=has_width_attributes,
+            sized=corrected_numbers,
             outputs=True,  # the neck's features are among the outputs, and follow the head's input side
             area=(imgsz / size) ** 2,
             handing_on=[f"model.{i}" for i in range(len(layers))],
@@ -72,7 +72,7 @@ def kept_modules(model: nn.Module, keep: Iterable[str]) -> dict[str, str]:
     Raises:
         ArgumentError: If a pattern matches nothing.
     """
-    return trace_network.match(model, keep, parts(model), names=names_of(model))
+    return named_layers.match(model, keep, parts(model), names=names_of(model))
 
 
 def layer_shares(model: nn.Module, layers: Iterable[tuple[str, float]]) -> dict[str, float]:
@@ -81,7 +81,7 @@ def layer_shares(model: nn.Module, layers: Iterable[tuple[str, float]]) -> dict[
     Raises:
         ArgumentError: If a pattern matches nothing.
     """
-    return trace_network.shares(model, layers, parts(model), names_of(model))
+    return named_layers.shares(model, layers, parts(model), names_of(model))
 
 
 def probe(model: nn.Module, imgsz: int = 640) -> Probe:

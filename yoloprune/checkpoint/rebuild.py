@@ -14,6 +14,7 @@ from yoloprune.backend import model_builder, model_facts, moved_layers, own_netw
 from yoloprune.cutting import comparison
 from yoloprune.errors import PlanError, VerifyError, raised_by
 from yoloprune.planning.plan import Plan
+from yoloprune.probing import kept_numbers
 from yoloprune.torch_internals import is_out_of_memory
 
 
@@ -180,6 +181,8 @@ def _require_widths(model: nn.Module, widths: Mapping[str, Mapping[str, Any]]) -
 
 
 def _width(model: nn.Module, name: str, side: str) -> int:
+    if (number := kept_numbers.named(dict(model.named_modules()), name)) is not None:
+        return number.value
     parent, _, child = name.rpartition(".")
     owner = getattr(model.get_submodule(parent), child)
     if isinstance(owner, Tensor):

@@ -17,7 +17,7 @@ from yoloprune.planning.plan import REMOVED, Plan
 from yoloprune.reporting import layer_plots, text_table
 from yoloprune.reporting.run_report import NAMES
 from yoloprune.settings.view_requests import PlotRequest
-from yoloprune.tracing.trace_network import match
+from yoloprune.tracing.named_layers import match
 
 KINDS = {
     "2d": (nn.Conv2d, nn.ConvTranspose2d, nn.Linear),

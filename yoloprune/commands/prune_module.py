@@ -15,7 +15,7 @@ from yoloprune.checkpoint import saving
 from yoloprune.commands.module_arguments import Batches, check
 from yoloprune.commands.module_repair import Recover, repair
 from yoloprune.cutting import comparison, proof, remembered_widths, surgery, trial_cut
-from yoloprune.cutting.width_attributes import has_width_attributes
+from yoloprune.cutting.width_attributes import corrected_numbers
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.importance import criteria, dead_channels
 from yoloprune.planning import greedy_selection, steps
@@ -29,7 +29,7 @@ from yoloprune.probing.survey import survey_around
 from yoloprune.repair import constant_folding
 from yoloprune.settings.budget import Budget, Limits
 from yoloprune.settings.requests import Criterion
-from yoloprune.tracing import residual_branches, trace_network
+from yoloprune.tracing import named_layers, residual_branches, trace_network
 
 DEFAULT_LIMITS = Limits()
 DESCRIPTIONS = ("yaml", "module_defs")
@@ -126,14 +126,14 @@ def prune_module(
     data = Batches.of(batches, loss)
     limits = replace(limits, keep=(*limits.keep, *([keep] if isinstance(keep, str) else keep)))
     probe = survey_around(model, tuple(Example.of(one) for one in (example, *examples)))
-    held = trace_network.match(model, limits.keep)
-    traced = trace_network.trace(model, probe, keep=held, sized=has_width_attributes, outputs=outputs)
+    held = named_layers.match(model, limits.keep)
+    traced = trace_network.trace(model, probe, keep=held, sized=corrected_numbers, outputs=outputs)
     graph = trial_cut.sound(model, traced, probe, outputs=outputs)
     if told := trial_cut.told(graph):
         console.warn(f"prune_module: {told}")
     if limits.depth:
         graph = residual_branches.with_branches(model, graph, probe, held)
-    graph = steps.with_ceilings(graph, trace_network.shares(model, limits.layers))
+    graph = steps.with_ceilings(graph, named_layers.shares(model, limits.layers))
     if wanted.empty:
         alive = _all_but_the_dead(model, graph, probe)
     else:

@@ -27,7 +27,7 @@ from yoloprune.selection.calibration import Calibration, calibration
 from yoloprune.settings.budget import Limits
 from yoloprune.settings.mask_request import Masks, Zeros
 from yoloprune.settings.trial_requests import SensitivityRequest, SweepRequest
-from yoloprune.tracing.trace_network import match
+from yoloprune.tracing.named_layers import match
 
 Passed = Mapping[str, Any]
 

@@ -48,7 +48,9 @@ def _tensors(model: nn.Module, name: str) -> list[Tensor]:
     """Parameters and buffers of a module, or the one of this name."""
     owner, _, key = name.rpartition(".")
     found = getattr(model.get_submodule(owner), key)
-    return [found] if isinstance(found, Tensor) else [*found.parameters(), *found.buffers()]
+    if isinstance(found, Tensor):
+        return [found]
+    return [*found.parameters(), *found.buffers()] if isinstance(found, nn.Module) else []
 
 
 def told_of(path: str, training_mode: str, example: Example, why: str) -> str:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from yoloprune.cutting import extra_buffers, remembered_widths, width_attributes
 from yoloprune.errors import PlanError
 from yoloprune.planning.plan import Keep, Plan
-from yoloprune.probing import residual_modules
+from yoloprune.probing import kept_numbers, residual_modules
+from yoloprune.probing.kept_numbers import KeptNumber
 from yoloprune.torch_internals import BatchNorm, ConvNd
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -42,7 +43,7 @@ def cut(model: Model, plan: Plan) -> Model:
         if name in whole:
             _check_whole(name, modules, plan)
         else:
-            _check(name, modules.get(name), loose.get(name), keep)
+            _check(name, modules.get(name), loose.get(name), kept_numbers.named(modules, name), keep)
     for name in whole:
         residual_modules.take_out(model, name)
     modules = dict(model.named_modules())
@@ -52,7 +53,9 @@ def cut(model: Model, plan: Plan) -> Model:
     for name, keep in plan.keep.items():
         if name in whole:
             continue
-        if name not in loose:
+        if (number := kept_numbers.named(modules, name)) is not None:
+            number.set(len(keep.outputs or ()))
+        elif name not in loose:
             named = {path.rpartition(".")[2] for path in plan.keep if path.rpartition(".")[0] == name}
             extra_buffers.cut_extra_buffers(modules[name], keep, named)
             _slice(modules[name], keep)
@@ -139,7 +142,9 @@ def _long_dim(p: Tensor) -> int:
     return max(range(p.ndim), key=lambda d: p.shape[d])
 
 
-def _check(name: str, module: nn.Module | None, parameter: Tensor | None, keep: Keep) -> None:
+def _check(
+    name: str, module: nn.Module | None, parameter: Tensor | None, number: KeptNumber | None, keep: Keep
+) -> None:
     widths: tuple[int, int | None]
     if isinstance(module, ConvNd):
         widths = (module.out_channels, module.in_channels)
@@ -149,6 +154,8 @@ def _check(name: str, module: nn.Module | None, parameter: Tensor | None, keep: 
         widths = (module.num_features, None)
     elif parameter is not None:
         widths = (max(parameter.shape), None)
+    elif number is not None:
+        widths = (number.value, None)
     else:
         raise PlanError(f"The plan does not fit this model: there is no convolution, linear or batch-norm '{name}'.")
     if keep.heads is not None and (keep.heads < 1 or len(keep.outputs or ()) % keep.heads):

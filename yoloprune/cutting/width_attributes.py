@@ -30,9 +30,10 @@ def correct(module: nn.Module, keep: KeepOf) -> None:
         found.apply(module, keep)
 
 
-def has_width_attributes(module: nn.Module) -> bool:
-    """Whether `correct` knows the widths that this module keeps as plain numbers."""
-    return _correction(module) is not None
+def corrected_numbers(module: nn.Module) -> frozenset[str]:
+    """Names of the attributes that `correct` sets right in a module; none where it does not know it."""
+    found = _correction(module)
+    return frozenset() if found is None else frozenset(found.sets)
 
 
 def removable_heads(module: nn.Module) -> int:
@@ -97,18 +98,20 @@ class Correction:
 
     Attributes:
         apply (Callable): Corrects a module of that kind.
-        reads (tuple[str, ...]): Attributes and children, dotted, without which a module is not of that kind: a fork of
+        sets (tuple[str, ...]): Attributes that are set right.
+        reads (tuple[str, ...]): What else is read, dotted, without which a module is not of that kind: a fork of
             Ultralytics may have built it otherwise under the same name.
         heads (bool): Whether it has attention heads that may go as a whole.
     """
 
     apply: Callable[[nn.Module, KeepOf], None]
+    sets: tuple[str, ...]
     reads: tuple[str, ...]
     heads: bool = False
 
     def fits(self, module: nn.Module) -> bool:
         """Whether a module has all that is read."""
-        for path in self.reads:
+        for path in (*self.sets, *self.reads):
             owner = module
             for name in path.split("."):
                 if not hasattr(owner, name):
@@ -119,11 +122,12 @@ class Correction:
 
 CORRECTIONS: dict[str, Correction] = {
     **dict.fromkeys(
-        ("C2f", "C2PSA", "PSA", "C2fPSA", "RepNCSPELAN4", "ELAN1"), Correction(_scale_c, ("c", "cv1.conv.out_channels"))
+        ("C2f", "C2PSA", "PSA", "C2fPSA", "RepNCSPELAN4", "ELAN1"),
+        Correction(_scale_c, ("c",), ("cv1.conv.out_channels",)),
     ),
-    "Attention": Correction(_attention, ("num_heads", "key_dim", "head_dim", "scale", "qkv.conv", "qkv.bn"), True),
-    "AAttn": Correction(_area_attention, ("num_heads", "head_dim", "qkv.conv", "qkv.bn"), True),
-    "CBLinear": Correction(_pieces, ("c2s", "conv")),
+    "Attention": Correction(_attention, ("num_heads", "key_dim", "head_dim", "scale"), ("qkv.conv", "qkv.bn"), True),
+    "AAttn": Correction(_area_attention, ("num_heads", "head_dim"), ("qkv.conv", "qkv.bn"), True),
+    "CBLinear": Correction(_pieces, ("c2s",), ("conv",)),
 }
 """By the name of a class of Ultralytics; subclasses of users' own included, but never a class that is called alike."""
 

@@ -30,9 +30,9 @@ class Axis:
     """One prunable dimension of one module.
 
     Attributes:
-        module (str): Dotted module name, or the dotted name of a loose parameter.
-        side (str): "outputs" or "inputs"; "count" where channels are only counted: those that a layer hands on,
-            or those of a product of activations, for its cost.
+        module (str): Dotted module name, or the dotted name of a loose parameter or of a number that a module keeps.
+        side (str): "outputs" or "inputs"; "number" of a number that a module keeps and that counts them; "count" where
+            channels are only counted: those that a layer hands on, or those of a product of activations, for its cost.
         width (int): Number of channel positions.
     """
 
@@ -210,7 +210,8 @@ class ChannelGraph:
                 raise PlanError(f"{axis} would lose all its {axis.width} channels.")
             if len(kept) < axis.width:
                 old = keep.get(axis.module, Keep())
-                of = (axis.width, old.of[1]) if axis.side == "outputs" else (old.of[0], axis.width)
+                side = "inputs" if axis.side == "inputs" else "outputs"
+                of = (axis.width, old.of[1]) if side == "outputs" else (old.of[0], axis.width)
                 heads = len(np.unique(kept * self.heads[i] // axis.width)) if i in self.heads else old.heads
-                keep[axis.module] = replace(old, **{axis.side: tuple(kept.tolist())}, of=of, heads=heads)
+                keep[axis.module] = replace(old, **{side: tuple(kept.tolist())}, of=of, heads=heads)
         return keep

@@ -56,7 +56,7 @@ class Plan:
     """The decision: for each module that changes, the kept output and input positions. Plain data, replayable.
 
     Attributes:
-        keep (Mapping[str, Keep]): By module name, or name of a loose parameter.
+        keep (Mapping[str, Keep]): By module name, or name of a loose parameter, or of a number that a module keeps.
     """
 
     keep: Mapping[str, Keep]

@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from yoloprune.tracing.trace_network import match as match
+    from yoloprune.tracing.named_layers import match as match
     from yoloprune.tracing.trace_network import trace as trace
 
 
 def __getattr__(name: str) -> Any:
     if name in {"match", "trace"}:
-        from yoloprune.tracing import trace_network
+        from yoloprune.tracing import named_layers, trace_network
 
-        return getattr(trace_network, name)
+        return getattr(trace_network if name == "trace" else named_layers, name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

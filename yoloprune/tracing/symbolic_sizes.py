@@ -6,7 +6,7 @@ channels, and looks where that number goes. What happens below, to the tensors t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ class Sizes(FunctionMode):
     COUNTED = frozenset({Tensor.numel, torch.numel, Tensor.nelement})
     LEFT = frozenset({Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.__deepcopy__})
 
-    def __init__(self, state: TraceState, sized: Callable[[nn.Module], bool]) -> None:
+    def __init__(self, state: TraceState, sized: Callable[[nn.Module], Collection[str]]) -> None:
         super().__init__()
         self.state, self.sized = state, sized
 
@@ -112,7 +112,7 @@ class Sizes(FunctionMode):
 
     def _is_sized(self) -> bool:
         module = self.state.modules.get(self.state.where)
-        return module is not None and self.sized(module)
+        return module is not None and bool(self.sized(module))
 
     # ---- shapes ------------------------------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ class Sizes(FunctionMode):
             sizes = [-1] * at + list(given[1]) + [-1] * (args[0].ndim - 1 - at)
         else:
             sizes = _listed(given)
-        widths = [d for d, size in enumerate(sizes) if isinstance(size, Width)]
+        widths = [d for d, size in enumerate(sizes) if type(size) is Width]
         # what is left to torch may change as well, unless the numbers beside it are those that are corrected
         open_ends = [d for d, size in enumerate(sizes) if type(size) is int and size == -1 and not self._is_sized()]
         out = self.state.told((*widths, *open_ends), func, args, kwargs)
@@ -220,12 +220,12 @@ class Sizes(FunctionMode):
         """Values written over the first so many channels, which stay: `x[:, :8] = …`; anywhere else they are held."""
         tag = self.state.tag(args[0])
         bounds, others = slices.along_axis(args[0], args[1], None if tag is None else tag.axis)
-        self._as_numbers((bounds, others, args[2]))
-        if tag is None or bounds is None or bounds.start not in (None, 0) or bounds.step not in (None, 1):
-            return func(*args, **kwargs)
-        if type(bounds.stop) is int and 0 < bounds.stop < args[0].shape[tag.axis]:
-            slices.hold(self.state, args[0], tag, bounds, strict=False)
-            return self.state.told((), func, args, kwargs)
+        self._as_numbers((others, args[2]))
+        if tag is not None and bounds is not None and isinstance(bounds.stop, int) and not bounds.start:
+            inside = 0 < int.__int__(bounds.stop) < args[0].shape[tag.axis] and bounds.step in (None, 1)
+            if inside and slices.hold(self.state, args[0], tag, bounds, strict=False):
+                return self.state.told((), func, args, kwargs)
+        self._as_numbers(bounds)
         return func(*args, **kwargs)
 
     def _sliced(self, func: Any, args: Any, kwargs: Any) -> Any:

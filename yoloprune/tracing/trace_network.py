@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from yoloprune.errors import ArgumentError, ModelError
+from yoloprune.errors import ModelError
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.layer_names import AS_THEY_ARE, LayerNames
 from yoloprune.probing.computed_weights import require_plain_weights
@@ -27,11 +25,15 @@ from yoloprune.probing.outputs import Leaf, leaves
 from yoloprune.probing.random_draws import Draws, seeded
 from yoloprune.torch_internals import is_out_of_memory, one_thread
 from yoloprune.tracing import graph_builder
+from yoloprune.tracing.attribute_widths import NUMBER, Attributes
 from yoloprune.tracing.flop_scaling import growths
 from yoloprune.tracing.loose_ends import WHY
 from yoloprune.tracing.symbolic_sizes import Sizes
 from yoloprune.tracing.tracer import Tracer
 from yoloprune.tracing.widths import Width
+
+Corrected = Callable[[nn.Module], Collection[str]]
+"""From a module to the names of its numbers that are corrected after a cut by who knows it."""
 
 
 @one_thread()
@@ -41,7 +43,7 @@ def trace(
     *,
     frozen: Mapping[str, str] | None = None,
     keep: Mapping[str, str] | None = None,
-    sized: Callable[[nn.Module], bool] = lambda module: False,
+    sized: Corrected = lambda module: (),
     outputs: bool = False,
     area: float = 1.0,
     handing_on: Iterable[str] = (),
@@ -61,8 +63,9 @@ def trace(
         frozen (Mapping[str, str]): Module-name prefix to reason: channels *made* inside (by convolution or linear
             layers) keep their number; channels that pass through may still be cut.
         keep (Mapping[str, str]): Module name to reason: all its output channels stay.
-        sized (Callable): Whether the width attributes of a module are corrected after a cut; sizes that any other
-            module writes as plain numbers freeze the channels they count.
+        sized (Callable): Names of the numbers of a module that are corrected after a cut by who knows it, so that it
+            may write sizes as it likes. In any other one plain numbers freeze the channels that they count, but for
+            those that it keeps by name.
         outputs (bool): Whether the network's own outputs may lose channels.
         area (float): Image area to count FLOPs for, relative to the example's.
         handing_on (Iterable[str]): Modules whose output channels get an axis of their own, with side "count".
@@ -89,6 +92,7 @@ def trace(
 
         def follow(tracer: Tracer) -> list[list[Leaf]]:
             tracer.handing_on, tracer.called = frozenset(handing_on), names
+            tracer.attributes = Attributes(tracer.modules, sized)
             results = [_follow_all(tracer, held, sized, one, training, probe.frames) for one, training in ways]
             if tracer.overhear(tracer.unreached()):
                 for one, training in ways:
@@ -106,70 +110,13 @@ def trace(
             leaf.value.number()
         elif not outputs and isinstance(leaf.value, Tensor) and (tag := tracer.tag(leaf.value)) is not None:
             tracer.book.freeze(tag.labels, "network output")
+    for name, row in tracer.attributes.settle(tracer.book):
+        tracer.axes[name, NUMBER] = row
     if not outputs:
         for labels in tracer.ends.labels(tracer.book.roots(), tracer.axes):
             tracer.book.freeze(labels, WHY)
     tracer.keep(keep or {})
     return graph_builder.build(model, tracer.book, tracer.axes, tracer.costs, tracer.unknown, names)
-
-
-def match(
-    model: nn.Module,
-    patterns: Iterable[str],
-    parts: Mapping[str, Iterable[str]] | None = None,
-    key: str = "keep",
-    names: LayerNames = AS_THEY_ARE,
-) -> dict[str, str]:
-    """Modules and parameters named by `keep` patterns, with the pattern as the reason.
-
-    Args:
-        model (nn.Module): The network.
-        patterns (Iterable[str]): Each names a module and all inside it; `*` matches across dots.
-        parts (Mapping): Words that stand for several modules; the head, which stays, is not among them.
-        key (str): What the patterns were given as.
-        names (LayerNames): What the patterns call modules by.
-
-    Returns:
-        (dict[str, str]): Name to reason.
-
-    Raises:
-        ArgumentError: If a pattern matches nothing.
-    """
-    modules = [n for n, _ in model.named_modules() if n] + [n for n, _ in model.named_parameters()]
-    called = names.keys(modules)
-    found: dict[str, str] = {}
-    for pattern in patterns:
-        if roots := (parts or {}).get(pattern):
-            named = [[n for n in modules if any(n == r or n.startswith(f"{r}.") for r in roots)]]
-        else:
-            named = [hits for name, hits in called.items() if fnmatchcase(name, pattern)]
-        if not named:
-            whole = [part for part, layers in (parts or {}).items() if layers]
-            raise ArgumentError(f"{key}={pattern}: {_hint(pattern, [*called], whole)}")
-        found.update(dict.fromkeys(itertools.chain.from_iterable(named), f"{key}={pattern}"))
-    return found
-
-
-def shares(
-    model: nn.Module,
-    layers: Iterable[tuple[str, float]],
-    parts: Mapping[str, Iterable[str]] | None = None,
-    names: LayerNames = AS_THEY_ARE,
-) -> dict[str, float]:
-    """From modules to the share that `layers=` gives them, see `match`; of several that match the last counts."""
-    found: dict[str, float] = {}
-    for pattern, share in layers:
-        found.update(dict.fromkeys(match(model, [pattern], parts, "layers", names), share))
-    return found
-
-
-def _hint(pattern: str, names: list[str], parts: list[str]) -> str:
-    """What to write instead of a pattern that matches nothing."""
-    near = get_close_matches(pattern, [*names, *parts], n=3, cutoff=0.5)
-    inner = next((n for n in names if "." in n), names[0])
-    like = f"Similar names are {', '.join(near)}." if near else f"Names look like '{inner}'."
-    whole = f" Whole parts are {' and '.join(parts)}; the head stays in any case." if parts else ""
-    return f"no layer of this model has that name. {like}{whole}"
 
 
 def _unless_looked_up(
@@ -201,7 +148,12 @@ def _is_same(a: Any, b: Any) -> bool:
 
 
 def _follow_all(
-    tracer: Tracer, held: Held, sized: Callable[[nn.Module], bool], example: Example, training: bool, frames: int
+    tracer: Tracer,
+    held: Held,
+    sized: Corrected,
+    example: Example,
+    training: bool,
+    frames: int,
 ) -> list[Leaf]:
     """What came out of one run, or of several with other random numbers where it draws some."""
     found: list[Leaf] = []
@@ -216,7 +168,7 @@ def _follow_all(
 def _follow(
     tracer: Tracer,
     held: Held,
-    sized: Callable[[nn.Module], bool],
+    sized: Corrected,
     example: Example,
     training: bool,
     frames: int,
@@ -225,6 +177,7 @@ def _follow(
     """One pass, or as many in a row as there are frames; what came out of all."""
     found: list[Leaf] = []
     with held, running(tracer.model, training), tracer.following(), tracer, Sizes(tracer, sized), draws:
+        tracer.attributes.put()
         for _ in range(frames):
             found += leaves(example(tracer.model))
             tracer.counting = False  # FLOPs are those of plain inference, the first pass

@@ -10,6 +10,7 @@ from torch import nn
 from yoloprune.errors import ModelError
 from yoloprune.torch_internals import DispatchMode, is_out_of_memory, schema_of
 from yoloprune.tracing import odd_layers
+from yoloprune.tracing.attribute_widths import Attributes
 from yoloprune.tracing.operation import COSTED, Call
 from yoloprune.tracing.rule_table import rule_of
 from yoloprune.tracing.rules_elementwise import restride
@@ -23,6 +24,7 @@ class Tracer(TraceState, DispatchMode):
     def __init__(self, model: nn.Module, frozen: Mapping[str, str], growth: list[float]) -> None:
         DispatchMode.__init__(self)
         TraceState.__init__(self, model, frozen, growth)
+        self.attributes = Attributes({}, lambda module: ())
 
     def left(self, name: str, layer: nn.Module, args: Any, output: Any) -> None:
         super().left(name, layer, args, output)

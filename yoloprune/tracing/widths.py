@@ -55,7 +55,12 @@ class Width(int):
     @classmethod
     def of(cls, value: int, tag: Tag, book: LabelBook) -> Width:
         """The width of a tensor with these labels."""
-        return cls._made(value, (Share(tag.labels, tag.labels.movedim(tag.axis, -1).reshape(-1, value)[0]),), 0, book)
+        return cls.counting(value, Share(tag.labels, tag.labels.movedim(tag.axis, -1).reshape(-1, value)[0]), book)
+
+    @classmethod
+    def counting(cls, value: int, share: Share, book: LabelBook) -> Width:
+        """The width of these channels."""
+        return cls._made(value, (share,), 0, book)
 
     @classmethod
     def _made(cls, value: int, shares: tuple[Share, ...], constant: int, book: LabelBook) -> Width:
@@ -73,7 +78,7 @@ class Width(int):
 
     def count(self, labels: Tensor, axis: int) -> None:
         """Hold the positions along an axis of some labels to this width: whatever is cut, so many of them are left."""
-        if self._pure:
+        if self.pure:
             self.book.tie([self.shares[0].labels, labels])
         elif any(share.factor.denominator != 1 for share in self.shares):
             self.number()
@@ -107,7 +112,8 @@ class Width(int):
         return None
 
     @property
-    def _pure(self) -> bool:
+    def pure(self) -> bool:
+        """Whether it is a multiple, or a part, of as many channels as there are of one kind."""
         return len(self.shares) == 1 and not self.constant and self.shares[0].factor > 0
 
     def _divides(self, by: int) -> None:
@@ -170,7 +176,7 @@ class Width(int):
         return self._made(int.__floordiv__(self, other), (share,), 0, self.book)
 
     def __mod__(self, other: Any) -> Any:
-        divides = self._pure and isinstance(other, int) and not isinstance(other, Width) and other > 0
+        divides = self.pure and isinstance(other, int) and not isinstance(other, Width) and other > 0
         if divides and not (rest := int.__mod__(self, other)):
             self._divides(other)
             return rest
@@ -205,11 +211,11 @@ def _comparison(name: str) -> Callable[[Width, Any], Any]:
     plain, least = getattr(int, name), ("__lt__", "__ge__")  # a width is 1 at least, whatever is cut
 
     def operator(self: Width, other: Any) -> Any:
-        if isinstance(other, Width) and self._pure and other._pure:
+        if isinstance(other, Width) and self.pure and other.pure:
             self.book.tie([self.shares[0].labels, other.shares[0].labels])
         elif isinstance(other, Width):
             self._differ(other)
-        elif not (self._pure and isinstance(other, int | float) and (other < 1 or (other == 1 and name in least))):
+        elif not (self.pure and isinstance(other, int | float) and (other < 1 or (other == 1 and name in least))):
             self.number()
         return plain(self, other)
 
