@@ -226,3 +226,49 @@ def test_operations_in_place_are_done_once(double: Callable[[Tensor], Tensor]) -
 
     trace(net(body, a=(3, 4), b=(4, 2)), IMAGE)
     assert len(seen) > 2 and set(seen) == {seen[0]}  # the first pass counts the work, unlabelled
+
+
+def turned(y: Tensor) -> Tensor:
+    """Neighbours as parts of one complex number, as rotary embeddings have them."""
+    return torch.view_as_real(torch.view_as_complex(y.unflatten(-1, (-1, 2)).contiguous()) * 1j).flatten(-2)
+
+
+ALONG: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "cumsum": lambda y, d: y.cumsum(d),
+    "cumprod": lambda y, d: (y + 2).cumprod(d),
+    "sort": lambda y, d: y.sort(d)[0],
+    "sort, stable": lambda y, d: torch.sort(y, dim=d, stable=True, descending=True)[0],
+    "topk": lambda y, d: y.topk(2, d)[0].mean(d, keepdim=True) + y,
+    "median": lambda y, d: y.median(d, keepdim=True)[0] * y,
+    "kthvalue": lambda y, d: y.kthvalue(2, d, keepdim=True)[0] * y,
+    "prod": lambda y, d: y.prod(d, keepdim=True) * y,
+    "where it is largest": lambda y, d: y.argmax(d, keepdim=True) * y,
+    "where each belongs": lambda y, d: y.argsort(d) * y,
+    "spectrum": lambda y, d: torch.fft.irfft(torch.fft.rfft(y, dim=d) * 0.5, n=y.shape[d], dim=d),
+    "turned in the complex plane": lambda y, d: turned(y.movedim(d, -1)).movedim(-1, d),
+    "complex spectrum": lambda y, d: torch.fft.ifft(torch.fft.fft(y, dim=d).exp(), dim=d).real,
+}
+
+
+@pytest.mark.parametrize("name", ALONG)
+def test_along_positions_channels_pass_and_along_channels_they_stay(name: str) -> None:
+    for dim in (2, 3, -1):
+        model = net(lambda m, x, d=dim: m.b(ALONG[name](m.a(x), d)), a=(3, 6), b=(6, 2))
+        assert reasons(exact(model), "a.outputs") == FREE
+    held(net(lambda m, x: m.b(ALONG[name](m.a(x), 1)), a=(3, 6), b=(6, 2)))
+
+
+def test_indices_are_not_zero_where_channels_are() -> None:
+    """A channel of zeros is sorted as well: what is added to it there cannot go, unless it goes as a whole."""
+    graph = exact(net(lambda m, x: m.b(m.a(x).sort(3)[1] + m.c(x)), a=(3, 5), b=(5, 2), c=(3, 5)))
+    assert classes(graph, "a.outputs") == classes(graph, "c.outputs")
+    assert reasons(graph, "a.outputs") == FREE
+    mixed = net(lambda m, x: m.b(m.a(x).sort(3)[1].float().sum(1, keepdim=True)), a=(3, 5), b=(1, 2))
+    held(mixed)
+
+
+def test_where_no_dimension_is_named_it_is_the_last_or_all() -> None:
+    assert reasons(exact(net(lambda m, x: m.b(m.a(x).sort()[0]), a=(3, 5), b=(5, 2))), "a.outputs") == FREE
+    held(net(lambda m, x: m.b(m.a(x).sort()[0].transpose(1, 3).topk(2)[0].transpose(1, 3)), a=(3, 5), b=(2, 2)))
+    held(net(lambda m, x: m.b(m.a(x) * m.a(x).median()), a=(3, 5), b=(5, 2)))
+    held(net(lambda m, x: m.b(m.a(x) + m.a(x).argmax()), a=(3, 5), b=(5, 2)))

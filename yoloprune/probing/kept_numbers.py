@@ -72,13 +72,13 @@ def named(modules: Mapping[str, nn.Module], name: str) -> KeptNumber | None:
     module = modules.get(owner)
     if module is None:
         return None
-    value = dict(_numbers(vars(module).get(key))).get(index)
+    value = dict(_numbers(vars(module).get(key), least=0)).get(index)
     return None if value is None else KeptNumber(name, module, key, index, value)
 
 
-def _numbers(value: Any) -> list[tuple[int | None, int]]:
+def _numbers(value: Any, least: int = LEAST) -> list[tuple[int | None, int]]:
     if type(value) is int:
-        return [(None, value)] if value >= LEAST else []
+        return [(None, value)] if value >= least else []
     if type(value) in (list, tuple):
-        return [(i, n) for i, n in enumerate(value) if type(n) is int and n >= LEAST]
+        return [(i, n) for i, n in enumerate(value) if type(n) is int and n >= least]
     return []

@@ -15,6 +15,8 @@ import torch
 from yoloprune.torch_internals import schema_of
 from yoloprune.tracing.operation import Call
 from yoloprune.tracing.rules_elementwise import (
+    MOVED,
+    REDUCED,
     anew,
     fill,
     group_norm,
@@ -28,8 +30,8 @@ from yoloprune.tracing.rules_elementwise import (
     unknown,
 )
 from yoloprune.tracing.rules_layers import batch_norm, convolution, matmul, transpose
-from yoloprune.tracing.rules_picked import boxes, picked
-from yoloprune.tracing.rules_shape import along, cat, move, split, stack
+from yoloprune.tracing.rules_picked import boxes, gather, picked, windows
+from yoloprune.tracing.rules_shape import along, cat, move, parts, split, stack
 from yoloprune.tracing.rules_shuffle import glu, packs
 
 
@@ -40,6 +42,7 @@ def _names(rule: Callable[[Call], None], names: str) -> dict[str, Callable[[Call
 RULES: dict[str, Callable[[Call], None]] = {
     **_names(move, "view _unsafe_view reshape permute transpose squeeze unsqueeze expand flip repeat movedim"),
     **_names(along, "slice select unbind roll narrow"),
+    **_names(parts, "view_as_real view_as_complex"),
     **_names(split, "split split_with_sizes"),
     **_names(same, "_to_copy detach alias contiguous lift_fresh native_dropout"),
     **_names(like, "zeros_like ones_like empty_like full_like rand_like randn_like bernoulli"),
@@ -58,10 +61,7 @@ RULES: dict[str, Callable[[Call], None]] = {
     **_names(spatial, "grid_sampler_2d grid_sampler_3d"),
     **_names(glu, "glu"),
     **_names(packs, "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col col2im"),
-    **_names(
-        reduce,
-        "mean sum amax amin max min logsumexp var std var_mean std_mean _softmax _log_softmax linalg_vector_norm",
-    ),
+    **_names(reduce, f"{REDUCED} {MOVED} logsumexp var std var_mean std_mean _softmax _log_softmax argmax argmin"),
     **_names(cat, "cat"),
     **_names(stack, "stack"),
     **_names(convolution, "convolution _convolution"),
@@ -71,6 +71,8 @@ RULES: dict[str, Callable[[Call], None]] = {
     **_names(transpose, "t"),
     **_names(matmul, "mm addmm bmm"),
     **_names(picked, "index"),
+    **_names(gather, "gather"),
+    **_names(windows, "unfold"),
     **{f"torchvision::{n}": boxes for n in ("roi_align", "roi_pool")},
 }
 """Rule of each operation by its ATen name; point-wise operations are recognised by PyTorch's own tag."""

@@ -13,8 +13,13 @@ from yoloprune.tracing.labels import Tag
 from yoloprune.tracing.operation import Call
 from yoloprune.tracing.zero_at_zero import zero_at_zero
 
-KEEPS_ZERO = frozenset(f"aten::{n}" for n in ("mean", "sum", "amax", "amin", "max", "min", "linalg_vector_norm"))
-"""Reductions of nothing but zeros that give zero."""
+REDUCED = "mean sum prod amax amin max min linalg_vector_norm median nanmedian kthvalue mode"
+MOVED = "sort topk cumsum cumprod index_select _fft_r2c _fft_c2r _fft_c2c"
+KEEPS_ZERO = frozenset(f"aten::{n}" for n in f"{REDUCED} {MOVED}".split())
+"""Operations along a dimension that make nothing but zeros of zeros; where they are is another matter."""
+
+LAST = frozenset({"aten::sort", "aten::topk", "aten::median", "aten::kthvalue", "aten::mode"})
+"""Those that take the last dimension where they are told none."""
 
 
 def unknown(call: Call) -> None:
@@ -123,12 +128,13 @@ def spatial(call: Call) -> None:
 
 
 def reduce(call: Call) -> None:
-    """Sum, mean, maximum or softmax: exact along any dimension but the channel axis."""
+    """Sums, maxima, softmax, sorting, Fourier transforms: exact along any dimension but the channel axis."""
     x = call.args[0]
     tag = call.tracer.tag(x)
+    call.freeze(*call.tensors()[1:], why="positions are read from channels by")
     if tag is None:
         return None
-    dims = call.arg("dim")
+    dims = call.arg("dim", -1 if call.name in LAST and isinstance(call.out, tuple) else None)
     dims = range(x.ndim) if dims is None or dims == [] else dims if isinstance(dims, (list, tuple)) else [dims]
     dims = sorted({d % x.ndim for d in dims}, reverse=True)
     if tag.axis in dims:
@@ -143,7 +149,9 @@ def reduce(call: Call) -> None:
                 labels = labels.squeeze(d)
             axis -= sum(d < tag.axis for d in dims)
             dims = []
-        call.tracer.put(out, Tag(labels, axis, tag.zero and call.name in KEEPS_ZERO, loose=tag.loose))
+        of_values = out.is_floating_point() or out.is_complex() or not isinstance(call.out, tuple)
+        zero = tag.zero and call.name in KEEPS_ZERO and of_values
+        call.tracer.put(out, Tag(labels, axis, zero, loose=tag.loose))
     return None
 
 

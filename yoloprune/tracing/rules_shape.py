@@ -137,3 +137,16 @@ def _unpack(call: Call, packed: Tensor, tag: Tag) -> Tag | None:
     for inner in varying[varying.index(axis) + 1 :]:
         labels = call.tracer.book.unite_along(labels, inner, "a constant meets channels in one pack")
     return Tag(labels, axis, tag.zero, loose=tag.loose)
+
+
+def parts(call: Call) -> None:
+    """Complex numbers as pairs of their parts, in a dimension behind all others, and pairs as complex numbers."""
+    x = call.args[0]
+    if (tag := call.tracer.tag(x)) is None:
+        return None
+    if call.name == "aten::view_as_real":
+        return call.tracer.put(call.out, Tag(tag.labels.unsqueeze(-1), tag.axis, tag.zero, loose=tag.loose))
+    if tag.axis == x.ndim - 1:
+        return call.freeze(x, why="channels are mixed by")
+    labels = call.tracer.book.unite_along(tag.labels, x.ndim - 1, "a constant meets channels in view_as_complex")
+    return call.tracer.put(call.out, Tag(labels.squeeze(-1), tag.axis, tag.zero, loose=tag.loose))
