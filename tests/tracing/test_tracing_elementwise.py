@@ -245,7 +245,6 @@ ALONG: dict[str, Callable[[Tensor, int], Tensor]] = {
     "where it is largest": lambda y, d: y.argmax(d, keepdim=True) * y,
     "where each belongs": lambda y, d: y.argsort(d) * y,
     "spectrum": lambda y, d: torch.fft.irfft(torch.fft.rfft(y, dim=d) * 0.5, n=y.shape[d], dim=d),
-    "turned in the complex plane": lambda y, d: turned(y.movedim(d, -1)).movedim(-1, d),
     "complex spectrum": lambda y, d: torch.fft.ifft(torch.fft.fft(y, dim=d).exp(), dim=d).real,
 }
 
@@ -256,6 +255,18 @@ def test_along_positions_channels_pass_and_along_channels_they_stay(name: str) -
         model = net(lambda m, x, d=dim: m.b(ALONG[name](m.a(x), d)), a=(3, 6), b=(6, 2))
         assert reasons(exact(model), "a.outputs") == FREE
     held(net(lambda m, x: m.b(ALONG[name](m.a(x), 1)), a=(3, 6), b=(6, 2)))
+
+
+def test_parts_of_complex_numbers() -> None:
+    """Along positions each channel is turned by itself; two channels that are one number go together."""
+
+    def body(dim: int) -> Callable[[Net, Tensor], Tensor]:
+        return lambda m, x: m.b(turned(m.a(x).movedim(dim, -1)).movedim(-1, dim))
+
+    graph = exact(net(body(3), a=(3, 6), b=(6, 2)))
+    assert reasons(graph, "a.outputs") == FREE and len(set(classes(graph, "a.outputs"))) == 6
+    pairs = classes(exact(net(body(1), a=(3, 6), b=(6, 2))), "a.outputs")
+    assert pairs[::2] == pairs[1::2] and len(set(pairs)) == 3
 
 
 def test_indices_are_not_zero_where_channels_are() -> None:
