@@ -43,7 +43,11 @@ def test_a_bias_of_positions_is_not_zero_where_channels_are_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    "norm, op", [(nn.LayerNorm([4, SIDE, SIDE]), "native_layer_norm"), (nn.GroupNorm(2, 4), "native_group_norm")]
+    "norm, op",
+    [
+        (nn.LayerNorm([4, SIDE, SIDE]), "native_layer_norm"),
+        (nn.GroupNorm(2, 4, affine=False), "native_group_norm"),
+    ],
 )
 def test_norms_over_channels_say_why_they_are_frozen(norm: nn.Module, op: str) -> None:
     graph = held(net(lambda m, x: m.b(m.norm(m.a(x))), a=(3, 4), norm=norm, b=(4, 2)))

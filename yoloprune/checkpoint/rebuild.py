@@ -189,7 +189,8 @@ def _width(model: nn.Module, name: str, side: str) -> int:
         return max(owner.shape)
     if isinstance(owner, nn.Identity):
         return 0  # in the place of a branch
-    names = ("out_channels", "out_features", "num_features") if side == "outputs" else ("in_channels", "in_features")
+    made, read = ("out_channels", "out_features", "num_features", "num_channels"), ("in_channels", "in_features")
+    names = made if side == "outputs" else read
     width: int = next(getattr(owner, n) for n in names if hasattr(owner, n))
     return width
 

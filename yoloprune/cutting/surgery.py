@@ -102,6 +102,10 @@ def _slice(module: nn.Module, keep: Keep) -> None:
         if inputs is not None:
             module.in_features = len(inputs)
             _replace(module, inputs, 1, "weight")
+    elif isinstance(module, nn.GroupNorm) and outputs is not None:
+        module.num_groups = len(outputs) * module.num_groups // module.num_channels
+        module.num_channels = len(outputs)
+        _replace(module, outputs, 0, "weight")
     elif isinstance(module, BatchNorm) and outputs is not None:
         module.num_features = len(outputs)
         _replace(module, outputs, 0, "running_mean", "running_var", "weight")
@@ -150,8 +154,8 @@ def _check(
         widths = (module.out_channels, module.in_channels)
     elif isinstance(module, nn.Linear):
         widths = (module.out_features, module.in_features)
-    elif isinstance(module, BatchNorm):
-        widths = (module.num_features, None)
+    elif isinstance(module, BatchNorm | nn.GroupNorm):
+        widths = (module.num_features if isinstance(module, BatchNorm) else module.num_channels, None)
     elif parameter is not None:
         widths = (max(parameter.shape), None)
     elif number is not None:
@@ -161,8 +165,9 @@ def _check(
     if keep.heads is not None and (keep.heads < 1 or len(keep.outputs or ()) % keep.heads):
         count = len(keep.outputs or ())
         raise PlanError(f"The plan does not fit this model: {count} outputs of {name} for {keep.heads} heads.")
-    if isinstance(module, ConvNd) and module.groups > 1 and keep.outputs is not None:
-        each = module.out_channels // module.groups
+    groups, made = _groups(module)
+    if groups > 1 and keep.outputs is not None:
+        each = made // groups
         whole = {p // each for p in keep.outputs}
         if keep.inputs is not None or len(whole) * each != len(keep.outputs):
             raise PlanError(f"The plan does not fit this model: of {name} whole groups of {each} outputs can go.")
@@ -175,3 +180,10 @@ def _check(
                 f"The plan does not fit this model: {name} has {'no' if width is None else width} {side}. "
                 f"Received: {len(kept)} kept positions of {of}{'' if rising else ', not in rising order'}."
             )
+
+
+def _groups(module: nn.Module | None) -> tuple[int, int]:
+    """Into how many groups, which go as a whole, how many channels of a layer divide."""
+    if isinstance(module, ConvNd):
+        return module.groups, module.out_channels
+    return (module.num_groups, module.num_channels) if isinstance(module, nn.GroupNorm) else (1, 1)

@@ -21,7 +21,10 @@ from yoloprune.probing.held_state import preserved
 from yoloprune.probing.outputs import tensors
 from yoloprune.torch_internals import BatchNorm, ConvNd, register_module_forward_pre_hook
 
-Layer = ConvNd | nn.Linear | BatchNorm
+NORMS = (BatchNorm, nn.GroupNorm)
+"""Behind one of these a layer's own gate says little or nothing, since what it scales is normalised away."""
+
+Layer = ConvNd | nn.Linear | BatchNorm | nn.GroupNorm
 
 
 def activation(model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor]) -> Values:
@@ -129,7 +132,7 @@ def _gates(
     on_branches = BranchGates(model, [] if gates is None else [b.name for b in graph.branches], power)
     with differentiable(model), hooked() as hooks:
         hooks += on_branches.hooks()
-        followers = follow(model, [n for n, (_, m) in makers.items() if not isinstance(m, BatchNorm)], BatchNorm, hooks)
+        followers = follow(model, [n for n, (_, m) in makers.items() if not isinstance(m, NORMS)], NORMS, hooks)
         for one in passes:
             one().sum().backward()  # not `autograd.grad`, which re-entrant checkpoints refuse
             by_parameter = {p: torch.zeros_like(p) if p.grad is None else p.grad for p in parameters}
@@ -150,7 +153,7 @@ def _gates(
 
 def _gated(module: nn.Module | None) -> Layer | None:
     """A module that may have a gate behind it, None for any other: a weight that is computed has no gradient."""
-    if not isinstance(module, (ConvNd, nn.Linear, BatchNorm)) or not isinstance(module.weight, nn.Parameter):
+    if not isinstance(module, (ConvNd, nn.Linear, *NORMS)) or not isinstance(module.weight, nn.Parameter):
         return None
     return module if module.bias is None or isinstance(module.bias, nn.Parameter) else None
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from yoloprune.torch_internals import BatchNorm, ConvNd, WeakIdKeyDictionary
 
-LAYERS = (ConvNd, nn.Linear, BatchNorm)
+LAYERS = (ConvNd, nn.Linear, BatchNorm, nn.GroupNorm)
 SLICED = frozenset({"weight", "bias", "running_mean", "running_var"})
 """Modules that a cut slices, and which of their tensors; all other parameters are loose."""
 

@@ -19,7 +19,6 @@ from yoloprune.tracing.rules_elementwise import (
     REDUCED,
     anew,
     fill,
-    group_norm,
     layer_norm,
     like,
     pointwise,
@@ -29,7 +28,7 @@ from yoloprune.tracing.rules_elementwise import (
     spatial,
     unknown,
 )
-from yoloprune.tracing.rules_layers import batch_norm, convolution, matmul, transpose
+from yoloprune.tracing.rules_layers import batch_norm, convolution, group_norm, matmul, transpose
 from yoloprune.tracing.rules_picked import boxes, gather, picked, windows
 from yoloprune.tracing.rules_shape import along, cat, move, parts, split, stack
 from yoloprune.tracing.rules_shuffle import glu, packs

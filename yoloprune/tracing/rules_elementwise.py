@@ -167,8 +167,3 @@ def layer_norm(call: Call) -> None:
     if tag is None or tag.axis in normalised or any(tag.labels.shape[d] > 1 for d in normalised):
         return call.freeze(*call.tensors(), why="channels share one mean in")
     return call.tracer.put(call.out[0], Tag(tag.labels, tag.axis, zero=call.arg("bias") is None))
-
-
-def group_norm(call: Call) -> None:
-    """Frozen as `layer_norm` is: channels of a group share one mean and variance."""
-    call.freeze(*call.tensors(), why="channels share one mean in")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from yoloprune.torch_internals import BatchNorm, ConvNd
 from yoloprune.tracing.labels import LabelBook, Tag
@@ -60,6 +60,21 @@ def batch_norm(call: Call) -> None:
     _given(call, own, *call.tensors()[1:])
     tr.flops(8.0 * x.shape[2:].numel(), (name, "outputs"))
     return tr.put(out, tag and Tag(tag.labels, tag.axis, bare=tag.bare and not tr.modules[name].affine))
+
+
+def group_norm(call: Call) -> None:
+    """Channels of a group share one mean and variance, so they go together, and as many groups are left."""
+    x, tr, groups = call.args[0], call.tracer, int(call.arg("group"))
+    name = next(filter(None, (tr.owner(t, nn.GroupNorm) for t in call.tensors()[1:])), None)
+    tag = tr.tag(x)
+    incoming = tag.vector(1) if tag else None
+    if name is None or tag is None or incoming is None:
+        return call.freeze(*call.tensors(), why="channels share one mean in")
+    own = tr.axis(name, "outputs", x.shape[1])
+    tr.book.unite_along(own.reshape(groups, -1), 1, f"a constant meets channels in a group of {name}")
+    tr.attach(own, incoming)
+    _given(call, own, *call.tensors()[1:])
+    return tr.put(call.out[0], Tag(tag.labels, tag.axis, zero=False))
 
 
 def _given(call: Call, labels: Tensor, *vectors: Tensor | None) -> None:
