@@ -20,8 +20,8 @@ TOLERANCE = 1e-4
 """Largest accepted error of an output, see `apart`."""
 
 WITHIN = 1e-3
-"""Largest accepted error of what a layer gives: next to a fault it is larger, and rounding may come near what is accepted
-of outputs in one of hundreds of layers.
+"""Largest accepted error of what a layer gives: a fault is larger where it begins, and of hundreds of layers rounding may
+bring one near what is accepted of outputs.
 """
 
 PLAUSIBLE = 1e-3
