@@ -131,6 +131,42 @@ def test_pieces_at_multiples_of_a_number() -> None:
     assert narrowed(model, [1, 6]).keeps.dim == 3
 
 
+def test_a_part_of_a_number_counts() -> None:
+    """Halves, by a number that is one as well: the whole is twice what either has left."""
+
+    def body(m: Keeps, x: Tensor) -> Tensor:
+        one, other = x.split(m.dim // m.paths, 1)
+        return torch.cat([other, one], 1)
+
+    model = between(body, dim=8, paths=2)
+    graph = exact(model)
+    assert partners(graph, "a.outputs") == [(4, 4)]
+    assert classes(graph, "keeps.dim.number") == classes(graph, "a.outputs")[:4] * 2
+    small = narrowed(model, [1, 6])
+    assert (small.keeps.dim, small.keeps.paths) == (6, 2)
+
+
+def test_a_number_and_its_half_count() -> None:
+    def body(m: Keeps, x: Tensor) -> Tensor:
+        one, other = x.flatten(2).view(len(x), m.dim, 6, 6).split(m.dim // 2, 1)
+        return torch.cat([other, one], 1)
+
+    model = between(body, dim=8)
+    assert partners(exact(model), "a.outputs") == [(4, 4)]
+    assert narrowed(model, [0, 3, 5, 6]).keeps.dim == 4
+
+
+def test_a_half_in_a_sum() -> None:
+    def body(m: Keeps, x: Tensor) -> Tensor:
+        whole, half = x.view(len(x), m.dim + m.dim // 2, 36).split([m.dim, m.dim // 2], 1)
+        return torch.cat([half, whole], 1).view(x.shape)
+
+    layers = {"a": (3, 12), "keeps": Keeps(body, dim=8), "out": (12, 2)}
+    model = net(lambda m, x: m.out(m.keeps(m.a(x))), **layers)
+    graph = exact(model)
+    assert reasons(graph, "a.outputs") == FREE
+
+
 # What holds -----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "use",

@@ -20,8 +20,8 @@ TOLERANCE = 1e-4
 """Largest accepted error of an output, see `apart`."""
 
 WITHIN = 1e-3
-"""Largest accepted error of what a layer gives: a fault is larger where it begins, and of hundreds of layers rounding may
-bring one near what is accepted of outputs.
+"""Largest accepted error of what a layer gives: a fault is larger where it begins, and rounding may bring one of many
+layers near what is accepted of outputs.
 """
 
 PLAUSIBLE = 1e-3

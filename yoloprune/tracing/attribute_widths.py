@@ -8,9 +8,9 @@ change, and holds the channels that it counts.
 from __future__ import annotations
 
 import operator
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,12 +41,12 @@ class Sum:
     """What several numbers, or a multiple of one, counted together: `x.view(B, 2 * self.dim + self.rest, -1)`.
 
     Attributes:
-        terms (dict[Uses, int]): How often each number counts.
+        terms (dict[Uses, Fraction]): How often each number counts.
         constant (int): What was added to it.
         row (Tensor): A row of labels whose positions it counted.
     """
 
-    terms: dict[Uses, int]
+    terms: dict[Uses, Fraction]
     constant: int
     row: Tensor
 
@@ -60,7 +60,7 @@ class Sum:
         total: Any = self.constant
         for uses, factor in self.terms.items() if self.is_known else ():
             row = uses.counted[0]
-            total = Width.counting(len(row), Share(row, row), book) * factor + total
+            total = Width.counting(len(row), Share(row, row), book) * factor.numerator // factor.denominator + total
         if isinstance(total, Width):
             total.count(self.row, 0)
         else:
@@ -70,11 +70,11 @@ class Sum:
 class AttributeWidth(Width):
     """A number that a module keeps, or a sum of such; what it counts, if anything, is seen where it is used."""
 
-    terms: dict[Uses, int]
+    terms: dict[Uses, Fraction]
     sums: list[Sum]
 
     @classmethod
-    def of_terms(cls, value: int, terms: dict[Uses, int], constant: int, sums: list[Sum]) -> AttributeWidth:
+    def of_terms(cls, value: int, terms: dict[Uses, Fraction], constant: int, sums: list[Sum]) -> AttributeWidth:
         """A number whose uses are noted; where it is no single number as it is, in a list of sums."""
         found: AttributeWidth = int.__new__(cls, value)
         found.shares, found.constant, found.terms, found.sums = (), constant, terms, sums
@@ -90,20 +90,21 @@ class AttributeWidth(Width):
         """Note that it says how many positions there are along an axis of some labels, all rows of which are tied."""
         row = labels.movedim(axis, -1).reshape(-1, labels.shape[axis])[0]
         ((uses, factor), *others) = self.terms.items()
-        if others or factor != 1 or self.constant:
+        if others or factor.numerator != 1 or self.constant:
             self.sums.append(Sum(self.terms, self.constant, row))
-        else:
-            uses.counted.append(row)
+        else:  # a number whose half counts them is twice as many
+            uses.counted.append(row.repeat(factor.denominator))
 
     def _sum(self, other: int, sign: int) -> int:
         if type(other) is Width:
             return int(self.number() + sign * other)
         theirs = other if isinstance(other, AttributeWidth) else None
-        terms = Counter(self.terms)
-        terms.update({uses: sign * factor for uses, factor in theirs.terms.items()} if theirs else {})
+        terms = dict(self.terms)
+        for uses, factor in theirs.terms.items() if theirs else ():
+            terms[uses] = terms.get(uses, Fraction(0)) + sign * factor
         constant = self.constant + sign * (theirs.constant if theirs else other)
         value = int.__int__(self) + sign * int.__int__(other)
-        return self.of_terms(value, dict(terms), constant, self.sums)
+        return self.of_terms(value, terms, constant, self.sums)
 
     def __mul__(self, other: Any) -> Any:
         if type(other) is int and other == 0:
@@ -114,6 +115,13 @@ class AttributeWidth(Width):
         return self.of_terms(int.__int__(self) * other, terms, self.constant * other, self.sums)
 
     __rmul__ = __mul__
+
+    def __floordiv__(self, other: Any) -> Any:
+        by = other.number() if isinstance(other, Width) else other
+        if type(by) is not int or by < 1 or int.__int__(self) % by or self.constant % by:
+            return self.number() // by
+        terms = {uses: factor / by for uses, factor in self.terms.items()}
+        return self.of_terms(int.__int__(self) // by, terms, self.constant // by, self.sums)
 
     def __eq__(self, other: object) -> bool:
         """Where a width is compared with it (`assert x.shape[1] == self.dim`), it counts what that does."""
@@ -133,10 +141,11 @@ def _plainly(of_two: Callable[[Any, Any], Any]) -> tuple[Callable[..., Any], Cal
     return lambda self, other: of_two(self.number(), other), lambda self, other: of_two(other, self.number())
 
 
-for _name in ("floordiv", "mod", "divmod", "rshift", "lshift", "truediv", "pow"):
+for _name in ("mod", "divmod", "rshift", "lshift", "truediv", "pow"):
     _left, _right = _plainly(divmod if _name == "divmod" else getattr(operator, _name))
     setattr(AttributeWidth, f"__{_name}__", _left)
     setattr(AttributeWidth, f"__r{_name}__", _right)
+AttributeWidth.__rfloordiv__ = _plainly(operator.floordiv)[1]  # type: ignore[method-assign]
 for _name in ("lt", "le", "gt", "ge"):
     setattr(AttributeWidth, f"__{_name}__", _plainly(getattr(operator, _name))[0])
 
@@ -158,7 +167,7 @@ class Attributes:
     def put(self) -> None:
         """Put objects in the place of the numbers, until the network gets back what it holds."""
         for one in self._kept:
-            one.set(AttributeWidth.of_terms(one.value, {self._uses[one.name]: 1}, 0, self._sums))
+            one.set(AttributeWidth.of_terms(one.value, {self._uses[one.name]: Fraction(1)}, 0, self._sums))
 
     def settle(self, book: LabelBook) -> Iterator[tuple[str, Tensor]]:
         """Hold the channels to what was noted; by name, the labels that the numbers count which may change."""
