@@ -98,8 +98,8 @@ class Correction:
 
     Attributes:
         apply (Callable): Corrects a module of that kind.
-        sets (tuple[str, ...]): Attributes that are set right.
-        reads (tuple[str, ...]): What else is read, dotted, without which a module is not of that kind: a fork of
+        sets (tuple[str, ...]): Attributes that are set right, where a module has them.
+        reads (tuple[str, ...]): Attributes and children, dotted, without which a module is not of that kind: a fork of
             Ultralytics may have built it otherwise under the same name.
         heads (bool): Whether it has attention heads that may go as a whole.
     """
@@ -111,7 +111,7 @@ class Correction:
 
     def fits(self, module: nn.Module) -> bool:
         """Whether a module has all that is read."""
-        for path in (*self.sets, *self.reads):
+        for path in self.reads:
             owner = module
             for name in path.split("."):
                 if not hasattr(owner, name):
@@ -123,11 +123,21 @@ class Correction:
 CORRECTIONS: dict[str, Correction] = {
     **dict.fromkeys(
         ("C2f", "C2PSA", "PSA", "C2fPSA", "RepNCSPELAN4", "ELAN1"),
-        Correction(_scale_c, ("c",), ("cv1.conv.out_channels",)),
+        Correction(_scale_c, ("c",), ("c", "cv1.conv.out_channels")),
     ),
-    "Attention": Correction(_attention, ("num_heads", "key_dim", "head_dim", "scale"), ("qkv.conv", "qkv.bn"), True),
-    "AAttn": Correction(_area_attention, ("num_heads", "head_dim"), ("qkv.conv", "qkv.bn"), True),
-    "CBLinear": Correction(_pieces, ("c2s",), ("conv",)),
+    "Attention": Correction(
+        _attention,
+        ("num_heads", "key_dim", "head_dim", "scale"),
+        ("num_heads", "key_dim", "head_dim", "scale", "qkv.conv", "qkv.bn"),
+        heads=True,
+    ),
+    "AAttn": Correction(
+        _area_attention,
+        ("num_heads", "head_dim", "all_head_dim"),
+        ("num_heads", "head_dim", "qkv.conv", "qkv.bn"),
+        heads=True,
+    ),
+    "CBLinear": Correction(_pieces, ("c2s",), ("c2s", "conv")),
 }
 """By the name of a class of Ultralytics; subclasses of users' own included, but never a class that is called alike."""
 
