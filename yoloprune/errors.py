@@ -62,6 +62,10 @@ class VerifyError(PruneError):
     """The cut model does not compute what its masked parent computes; nothing is saved."""
 
 
+class UndecidedError(VerifyError):
+    """The cut model differs from its masked parent in float32, and does not run in float64, which could tell why."""
+
+
 class DataError(PruneError):
     """The data set is missing or empty, or the demo folder holds files that yoloprune did not write."""
 

@@ -20,7 +20,9 @@ from yoloprune import Budget, Limits
 from yoloprune.cutting import trial_cut
 from yoloprune.cutting.proof import prove
 from yoloprune.cutting.width_attributes import corrected_numbers
+from yoloprune.errors import UndecidedError
 from yoloprune.probing.examples import Probe
+from yoloprune.probing.own_code import has_own_code
 from yoloprune.tracing.trace_network import trace
 
 IMAGE = noise(2, 3, 8, 8)
@@ -139,9 +141,53 @@ class Own(nn.Identity):
 
 def test_a_forward_that_was_replaced_is_own_code() -> None:
     model = nn.Sequential(conv(3, 8))
-    assert not trial_cut.has_own_code(model)
+    assert not has_own_code(model)
     model[0].forward = functools.partial(nn.Conv2d.forward, model[0])  # type: ignore[method-assign]
-    assert trial_cut.has_own_code(model)
+    assert has_own_code(model)
+
+
+# What a trial has to bear ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("normed", [False, True])
+def test_other_precisions(dtype: torch.dtype, normed: bool) -> None:
+    model = Leaks(lambda c: 1.0).to(dtype)
+    if normed:
+        model.b = nn.Sequential(model.b, nn.BatchNorm2d(16).to(dtype)).eval()  # type: ignore[assignment]
+    small = yoloprune.prune_module(model, IMAGE.to(dtype), Budget(flops=0.6), FINE).model
+    assert small.a.out_channels < 16
+
+
+def test_a_scripted_layer_is_not_listened_to() -> None:
+    model = Leaks(lambda c: 1.0)
+    model.c = nn.Sequential(model.c, torch.jit.script(nn.ReLU()))  # type: ignore[assignment]
+    small = yoloprune.prune_module(model, IMAGE, Budget(flops=0.6), FINE).model
+    assert small.a.out_channels < 16
+
+
+class Checks(nn.Module):
+    """Takes no values but those that it knows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.abs().max() > 0.1:
+            raise ValueError("what is this?")
+        return x
+
+
+def test_a_network_that_does_not_run_once_it_is_brought_to_life_is_left_to_the_proof() -> None:
+    model = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), Checks(), conv(8, 2)).eval()
+    nn.init.constant_(model[1].weight, 1e-3)
+    graph = trace(model, IMAGE)
+    assert trial_cut.sound(model, graph, Probe.of(IMAGE)) is graph
+
+
+def test_what_float64_cannot_decide_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def undecided(*given: object, **how: object) -> None:
+        raise UndecidedError("rounding or a fault")
+
+    model = Leaks(lambda c: 1.0)
+    graph = trace(model, IMAGE)
+    monkeypatch.setattr(trial_cut, "compare", undecided)
+    assert trial_cut.sound(model, graph, Probe.of(IMAGE)) is graph
 
 
 # Subclasses of Ultralytics' blocks ------------------------------------------------------------------------------------

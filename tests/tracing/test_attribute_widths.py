@@ -9,6 +9,7 @@ import torch
 from conftest import classes, conv, cut_copy, partners, reasons, without
 from networks import FREE, IMAGE, exact, held, net
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
 import yoloprune
 from yoloprune.cutting import comparison
@@ -228,12 +229,79 @@ def test_numbers_are_put_back_after_a_pass_that_fails() -> None:
     def body(m: Keeps, x: Tensor) -> Tensor:
         if type(m.dim) is not int:
             raise RuntimeError("only when it is traced")
-        return x
+        return x.flatten(2).view(len(x), m.dim, 6, 6)
 
     model = between(body, dim=8, dims=(4, 4))
-    with pytest.raises(RuntimeError, match="only when"):
-        trace(model, IMAGE)
+    graph = held(model)  # traced again with mere numbers, which hold what they count
+    assert reasons(graph, "a.outputs") == {"width written as a number in Keeps keeps"}
     assert type(model.keeps.dim) is int and all(type(n) is int for n in model.keeps.dims)
+
+
+def test_a_network_that_fails_however_it_is_traced_says_why() -> None:
+    """Only where somebody watches, which a plain pass does not."""
+
+    def body(m: Keeps, x: Tensor) -> Tensor:
+        if _len_torch_dispatch_stack():
+            raise RuntimeError("no one may watch")
+        return x
+
+    with pytest.raises(RuntimeError, match="no one may watch"):
+        trace(between(body, dim=8), IMAGE)
+
+
+@pytest.mark.parametrize(
+    "aside",
+    [
+        lambda m, x: x * (m.dim / 8 if x.shape[2] > 6 else 1.0),
+        lambda m, x: x / m.dim if len(x) > 100 else x,
+        lambda m, x: x if len(x) < 100 else x / getattr(m, "dim"),  # noqa: B009
+    ],
+)
+def test_a_number_that_is_read_in_a_part_that_did_not_run_stays(aside: Any) -> None:
+    """Another size, or another number of images: nobody saw what it is for there."""
+    body = lambda m, x: aside(m, x.flatten(2).view(len(x), m.dim, *x.shape[2:]))  # noqa: E731
+    graph = trace(between(body, dim=8), IMAGE)
+    assert None not in reasons(graph, "a.outputs")
+
+
+class Ways(Keeps):
+    """Two ways of the same, of which one is never gone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, rest = x.split([self.dim, self.rest], 1)
+        return torch.cat([rest, first], 1)
+
+    def at_inference(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, self.dim :], x[:, : self.dim]], 1)
+
+
+def test_a_function_that_did_not_run_at_all_holds_nothing() -> None:
+    model = net(lambda m, x: m.out(m.keeps(m.a(x))), a=(3, 8), keeps=Ways(None, dim=2, rest=6), out=(8, 2))
+    assert reasons(exact(model), "a.outputs") == FREE
+
+
+# Differences ----------------------------------------------------------------------------------------------------------
+def test_a_difference_of_nothing() -> None:
+    """All of the channels in the first piece, as many as there are, and none in the second."""
+
+    def body(m: Keeps, x: Tensor) -> Tensor:
+        first, rest = x.split([m.part, m.dim - m.part], 1)
+        return torch.cat([first.relu(), rest], 1)
+
+    graph = trace(between(body, dim=8, part=8), IMAGE)
+    assert None not in reasons(graph, "a.outputs")
+
+
+def test_a_difference_that_is_negative() -> None:
+    def body(m: Keeps, x: Tensor) -> Tensor:
+        x = x.flatten(2).view(len(x), m.dim, 6, 6)
+        first, _ = x.split([m.part, m.dim - m.part], 1)
+        return torch.cat([x[:, m.part - m.dim :], first], 1)
+
+    model = between(body, dim=8, part=3)
+    assert reasons(exact(model), "a.outputs") == FREE
+    small = narrowed(model, [0, 4])
+    assert (small.keeps.dim, small.keeps.part) == (6, 2)
 
 
 # Plans ----------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from yoloprune.cutting.equivalence import apart, depends_on_luck, errors, says_something
 from yoloprune.cutting.pair import ADVICE, STORED, Findings, Pair, Precise, mode_name
-from yoloprune.errors import VerifyError
+from yoloprune.errors import UndecidedError, VerifyError
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import DRAWS, Example, Probe, Run, is_of_layer, layer_of, run
 from yoloprune.torch_internals import is_out_of_memory
@@ -175,7 +175,7 @@ def _decided(pair: Pair, doubtful: set[str], before: dict[str, float], tolerance
         if is_out_of_memory(e):
             raise
         path = max(doubtful, key=before.__getitem__)
-        raise VerifyError(f"{_told(path, before[path], pair.training)}, and float64 cannot decide: {e}") from e
+        raise UndecidedError(f"{_told(path, before[path], pair.training)}, and float64 cannot decide: {e}") from e
     found = errors(wanted.leaves, got.leaves)
     wrong = {path for path in doubtful if not found.get(path, float("inf")) <= tolerance}
     noise = precise.noise(wanted, STORED) if wrong else {}

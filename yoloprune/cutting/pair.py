@@ -241,6 +241,6 @@ def _disturbed(model: nn.Module, seed: int, size: float) -> Iterator[None]:
 
     with hooked() as hooks:
         for module in model.modules():
-            if not any(module.children()):
+            if not any(module.children()) and not isinstance(module, torch.jit.ScriptModule):
                 hooks.append(module.register_forward_hook(disturb))
         yield

@@ -15,18 +15,16 @@ from torch import nn
 from yoloprune.cutting import surgery
 from yoloprune.cutting.comparison import compare
 from yoloprune.cutting.lively_copy import lively_copy, lively_example, sharing_copy
-from yoloprune.errors import PruneError
+from yoloprune.errors import UndecidedError, VerifyError
 from yoloprune.planning import steps
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.plan import Plan
 from yoloprune.planning.tie import Tie
-from yoloprune.probing.examples import Probe
+from yoloprune.probing.examples import Example, Probe
+from yoloprune.probing.own_code import has_own_code
 from yoloprune.torch_internals import is_out_of_memory
 
 WHY = "a trial cut of it computes something else: its width is used in a way that the trace does not see"
-
-KNOWN = ("torch", "torchvision", "ultralytics")
-"""Packages whose blocks are traced right, which tests hold; a trial of them would say so once more."""
 
 
 def sound(model: nn.Module, graph: ChannelGraph, probe: Probe, *, outputs: bool = True) -> ChannelGraph:
@@ -48,13 +46,18 @@ def sound(model: nn.Module, graph: ChannelGraph, probe: Probe, *, outputs: bool 
     """
     if not has_own_code(model):
         return graph
-    trial = _Trial.of(model, graph, probe, outputs)
-    if trial is None or trial.is_right(every := trial.ties) or not trial.is_right([]):
+    try:
+        trial = _Trial.of(model, graph, probe, outputs)
+        if trial.is_right(every := trial.ties) or not trial.is_right([]):
+            return graph
+        wrong: list[int] = []
+        while every and not trial.is_right(every):
+            wrong += trial.wrong(every)
+            every = [t for t in every if t not in wrong]
+    except Exception as e:  # whatever a network may raise that checks its own values, once it is brought to life
+        if is_out_of_memory(e):
+            raise
         return graph
-    wrong: list[int] = []
-    while every and not trial.is_right(every):
-        wrong += trial.wrong(every)
-        every = [t for t in every if t not in wrong]
     return graph.holding([g for t in wrong for g in graph.ties[t].groups], WHY)
 
 
@@ -67,16 +70,12 @@ def told(graph: ChannelGraph) -> str | None:
     return f"{sum(group.size for group in held)} channels stay ({named}): {WHY}"
 
 
-def has_own_code(model: nn.Module) -> bool:
-    """Whether a network has modules that are not of a known package, or whose `forward` was replaced."""
-    return any(type(m).__module__.partition(".")[0] not in KNOWN or "forward" in vars(m) for m in model.modules())
-
-
 @dataclass(frozen=True)
 class _Trial:
     """A lively copy, and what is cut in it.
 
     Attributes:
+        example (Example): What both are run on, in the precision of the copy.
         ties (list[int]): Those that can shrink.
         waiting (list): Their channels in the order in which they go, see `steps.queues`.
         full (np.ndarray): All units of every tie, shape (ties,).
@@ -87,27 +86,24 @@ class _Trial:
     graph: ChannelGraph
     probe: Probe
     outputs: bool
+    example: Example
     ties: list[int]
     waiting: list[list[np.ndarray]]
     full: np.ndarray
     cut: np.ndarray
 
     @classmethod
-    def of(cls, model: nn.Module, graph: ChannelGraph, probe: Probe, outputs: bool) -> _Trial | None:
-        """A trial, None where the network does not run once it is brought to life."""
+    def of(cls, model: nn.Module, graph: ChannelGraph, probe: Probe, outputs: bool) -> _Trial:
+        """A trial of what a graph says of a network."""
         first = probe.proving[0]
-        try:
-            live = lively_copy(model, first, probe.modes(model, first)[-1])
-        except Exception as e:  # whatever a network may raise that checks its own values
-            if is_out_of_memory(e):
-                raise
-            return None
+        live = lively_copy(model, first, probe.modes(model, first)[-1])
+        example = first if live is None else lively_example(first, model)
         random = np.random.default_rng(0)
         full = np.array([tie.units for tie in graph.ties], dtype=int)
         cut = np.array([random.choice(_narrow(tie) or [tie.units]) for tie in graph.ties], dtype=int)
         ties = np.flatnonzero(cut < full).tolist()
         waiting = steps.queues(graph, random.random(graph.n_classes))
-        return cls(live or model, graph, probe, outputs, ties, waiting, full, cut)
+        return cls(live or model, graph, probe, outputs, example, ties, waiting, full, cut)
 
     def is_right(self, ties: Sequence[int]) -> bool:
         """Whether a cut of these alone computes what the masked network does."""
@@ -115,12 +111,13 @@ class _Trial:
         units[list(ties)] = self.cut[list(ties)]
         plan = self.graph.plan(steps.survivors(self.graph, self.waiting, units)) if ties else Plan({})
         child = surgery.cut(sharing_copy(self.live), plan)
-        one = lively_example(self.probe.proving[0], self.live)
-        frames = self.probe.frames
+        frames, outputs = self.probe.frames, self.outputs
         try:
-            for training in self.probe.modes(self.live, one):
-                compare(self.live, child, plan, one, training, frames=frames, outputs=self.outputs, inside=True)
-        except PruneError:
+            for training in self.probe.modes(self.live, self.example):
+                compare(self.live, child, plan, self.example, training, frames=frames, outputs=outputs, inside=True)
+        except UndecidedError:
+            return True  # rounding or a fault: the proof has other looks
+        except VerifyError:
             return False
         return True
 

@@ -183,7 +183,8 @@ def run(
 
         with preserved(model), running(model, training), hooked() as hooks:
             if inside:
-                hooks += [m.register_forward_hook(partial(listen, name)) for name, m in model.named_modules() if name]
+                heard = [(n, m) for n, m in model.named_modules() if n and not isinstance(m, torch.jit.ScriptModule)]
+                hooks += [m.register_forward_hook(partial(listen, name)) for name, m in heard]
             for frame in range(frames):
                 for path, value in leaves(example(model)):
                     value = plain(value) if isinstance(value, Tensor) else value  # before a buffer gets its own back

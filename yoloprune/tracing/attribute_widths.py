@@ -8,7 +8,8 @@ change, and holds the channels that it counts.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from yoloprune.probing.kept_numbers import kept_numbers
+from yoloprune.probing.own_code import is_known
 from yoloprune.tracing.labels import LabelBook
 from yoloprune.tracing.widths import Share, Width
 
@@ -88,6 +90,9 @@ class AttributeWidth(Width):
 
     def count(self, labels: Tensor, axis: int) -> None:
         """Note that it says how many positions there are along an axis of some labels, all rows of which are tied."""
+        if not labels.shape[axis]:
+            self.number()
+            return
         row = labels.movedim(axis, -1).reshape(-1, labels.shape[axis])[0]
         ((uses, factor), *others) = self.terms.items()
         if others or factor.numerator != 1 or self.constant:
@@ -104,12 +109,13 @@ class AttributeWidth(Width):
             terms[uses] = terms.get(uses, Fraction(0)) + sign * factor
         constant = self.constant + sign * (theirs.constant if theirs else other)
         value = int.__int__(self) + sign * int.__int__(other)
-        return self.of_terms(value, terms, constant, self.sums)
+        terms = {uses: factor for uses, factor in terms.items() if factor}
+        return self.of_terms(value, terms, constant, self.sums) if terms else value
 
     def __mul__(self, other: Any) -> Any:
         if type(other) is int and other == 0:
             return 0
-        if type(other) is not int or other < 0:
+        if type(other) is not int:
             return self.number() * (other.number() if isinstance(other, Width) else other)
         terms = {uses: factor * other for uses, factor in self.terms.items()}
         return self.of_terms(int.__int__(self) * other, terms, self.constant * other, self.sums)
@@ -168,6 +174,19 @@ class Attributes:
         """Put objects in the place of the numbers, until the network gets back what it holds."""
         for one in self._kept:
             one.set(AttributeWidth.of_terms(one.value, {self._uses[one.name]: Fraction(1)}, 0, self._sums))
+
+    def counting(self) -> dict[str, list[str]]:
+        """By name of the attribute, the numbers in code of no known package that count something and nothing else."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for one in self._kept:
+            if (uses := self._uses[one.name]).counted and not uses.as_number and not is_known(one.module):
+                found[one.key].append(one.name)
+        return found
+
+    def hold(self, names: Iterable[str]) -> None:
+        """Let some numbers be what they are."""
+        for name in names:
+            self._uses[name].as_number = True
 
     def settle(self, book: LabelBook) -> Iterator[tuple[str, Tensor]]:
         """Hold the channels to what was noted; by name, the labels that the numbers count which may change."""

@@ -22,6 +22,7 @@ from yoloprune.probing.examples import DRAWS, Example, Probe, run
 from yoloprune.probing.forward import running
 from yoloprune.probing.held_state import Held, preserved
 from yoloprune.probing.outputs import Leaf, leaves
+from yoloprune.probing.own_code import read_aside
 from yoloprune.probing.random_draws import Draws, seeded
 from yoloprune.torch_internals import is_out_of_memory, one_thread
 from yoloprune.tracing import graph_builder
@@ -90,9 +91,12 @@ def trace(
             raise ModelError(f"The model does not run on an input of shape {first.shapes}: {e}") from e
         ways = [(one, training) for one in probe.examples for training in probe.modes(model, one)]
 
+        corrected: Corrected | None = sized
+
         def follow(tracer: Tracer) -> list[list[Leaf]]:
             tracer.handing_on, tracer.called = frozenset(handing_on), names
-            tracer.attributes = Attributes(tracer.modules, sized)
+            if corrected is not None:
+                tracer.attributes = Attributes(tracer.modules, corrected)
             results = [_follow_all(tracer, held, sized, one, training, probe.frames) for one, training in ways]
             if tracer.overhear(tracer.unreached()):
                 for one, training in ways:
@@ -100,11 +104,20 @@ def trace(
             return results
 
         tracer = Tracer(model, frozen or {}, growth)
-        results = _unless_looked_up(model, tracer, follow, ways, probe.frames)
+        try:
+            results = _unless_looked_up(model, tracer, follow, ways, probe.frames)
+        except Exception as e:  # whatever a network may raise that wants its numbers to be of the very type `int`
+            if is_out_of_memory(e):
+                raise
+            tracer, corrected = Tracer(model, frozen or {}, growth), None
+            results = _unless_looked_up(model, tracer, follow, ways, probe.frames)
         if results is None:
             tracer = Tracer(model, frozen or {}, growth)
             tracer.book.hashed_as_numbers = True
             results = follow(tracer)
+        if counting := tracer.attributes.counting():
+            aside = read_aside(model, counting, lambda: [run(model, *way, frames=probe.frames) for way in ways])
+            tracer.attributes.hold(name for key in aside for name in counting[key])
     for leaf in itertools.chain.from_iterable(results):
         if isinstance(leaf.value, Width):
             leaf.value.number()

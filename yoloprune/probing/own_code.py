@@ -1,0 +1,70 @@
+"""Code of a network that is of no known package, and what of it a pass did not run."""
+
+from __future__ import annotations
+
+import dis
+import sys
+from collections.abc import Callable, Collection
+from types import CodeType, FrameType
+from typing import Any
+
+from torch import nn
+
+from yoloprune.probing.code_names import codes
+
+KNOWN = ("torch", "torchvision", "ultralytics")
+"""Packages whose blocks are traced right, which tests hold."""
+
+
+def is_known(module: nn.Module) -> bool:
+    """Whether a module is of a known package, and runs as that has it."""
+    return type(module).__module__.partition(".")[0] in KNOWN and "forward" not in vars(module)
+
+
+def has_own_code(model: nn.Module) -> bool:
+    """Whether a network has modules that are of no known package, or whose `forward` was replaced."""
+    return not all(map(is_known, model.modules()))
+
+
+def read_aside(model: nn.Module, keys: Collection[str], passes: Callable[[], object]) -> set[str]:
+    """Attributes that code reads which passes ran, in a part that they did not: a loss, another size of the image.
+
+    Functions that did not run at all are not looked at: of several ways in which a block can do the same it has one.
+
+    Args:
+        model (nn.Module): The network.
+        keys (Collection[str]): Names of the attributes.
+        passes (Callable): Runs it.
+    """
+    own = [module for module in model.modules() if not is_known(module)]
+    classes = {c for module in own for c in type(module).__mro__ if c.__module__.partition(".")[0] not in KNOWN}
+    functions = [f for module in own for key, f in vars(module).items() if not key.startswith("_")]
+    functions += [f for c in classes for f in vars(c).values()]
+    sites = {code: found for code in codes(functions) if (found := _reads(code, keys))}
+    ran: dict[CodeType, set[int]] = {}
+
+    def enter(frame: FrameType, event: str, arg: Any) -> Any:
+        if frame.f_code not in sites:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        ran.setdefault(frame.f_code, set())
+        return step
+
+    def step(frame: FrameType, event: str, arg: Any) -> Any:
+        if event == "opcode":
+            ran[frame.f_code].add(frame.f_lasti)
+        return step
+
+    before = sys.gettrace()
+    sys.settrace(enter)
+    try:
+        passes()
+    finally:
+        sys.settrace(before)
+    return {key for code, at in ran.items() for offset, key in sites[code].items() if offset not in at}
+
+
+def _reads(code: CodeType, keys: Collection[str]) -> dict[int, str]:
+    """Where code reads one of some attributes, of whatever object, or has its name as a word for a `getattr`."""
+    lines = (i for i in dis.get_instructions(code) if i.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_CONST"))
+    return {i.offset: i.argval for i in lines if isinstance(i.argval, str) and i.argval in keys}
