@@ -41,7 +41,22 @@ def read_aside(model: nn.Module, keys: Collection[str], passes: Callable[[], obj
     functions = [f for module in own for key, f in vars(module).items() if not key.startswith("_")]
     functions += [f for c in classes for f in vars(c).values()]
     sites = {code: found for code in codes(functions) if (found := _reads(code, keys))}
+    ran = _instructions_run(sites, passes)
+    return {key for code, at in ran.items() for offset, key in sites[code].items() if offset not in at}
+
+
+def _reads(code: CodeType, keys: Collection[str]) -> dict[int, str]:
+    """Where code reads one of some attributes, of whatever object, or has its name as a word for a `getattr`."""
+    lines = (i for i in dis.get_instructions(code) if i.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_CONST"))
+    return {i.offset: i.argval for i in lines if isinstance(i.argval, str) and i.argval in keys}
+
+
+def _instructions_run(sites: Collection[CodeType], passes: Callable[[], object]) -> dict[CodeType, set[int]]:
+    """Offsets of the instructions that ran of some code, of what ran at all."""
     ran: dict[CodeType, set[int]] = {}
+    if sys.version_info >= (3, 12):
+        _monitor(sites, passes, ran)
+        return ran
 
     def enter(frame: FrameType, event: str, arg: Any) -> Any:
         if frame.f_code not in sites:
@@ -61,10 +76,22 @@ def read_aside(model: nn.Module, keys: Collection[str], passes: Callable[[], obj
         passes()
     finally:
         sys.settrace(before)
-    return {key for code, at in ran.items() for offset, key in sites[code].items() if offset not in at}
+    return ran
 
 
-def _reads(code: CodeType, keys: Collection[str]) -> dict[int, str]:
-    """Where code reads one of some attributes, of whatever object, or has its name as a word for a `getattr`."""
-    lines = (i for i in dis.get_instructions(code) if i.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_CONST"))
-    return {i.offset: i.argval for i in lines if isinstance(i.argval, str) and i.argval in keys}
+def _monitor(sites: Collection[CodeType], passes: Callable[[], object], ran: dict[CodeType, set[int]]) -> None:
+    """The same by Python's own means, from 3.12 on, where what is traced is a code's and no longer a frame's."""
+    monitoring: Any = vars(sys)["monitoring"]
+    tool = next(i for i in range(6) if monitoring.get_tool(i) is None)
+    event = monitoring.events.INSTRUCTION
+    monitoring.use_tool_id(tool, "yoloprune")
+    try:
+        monitoring.register_callback(tool, event, lambda code, offset: ran.setdefault(code, set()).add(offset))
+        for code in sites:
+            monitoring.set_local_events(tool, code, event)
+        passes()
+    finally:
+        for code in sites:
+            monitoring.set_local_events(tool, code, 0)
+        monitoring.register_callback(tool, event, None)
+        monitoring.free_tool_id(tool)
