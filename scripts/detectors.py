@@ -26,7 +26,7 @@ import torchvision
 from torch import nn
 
 from yoloprune import Budget, prune_module
-from yoloprune.cutting import lively_copy
+from yoloprune.cutting import lively_copy, trial_cut, width_attributes
 from yoloprune.errors import BudgetError
 from yoloprune.importance import criteria
 from yoloprune.planning import greedy_selection
@@ -153,7 +153,9 @@ def examine(name: str, build: Callable[[], Network], wanted: float = 0.5) -> str
     model.eval()
     if not isinstance(example, tuple):
         lively_copy.settle(model, example)
-    graph = trace_network.trace(model, survey_around(model, (Example.of(example),)))
+    probe = survey_around(model, (Example.of(example),))
+    traced = trace_network.trace(model, probe, sized=width_attributes.corrected_numbers)
+    graph = trial_cut.sound(model, traced, probe, outputs=False)
     flops = _reached(model, graph, wanted)
     start = time.process_time()
     made = prune_module(model, example, Budget(flops=flops), score="random")
