@@ -92,11 +92,13 @@ def trace(
         ways = [(one, training) for one in probe.examples for training in probe.modes(model, one)]
 
         corrected: Corrected | None = sized
+        closed = tuple(f"{prefix}." for prefix in frozen or ())  # whose numbers stay with their channels
+        changing = {name: module for name, module in model.named_modules() if not f"{name}.".startswith(closed)}
 
         def follow(tracer: Tracer) -> list[list[Leaf]]:
             tracer.handing_on, tracer.called = frozenset(handing_on), names
             if corrected is not None:
-                tracer.attributes = Attributes(tracer.modules, corrected)
+                tracer.attributes = Attributes(changing, corrected)
             results = [_follow_all(tracer, held, sized, one, training, probe.frames) for one, training in ways]
             if tracer.overhear(tracer.unreached()):
                 for one, training in ways:
