@@ -16,6 +16,7 @@ from torch import nn
 
 from yoloprune import Budget, Limits, prune_module, rebuild
 from yoloprune.backend import console
+from yoloprune.cutting import trial_cut
 from yoloprune.errors import ArgumentError, BudgetError, VerifyError
 
 torchvision = pytest.importorskip("torchvision")
@@ -167,13 +168,16 @@ LIMITS = Limits(round_to=1, min_width=1)
 
 
 @pytest.mark.parametrize("wrap", WRAPS)
-def test_outputs_of_any_kind_are_looked_into(wrap: str) -> None:
-    """What is right is cut, with all that is put out at its width; what is wrong is not."""
+def test_outputs_of_any_kind_are_looked_into(wrap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is right is cut, with all that is put out at its width; what is wrong is not, with a trial or without."""
     x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     right, wrong = (Reads(lambda m, y, x, f=f: WRAPS[wrap](f(m, y))) for f in (lambda m, y: m.head(y), _wrong))
     child, plan = prune_module(right, x, Budget(ratio=0.5), LIMITS)
     assert (child.stem.out_channels, child.head.out_channels) == (4, 4)
     assert set(plan.keep) == {"stem", "head", "plain"}
+    with pytest.raises((BudgetError, VerifyError)):  # held by the trial, or refused
+        prune_module(wrong, x, Budget(ratio=0.5), LIMITS)
+    monkeypatch.setattr(trial_cut, "has_own_code", lambda model: False)
     with pytest.raises(VerifyError):
         prune_module(wrong, x, Budget(ratio=0.5), LIMITS)
 
@@ -200,7 +204,10 @@ def _second(m: Reads, y: torch.Tensor, x: torch.Tensor, *more: torch.Tensor) -> 
     ],
     ids=["training", "evaluation", "two", "two, another number", "three", "larger", "second input", "second frame"],
 )
-def test_every_way_to_run_is_proved(make: Callable[..., Any], more: dict[str, Any]) -> None:
+def test_every_way_to_run_is_proved(
+    make: Callable[..., Any], more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_cut, "has_own_code", lambda model: False)  # which holds what goes wrong in the first one
     x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with pytest.raises(VerifyError, match="differs from its masked parent"):
         prune_module(Reads(make), x, Budget(ratio=0.5), LIMITS, **more)

@@ -25,7 +25,6 @@ ROWS: dict[str, list[Any]] = {
     "GSConv": [64, 64],
     "RFAConv": [64, 64],
     "PConv": [64],
-    "Slicing": [64],
     "ECA": [],
     "DCNv2": [64, 64],
     "ODConv": [64, 64],
@@ -59,6 +58,16 @@ def test_a_row_that_the_yaml_cannot_narrow_keeps_its_width_alone(name: str, monk
     assert reasons(graph, "model.1.conv.outputs") == reasons(graph, "model.5.conv.outputs") == FREE
     assert rows[3][3][0] == fresh.model[3].conv.out_channels == fresh.model[5].conv.in_channels == 64
     assert rows[4][2:] == [name, ROWS[name]]
+
+
+def test_a_row_that_keeps_a_number_of_its_width_is_narrowed_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of what comes in, which its constructor makes of its only argument, and the cut of what it counts."""
+    monkeypatch.setattr(tasks, "Slicing", blocks.Slicing, raising=False)
+    graph, fresh, rows = _cut("Slicing", [64])
+    assert reasons(graph, "model.3.conv.outputs") == reasons(graph, "model.4.one.number") == FREE
+    (width,) = rows[4][3]
+    assert 0 < width < 64 and rows[3][3][0] == width == fresh.model[3].conv.out_channels
+    assert fresh.model[4].one == width // 4 == fresh.model[4].conv.in_channels
 
 
 def test_a_row_whose_numbers_are_its_widths_is_narrowed_with_what_it_reads() -> None:
