@@ -264,6 +264,63 @@ def test_a_number_that_is_read_in_a_part_that_did_not_run_stays(aside: Any) -> N
     assert None not in reasons(graph, "a.outputs")
 
 
+class Choice(Keeps):
+    """Two ways by how it was built, and a third by what it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.two > 2 and not self.whole:
+            first, rest = x.split([self.dim, self.rest], 1)
+            if self.late and x.shape[2] > 6:
+                return x * self.dim
+            x = torch.cat([rest, first], 1)
+        elif self.whole:
+            x = x / self.dim
+        else:
+            x = x * self.rest
+        return x
+
+
+@pytest.mark.parametrize(("late", "free"), [(False, False), (True, False), (None, True)])
+def test_what_another_module_would_do_holds_nothing(late: bool | None, free: bool) -> None:
+    """By `whole` and `two` it was built so; how large an image is, is another matter, whatever stands beside it."""
+    keeps = (Choice if late is not None else Built)(None, dim=2, rest=6, whole=False, two=3, late=late)
+    graph = trace(net(lambda m, x: m.out(m.keeps(m.a(x))), a=(3, 8), keeps=keeps, out=(8, 2)), IMAGE)
+    first, *rest = (graph.groups[graph.group_of[c]].frozen is None for c in classes(graph, "a.outputs")[::2])
+    assert first is free and all(rest), "`rest` is read nowhere else"
+
+
+class Built(Keeps):
+    """The same without the third."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.two > 2 and not self.whole:
+            first, rest = x.split([self.dim, self.rest], 1)
+            x = torch.cat([rest, first], 1)
+        elif self.whole:
+            x = x / self.dim
+        else:
+            x = x * self.rest
+        return x
+
+
+class InTraining(Keeps):
+    """A loss that only a training with targets computes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, rest = x.split([self.dim, self.rest], 1)
+        if self.training:
+            raise ValueError("targets")
+        if self.training and self.rest:
+            return x.mean() / self.dim
+        return torch.cat([rest, first], 1)
+
+
+def test_a_mode_is_no_way_in_which_a_module_is_built() -> None:
+    keeps = InTraining(None, dim=2, rest=6)
+    graph = trace(net(lambda m, x: m.out(m.keeps(m.a(x))), a=(3, 8), keeps=keeps, out=(8, 2)), IMAGE)
+    assert graph.groups[graph.group_of[classes(graph, "a.outputs")[0]]].frozen is not None
+
+
 class Ways(Keeps):
     """Two ways of the same, of which one is never gone."""
 
