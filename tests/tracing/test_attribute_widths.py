@@ -92,6 +92,30 @@ def test_a_width_that_is_compared_with_a_number() -> None:
     assert narrowed(model, [7]).keeps.dim == 7
 
 
+def test_a_multiple_of_a_width_that_is_compared_with_a_number() -> None:
+    def body(m: Keeps, x: Tensor) -> Tensor:
+        assert x.shape[1] * 2 == x.shape[1] + x.shape[1] == m.double
+        return x
+
+    model = between(body, double=16)
+    assert reasons(exact(model), "a.outputs") == FREE
+    assert narrowed(model, [0, 4, 5]).keeps.double == 10
+
+
+def test_a_part_of_a_width_that_is_compared_with_a_number_holds_both() -> None:
+    def body(m: Keeps, x: Tensor) -> Tensor:
+        assert x.shape[1] // 2 == m.half
+        return x
+
+    assert None not in reasons(trace(between(body, half=4), IMAGE), "a.outputs")
+
+
+def test_what_is_left_over_of_a_split_holds_all_of_it() -> None:
+    """Eight channels by three: two pieces of three, and one of two that no number counts."""
+    graph = trace(between(lambda m, x: torch.cat(x.split(m.dim, 1)[::-1], 1), dim=3), IMAGE)
+    assert None not in reasons(graph, "a.outputs")
+
+
 @pytest.mark.parametrize("affine", [False, True])
 def test_instance_normalisation_asks_for_its_width(affine: bool) -> None:
     norm = nn.InstanceNorm2d(8, affine=affine, track_running_stats=affine)

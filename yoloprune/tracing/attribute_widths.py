@@ -94,6 +94,8 @@ class AttributeWidth(Width):
             self.number()
             return
         row = labels.movedim(axis, -1).reshape(-1, labels.shape[axis])[0]
+        if len(row) != int.__int__(self):  # what is left at the end of a `split`
+            self.number()
         ((uses, factor), *others) = self.terms.items()
         if others or factor.numerator != 1 or self.constant:
             self.sums.append(Sum(self.terms, self.constant, row))
@@ -132,8 +134,10 @@ class AttributeWidth(Width):
     def __eq__(self, other: object) -> bool:
         """Where a width is compared with it (`assert x.shape[1] == self.dim`), it counts what that does."""
         if type(other) is Width and other.pure and int.__int__(other) == int.__int__(self):
-            self.count(other.shares[0].row, 0)
-            return True
+            (share,) = other.shares
+            if share.factor.denominator == 1:
+                self.count(share.row.repeat(share.factor.numerator), 0)
+                return True
         return self.number() == other
 
     def __ne__(self, other: object) -> bool:
