@@ -11,7 +11,7 @@ import pytest
 import torch
 import ultralytics
 import yaml
-from conftest import classes, conv, filled
+from conftest import classes, conv, filled, hand_graph
 from PIL import Image
 from scores import score
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from yoloprune.backend import model_facts, yolo_tracing
 from yoloprune.backend.calibration_images import labelled
 from yoloprune.errors import ArgumentError, DataError
+from yoloprune.importance import data_criteria
 from yoloprune.tracing.trace_network import trace
 
 
@@ -64,6 +65,48 @@ def test_taylor_behind_batch_norm_averages_magnitudes_over_batches() -> None:
     for reduce in ("sum", "max"):  # the convolution before the batch-norm is no member of its own
         assert measured(model, "taylor", BATCHES, reduce=reduce) == pytest.approx(expected)
     assert norm.running_mean.tolist() == [0, 0] and norm.running_var.tolist() == [1, 1]
+
+
+class Shared(nn.Module):
+    """Two layers of one filter, 1 and -2, the first in front of a batch-norm; they are read by 3 and 5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = filled(conv(1, 2), [1, -2], [0, 0]), filled(conv(1, 2), [1, -2], [0, 0])
+        self.b.weight = self.a.weight
+        self.norm, self.c = nn.BatchNorm2d(2, eps=0.0), filled(conv(4, 1), [0, 0, 3, 5], [0])
+
+    def forward(self, x: dict[str, Tensor]) -> Tensor:
+        return self.c(torch.cat([self.norm(self.a(x["img"])), self.b(x["img"])], 1)).sum()
+
+
+def test_a_filter_that_a_layer_without_a_norm_shares_is_asked_for_in_every_pass() -> None:
+    """The pixels sum to 10, so the second layer's outputs to 10 and -20, in the second batch to -10 and 20."""
+    graph = hand_graph({"a.outputs": [0, 1], "norm.outputs": [0, 1], "b.outputs": [2, 3]}, [0, 0, 1, 1])
+    found = dict(data_criteria.taylor(Shared(), graph, BATCHES))
+    assert sorted(found) == [1, 2]
+    assert found[2].tolist() == [3 * 10, 5 * 20]
+
+
+class Changing(Graded):
+    """The batch-norm follows the layer at once for the first image, and behind a factor of one for the others."""
+
+    def forward(self, x: Any) -> Any:
+        if isinstance(x, dict):
+            return self(x["img"]).sum()
+        made = self.a(x)
+        return self.c(self.norm(made if x.sum() > 0 else made * 1.0))
+
+
+def test_a_layer_that_a_norm_follows_in_some_passes_alone_is_asked_for_again_in_the_others() -> None:
+    """The first pass and the second, in which that is noticed, tell nothing of the layer's own gate; 12 and -20 become
+    -8 and 20 in the third.
+    """
+    model = Changing(filled(conv(1, 2), [1, -2], [0.5, 0]), filled(nn.BatchNorm2d(2, eps=0.0), [1, 1], [0, 0]))
+    graph = hand_graph({"a.outputs": [0, 1], "norm.0.outputs": [0, 1]}, [0, 0])
+    found = dict(data_criteria.taylor(model, graph, [BATCHES[0], BATCHES[1], BATCHES[1]]))
+    assert found[0].tolist() == [3 * 8, 5 * 20]
+    assert found[1].tolist() == pytest.approx([3 * (12 + 8 + 8) / 3, 5 * 20])
 
 
 PIXELS = torch.tensor([[[[2.0]]], [[[-2.0]]]])

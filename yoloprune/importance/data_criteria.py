@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -126,29 +126,37 @@ def _gates(
         for i, a in enumerate(graph.axes)
         if a.side == "outputs" and (layer := _gated(modules.get(a.module))) is not None
     }
-    parameters = [p for _, m in makers.values() for p in (m.weight, m.bias) if p is not None]
     total: dict[str, Tensor] = {}
-    fed = 0
+    fed: dict[str, int] = defaultdict(int)
     on_branches = BranchGates(model, [] if gates is None else [b.name for b in graph.branches], power)
     with differentiable(model), hooked() as hooks:
         hooks += on_branches.hooks()
         followers = follow(model, [n for n, (_, m) in makers.items() if not isinstance(m, NORMS)], NORMS, hooks)
+        asked = {name: layer for name, (_, layer) in makers.items()}
         for one in passes:
             one().sum().backward()  # not `autograd.grad`, which re-entrant checkpoints refuse
-            by_parameter = {p: torch.zeros_like(p) if p.grad is None else p.grad for p in parameters}
-            model.zero_grad()
             on_branches.end_pass()
-            for name, (_, layer) in makers.items():
-                gate = _gate(layer, by_parameter).abs() ** power
+            for name in asked.keys() - followers.keys():
+                gate = _gate(asked[name]).abs() ** power
                 total[name] = total[name] + gate if name in total else gate
-            fed += 1
+                fed[name] += 1
+            model.zero_grad()
+            asked = {name: layer for name, (_, layer) in makers.items() if name not in followers}
+            _ask((layer for _, layer in makers.values()), asked.values())
     if not fed:
         raise DataError("There are no images to rank channels on.")
     if gates is not None:
         gates.update(on_branches.means())
     for name, (i, _) in makers.items():
-        if name not in followers:
-            yield i, ((total[name] / fed) ** (1 / power)).cpu().double().numpy()
+        if name in fed and name not in followers:
+            yield i, ((total[name] / fed[name]) ** (1 / power)).cpu().double().numpy()
+
+
+def _ask(layers: Iterable[Layer], asked: Iterable[Layer]) -> None:
+    """Of these layers' filters, compute the gradients of some alone: those in front of norms are a third of a pass."""
+    wanted = {layer.weight for layer in asked}
+    for layer in layers:
+        layer.weight.requires_grad = layer.weight in wanted
 
 
 def _gated(module: nn.Module | None) -> Layer | None:
@@ -158,11 +166,15 @@ def _gated(module: nn.Module | None) -> Layer | None:
     return module if module.bias is None or isinstance(module.bias, nn.Parameter) else None
 
 
-def _gate(layer: Layer, slopes: Mapping[Tensor, Tensor]) -> Tensor:
-    """g · dL/dg of a gate behind each output of a layer, shape (outputs,)."""
-    product = layer.weight.detach() * slopes[layer.weight]
+def _gate(layer: Layer) -> Tensor:
+    """g · dL/dg of a gate behind each output of a layer, shape (outputs,); nought where no gradient came."""
+    product = _product(layer.weight)
     gate = by_output(layer, product).sum(1) if product.ndim > 1 else product
-    return gate if layer.bias is None else gate + layer.bias.detach() * slopes[layer.bias]
+    return gate if layer.bias is None else gate + _product(layer.bias)
+
+
+def _product(p: Tensor) -> Tensor:
+    return torch.zeros_like(p) if p.grad is None else p.detach() * p.grad
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dis
 from collections.abc import Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
@@ -31,9 +31,16 @@ def attributes_read(model: nn.Module) -> set[str]:
     methods = _methods(model)
     found: set[str] = set()
     for code in codes([*_given(model), *(f for name in run_names(model) for f in methods.get(name, ()))]):
-        found.update(c for c in code.co_consts if isinstance(c, str))
-        found.update(i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_ATTR", "LOAD_METHOD"))
+        found.update(_attributes(code))
     return found
+
+
+@cache
+def _attributes(code: CodeType) -> frozenset[str]:
+    """Attributes that code reads, and all words in it."""
+    lines = dis.get_instructions(code)
+    names = {line.argval for line in lines if line.opname in ("LOAD_ATTR", "LOAD_METHOD")}
+    return frozenset(names | {c for c in code.co_consts if isinstance(c, str)})
 
 
 def _methods(model: nn.Module) -> dict[str, list[Any]]:
@@ -54,19 +61,19 @@ def _is_special(name: str) -> bool:
     return name.startswith("__") and name.endswith("__") and name != "__init__"
 
 
-def read(code: CodeType) -> Iterator[str]:
+@cache
+def read(code: CodeType) -> frozenset[str]:
     """Names and words that code reads; one that it only sets or deletes (`self.branch = None`) runs nothing.
 
     A `getattr` with a word for its name reads that word, and not any name.
     """
-    yield from (c for c in code.co_consts if isinstance(c, str))
+    found = {c for c in code.co_consts if isinstance(c, str)}
     lines = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "PUSH_NULL", "EXTENDED_ARG")]
     for at, line in enumerate(lines):
-        if not line.opname.startswith("LOAD") or not isinstance(line.argval, str):
-            continue
-        if line.argval == "getattr" and _is_word_asked_for(lines[at + 1 :]):
-            continue
-        yield line.argval
+        is_name = line.opname.startswith("LOAD") and isinstance(line.argval, str)
+        if is_name and (line.argval != "getattr" or not _is_word_asked_for(lines[at + 1 :])):
+            found.add(line.argval)
+    return frozenset(found)
 
 
 def _is_word_asked_for(lines: list[dis.Instruction]) -> bool:
