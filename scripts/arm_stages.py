@@ -40,6 +40,11 @@ def prune(**own: Any) -> Stage:
     return Stage("prune", own)
 
 
+def mask(**own: Any) -> Stage:
+    """Single weights become zero, chosen and repaired on the training images."""
+    return Stage("mask", own)
+
+
 def finetune(epochs: int, **own: Any) -> Stage:
     return Stage("finetune", {"epochs": epochs, **own})
 

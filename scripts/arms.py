@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from arm_stages import Chain, E, H, finetune, fresh, prune, slim, sparse, torch_pruning, train
+from arm_stages import Chain, E, H, finetune, fresh, mask, prune, slim, sparse, torch_pruning, train
 
 
 def ways(flops: float) -> dict[str, Chain]:
@@ -109,6 +109,16 @@ TABLES: dict[str, dict[str, Chain]] = {
             ("score=taylor", {"score": "taylor"}),
             ("score=output", {"score": "output", "normalize": "cost"}),
         )
+    },
+    "masks": {  # single weights beside whole channels at as many parameters that are not zero
+        "nothing masked": [train(H), finetune(H)],
+        **{f"sparsity={share}": [train(H), mask(sparsity=share), finetune(H)] for share in (0.5, 0.7, 0.9)},
+        "2:4": [train(H), mask(pattern="2:4"), finetune(H)],
+        "2:4, no repair": [train(H), mask(pattern="2:4", recover="none"), finetune(H)],
+        **{
+            f"channels, params={params}": [train(H), prune(params=params, data=True), finetune(H)]
+            for params in (0.641, 0.498, 0.355)  # what is not zero at a sparsity of 0.5, 0.7 and 0.9
+        },
     },
     "unlabelled": {  # ranked and repaired on images alone, and then fine-tuned on labels, or on what the parent finds
         name: [train(H), prune(flops=0.5, images=True), finetune(H, **own)]

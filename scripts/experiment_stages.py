@@ -25,6 +25,9 @@ def run_stage(stage: Stage, source: Path, folder: Path, common: dict[str, Any], 
         own["data"] = common["data"] if own.pop("data", False) else None if "images" in own else False
         yoloprune.prune(source, **{**calibrate, **own, **place})
         return target
+    if stage.verb == "mask":
+        yoloprune.mask(source, data=common["data"], **{**calibrate, **own, **place})
+        return folder / "weights" / "masked.pt"
     if stage.verb == "peer":
         import peers
 

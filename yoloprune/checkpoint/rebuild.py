@@ -174,17 +174,18 @@ def network(yolo: ultralytics.YOLO, nc: int | None, pretrained: Any = True) -> n
 
 
 def _require_widths(model: nn.Module, widths: Mapping[str, Mapping[str, Any]]) -> None:
+    modules = dict(model.named_modules())
     for name, width in widths.items():
         for side in {"outputs", "inputs"} & set(width):
-            if (got := _width(model, name, side)) != width[side]:
+            if (got := _width(modules, name, side)) != width[side]:
                 raise PlanError(f"{name} has {got} {side}, the plan says {width[side]}.")
 
 
-def _width(model: nn.Module, name: str, side: str) -> int:
-    if (number := kept_numbers.named(dict(model.named_modules()), name)) is not None:
+def _width(modules: Mapping[str, nn.Module], name: str, side: str) -> int:
+    if (number := kept_numbers.named(modules, name)) is not None:
         return number.value
     parent, _, child = name.rpartition(".")
-    owner = getattr(model.get_submodule(parent), child)
+    owner = getattr(modules[parent], child)
     if isinstance(owner, Tensor):
         return max(owner.shape)
     if isinstance(owner, nn.Identity):
