@@ -60,6 +60,7 @@ def test_zeros_for_numbers() -> None:
     assert full(torch.ones(1, 3, 4, 4)).shape == (1, 8, 2, 2)
 
 
+@pytest.mark.slow
 def test_blocks_are_looked_at_without_the_compiler() -> None:
     """Torch's compiler, sympy and torchvision take two seconds to import, which a `prune` would wait for."""
     done = subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, check=True)

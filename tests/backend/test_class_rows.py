@@ -45,6 +45,7 @@ def branches(given: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 # What a head says ----------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("settled", [False, True])
 @pytest.mark.parametrize("config", HEADS)
 def test_scores_and_boxes_of_the_kept_classes_are_the_parents(config: str, settled: bool, tmp_path: Path) -> None:

@@ -168,6 +168,7 @@ def test_a_model_that_has_seen_an_image_is_traced_as_a_new_one() -> None:
     assert [g.frozen for g in yolo_tracing.trace_yolo(model).groups] == [g.frozen for g in new.groups]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", shipped("yoloe-v8n", "yoloe-26n-seg"))
 @pytest.mark.slow
 def test_visual_prompts_of_a_pruned_yoloe(name: str) -> None:

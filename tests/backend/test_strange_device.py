@@ -37,6 +37,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("without", ["", "float64"])
 def test_commands_run_on_it(library: Path, without: str, tmp_path: Path) -> None:
     data = make_shapes(tmp_path / "data", train=16, val=8, imgsz=64)

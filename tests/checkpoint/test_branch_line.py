@@ -38,6 +38,7 @@ def removed(file: Path | str) -> set[str]:
     return rows | set(Plan.from_widths(saving.pruned_widths(model) or {}).removed)
 
 
+@pytest.mark.long
 def test_branches_are_gone(pruned: Path, parent: Path) -> None:
     names = removed(pruned)
     before, after = (saving.load(file).model for file in (parent, pruned))
@@ -80,6 +81,7 @@ def test_an_interrupted_training_goes_on(pruned: Path, data: Path, tmp_path: Pat
     assert removed(again.trainer.best) == removed(pruned)
 
 
+@pytest.mark.long
 def test_it_is_pruned_again_with_and_without_depth(pruned: Path, tmp_path: Path) -> None:
     native = bool(moved_layers.table_of(saving.load(pruned).model))
     told = {"score": "random", "native": native, "imgsz": 64, "project": str(tmp_path)}

@@ -44,6 +44,7 @@ def run(file: str, image: Tensor) -> Tensor:
     return next(torch.as_tensor(t) for t in tree_leaves(outputs) if hasattr(t, "shape"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["torchscript", "onnx"])
 @pytest.mark.parametrize("setting", ["plain", "dynamic", "nms"])
 def test_exported_file_computes_what_torch_does(form: str, setting: str, pruned: Path, tmp_path: Path) -> None:
@@ -93,6 +94,7 @@ CASES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_pruned_from_the_command_line(case: str, tmp_path: Path) -> None:
     config, change = CASES[case]

@@ -71,6 +71,7 @@ def test_pixel_tasks_train_at_the_pruned_widths(task: str, folder: Path, tmp_pat
 # ---- a second pruning after fine-tuning ------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_pruned_and_tuned_and_pruned_again_and_tuned(pruned: Path, data: Path, tmp_path: Path) -> None:
     tuned = models.YOLO(str(pruned))
     tuned.train(data=str(data), **run_of(tmp_path, name="first"))  # 3 classes instead of 80
@@ -109,6 +110,7 @@ def test_taught_run_resumes_in_the_middle(pruned: Path, parent: Path, data: Path
     assert saving.provenance(again)["parent"]["name"] == "parent.pt"
 
 
+@pytest.mark.long
 def test_parent_is_found_from_any_folder(
     folder: Path, parent: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +159,7 @@ def test_parent_of_a_live_model_is_found(
     assert Path(started[0]["distill_model"]) == parent
 
 
+@pytest.mark.long
 def test_a_name_without_suffix_stands_for_the_file(
     parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +179,7 @@ def test_a_parent_that_moved_is_named(pruned: Path, data: Path, tmp_path: Path) 
     assert "parent.pt" in said and digest in said and "distill_model=" in said and "{" not in said
 
 
+@pytest.mark.long
 def test_sparse_training_of_a_free_plan_is_sealed_and_opened(
     pruned: Path, parent: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -234,6 +238,7 @@ def test_network_from_prune_module_does_not_grow_back(parent: Path, data: Path, 
     assert shapes_of(ours.model) == shapes
 
 
+@pytest.mark.long
 def test_list_of_data_sets_trains_nothing_with_stock_ultralytics(pruned: Path, data: Path, tmp_path: Path) -> None:
     """Ultralytics only logs what goes wrong with one data set of a list."""
     ultralytics.YOLO(str(pruned)).train(trainer=None, data=[str(data)], **run_of(tmp_path))

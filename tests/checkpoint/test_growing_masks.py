@@ -257,6 +257,7 @@ def test_an_interrupted_run_goes_on_to_the_share(parent: Path, data: Path, tmp_p
     assert yolo.model.yaml.get(yaml_markers.KEY) is None
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_killed_process_leaves_a_run_that_goes_on(parent: Path, data: Path, tmp_path: Path) -> None:
     """Killed in the middle of an epoch, without a word."""
@@ -344,6 +345,7 @@ def _work(rank: int, folder: Path, file: Path) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes_take_the_same_weights(parent: Path, tmp_path: Path) -> None:
     multiprocessing.spawn(_work, (tmp_path, parent), nprocs=2)

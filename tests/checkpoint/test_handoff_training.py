@@ -141,6 +141,7 @@ def test_other_tasks_train_at_the_pruned_widths(task: str, folder: Path, tmp_pat
 # ---- other processes -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_multi_gpu_worker_rebuilds_the_trainer(
     pruned: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +215,7 @@ print("SAID" + json.dumps(said))
 """
 
 
+@pytest.mark.long
 def test_without_yoloprune(pruned: Path, parent: Path, data: Path, tmp_path: Path) -> None:
     path = tmp_path / "pruned.pt"
     path.write_bytes(pruned.read_bytes())

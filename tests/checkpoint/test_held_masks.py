@@ -103,6 +103,7 @@ def test_an_interrupted_run_resumes_with_them(masked: Path, data: Path, tmp_path
         assert_held(before, model, anew=NEW)
 
 
+@pytest.mark.long
 def test_free_widths_and_masks_hold_together(both: Path, data: Path, tmp_path: Path) -> None:
     before = gone(both)
     assert (
@@ -211,6 +212,7 @@ def _work(rank: int, folder: Path, file: Path) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.long
 def test_two_processes_hold_the_same(masked: Path, tmp_path: Path) -> None:
     multiprocessing.spawn(_work, (tmp_path, masked), nprocs=2)
     one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))

@@ -45,6 +45,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"parent": parent, "free": Path(free), "native": Path(native)}
 
 
+@pytest.mark.long
 def test_one_derived_from_ours_trains_the_widths(files: dict[str, Path], data: Path, tmp_path: Path) -> None:
     before = Kept.batches
     tuned = yoloprune.finetune(files["free"], data=str(data), trainer=Kept, **run_of(tmp_path, epochs=1))

@@ -66,6 +66,7 @@ def files(folder: Path) -> set[str]:
     return {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_slim_on_two_ranks(tiny: Path, data: Path, tmp_path: Path, ranks: Path, monkeypatch: Any) -> None:
     """Sparse training, cut and fine-tuning: one set of files, the same where two died and one process went on."""
@@ -86,6 +87,7 @@ def test_a_slim_on_two_ranks(tiny: Path, data: Path, tmp_path: Path, ranks: Path
     assert [int(row.split(",")[0]) for row in rows] == [1, 2]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_of_two_ranks_goes_on_with_one_and_back(
     tiny: Path, data: Path, tmp_path: Path, ranks: Path, monkeypatch: Any
@@ -145,6 +147,7 @@ def torchrun(command: str, model: Path, told: dict[str, Any], folder: Path) -> N
     assert [agent.returncode for agent in agents] == [0, 0], "\n".join(said)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_machines(tiny: Path, data: Path, tmp_path: Path, ranks: Path, monkeypatch: Any) -> None:
     """Both trainings under torchrun --nnodes=2, and the cut between them: one set of files."""

@@ -38,6 +38,7 @@ def table(file: Path | str) -> dict[str, list[str]]:
     return moved_layers.table_of(saving.load(file).model)
 
 
+@pytest.mark.long
 def test_stock_trains_it_for_other_classes(unrolled: Path, data: Path, tmp_path: Path) -> None:
     yolo = ultralytics.YOLO(str(unrolled))
     before = shapes_of(yolo.model)
@@ -83,6 +84,7 @@ def test_the_parent_teaches_it(unrolled: Path, parent: Path, data: Path, tmp_pat
     assert shapes_of(yolo.model) == shapes_of(saving.load(unrolled).model)
 
 
+@pytest.mark.long
 def test_it_is_pruned_again_by_the_names_of_the_first_parent(unrolled: Path, tmp_path: Path) -> None:
     told = {"score": "random", "native": True, "imgsz": 64, "project": str(tmp_path), "name": "again"}
     yolo = yoloprune.prune(unrolled, flops=0.8, keep="model.2", **told)
@@ -94,6 +96,7 @@ def test_it_is_pruned_again_by_the_names_of_the_first_parent(unrolled: Path, tmp
     assert sum(p.numel() for p in second.parameters()) < sum(p.numel() for p in first.parameters())
 
 
+@pytest.mark.long
 def test_free_widths_after_it_go_by_the_same_names(unrolled: Path, tmp_path: Path) -> None:
     told = {"score": "random", "imgsz": 64, "project": str(tmp_path), "name": "free"}
     yolo = yoloprune.prune(unrolled, flops=0.8, native=False, **told)
@@ -102,6 +105,7 @@ def test_free_widths_after_it_go_by_the_same_names(unrolled: Path, tmp_path: Pat
     assert {r["layer"]: r["state"] for r in rows}["model.4.cv1:2"] == "frozen: keep=model.4.cv1:2"
 
 
+@pytest.mark.long
 def test_all_that_is_printed_of_a_model_pruned_twice_can_be_pasted(
     unrolled: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +134,7 @@ def test_all_that_is_printed_of_a_model_pruned_twice_can_be_pasted(
     assert {row["layer"].partition(":")[0] for row in report["layers"]} <= parents
 
 
+@pytest.mark.long
 def test_sparse_training_goes_on_from_it(unrolled: Path, data: Path, tmp_path: Path) -> None:
     yolo = yoloprune.train_sparse(unrolled, data=str(data), flops=0.9, **run_of(tmp_path, epochs=3))
     assert shapes_of(yolo.model) == shapes_of(saving.load(unrolled).model)

@@ -27,6 +27,7 @@ def _channels(model: nn.Module) -> int:
     return sum(m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["vgg11_bn", "resnet50", "mobilenet_v3_large", "densenet121"])
 @pytest.mark.slow
 def test_torchvision(name: str) -> None:
@@ -42,6 +43,7 @@ def test_torchvision(name: str) -> None:
     assert len(plan) > 10
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_plain_chain_quarters_its_parameters(tmp_path: Path) -> None:
     """Half of every width, output layer included: 9 * (3*16 + 16*32 + … + 1024*2048) = 25.16 M of 100.66 M. Saved whole

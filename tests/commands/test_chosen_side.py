@@ -49,6 +49,7 @@ def replayed(run: Path, place: Path) -> tuple[dict[str, Any], Any]:
     return yaml.safe_load((run / "args.yaml").read_text()), yoloprune.prune(request.model, **request.kwargs())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_comes_out_trains_and_predicts_at_the_chosen_side(small: Path, tmp_path: Path) -> None:
     """192 * 0.5 ** 0.25 = 161.5: five strides."""
@@ -122,6 +123,7 @@ def slow(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decision, "Bench", Slow)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("slow")
 @pytest.mark.parametrize(("latency", "left"), [(0.5, 0.6), ("3ms", "3ms")])
@@ -141,6 +143,7 @@ def test_a_time_is_shared_between_widths_and_image(latency: Any, left: Any, smal
     assert child == pytest.approx(5 * first)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("slow")
 def test_one_command_shares_a_time_as_well(small: Path, tmp_path: Path) -> None:

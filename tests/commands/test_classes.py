@@ -76,6 +76,7 @@ def test_a_wrong_name_ends_with_the_nearest_in_one_line(
 
 
 # prune ----------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_classes_alone_cut_nothing_else(fewer: Path, whole: Path) -> None:
     parent, model = ultralytics.YOLO(whole), ultralytics.YOLO(fewer)
     assert (model.names, model.model.yaml["nc"], model.model.model[-1].nc) == (dict(enumerate(KEPT)), 2, 2)
@@ -88,11 +89,13 @@ def test_classes_alone_cut_nothing_else(fewer: Path, whole: Path) -> None:
     assert [row["classes"] for row in report["table"]] == [3, 2]
 
 
+@pytest.mark.slow
 def test_without_classes_a_cut_of_nothing_is_refused(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match="No channel is dead"):
         yoloprune.prune(whole, data=False, project=str(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_record_says_which_classes_stayed(fewer: Path, tmp_path: Path) -> None:
     model = saving.load(fewer)
     assert yaml_markers.kept_classes(model) == KEPT
@@ -103,6 +106,7 @@ def test_the_record_says_which_classes_stayed(fewer: Path, tmp_path: Path) -> No
     assert yaml_markers.kept_classes(twice) is None
 
 
+@pytest.mark.slow
 def test_names_with_slashes_are_no_paths(whole: Path, data: Path, tmp_path: Path) -> None:
     """As Objects365 and LVIS have them; what earlier releases wrote, the part behind the last slash, is known again."""
     names = ["Cabinet/shelf", "dog", "a\\b"]
@@ -129,6 +133,8 @@ def test_info_tells_the_classes(fewer: Path, capsys: pytest.CaptureFixture[str],
     assert "classes          circle, triangle of 3" in capsys.readouterr().out + caplog.text
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_ranking_sees_labels_of_these_classes_alone(
     whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +165,7 @@ def test_a_model_with_fewer_classes_finds_its_own_data(fewer: Path, data: Path, 
     assert datasets.own(model) is None
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_finetune_matches_labels_by_name(fewer: Path, data: Path, tmp_path: Path) -> None:
     tuned = yoloprune.finetune(fewer, data=str(data), project=str(tmp_path), **FAST)

@@ -58,6 +58,7 @@ def test_megabytes_are_those_of_the_network_wherever_it_was(tmp_path: Path) -> N
     assert evaluation.stripped_size(model) == size and len(model.args) == 99
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("given", [True, False], ids=["with data", "without data"])
 def test_untrained_weights_are_called_so(
     given: bool, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
@@ -107,6 +108,7 @@ def test_a_head_that_contradicts_the_task_is_told_first(command: str, tmp_path: 
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.long
 def test_the_task_of_the_head_is_taken_and_saved(tmp_path: Path, data: Path) -> None:
     yolo = YOLO(wrong(tmp_path))
     yolo.task = "segment"

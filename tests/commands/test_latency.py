@@ -102,6 +102,7 @@ def test_an_export_that_fails_leaves_nothing(tiny: Path, tmp_path: Path, exporte
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_in_a_python_that_has_never_heard_of_torch(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """numpy and onnxruntime alone, in an environment of their own: the folder is all that gets there."""

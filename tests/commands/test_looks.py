@@ -54,6 +54,7 @@ def test_a_cut_with_data_is_validated_and_looked_at(pruned: Path, data: Path) ->
     assert "The same images" in page and "By class" in page
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "given, why",
@@ -314,6 +315,7 @@ def test_weights_are_drawn_before_and_after(kind: str, pruned: Path, tiny: Path,
     assert picture == tmp_path / "drawn" / f"{kind}.png" and picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_a_model_was_not_cut_from_is_drawn_without_marks(
     pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -48,6 +48,7 @@ def weights(file: Path | str) -> dict[str, torch.Tensor]:
     return {n: m.weight.float() for n, m in model.named_modules() if masks.maskable(m)}
 
 
+@pytest.mark.long
 def test_from_the_command_line_to_a_stock_checkpoint(
     trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

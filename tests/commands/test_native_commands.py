@@ -85,6 +85,7 @@ def trained_by_stock(weights: Path, data: Path, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_stock_ultralytics_trains_it_where_yoloprune_is_not_installed(
     weights: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -95,6 +96,7 @@ def test_stock_ultralytics_trains_it_where_yoloprune_is_not_installed(
     assert "PROVENANCE True" in said
 
 
+@pytest.mark.long
 @needs_carrying
 def test_few_classes_hold_no_width(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The class branch of three classes is as wide as its first input in a YAML, and keeps its 32 channels in a
@@ -113,6 +115,7 @@ def test_few_classes_hold_no_width(data: Path, tmp_path: Path, caplog: pytest.Lo
     assert "keeps the widths as well, from Ultralytics 8.4.175 on" in caplog.text
 
 
+@pytest.mark.long
 def test_what_no_pass_reads_does_not_hinder_a_second_cut(tmp_path: Path) -> None:
     """A RepVGGDW remembers its `dim`, which nobody reads; stock Ultralytics would build it with the one of now."""
     rows = [*BACKBONE[:4], [-1, 1, "C2fCIB", [64, True, True]]]
@@ -147,6 +150,7 @@ def test_pruned_yaml_is_plain(weights: Path) -> None:
     assert {k: v.shape for k, v in built.state_dict().items()} == {k: v.shape for k, v in pruned.state_dict().items()}
 
 
+@pytest.mark.long
 def test_sparse_training_kills_whole_heads(data: Path, tmp_path: Path) -> None:
     """Two heads of 64. Native widths leave the inside of the attention block to die; half of it is one head whole."""
     rows = [*BACKBONE[:4], [-1, 1, "Conv", [256, 3, 2]], [-1, 1, "C2PSA", [256]]]
@@ -170,6 +174,7 @@ def test_sparse_training_kills_whole_heads(data: Path, tmp_path: Path) -> None:
     assert torch.equal(built, after)
 
 
+@pytest.mark.long
 def test_sparse_training_dies_along_native_widths(parent: Path, data: Path, tmp_path: Path) -> None:
     """`prune` without a budget follows the run: what died is said in YAML, and nothing else goes."""
     run = {**FAST, "epochs": 3, "data": str(data), "project": str(tmp_path), "optimizer": "SGD"}
@@ -181,6 +186,7 @@ def test_sparse_training_dies_along_native_widths(parent: Path, data: Path, tmp_
     assert all(torch.equal(v, pruned.model.state_dict()[k]) for k, v in fresh.state_dict().items())
 
 
+@pytest.mark.long
 def test_what_native_widths_cannot_reach_is_free_unless_asked_for(parent: Path, tmp_path: Path) -> None:
     """A YAML says convolutions in steps of 8, at least 8 wide: 0.83 of the channels can go, but not 0.9."""
     far = {"ratio": 0.9, "round_to": 2, "min_width": 2, "max_ratio": 0.99, "imgsz": 64, "project": str(tmp_path)}
@@ -191,6 +197,7 @@ def test_what_native_widths_cannot_reach_is_free_unless_asked_for(parent: Path, 
     assert saving.pruned_widths(near) == {}  # stock Ultralytics builds it
 
 
+@pytest.mark.long
 def test_sparse_training_remembers_that_widths_were_free(parent: Path, tmp_path: Path) -> None:
     """Else the cut after it, which has no budget to miss, would hold the dead to native widths and keep them."""
     limits = Limits(round_to=1, min_width=1, max_ratio=0.99)
@@ -202,6 +209,7 @@ def test_sparse_training_remembers_that_widths_were_free(parent: Path, tmp_path:
         assert fading.config.limits.native is native_widths
 
 
+@pytest.mark.long
 def test_a_free_plan_leaves_no_native_yaml_of_another_behind(parent: Path, tmp_path: Path) -> None:
     told = {"ratio": 0.3, "imgsz": 64, "project": str(tmp_path), "name": "run", "exist_ok": True}
     yoloprune.prune(parent, **told)
@@ -226,6 +234,7 @@ def test_names_with_a_scale_are_not_given_to_the_yaml(parent: Path, tmp_path: Pa
     assert (tmp_path / "mine.yaml").read_text() == "nc: 3"
 
 
+@pytest.mark.long
 def test_native_twice(parent: Path, tmp_path: Path) -> None:
     once = yoloprune.prune(parent, ratio=0.2, native=True, imgsz=64, project=str(tmp_path), name="once")
     twice = yoloprune.prune(once, ratio=0.2, native=True, imgsz=64, project=str(tmp_path), name="twice")
@@ -239,6 +248,7 @@ def test_native_twice(parent: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.long
 def test_after_a_free_pruning_it_is_too_late(parent: Path, tmp_path: Path) -> None:
     free = yoloprune.prune(parent, ratio=0.2, native=False, imgsz=64, project=str(tmp_path), name="free")
     with pytest.raises(ModelError, match="pruned to free widths before"):

@@ -17,6 +17,7 @@ from yoloprune.checkpoint import rebuild
 from yoloprune.errors import PlanError
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_free_widths_where_a_build_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = untrained(tmp_path, TINY, 32)
@@ -35,6 +36,7 @@ def test_free_widths_where_a_build_differs(tmp_path: Path, monkeypatch: pytest.M
         yoloprune.prune(tiny, native=True, round_to=1, min_width=1, **told)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_rows_cost_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The angles of an OBB head are a quarter as wide as its first input, which therefore stays as it is in a YAML."""

@@ -50,6 +50,7 @@ def looked_at(model: Any, **told: Any) -> Any:
     return data_set(model, build(PruneRequest, {"model": "best.pt", **told}))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_prune_repairs_on_the_data_of_the_checkpoint(trained: Path, data: Path, tmp_path: Path) -> None:
     told = {"flops": 0.6, "project": str(tmp_path), **LOOSE}
@@ -98,6 +99,7 @@ def test_what_needs_images_asks_for_them_where_there_are_none(
         yoloprune.prune(tiny, flops=0.5, **{key: value}, **data)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_folder_of_images_is_as_good_as_the_data_set_that_has_them(
     trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -115,6 +117,7 @@ def test_a_folder_of_images_is_as_good_as_the_data_set_that_has_them(
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_images_are_somewhere_and_only_there(trained: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"^images=photos: must not be combined with data="):
         yoloprune.prune(trained, flops=0.5, images="photos", data=str(data))
@@ -147,6 +150,7 @@ def test_data_that_is_elsewhere_or_other_is_not_taken(trained: Path, data: Path,
     assert datasets.own(model) is None
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_user_is_told_which_data_it_is_and_why_there_is_none(
     trained: Path, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

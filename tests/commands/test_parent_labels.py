@@ -77,6 +77,8 @@ def test_what_does_not_go_together_is_refused_before_any_work() -> None:
     assert (getattr(ok(LINE), "labels_conf"), getattr(ok(LINE), "images")) == (0.25, "photos")  # noqa: B009
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_who_labels(pruned: Path, parent: Path, photos: Path, tmp_path: Path) -> None:
     def asked(model: Path, **more: Any) -> Any:
         request = checking.build(FinetuneRequest, {"model": model, "images": str(photos), **more})
@@ -135,6 +137,7 @@ def test_prune_names_the_same_images_next(cut: prune.PruneResult, photos: Path) 
 
 
 # The line -------------------------------------------------------------------------------------------------------------
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_pruned_model_is_trained_on_what_its_parent_finds(pruned: Path, photos: Path, tmp_path: Path) -> None:
     before = {f: f.stat().st_mtime_ns for f in photos.parents[1].rglob("*")}
@@ -154,6 +157,7 @@ def test_a_pruned_model_is_trained_on_what_its_parent_finds(pruned: Path, photos
     assert str(dict(enumerate(NAMES))) in run_python(script, run / "weights" / "best.pt")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_slim_needs_no_labels(parent: Path, photos: Path, tmp_path: Path) -> None:
     told = {"images": str(photos), "flops": 0.8, "project": str(tmp_path), **FAST}

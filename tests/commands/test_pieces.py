@@ -225,6 +225,7 @@ def swept(model: Path, data: Path, project: Path, **told: Any) -> tuple[list[dic
     return rows, (project / "run" / "sweep.csv").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_sweep_on_a_cluster_is_a_sweep(
     tiny: Path,

@@ -60,6 +60,7 @@ def pruned(work: Path, sparse_run: Path) -> Path:
 # ---- sparse training -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_dead_channels_meet_the_budget_once_cut(sparse_run: Path) -> None:
     model = YOLO(sparse_run / "weights" / "last.pt").model
     graph = yolo_tracing.trace_yolo(model, imgsz=64)
@@ -124,6 +125,7 @@ def test_only_an_unfinished_run_resumes(work: Path, sparse_run: Path, tiny: Path
 # ---- prune -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_budget_that_takes_less_or_more_than_the_dead_is_told_of(
     sparse_run: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +157,7 @@ def altered(source: Path, target: Path, **state: Any) -> Path:
     return target
 
 
+@pytest.mark.long
 def test_a_cut_that_leaves_more_than_sparse_training_says_so(
     sparse_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +198,7 @@ def test_report_says_what_was_cut(pruned: Path) -> None:
     assert "The network, from input to head" in (pruned.parent.parent / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_the_next_step_suits_the_repair(
     work: Path, sparse_run: Path, tiny: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +272,7 @@ def test_val_side_by_side(work: Path, data: Path, tiny: Path, pruned: Path) -> N
     assert all(0 <= r["mAP50-95"] <= r["mAP50"] <= 1 and r["ms"] > 0 and r["MB"] > 0 for r in rows)
 
 
+@pytest.mark.long
 def test_stock_training_stops_and_says_what_to_do(pruned: Path, data: Path, tmp_path: Path) -> None:
     """In a process where yoloprune cannot be imported: no training, and the message names the ways out."""
     code = (

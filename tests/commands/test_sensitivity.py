@@ -166,6 +166,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "small.pt"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_gives_the_same(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -218,6 +219,7 @@ def test_the_next_budget_is_within_reach_of_what_is_kept(tender: list[str], trai
             found.require_reach(Budget(flops=less))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_each_layer_is_masked_alone(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[dict[str, Any]] = []

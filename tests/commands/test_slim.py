@@ -61,6 +61,7 @@ def done(parent: Path, data: Path, work: Path) -> slim.SlimResult:
     return slimmed(parent, data, work / "done", epochs=2, format="onnx", **CUT)
 
 
+@pytest.mark.long
 def test_it_leaves_a_model_an_export_a_report_and_a_table(done: slim.SlimResult, work: Path) -> None:
     folder = work / "done" / "slim"
     assert done.way == "prune" and done.file == folder / "weights" / "best.pt" and done.exported is not None
@@ -105,6 +106,7 @@ def test_the_page_of_the_cut_has_its_figures_and_those_of_what_was_cut(done: sli
     assert "not measured" not in report["verdict"] and "mAP50-95 goes from" in report["verdict"]
 
 
+@pytest.mark.long
 def test_the_figures_are_those_of_the_single_commands(
     done: slim.SlimResult, parent: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -127,6 +129,7 @@ def test_the_figures_are_those_of_the_single_commands(
     assert start == single == {k: done.rows[1][k] for k in single}
 
 
+@pytest.mark.long
 def test_what_was_cut_is_validated_once(
     tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +148,7 @@ def test_what_was_found_in_each_image_gives_the_figure_of_the_validation(done: s
     assert max(row["mAP50-95"] for row in done.rows) > 0.01  # else zeros were compared
 
 
+@pytest.mark.long
 def test_the_same_command_says_that_it_is_over_and_another_name_does_it_again(
     done: slim.SlimResult, parent: Path, data: Path, work: Path, caplog: pytest.LogCaptureFixture, monkeypatch: Any
 ) -> None:
@@ -213,6 +217,7 @@ def stops(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     monkeypatch.setattr(YOLO, "train", interrupted)
 
 
+@pytest.mark.long
 def test_it_goes_on_inside_a_training(
     parent: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +237,7 @@ def test_it_goes_on_inside_a_training(
     assert widths(found.file) == widths(folder / "2-prune" / "weights" / "pruned.pt")
 
 
+@pytest.mark.long
 def test_a_training_that_was_killed_behind_its_last_epoch_is_brought_to_its_end(
     parent: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +258,7 @@ def test_a_training_that_was_killed_behind_its_last_epoch_is_brought_to_its_end(
     assert (folder / "3-finetune" / "report.html").is_file()
 
 
+@pytest.mark.long
 def test_a_model_that_was_changed_since_is_told(
     parent: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +281,7 @@ def test_a_budget_out_of_reach_leaves_nothing(parent: Path, data: Path, tmp_path
 
 
 # Other ways -----------------------------------------------------------------------------------------------------------
+@pytest.mark.long
 def test_weights_of_other_classes_are_trained_sparse_first(parent: Path, data: Path, tmp_path: Path) -> None:
     content = yaml.safe_load(data.read_text())
     other = data.with_name("other.yaml")
@@ -287,6 +295,7 @@ def test_weights_of_other_classes_are_trained_sparse_first(parent: Path, data: P
     assert found.rows[-1]["GFLOPs"] / found.rows[0]["GFLOPs"] == pytest.approx(0.6, abs=0.03)
 
 
+@pytest.mark.long
 def test_rounds_meet_the_budget_together(parent: Path, data: Path, tmp_path: Path) -> None:
     found = slimmed(parent, data, tmp_path, epochs=2, steps=2, **CUT)
     folder = found.file.parents[1]
@@ -306,6 +315,7 @@ def test_rounds_meet_the_budget_together(parent: Path, data: Path, tmp_path: Pat
     assert sum(row["MFLOPs kept"] for row in told["layers"]) < 0.65 * sum(row["MFLOPs"] for row in told["layers"])
 
 
+@pytest.mark.long
 def test_a_search_ends_with_what_held(parent: Path, data: Path, tmp_path: Path) -> None:
     found = slimmed(parent, data, tmp_path, epochs=2, max_drop=100, steps=2, round_to=4, min_width=4)
     assert [row["held"] for row in found.rounds] == [True, True]
@@ -315,6 +325,7 @@ def test_a_search_ends_with_what_held(parent: Path, data: Path, tmp_path: Path) 
     assert "of the FLOPs hold max_drop=100" in report["said"][0]
 
 
+@pytest.mark.long
 def test_in_python_it_takes_a_live_model_and_returns_one(parent: Path, data: Path, tmp_path: Path) -> None:
     told = {"data": str(data), "epochs": 1, "project": str(tmp_path), **QUICK, **CUT}
     model = yoloprune.slim(YOLO(parent), **told)
@@ -334,6 +345,7 @@ def test_val_against_tells_the_interval(
     assert "95% interval" in caplog.text
 
 
+@pytest.mark.long
 def test_classes_that_stay_are_validated_alone_from_the_parent_on(parent: Path, data: Path, tmp_path: Path) -> None:
     found = slimmed(parent, data, tmp_path, epochs=1, classes="circle", **CUT)
     assert found.model.names == {0: "circle"} and found.way == "prune"

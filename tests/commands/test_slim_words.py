@@ -63,6 +63,7 @@ def test_rounds_say_their_budgets_in_few_digits() -> None:
     assert slim_rounds._told({"latency": 0.844393, "ratio": 0.25}) == "latency=0.844, sparsity=0.25"
 
 
+@pytest.mark.slow
 def test_layers_of_the_model_before_beside_what_all_cuts_left(tmp_path: Path) -> None:
     """Widths and operations are those of the two networks, and times are there."""
     before = network(tmp_path)

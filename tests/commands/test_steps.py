@@ -49,6 +49,7 @@ def test_callback_is_gone_afterwards(work: Path, data: Path, tiny: Path) -> None
     assert {event: list(calls) for event, calls in model.callbacks.items()} == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stop", [1, 4], ids=["in the ramp", "in the hold phase"])
 def test_interrupted_run_resumes(
     stop: int, work: Path, data: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch

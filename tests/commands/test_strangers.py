@@ -56,6 +56,7 @@ for words in (
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("restricted", [True, False])
 def test_restricted_loading_runs_no_code_of_a_checkpoint(restricted: bool, tmp_path: Path) -> None:
     """Without the restriction a checkpoint is a program, so the mark is there: the test can tell."""
@@ -101,6 +102,7 @@ for words in (
 """
 
 
+@pytest.mark.long
 def test_words_of_strangers_are_shown_harmless(tmp_path: Path) -> None:
     """Records, class names and the name of the file itself."""
     runs = tmp_path / "runs"

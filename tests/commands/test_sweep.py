@@ -121,6 +121,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(f))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_sweep_evaluates_every_point_with_one_trace_and_one_ranking(
     tiny: Path, common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -161,6 +162,7 @@ def test_ratio_removes(tiny: Path, common: dict[str, Any]) -> None:
     assert [0.69 <= r["channels"] <= 0.8 for r in rows[1:]] == [True, True]
 
 
+@pytest.mark.long
 def test_points_come_by_what_they_keep(tiny: Path, common: dict[str, Any]) -> None:
     """A fraction and a number may be in any order."""
     more = f"{int(0.8 * sum(p.numel() for p in yoloprune.load(tiny).model.parameters()))}"
@@ -168,6 +170,7 @@ def test_points_come_by_what_they_keep(tiny: Path, common: dict[str, Any]) -> No
     assert rows[0]["params"] == 1 and 0.7 < rows[1]["params"] <= 0.8 and 0.5 < rows[2]["params"] <= 0.6
 
 
+@pytest.mark.long
 def test_a_sweep_reaches_what_prune_reaches(
     tiny: Path, common: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +206,7 @@ def test_a_point_that_the_parent_meets_is_left_out(
     assert json.loads((tmp_path / "run" / "report.json").read_text())["cliff"] is None
 
 
+@pytest.mark.long
 def test_an_interrupted_sweep_goes_on_in_its_folder(
     tiny: Path, common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +247,7 @@ def interrupt(*_: Any) -> Any:
     raise KeyboardInterrupt
 
 
+@pytest.mark.long
 def test_a_sweep_of_a_model_that_was_written_anew_begins_anew(
     tiny: Path, common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

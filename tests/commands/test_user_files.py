@@ -94,6 +94,7 @@ def test_a_refusal_comes_before_any_file(why: str, data: str, tiny: Path, tmp_pa
     assert {f.name for f in tmp_path.iterdir()} == {"run", "target", "link"}
 
 
+@pytest.mark.long
 def test_reach_is_that_of_the_classes_of_the_data_set(data: str, tmp_path: Path) -> None:
     """A head for 80 classes is so heavy that 0.77 of the FLOPs is out of reach; one for the data set's three is not."""
     build(tmp_path / "many.yaml", {**TINY, "nc": 80})
@@ -103,6 +104,7 @@ def test_reach_is_that_of_the_classes_of_the_data_set(data: str, tmp_path: Path)
     assert (tmp_path / "run" / "weights" / "last.pt").is_file()
 
 
+@pytest.mark.long
 def test_a_trainer_that_is_refused_leaves_no_folder(data: str, tiny: Path, small: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "results.csv").write_text("mine")
@@ -136,6 +138,7 @@ def test_a_training_does_not_write_over_what_it_reads(given: str, data: str, sma
     assert (tmp_path / "f-2" / "weights" / "best.pt").is_file()
 
 
+@pytest.mark.long
 def test_every_earlier_best_is_kept(data: str, tiny: Path, tmp_path: Path) -> None:
     bests = []
     for seed in range(3):
@@ -204,6 +207,7 @@ def test_stripping_replaces_a_checkpoint_in_one_step(
     assert torch.save is full
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["train_sparse", "finetune"])
 def test_an_epoch_that_is_done_again_is_told_once(
     command: str, data: str, tiny: Path, small: Path, tmp_path: Path
@@ -256,6 +260,7 @@ def leave_no_room_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "write_at_once", full)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["pruned.pt", "pruned.yaml", "args.yaml", "widths.png", "report.json", "report.html"])
 def test_a_prune_leaves_all_of_the_old_or_all_of_the_new(
     name: str, earlier: tuple[Path, bool], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -271,6 +276,7 @@ def test_a_prune_leaves_all_of_the_old_or_all_of_the_new(
     assert {f.name for f in tmp_path.iterdir()} == {"p"}  # nothing of a run that never had anything
 
 
+@pytest.mark.long
 def test_the_prune_after_one_that_had_no_room_replaces_all(
     earlier: tuple[Path, bool], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,6 +295,7 @@ def test_the_prune_after_one_that_had_no_room_replaces_all(
 # ---- done again ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_sparse_run_is_done_again_from_its_args(data: str, tiny: Path, tmp_path: Path) -> None:
     own = {"params": 0.9, "flops": None, "ramp_end": 0.9, "keep": "model.0", "native": False, "max_ratio": 0.7}
     first = sparse(tiny, data, tmp_path, **own, seed=3)
@@ -301,6 +308,7 @@ def test_a_sparse_run_is_done_again_from_its_args(data: str, tiny: Path, tmp_pat
     assert parse(["finetune", f"cfg={tmp_path / 'run' / 'args.yaml'}"]).passed["imgsz"] == 32
 
 
+@pytest.mark.long
 def test_a_resumed_run_keeps_its_settings_and_does_not_pass_its_end_for_its_beginning(
     data: str, tiny: Path, tmp_path: Path
 ) -> None:
@@ -329,6 +337,7 @@ def test_a_resumed_run_keeps_its_settings_and_does_not_pass_its_end_for_its_begi
     assert request.settings["ramp_end"] == 0.5 and not {"resume", "save_dir", "exist_ok"} & set(request.passed)
 
 
+@pytest.mark.long
 def test_a_prune_is_done_again_from_its_args(tiny: Path, tmp_path: Path) -> None:
     told = {"data": False, "imgsz": 32, "project": str(tmp_path), "name": "p", "exist_ok": True, **SMALL}
     yoloprune.prune(tiny, flops=0.9, **told)
@@ -342,6 +351,7 @@ def test_a_prune_is_done_again_from_its_args(tiny: Path, tmp_path: Path) -> None
 # ---- what else is the user's -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["train_sparse", "finetune"])
 def test_callbacks_of_a_live_object_are_called_and_ours_do_not_stay(
     command: str, data: str, tiny: Path, small: Path, tmp_path: Path
@@ -363,6 +373,7 @@ def test_a_sparse_training_on_the_object_is_not_joined_by_a_second(data: str, ti
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("native", [True, False], ids=["native", "free"])
 def test_weights_of_other_widths_are_not_mixed_in(native: bool, data: str, tiny: Path, tmp_path: Path) -> None:
     """Into a pruned model, and those of one into another, whatever widths they have."""
@@ -381,6 +392,7 @@ def test_weights_of_other_widths_are_not_mixed_in(native: bool, data: str, tiny:
     yoloprune.YOLO(files[0]).load(files[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["train_sparse", "finetune"])
 def test_a_training_that_is_over_is_not_to_be_resumed(
     command: str, data: str, tiny: Path, small: Path, tmp_path: Path

@@ -49,6 +49,7 @@ def test_all_are_listed() -> None:
     assert {"yolov8n.yaml", "yolo11n-pose.yaml", "yolo12n.yaml", "yolov9t.yaml", "yolov10n.yaml"} <= set(NAMES)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_pruned_exactly(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # A tenth of the queries find room in an image of 64 pixels; their number is no width.

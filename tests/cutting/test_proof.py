@@ -95,6 +95,7 @@ def test_wrong_surgery_on_any_network_is_refused(wrong_inputs: Callable[[str], N
         yoloprune.prune_module(fading(), IMAGE, Budget(ratio=0.4), HALF)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", shipped("yolov8n-cls", "yolo12n"))
 @pytest.mark.slow
 def test_right_cuts_of_fresh_models_pass(name: str) -> None:

@@ -123,6 +123,7 @@ def draw(seed: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", SEEDS)
 def test_random_model(seed: int, tmp_path: Path) -> None:
     file = tmp_path / f"random{seed}.yaml"

@@ -234,6 +234,7 @@ def test_a_plan_that_does_not_fit_changes_nothing(name: str, keep: Keep) -> None
 
 
 # Stock classes --------------------------------------------------------------------------------------------------------
+@pytest.mark.long
 @pytest.mark.parametrize("name", shipped("yolov9t", "yolo12n"))
 @pytest.mark.slow
 def test_only_stock_classes_come_out(name: str) -> None:

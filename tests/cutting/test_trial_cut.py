@@ -213,6 +213,7 @@ def attentive(attention: type[Attention]) -> nn.Sequential:
     return settle(nn.Sequential(conv(3, 32), block, *behind, conv(32, 2)).eval(), noise(2, 3, 16, 16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attention", "found"), [(Attention, FREE), (TwiceScaled, HELD)])
 def test_a_subclass_that_computes_otherwise_is_held_where_it_does(
     attention: type[Attention], found: set[str | None]

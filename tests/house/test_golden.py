@@ -51,6 +51,7 @@ def golden(name: str, folder: Path) -> Path:
 # ---- graphs and plans ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*shipped(*goldens.NAMES), goldens.ATTENTION])
 def test_graph_and_plans(name: str, tmp_path: Path) -> None:
     if name == goldens.ATTENTION and not CARRIES:

@@ -64,6 +64,7 @@ def runner(home: Path) -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_a_page_tells_works(page: Path, home: Path, tmp_path: Path, runner: subprocess.Popen[str]) -> None:
     for name in ("best.pt", "yolov8n.pt", "my.yaml", "coco.yaml", "photos"):

@@ -34,6 +34,7 @@ def test_what_it_imports_is_there(script: Path, monkeypatch: pytest.MonkeyPatch)
     assert callable(runpy.run_path(str(script), run_name="looked_at")["main"])
 
 
+@pytest.mark.long
 def test_steps_with_and_without_sparsity_are_timed() -> None:
     said = run(ROOT / "scripts" / "step_time.py", "--imgsz", "32", "--batch", "2", "--steps", "6", "--amp")
     assert "ratio, ramp: " in said

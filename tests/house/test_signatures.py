@@ -81,6 +81,7 @@ def test_every_command_is_a_function() -> None:
     assert {name.replace("-", "_") for name in commands} <= set(yoloprune.__all__)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_user_script_is_checked_by_mypy(tmp_path: Path) -> None:
     pytest.importorskip("mypy")

@@ -126,6 +126,7 @@ def test_imports_run_downward(module: str) -> None:
     assert not upward, f"{module} imports {sorted(upward)}, which it may not see"
 
 
+@pytest.mark.slow
 def test_levels_have_no_circle() -> None:
     """The table itself runs downward, and so do the imports inside each package."""
     assert all(name in list(ALLOWED)[: list(ALLOWED).index(here)] for here in ALLOWED for name in ALLOWED[here])

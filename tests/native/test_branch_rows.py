@@ -198,6 +198,7 @@ def test_blocks_in_one_row_keep_their_branches() -> None:
     assert found.native is not None and found.native.branches == () and len(found.graph.branches) == 2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolov8n", "yolo11n", "yolov5n"])
 def test_random_branches_in_rows(name: str) -> None:

@@ -109,6 +109,7 @@ def test_a_share_of_the_channels_counts_those_that_no_yaml_sets() -> None:
     assert gone == pytest.approx(1 - choice.kept()["channels"]) and gone >= 0.25
 
 
+@pytest.mark.slow
 @needs_carrying
 def test_a_class_branch_keeps_its_width_while_its_input_narrows() -> None:
     """Of 3 classes it is 32 wide, as its input; a YAML that says 16 for that builds 16, and loading makes it 32."""

@@ -44,6 +44,7 @@ BLOCKS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_random_native_plans_are_exact_and_said(block: str, seed: int) -> None:
@@ -63,6 +64,7 @@ def test_random_native_plans_are_exact_and_said(block: str, seed: int) -> None:
         assert all(torch.equal(a, b) for a, b in pairs if isinstance(a, torch.Tensor))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", ["yolov5n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo26n", "yolo26n-sem"]
 )

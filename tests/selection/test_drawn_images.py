@@ -40,6 +40,7 @@ def test_fewer_are_drawn_the_larger_they_are(imgsz: int, count: int, monkeypatch
     assert sum(len(batch) for batch in batches) == count
 
 
+@pytest.mark.slow
 def test_a_seed_says_every_pixel() -> None:
     def first(seed: int) -> Tensor:
         return drawn_images.batches(48, 3, seed=seed)[0]
@@ -65,6 +66,7 @@ def test_shapes_of_all_sizes_hide_one_another() -> None:
     assert sizes[-1] > 0  # and nothing hides the last
 
 
+@pytest.mark.slow
 def test_every_second_image_is_of_a_photograph(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drawn_images, "_photographs", lambda: [np.full((40, 60, 3), 0.5, np.float32)])
     (images, *_) = drawn_images.batches(32, 3)
@@ -94,6 +96,7 @@ def test_images_are_drawn_where_something_looks_at_them(alive: Path, tiny: Path)
     assert calibration(untrained, False, 32, {}, drawn=True).images is None
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason="needs the weights of a trained network")
 def test_a_trained_network_keeps_its_outputs_without_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

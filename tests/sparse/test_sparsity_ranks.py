@@ -46,6 +46,7 @@ print("flops", loop.sparse.history[-1]["flops"])
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("started", [False, True], ids=["fresh", "after a run in this process"])
 def test_the_callback_travels_to_the_workers(started: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Written by Ultralytics' own code for workers, loaded in a fresh process, where it trains to the target."""
@@ -100,6 +101,7 @@ def _work(rank: int, folder: Path, clock: bool) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("clock", [False, True], ids=["by epochs", "by the clock"])
 def test_two_ranks_end_with_the_same_scales(clock: bool, tmp_path: Path) -> None:
     """Each sees other images; what they share are gradients (and, with time=, the clock of rank 0)."""

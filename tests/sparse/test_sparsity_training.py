@@ -106,6 +106,7 @@ def test_loggers_get_what_the_run_has_reached_and_the_csv_of_ultralytics_stays_i
 # ---- what is promised ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("optimizer", ["SGD", "MuSGD", "Adam", "AdamW", "auto"])
 def test_every_optimizer_reaches_the_target_exactly(optimizer: str, data: Path, tiny: Path, tmp_path: Path) -> None:
     """Zero means zero in the live model, the EMA and both checkpoints; cutting the dead leaves what was asked for."""
@@ -122,6 +123,7 @@ def test_every_optimizer_reaches_the_target_exactly(optimizer: str, data: Path, 
     assert abs(evaluation.gflops(small.model, 32) / evaluation.gflops(parent.model, 32) - 0.8) <= 0.01
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("budget", "value", "kind"), [("params", 0.85, "params"), ("sparsity", 0.4, "channels")], ids=["params", "sparsity"]
 )
@@ -192,6 +194,7 @@ def interrupt(trainer: BaseTrainer) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("distill", [False, True], ids=["alone", "with a teacher"])
 @pytest.mark.parametrize("stop", [1, 3], ids=["in the ramp", "in the hold phase"])
 def test_interrupted_run(
@@ -231,6 +234,7 @@ def test_interrupted_run(
     assert saved(tmp_path).yaml[KEY]["met"] is True
 
 
+@pytest.mark.long
 def test_epochs_that_are_done_again_have_one_row(data: Path, tiny: Path, tmp_path: Path) -> None:
     """A run goes on from an older checkpoint than its last, as after a full disk; a row was torn by a power cut."""
     train(tiny, data, tmp_path, save_period=1)
