@@ -80,6 +80,43 @@ def test_heads_stay_and_their_width_goes() -> None:
     assert (small.keeps.heads, small.keeps.dim) == (2, 3)
 
 
+def to_heads(m: Keeps, x: Tensor) -> Tensor:
+    return x.view(len(x), m.heads, m.dim, 36).transpose(1, 2).transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda m, x: to_heads(m, x).reshape(len(x), m.heads * m.dim, 6, 6),
+        lambda m, x: to_heads(m, x).reshape(len(x), m.dim * m.heads, 6, 6),
+        lambda m, x: to_heads(m, x.reshape(len(x), m.heads * m.dim, 36)).reshape(x.shape),
+        lambda m, x: to_heads(m, x.reshape(len(x), m.dim * m.heads, 36)).reshape(x.shape),
+    ],
+    ids=["behind", "behind, turned", "before", "before, turned"],
+)
+def test_a_product_of_heads_and_their_width(body: Any) -> None:
+    """Heads stay, whether the product comes before their number was seen alone or behind it, and in any order."""
+    model = between(body, heads=2, dim=4)
+    assert reasons(exact(model), "a.outputs") == FREE
+    small = narrowed(model, [1, 2, 5, 6])
+    assert (small.keeps.heads, small.keeps.dim) == (2, 2)
+
+
+def test_a_product_of_numbers_that_are_used_otherwise_holds() -> None:
+    def body(m: Keeps, x: Tensor) -> Tensor:
+        return x.reshape(len(x), m.heads * m.dim, 6, 6) / (m.heads + 0.5) / (m.dim + 0.5)
+
+    held(between(body, heads=2, dim=4))
+
+
+def test_the_square_of_a_number_holds_what_it_counts() -> None:
+    def square(m: Keeps, x: Tensor) -> Tensor:
+        return x.reshape(len(x), m.side * m.side, 6, 6).flip(3)
+
+    model = net(lambda m, x: m.out(m.keeps(m.a(x))), a=(3, 4), out=(4, 2), keeps=Keeps(square, side=2))
+    held(model)
+
+
 def test_a_width_that_is_compared_with_a_number() -> None:
     def body(m: Keeps, x: Tensor) -> Tensor:
         assert x.shape[1] == m.dim, "another width than was said"

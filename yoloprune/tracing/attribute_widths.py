@@ -117,12 +117,24 @@ class AttributeWidth(Width):
     def __mul__(self, other: Any) -> Any:
         if type(other) is int and other == 0:
             return 0
+        if isinstance(other, AttributeWidth):
+            return self._product(other)
         if type(other) is not int:
             return self.number() * (other.number() if isinstance(other, Width) else other)
         terms = {uses: factor * other for uses, factor in self.terms.items()}
         return self.of_terms(int.__int__(self) * other, terms, self.constant * other, self.sums)
 
     __rmul__ = __mul__
+
+    def _product(self, other: AttributeWidth) -> Any:
+        """Of two numbers the one that stays is a mere number; as long as neither is known to, the smaller: heads."""
+        stays, follows = sorted((self, other), key=lambda one: (not one.stays, int.__int__(one)))
+        return follows.number() * stays.number() if follows.stays else follows * stays.number()
+
+    @property
+    def stays(self) -> bool:
+        """Whether all of its numbers were used as such."""
+        return all(uses.as_number for uses in self.terms)
 
     def __floordiv__(self, other: Any) -> Any:
         by = other.number() if isinstance(other, Width) else other
