@@ -15,6 +15,7 @@ from yoloprune.backend import console, yolo_tracing
 from yoloprune.planning.branch import Branch
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
+from yoloprune.planning.time_model import TimeModel
 from yoloprune.runtimes.bench import Bench
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.runtimes.timing import Times
@@ -107,6 +108,14 @@ def test_times_are_learnt_once(
     monkeypatch.setattr(time_profile, "VARIANTS", 8)
     time_profile.learnt(parent, graph, LIMITS, bench)
     assert len(clock) == 7 and len(list((tmp_path / "yoloprune").iterdir())) == 2
+
+
+@pytest.mark.parametrize(("step", "hinted"), [(1, False), (8, False), (32, True)])
+def test_who_rounds_finer_than_a_runtime_does_is_told(monkeypatch: pytest.MonkeyPatch, step: int, hinted: bool) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(console, "log", lambda _, text: heard.append(text))
+    time_profile.tell_of_steps(TimeModel((), step, np.zeros(0), 0.0, 0.0), Limits())
+    assert [("round_to=32 keeps more" in line) for line in heard] == [True] * hinted
 
 
 @pytest.mark.slow

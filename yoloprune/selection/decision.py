@@ -119,15 +119,17 @@ def _within(
         return found.choose(lambda graph: order.select(graph, budget, times))
 
     if latency is not None and isinstance(clock, DeviceTimes):
-        share = clock.share(latency)
+        share, times = clock.share(latency), clock.learnt(parent.model, found.graph)
+        time_profile.tell_of_steps(times, request.limits)
         try:
-            return timed(share, clock.learnt(parent.model, found.graph))
+            return timed(share, times)
         except BudgetError as e:
             raise BudgetError(f"{e} The parent takes {clock.ms:.2f} ms in {clock}.") from None
     if latency is not None and isinstance(clock, Bench):
         if order.per_cost:  # else what a channel costs has no say in which one goes
             times = time_profile.learnt(parent.model, found.graph, request.limits, clock)
             if times.error <= time_profile.TRUSTED:
+                time_profile.tell_of_steps(times, request.limits)
                 return latency_search.meet(parent.model, latency, lambda share: timed(share, times), clock)
         return latency_search.meet(parent.model, latency, lambda share: under(replace(wanted, flops=share)), clock)
     return under(wanted)

@@ -115,6 +115,16 @@ def predicted(model: TimeModel, where: object) -> str:
     )
 
 
+def tell_of_steps(model: TimeModel, limits: Limits) -> None:
+    """Say what `round_to=` suits a runtime that takes as long for some channels fewer, where a finer one is set."""
+    if model.error <= TRUSTED and model.step > limits.round_to:
+        console.log(
+            "prune: ",
+            f"there the time of a layer goes by steps of {model.step} channels: round_to={model.step} keeps more of "
+            "them in the same time",
+        )
+
+
 def learnt(parent: nn.Module, graph: ChannelGraph, limits: Limits, bench: Bench) -> TimeModel:
     """A time model of a parent on a runtime; what was timed before on this machine is not timed again.
 
