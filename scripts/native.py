@@ -59,9 +59,10 @@ can be given to a key. Where a convolution became two rows, `model.4.cv1:1` and 
 `model.4.cv1` is both. The last line of `info` tells which rows of the present YAML are which layer. Ultralytics itself
 knows the rows alone.
 
-Rows that an earlier cut made of a block stay rows. They could be the block's own row again where later cuts happened to
-leave equal halves and the constructor's width in every bottleneck: 1 of the 59 blocks in several rows after one, two and
-three cuts to 80 % each (COCO's YOLOv8n and YOLO11n, by the size of filters and by random scores), so nothing looks for it.
+Rows that an earlier cut made of a block stay rows. They could be the block's own row again where later cuts happened
+to leave equal halves and the constructor's width in every bottleneck: 1 of the 59 blocks in several rows after one, two
+and three cuts to 80 % each (COCO's YOLOv8n and YOLO11n, by the size of filters and by random scores), so nothing looks
+for it.
 
     python scripts/rolled_up.py yolov8n-coco.pt yolo11n-coco.pt
 

@@ -186,3 +186,14 @@ def test_slope_is_the_difference_quotient(kind: str) -> None:
             up[g] += 1
             down[g] -= 1
             assert slope[g] == pytest.approx((cost.of(kind, up) - cost.of(kind, down)) / 2), group.name
+
+
+def test_what_no_cut_reaches() -> None:
+    """Of 10 * 2 * 3 between a layer of two and a held one of three, 7 * 3 behind that and 4 for nobody 25 stay."""
+    graph = hand_graph(
+        {"a.outputs": [0, 1], "b.outputs": [2, 3, 4]},
+        [0, 0, 1, 1, 1],
+        frozen={1: "head"},
+        flops=[Term(10.0, (0, 1)), Term(7.0, (1,)), Term(4.0, ())],
+    )
+    assert Cost(graph).parent("flops") == 85 and Cost(graph).fixed("flops") == 25

@@ -39,7 +39,8 @@ def run(request: InfoRequest) -> list[dict[str, Any]]:
     free, dead = int(graph.prunable.sum()), int(dead_channels.dead(yolo.model, graph).sum())
     lines = [
         f"{cost.parent('params'):,.0f} parameters, {cost.parent('flops') / 1e9:.3g} GFLOPs at imgsz {imgsz}; "
-        f"{free:,} of {graph.n_classes:,} channels prunable in {len(graph.ties)} widths, {dead:,} dead",
+        f"{free:,} of {graph.n_classes:,} channels prunable in {len(graph.ties)} widths, {dead:,} dead; "
+        f"{cost.fixed('flops') / cost.parent('flops'):.0%} of the FLOPs are between layers that keep their widths",
         text_table.table(layer_table.shortened(rows)),
         *layer_table.legend(rows),
         *layer_table.summary(graph),

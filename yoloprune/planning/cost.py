@@ -109,6 +109,10 @@ class Cost:
         """Cost of the uncut model."""
         return self.of(kind, self.full)
 
+    def fixed(self, kind: str) -> float:
+        """Cost that falls with no width: it lies between layers that keep theirs, most of them in the head."""
+        return self.of(kind, self.full * [bool(group.frozen) for group in self.graph.groups])
+
 
 def _arrays(terms: list[Term]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     axes = [(*t.axes, -1, -1)[:2] for t in terms]
