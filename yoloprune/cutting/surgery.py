@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
@@ -48,6 +49,10 @@ def cut(model: Model, plan: Plan) -> Model:
         residual_modules.take_out(model, name)
     modules = dict(model.named_modules())
     numbers = remembered_widths.remembered(model)
+    named: defaultdict[str, set[str]] = defaultdict(set)  # by module, what in it the plan names
+    for name in plan.keep:
+        owner, _, key = name.rpartition(".")
+        named[owner].add(key)
     for module_name, module in modules.items():
         width_attributes.correct(module, partial(_kept, plan, module_name))
     for name, keep in plan.keep.items():
@@ -56,8 +61,7 @@ def cut(model: Model, plan: Plan) -> Model:
         if (number := kept_numbers.named(modules, name)) is not None:
             number.set(len(keep.outputs or ()))
         elif name not in loose:
-            named = {path.rpartition(".")[2] for path in plan.keep if path.rpartition(".")[0] == name}
-            extra_buffers.cut_extra_buffers(modules[name], keep, named)
+            extra_buffers.cut_extra_buffers(modules[name], keep, named[name])
             _slice(modules[name], keep)
         elif (outputs := _index(keep.outputs)) is not None:
             parent, _, key = name.rpartition(".")
