@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 
-from torch import Tensor, nn
+from torch import nn
 
 from yoloprune.native.block_calls import Calls, Step
 
@@ -50,7 +50,8 @@ def summed(module: nn.Module, sums: tuple[int, ...]) -> nn.Module:
     weight = conv.weight.detach()
     count = max(sums) + 1
     added = weight.new_zeros(len(weight), count, *weight.shape[2:])
-    added.index_add_(1, _index(sums, weight), weight)
+    if not weight.is_meta:  # of shapes without numbers torch would import its compiler, which takes half a second
+        added.index_add_(1, weight.new_tensor(sums).long(), weight)
     conv.weight, conv.in_channels = nn.Parameter(added, requires_grad=conv.weight.requires_grad), count
     return module
 
@@ -58,10 +59,6 @@ def summed(module: nn.Module, sums: tuple[int, ...]) -> nn.Module:
 def where(module: nn.Module, sums: tuple[int, ...]) -> str:
     """Name, in a module, of the convolution whose inputs are added up."""
     return _reading(module, len(sums)) or ""
-
-
-def _index(sums: tuple[int, ...], like: Tensor) -> Tensor:
-    return like.new_tensor(sums).long()
 
 
 def _reading(module: nn.Module, width: int) -> str | None:
