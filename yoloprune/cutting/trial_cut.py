@@ -50,10 +50,9 @@ def sound(model: nn.Module, graph: ChannelGraph, probe: Probe, *, outputs: bool 
         trial = _Trial.of(model, graph, probe, outputs)
         if trial.is_right(every := trial.ties) or not trial.is_right([]):
             return graph
-        wrong: list[int] = []
-        while every and not trial.is_right(every):
+        wrong = trial.wrong(every)
+        while (every := [t for t in every if t not in wrong]) and not trial.is_right(every):
             wrong += trial.wrong(every)
-            every = [t for t in every if t not in wrong]
     except Exception as e:  # whatever a network may raise that checks its own values, once it is brought to life
         if is_out_of_memory(e):
             raise
