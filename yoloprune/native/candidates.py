@@ -56,7 +56,7 @@ class Choice:
     @property
     def widths(self) -> np.ndarray:
         """How many channels each group keeps, shape (groups,)."""
-        return np.bincount(self.graph.group_of[self.alive], minlength=len(self.graph.groups))
+        return self.graph.widths(self.alive)
 
     def freed(self) -> Choice:
         """The same with free widths: what rows would add up stays apart."""

@@ -195,7 +195,7 @@ class Stock:
             PlanError: If a layer cannot be said; plans made under `restrict` can.
         """
         graph = self.spelled.graph
-        widths = np.bincount(graph.group_of[alive], minlength=len(graph.groups)).astype(np.float64)
+        widths = graph.widths(alive).astype(np.float64)
         rows: list[Row] = []
         origins: list[Origin] = []
         place: dict[int, int] = {-1: -1}  # where the output of each layer comes from now

@@ -75,7 +75,7 @@ def _of_several(search: _Search, caps: dict[str, float]) -> np.ndarray:
     """
     cost = search.cost
     alone = [search.run({kind: cap}, Price(cost, {kind: 1.0})) for kind, cap in caps.items()]
-    enough = [alive for alive in alone if search.fits(_counts(search.graph, alive), caps)]
+    enough = [alive for alive in alone if search.fits(search.graph.widths(alive), caps)]
     if enough:
         return min(enough, key=search.lost)
     needed = {kind: cost.parent(kind) - cap for kind, cap in caps.items()}
@@ -127,8 +127,7 @@ class _Search:
     def lost(self, alive: np.ndarray) -> float:
         """Importance of what is gone; of a branch its own, whatever was in it."""
         lost, rest = 0.0, ~alive
-        widths = _counts(self.graph, alive)
-        gone = removed(self.graph.branches, widths)
+        gone = removed(self.graph.branches, self.graph.widths(alive))
         for branch, own in zip(self.graph.branches, self.worth.branches, strict=True):
             if branch in gone:
                 rest = rest & ~np.isin(self.graph.group_of, branch.groups)
@@ -138,11 +137,6 @@ class _Search:
     def fits(self, widths: np.ndarray, caps: dict[str, float]) -> bool:
         """Whether widths, shape (groups,), meet the budgets."""
         return all(self.cost.of(kind, widths) <= cap * (1 + 1e-9) for kind, cap in caps.items())
-
-
-def _counts(graph: ChannelGraph, alive: np.ndarray) -> np.ndarray:
-    """Widths of the groups when some classes stay, shape (groups,)."""
-    return np.bincount(graph.group_of[alive], minlength=len(graph.groups)).astype(float)
 
 
 def dead_only(graph: ChannelGraph, dead: np.ndarray) -> np.ndarray:

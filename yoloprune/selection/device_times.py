@@ -107,8 +107,7 @@ def fingerprint(graph: ChannelGraph) -> str:
 
 def widths_of(graph: ChannelGraph, alive: np.ndarray) -> list[int]:
     """Width of every axis where some classes stay; `alive` has the shape (classes,)."""
-    groups = np.bincount(graph.group_of[alive], minlength=len(graph.groups)).astype(float)
-    return [round(width) for width in Cost(graph).axes(groups).tolist()]
+    return [round(width) for width in Cost(graph).axes(graph.widths(alive)).tolist()]
 
 
 def read(path: str | Path) -> DeviceTimes:

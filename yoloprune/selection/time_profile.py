@@ -92,8 +92,7 @@ def measured(
             children = [surgery.cut(copy.deepcopy(parent), graph.plan(alive)) for alive in some]
             now, *times = bench.time(*children, seconds=SECONDS * len(some))
             for alive, found in zip(some, times, strict=True):
-                widths = np.bincount(graph.group_of[alive], minlength=len(graph.groups)).astype(float)
-                axes.append(cost.axes(widths))
+                axes.append(cost.axes(graph.widths(alive)))
                 shares.append(found.median / now.median)
                 tick()
     return axes, shares
