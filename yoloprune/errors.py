@@ -30,6 +30,11 @@ def raised_by(error: BaseException) -> str:
     return raised_in(error).partition(".")[0]
 
 
+def first_line(error: BaseException) -> str:
+    """First line of what an error says, its class where it says nothing: for messages, which are a line each."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class PruneError(ValueError):
     """Base of every error that yoloprune raises on purpose.
 

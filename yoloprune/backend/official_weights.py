@@ -6,7 +6,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from yoloprune.backend import compat, console
-from yoloprune.errors import ModelError
+from yoloprune.errors import ModelError, first_line
 
 
 def official_name(name: str) -> str | None:
@@ -28,5 +28,5 @@ def fetch(name: str) -> str:
     try:
         return str(compat.attempt_download_asset(name))
     except (OSError, RuntimeError, HTTPException) as e:  # the first is the base of most that libraries below raise
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+        reason = first_line(e)
         raise ModelError(f"{name} is not here and could not be downloaded: {reason}") from e

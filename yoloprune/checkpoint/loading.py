@@ -14,7 +14,7 @@ from torch import nn
 from yoloprune.backend import compat, console, model_facts, official_weights, records
 from yoloprune.checkpoint import foreign_files
 from yoloprune.checkpoint.models import RTDETR, YOLO
-from yoloprune.errors import ArgumentError, ModelError, raised_by
+from yoloprune.errors import ArgumentError, ModelError, first_line, raised_by
 from yoloprune.probing.held_state import copied
 from yoloprune.torch_internals import CHILDREN, drop_hooks, is_out_of_memory
 
@@ -186,7 +186,7 @@ def _opened(model: Any) -> YOLO:
     except Exception as e:  # unpickling a file that is not a checkpoint can raise anything
         if raised_by(e) != "ultralytics" or is_out_of_memory(e):
             raise
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0].removeprefix("ERROR ❌️ ")
+        reason = first_line(e).removeprefix("ERROR ❌️ ")
         reason = foreign_files.remedy(file, e) or reason
         raise ModelError(f"{model} is not a YOLO model that Ultralytics can load: {reason}") from e
     if not isinstance(model_facts.student(yolo.model), compat.BaseModel):

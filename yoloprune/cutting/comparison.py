@@ -30,6 +30,12 @@ PLAUSIBLE = 1e-3
 EXPLAINED = 100.0
 """How many times the error of such noise a larger error may be to be put down to rounding; float64 then decides."""
 
+MUTE = (
+    "All outputs are zero, empty or not a number on this example, which proves nothing. Give an example with other "
+    "values."
+)
+"""What is said where no output says anything."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -77,10 +83,7 @@ def verify(parent: nn.Module, model: nn.Module, plan: Plan, example: Any, *, out
         for training in probe.modes(parent, one)
     ]
     if not any(look.told for look in looks):
-        raise VerifyError(
-            "All outputs are zero, empty or not a number on this example, which proves nothing. Give an example with "
-            "other values."
-        )
+        raise VerifyError(MUTE)
     return max(look.error for look in looks)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from yoloprune.cutting.equivalence import KeptRows, errors, kept_rows
 from yoloprune.cutting.layer_outputs import LayerOutputs
 from yoloprune.cutting.masked_parent import masked
-from yoloprune.errors import VerifyError
+from yoloprune.errors import VerifyError, first_line
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Example, Run, is_of_layer, run
 from yoloprune.probing.forward import hooked
@@ -117,7 +117,7 @@ class Pair:
         except Exception as e:  # whatever a network may raise when a width it counts on has changed
             if is_out_of_memory(e):
                 raise
-            said = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip(".")
+            said = first_line(e).rstrip(".")
             where = f"in {mode_name(self.training)} mode on {self.example.title}"
             raise VerifyError(f"The cut model does not run {where}: {said}. {ADVICE}") from e
         if self.outputs:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.cutting import surgery
-from yoloprune.cutting.comparison import Look, compare
+from yoloprune.cutting.comparison import MUTE, Look, compare
 from yoloprune.cutting.lively_copy import lively_copy, lively_example, sharing_copy
 from yoloprune.cutting.pair import ADVICE, Findings, Precise, mode_name
 from yoloprune.cutting.silence import LOUDER, random_in, reached, silent_in, told_of, without_luck
-from yoloprune.errors import VerifyError
+from yoloprune.errors import VerifyError, first_line
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Example, Probe
 from yoloprune.probing.operations import listing
@@ -85,10 +85,7 @@ def prove(parent: nn.Module, model: nn.Module, plan: Plan, example: Any, *, outp
     _require_same(surgery.cut(sharing_copy(parent), plan), model)
     silent = [line for one, training in tuple(compared.looks) for line in compared.silent(one, training)]
     if not any(found.told for group in compared.looks.values() for found in group):
-        raise VerifyError(
-            "All outputs are zero, empty or not a number on this example, which proves nothing. Give an example with "
-            "other values."
-        )
+        raise VerifyError(MUTE)
     small = [found.error for (one, _), group in compared.looks.items() if one not in probe.asked for found in group]
     large = [found.error for (one, _), group in compared.looks.items() if one in probe.asked for found in group]
     not_compared = (*unlit, *dict.fromkeys(silent))
@@ -104,7 +101,7 @@ def require_run(model: nn.Module, example: Example) -> None:
         except Exception as e:  # whatever a network may raise when a width it counts on has changed
             if is_out_of_memory(e):
                 raise
-            said = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip(".")
+            said = first_line(e).rstrip(".")
     raise VerifyError(f"The cut model does not run on {example.title}: {said}. {ADVICE}")
 
 
