@@ -48,11 +48,9 @@ def gather(call: Call) -> None:
         return call.freeze(x, index, why="positions are read from channels by")
     if index.shape[tag.axis] != x.shape[tag.axis] or theirs is None:
         return call.freeze(x, why="an index of fixed width meets channels in")
-    found = _along(call, tag, dim)
-    if theirs is not None:
-        labels = call.tracer.book.unite(found.labels, _along(call, theirs, dim).labels, "a constant meets channels")
-        found = Tag(labels, tag.axis, tag.zero)
-    return call.tracer.put(call.out, found)
+    found, picked_by = _along(call, tag, dim), _along(call, theirs, dim)
+    labels = call.tracer.book.unite(found.labels, picked_by.labels, "a constant meets channels")
+    return call.tracer.put(call.out, Tag(labels, tag.axis, tag.zero))
 
 
 def windows(call: Call) -> None:
