@@ -12,6 +12,7 @@ from yoloprune.backend import model_builder, model_facts
 from yoloprune.native import input_sums
 from yoloprune.native.input_sums import Sums
 from yoloprune.native.output_pieces import piece_of
+from yoloprune.probing.residual_modules import ROUTING
 from yoloprune.torch_internals import hollow
 
 
@@ -97,7 +98,7 @@ def as_described(model: nn.Module, described: Described) -> nn.Module:
         if origin.sums is not None:
             module = input_sums.summed(module, origin.sums)
         module = copy(module) if origin.piece is None else piece_of(module, origin.piece)
-        for key in ("i", "f", "type", "np"):
+        for key in ROUTING:
             setattr(module, key, getattr(stock, key))
         module.train(whole.training)
         layers.append(module)
