@@ -87,7 +87,7 @@ class Unroller:
         """
         whole, full = full, _without_removed(full, cut)
         before = block_calls.watch(deepcopy(full), inputs[0])
-        after = block_calls.watch(deepcopy(cut), inputs[1])
+        after = before if full is cut and inputs[0] == inputs[1] else block_calls.watch(deepcopy(cut), inputs[1])
         if before is None or after is None or before.steps != after.steps:
             return None
         found: list[Part] = []
