@@ -26,22 +26,28 @@ def with_branches(model: nn.Module, graph: ChannelGraph, probe: Probe, held: Ite
         held (Iterable[str]): Modules and parameters that stay; a branch that holds or lies in one of them does too.
     """
     held = list(held)
+    run_through = [(axis.module, _groups(graph, i)) for i, axis in enumerate(graph.axes)]
     found = [
         branch
         for name in residual_modules(model, probe)
-        if (branch := Branch(name, _private(graph, name))).groups
+        if (branch := Branch(name, _private(run_through, name))).groups
         if not any(branch.holds(other) or name.startswith(f"{other}.") for other in held)
     ]
     return replace(graph, branches=tuple(b for b in found if not _is_sum(b, found)))
 
 
-def _private(graph: ChannelGraph, name: str) -> tuple[int, ...]:
-    """Groups all of whose axes lie in a module."""
+def _groups(graph: ChannelGraph, axis: int) -> set[int]:
+    """Groups that run through an axis."""
+    return {*graph.group_of[graph.class_of[axis]].tolist()}
+
+
+def _private(run_through: Iterable[tuple[str, set[int]]], name: str) -> tuple[int, ...]:
+    """Groups all of whose axes lie in a module, from the module of each axis and the groups that run through it."""
     inside: set[int] = set()
     outside: set[int] = set()
     branch = Branch(name, ())
-    for axis, classes in zip(graph.axes, graph.class_of, strict=True):
-        (inside if branch.holds(axis.module) else outside).update(graph.group_of[classes].tolist())
+    for module, groups in run_through:
+        (inside if branch.holds(module) else outside).update(groups)
     return tuple(sorted(inside - outside))
 
 
