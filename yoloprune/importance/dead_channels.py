@@ -17,7 +17,7 @@ def dead(model: nn.Module, graph: ChannelGraph) -> np.ndarray:
     leaves them.
     """
     gamma, filters = (reduce_to_channels(graph, values_of(model, graph, one), "max") for one in (batch_norm, l1))
-    dead: np.ndarray = ((gamma == 0) & removable_by_gamma(model, graph)) | ((filters == 0) & graph.prunable)
+    dead: np.ndarray = ((gamma == 0) & _still_without(graph, gamma)) | ((filters == 0) & graph.prunable)
     return dead
 
 
@@ -26,6 +26,10 @@ def removable_by_gamma(model: nn.Module, graph: ChannelGraph) -> np.ndarray:
 
     That holds when nothing reads them between the layer that makes them and its batch-norm.
     """
-    normed = np.isfinite(reduce_to_channels(graph, values_of(model, graph, batch_norm), "max"))
-    removable: np.ndarray = graph.prunable & normed & (~graph.bare if graph.bare is not None else False)
+    return _still_without(graph, reduce_to_channels(graph, values_of(model, graph, batch_norm), "max"))
+
+
+def _still_without(graph: ChannelGraph, gamma: np.ndarray) -> np.ndarray:
+    """The same from the largest |gamma| of each class, infinite where it has none."""
+    removable: np.ndarray = graph.prunable & np.isfinite(gamma) & (~graph.bare if graph.bare is not None else False)
     return removable
