@@ -53,6 +53,6 @@ def _tensors(model: nn.Module, name: str) -> list[Tensor]:
     return [*found.parameters(), *found.buffers()] if isinstance(found, nn.Module) else []
 
 
-def told_of(path: str, training_mode: str, example: Example, why: str) -> str:
-    """One line about an output."""
-    return f"{f'output {path}' if path else 'the output'} in {training_mode} mode on {example.title}: {why}"
+def told_of(path: str, mode: str, example: Example, why: str) -> str:
+    """One line about an output, in a mode as `pair.mode_name` calls it."""
+    return f"{f'output {path}' if path else 'the output'} in {mode} mode on {example.title}: {why}"

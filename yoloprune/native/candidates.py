@@ -138,6 +138,9 @@ class Channels:
         Args:
             select (Callable): From a graph to the mask of the surviving classes, shape (classes,).
 
+        Returns:
+            (Choice): Free widths have no YAML.
+
         Raises:
             BudgetError: If neither reaches the budget, or native widths do not that were asked for.
             PlanError: If a YAML cannot say the choice although it was asked for.

@@ -29,7 +29,7 @@ class SpelledLayers:
     Attributes:
         graph (ChannelGraph): Its channels, with the attention heads of which whole ones may go.
         yaml (dict[str, Any]): Its YAML.
-        heads (dict[int, list]): By axis, the groups of each attention head.
+        heads (dict[int, Heads]): By axis, the groups of each attention head.
         carried (frozenset[str]): Children of the head that loading takes over from the weights, whatever the row
             builds: Ultralytics does so with a class branch, whose width depends on the classes it was first trained
             for. Known as soon as one differs.
@@ -126,7 +126,11 @@ class SpelledLayers:
         return bone
 
     def _layer(self, row: Row) -> Layer:
-        """Spell a row out and find its dials."""
+        """Spell a row out and find its dials.
+
+        Raises:
+            ModelError: If what reaches it is not known, or no spelling builds the layer of the model.
+        """
         prefix = f"model.{row.at}"
         axes = [
             i for i, a in enumerate(self.graph.axes) if a.side != "count" and f"{a.module}.".startswith(f"{prefix}.")

@@ -153,11 +153,13 @@ def settings(layer: Layer, wanted: Widths) -> Iterator[Row]:
 
 
 def widths_of(layer: nn.Module) -> Widths:
+    """How many channels each module in a layer puts out, of those that say so."""
     names = ("out_channels", "out_features", "num_features")
     return {n: getattr(m, a) for n, m in layer.named_modules() for a in names if isinstance(getattr(m, a, None), int)}
 
 
 def shape_of(layer: nn.Module) -> Shape:
+    """What tells a layer from others in which something else is built; numbers of its weights have no part in it."""
     shape: Shape = {name: tuple(t.shape) for name, t in layer.state_dict().items()}
     for name, module in layer.named_modules(remove_duplicate=False):  # one activation may serve several layers, or not
         shape[f"{name}()"] = type(module).__name__, getattr(module, "add", None)  # which asks for equal widths

@@ -180,7 +180,18 @@ def with_ceilings(graph: ChannelGraph, shares: Mapping[str, float]) -> ChannelGr
 def refill(
     units: np.ndarray, steps: Steps, taken: int, full: np.ndarray, fits: Callable[[np.ndarray], bool]
 ) -> np.ndarray:
-    """Take back single steps, most important first, while the budget still holds: the last step overshoots."""
+    """Take back single steps, most important first, while the budget still holds: the last step overshoots.
+
+    Args:
+        units (np.ndarray): Of each tie, and behind them of each branch, what stays, shape (ties + branches,).
+        steps (Steps): From `in_order`.
+        taken (int): How many of them were taken.
+        full (np.ndarray): What stays where none was, as `units`.
+        fits (Callable): From units to whether the budget holds.
+
+    Returns:
+        (np.ndarray): What stays then, as `units`.
+    """
     for i in range(taken - 1, -1, -1):
         t = steps.tie[i]
         if units[t] != steps.unit[i]:

@@ -164,8 +164,19 @@ def run(
     """Run a network without leaving a trace of it; the k-th draw of random numbers depends on `seed` and k alone.
 
     Networks of other widths draw the same numbers as long as they ask for as many. With `level` all numbers of one draw
-    are the same one, and they need not. With `inside` the leaves are followed by what every module gave that is not
-    merely handed on.
+    are the same one, and they need not.
+
+    Args:
+        model (nn.Module): Any network; all of its state is put back.
+        example (Example): What it is run on.
+        training (bool): Whether in training mode, in which batch-norm and dropout stay in evaluation.
+        frames (int): How often in a row, what it remembers in between.
+        seed (int): Of the random numbers.
+        level (bool): Whether all numbers of one draw are the same one.
+        inside (bool): Whether the leaves are followed by what every module gave that is not merely handed on.
+
+    Returns:
+        (Run): All that came out, with copies of tensors.
     """
 
     def whole() -> list[Leaf]:

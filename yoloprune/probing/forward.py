@@ -117,6 +117,15 @@ def follow(
 
     A tensor that was changed in place in between is another one: a batch-norm behind an in-place activation does not
     follow the layer before that. Nor does one that follows something else as well, or one of several.
+
+    Args:
+        parent (nn.Module): Any network.
+        names (Iterable[str]): Modules whose outputs are followed.
+        kinds (type | tuple): Classes of what may follow them.
+        hooks (list): Takes the hooks, which are the caller's to remove, see `hooked`.
+
+    Returns:
+        (dict[str, str]): Empty until the parent runs.
     """
     found: dict[str, str] = {}
     sources: dict[str, set[str | None]] = {}

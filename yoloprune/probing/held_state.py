@@ -79,7 +79,8 @@ def weights_kept(model: nn.Module) -> Iterator[None]:
     """Put parameters back that a network changes itself when it runs, or is told its mode, and refuse it.
 
     Raises:
-        ModelError: If there is such a parameter: those of a proof share weights, and would change one another's.
+        ModelError: If there is such a parameter: the networks of a proof share weights, and each would change those of
+            the others.
     """
     kept = [(name, p, p.data, p.detach().clone()) for name, p in model.named_parameters() if not p.is_inference()]
 

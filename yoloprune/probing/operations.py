@@ -46,9 +46,14 @@ class Listing:
 def listing(
     model: nn.Module, example: Example, *, training: bool, hollow: bool = False, held: Held | None = None
 ) -> Listing:
-    """List what one pass does, `hollow` without the work, always with the same draws; raises what the model raises.
+    """List what one pass does, always with the same draws; raises what the model raises.
 
-    What the model holds is put back; it is looked at anew unless `held` knows it.
+    Args:
+        model (nn.Module): Any network; what it holds is put back.
+        example (Example): What it is run on.
+        training (bool): Whether in training mode.
+        hollow (bool): Whether without the work.
+        held (Held | None): What the model holds, where that is known already.
     """
     with seeded(0) as draws, held or preserved(model), running(model, training):
         return list_pass(model, example, hollow, within=draws)

@@ -64,7 +64,9 @@ def _photographs() -> list[np.ndarray]:
 
 
 def _crop(rng: np.random.Generator, photograph: np.ndarray, side: int) -> np.ndarray:
-    """A square part of a photograph, perhaps mirrored, lighter or darker, shape (side, side, 3), in 0..1."""
+    """A square part of a photograph, shape (side, side, 3), in 0..1: perhaps mirrored, or with red and blue exchanged,
+    lighter or darker.
+    """
     height, width = photograph.shape[:2]
     taken = int(min(height, width) * rng.uniform(0.3, 1))
     y, x = rng.integers(height - taken + 1), rng.integers(width - taken + 1)

@@ -31,6 +31,7 @@ class TraceState:
 
     Attributes:
         book (LabelBook): Which labels live and die together, are frozen or tied.
+        modules (dict[str, nn.Module]): All of the model, by dotted name.
         axes (dict[tuple[str, str], Tensor]): Labels by module and side, in the order in which modules ran.
         costs (dict): FLOPs by the axes to whose widths they are proportional.
         unknown (dict[str, str]): Operations without a rule that met channels, with the module that ran them first.
@@ -54,7 +55,7 @@ class TraceState:
         self.where, self.counting = "", True
         self.said: tuple[int, ...] | None = None
         self.entered: set[str] = set()
-        self._seen: set[int] = set()  # parameters and buffers by identity
+        self._seen: set[int] = set()  # identities of all that operations read; those of parameters and buffers count
         self.ends = LooseEnds()
         self._overheard: dict[str, str] = {}  # modules in whose own code all channels stay, and why
         self.handing_on: frozenset[str] = frozenset()  # modules whose output channels get an axis of their own
