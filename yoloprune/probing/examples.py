@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yoloprune.errors import ModelError
 from yoloprune.probing import random_draws
 from yoloprune.probing.forward import hooked, running
 from yoloprune.probing.held_state import preserved
@@ -123,6 +124,11 @@ def layer_of(path: str) -> str:
 def modes(model: nn.Module, example: Example) -> tuple[bool, ...]:
     """Whether the network runs in evaluation mode only, or in training mode as well; some want targets there."""
     return (False, True) if runs(model, example, True) else (False,)
+
+
+def refused(example: Example, error: Exception) -> ModelError:
+    """What to raise where a network does not run on an example that it has to run on."""
+    return ModelError(f"The model does not run on an input of shape {example.shapes}: {error}")
 
 
 def runs(model: nn.Module, example: Example, training: bool) -> bool:

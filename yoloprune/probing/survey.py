@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yoloprune.errors import ModelError
 from yoloprune.probing.descent import Descendants
-from yoloprune.probing.examples import Example, Probe
+from yoloprune.probing.examples import Example, Probe, refused
 from yoloprune.probing.forward import running
 from yoloprune.probing.held_state import held_tensors, preserved, state_of, weights_kept
 from yoloprune.probing.operations import list_pass, listing
@@ -94,7 +93,7 @@ def survey_around(model: nn.Module, examples: tuple[Example, ...]) -> Probe:
             except Exception as e:  # whatever a network may raise
                 if is_out_of_memory(e):
                     raise
-                raise ModelError(f"The model does not run on an input of shape {example.shapes}: {e}") from e
+                raise refused(example, e) from e
         other, lists = _other_batch(examples[0]), _Lists(model, examples[0])
         proving = examples
         if other is not None and (ran := lists.of(other)):
@@ -114,8 +113,7 @@ def first_to_run(model: nn.Module, make: Callable[[int, int], Example], sizes: l
             if is_out_of_memory(e):
                 raise
             if size == sizes[-1]:
-                shapes = make(size, 1).shapes
-                raise ModelError(f"The model does not run on an input of shape {shapes}: {e}") from e
+                raise refused(make(size, 1), e) from e
         else:
             return size, found.flops * (sizes[-1] / size) ** 2, found.cramped
     raise AssertionError("no size")

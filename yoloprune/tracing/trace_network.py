@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yoloprune.errors import ModelError
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.layer_names import AS_THEY_ARE, LayerNames
 from yoloprune.probing.computed_weights import require_plain_weights
-from yoloprune.probing.examples import DRAWS, Example, Probe, run
+from yoloprune.probing.examples import DRAWS, Example, Probe, refused, run
 from yoloprune.probing.forward import running
 from yoloprune.probing.held_state import Held, preserved
 from yoloprune.probing.outputs import Leaf, leaves
@@ -88,7 +87,7 @@ def trace(
         except Exception as e:  # whatever a network may raise
             if is_out_of_memory(e):
                 raise
-            raise ModelError(f"The model does not run on an input of shape {first.shapes}: {e}") from e
+            raise refused(first, e) from e
         ways = [(one, training) for one in probe.examples for training in probe.modes(model, one)]
 
         corrected: Corrected | None = sized
