@@ -68,12 +68,12 @@ def variants(graph: ChannelGraph, limits: Limits, count: int, seed: int) -> list
     """
     random = np.random.default_rng(seed)
     waiting = steps.queues(graph, random.random(graph.n_classes))
+    able = [np.array([tie.units, *steps.allowed(tie, limits, graph)]) for tie in graph.ties]
     masks = []
     for _ in range(count):
         share = random.uniform(1 - limits.max_ratio, 1)
         units = []
-        for tie in graph.ties:
-            can = np.array([tie.units, *steps.allowed(tie, limits, graph)])
+        for tie, can in zip(graph.ties, able, strict=True):
             aim = tie.units * np.clip(share + random.normal(0, 0.2), 0, 1)
             units.append(int(can[np.abs(can - aim).argmin()]))
         units += [int(random.random() >= GONE) for _ in graph.branches if limits.depth]
