@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import conv, noise
 from torch import nn
 
 import yoloprune
@@ -21,6 +23,7 @@ from yoloprune.runtimes.deployment import Deployment
 from yoloprune.runtimes.timing import Times
 from yoloprune.selection import ranking, time_profile
 from yoloprune.settings.budget import Limits
+from yoloprune.tracing.trace_network import trace
 
 LIMITS = Limits(round_to=1, min_width=2)
 
@@ -108,6 +111,28 @@ def test_times_are_learnt_once(
     monkeypatch.setattr(time_profile, "VARIANTS", 8)
     time_profile.learnt(parent, graph, LIMITS, bench)
     assert len(clock) == 7 and len(list((tmp_path / "yoloprune").iterdir())) == 2
+
+
+def test_a_network_of_the_same_names_and_other_widths_has_times_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Be it a larger one of its family, or what a cut left of it; one whose layers are as wide has them already."""
+    timed: list[int] = []
+
+    def measured(parent: nn.Module, graph: ChannelGraph, masks: Sequence[np.ndarray], bench: Bench) -> Any:
+        cost = Cost(graph)
+        axes = [cost.axes(graph.widths(alive)) for alive in masks]
+        timed.append(max(axis.width for axis in graph.axes))
+        return axes, [cost.of("flops", graph.widths(alive)) / cost.parent("flops") for alive in masks]
+
+    monkeypatch.setattr(time_profile, "measured", measured)
+    monkeypatch.setattr("ultralytics.utils.USER_CONFIG_DIR", tmp_path)
+    monkeypatch.setattr(time_profile, "VARIANTS", 8)
+    monkeypatch.setattr(time_profile, "TRUSTED", 1.0)
+    for width in (8, 12, 8):
+        network = nn.Sequential(conv(3, width), nn.BatchNorm2d(width), conv(width, 4)).eval()
+        time_profile.learnt(network, trace(network, noise(1, 3, 6, 6)), LIMITS, Bench(Deployment(), 6, lambda: None))
+    assert timed == [8, 12] and len(list((tmp_path / "yoloprune").iterdir())) == 2
 
 
 @pytest.mark.parametrize(("step", "hinted"), [(1, False), (8, False), (32, True)])

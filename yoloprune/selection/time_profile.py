@@ -142,7 +142,8 @@ def learnt(parent: nn.Module, graph: ChannelGraph, limits: Limits, bench: Bench)
         "variants": VARIANTS,
         **({"depth": True} if limits.depth else {}),
     }
-    told = json.dumps([facts, [str(a) for a in graph.axes], [astuple(one) for one in convolutions]], default=str)
+    widths = [(str(axis), axis.width) for axis in graph.axes]
+    told = json.dumps([facts, widths, [astuple(one) for one in convolutions]], default=str)
     file = Path(compat.USER_CONFIG_DIR) / "yoloprune" / f"times-{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
     known = _read(file)
     axes, shares = known or measured(parent, graph, variants(graph, limits, VARIANTS, seed=0), bench)
