@@ -51,6 +51,9 @@ HELD: dict[str, Way] = {
     "gather across channels": lambda m, y: m.c(y.gather(1, torch.zeros(1, 6, 12, 12, dtype=torch.int64))),
     "gather by a constant": lambda m, y: m.c(y.gather(2, torch.zeros(1, 6, 3, 12, dtype=torch.int64))),
     "gather from the first": lambda m, y: m.c(y.gather(2, y[:, :1].argsort(2)).expand(-1, 6, -1, -1)),
+    "gather from one half": lambda m, y: m.c(
+        (z := torch.stack(y.chunk(2, 1), 2)).gather(3, z[:, :, :1].argsort(3)).expand(-1, -1, 2, -1, -1).flatten(1, 2)
+    ),
     "windows of channels": lambda m, y: m.c(y.unfold(1, 3, 1).flatten(4).mean(-1)[:, :1].expand(-1, 6, -1, -1)),
     "computed from channels": lambda m, y: m.l(y.flatten(2)[0].t()[y[0, :, 0, 0].argsort()]),
     "written with a constant": lambda m, y: m.c(y.clone().index_put_((torch.tensor([0]),), torch.ones(6, 12, 12))),
@@ -74,3 +77,11 @@ def test_channels_behind_an_index_are_followed(way: str) -> None:
 @pytest.mark.parametrize("way", HELD)
 def test_others_are_held(way: str) -> None:
     held(picking(HELD[way]), IMAGE)
+
+
+def test_an_index_of_fewer_channels_is_held_as_what_it_picks_from() -> None:
+    """It reads the first ones, as many as it has itself, so it has to keep its own number as well."""
+    model = net(
+        lambda m, x: (m.c(m.a(x).gather(2, (k := m.k(x)).argsort(2))), m.d(k)), a=(3, 6), k=(3, 4), c=(4, 2), d=(4, 2)
+    )
+    held(model, IMAGE)

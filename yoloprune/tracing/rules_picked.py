@@ -46,8 +46,9 @@ def gather(call: Call) -> None:
     dim = int(call.arg("dim")) % max(x.ndim, 1)
     if tag is None or tag.axis == dim or (theirs is not None and theirs.axis != tag.axis):
         return call.freeze(x, index, why="positions are read from channels by")
-    if index.shape[tag.axis] != x.shape[tag.axis] or theirs is None:
-        return call.freeze(x, why="an index of fixed width meets channels in")
+    differing = [d for d in range(x.ndim) if d == tag.axis or (d != dim and tag.labels.shape[d] > 1)]
+    if theirs is None or any(index.shape[d] != x.shape[d] for d in differing):
+        return call.freeze(x, index, why="an index of another width meets channels in")
     found, picked_by = _along(call, tag, dim), _along(call, theirs, dim)
     labels = call.tracer.book.unite(found.labels, picked_by.labels, "a constant meets channels")
     return call.tracer.put(call.out, Tag(labels, tag.axis, tag.zero))
