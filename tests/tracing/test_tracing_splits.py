@@ -209,3 +209,10 @@ def test_values_taken_out_by_a_kernel_that_is_no_square() -> None:
         return m.b(F.unfold(y, (1, 3), padding=(0, 1)).view(n, c, 3, h, w).sum(2))
 
     assert reasons(exact(net(body, a=(3, 4), b=(4, 2))), "a.outputs") == FREE
+
+
+@pytest.mark.parametrize("rolled", [lambda y: y.roll(1), lambda y: y.roll((3,))], ids=["a number", "a tuple"])
+def test_rolling_over_all_dimensions_is_frozen(rolled: Callable[[Tensor], Tensor]) -> None:
+    """Without `dims` a tensor is rolled as if it were flat: of one image of one pixel these are the channels."""
+    graph = held(net(lambda m, x: m.b(rolled(m.a(x[:1].mean((2, 3))))), a=nn.Linear(3, 4), b=nn.Linear(4, 2)))
+    assert reasons(graph, "a.outputs") == {"channels are picked by number by roll in the network's own code"}

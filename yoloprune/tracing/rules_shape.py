@@ -40,8 +40,9 @@ def along(call: Call) -> None:
     tag = call.tracer.tag(x)
     if tag is None:
         return
-    dims = call.arg("dims", call.arg("dim", 0))
-    dims = [d % x.ndim for d in (dims if isinstance(dims, (list, tuple)) else [dims])]
+    dims = call.arg("dims", []) if call.name == "aten::roll" else call.arg("dim", 0)
+    dims = dims if isinstance(dims, (list, tuple)) else [dims]
+    dims = [d % x.ndim for d in dims or range(x.ndim)]  # `roll` without any rolls over all of them
     # x[:, :] alone: any other start, end or step would mean other channels after a cut
     bounds = (call.arg("start") or 0, min(call.arg("end") or _END, _END), call.arg("step", 1))
     whole = call.name == "aten::slice" and bounds == (0, _END, 1)
