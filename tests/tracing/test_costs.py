@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+import torch
 from conftest import conv
 from networks import IMAGE, Net, chain, net
 from torch import Tensor, nn
@@ -72,6 +75,16 @@ def test_work_grows_with_the_area_its_square_or_not_at_all() -> None:
 def test_work_of_a_network_that_divides_by_what_it_sees() -> None:
     model = net(lambda m, x: m.b(m.a(x)[..., :: int(m.a(x).max() * 0 + 1) // bool(m.a(x).any())]), a=(3, 4), b=(4, 2))
     assert growths(model, Example.of(IMAGE), 4.0) == pytest.approx([4, 4, 4, 4])
+
+
+@pytest.mark.parametrize("chosen", [lambda s: s > 9, lambda s: s > 4, lambda s: s < 4], ids=["no", "large", "small"])
+def test_work_on_nothing_tells_nothing_of_how_it_grows(chosen: Callable[[Tensor], Tensor]) -> None:
+    """Images whose values sum up to enough or to little: the sum of the small one is 2, that of the large one 8."""
+    model = net(lambda m, x: m.l(m.a(x).mean((2, 3))[chosen(x.sum((1, 2, 3)))]), a=(3, 4), l=nn.Linear(4, 2))
+    bright = torch.full_like(IMAGE, 2 / IMAGE.numel())
+    assert growths(model, Example.of(bright), 4.0) == pytest.approx([4, 4])
+    assert growths(model, Example.of(bright), 9.0) == pytest.approx([9, 9])
+    trace(model, bright, area=4.0)
 
 
 FLAT: dict[str, nn.Module] = {"a": nn.Linear(3, 4), "bn": nn.BatchNorm1d(4), "b": nn.Linear(4, 2), "c": nn.Linear(4, 2)}

@@ -50,7 +50,8 @@ def growths(model: nn.Module, example: Example, area: float) -> list[float]:
         small, large = (_work(model, one) for one in (example, twice))
     if len(small) != len(large):
         return [area] * len(small)
-    return [area ** (math.log(b / a) / math.log(4)) for a, b in zip(small, large, strict=True)]
+    # an operation on nothing, as where no box is found, tells nothing of how it grows
+    return [area ** (math.log(b / a) / math.log(4)) if a and b else area for a, b in zip(small, large, strict=True)]
 
 
 def _work(model: nn.Module, example: Example) -> list[float]:
