@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import ultralytics
+from conftest import cut_copy, cutting_plan
 from torch import Tensor, nn
 from ultralytics.data import utils as host_data
 from ultralytics.data.base import BaseDataset
@@ -20,15 +21,19 @@ from yoloprune import cli
 from yoloprune.backend import calibration_images, datasets
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.cutting.proof import prove, require_run
-from yoloprune.errors import DataError, ModelError
-from yoloprune.native import yaml_rows
+from yoloprune.errors import DataError, ModelError, VerifyError
+from yoloprune.native import block_calls, yaml_rows
 from yoloprune.native.candidates import Channels
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Example, modes
 from yoloprune.probing.outputs import leaves
 from yoloprune.probing.survey import survey
 from yoloprune.settings.budget import Limits
-from yoloprune.torch_internals import is_out_of_memory
+from yoloprune.torch_internals import is_out_of_memory, schema_of
+from yoloprune.tracing.operation import Call
+from yoloprune.tracing.trace_network import trace
+from yoloprune.tracing.tracer import Tracer
+from yoloprune.tracing.zero_at_zero import zero_at_zero
 
 CPU = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
@@ -125,6 +130,57 @@ def test_no_memory_for_an_output_does_not_make_it_opaque(error: Exception) -> No
 
     with pytest.raises(type(error), match="memory"):
         leaves([Lazy()])
+
+
+class Faint(Hungry):
+    """Gives zeros as well, whatever comes in."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = super().forward(x)
+        return y, y * 0.0 * y.mean()
+
+
+@shortages
+def test_no_memory_for_a_louder_example_is_no_example_that_the_network_does_not_take(error: Exception) -> None:
+    faint = Faint(error, lambda _, x: bool(x.abs().max() > 4)).eval()
+    plan = cutting_plan(trace(faint, X), 0)
+    with pytest.raises(type(error), match="memory"):
+        prove(faint, cut_copy(faint, plan), plan, X)
+    faint.error = ValueError("too bright")
+    with pytest.raises(VerifyError, match="zero, empty, not a number"):  # all else is about the example
+        prove(faint, cut_copy(faint, plan), plan, X)
+
+
+@shortages
+def test_no_memory_to_watch_a_block_is_no_block_that_rows_cannot_say(error: Exception) -> None:
+    with pytest.raises(type(error), match="memory"):
+        block_calls.watch(Hungry(error, lambda *_: True), 3)
+    assert block_calls.watch(Hungry(ValueError("too small"), lambda *_: True), 3) is None
+
+
+@shortages
+def test_no_memory_to_try_an_operation_on_a_zero_does_not_make_its_result_zero(error: Exception) -> None:
+    class Starved:
+        _schema = schema_of(torch.ops.aten.remainder.Tensor)
+
+        def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+            if not b.any():
+                raise error
+            return a * 0
+
+    whole = torch.ones(1, dtype=torch.int64)
+    with pytest.raises(type(error), match="memory"):
+        zero_at_zero(Call(Tracer(nn.Module(), {}, []), Starved(), (whole, whole + 1), {}, whole))
+
+
+@shortages
+def test_no_memory_for_many_numbers_does_not_make_them_few(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("yoloprune.probing.outputs.torch.tensor", refuse)
+    with pytest.raises(type(error), match="memory"):
+        leaves([*range(10_000)])
 
 
 @shortages

@@ -191,7 +191,9 @@ class _Comparison:
                 self.look(self.pairs[-1], one, training, one.louder(factor))
             except VerifyError:
                 raise
-            except Exception:  # whatever a network may raise that does not take such an image
+            except Exception as e:  # whatever a network may raise that does not take such an image
+                if is_out_of_memory(e):
+                    raise
                 continue
         doubtful = (silent_in(looks) - random_in(looks)) & changing
         if doubtful and doubtful <= without_luck(looks) and not any(look.layers for look in looks):

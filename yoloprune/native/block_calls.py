@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from yoloprune.probing.forward import hooked, running
 from yoloprune.probing.held_state import preserved
-from yoloprune.torch_internals import DispatchMode, filled, schema_of
+from yoloprune.torch_internals import DispatchMode, filled, is_out_of_memory, schema_of
 
 SIDE = 4
 """Pixels of the image that a block is watched on."""
@@ -73,7 +73,9 @@ def watch(block: nn.Module, width: int) -> Calls | None:
                 hooks.append(module.register_forward_hook(watcher.leaving(name)))
         try:
             result = block(image)
-        except Exception:  # of a constructor's choice of sizes, or a forward pass that wants more than an image
+        except Exception as e:  # of a constructor's choice of sizes, or a forward pass that wants more than an image
+            if is_out_of_memory(e):
+                raise
             return None
     number = watcher.number(result) if isinstance(result, Tensor) else None
     if watcher.lost or number is None:

@@ -125,7 +125,9 @@ def _numbers(items: Mapping[Any, Any] | None) -> Tensor | None:
         return None
     try:
         return torch.tensor(list(items.values()))
-    except (RuntimeError, ValueError, OverflowError):  # an integer beyond 64 bits
+    except (RuntimeError, ValueError, OverflowError) as e:  # an integer beyond 64 bits
+        if is_out_of_memory(e):
+            raise
         return None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yoloprune.torch_internals import schema_of, tree_map
+from yoloprune.torch_internals import is_out_of_memory, schema_of, tree_map
 from yoloprune.tracing.operation import Call
 
 AT_MOST = 4
@@ -50,8 +50,8 @@ def _is_zero(call: Call, args: Any, kwargs: Any, *, undefined: bool) -> bool:
     """Whether the operation gives zero; what it cannot do with a zero of the network's is no answer."""
     try:
         out = call.func(*args, **kwargs)
-    except RuntimeError:  # integers, whose division by zero raises
-        if undefined:
+    except RuntimeError as e:  # integers, whose division by zero raises
+        if undefined and not is_out_of_memory(e):
             return True
         raise
     found: Tensor = out[0] if isinstance(out, tuple) else out
