@@ -67,6 +67,32 @@ def test_a_buffer_that_the_plan_names_is_cut_as_it_says(first: bool) -> None:
     assert model.layer.gain.tolist() == [0, 3, 4, 5] and model.layer.out_channels == 3  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    ("made", "groups", "outputs", "inputs"),
+    [
+        (6, 6, (1, 2, 5), (1, 2, 5)),  # of each channel one
+        (12, 6, (2, 3, 4, 5, 10, 11), (1, 2, 5)),  # of each channel two
+        (9, 3, (0, 1, 2, 6, 7, 8), (0, 1, 4, 5)),  # of every two channels three
+        (3, 3, (0, 2), (0, 1, 4, 5)),  # of every two channels one
+    ],
+)
+def test_buffers_of_groups_go_with_whole_groups(
+    transposed: bool, made: int, groups: int, outputs: tuple[int, ...], inputs: tuple[int, ...]
+) -> None:
+    """A transposed weight lists the inputs of all groups, any other one the outputs."""
+    layer = (nn.ConvTranspose2d if transposed else nn.Conv2d)(6, made, 3, groups=groups)
+    layer.register_buffer("mask", layer.weight.detach() + 1)
+    layer.register_buffer("hits", torch.arange(made))
+    layer.register_buffer("seen", torch.arange(6).reshape(1, 6, 1, 1))
+    layer.register_buffer("table", torch.arange(20).reshape(4, 5))
+    before = Keep(outputs=inputs, of=(6, None))
+    cut(network(layer), Plan({"0": before, "1": before, "2": Keep(outputs=outputs, of=(made, None))}))
+    assert torch.equal(layer.mask, layer.weight + 1) and layer.table.shape == (4, 5)  # type: ignore[operator,arg-type,union-attr]
+    assert layer.hits.tolist() == list(outputs)  # type: ignore[operator,union-attr]
+    assert layer.seen.flatten().tolist() == list(inputs)  # type: ignore[operator,union-attr]
+
+
 class Centred(nn.Conv2d):
     """A convolution that subtracts a mean of its own, called as a batch-norm's is."""
 
