@@ -126,6 +126,12 @@ class KeptRows(NamedTuple):
     rows: list[int]
     certain: bool
 
+    def left_of(self, value: Tensor) -> Tensor:
+        """What is left of a tensor of the parent's; all of one that is too small, as another branch may give it."""
+        if value.ndim <= self.dim or value.shape[self.dim] <= max(self.rows, default=-1):
+            return value
+        return value.index_select(self.dim, torch.tensor(self.rows, dtype=torch.int64, device=value.device))
+
 
 def kept_rows(expected: Tensor, marked: Tensor, got: Tensor) -> KeptRows | None:
     """Which channels are left of an output that itself lost some, e.g. the neck's features.

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yoloprune.cutting.equivalence import KeptRows, errors, kept_rows
+from yoloprune.cutting.equivalence import errors
+from yoloprune.cutting.kept_outputs import KeptOutputs
 from yoloprune.cutting.layer_outputs import LayerOutputs
 from yoloprune.cutting.masked_parent import masked
 from yoloprune.errors import VerifyError, first_line
 from yoloprune.planning.plan import Plan
-from yoloprune.probing.examples import Example, Run, is_of_layer, run
+from yoloprune.probing.examples import Example, Run, run
 from yoloprune.probing.forward import hooked
 from yoloprune.probing.held_state import copied
 from yoloprune.probing.operations import listing
-from yoloprune.probing.outputs import Leaf
 from yoloprune.torch_internals import float64_home, is_out_of_memory, tree_map
 
 ROUNDING = 1e-6
@@ -41,12 +41,12 @@ class Findings:
     """What one look at two networks found out that holds for the next, in the same mode.
 
     Attributes:
-        kept (dict): By output that lost channels, which are left; what is certain holds for other weights as well.
+        kept (KeptOutputs): Which channels are left of outputs that lost some; looks at other weights share it.
         noise (dict): By output, the largest error that rounding was seen to make.
         alike (bool): Whether the parent does the same in float64.
     """
 
-    kept: dict[str, KeptRows] = field(default_factory=dict)
+    kept: KeptOutputs = field(default_factory=KeptOutputs)
     noise: dict[str, float] = field(default_factory=dict)
     alike: bool = False
 
@@ -121,7 +121,7 @@ class Pair:
             where = f"in {mode_name(self.training)} mode on {self.example.title}"
             raise VerifyError(f"The cut model does not run {where}: {said}. {ADVICE}") from e
         if self.outputs:
-            self._find_kept(wanted, got)
+            self.findings.kept.find(wanted, got, lambda: self.masked_run(written=1.0))
         wanted = self.fitting(wanted)
         return self.layers.both(wanted, got) if self.inside else (wanted, got)
 
@@ -157,31 +157,10 @@ class Pair:
         again = errors(wanted.leaves, self.fitting(replace(self, seed=self.seed + 1).masked_run()).leaves)
         return {path for path in paths if again.get(path, 0.0) > 0.0}
 
-    def _find_kept(self, wanted: Run, got: Run) -> None:
-        """Find out which channels the outputs lost that are narrower than the parent's."""
-        theirs = dict(got.leaves)
-        shorter = {
-            path: a
-            for path, a in wanted.leaves
-            if not is_of_layer(path)
-            if isinstance(a, Tensor) and isinstance(b := theirs.get(path), Tensor) and a.shape != b.shape
-            if not self._is_known(path, b)
-        }
-        marked = dict(self.masked_run(written=1.0).leaves) if shorter else {}
-        for path, a in shorter.items():
-            if (found := kept_rows(a, marked[path], theirs[path])) is not None:
-                self.findings.kept[path] = found
-
-    def _is_known(self, path: str, got: Tensor) -> bool:
-        known = self.findings.kept.get(path)
-        return known is not None and known.certain and got.ndim > known.dim and got.shape[known.dim] == len(known.rows)
-
     def fitting(self, wanted: Run) -> Run:
         """A run of the parent without the channels that its outputs, and its layers, lost."""
-        leaves = dict(self.layers.left(wanted.leaves) if self.inside else wanted.leaves)
-        for path, (dim, rows, _) in self.findings.kept.items():
-            leaves[path] = leaves[path].index_select(dim, torch.tensor(rows, device=leaves[path].device))
-        return replace(wanted, leaves=[Leaf(path, value) for path, value in leaves.items()])
+        leaves = self.layers.left(wanted.leaves) if self.inside else wanted.leaves
+        return replace(wanted, leaves=self.findings.kept.left(leaves))
 
     def noise(self, wanted: Run, size: float = ROUNDING) -> dict[str, float]:
         """By output, the largest error that rounding of this relative size makes in the masked parent."""
