@@ -113,26 +113,26 @@ def test_times_are_learnt_once(
     assert len(clock) == 7 and len(list((tmp_path / "yoloprune").iterdir())) == 2
 
 
-def test_a_network_of_the_same_names_and_other_widths_has_times_of_its_own(
+def test_a_network_of_the_same_names_and_other_widths_or_kinds_has_times_of_its_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Be it a larger one of its family, or what a cut left of it; one whose layers are as wide has them already."""
-    timed: list[int] = []
+    """Be it a larger one of its family, what a cut left of it, or one with other activations; the same one has them."""
+    timed: list[tuple[str, int]] = []
 
     def measured(parent: nn.Module, graph: ChannelGraph, masks: Sequence[np.ndarray], bench: Bench) -> Any:
         cost = Cost(graph)
         axes = [cost.axes(graph.widths(alive)) for alive in masks]
-        timed.append(max(axis.width for axis in graph.axes))
+        timed.append((type(parent[2]).__name__, parent[0].out_channels))  # type: ignore[index,arg-type]
         return axes, [cost.of("flops", graph.widths(alive)) / cost.parent("flops") for alive in masks]
 
     monkeypatch.setattr(time_profile, "measured", measured)
     monkeypatch.setattr("ultralytics.utils.USER_CONFIG_DIR", tmp_path)
     monkeypatch.setattr(time_profile, "VARIANTS", 8)
     monkeypatch.setattr(time_profile, "TRUSTED", 1.0)
-    for width in (8, 12, 8):
-        network = nn.Sequential(conv(3, width), nn.BatchNorm2d(width), conv(width, 4)).eval()
+    for width, kind in ((8, nn.ReLU), (12, nn.ReLU), (8, nn.SiLU), (8, nn.ReLU)):
+        network = nn.Sequential(conv(3, width), nn.BatchNorm2d(width), kind(), conv(width, 4)).eval()
         time_profile.learnt(network, trace(network, noise(1, 3, 6, 6)), LIMITS, Bench(Deployment(), 6, lambda: None))
-    assert timed == [8, 12] and len(list((tmp_path / "yoloprune").iterdir())) == 2
+    assert timed == [("ReLU", 8), ("ReLU", 12), ("SiLU", 8)] and len([*(tmp_path / "yoloprune").iterdir()]) == 3
 
 
 @pytest.mark.parametrize(("step", "hinted"), [(1, False), (8, False), (32, True)])
