@@ -110,7 +110,7 @@ def examine(name: str, flops: float = 0.5, yolo: Any = None) -> dict[str, Any]:
     child = surgery.cut(copy.deepcopy(parent), plan)
     error = proof.prove(parent, child, plan, yolo_tracing.example(parent, 2)).error
     kept = get_flops(child) / get_flops(parent)
-    predicted = cost.of("flops", np.bincount(graph.group_of[alive], minlength=len(graph.groups))) / cost.parent("flops")
+    predicted = cost.of("flops", graph.widths(alive)) / cost.parent("flops")
     assert abs(kept - predicted) < 0.005 and kept <= reached + 0.005, f"{name}: FLOPs {kept:.4f}, asked for {reached}"
     if kept < reached - 0.01:  # select takes back every step that fits, so the ones left are larger than the gap
         why = f"{why} Its next step back would cost more than {reached - kept:.1%}.".strip()

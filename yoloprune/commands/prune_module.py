@@ -160,7 +160,7 @@ def prune_module(
     if isinstance(child, compat.BaseModel):  # Ultralytics would train the network of its YAML in silence
         saving.mark_pruned(child, plan, saving.make_provenance(None, {"score": score, "normalize": normalize}))
     cost, kinds = Cost(graph), ("params", "flops", "channels")
-    widths = np.bincount(graph.group_of[alive], minlength=len(graph.groups)).astype(float)
+    widths = graph.widths(alive).astype(float)
     return PruneResult(
         child,
         plan,
