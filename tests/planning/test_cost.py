@@ -77,9 +77,9 @@ def test_channels_are_the_prunable_classes(net: ChannelGraph) -> None:
 
 def test_slope_by_hand(net: ChannelGraph) -> None:
     at = [g.name for g in net.groups].index("a")
-    assert Cost(net).slope("params", Cost(net).full)[at] == pytest.approx(27 + 2 + 2)
-    assert Cost(net).slope("flops", Cost(net).full)[at] == pytest.approx(2 * 64 * 33)
-    assert Cost(net).slope("channels", Cost(net).full).tolist() == [1.0] * len(net.groups)
+    assert Cost(net).slope("params")[at] == pytest.approx(27 + 2 + 2)
+    assert Cost(net).slope("flops")[at] == pytest.approx(2 * 64 * 33)
+    assert Cost(net).slope("channels").tolist() == [1.0] * len(net.groups)
 
 
 def test_a_group_counts_as_often_as_it_stands_in_an_axis() -> None:
@@ -92,13 +92,13 @@ def test_a_group_counts_as_often_as_it_stands_in_an_axis() -> None:
     cost = Cost(graph)
     assert cost.parent("params") == 5 * 9 * 2 + 7 * 3 + 11
     assert cost.of("params", np.array([1.0, 2.0])) == 5 * (3 * 1 + 2) * 1 + 7 * 2 + 11
-    assert cost.slope("params", cost.full).tolist() == [5 * (3 * 2 + 9), 5 * 2 + 7]
+    assert cost.slope("params").tolist() == [5 * (3 * 2 + 9), 5 * 2 + 7]
 
 
 def test_an_axis_squared() -> None:
     graph = hand_graph({"a.outputs": [0, 1, 2]}, group_of=[0, 0, 0], flops=[Term(2.0, (0, 0))])
     assert Cost(graph).of("flops", np.array([2.0])) == 2 * 2 * 2
-    assert Cost(graph).slope("flops", Cost(graph).full).tolist() == [2 * 2 * 3]
+    assert Cost(graph).slope("flops").tolist() == [2 * 2 * 3]
 
 
 def test_an_empty_graph_costs_nothing() -> None:
@@ -179,7 +179,7 @@ def test_image_size_scales_as_ultralytics_counts() -> None:
 def test_slope_is_the_difference_quotient(kind: str) -> None:
     graph = yolo_tracing.trace_yolo(DetectionModel("yolov8n.yaml", verbose=False))
     cost = Cost(graph)
-    slope = cost.slope(kind, cost.full)
+    slope = cost.slope(kind)
     for g, group in enumerate(graph.groups):
         if group.frozen is None:  # "channels" counts no others
             up, down = cost.full.copy(), cost.full.copy()

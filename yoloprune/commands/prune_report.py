@@ -127,8 +127,7 @@ def _importance(choice: candidates.Choice, order: ranking.Ranking, request: Prun
     graph, scores, what = choice.graph, order.scores, f"Importance by score={order.criterion}"
     if order.per_cost:
         asked = next((key for key in KINDS if getattr(request.budget, key, None) is not None), "flops")
-        cost = Cost(graph)
-        saved = cost.slope(KINDS[asked], cost.full)[graph.group_of]
+        saved = Cost(graph).slope(KINDS[asked])[graph.group_of]
         scores = np.divide(scores, saved, out=np.full(len(scores), np.nan), where=saved > 0)
         what += f", per {asked} that a channel saves"
     free = graph.prunable

@@ -93,12 +93,12 @@ class Cost:
         left[list(branch.groups)] = 0
         return left
 
-    def slope(self, kind: str, widths: np.ndarray) -> np.ndarray:
-        """What the last channel of each group costs at the given widths, both of shape (groups,)."""
+    def slope(self, kind: str) -> np.ndarray:
+        """What the last channel of each group costs in the uncut model, shape (groups,)."""
         if kind == "channels":
             return self._packs
         factor, first, second = self._terms[kind]
-        axis = np.append(self._occurrence @ widths, 1.0)
+        axis = np.append(self._occurrence @ self.full, 1.0)
         per_axis: np.ndarray = np.zeros(len(axis))
         np.add.at(per_axis, first, factor * axis[second])
         np.add.at(per_axis, second, factor * axis[first])

@@ -23,13 +23,6 @@ from yoloprune.settings.value_kinds import write_amount
 KINDS = {"flops": "flops", "params": "params", "ratio": "channels", "latency": "time"}
 
 
-ROUNDS = 8
-"""Times at most that prices follow a choice."""
-
-GAIN = 1e-3
-"""Share of what is lost below which they do not follow any further."""
-
-
 def select(
     graph: ChannelGraph,
     scores: np.ndarray,
@@ -67,9 +60,9 @@ def select(
     if "channels" in caps and not cost.parent("channels"):  # of nothing any share would be met
         raise BudgetError(f"ratio={budget.ratio} is out of reach: no channel can be pruned. Held by: {held(graph)}.")
     if not per_cost:
-        return search.run(caps, Price.alike(cost))
+        return search.run(caps, Price(cost))
     if len(caps) < 2:
-        return search.settled(caps, Price.of_parent(cost, {next(iter(caps), "channels"): 1.0}))
+        return search.run(caps, Price(cost, {next(iter(caps), "channels"): 1.0}))
     return _of_several(search, caps)
 
 
@@ -81,13 +74,12 @@ def _of_several(search: _Search, caps: dict[str, float]) -> np.ndarray:
     be saved of it (the surrogate multipliers of the knapsack with several constraints).
     """
     cost = search.cost
-    alone = [search.settled({kind: cap}, Price.of_parent(cost, {kind: 1.0})) for kind, cap in caps.items()]
+    alone = [search.run({kind: cap}, Price(cost, {kind: 1.0})) for kind, cap in caps.items()]
     enough = [alive for alive in alone if search.fits(search.graph.widths(alive), caps)]
     if enough:
         return min(enough, key=search.lost)
     needed = {kind: cost.parent(kind) - cap for kind, cap in caps.items()}
-    weights = {kind: 1 / need for kind, need in needed.items() if need > 0}
-    return search.settled(caps, Price.of_parent(cost, weights))
+    return search.run(caps, Price(cost, {kind: 1 / need for kind, need in needed.items() if need > 0}))
 
 
 @dataclass(frozen=True)
@@ -109,22 +101,6 @@ class _Search:
     worth: steps.Worth
     limits: Limits
     budget: Budget
-
-    def settled(self, caps: dict[str, float], price: Price) -> np.ndarray:
-        """The choice of which least is lost, of those by the prices in the parent and in what they leave.
-
-        What is lost under a budget is least where every width is cut until its next channel is worth as much for its
-        price as that of any other, and that price is the one at the widths that are left (the condition of Lagrange).
-        In the parent too little is asked for channels that layers read which keep their width, as the head's.
-        """
-        best = alive = self.run(caps, price)
-        for _ in range(ROUNDS):
-            price = price.nearer(self.graph.widths(alive))
-            alive = self.run(caps, price)
-            if not self.lost(alive) < self.lost(best) * (1 - GAIN):
-                break
-            best = alive
-        return best
 
     def run(self, caps: dict[str, float], price: Price) -> np.ndarray:
         """Mask of the surviving classes, shape (classes,)."""

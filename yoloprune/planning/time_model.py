@@ -90,14 +90,14 @@ class TimedCost(Cost):
         """See `Cost.parent`; its share of its own time is known, whatever the model says of it."""
         return 1.0 if kind == "time" else super().parent(kind)
 
-    def slope(self, kind: str, widths: np.ndarray) -> np.ndarray:
+    def slope(self, kind: str) -> np.ndarray:
         """See `Cost.slope`; channels of a step share its price, whichever of them is the last."""
         if kind != "time":
-            return super().slope(kind, widths)
-        whole = self.model.smooth(self.axes(widths))
-        found: np.ndarray = np.zeros(len(widths))
-        for g in range(len(widths)):
-            fewer = widths.copy()
+            return super().slope(kind)
+        whole = self.model.smooth(self.axes(self.full))
+        found: np.ndarray = np.zeros(len(self.full))
+        for g in range(len(self.full)):
+            fewer = self.full.copy()
             fewer[g] -= 1
             found[g] = whole - self.model.smooth(self.axes(fewer))
         return found
