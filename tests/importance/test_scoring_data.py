@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from conftest import classes, conv, filled, hand_graph
 from PIL import Image
 from scores import score
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from yoloprune.backend import model_facts, yolo_tracing
 from yoloprune.backend.calibration_images import labelled
 from yoloprune.errors import ArgumentError, DataError
 from yoloprune.importance import data_criteria
+from yoloprune.planning.branch import Branch
 from yoloprune.tracing.trace_network import trace
 
 
@@ -99,14 +102,67 @@ class Changing(Graded):
 
 
 def test_a_layer_that_a_norm_follows_in_some_passes_alone_is_asked_for_again_in_the_others() -> None:
-    """The first pass and the second, in which that is noticed, tell nothing of the layer's own gate; 12 and -20 become
-    -8 and 20 in the third.
+    """12 and -20 in the first pass, in which all layers are asked; the second, in which it is noticed that no norm
+    follows at once, tells nothing of the layer's own gate; -8 and 20 in the third.
     """
     model = Changing(filled(conv(1, 2), [1, -2], [0.5, 0]), filled(nn.BatchNorm2d(2, eps=0.0), [1, 1], [0, 0]))
     graph = hand_graph({"a.outputs": [0, 1], "norm.0.outputs": [0, 1]}, [0, 0])
     found = dict(data_criteria.taylor(model, graph, [BATCHES[0], BATCHES[1], BATCHES[1]]))
-    assert found[0].tolist() == [3 * 8, 5 * 20]
+    assert found[0].tolist() == [3 * (12 + 8) / 2, 5 * 20]
     assert found[1].tolist() == pytest.approx([3 * (12 + 8 + 8) / 3, 5 * 20])
+
+
+class Again(nn.Module):
+    """A filter, a norm, and a layer in a checkpoint, which runs it twice where what it is given has a gradient."""
+
+    def __init__(self, affine: bool, beside: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.c = conv(1, 2, bias=False), conv(2, 2), conv(2, 1)
+        self.norm, self.beside = nn.BatchNorm2d(2, affine=affine), beside
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.a(x)
+        normed = self.norm(made).relu()
+        given = made if self.beside else normed
+        return self.c(normed + checkpoint(self.b, given, use_reentrant=True)).square().sum()
+
+
+@pytest.mark.parametrize(("affine", "beside"), [(True, True), (False, False), (True, False)])
+def test_the_same_image_again_changes_no_mean(affine: bool, beside: bool) -> None:
+    torch.manual_seed(0)
+    model = Again(affine, beside).eval()
+    graph = hand_graph(
+        {f"{n}.outputs": [2 * i, 2 * i + 1] for i, n in enumerate(["a", "norm", "b"])}, [0, 0, 1, 1, 2, 2]
+    )
+    one, thrice = (dict(data_criteria.taylor(model, graph, [SQUARE] * n)) for n in (1, 3))
+    assert one.keys() == thrice.keys() and 2 in one and (one[2] > 0).all()
+    for i, value in one.items():
+        assert thrice[i].tolist() == pytest.approx(value.tolist())
+
+
+def test_gates_of_branches_are_those_of_every_pass() -> None:
+    """Nothing in front of the branch, and in it, has parameters but filters: its output hangs on these alone."""
+    torch.manual_seed(0)
+    branch = nn.Sequential(conv(2, 2, bias=False), nn.BatchNorm2d(2, affine=False))
+    model = nn.Sequential(conv(1, 2, bias=False), nn.BatchNorm2d(2, affine=False), branch, conv(2, 1)).eval()
+    axes = {"0.outputs": [0, 1], "2.0.outputs": [2, 3]}
+    graph = replace(hand_graph(axes, [0, 0, 1, 1]), branches=(Branch("2", (1,)),))
+    found: list[dict[str, Any]] = []
+    for n in (1, 3):
+        gates: dict[str, Any] = {}
+        found.append(gates)
+        list(data_criteria.taylor(model, graph, [SQUARE] * n, lambda m, x: m(x).square().sum(), gates))
+    assert (found[0]["2"] > 0).all()
+    assert found[1]["2"].tolist() == pytest.approx(found[0]["2"].tolist())
+
+
+def test_where_no_layer_has_a_gate_of_its_own_there_are_no_scores() -> None:
+    """Behind every filter comes a norm without parameters: that is no lack of images."""
+    model = nn.Sequential(conv(1, 2, bias=False), nn.BatchNorm2d(2, affine=False)).eval()
+    graph = hand_graph({"0.outputs": [0, 1]}, [0, 0])
+    assert list(data_criteria.taylor(model, graph, [SQUARE] * 2, lambda m, x: m(x).square().sum())) == []
+    with pytest.raises(DataError, match="no images"):
+        list(data_criteria.taylor(model, graph, []))
 
 
 PIXELS = torch.tensor([[[[2.0]]], [[[-2.0]]]])

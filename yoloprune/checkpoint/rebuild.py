@@ -174,7 +174,7 @@ def network(yolo: ultralytics.YOLO, nc: int | None, pretrained: Any = True) -> n
 
 
 def _require_widths(model: nn.Module, widths: Mapping[str, Mapping[str, Any]]) -> None:
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     for name, width in widths.items():
         for side in {"outputs", "inputs"} & set(width):
             if (got := _width(modules, name, side)) != width[side]:

@@ -128,35 +128,37 @@ def _gates(
     }
     total: dict[str, Tensor] = {}
     fed: dict[str, int] = defaultdict(int)
+    asked, ran = {name: layer for name, (_, layer) in makers.items()}, False
+    wanted = {layer.weight for layer in asked.values()}
     on_branches = BranchGates(model, [] if gates is None else [b.name for b in graph.branches], power)
+
+    def ask(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """No gradient of a filter in front of a norm, a third of a pass, unless its output hung on no parameter."""
+        alone = layer.bias is None and not input_of(args, kwargs).requires_grad
+        layer.weight.requires_grad = alone or layer.weight in wanted
+
     with differentiable(model), hooked() as hooks:
         hooks += on_branches.hooks()
-        followers = follow(model, [n for n, (_, m) in makers.items() if not isinstance(m, NORMS)], NORMS, hooks)
-        asked = {name: layer for name, (_, layer) in makers.items()}
+        filters = {name: layer for name, (_, layer) in makers.items() if not isinstance(layer, NORMS)}
+        hooks += [layer.register_forward_pre_hook(ask, with_kwargs=True) for layer in filters.values()]
+        followers = follow(model, filters, NORMS, hooks)
         for one in passes:
             one().sum().backward()  # not `autograd.grad`, which re-entrant checkpoints refuse
             on_branches.end_pass()
-            for name in asked.keys() - followers.keys():
-                gate = _gate(asked[name]).abs() ** power
+            for name, layer in asked.items():
+                gate = _gate(layer).abs() ** power
                 total[name] = total[name] + gate if name in total else gate
                 fed[name] += 1
             model.zero_grad()
-            asked = {name: layer for name, (_, layer) in makers.items() if name not in followers}
-            _ask((layer for _, layer in makers.values()), asked.values())
-    if not fed:
+            asked, ran = {name: layer for name, (_, layer) in makers.items() if name not in followers}, True
+            wanted = {layer.weight for layer in asked.values()}
+    if not ran:
         raise DataError("There are no images to rank channels on.")
     if gates is not None:
         gates.update(on_branches.means())
     for name, (i, _) in makers.items():
-        if name in fed and name not in followers:
+        if name not in followers:
             yield i, ((total[name] / fed[name]) ** (1 / power)).cpu().double().numpy()
-
-
-def _ask(layers: Iterable[Layer], asked: Iterable[Layer]) -> None:
-    """Of these layers' filters, compute the gradients of some alone: those in front of norms are a third of a pass."""
-    wanted = {layer.weight for layer in asked}
-    for layer in layers:
-        layer.weight.requires_grad = layer.weight in wanted
 
 
 def _gated(module: nn.Module | None) -> Layer | None:

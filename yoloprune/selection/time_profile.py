@@ -143,7 +143,8 @@ def learnt(parent: nn.Module, graph: ChannelGraph, limits: Limits, bench: Bench)
         **({"depth": True} if limits.depth else {}),
     }
     widths = [(str(axis), axis.width) for axis in graph.axes]
-    kinds = [type(module).__name__ for module in parent.modules()]  # of activations, and of what else has no widths
+    every = parent.named_modules(remove_duplicate=False)  # one activation may be at several places
+    kinds = [type(module).__name__ for _, module in every]  # of activations, and of what else has no widths
     told = json.dumps([facts, widths, kinds, [astuple(one) for one in convolutions]], default=str)
     file = Path(compat.USER_CONFIG_DIR) / "yoloprune" / f"times-{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
     known = _read(file)
