@@ -40,7 +40,7 @@ def run(request: InfoRequest) -> list[dict[str, Any]]:
     lines = [
         f"{cost.parent('params'):,.0f} parameters, {cost.parent('flops') / 1e9:.3g} GFLOPs at imgsz {imgsz}; "
         f"{free:,} of {graph.n_classes:,} channels prunable in {len(graph.ties)} widths, {dead:,} dead; "
-        f"{cost.fixed('flops') / cost.parent('flops'):.0%} of the FLOPs are between layers that keep their widths",
+        f"no cut reaches {cost.fixed('flops') / cost.parent('flops'):.0%} of the FLOPs",
         text_table.table(layer_table.shortened(rows)),
         *layer_table.legend(rows),
         *layer_table.summary(graph),
