@@ -20,7 +20,7 @@ from yoloprune.backend import yolo_tracing
 from yoloprune.commands import cut_and_repair
 from yoloprune.cutting import proof, surgery
 from yoloprune.cutting.comparison import TOLERANCE, Look, compare, verify
-from yoloprune.cutting.pair import Findings, Pair, Precise
+from yoloprune.cutting.pair import Pair, Precise, Seen
 from yoloprune.cutting.proof import prove
 from yoloprune.errors import VerifyError
 from yoloprune.importance import criteria
@@ -417,13 +417,11 @@ def test_copies_in_float64_are_made_once(monkeypatch: pytest.MonkeyPatch) -> Non
     whole = nn.Module.double
     monkeypatch.setattr(nn.Module, "double", lambda self: made.append(self) or whole(self))
     model, child = losing()
-    findings, precise = Findings(), Precise()
+    seen, precise = Seen(), Precise()
     for image in (IMAGE, IMAGE[:1]):
-        look = compare(
-            model, child, KEPT, Example((image,)), False, tolerance=1e-13, findings=findings, precise=precise
-        )
+        look = compare(model, child, KEPT, Example((image,)), False, tolerance=1e-13, seen=seen, precise=precise)
         assert look.error < 1e-13
-    assert len(made) == 2 and list(precise.networks) == [model, child] and findings.alike
+    assert len(made) == 2 and list(precise.networks) == [model, child] and seen.alike
 
 
 def test_the_same_numbers_in_the_other_mode_are_decided_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def run(request: PlotRequest) -> Path:
     return picture
 
 
-def _layers(model: nn.Module, kind: str, patterns: Sequence[str], keep: Mapping[str, Any]) -> list[layer_plots.Layer]:
+def _layers(model: nn.Module, kind: str, patterns: Sequence[str], keep: Mapping[str, Any]) -> list[layer_plots.Drawn]:
     """What is to be drawn of a model.
 
     Raises:
@@ -64,7 +64,7 @@ def _layers(model: nn.Module, kind: str, patterns: Sequence[str], keep: Mapping[
     called = moved_layers.names_of(model)
     wanted = match(model, patterns, key="layer", names=called) if patterns else None
     found = [
-        layer_plots.Layer(called.of(name), values := module.weight.detach().float().numpy(), _stays(name, values, keep))
+        layer_plots.Drawn(called.of(name), values := module.weight.detach().float().numpy(), _stays(name, values, keep))
         for name, module in model.named_modules()
         if isinstance(module, KINDS[kind]) and (wanted is None or name in wanted)
     ]

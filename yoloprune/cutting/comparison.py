@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from yoloprune.cutting.equivalence import apart, depends_on_luck, errors, says_something
-from yoloprune.cutting.pair import ADVICE, STORED, Findings, Pair, Precise, mode_name
+from yoloprune.cutting.pair import ADVICE, STORED, Pair, Precise, Seen, mode_name
 from yoloprune.errors import UndecidedError, VerifyError
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import DRAWS, Example, Probe, Run, is_of_layer, layer_of, run
@@ -98,23 +98,21 @@ def compare(
     outputs: bool = True,
     tolerance: float = TOLERANCE,
     inside: bool = False,
-    findings: Findings | None = None,
+    seen: Seen | None = None,
     precise: Precise | None = None,
 ) -> Look:
     """Compare all that comes out of the masked parent and of the cut model in one mode.
 
     An error beyond the tolerance stands unless rounding explains it: it is small, or the parent's own output moves as
     much when layers are disturbed by that much, because it sorts, or because what it is made of cancels out. Then
-    float64 decides. What was found out is kept in `findings` for looks at the same networks in the same mode, and what
+    float64 decides. What was found out is kept in `seen` for looks at the same networks in the same mode, and what
     float64 says in `precise`.
 
     Raises:
         VerifyError: If they differ, or the cut model does not run.
     """
-    findings, precise = findings or Findings(), precise or Precise()
-    pair = Pair(
-        parent, model, plan, example, training, frames, outputs, inside=inside, findings=findings, precise=precise
-    )
+    seen, precise = seen or Seen(), precise or Precise()
+    pair = Pair(parent, model, plan, example, training, frames, outputs, inside=inside, seen=seen, precise=precise)
     wanted, got = pair.run()
     if not wanted.drawn:
         return _judged(pair, wanted, got, tolerance)

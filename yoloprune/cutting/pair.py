@@ -37,7 +37,7 @@ ADVICE = (
 
 
 @dataclass
-class Findings:
+class Seen:
     """What one look at two networks found out that holds for the next, in the same mode.
 
     Attributes:
@@ -89,10 +89,17 @@ class Pair:
     """The two networks of a comparison and how they are run.
 
     Attributes:
+        parent (nn.Module): The network before the cut; it is masked while it runs.
+        model (nn.Module): The cut one.
+        plan (Plan): What stays.
+        example (Example): What both are run on.
+        training (bool): Whether in training mode.
+        frames (int): How often in a row, for networks that keep something from one call to the next.
+        outputs (bool): Whether outputs may have lost channels.
         seed (int): Of the random numbers.
         level (bool): Whether all numbers of one draw are the same one, so that channels of other numbers get the same.
         inside (bool): Whether what the layers give is compared as well.
-        findings (Findings): Of looks at the same networks before, and of this one.
+        seen (Seen): Of looks at the same networks before, and of this one.
         precise (Precise): Copies in float64, made when they are first needed, and what they said.
     """
 
@@ -106,7 +113,7 @@ class Pair:
     seed: int = 0
     level: bool = False
     inside: bool = False
-    findings: Findings = field(default_factory=Findings)
+    seen: Seen = field(default_factory=Seen)
     precise: Precise = field(default_factory=Precise)
 
     def run(self) -> tuple[Run, Run]:
@@ -121,7 +128,7 @@ class Pair:
             where = f"in {mode_name(self.training)} mode on {self.example.title}"
             raise VerifyError(f"The cut model does not run {where}: {said}. {ADVICE}") from e
         if self.outputs:
-            self.findings.kept.find(wanted, got, lambda: self.masked_run(written=1.0))
+            self.seen.kept.find(wanted, got, lambda: self.masked_run(written=1.0))
         wanted = self.fitting(wanted)
         return self.layers.both(wanted, got) if self.inside else (wanted, got)
 
@@ -160,7 +167,7 @@ class Pair:
     def fitting(self, wanted: Run) -> Run:
         """A run of the parent without the channels that its outputs, and its layers, lost."""
         leaves = self.layers.left(wanted.leaves) if self.inside else wanted.leaves
-        return replace(wanted, leaves=self.findings.kept.left(leaves))
+        return replace(wanted, leaves=self.seen.kept.left(leaves))
 
     def noise(self, wanted: Run, size: float = ROUNDING) -> dict[str, float]:
         """By output, the largest error that rounding of this relative size makes in the masked parent."""
@@ -174,7 +181,7 @@ class Pair:
 
     def rounding(self, wanted: Run, needed: Mapping[str, float]) -> dict[str, float]:
         """The same, of all looks so far; looked for anew only where that is less than what is needed."""
-        seen = self.findings.noise
+        seen = self.seen.noise
         if any(not error <= seen.get(path, 0.0) for path, error in needed.items()):
             seen.update({path: max(seen.get(path, 0.0), error) for path, error in self.noise(wanted).items()})
         return seen
@@ -187,9 +194,9 @@ class Pair:
         """
         parent, model = self.precise.of(self.parent), self.precise.of(self.model)
         precise = replace(self, parent=parent, model=model, example=self.example.in_float64())
-        if not self.findings.alike and self._operations() != precise._operations():
+        if not self.seen.alike and self._operations() != precise._operations():
             raise VerifyError("the network does something else there")
-        self.findings.alike = True
+        self.seen.alike = True
         return precise
 
     def _operations(self) -> list[tuple[Any, ...]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from yoloprune.cutting import surgery
 from yoloprune.cutting.comparison import MUTE, Look, compare
 from yoloprune.cutting.lively_copy import lively_copy, lively_example, sharing_copy
-from yoloprune.cutting.pair import ADVICE, Findings, Precise, mode_name
+from yoloprune.cutting.pair import ADVICE, Precise, Seen, mode_name
 from yoloprune.cutting.silence import LOUDER, random_in, reached, silent_in, told_of, without_luck
 from yoloprune.errors import VerifyError, first_line
 from yoloprune.planning.plan import Plan
@@ -149,7 +149,7 @@ class _Comparison:
     Attributes:
         looks (dict): Those at one example in one mode, by both.
         titles (list[str]): What was compared: network, mode and example.
-        findings (dict): By pair and mode, what its looks found out; which outputs lost channels holds for all pairs.
+        seen (dict): By pair and mode, what its looks found out; which outputs lost channels holds for all pairs.
         precise (Precise): What float64 said.
     """
 
@@ -160,7 +160,7 @@ class _Comparison:
     pairs: list[_Pair]
     looks: dict[tuple[Example, bool], list[Look]] = field(default_factory=dict)
     titles: list[str] = field(default_factory=list)
-    findings: dict[tuple[str, bool], Findings] = field(default_factory=dict)
+    seen: dict[tuple[str, bool], Seen] = field(default_factory=dict)
     precise: Precise = field(default_factory=Precise)
 
     def look(self, pair: _Pair, one: Example, training: bool, given: Example | None = None, **how: Any) -> None:
@@ -168,9 +168,9 @@ class _Comparison:
         given = given or one
         shown = given if pair is self.pairs[0] else lively_example(given, self.parent)
         how = {"frames": self.probe.frames, "outputs": self.outputs, "precise": self.precise, **how}
-        first = self.findings.setdefault((self.pairs[0].title, training), Findings())
-        findings = self.findings.setdefault((pair.title, training), Findings(kept=first.kept))
-        found = compare(pair.parent, pair.model, self.plan, shown, training, findings=findings, **how)
+        first = self.seen.setdefault((self.pairs[0].title, training), Seen())
+        seen = self.seen.setdefault((pair.title, training), Seen(kept=first.kept))
+        found = compare(pair.parent, pair.model, self.plan, shown, training, seen=seen, **how)
         self.looks.setdefault((one, training), []).append(found)
         self.titles.append(f"{given.title}, {mode_name(training)} mode, {pair.title}")
 

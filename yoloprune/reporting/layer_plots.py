@@ -18,7 +18,7 @@ COLUMNS = 4
 
 
 @dataclass(frozen=True)
-class Layer:
+class Drawn:
     """What is drawn of a layer.
 
     Attributes:
@@ -32,12 +32,12 @@ class Layer:
     kept: np.ndarray
 
 
-def plot(path: Path, models: Sequence[tuple[str, Sequence[Layer]]], kind: str) -> Path:
+def plot(path: Path, models: Sequence[tuple[str, Sequence[Drawn]]], kind: str) -> Path:
     """Draw layers of one or several models on a sheet, one model below the other.
 
     Args:
         path (Path): Where the picture goes.
-        models (Sequence[tuple[str, Sequence[Layer]]]): What a model is called, and its layers.
+        models (Sequence[tuple[str, Sequence[Drawn]]]): What a model is called, and its layers.
         kind (str): "2d", "3d" or "gamma".
 
     Returns:
@@ -64,7 +64,7 @@ def plot(path: Path, models: Sequence[tuple[str, Sequence[Layer]]], kind: str) -
     return path
 
 
-def _histogram(axes: Any, layer: Layer) -> None:
+def _histogram(axes: Any, layer: Drawn) -> None:
     """How weights are distributed, with mean and spread."""
     values = layer.values.ravel()
     mean, spread = float(values.mean()), float(values.std())
@@ -77,7 +77,7 @@ def _histogram(axes: Any, layer: Layer) -> None:
     axes.set_xlabel("weight", fontsize=8)
 
 
-def _scatter(axes: Any, layer: Layer) -> None:
+def _scatter(axes: Any, layer: Drawn) -> None:
     """Each weight by output channel, input channel and place in the kernel, coloured by its value."""
     values = layer.values.reshape(*layer.values.shape[:2], -1)
     chosen = np.arange(values.size)
@@ -95,7 +95,7 @@ def _scatter(axes: Any, layer: Layer) -> None:
     axes.figure.colorbar(drawn, ax=axes, shrink=0.6, pad=0.1)
 
 
-def _sorted(axes: Any, layer: Layer) -> None:
+def _sorted(axes: Any, layer: Drawn) -> None:
     """Scales from the largest to the smallest, those that stay and those that go."""
     size = np.abs(layer.values)
     order = np.argsort(-size, kind="stable")

@@ -13,7 +13,7 @@ from yoloprune.torch_internals import DispatchMode, is_out_of_memory, schema_of
 from yoloprune.tracing.operation import COSTED
 
 
-class Growth(DispatchMode):
+class Work(DispatchMode):
     """Work of each costed operation, in the order of execution, without labels."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ def growths(model: nn.Module, example: Example, area: float) -> list[float]:
 
 
 def _work(model: nn.Module, example: Example) -> list[float]:
-    counted = Growth()
+    counted = Work()
     with counted:
         example(model)
     return counted.work
