@@ -39,17 +39,23 @@ from yoloprune.settings.budget import Limits
 def pair(parent: Path, child: Path, told: argparse.Namespace, form: str) -> dict[str, float]:
     """Two files taking turns, in this process."""
     models = [yoloprune.load(str(file)).model for file in (parent, child)]
-    deployment = Deployment.asked({"format": form}, torch.device("cpu"), told.threads)
+    deployment = Deployment.asked({"format": form, **precision(told)}, torch.device("cpu"), told.threads)
     with bench.opened(deployment, models[0], told.imgsz) as timer:
         before, after = timer.time(models[1], seconds=told.seconds)
     spread = max(before.spread, after.spread)
     return {"parent": before.median, "ms": after.median, "share": after.median / before.median, "spread": spread}
 
 
+def precision(told: argparse.Namespace) -> dict[str, object]:
+    """Arguments of the export."""
+    return {"int8": True, "data": told.int8} if told.int8 else {}
+
+
 def apart(parent: Path, child: Path, told: argparse.Namespace, form: str) -> dict[str, float]:
     """The same in another process."""
     words = [sys.executable, __file__, "pair", str(parent), str(child), "--format", form, "--json"]
     words += [f"--{key}={getattr(told, key)}" for key in ("imgsz", "threads", "seconds")]
+    words += [f"--int8={told.int8}"] if told.int8 else []
     said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     found: dict[str, float] = json.loads(said.strip().splitlines()[-1])
     return found
@@ -142,6 +148,7 @@ def main() -> None:
     parser.add_argument("--python", default="python3", help="of carried: Python there")
     parser.add_argument("--format", default="torch", help="of pair")
     parser.add_argument("--formats", nargs="+", default=["torch", "onnx", "openvino", "ncnn"])
+    parser.add_argument("--int8", metavar="DATA", help="of halve and pair: eight bits, calibrated on its images")
     parser.add_argument("--json", action="store_true")
     told = parser.parse_args()
     if told.what == "pair":
