@@ -41,7 +41,8 @@ def pair(parent: Path, child: Path, told: argparse.Namespace, form: str) -> dict
     models = [yoloprune.load(str(file)).model for file in (parent, child)]
     deployment = Deployment.asked({"format": form, **precision(told)}, torch.device("cpu"), told.threads)
     with bench.opened(deployment, models[0], told.imgsz) as timer:
-        before, after = timer.time(models[1], seconds=told.seconds)
+        sides = [told.side] if told.side else None
+        before, after = timer.time(models[1], sides=sides, seconds=told.seconds)
     spread = max(before.spread, after.spread)
     return {"parent": before.median, "ms": after.median, "share": after.median / before.median, "spread": spread}
 
@@ -148,6 +149,7 @@ def main() -> None:
     parser.add_argument("--python", default="python3", help="of carried: Python there")
     parser.add_argument("--format", default="torch", help="of pair")
     parser.add_argument("--formats", nargs="+", default=["torch", "onnx", "openvino", "ncnn"])
+    parser.add_argument("--side", type=int, help="of pair: image size of the second file, where it is another one")
     parser.add_argument("--int8", metavar="DATA", help="of halve and pair: eight bits, calibrated on its images")
     parser.add_argument("--json", action="store_true")
     told = parser.parse_args()
