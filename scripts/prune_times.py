@@ -68,7 +68,7 @@ def one(model: str, folder: str) -> dict[str, float]:
     timed(prune_report, "write", "page", spent)
     timed(evaluation, "measure", "rest", spent)
     timed(prune, "run", "rest", spent)
-    words = {"flops": 0.5, "score": "l2", "recover": "none", "data": False, "imgsz": 640}
+    words: dict[str, Any] = {"flops": 0.5, "score": "l2", "recover": "none", "data": False, "imgsz": 640}
     api.prune(str(Path(folder) / "parent.pt"), **words, project=folder, name="pruned")
     return {stage: spent.get(stage, 0.0) for stage in STAGES}
 
