@@ -65,6 +65,15 @@ def test_a_label_keeps_all_but_its_number() -> None:
     assert class_labels.relabelled(text, {3: 0, 7: 1}) == ["0 .1 .2 .3 .4 0 1 2", "1 .5 .6", "nonsense here"]
 
 
+def test_numbers_may_stand_between_tabs() -> None:
+    """Ultralytics reads them so; a line that is taken for none would keep the number of another class."""
+    assert class_labels.relabelled("1\t.1\t.2\n0\t.3\t.4\n\t2  .5\ninf .6\n", {1: 0, 2: 1}) == [
+        "0 .1\t.2",
+        "1 .5",
+        "inf .6",
+    ]
+
+
 def test_a_data_set_of_the_models_classes_is_written_and_the_users_only_read(data: Path, tmp_path: Path) -> None:
     before = contents(data.parent)
     found = class_labels.matched(["dog"], data)

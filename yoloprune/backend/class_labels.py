@@ -155,14 +155,13 @@ def _write_split(
 def relabelled(text: str, found: Mapping[int, int]) -> list[str]:
     """The lines of a label file that are about some classes, with other numbers; what is no label stays as it is."""
     lines = []
-    for line in text.splitlines():
-        first, _, rest = line.strip().partition(" ")
+    for line in filter(str.strip, text.splitlines()):
+        first, *rest = line.strip().split(maxsplit=1)  # at tabs as well, as Ultralytics does
         try:
             number = int(float(first))
-        except ValueError:
-            if first:
-                lines.append(line)  # for Ultralytics to complain of
+        except (ValueError, OverflowError):
+            lines.append(line)  # for Ultralytics to complain of
             continue
         if number in found:
-            lines.append(f"{found[number]} {rest}")
+            lines.append(" ".join([str(found[number]), *rest]))
     return lines
