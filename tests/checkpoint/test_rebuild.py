@@ -125,9 +125,14 @@ def test_model_cut_in_memory_is_not_trained_full_size(
         ultralytics.YOLO(child.trainer.last).train(data=str(data), **run_of(tmp_path))
 
 
-def test_tune_refuses(pruned: Path) -> None:
+def test_tune_refuses(pruned: Path, parent: Path) -> None:
+    """Every trial is a stock process, whose failure is but logged."""
     with pytest.raises(ModelError, match="Tune the parent"):
         saving.load(pruned).tune(iterations=1)
+    sparse = saving.load(parent)
+    sparse.model.yaml = yaml_markers.sealed(sparse.model.yaml, {"met": True})
+    with pytest.raises(ModelError, match="sparse training by yoloprune"):
+        sparse.tune(iterations=1)
 
 
 # ---- sparse training -------------------------------------------------------------------------------------------------
@@ -175,9 +180,14 @@ def test_what_every_trial_of_tune_or_of_several_data_sets_would_build_is_this_ne
     assert named == [trainers.DetectionTrainer, None]
 
 
-def test_other_weights_do_not_go_into_a_network_that_no_file_holds(parent: Path, data: Path, tmp_path: Path) -> None:
-    yolo = saving.load(parent)
+@pytest.mark.parametrize("source", ["checkpoint", "yaml"])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_other_weights_do_not_go_into_a_network_that_no_file_holds(
+    fresh: bool, source: str, parent: Path, folder: Path, data: Path, tmp_path: Path
+) -> None:
+    """Ultralytics would build what the file says."""
+    yolo = saving.load(parent if source == "checkpoint" else network(folder))
     yolo.model.model[0].act = nn.ReLU()
     with pytest.raises(ArgumentError, match="changed in memory"):
-        yolo.train(data=str(data), pretrained=str(parent), **run_of(tmp_path))
+        yolo.train(data=str(data), pretrained=False if fresh else str(parent), **run_of(tmp_path))
     assert not list(tmp_path.iterdir())

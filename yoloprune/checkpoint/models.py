@@ -31,8 +31,10 @@ class TrainsItsNetwork:
         """
         if yaml_markers.STATE_KEY in getattr(self.model, "yaml", {}) and driver_of(self) is None:
             raise ModelError(yaml_markers.STOP_SPARSE)
-        if isinstance(kwargs.get("pretrained"), (str, Path)) and not kwargs.get("resume"):
-            self._require_fitting(kwargs["pretrained"])  # before there is a folder
+        pretrained = None if kwargs.get("resume") else kwargs.get("pretrained")
+        if isinstance(pretrained, (str, Path)):
+            self._require_fitting(pretrained)  # before there is a folder
+        if pretrained is False or isinstance(pretrained, (str, Path)):
             self._require_in_its_file()
         entry, why = yaml_markers.entry_of(self), self._difference()
         held = why or driver_of(self) or yaml_markers.masks_of(self)
@@ -55,6 +57,8 @@ class TrainsItsNetwork:
         Raises:
             ModelError: If that would be another network than this one.
         """
+        if yaml_markers.STATE_KEY in getattr(self.model, "yaml", {}):
+            raise ModelError(yaml_markers.STOP_SPARSE)
         if yaml_markers.masks_of(self) is not None:
             raise ModelError(
                 "tune starts stock Ultralytics for every trial, which would fill the zeros of this masked model"
@@ -79,7 +83,7 @@ class TrainsItsNetwork:
         return own_network.difference(network)
 
     def _require_in_its_file(self) -> None:
-        """Raise ArgumentError where weights of another file would go into a network that no file holds."""
+        """Raise ArgumentError where other weights, or fresh ones, would go into a network that no file holds."""
         if self._difference() is None:
             return
         file = Path(str(self.ckpt_path or ""))
