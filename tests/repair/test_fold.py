@@ -154,6 +154,27 @@ def test_linear_after_global_pooling():
     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+class OneByOne(Net):
+    """The consumer takes each image of a batch by itself, without a batch dimension, and then none."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.path(nn.functional.silu(self.bn(self.producer(x))))
+        return torch.stack([self.consumer(one) for one in found]), self.consumer(found[:0])
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d, nn.Linear])
+def test_consumers_of_single_images_and_of_none(kind: Callable[..., nn.Module]):
+    linear = kind is nn.Linear
+    consumer = kind(2, 4) if linear else kind(2, 4, 1)
+    parent = with_dead_channel(OneByOne(consumer, (lambda x: x.mean((2, 3))) if linear else (lambda x: x)))
+    model = cut(copy.deepcopy(parent), plan())
+    assert fold(parent, model, plan()).channels == 1
+    torch.testing.assert_close(*(found for found, _ in outputs(parent, model)))
+    again = cut(copy.deepcopy(parent), plan())
+    constant_folding.fold(parent, again, plan(), [noise(2, 3, 16, 16)])
+    torch.testing.assert_close(again.consumer.bias, model.consumer.bias)
+
+
 def test_transposed_convolution_gets_the_mean_of_its_taps():
     parent = with_dead_channel(Net(nn.ConvTranspose2d(2, 3, 2, 2)))
     parent.consumer.weight.data[1] = torch.arange(12.0).reshape(3, 2, 2)  # means over taps 1.5, 5.5, 9.5

@@ -199,6 +199,25 @@ def test_layers_that_run_twice_are_left_alone():
         least_squares.refit(parent, model, Plan({}), [])
 
 
+class Single(Dependent):
+    """The consumer takes an image without a batch dimension, and the last layer as many as are picked: none."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.producer(x)
+        return self.consumer(x[0]), self.rest(x[:0])
+
+
+def test_a_layer_of_a_single_image_is_fitted_and_one_of_none_left_alone():
+    parent = Single(nn.Conv2d(3, 4, 3, padding=1), 0.0, nn.Conv2d(3, 4, 1)).eval()
+    plan = Plan({**Single.plan.keep, "rest.0": Keep(inputs=(0, 1), of=(None, 3))})
+    model = cut(copy.deepcopy(parent), plan)
+    missed = least_squares.refit(parent, model, plan, [noise(1, 3, 12, 12)], ridge=1e-10)
+    assert set(missed) == {"producer", "consumer"}
+    w = parent.consumer.weight.detach()
+    torch.testing.assert_close(model.consumer.weight.data[:, 1], w[:, 1] + 2 * w[:, 2], rtol=1e-4, atol=1e-5)
+    assert model.rest[0].weight.equal(parent.rest[0].weight[:, :2])
+
+
 def test_rare_positions_are_drawn_with_preference(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(least_squares, "ROWS", 20)
     output = 0.1 * noise(1, 4, 32, 32)

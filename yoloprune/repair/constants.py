@@ -29,8 +29,10 @@ class CutInputs:
         self.high = -self.low
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = input_of(args, kwargs)
+        x = in_batch(module, input_of(args, kwargs))
         x = x.movedim(-1 if isinstance(module, nn.Linear) else 1, 0)[self.cut].flatten(1).float()
+        if not x.shape[1]:
+            return  # as of a second stage for which the first one finds nothing
         self.total += x.mean(1).cpu().double() * x.shape[1]
         self.count += x.shape[1]
         self.low, self.high = torch.minimum(self.low, x.amin(1).cpu()), torch.maximum(self.high, x.amax(1).cpu())
@@ -48,6 +50,12 @@ class CutInputs:
     def constant(self) -> Tensor:
         """Mask of the cut inputs that never changed, shape (cut,)."""
         return self.high - self.low <= CONSTANT * torch.maximum(self.low.abs(), self.high.abs())
+
+
+def in_batch(module: nn.Module, x: Tensor) -> Tensor:
+    """What a layer was given or put out as a batch; layers take one image, or one row, without that dimension too."""
+    single = len(module.kernel_size) + 1 if isinstance(module, ConvNd) else 1
+    return x[None] if x.ndim == single else x
 
 
 def layer_of(model: nn.Module, name: str) -> Layer:

@@ -14,7 +14,7 @@ from yoloprune.errors import DataError
 from yoloprune.planning.plan import Keep, Plan
 from yoloprune.probing.forward import Readers, feed, follow, hooked, input_of, running
 from yoloprune.repair import ridge_solver
-from yoloprune.repair.constants import Layer, add_constant, kept, layer_of, norm_of, running_mean_of
+from yoloprune.repair.constants import Layer, add_constant, in_batch, kept, layer_of, norm_of, running_mean_of
 from yoloprune.torch_internals import BatchNorm, padding_of
 
 PIXELS = 128 * 320**2
@@ -69,7 +69,8 @@ def refit(
 
     Returns:
         (dict[str, tuple[float, float]]): By layer, the share of the variance of the parent's output that is missed
-            before and after. Transposed convolutions and layers that do not run exactly once are left alone.
+            before and after. Transposed convolutions and layers that do not run exactly once, or on nothing, are left
+            alone.
 
     Raises:
         DataError: If `batches` is empty.
@@ -88,12 +89,12 @@ def refit(
         activations = follow(parent, [*targets, *norms], ACTIVATIONS, hooks)
         feed(parent, [images])
     followers = {name: norm for name, norm in followers.items() if name not in readers.others}
-    targets = {name: target for name, target in targets.items() if target.calls == 1}
+    targets = {name: target for name, target in targets.items() if target.calls == 1 and len(target.rows)}
     missed: dict[str, tuple[float, float]] = {}
 
     def fit(name: str, module: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         target, follower = targets[name], followers.get(name)
-        x, y = _rows(module, input_of(args, kwargs), target.positions), target.rows
+        x, y = _rows(module, in_batch(module, input_of(args, kwargs)), target.positions), target.rows
         constant = _constant(parent, model, plan, name, follower)
         importance = _importance(parent, plan, y, follower, activations.get(follower or name))
         movable = module.bias is not None or follower is not None
@@ -138,9 +139,13 @@ class _Target:
 
     def __init__(self, keep: Keep, seed: int) -> None:
         self.keep, self.generator, self.calls = keep, torch.Generator().manual_seed(seed), 0
+        self.rows = torch.zeros(0, 0)
 
     def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         self.calls += 1
+        output = in_batch(module, output)
+        if not output.numel():
+            return
         flat = output.flatten(0, -2) if isinstance(module, nn.Linear) else output.movedim(1, -1)
         variance, mean = torch.var_mean(flat, tuple(range(flat.ndim - 1)))
         energy = ((flat - mean).square() / variance.clamp_min(1e-12)).mean(-1).cpu()
