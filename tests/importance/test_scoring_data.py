@@ -270,6 +270,21 @@ def test_activation_is_measured_where_it_is_read() -> None:
     assert measured(Read(), "activation", more)[0] == pytest.approx((6 / 4 + 10 / 4) / 2 * 8 / 12)
 
 
+@pytest.mark.parametrize("none", [False, True])
+def test_activation_of_an_image_without_a_batch_dimension_and_of_none(none: bool) -> None:
+    class Read(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.c = filled(conv(1, 2), [1, -2], [0, 0]), conv(2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.c(x) + self.c(x[:0]).sum() if none else self.c(x[0])[None]
+
+    x = torch.tensor([[[[1.0, 2.0], [3.0, -4.0]]]])
+    assert measured(Read(), "activation", [x]) == pytest.approx([10 / 4, 20 / 4])
+
+
 @pytest.mark.parametrize("criterion", ["taylor", "activation"])
 def test_data_is_needed(criterion: str) -> None:
     model = Graded(conv(1, 2)).eval()

@@ -16,7 +16,7 @@ from yoloprune.errors import DataError
 from yoloprune.importance.branch_gates import BranchGates
 from yoloprune.importance.reduction import Gates, Values, by_output
 from yoloprune.planning.channel_graph import ChannelGraph
-from yoloprune.probing.forward import at_home, feed, follow, hooked, input_of, running
+from yoloprune.probing.forward import at_home, feed, follow, hooked, in_batch, input_of, running
 from yoloprune.probing.held_state import preserved
 from yoloprune.probing.outputs import tensors
 from yoloprune.torch_internals import BatchNorm, ConvNd, register_module_forward_pre_hook
@@ -35,7 +35,10 @@ def activation(model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor])
     count: dict[nn.Module, int] = defaultdict(int)
 
     def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = input_of(args, kwargs).movedim(-1 if isinstance(module, nn.Linear) else 1, 0).flatten(1)
+        x = in_batch(module, input_of(args, kwargs))
+        x = x.movedim(-1 if isinstance(module, nn.Linear) else 1, 0).flatten(1)
+        if not x.shape[1]:
+            return  # as of a second stage for which the first one finds nothing
         total[module] = total.get(module, 0.0) + x.abs().float().mean(1).cpu().double().numpy() * x.shape[1]
         count[module] += x.shape[1]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from yoloprune.errors import DataError
 from yoloprune.importance.data_criteria import differentiable, own_loss
-from yoloprune.probing.forward import feed, hooked, input_of, running
+from yoloprune.probing.forward import feed, hooked, in_batch, input_of, running
 from yoloprune.torch_internals import ConvNd
 
 Scores = dict[str, Tensor]
@@ -82,7 +82,7 @@ def wanda(model: nn.Module, names: Iterable[str], batches: Iterable[Tensor]) -> 
     counts: dict[str, int] = {}
 
     def watch(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = input_of(args, kwargs).movedim(1 if isinstance(module, ConvNd) else -1, 0).flatten(1)
+        x = in_batch(module, input_of(args, kwargs)).movedim(1 if isinstance(module, ConvNd) else -1, 0).flatten(1)
         squares[name] = squares.get(name, torch.zeros(())) + x.float().square().sum(1).cpu()
         counts[name] = counts.get(name, 0) + x.shape[1]
 

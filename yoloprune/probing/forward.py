@@ -16,6 +16,7 @@ from yoloprune.errors import DataError
 from yoloprune.probing.outputs import mapped
 from yoloprune.torch_internals import (
     BatchNorm,
+    ConvNd,
     DispatchMode,
     Dropout,
     FunctionMode,
@@ -89,6 +90,12 @@ def hooked() -> Iterator[list[RemovableHandle]]:
 def input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """What a layer was given, its first argument, by position or by name."""
     return next(iter((*args, *kwargs.values())))
+
+
+def in_batch(module: nn.Module, x: Tensor) -> Tensor:
+    """What a layer was given or put out as a batch; layers take one image, or one row, without that dimension too."""
+    single = len(module.kernel_size) + 1 if isinstance(module, ConvNd) else 1
+    return x[None] if x.ndim == single else x
 
 
 def at_home(model: nn.Module, values: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.planning.plan import Keep, Plan
-from yoloprune.probing.forward import input_of
+from yoloprune.probing.forward import in_batch, input_of
 from yoloprune.torch_internals import BatchNorm, ConvNd, ConvTransposeNd
 
 Layer = ConvNd | nn.Linear
@@ -50,12 +50,6 @@ class CutInputs:
     def constant(self) -> Tensor:
         """Mask of the cut inputs that never changed, shape (cut,)."""
         return self.high - self.low <= CONSTANT * torch.maximum(self.low.abs(), self.high.abs())
-
-
-def in_batch(module: nn.Module, x: Tensor) -> Tensor:
-    """What a layer was given or put out as a batch; layers take one image, or one row, without that dimension too."""
-    single = len(module.kernel_size) + 1 if isinstance(module, ConvNd) else 1
-    return x[None] if x.ndim == single else x
 
 
 def layer_of(model: nn.Module, name: str) -> Layer:

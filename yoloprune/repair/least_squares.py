@@ -12,9 +12,9 @@ from torch.nn.functional import batch_norm, pad
 
 from yoloprune.errors import DataError
 from yoloprune.planning.plan import Keep, Plan
-from yoloprune.probing.forward import Readers, feed, follow, hooked, input_of, running
+from yoloprune.probing.forward import Readers, feed, follow, hooked, in_batch, input_of, running
 from yoloprune.repair import ridge_solver
-from yoloprune.repair.constants import Layer, add_constant, in_batch, kept, layer_of, norm_of, running_mean_of
+from yoloprune.repair.constants import Layer, add_constant, kept, layer_of, norm_of, running_mean_of
 from yoloprune.torch_internals import BatchNorm, padding_of
 
 PIXELS = 128 * 320**2
