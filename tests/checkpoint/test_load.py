@@ -196,6 +196,24 @@ def test_load_name_that_ultralytics_rewrites(tmp_path: Path, parent: Path, offli
         saving.load(file)
 
 
+def test_load_below_a_folder_whose_name_ultralytics_rewrites(
+    tmp_path: Path, parent: Path, monkeypatch: pytest.MonkeyPatch, offline: None
+) -> None:
+    """It leaves out apostrophes, so that only a path that goes on from there is found."""
+    (tmp_path / "o'n").mkdir()
+    monkeypatch.chdir(shutil.copy(parent, tmp_path / "o'n" / "best.pt").parent)
+    assert saving.load("best.pt").task == "detect"
+    with pytest.raises(ModelError, match=r"as '.*on.best\.pt', which is not there"):
+        saving.load(Path("best.pt").absolute())
+
+
+@pytest.mark.parametrize("text", ["nc: 1\nhead: 5\n", "nc: 1\nhead: []\n", "- 1\n"])
+def test_load_yaml_of_something_else(text: str, tmp_path: Path) -> None:
+    (tmp_path / "model.yaml").write_text(text)
+    with pytest.raises(ModelError, match="is not a YOLO model"):
+        saving.load(tmp_path / "model.yaml")
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "model.torchscript", "model_openvino_model"])
 def test_load_exported_model(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"x")

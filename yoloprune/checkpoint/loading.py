@@ -199,8 +199,8 @@ def _says_rtdetr(file: str) -> bool:
     """Whether a model YAML is of an RT-DETR, which has a class of its own; of a checkpoint Ultralytics finds out."""
     if not file.endswith((".yaml", ".yml")):
         return False
-    rows = compat.tasks.yaml_model_load(file).get("head") or [[]]
-    return "RTDETR" in str(rows[-1])
+    rows = compat.tasks.yaml_model_load(file).get("head")
+    return isinstance(rows, list) and "RTDETR" in str(rows[-1:])
 
 
 def _existing(path: str | os.PathLike[str]) -> str:
@@ -234,9 +234,9 @@ def _existing(path: str | os.PathLike[str]) -> str:
                 "commands such as 'yolo val' take them."
             )
         raise ModelError(f"{file} is no model. Give the path of a .pt checkpoint, or of a model YAML.")
-    file = os.path.abspath(file)  # a damaged file with the bare name of an official one would be fetched again
-    if not Path(seen := compat.check_yolov5u_filename(file, verbose=False).replace("'", "")).is_file():
-        raise ModelError(
-            f"Ultralytics reads the name {path} as '{Path(seen).name}', which is not there. Rename the file."
-        )
-    return file
+    whole = os.path.abspath(file)  # a damaged file with the bare name of an official one would be fetched again
+    seen = {name: compat.check_yolov5u_filename(name, verbose=False).replace("'", "") for name in (whole, file)}
+    for name, read in seen.items():
+        if Path(read).is_file():
+            return name
+    raise ModelError(f"Ultralytics reads the name {path} as '{seen[file]}', which is not there. Rename it.")
