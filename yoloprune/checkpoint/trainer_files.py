@@ -51,7 +51,8 @@ class WholeFiles(Trainer):
             overrides (Mapping): Arguments that differ from Ultralytics' defaults.
 
         Raises:
-            ArgumentError: If a resumed run would drop an argument, or a new one write over what it starts from.
+            ArgumentError: If a resumed run would drop an argument, or a new one write over what it starts from, or
+                where Ultralytics cannot open it.
             PruneError: If the folder cannot be made.
         """
         super().check_resume(overrides)
@@ -63,6 +64,7 @@ class WholeFiles(Trainer):
             self._require_kept(overrides)
             return
         reads = [self.args.model, self.args.pretrained, getattr(self.args, "distill_model", None)]
+        run_folders.require_openable(self.args)
         self.run = run_folders.claim(self.args, reads)
         self.args.save_dir = str(self.run.folder)
 
