@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from ultralytics.nn import tasks
+from ultralytics.nn.modules import Conv
 
 from yoloprune.backend import model_builder
 
@@ -60,6 +61,21 @@ def test_weights_are_those_that_ultralytics_draws_unless_they_may_be_blank() -> 
     before = torch.get_rng_state()
     torch.manual_seed(3)
     assert torch.equal(before, torch.get_rng_state())  # nothing was drawn
+
+
+@pytest.mark.parametrize("blank", [False, True])
+def test_the_activation_of_a_yaml_is_not_left_to_other_networks(blank: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to 8.4 Ultralytics leaves it to the whole process."""
+    parse, before = tasks.parse_model, Conv.default_act
+
+    def leaving(config: dict, *args: object, **kwargs: object) -> object:
+        found = parse(config, *args, **kwargs)
+        Conv.default_act = nn.ReLU()
+        return found
+
+    monkeypatch.setattr(tasks, "parse_model", leaving)
+    model_builder.build(tasks.DetectionModel, SMALL, 3, blank=blank)
+    assert Conv.default_act is before
 
 
 def test_a_layer_that_counts_on_what_it_sees_is_run(monkeypatch: pytest.MonkeyPatch) -> None:

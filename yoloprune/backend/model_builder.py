@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from threading import get_ident
 from typing import Any
@@ -88,10 +88,17 @@ def build(kind: type[nn.Module], config: Mapping[str, Any], inputs: int, *, blan
     level = compat.LOGGER.level
     compat.LOGGER.setLevel("ERROR")
     try:
-        with _blank() if blank else nullcontext():
+        with _activation_kept(), _blank() if blank else nullcontext():
             return kind(cfg=deepcopy(dict(config)), ch=inputs, nc=config.get("nc"), verbose=False)
     finally:
         compat.LOGGER.setLevel(level)
+
+
+def _activation_kept() -> AbstractContextManager[None]:
+    """Put back what `activation:` of a YAML changes for the whole process: in earlier releases any build leaves it so,
+    in later ones a row that fails.
+    """
+    return compat.replaced({"Conv.default_act": compat.Conv.default_act})
 
 
 @contextmanager
@@ -167,8 +174,7 @@ def parse(config: dict[str, Any], inputs: int) -> nn.Sequential:
 def parse_rows(config: dict[str, Any], inputs: int) -> tuple[nn.Sequential, list[int]]:
     """The same, and the layers whose output later ones read."""
     try:
-        # `activation:` changes it for the whole process, and a row that fails leaves it so
-        with compat.replaced({"Conv.default_act": compat.Conv.default_act}):
+        with _activation_kept():
             built: tuple[nn.Sequential, list[int]] = compat.parse_model(config, inputs, verbose=False)
     except Exception as e:  # constructors assert, divide by zero, or raise whatever they like
         if is_out_of_memory(e) or not by_constructor(e):
