@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from contextlib import nullcontext
+from threading import Event, Thread
 
 import pytest
 import torch
 from torch import nn
 
-from yoloprune.torch_internals import filled, hollow
+from yoloprune.torch_internals import ConvNd, filled, hollow, undrawn
 from yoloprune.tracing.trace_network import trace
 
 LONG = """
@@ -95,3 +96,41 @@ def test_small_networks_are_traced_on_one_thread(failing: bool) -> None:
         assert torch.get_num_threads() == 3 and set(seen) == {1}
     finally:
         torch.set_num_threads(before)
+
+
+def test_layers_of_other_threads_draw_their_weights() -> None:
+    torch.manual_seed(0)
+    wanted, built = nn.Linear(3, 3).weight, list[torch.Tensor]()
+
+    def build() -> None:
+        torch.manual_seed(0)
+        built.append(nn.Linear(3, 3).weight)
+
+    with undrawn():
+        thread = Thread(target=build)
+        thread.start()
+        thread.join()
+    assert built[0].equal(wanted)
+
+
+def test_two_threads_leave_layers_as_they_were() -> None:
+    """The second one to begin ends last, and would put back what the first one had put there."""
+    before, entered, over = ConvNd.reset_parameters, Event(), Event()
+
+    def first() -> None:
+        with undrawn():
+            entered.set()
+            over.wait(0.3)
+
+    def second() -> None:
+        entered.wait()
+        with undrawn():
+            over.set()
+            one.join()
+
+    one, two = Thread(target=first), Thread(target=second)
+    for thread in (one, two):
+        thread.start()
+    two.join()
+    after, ConvNd.reset_parameters = ConvNd.reset_parameters, before
+    assert after is before

@@ -7,6 +7,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
+from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -176,6 +177,7 @@ class _Meta(DeviceContext):
         return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
 
 
+_undrawing = RLock()  # by threads in turn, or what each finds and puts back is what another one put there
 DRAWN = (ConvNd, nn.Linear)
 NUMBERED = (*DRAWN, BatchNorm.__base__)
 """Layers that set their numbers in `reset_parameters`; batch-norms have it from a base of their own."""
@@ -183,15 +185,20 @@ NUMBERED = (*DRAWN, BatchNorm.__base__)
 
 @contextlib.contextmanager
 def undrawn(kinds: Sequence[Any] = DRAWN) -> Iterator[None]:
-    """Layers built inside draw no weights, which would take most of the time: theirs are what the memory held."""
-    before = [(kind, vars(kind)["reset_parameters"]) for kind in kinds]
-    try:
-        for kind, _ in before:
-            kind.reset_parameters = lambda self: None
-        yield
-    finally:
-        for kind, method in before:
-            kind.reset_parameters = method
+    """Layers built inside draw no weights, most of the work: theirs are what the memory held. Other threads draw."""
+    with _undrawing:
+        before = [(kind, vars(kind)["reset_parameters"]) for kind in kinds]
+        try:
+            for kind, method in before:
+                kind.reset_parameters = _unless_in(get_ident(), method)
+            yield
+        finally:
+            for kind, method in before:
+                kind.reset_parameters = method
+
+
+def _unless_in(builder: int, draw: Callable[[nn.Module], None]) -> Callable[[nn.Module], None]:
+    return lambda layer: None if get_ident() == builder else draw(layer)
 
 
 @contextlib.contextmanager
@@ -233,11 +240,7 @@ def multiply_all(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or the one that it was raised from, is a shortage of memory and says nothing about a network.
-
-    Args:
-        error (BaseException | None): As it was caught.
-    """
+    """Whether an error, or what it was raised from, is a shortage of memory and says nothing about a network."""
     if error is None:
         return False
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):  # the second is `torch.OutOfMemoryError` as well

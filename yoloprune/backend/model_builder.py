@@ -88,7 +88,7 @@ def build(kind: type[nn.Module], config: Mapping[str, Any], inputs: int, *, blan
     level = compat.LOGGER.level
     compat.LOGGER.setLevel("ERROR")
     try:
-        with _activation_kept(), _blank() if blank else nullcontext():
+        with _blank() if blank else nullcontext(), _activation_kept():
             return kind(cfg=deepcopy(dict(config)), ch=inputs, nc=config.get("nc"), verbose=False)
     finally:
         compat.LOGGER.setLevel(level)
