@@ -17,7 +17,7 @@ from ultralytics.engine.trainer import BaseTrainer
 import yoloprune
 from yoloprune import files
 from yoloprune.commands.demo_images import make_shapes
-from yoloprune.errors import ArgumentError, BudgetError, ModelError, PlanError, WriteError
+from yoloprune.errors import ArgumentError, BudgetError, DataError, ModelError, PlanError, WriteError
 from yoloprune.settings.command_line import parse
 
 pytestmark = pytest.mark.slow
@@ -327,6 +327,14 @@ def test_a_resumed_run_keeps_its_settings_and_does_not_pass_its_end_for_its_begi
             ArgumentError, match=rf"resume: this run has {key}=\S+, which cannot change. Received: {value}"
         ):
             yoloprune.train_sparse(last, resume=True, **{key: value})
+    told = yaml.safe_load(Path(data).read_text())
+    others = tmp_path.parent / "others.yaml"
+    for names, why in ((["cat"], "1 and not 3"), (["cat", "dog", "cow"], "class 0 is cat")):
+        others.write_text(yaml.safe_dump({**told, "path": str(Path(data).parent), "names": names}))
+        with pytest.raises(ArgumentError, match=f"resume: data=.* has other classes than this run .*{why}"):
+            yoloprune.train_sparse(last, resume=True, data=str(others))
+    with pytest.raises(DataError, match="there is no such file"):
+        yoloprune.train_sparse(last, resume=True, data="nothing.yaml")
     assert contents(tmp_path) == before
     yoloprune.train_sparse(last, resume=True, epochs=3, patience=7)
     told = yaml.safe_load(args.read_text())

@@ -56,7 +56,7 @@ def run(request: FinetuneRequest, *, pruned: bool = True, known: Mapping[str, fl
     host_arguments.require_quantizers(request.host)
     model, passed = request.model, request.host
     if passed.get("resume"):
-        yolo = saving.reopen(interruptions.resumed(model, passed))
+        yolo = interruptions.reopened(model, passed)
     else:
         datasets.require(passed.get("data"))
         passed = {"name": "finetune", **passed}

@@ -10,9 +10,10 @@ from typing import Any
 import ultralytics
 
 from yoloprune import shell_words
+from yoloprune.backend import datasets
 from yoloprune.checkpoint import saving
 from yoloprune.checkpoint.loading import ModelSource
-from yoloprune.errors import ModelError, WriteError
+from yoloprune.errors import ArgumentError, ModelError, WriteError
 
 
 def tell(error: BaseException, left: str) -> None:
@@ -66,6 +67,21 @@ def _what_is_left(yolo: ultralytics.YOLO, command: str) -> str:
     return f"go on with: yoloprune {command} {shell_words.quoted(f'model={last}')} resume" if goes_on else over
 
 
-def resumed(model: ModelSource, passed: Mapping[str, Any]) -> ModelSource:
-    """The checkpoint to go on with: `resume=` may name it, as in Ultralytics."""
-    return passed["resume"] if isinstance(passed["resume"], (str, Path)) else model
+def reopened(model: ModelSource, passed: Mapping[str, Any]) -> ultralytics.YOLO:
+    """The interrupted run to go on with: `resume=` may name its checkpoint, as in Ultralytics.
+
+    Raises:
+        ArgumentError: If the run is finished, or `data=` has other classes, which Ultralytics takes in silence or
+            notices after it has written that into the run's args.yaml.
+        DataError: If `data=` is not there.
+        ModelError: If the file is missing or no checkpoint.
+    """
+    yolo = saving.reopen(passed["resume"] if isinstance(passed["resume"], (str, Path)) else model)
+    if data := passed.get("data"):
+        datasets.require(data)
+        if datasets.class_count(yolo, data) is not None and not datasets.has_classes_of(yolo, data):
+            raise ArgumentError(
+                f"resume: data={data} has other classes than this run ({datasets.difference(yolo, data)}). Leave data= "
+                "away to go on with the run's own"
+            )
+    return yolo

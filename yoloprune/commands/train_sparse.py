@@ -35,7 +35,7 @@ def run(request: TrainSparseRequest) -> ultralytics.YOLO:
     host_arguments.require(request.host)
     model, passed = request.model, request.host
     if passed.get("resume"):
-        yolo = saving.reopen(interruptions.resumed(model, passed))
+        yolo = interruptions.reopened(model, passed)
         sparse = SparseTraining(_interrupted(yolo, request.config))
     else:
         datasets.require(passed["data"])
