@@ -14,7 +14,7 @@ from PIL import Image
 from ultralytics.data import utils as host_data
 
 import yoloprune
-from yoloprune.backend import datasets
+from yoloprune.backend import compat, datasets
 from yoloprune.backend.calibration_images import labelled
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.errors import DataError
@@ -106,6 +106,18 @@ def test_classes_are_compared_in_their_order(
     data.write_text(yaml.safe_dump({**yaml.safe_load(data.read_text()), "names": names}))
     assert datasets.has_classes_of(model, data) is same
     assert datasets.own(model) == (str(data) if own else None)
+
+
+@pytest.mark.skipif(not compat.has("add_polygon_background"), reason="this Ultralytics knows no such data")
+@pytest.mark.parametrize("masks", [False, True])
+def test_outlines_for_a_semantic_model_have_a_background(model: ultralytics.YOLO, data: Path, masks: bool) -> None:
+    """What its trainer made of this data has the class; masks as pictures say what it is themselves."""
+    told = {**yaml.safe_load(data.read_text()), **({"masks_dir": "masks"} if masks else {})}
+    data.write_text(yaml.safe_dump(told))
+    model.task = "semantic"
+    model.model.names = host_data.add_polygon_background(datasets.check(data))["names"]
+    assert len(model.model.names) == datasets.class_count(model, data) == (3 if masks else 4)
+    assert datasets.has_classes_of(model, data) and datasets.own(model) == str(data)
 
 
 @pytest.mark.parametrize(

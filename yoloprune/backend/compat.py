@@ -1,7 +1,6 @@
 """Names of Ultralytics that are not public and that yoloprune relies on: one list, and what differs between releases.
 
-A name is read as an attribute of this module, `compat.parse_model(...)`, and looked up in the installed release when it
-is read. `require` looks up all that a command needs before it begins.
+A name is looked up in the installed release when it is read, as in `compat.parse_model(...)`, or before, by `require`.
 """
 
 from __future__ import annotations
@@ -136,6 +135,7 @@ DATA = (
     ForeignName("utils.checks", "check_file", "finds the YAML of a data set", 1, ("hard",)),
     ForeignName("data.utils", "check_det_dataset", "reads the YAML of a data set", 1, ("autodownload",)),
     ForeignName("data.utils", "img2label_paths", "finds the labels of images", 1),
+    ForeignName("data.utils", "add_polygon_background", "makes one class more of outlines", 1, optional=True),
     ForeignName("data.utils", "check_font", "fetches a font, and is replaced while a YAML is read"),
 )
 IMAGES = (

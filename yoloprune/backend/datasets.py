@@ -227,7 +227,10 @@ def class_names(yolo: ultralytics.YOLO, data: str | Path) -> list[str]:
     """Class names of a data set, in the order of their numbers; empty where it has none."""
     if yolo.task == "classify":
         return sorted(f.name for f in Path(_class_folders(data)).iterdir() if f.is_dir())
-    names = check(data).get("names") or {}
+    told = check(data)
+    if yolo.task == "semantic" and compat.has("add_polygon_background"):
+        compat.add_polygon_background(told)  # which its trainer does
+    names = told.get("names") or {}
     return list(names.values() if isinstance(names, dict) else names)
 
 
