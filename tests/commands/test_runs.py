@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,9 @@ import yaml
 from ultralytics import cfg
 
 import yoloprune
+from yoloprune import csv_rows
 from yoloprune.backend import run_folders
-from yoloprune.commands import interruptions
+from yoloprune.commands import interruptions, row_by_row
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.errors import ArgumentError, BudgetError, PruneError
 
@@ -52,6 +54,37 @@ def test_prune_takes_paths_and_devices(tiny: Path, tmp_path: Path) -> None:
     assert {f.name for f in (tmp_path / "mine").iterdir()} >= {"args.yaml", "report.json", "weights"}
 
 
+# Rows -----------------------------------------------------------------------------------------------------------------
+def rows_of(model: torch.nn.Module, folder: Path, *, killed: bool) -> list[dict[str, Any]]:
+    """The rows that a run of a model called live.pt finds; it adds one, and is killed or over."""
+    live: Any = SimpleNamespace(task="detect", model=model)
+    told = {"mode": "sweep", "model": "live.pt", "project": str(folder)}
+    with contextlib.suppress(KeyboardInterrupt), row_by_row.opened("sweep", live, told, told, "t.csv") as (run, rows):
+        csv_rows.append_row(run / "t.csv", {"point": len(rows)})
+        if killed:
+            raise KeyboardInterrupt
+        (run / "report.json").write_text("{}")
+    return rows
+
+
+def test_rows_go_on_with_their_own_model_and_with_no_other_of_its_name(tmp_path: Path) -> None:
+    first, other = torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(3, 4, 1)
+    assert rows_of(first, tmp_path, killed=True) == []
+    assert rows_of(other, tmp_path, killed=True) == []  # its weights are others, its name and its shape are not
+    assert rows_of(first, tmp_path, killed=False) == [{"point": 0}]
+    assert rows_of(other, tmp_path, killed=True) == [{"point": 0}]
+    assert sorted(f.name for f in (tmp_path / "sweep").iterdir()) == ["args.yaml", "report.json", "t.csv"]
+
+
+def test_rows_that_never_began_leave_no_folder(tmp_path: Path) -> None:
+    live: Any = SimpleNamespace(task="detect", model=torch.nn.Conv2d(3, 4, 1))
+    told = {"mode": "sweep", "model": "live.pt", "project": str(tmp_path / "runs")}
+    with pytest.raises(BudgetError), row_by_row.opened("sweep", live, told, told, "t.csv"):
+        raise BudgetError("out of reach")
+    assert not (tmp_path / "runs").exists()
+
+
+# Folders --------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kept", ["results.csv", "weights/last.pt", "notes"])
 def test_only_the_folder_of_a_training_that_never_began_goes(kept: str, tmp_path: Path) -> None:
     for folder in ("unused", "used", "somebody's"):

@@ -20,9 +20,9 @@ from checkpoints import narrow
 from command_lines import ok
 from torch import nn
 
-from yoloprune.backend import compat, console, run_folders
+from yoloprune.backend import compat, console, model_facts, run_folders
 from yoloprune.checkpoint import saving
-from yoloprune.commands import interruptions, slim_earlier, slim_stages, slim_work
+from yoloprune.commands import interruptions, slim, slim_earlier, slim_stages, slim_work
 from yoloprune.commands.image_side import Side
 from yoloprune.commands.slim_stages import Done, Stage, Stages
 from yoloprune.errors import ArgumentError, BudgetError, WriteError
@@ -141,6 +141,20 @@ def test_a_model_that_is_in_no_checkpoint_is_saved(tmp_path: Path) -> None:
     built, saved = (yolo.model.state_dict() for yolo in (whole, saving.load(first.file)))
     assert all(torch.equal(v.half().float(), saved[k].float()) for k, v in built.items())
     assert first.more["sha256"] == slim_earlier.digest(first.file)
+
+
+def test_a_live_model_goes_on_with_its_own_weights_alone(tmp_path: Path) -> None:
+    rows = tmp_path / "rows8n.yaml"
+    rows.write_text(yaml.safe_dump(narrow()))
+    mine, other = (saving.load(rows) for _ in range(2))  # alike but for what was drawn
+    asked = checking.build(SlimRequest, {"model": mine, "data": "b.yaml"})
+    stages = Stages(tmp_path)
+    first = stages.run(
+        "parent", lambda part: slim_work.Work(asked, "b.yaml", Side(32, 32)).parent(part, mine, None, None)
+    )
+    slim._require_same(first, stages, model_facts.digest(mine.model))
+    with pytest.raises(ArgumentError, match="began with a model of other weights"):
+        slim._require_same(first, stages, model_facts.digest(other.model))
 
 
 def test_args_name_the_folder_that_is_there_in_the_end(tmp_path: Path) -> None:

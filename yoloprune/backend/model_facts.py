@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from hashlib import sha256
 from typing import Any, Protocol, cast
 
 import torch
@@ -139,3 +140,12 @@ def widths(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shapes of all weights outside the head, by name."""
     head = head_name(model)
     return {n: tuple(p.shape) for n, p in model.named_parameters() if not n.startswith(f"{head}.")}
+
+
+def digest(model: nn.Module) -> str:
+    """What tells the weights of a network from all others, be it in a file or live."""
+    found = sha256()
+    for name, value in model.state_dict().items():
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()

@@ -7,26 +7,30 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import ultralytics
+
 from yoloprune import csv_rows, files
-from yoloprune.backend import console, run_folders
+from yoloprune.backend import console, model_facts, run_folders
 from yoloprune.commands import interruptions
 from yoloprune.errors import ArgumentError
 from yoloprune.reporting import run_report
 
-LOCK = ".running"
+LOCK, WEIGHTS = ".running", ".weights"
+"""What a run holds as long as it lives, and, until it is over, what tells its model from others of that name."""
+
 FREE = frozenset({"project", "name", "exist_ok", "verbose", "save_dir", "within", "ray"})
 """What the same command may have otherwise and still go on: none of it changes a row."""
 
 
 @contextlib.contextmanager
 def opened(
-    command: str, task: str, told: Mapping[str, Any], passed: Mapping[str, Any], table: str
+    command: str, parent: ultralytics.YOLO, told: Mapping[str, Any], passed: Mapping[str, Any], table: str
 ) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
     """The folder of a run, and the rows that are there already: of the same one that was interrupted, else a new one.
 
     Args:
         command (str): Its name.
-        task (str): Of the model.
+        parent (YOLO): The model that rows are of; another one of its name begins anew.
         told (Mapping[str, Any]): All that was asked for, `mode` and `model` among it, as args.yaml holds it.
         passed (Mapping[str, Any]): Ultralytics' arguments, of which `project`, `name` and `exist_ok` count.
         table (str): Name of the CSV.
@@ -37,11 +41,12 @@ def opened(
     Raises:
         ArgumentError: If that folder is one of a run that goes on.
     """
-    folder, handle = _interrupted(command, task, told, passed, table)
+    weights = model_facts.digest(parent.model)
+    folder, handle = _interrupted(command, parent.task, {**told, WEIGHTS: weights}, passed, table)
     run = None if folder is None else run_folders.Run(folder, made=True)
     if run is not None:
         console.log(f"{command}: ", f"goes on with {folder}")
-    with run or run_folders.new_run(task, command, passed) as folder:
+    with run or run_folders.new_run(parent.task, command, passed) as folder:
         if run is None:
             handle = files.taken(folder / LOCK)
             if handle is None:
@@ -49,6 +54,7 @@ def opened(
             for name in (table, *run_report.NAMES):  # of a run before, with exist_ok
                 (folder / name).unlink(missing_ok=True)
             run_folders.write_yaml(folder / run_folders.ARGS, {**told, "save_dir": str(folder)})
+            files.write_at_once(folder / WEIGHTS, lambda file: file.write(weights.encode()))
         try:
             with interruptions.telling(lambda: _left(folder / table)):
                 yield folder, csv_rows.whole_rows(folder / table)
@@ -56,6 +62,8 @@ def opened(
             if handle is not None:
                 handle.close()
             (folder / LOCK).unlink(missing_ok=True)
+            if (folder / run_report.NAMES[0]).is_file() or not (folder / table).is_file():
+                (folder / WEIGHTS).unlink(missing_ok=True)
 
 
 def _left(table: Path) -> str | None:
@@ -72,12 +80,12 @@ def _interrupted(
         return {k: v for k, v in arguments.items() if k not in FREE}
 
     for folder in run_folders.earlier_runs(task, command, passed):
-        args = folder / run_folders.ARGS
-        if of(run_folders.read_yaml(args)) != of(told):
+        args, weights = folder / run_folders.ARGS, folder / WEIGHTS
+        if (folder / run_report.NAMES[0]).is_file() or not all(f.is_file() for f in (folder / table, weights)):
             continue
-        if (folder / run_report.NAMES[0]).is_file() or not (folder / table).is_file():
+        if of({**run_folders.read_yaml(args), WEIGHTS: weights.read_text(encoding="utf-8")}) != of(told):
             continue
-        if run_folders.changed_since(args, told.get("model"), told.get("data")):
+        if run_folders.changed_since(args, told.get("data")):
             continue
         handle = files.taken(folder / LOCK)
         if handle is not None:

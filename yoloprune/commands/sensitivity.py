@@ -67,7 +67,7 @@ def run(request: SensitivityRequest) -> list[dict[str, Any]]:
     ):
         tried = trials.of_sensitivity(parent, seen, request, passed)
         look = _Look(parent, held[0], imgsz, passed)
-        with row_by_row.opened("sensitivity", parent.task, told, passed, TABLE) as (folder, rows):
+        with row_by_row.opened("sensitivity", parent, told, passed, TABLE) as (folder, rows):
             what, of = ("widths", "groups") if request.masks is None else ("masks", "layers")
             console.log(
                 "sensitivity: ",

@@ -11,7 +11,7 @@ from typing import Any
 import ultralytics
 
 from yoloprune import files
-from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, records
+from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, model_facts, records
 from yoloprune.checkpoint import saving
 from yoloprune.commands import (
     finetune,
@@ -27,7 +27,7 @@ from yoloprune.commands import (
     slim_stages,
     slim_way,
 )
-from yoloprune.commands.slim_earlier import digest
+from yoloprune.commands.slim_earlier import WEIGHTS, digest
 from yoloprune.commands.slim_report import SlimResult
 from yoloprune.commands.slim_stages import Stage, Stages
 from yoloprune.commands.slim_work import Work, labelled
@@ -99,15 +99,20 @@ def run(request: SlimRequest) -> SlimResult:
         work = Work(settled, data, side, deployment)
         known = seen if trained else None
         first = stages.run("parent", lambda part: work.parent(part, parent, known, classes.names))
-        _require_same(first, stages)
+        live = None if isinstance(request.model, (str, Path)) else model_facts.digest(parent.model)
+        _require_same(first, stages, live)
         found = slim_rounds.follow(stages, work, first, chosen)
         if by is not None:
             found.said.append("mAP says how far models agree with what the first one found: there are no other labels")
         return _ended(request, stages, work, first, found, deployment, chosen, began, known)
 
 
-def _require_same(first: Stage, stages: Stages) -> None:
-    """Raise ArgumentError where the model was changed since the run began."""
+def _require_same(first: Stage, stages: Stages, live: str | None) -> None:
+    """Raise ArgumentError where the model was changed since the run began; `live` tells one that is in no file."""
+    if live is not None and first.more.get(WEIGHTS) != live:
+        raise ArgumentError(
+            f"{stages.folder} began with a model of other weights than model= has now. Give another name= to begin anew"
+        )
     if first.more.get("sha256") != digest(first.file):
         raise ArgumentError(
             f"{stages.folder} began with another {first.file}, which was changed since. Put that back, or give another "

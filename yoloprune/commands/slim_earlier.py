@@ -17,8 +17,8 @@ from yoloprune.runtimes.deployment import EXPORT_KEYS
 from yoloprune.settings.slim_request import SlimRequest
 
 FACTS, LOCK, REPORT = "slim.json", ".running", "report.json"
-DATA = "data_sha256"
-"""Of the first stage: what tells the description of the data from another one."""
+DATA, WEIGHTS = "data_sha256", "weights_sha256"
+"""Of the first stage: what tells the description of the data, and a live model, from others."""
 
 FREE = frozenset({"project", "name", "exist_ok", "verbose", "save_dir"})
 """What the same command may have otherwise and still go on."""

@@ -15,12 +15,12 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune.backend import class_labels, compat, evaluation, per_image, run_folders, yaml_markers
+from yoloprune.backend import class_labels, compat, evaluation, model_facts, per_image, run_folders, yaml_markers
 from yoloprune.backend.found_labels import Labeller
 from yoloprune.checkpoint import saving, trainer_files
 from yoloprune.commands import finetune, parent_labels, prune, side_by_side, train_sparse
 from yoloprune.commands.image_side import Side, time_left
-from yoloprune.commands.slim_earlier import DATA, REPORT, digest
+from yoloprune.commands.slim_earlier import DATA, REPORT, WEIGHTS, digest
 from yoloprune.commands.slim_stages import Done, Stage
 from yoloprune.planning.paired_bootstrap import Findings
 from yoloprune.planning.quality import is_quality
@@ -105,8 +105,14 @@ class Work:
             file.parent.mkdir(parents=True, exist_ok=True)
             whole.ckpt = whole.ckpt or {}  # without one, older releases cannot save
             whole.save(file)
+        live = {} if isinstance(self.request.model, (str, Path)) else {WEIGHTS: model_facts.digest(whole.model)}
         known = Seen() if seen is None else self._validated(seen, names, self.side.parent)
-        more = {"sha256": digest(file), DATA: digest(Path(str(self.request.passed.get("data")))), **known.more()}
+        more = {
+            "sha256": digest(file),
+            DATA: digest(Path(str(self.request.passed.get("data")))),
+            **live,
+            **known.more(),
+        }
         sizes = evaluation.measure(whole.model, self.side.parent)
         return Done(file, {**known.row, **sizes}, known.found, more=more)
 

@@ -90,7 +90,7 @@ def _swept(
     told = run_folders.as_written({"mode": "sweep", "model": str(origin), **arguments})
     with (
         bench.opened(deployment, parent.model, imgsz) if request.timed else nullcontext() as timer,
-        row_by_row.opened("sweep", parent.task, told, passed, TABLE) as (folder, rows),
+        row_by_row.opened("sweep", parent, told, passed, TABLE) as (folder, rows),
     ):
         so_far = _SoFar.read(folder, rows)
         if rows:
