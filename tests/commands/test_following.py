@@ -112,16 +112,17 @@ def test_the_next_step_is_that_of_the_family_for_subclasses_too(kind: str) -> No
     assert (yaml_markers.untrainable(child.model) is None) == trains
 
 
-def test_the_side_of_the_image_is_carried_where_it_is_not_the_default() -> None:
-    assert after_prune(0.5, 0.48) == "yoloprune finetune model=p.pt data=d.yaml"
+def test_the_side_of_the_image_is_carried_also_where_it_is_the_default_of_ultralytics() -> None:
+    assert after_prune(0.5, 0.48) == "yoloprune finetune model=p.pt data=d.yaml imgsz=640"  # it was trained at 320
     assert after_prune(0.5, 0.48, imgsz=320) == "yoloprune finetune model=p.pt data=d.yaml imgsz=320"
-    assert after_prune(None, None, unrepaired=True, data=None) == "yoloprune finetune model=p.pt data=... lr0=0.002"
+    tune = "yoloprune finetune model=p.pt data=... lr0=0.002 imgsz=640"
+    assert after_prune(None, None, unrepaired=True, data=None) == tune
 
 
 def test_after_a_sparse_training_as_many_epochs_follow() -> None:
     parent = yolo(config={yaml_markers.STATE_KEY: {}})
     parent.ckpt = {"train_args": {"epochs": 25}}
-    assert after_prune(None, None, parent) == "yoloprune finetune model=p.pt data=d.yaml epochs=25"
+    assert after_prune(None, None, parent) == "yoloprune finetune model=p.pt data=d.yaml epochs=25 imgsz=640"
 
 
 def test_a_cut_that_left_little_is_trained_on_and_one_that_left_nothing_is_not() -> None:
@@ -157,9 +158,10 @@ def test_where_much_is_lost_the_image_may_take_its_share(asked: dict[str, Any], 
 
 def test_a_parent_that_finds_nothing_is_trained_first() -> None:
     said = after_prune(0.009, 0.001)
-    assert said.startswith("yolo train model=best.pt data=d.yaml\n") and "the parent itself has mAP50-95 0.0090" in said
+    assert said.startswith("yolo train model=best.pt data=d.yaml imgsz=640\n")
+    assert "the parent itself has mAP50-95 0.0090" in said
     pruned = yolo(config={yaml_markers.KEY: {}})
-    assert after_prune(0.009, 0.001, pruned).startswith("yoloprune finetune model=best.pt data=d.yaml\n")
+    assert after_prune(0.009, 0.001, pruned).startswith("yoloprune finetune model=best.pt data=d.yaml imgsz=640\n")
 
 
 # finetune -------------------------------------------------------------------------------------------------------------
@@ -180,7 +182,7 @@ def after_training(folder: Path, start: float | None, end: float, **args: Any) -
 
 def test_a_training_that_went_well_is_exported(tmp_path: Path) -> None:
     assert after_training(tmp_path, 0.5, 0.496) == "yolo export model=best.pt imgsz=320 format=onnx"
-    assert after_training(tmp_path, None, 0.2, imgsz=640) == "yolo export model=best.pt format=onnx"
+    assert after_training(tmp_path, None, 0.2, imgsz=640) == "yolo export model=best.pt imgsz=640 format=onnx"
 
 
 def test_one_that_ended_below_its_start_is_done_again_longer_and_slower(tmp_path: Path) -> None:

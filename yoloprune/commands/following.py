@@ -44,9 +44,10 @@ NOISE = 0.005
 
 
 def typed(words: str, imgsz: Any = None, **told: Any) -> str:
-    """A command with its keys; those that are None are left out, and the side of the image that is the default."""
-    side = None if imgsz == keys.host_defaults()["imgsz"] else imgsz
-    return " ".join([words, *map(shell_words.quoted, command_line.pairs({**told, "imgsz": side}))])
+    """A command with its keys; those that are None are left out. The side of the image is said where it is known: what
+    is taken without it is not Ultralytics' default, but the side that a model was trained at.
+    """
+    return " ".join([words, *map(shell_words.quoted, command_line.pairs({**told, "imgsz": imgsz}))])
 
 
 def again(command: str, folder: Path, words: str | None) -> list[str]:
