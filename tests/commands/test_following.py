@@ -194,6 +194,13 @@ def test_one_that_ended_below_its_start_is_done_again_longer_and_slower(tmp_path
     assert said == f"{again} batch=8 workers=0 seed=3 optimizer=AdamW lr0=0.0005 imgsz=320"
 
 
+def test_one_that_was_taught_or_quantized_is_so_again(tmp_path: Path) -> None:
+    told = {"distill_model": "big.pt", "dis": 3.0, "quantize": 8, "optimizer": "auto"}
+    again = "yoloprune finetune model=pruned.pt data=d.yaml epochs=20 distill_model=big.pt dis=3.0 quantize=8 imgsz=320"
+    assert after_training(tmp_path, 0.5, 0.49, **told) == again
+    assert "dis=" not in after_training(tmp_path, 0.5, 0.49, **{**told, "dis": 6.0})
+
+
 def test_one_that_is_told_its_hours_gets_twice_as_many(tmp_path: Path) -> None:
     assert " epochs=20 time=3.0 " in after_training(tmp_path, 0.5, 0.49, time=1.5)
     asked = build(SlimRequest, {"model": "a.pt", "data": "d.yaml", "epochs": 4, "flops": 0.3, "time": 1})

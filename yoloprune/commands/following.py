@@ -30,7 +30,10 @@ Row = Mapping[str, Any]
 TRAIN_FIRST = "train it first, or check that data= is what it was trained on"
 """What to do with a parent that finds next to nothing."""
 
-AS_BEFORE = ("batch", "nbs", "workers", "device", "seed", "cache", "amp", "fraction", "freeze", "single_cls")
+AS_BEFORE = (
+    *("batch", "nbs", "workers", "device", "seed", "cache", "amp", "fraction", "freeze", "single_cls"),
+    *("distill_model", "dis", "quantize"),  # of which not every release has all
+)
 """What a training that is done again takes as it was given."""
 
 UNFINISHED = ".unfinished"
@@ -157,7 +160,7 @@ def after_training(folder: Path, best: Path, start: Row, end: Row) -> str:
         return exported(best, args.get("imgsz"))
     told: dict[str, Any] = {"model": args["model"] if fell else best, "data": args.get("data")}
     told["epochs"] = 2 * int(args.get("epochs") or keys.host_defaults()["epochs"])
-    told |= {k: args[k] for k in AS_BEFORE if args.get(k) not in (None, _defaults()[k])}
+    told |= {k: args[k] for k in AS_BEFORE if args.get(k) not in (None, _defaults().get(k))}
     if args.get("time"):  # of which Ultralytics makes epochs, whatever is said
         told["time"] = 2 * args["time"]
     if fell and args.get("optimizer") not in (None, "auto") and args.get("lr0"):  # which chooses its own rate
