@@ -270,8 +270,8 @@ def test_of_several_models_the_last_is_exported_unless_it_is_far_behind() -> Non
     assert said(0.5, 0.45) == "yolo export model=p.pt imgsz=320 format=openvino half=True"
     told["how"] = Deployment(arguments={"half": True})
     assert said(0.5, 0.45) == "yolo export model=p.pt imgsz=320 format=onnx"
-    told["export"] = "runs/best.onnx"
-    assert said(0.5, 0.45) == "yolo predict model=runs/best.onnx imgsz=320 source=..."
+    told["export"] = ("runs/best.onnx", 256)  # which takes no other side
+    assert said(0.5, 0.45) == "yolo predict model=runs/best.onnx imgsz=256 source=..."
     assert said(0.5) is None
 
 

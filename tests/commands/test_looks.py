@@ -275,6 +275,9 @@ def test_checkpoints_and_an_export_side_by_side(pruned: Path, tiny: Path, data: 
     assert "params" not in found["table"][2] and found["table"][2]["MB"] > 0
     assert [p["model"] for p in found["points"]] == names
     assert all(list(c["figures"]) == names for c in found["by_class"])
+    assert found["pair"] == names[:2]  # an export is not looked at image by image
+    captions = re.findall(r"<figcaption>(.*?): ", (tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
+    assert captions[:3] == ["labels", *names[:2]]
 
 
 @pytest.mark.slow
@@ -290,6 +293,8 @@ def test_an_export_runs_at_its_own_size_only_and_not_alone(
     assert cli.main(["val", f"model={file}", *place]) == 1
     assert "one model at least must be a checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+    assert cli.main(["compare", str(own), str(file), "workers=0", *place]) == 0  # which was trained at 64
+    assert [row["imgsz"] for row in told(tmp_path / "runs" / "compare")["table"]] == [64, 32]
 
 
 @pytest.mark.slow

@@ -109,6 +109,14 @@ def test_images_that_changed_most_come_first() -> None:
     assert heads == ["y: 1 of 2 found again, changed 70%", "x: 1 of 2 found again, changed 10%"]
 
 
+def test_images_are_of_the_pair_that_is_named() -> None:
+    """The last column may be of an export, which found nothing in these images."""
+    report = replace(full(), by_class=[ClassFigures("a", 1, {"a.pt": 0.5, "b.pt": 0.4, "b.onnx": 0.4})], pair=[])
+    for pair, named in (([], ["labels", "a.pt", "b.onnx"]), (["a.pt", "b.pt"], ["labels", "a.pt", "b.pt"])):
+        words = told(page_quality.images(replace(report, pair=pair)))
+        assert [w.partition(":")[0] for w in words if w.partition(":")[0] in {"labels", *named}][:3] == named
+
+
 def test_the_threshold_separates_best() -> None:
     """Scores 1, 10, 100, 1000: the second stays although the third goes, so any line is wrong once, at 100 or above."""
     found = Importance.of(

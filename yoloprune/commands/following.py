@@ -206,7 +206,7 @@ def after_comparing(
     *,
     data: Any,
     imgsz: int,
-    export: Any = None,
+    export: tuple[str, int] | None = None,
     how: Deployment | None = None,
 ) -> str | None:
     """Export the last model, or predict with an export that is there; where it is far below the best one, train it on.
@@ -217,7 +217,7 @@ def after_comparing(
         row (Row): Of that one.
         data (Any): The data set.
         imgsz (int): Its side of the images.
-        export (Any): The last one that is an export, None where none is.
+        export (tuple[str, int] | None): The last one that is an export, and its side; None where none is.
         how (Deployment | None): How checkpoints were timed.
     """
     file, key = getattr(yolo, "ckpt_path", None), headline(row)
@@ -225,7 +225,7 @@ def after_comparing(
         return None
     best = max((found for r in rows if (found := r.get(key)) is not None), default=0.0)
     if key and row[key] > max(BLIND, best - MUCH / 100):
-        return exported(file, imgsz, how) if export is None else _predicted(export, imgsz)
+        return exported(file, imgsz, how) if export is None else _predicted(*export)
     pruned = yaml_markers.entry_of(yolo) is not None
     return typed("yoloprune finetune", imgsz, model=file, data=data) if pruned else None
 

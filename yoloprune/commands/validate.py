@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,16 @@ def compare(request: ValRequest | CompareRequest, models: Mapping[str, ModelSour
         datasets.require_labels(yolo, passed["data"], command)
     _warn_of_other_classes({name: yolo for name, yolo in loaded.items() if yolo in known}, passed["data"], command)
     imgsz = saving.image_size(known[0], passed.get("imgsz"))
-    # Each where it is to be used, unless one size is named for all; an export does not say its own
-    sides = [saving.image_size(y, passed.get("imgsz")) if y in known else imgsz for y in loaded.values()]
+    named = passed.get("imgsz") is not None
+    sides = [  # each where it is to be used, unless one size is named for all
+        saving.image_size(y, passed.get("imgsz"))
+        if y in known
+        else engines.side_of(str(y.model), deployment, imgsz, named=named)
+        for y in loaded.values()
+    ]
     differ = len(set(sides)) > 1
     runtimes = [deployment.format if y in known else registry.format_of(str(y.model)) for y in loaded.values()]
     apart = len(set(runtimes)) > 1
-    for export in (yolo.model for yolo in loaded.values() if yolo not in known):
-        engines.require_size(export, deployment, imgsz)
     with run_folders.new_run(known[0].task, command, passed) as folder:
         run_folders.write_args(folder, {**_told(request, models, loaded.values()), **passed, "save_dir": folder})
         rows: list[dict[str, Any]] = []
@@ -105,9 +109,10 @@ def compare(request: ValRequest | CompareRequest, models: Mapping[str, ModelSour
             classes[name] = evaluation.by_class(yolo)
         with bench.opened(deployment, networks[0], sides[0]) as timer:
             timing = add_times(command, rows, timer, *networks[1:], sides=sides[1:])
-        pair = [saving.with_model(y, n) for y, n in zip(loaded.values(), networks, strict=True) if y in known]
-        seen = [side for side, yolo in zip(sides, loaded.values(), strict=True) if yolo in known]
-        images = side_by_side.shown(pair[0], pair[-1], passed, (seen[0], seen[-1]), command) if len(pair) > 1 else []
+        at = [i for i, yolo in enumerate(loaded.values()) if yolo in known]
+        pair = [saving.with_model(yolo, networks[i]) for i, yolo in zip(at, known, strict=True)]
+        seen = (sides[at[0]], sides[at[-1]])
+        images = side_by_side.shown(pair[0], pair[-1], passed, seen, command) if len(pair) > 1 else []
         differences = _differences(rows, found)
         told_sides = sides if differ else imgsz
         timing |= {"runtimes": runtimes} if apart else {}
@@ -116,14 +121,14 @@ def compare(request: ValRequest | CompareRequest, models: Mapping[str, ModelSour
         said["differences"] = {name: vars(d) for name, d in differences.items()}
         again = following.again(command, folder, command_line.written(request))
         report = _report(command, rows, said, classes, images, again, differences)
+        report = replace(report, pair=[rows[at[0]]["model"], rows[at[-1]]["model"]] if images else [])
         page = run_report.write_report(folder, report)
         where = f"ms of different runtimes, on {device}" if apart else str(deployment)
         told = "\n".join([*([report.verdict] if report.verdict else []), f"imgsz {told_sides}, {where}"])
         told += "".join(f"\n{line}" for line in report.notes)
-        at = max(i for i, yolo in enumerate(loaded.values()) if yolo in known)
-        export = next((str(y.model) for y in reversed(loaded.values()) if y not in known), None)
-        told_next = {"data": passed["data"], "imgsz": sides[at], "export": export, "how": deployment}
-        step = following.after_comparing(known[-1], rows, rows[at], **told_next)
+        exports = [(str(y.model), side) for y, side in zip(loaded.values(), sides, strict=True) if y not in known]
+        told_next = {"data": passed["data"], "imgsz": sides[at[-1]], "export": next(reversed(exports), None)}
+        step = following.after_comparing(known[-1], rows, rows[at[-1]], how=deployment, **told_next)
         console.conclude(f"{command}: ", text_table.closing(told, rows, [page], step))
     return rows
 

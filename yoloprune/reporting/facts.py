@@ -146,6 +146,7 @@ class Report:
         verdict (str): What came of it, in one sentence.
         by_class (Sequence[ClassFigures]): By class, where data were validated.
         images (Sequence[ExampleImage]): The same images for both models.
+        pair (Sequence[str]): What these two are called in the table; the first and the last model unless given.
         layers (Sequence[Row]): From `layer_table.layer_rows`, with "MFLOPs" and "MFLOPs kept".
         importance (Importance | None): How scores were distributed.
         gamma (Sequence[Mapping[str, float]]): Rows of sparsity.csv.
@@ -177,6 +178,7 @@ class Report:
     zeros: Sequence[Row] = ()
     notes: Sequence[str] = ()
     pages: Mapping[str, str] = field(default_factory=dict)
+    pair: Sequence[str] = ()
 
     def data(self) -> dict[str, Any]:
         """What report.json holds: the facts, and each field that is not empty, images without their pixels."""

@@ -201,5 +201,7 @@ def _meet(a: tuple[float, float, float, float], b: tuple[float, float, float, fl
 
 def _names(report: Report) -> tuple[str, str]:
     """What the two models are called: as in the figures by class, else as in the table."""
-    called = [*report.by_class[0].figures] if report.by_class else [str(r.get("model")) for r in ends(report.rows)]
+    called = [*report.pair]
+    if not called:
+        called = [*report.by_class[0].figures] if report.by_class else [str(r.get("model")) for r in ends(report.rows)]
     return called[0], called[-1]

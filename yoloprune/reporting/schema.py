@@ -99,6 +99,7 @@ PROPERTIES: dict[str, dict[str, Any]] = {
             share=_one("number", "The same as a fraction."),
         ),
     ),
+    "pair": _array("val, compare: the two models whose findings 'images' show.", {"type": "string"}),
     "notes": _array("What stands below the table, in sentences.", {"type": "string"}),
     "pages": _object("slim: pages of its stages, by their names: paths from the folder of the run."),
     "pattern": _one("string", "mask: in which pattern."),

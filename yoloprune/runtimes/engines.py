@@ -74,13 +74,26 @@ def _torch(model: nn.Module, deployment: Deployment) -> tuple[Engine, bool]:
     return engine, half
 
 
-def require_size(path: str, deployment: Deployment, imgsz: int) -> None:
-    """Raise ArgumentError unless a file that was exported before runs here, at the size that is asked for."""
+def side_of(path: str, deployment: Deployment, imgsz: int, *, named: bool) -> int:
+    """Side of the images that a file takes which was exported before: the one that it was made for, or any.
+
+    Args:
+        path (str): The file.
+        deployment (Deployment): Where it runs.
+        imgsz (int): The side of one that takes any.
+        named (bool): Whether it has to take that.
+
+    Raises:
+        ArgumentError: If it does not run here, or not at such a size.
+    """
     engine: Any = _file(path, deployment)[0]
-    made = getattr(engine, "imgsz", None)
-    if made and not getattr(engine, "dynamic", False) and [int(n) for n in made] != [imgsz] * 2:
+    made = [int(n) for n in getattr(engine, "imgsz", None) or ()]
+    if not made or getattr(engine, "dynamic", False) or set(made) == {imgsz}:
+        return imgsz
+    if named or len(set(made)) > 1:
         said = "x".join(map(str, made)) if len(set(made)) > 1 else made[0]
         raise ArgumentError(f"{path}: was exported for imgsz={said} and takes no other. Received: imgsz={imgsz}")
+    return made[0]
 
 
 def _file(path: str, deployment: Deployment) -> tuple[Engine, bool]:
