@@ -9,6 +9,7 @@ import pytest
 
 from yoloprune.backend import console
 from yoloprune.commands import demo
+from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.settings import checking
 from yoloprune.settings.requests import DemoRequest
 
@@ -27,6 +28,7 @@ def test_it_begins_with_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(console, "log", lambda prefix, message: said.append(prefix + message))
     monkeypatch.setattr(demo, "make_shapes", draw)
+    monkeypatch.setattr(demo, "_require", lambda *_: None)
     with pytest.raises(Drawn) as raised:
         demo.run(checking.build(DemoRequest, {"flops": 0.4, "epochs": 2, "project": str(tmp_path)}))
     assert raised.value.args == (1,)
@@ -36,6 +38,22 @@ def test_it_begins_with_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "prune, fine-tune 2 epochs, compare"
     )
     assert second.startswith("no download, no GPU needed; 24 epochs in all took 31 minutes on ")
+
+
+@pytest.mark.parametrize(
+    ("told", "kind", "said"),
+    [
+        ({"format": "onxx"}, ArgumentError, "format=onxx: must be one of"),
+        pytest.param({"flops": 0.001}, BudgetError, "out of reach", marks=pytest.mark.slow),
+    ],
+)
+def test_what_slim_would_refuse_is_refused_before_a_model_is_trained(
+    told: dict[str, Any], kind: type[Exception], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "make_shapes", lambda *_, **__: pytest.fail("images are drawn"))
+    with pytest.raises(kind, match=said):
+        demo.run(checking.build(DemoRequest, {"project": str(tmp_path / "runs"), **told}))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_absolute_budget_is_no_percentage() -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 from ultralytics import YOLO
 
-from yoloprune.backend import compat, console, host_arguments, run_folders
-from yoloprune.commands import interruptions, slim
-from yoloprune.commands.demo_images import make_shapes
+from yoloprune.backend import compat, console, evaluation, host_arguments, run_folders
+from yoloprune.checkpoint import rebuild, saving
+from yoloprune.commands import interruptions, slim, slim_reach
+from yoloprune.commands.demo_images import NAMES, make_shapes
+from yoloprune.runtimes.deployment import Deployment
 from yoloprune.settings import checking, command_line
 from yoloprune.settings.requests import DemoRequest
 from yoloprune.settings.slim_request import SlimRequest
@@ -57,14 +59,15 @@ def run(request: DemoRequest) -> list[dict[str, Any]]:
     compat.require("demo")
     host_arguments.require(request.host)
     start = time.time()
+    epochs = {name: int(request.passed.get("epochs") or most) for name, most in EPOCHS.items()}
+    parent = YOLO("yolov8n.yaml")
+    _require(parent, request, epochs["slim"])
     folder = run_folders.new_run("detect", "demo", request.host).folder.resolve()
     seed, device = request.passed.get("seed") or 0, request.passed.get("device")
-    epochs = {name: int(request.passed.get("epochs") or most) for name, most in EPOCHS.items()}
     console.log("demo: ", told_before(epochs, request.flops, folder))
     data = make_shapes(folder / "data", **DATA, seed=seed)
     common = {**TRAIN, "data": str(data), "seed": seed, "device": device, "project": str(folder)}
 
-    parent = YOLO("yolov8n.yaml")
     with interruptions.telling(lambda: f"{folder} is not finished and may go; the same command begins anew"):
         parent.train(**common, epochs=epochs["parent"], name="parent")
     model = Path(parent.trainer.last)
@@ -78,6 +81,20 @@ def run(request: DemoRequest) -> list[dict[str, Any]]:
     minutes = (time.time() - start) / 60
     console.log("demo: ", f"{minutes:.1f} minutes; everything is in {folder}")
     return found.rows
+
+
+def _require(parent: YOLO, request: DemoRequest, epochs: int) -> None:
+    """Raise before any training what `slim` would raise after that of the model.
+
+    Raises:
+        ArgumentError: If what `format=` needs is not there, or epochs are too few.
+        BudgetError: If the budget is out of reach.
+    """
+    told = {"model": "yolov8n.yaml", "data": "shapes.yaml", "epochs": epochs, "flops": request.flops}
+    asked = checking.build(SlimRequest, {**told, "format": request.passed.get("format")})
+    Deployment.asked(asked.shipped | {"data": "shapes.yaml"}, evaluation.device(request.passed.get("device")), None)
+    network = saving.with_model(parent, rebuild.network(parent, len(NAMES)))
+    slim_reach.require(network, asked, None, DATA["imgsz"], rebuilt=False)
 
 
 def told_before(epochs: Mapping[str, int], flops: float, folder: Path) -> str:
