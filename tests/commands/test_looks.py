@@ -19,7 +19,7 @@ import yoloprune
 from yoloprune import api, cli
 from yoloprune.backend import console, evaluation
 from yoloprune.checkpoint import saving
-from yoloprune.commands import compare, side_by_side, sweep_table
+from yoloprune.commands import compare, plot, side_by_side, sweep_table
 from yoloprune.errors import ArgumentError, DataError
 from yoloprune.reporting import page_network, schema, text_table
 from yoloprune.settings.command_line import parse, written
@@ -313,6 +313,12 @@ def test_models_of_other_classes_are_named(
 
 
 # plot -----------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("text", ["[]", "{}", "no JSON", '{"plan": 3}', '{"plan": {"model.1": 3}}', '{"plan": null}'])
+def test_a_report_of_somebody_else_beside_a_model_is_passed_over(text: str, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(text, encoding="utf-8")
+    assert plot._plan_beside(tmp_path / "weights" / "pruned.pt") is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["2d", "3d", "gamma"])
 def test_weights_are_drawn_before_and_after(kind: str, pruned: Path, tiny: Path, tmp_path: Path) -> None:

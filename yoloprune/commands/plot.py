@@ -103,5 +103,7 @@ def _plan_beside(model: Any) -> Plan | None:
     file = Path(model).absolute().parent.parent / NAMES[0] if isinstance(model, (str, Path)) else Path()
     if not file.is_file():
         return None
-    told = json.loads(file.read_text(encoding="utf-8"))
-    return Plan.from_dict(told["plan"]) if isinstance(told.get("plan"), dict) else None
+    try:
+        return Plan.from_dict(json.loads(file.read_text(encoding="utf-8"))["plan"])
+    except (ValueError, TypeError, KeyError):  # of another command, or of another program
+        return None
