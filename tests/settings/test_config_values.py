@@ -245,6 +245,31 @@ def test_a_number_in_another_unit_is_told_what_was_meant(line: str, hint: str) -
     assert error(line).endswith(f"Received: {line.rpartition(' ')[2].partition('=')[2]}{hint}")
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a.pt, b.pt", ("a.pt", "b.pt")),
+        ("['a.pt', \"b.pt\"]", ("a.pt", "b.pt")),
+        ("(old)/a.pt,b.pt", ("(old)/a.pt", "b.pt")),
+        ("a.pt,openvino (2)", ("a.pt", "openvino (2)")),
+    ],
+)
+def test_models_in_a_list_lose_what_makes_it_one_and_nothing_of_their_names(text: str, found: tuple[str, ...]) -> None:
+    assert parse(["compare", f"models={text}"]).settings["models"] == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[mn]odel.2=0.3", (("[mn]odel.2", 0.3),)),
+        ("[model.2=0.3, model.[4-6]=0.5]", (("model.2", 0.3), ("model.[4-6]", 0.5))),
+        ("{model.2=0.3}", (("model.2", 0.3),)),
+    ],
+)
+def test_layers_in_a_list_lose_no_bracket_of_a_pattern(text: str, found: tuple[tuple[str, float], ...]) -> None:
+    assert parse(["prune", "model=a.pt", f"layers={text}"]).settings["layers"] == found
+
+
 def test_a_project_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told by what the system says of the folder, as root may write everywhere."""
     line = f"prune model=a.pt project={tmp_path / 'new' / 'deep'}"

@@ -158,12 +158,18 @@ def _module_names(value: Any) -> tuple[str, ...]:
     return names
 
 
+def _unwrapped(text: str) -> str:
+    """A text without the brackets of a list; one that stands at one end alone is part of a name or a pattern."""
+    text = text.strip()
+    return text[1:-1] if text[:1] + text[-1:] in {"[]", "()", "{}"} else text
+
+
 def _layer_shares(value: Any) -> tuple[tuple[str, float], ...]:
     """Pairs of a name or pattern and a share, from `a=0.9,b=0.7`, a mapping, or pairs."""
     if value is None:
         return ()
     if isinstance(value, str):
-        text = value.strip().strip("()[]{}, ")
+        text = _unwrapped(value).strip(", ")
         value = [] if text.lower() in {"", "none"} else [part.rpartition("=")[::2] for part in text.split(",")]
     pairs: list[tuple[Any, Any]] = list(value.items() if isinstance(value, Mapping) else value)
     found = []
@@ -177,7 +183,7 @@ def _layer_shares(value: Any) -> tuple[tuple[str, float], ...]:
 def listed(value: Any) -> Sequence[Any]:
     """Return what a comma-separated text, a sequence or a single value holds."""
     if isinstance(value, str):
-        return value.strip().strip("[]()").split(",")
+        return [part.strip(" '\"") for part in _unwrapped(value).split(",")]
     return value if isinstance(value, (list, tuple)) else [value]
 
 
