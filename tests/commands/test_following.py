@@ -234,6 +234,13 @@ def test_slim_is_done_longer_where_much_is_lost(quality: tuple[Any, Any], export
     assert following.after_slim(asked, table, Path("b.pt"), export, 96) == expected
 
 
+def test_a_slim_that_is_done_longer_leaves_the_folder_of_the_first_alone() -> None:
+    told = {"model": "a.pt", "data": "d.yaml", "epochs": 7, "flops": 0.3, "name": "mine"}
+    asked, without = (build(SlimRequest, {**told, **more}) for more in ({"exist_ok": True}, {}))
+    first, second = (following.after_slim(one, rows(0.5, 0.4), Path("b.pt"), None, 96) for one in (asked, without))
+    assert "imgsz=auto" in first and first == second  # with exist_ok the folder is refused: it holds a run of slim
+
+
 def test_a_slim_at_another_side_has_no_share_for_the_image() -> None:
     asked = build(SlimRequest, {"model": "a.pt", "data": "d.yaml", "epochs": 7, "flops": 0.3, "imgsz": 96})
     said = following.after_slim(asked, rows(0.5, 0.4), Path("b.pt"), None, 96)

@@ -25,6 +25,12 @@ def test_half_of_the_flops_stay_where_nothing_is_said() -> None:
     assert asked("latency=0.5").budget.empty
 
 
+def test_an_image_shares_the_flops_that_stay_where_nothing_is_said() -> None:
+    assert asked("imgsz=auto").budget == Budget(flops=0.5)
+    for words in ("params=0.5", "sparsity=0.4", "max_drop=1"):
+        assert error(f"{SLIM} imgsz=auto {words}").startswith("imgsz=auto: must come with flops=")
+
+
 def test_settings_come_back_as_they_were_typed() -> None:
     told = asked("sparsity=0.4 steps=3 schedule=cubic round_to=4 score=l1").settings
     assert (told["sparsity"], told["steps"], told["schedule"], told["round_to"]) == (0.4, 3, "cubic", 4)

@@ -189,6 +189,7 @@ def after_slim(
         if last[key] < BLIND or lost > LITTLE or worsened:
             more = max(2 * request.epochs, enough)
             hours = {k: v * more / request.epochs for k, v in request.passed.items() if k == "time" and v}
+            request = replace(request, passed={**request.passed, "exist_ok": None})  # this run keeps its folder
             longer = replace(request, passed={**request.passed, "epochs": more, **hours})
             too_few = "\n      (in fewer epochs channels have no time to fade)" if enough > 2 * request.epochs else ""
             is_own = lost > LITTLE and request.passed.get("imgsz") is None  # the side that the parent was trained at

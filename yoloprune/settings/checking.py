@@ -115,9 +115,14 @@ def _check_shared(command: str, settings: Mapping[str, Any]) -> None:
             raise ArgumentError(
                 "imgsz=auto: must come with flops=, or with latency= as a fraction (0.6) that one cut meets"
             )
-    elif settings["flops"] is None and latency is None:
+    elif settings["flops"] is None and latency is None and not _takes_default_flops(command, settings):
         other = "" if command == "train-sparse" else " or latency="
         raise ArgumentError(f"imgsz=auto: must come with flops={other}, which widths and image share (e.g. flops=0.5)")
+
+
+def _takes_default_flops(command: str, settings: Mapping[str, Any]) -> bool:
+    """Whether `slim` is given nothing that says how far it goes."""
+    return command == "slim" and all(settings[key] is None for key in ("params", "sparsity", "max_drop"))
 
 
 def _check_fraction(passed: Mapping[str, Any]) -> None:
