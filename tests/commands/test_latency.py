@@ -16,10 +16,12 @@ from torch import nn
 
 import yoloprune
 from yoloprune.backend import console, progress_bar
+from yoloprune.commands import latency
 from yoloprune.errors import ArgumentError, DeviceLinkError
 from yoloprune.runtimes import device_runtimes, engines
 from yoloprune.selection import time_profile
 from yoloprune.settings.command_line import parse
+from yoloprune.settings.view_requests import LatencyRequest
 
 COUNT = 16
 LOOSE: dict[str, Any] = {"imgsz": 64, "round_to": 1, "min_width": 2}
@@ -80,7 +82,9 @@ def test_a_folder_to_carry(
     assert len({len(one["widths"]) for one in told["networks"]}) == 1
     assert all(sum(one["widths"]) < sum(parent["widths"]) for one in others)
     assert "python3 measure.py" in said[-1] and "it needs Python and trtexec;" in said[-1]
-    step = f"next: yoloprune prune model={tiny} imgsz=64 latency=0.6 times={folder / 'times.csv'}"
+    step = (
+        f"next: yoloprune prune model={tiny} imgsz=64 latency=0.6 times={folder / 'times.csv'} round_to=1 min_width=2"
+    )
     assert said[-1].splitlines()[-1] == step
     why = "engine runs only on the device that built it, so onnx is exported here and measure.py has engine built there"
     assert why in said and bars == ["exporting networks to onnx, of which the device builds engine"]
@@ -237,3 +241,11 @@ def test_formats_of_devices_are_those_that_ultralytics_exports() -> None:
 
     known = set(compat.export_formats()["Argument"])
     assert set(device_runtimes.MODULES) - {"litert", "tflite"} <= known and {"litert", "tflite"} & known
+
+
+def test_what_was_not_narrowed_there_is_not_narrowed_by_its_table() -> None:
+    asked = parse(["latency", "model=a.pt", "format=ncnn", "keep=neck,model.2", "layers=model.4=0.3", "threads=2"])
+    assert isinstance(asked, LatencyRequest)
+    words = "yoloprune prune model=a.pt latency=0.6 times=times.csv layers=model.4=0.3 keep=neck,model.2"
+    assert latency._next(asked) == words
+    assert parse(words.split()[1:]).settings["keep"] == ("neck", "model.2")

@@ -251,3 +251,17 @@ def test_times_that_nothing_follows_from(
 def test_what_a_table_says_itself(words: str, message: str) -> None:
     with pytest.raises(ArgumentError, match=f"^{message}"):
         parse(["prune", "model=a.pt", *words.split()])
+
+
+def test_a_cut_is_timed_again_at_the_precision_of_the_table() -> None:
+    how = {**HOW, "imgsz": "320", "batch": "1", "threads": "", "format": "openvino"}
+    for precision, data, more in (
+        ("fp32", "my.yaml", ""),
+        ("fp16", "my.yaml", " half=True"),
+        ("int8", "my.yaml", " int8=True data=my.yaml"),
+        ("int8", None, " int8=True data=..."),
+    ):
+        table = device_times.DeviceTimes(Path("times.csv"), {**how, "precision": precision}, 9.0, [], [])
+        words = table.again("pruned.pt", "best.pt", data)
+        assert words == f"yoloprune latency model=pruned.pt against=best.pt format=openvino imgsz=320{more}"
+        parse(words.split()[1:])

@@ -113,6 +113,8 @@ def _next(request: LatencyRequest, table: str | Path = TIMES) -> str:
     if request.against is not None:
         return ""
     words = {"model": request.model, "imgsz": request.passed.get("imgsz"), "latency": 0.6, "times": table}
+    limits = command_line.taken("prune", command_line.changed(request))  # widths beyond these were not timed
+    words |= {k: v for k, v in limits.items() if k != "threads"}
     return " ".join(["yoloprune prune", *map(shell_words.quoted, command_line.pairs(words))])
 
 

@@ -195,7 +195,7 @@ def _run(
     checkpoint.tidy(target)
     if isinstance(clock, device_times.DeviceTimes) and timing is not None:
         promise = f"latency={request.latency}: {timing['predicted']:.3f} of the parent's {clock.ms:.2f} ms is predicted"
-        words = clock.again(target, origin or "...")
+        words = clock.again(target, origin or "...", data)
         console.conclude(
             "prune: ", f"{promise} in {clock}, and cannot be measured here. To have it timed there:\n  {words}"
         )

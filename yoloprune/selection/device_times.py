@@ -82,10 +82,12 @@ class DeviceTimes:
         known = {"predicted": round(share, 4), "error": round(model.error, 4), "worst": round(model.worst, 4)}
         return {**known, "parent_ms": self.ms, "times": str(self.file), **self.how}
 
-    def again(self, model: Any, against: Any) -> str:
-        """The command that has a network timed beside its parent in the same way."""
+    def again(self, model: Any, against: Any, data: Any) -> str:
+        """The command that has a network timed beside its parent in the same way, at int8 calibrated on `data`."""
         told = {key: self.how[key] or None for key in ("format", "imgsz", "batch", "threads")}
         told["half"] = "True" if self.how["precision"] == "fp16" else None
+        if self.how["precision"] == "int8":
+            told |= {"int8": "True", "data": data or "..."}
         told["cmd"] = self.how["runtime"] if self.how["machine"] == OF_COMMAND else None
         told["batch"] = None if told["batch"] == "1" else told["batch"]
         words = command_line.pairs({"model": model, "against": against, **told})
