@@ -288,6 +288,12 @@ def test_the_cut_that_is_recommended_is_the_one_that_was_made() -> None:
     asked = build(SweepRequest, given)
     step = following.after_sweep(asked, {"data": "b.yaml", "imgsz": 96}, "flops=0.8")
     assert step == "yoloprune prune model=a.pt data=b.yaml flops=0.8 imgsz=96 score=bn 'keep=model.2.*'"
+    passed = {"data": "b.yaml", "imgsz": 96, "seed": 3, "device": 0, "workers": 2}  # of which prune takes no workers
+    step = following.after_sweep(build(SweepRequest, {**given, "seed": 3, "device": 0}), passed, "flops=0.8")
+    assert step == (
+        "yoloprune prune model=a.pt data=b.yaml flops=0.8 imgsz=96 seed=3 device=0 score=bn 'keep=model.2.*'"
+    )
+    command_line.parse(shlex.split(step)[1:])
 
 
 @pytest.mark.parametrize(

@@ -242,5 +242,6 @@ def after_sweep(request: SweepRequest, passed: Mapping[str, Any], budget: str | 
     if same.get("pattern") == "unstructured":  # which a mask is anyway
         del same["pattern"]
     given = command_line.pairs({"model": run_folders.rooted(as_typed(request.model)), "data": passed["data"]})
-    words = (*given, budget, *command_line.pairs({"imgsz": passed["imgsz"], **same}))
+    same = {**{key: passed.get(key) for key in ("imgsz", "seed", "device")}, **same}  # which draw and see the images
+    words = (*given, budget, *command_line.pairs(same))
     return f"yoloprune {target} {' '.join(map(shell_words.quoted, words))}"
