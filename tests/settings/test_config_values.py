@@ -258,6 +258,21 @@ def test_models_in_a_list_lose_what_makes_it_one_and_nothing_of_their_names(text
     assert parse(["compare", f"models={text}"]).settings["models"] == found
 
 
+@pytest.mark.parametrize("name", ["2024", "1e3", "007", "1_0"])
+def test_a_folder_whose_name_is_a_number_is_found(name: str, tmp_path: Path) -> None:
+    found = ok(f"finetune model={name} data={name}").passed
+    assert (found["model"], found["data"]) == (name, name)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("data: 2024")
+    assert ok(f"prune model=a.pt cfg={recipe}").passed["data"] == "2024"
+    assert ok("prune model=a.pt data=False").passed["data"] is False
+    assert ok("val model=a.pt data=['a.yaml','b.yaml']").passed["data"] == ["a.yaml", "b.yaml"]
+
+
+def test_a_command_whose_quote_is_open_is_told() -> None:
+    assert "must be a command to which a command line is added" in error("latency model=a.pt format=ncnn target='ssh")
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [

@@ -25,6 +25,7 @@ UNLISTED_HOST_KEYS = frozenset(
 )
 BARE_FLAGS = frozenset({"half", "int8", "end2end", "nms"})  # boolean although no default says so
 VERBATIM = frozenset({"name", "project"})  # a run called 7.10 is not the number 7.1
+PLACES = frozenset({"model", "data"})  # no numbers either, but data= may be False, or a list
 ALSO_ALLOWED: dict[str, tuple[type, ...]] = {  # beyond the type of the default; their content is Ultralytics' to judge
     "imgsz": (list, tuple),
     "batch": (float,),
@@ -133,8 +134,9 @@ def check_keys(given: Mapping[str, Any], command: Command) -> dict[str, Any]:
 
 def check_host_value(key: str, value: Any) -> Any:
     """Return an Ultralytics value whose type fits the type of its default; for its range see `host_ranges`."""
-    default = _read_host_defaults().get(key)
+    default, typed = _read_host_defaults().get(key), value
     value = smart_value(value) if isinstance(value, str) and key not in VERBATIM else plain_value(value)
+    value = str(typed) if key in PLACES and is_number(value) else value
     check_range(key, value)
     default = False if key in BARE_FLAGS and value is not None else default
     if default is None or isinstance(default, str) or isinstance(value, ALSO_ALLOWED.get(key, ())):

@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from yoloprune import shell_words
 from yoloprune.settings.option import Option
 from yoloprune.settings.own_options import KEEP, LAYERS, MAX_RATIO, MIN_WIDTH, ROUND_TO, THREADS
 from yoloprune.settings.value_kinds import ValueKind, place
 from yoloprune.settings.view_options import AGAINST
+
+
+def _target(value: Any) -> str:
+    """Return a text that comes apart into words."""
+    text = place(value)
+    shell_words.split(text)  # raises ValueError where a quote is open
+    return text
 
 
 def _command(value: Any) -> str:
@@ -34,7 +42,7 @@ def _pattern(value: Any) -> str:
 TARGET = Option(
     "target",
     None,
-    ValueKind("a command to which a command line is added", place, annotation="str"),
+    ValueKind("a command to which a command line is added", _target, annotation="str"),
     "the device, reached by a command: the folder is sent there, measured there and the table fetched; not set: the "
     "folder is yours to carry",
     "ssh pi@host",
