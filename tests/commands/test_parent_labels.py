@@ -73,6 +73,8 @@ def test_what_does_not_go_together_is_refused_before_any_work() -> None:
     assert "must not be combined with resume" in error(f"{LINE} resume")
     assert "labels_from=b.pt: must come with images=" in error("finetune model=a.pt labels_from=b.pt")
     assert "must not be combined with data=" in error("slim model=a.pt images=photos data=b.yaml")
+    for command in ("finetune", "slim"):
+        assert "labels_conf=0.4: must come with images=" in error(f"{command} model=a.pt data=b.yaml labels_conf=0.4")
     assert "labels_conf=2: must be a fraction" in error(f"{LINE} labels_conf=2")
     assert (getattr(ok(LINE), "labels_conf"), getattr(ok(LINE), "images")) == (0.25, "photos")  # noqa: B009
 

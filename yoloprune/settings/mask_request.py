@@ -10,7 +10,7 @@ from yoloprune.errors import ArgumentError
 from yoloprune.settings import own_options
 from yoloprune.settings.mask_options import CHOICE, GROWN, RECOVER, SCORES_OF_MASKS, SHARES, TRIED, n_of_m
 from yoloprune.settings.option import Option
-from yoloprune.settings.request import Request
+from yoloprune.settings.request import Request, require_alone
 from yoloprune.settings.value_kinds import as_typed
 
 HALF = 0.5
@@ -168,6 +168,5 @@ class MaskRequest(Request):
     @classmethod
     def build(cls, settings: Mapping[str, Any], passed: Mapping[str, Any]) -> MaskRequest:
         """Fill in the sparsity."""
-        if settings["images"] is not None and passed.get("data"):
-            raise ArgumentError(f"images={settings['images']}: must not be combined with data=, which has images too")
+        require_alone(settings, passed)
         return cls(passed, Zeros.of(settings), *(settings[key] for key in ("score", "images", "recover")))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
-from yoloprune.settings import commands
+from yoloprune.errors import ArgumentError
+from yoloprune.settings import commands, training_options
 
 Asked = TypeVar("Asked", bound="Request")
 
@@ -60,3 +61,12 @@ class Request:
     def kwargs(self) -> dict[str, Any]:
         """Own and Ultralytics' keys as flat keyword arguments, without the model."""
         return {**self.settings, **self.host}
+
+
+def require_alone(settings: Mapping[str, Any], passed: Mapping[str, Any]) -> None:
+    """Raise ArgumentError where two places of images are given, or how they are labelled and none."""
+    if settings["images"] is not None and passed.get("data"):
+        raise ArgumentError(f"images={settings['images']}: must not be combined with data=, which has images too")
+    labels = training_options.LABELS_CONF
+    if settings["images"] is None and settings.get(labels.name, labels.default) != labels.default:
+        raise ArgumentError(f"{labels.name}={settings[labels.name]}: must come with images=, of whose labels it is")

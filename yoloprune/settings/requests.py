@@ -10,7 +10,7 @@ from yoloprune.errors import ArgumentError
 from yoloprune.settings import commands, mask_options, own_options
 from yoloprune.settings.budget import Budget, Limits, check_fields
 from yoloprune.settings.mask_request import Growth
-from yoloprune.settings.request import Request
+from yoloprune.settings.request import Request, require_alone
 from yoloprune.settings.sparse_config import SparseConfig
 
 Part = TypeVar("Part", Budget, Limits, "Criterion")
@@ -38,12 +38,6 @@ class Criterion:
 def part(kind: type[Part], settings: Mapping[str, Any]) -> Part:
     """One of the objects that several keys fill; a key that the command does not have keeps its default."""
     return kind(**{name: settings[name] for name in (f.name for f in fields(kind)) if name in settings})
-
-
-def require_alone(settings: Mapping[str, Any], passed: Mapping[str, Any]) -> None:
-    """Raise ArgumentError where two places of images are given."""
-    if settings["images"] is not None and passed.get("data"):
-        raise ArgumentError(f"images={settings['images']}: must not be combined with data=, which has images too")
 
 
 @dataclass(frozen=True)

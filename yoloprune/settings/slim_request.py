@@ -11,7 +11,8 @@ from yoloprune.errors import ArgumentError
 from yoloprune.settings import keys, slim_options
 from yoloprune.settings.budget import Budget
 from yoloprune.settings.commands import COMMANDS, EXPORT
-from yoloprune.settings.requests import CutRequest, require_alone
+from yoloprune.settings.request import require_alone
+from yoloprune.settings.requests import CutRequest
 
 SEARCHED = 5
 """Rounds of a search by `max_drop=` where `steps=` does not say."""
