@@ -184,6 +184,8 @@ def test_names_of_models_say_which_is_which() -> None:
     assert list(compare.named(stages)) == told
     two = ["a/runs/detect/slim/weights/best.pt", "b/runs/detect/slim/weights/best.pt"]
     assert list(compare.named(two)) == ["a/.../slim/weights/best.pt", "b/.../slim/weights/best.pt"]
+    assert list(compare.named(["/best.pt", "/w/best.pt"])) == ["best.pt", "w/best.pt"]  # the root is no folder
+    assert list(compare.named(["/x.pt", "/y/x.pt"])) == ["x.pt", "y/x.pt"]
     assert list(compare.named(["a/small.pt", "b/small.pt", "c/large.pt"])) == ["a/small.pt", "b/small.pt", "large.pt"]
 
 

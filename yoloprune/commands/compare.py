@@ -43,15 +43,15 @@ def named(models: Sequence[ModelSource]) -> dict[str, ModelSource]:
     out.
     """
     paths = [
-        Path(m).absolute().parts if isinstance(m, (str, Path)) else (f"model{i}",) for i, m in enumerate(models, 1)
-    ]
+        Path(m).absolute().parts[1:] if isinstance(m, (str, Path)) else (f"model{i}",) for i, m in enumerate(models, 1)
+    ]  # without the root, which is no folder
     least = [_least(m) for m in models]
     names = ["/".join(path[-n:]) for path, n in zip(paths, least, strict=True)]
     for name in {n for n in names if names.count(n) > 1}:
         alike = [i for i, n in enumerate(names) if n == name]
         above = _apart([paths[i][: -least[i]] for i in alike])
         for number, i in enumerate(alike):
-            names[i] = f"{name}-{number + 1}" if above is None else f"{above[number]}/{name}"
+            names[i] = f"{name}-{number + 1}" if above is None else f"{above[number]}/{name}".lstrip("/")
     return dict(zip(names, models, strict=True))
 
 
@@ -59,7 +59,7 @@ def _least(model: ModelSource) -> int:
     """How many parts of its path say what a model is; not more than were typed."""
     if not isinstance(model, (str, Path)):
         return 1
-    parts = Path(model).parts
+    parts = Path(model).relative_to(Path(model).anchor).parts
     count = 1
     if OF_ANY_RUN.fullmatch(Path(model).stem):
         count = 3 if parts[-2:-1] == ("weights",) else 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -48,6 +49,9 @@ def run(request: ValRequest) -> list[dict[str, Any]]:
     models = {alone: model} if against is None else {"parent": against, "pruned": model}
     return compare(request, models)
 
+
+NO_NAME = re.compile(r'[\\/:*?"<>|]')
+"""What no folder's name may hold, on whatever system."""
 
 TUNED = "fine-tuned"
 """Name of a pruned model that was trained since."""
@@ -99,7 +103,7 @@ def compare(request: ValRequest | CompareRequest, models: Mapping[str, ModelSour
             sizes: dict[str, Any] = {**({"imgsz": side} if differ else {}), **_sizes(yolo, side)}
             sizes |= {"runtime": runtime} if apart or command == "compare" else {}
             place = {"imgsz": side, "project": str(folder.resolve()), "exist_ok": True}
-            place["name"] = name.replace("/", "-")
+            place["name"] = NO_NAME.sub("-", name)
             installing = nullcontext() if yolo in known else compat.replaced({"AUTOINSTALL": False})
             looked = only_classes.looked_at(yolo, passed, known)
             with installing, looked as asked, per_image.watched(yolo) as watch:
