@@ -150,6 +150,8 @@ def small(line: str) -> list[str]:
     added = dict(word.split("=") for word in ADDED.get(command, "").split() if "resume" not in plain)
     if given.keys() & {"pattern", "sparsity"}:  # of masks, which have no widths
         added.pop("widths", None)
+    if "images" not in given:  # of whose labels it is
+        added.pop("labels_conf", None)
     if "latency" in given and "times" not in given:  # threads of networks this small get in each other's way
         added["threads"] = SMALL["threads"]
     words = {**added, **{key: SMALL.get(key, value) for key, value in given.items()}}
