@@ -21,6 +21,15 @@ def test_windows_paths_are_left_alone() -> None:
     assert split(r"ssh -i C:\keys\pi pi@host", windows=True) == ["ssh", "-i", r"C:\keys\pi", "pi@host"]
 
 
+@pytest.mark.parametrize("word", ["project=C:\\my runs\\", "project=\\\\host\\a b\\\\"])
+def test_a_folder_that_ends_in_a_backslash_does_not_swallow_what_follows(word: str) -> None:
+    """As `CommandLineToArgvW` reads it: before a quote two backslashes are one, and one takes its meaning away."""
+    line = f"{quoted(word, windows=True)} name=x"
+    ends = len(word) - len(word.rstrip("\\"))
+    assert line == f'"{word}{ends * chr(92)}" name=x'
+    assert split(line, windows=True) == [word, "name=x"]
+
+
 def test_lists_stay_one_word_in_powershell() -> None:
     assert quoted("keep=a,b", windows=True) == '"keep=a,b"'
 

@@ -10,12 +10,17 @@ WINDOWS = os.name == "nt"
 PLAIN = re.compile(r"[\w=.+:/\\@-]+")
 """What neither cmd nor PowerShell makes anything else of; the latter takes `a,b` for two words."""
 
+BACK, DOUBLED = "\\", re.compile(r'(\\+)\1"')
+"""A backslash, and so many of them before a quote that each is one of two."""
+
 
 def quoted(word: str, windows: bool = WINDOWS) -> str:
-    """A word that comes through a shell as it is: Windows' own keep single quotes, and leave backslashes alone."""
+    """A word that comes through a shell as it is: Windows' own keep single quotes, and leave backslashes alone, but for
+    those before a quote, of which programs take two for one.
+    """
     if not windows:
         return shlex.quote(word)
-    return word if PLAIN.fullmatch(word) else f'"{word}"'
+    return word if PLAIN.fullmatch(word) else f'"{word}{word[len(word.rstrip(BACK)) :]}"'
 
 
 def split(line: str, windows: bool = WINDOWS) -> list[str]:
@@ -28,4 +33,5 @@ def split(line: str, windows: bool = WINDOWS) -> list[str]:
         return shlex.split(line)
     if line.count('"') % 2:
         raise ValueError("No closing quotation")
+    line = DOUBLED.sub(r'\1"', line)
     return [word.replace('"', "") for word in re.findall(r'(?:[^\s"]|"[^"]*")+', line)]
