@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from checkpoints import build, narrow
 from torch import nn
 
+import yoloprune
 from yoloprune.backend import evaluation, host_arguments
 from yoloprune.errors import ArgumentError
 
@@ -22,6 +24,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
 def test_ultralytics_own_judgement_comes_first(wrong: dict[str, Any]) -> None:
     with pytest.raises(ArgumentError, match=next(iter(wrong))):
         host_arguments.require(wrong)
+
+
+@pytest.mark.parametrize("told", [{"project": "o'neil"}, {"name": "o'neil"}, {"save_dir": "o'neil/run"}])
+def test_a_folder_in_which_ultralytics_opens_no_checkpoint(told: dict[str, Any], tmp_path: Path) -> None:
+    given = {k: tmp_path / v if k != "name" else v for k, v in told.items()}
+    with pytest.raises(ArgumentError, match="whose path has a quote in it"):
+        host_arguments.require_openable(given)
+    host_arguments.require_openable({**given, "resume": True})  # its folder is that of the checkpoint
+    host_arguments.require_openable({"project": tmp_path / "o neil", "name": "ä $x"})
+
+
+@pytest.mark.parametrize("command", ["prune", "mask", "finetune", "train_sparse", "slim"])
+def test_it_is_refused_before_there_is_any_work(command: str, tmp_path: Path) -> None:
+    """Before the model is looked for."""
+    with pytest.raises(ArgumentError, match="quote"):
+        getattr(yoloprune, command)(tmp_path / "none.pt", data="none.yaml", project=tmp_path / "o'neil")
 
 
 @pytest.mark.parametrize("device", ["tpu:0", "vulkan", "intel:gpu", "7,8", "gpu", "cuda:99", [98, 99]])

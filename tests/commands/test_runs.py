@@ -188,18 +188,15 @@ def test_a_run_does_not_write_over_what_it_starts_from(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_from_which_ultralytics_opens_nothing_is_refused_before_work(tiny: Path, tmp_path: Path) -> None:
+def test_a_folder_from_which_ultralytics_opens_nothing_is_refused_before_a_training_from_python(
+    tiny: Path, tmp_path: Path
+) -> None:
     """It would train to the end there, look for a release on the network and fail."""
     data = make_shapes(tmp_path / "data", train=4, val=4, imgsz=32)
-    told = {"data": str(data), "imgsz": 32, "device": "cpu", "project": str(tmp_path / "it's")}
-    for refused in (
-        lambda: yoloprune.prune(tiny, flops=0.7, **told),
-        lambda: yoloprune.mask(tiny, sparsity=0.5, **told),
-        lambda: yoloprune.finetune(tiny, epochs=1, batch=4, workers=0, **told),
-    ):
-        with pytest.raises(ArgumentError, match="opens no checkpoint with ' in its path"):
-            refused()
-    assert {f.name for f in tmp_path.iterdir()} == {"data"}
+    free = yoloprune.prune(tiny, flops=0.7, native=False, score="l2", imgsz=32, device="cpu", project=str(tmp_path))
+    with pytest.raises(ArgumentError, match="whose path has a quote in it"):
+        free.train(data=str(data), epochs=1, imgsz=32, device="cpu", workers=0, project=str(tmp_path / "it's"))
+    assert not (tmp_path / "it's").exists()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -39,6 +40,24 @@ def require(arguments: Mapping[str, Any]) -> None:
     finally:
         compat.LOGGER.setLevel(level)
     evaluation.device(arguments.get("device"))
+
+
+def require_openable(arguments: Mapping[str, Any]) -> None:
+    """Raise ArgumentError where Ultralytics could not open the checkpoints of a run, which it reads by paths without
+    quotes: at the end of a training it would look for one beside the folder.
+
+    Args:
+        arguments (Mapping[str, Any]): `project`, `name` and `save_dir` count, and of a resumed run none.
+    """
+    if arguments.get("resume"):
+        return
+    told = {k: arguments[k] for k in ("project", "name") if arguments.get(k) is not None}
+    told = {"task": "detect", "mode": "train", "name": ".", "exist_ok": True, **told}
+    folder = os.path.abspath(arguments.get("save_dir") or compat.get_save_dir(compat.get_cfg(overrides=told)))
+    if "'" in folder:
+        raise ArgumentError(
+            f"project={folder}: Ultralytics opens no checkpoint whose path has a quote in it. Choose another folder"
+        )
 
 
 def _require_optimizer(name: Any) -> None:

@@ -148,15 +148,8 @@ def new_run(task: str, name: str, arguments: Mapping[str, Any], reads: Iterable[
     return claim(_places(task, name, arguments), reads)
 
 
-def require_openable(arguments: Any) -> None:
-    """Raise ArgumentError where Ultralytics could not open what a run with such arguments, see `claim`, writes."""
-    if "'" in (folder := str(compat.get_save_dir(arguments))):
-        raise ArgumentError(f"{folder}: Ultralytics opens no checkpoint with ' in its path. Choose another project=")
-
-
 def require_other(task: str, name: str, arguments: Mapping[str, Any], file: str, source: Any) -> None:
-    """Raise PruneError where a run would write over the file that it starts from, before work starts, and ArgumentError
-    where Ultralytics could not open what it writes.
+    """Raise PruneError where a run would write over the file that it starts from, before work starts.
 
     Args:
         task (str): Task of the model.
@@ -165,11 +158,9 @@ def require_other(task: str, name: str, arguments: Mapping[str, Any], file: str,
         file (str): The checkpoint that it will write.
         source (Any): The file that it starts from, None where there is none.
     """
-    places = _places(task, name, arguments)
-    require_openable(places)
     if source is None or not arguments.get("exist_ok"):
         return
-    target = Path(compat.get_save_dir(places)) / "weights" / file
+    target = Path(compat.get_save_dir(_places(task, name, arguments))) / "weights" / file
     if target.exists() and Path(source).exists() and target.samefile(source):
         raise PruneError(f"{target} is the file that the model came from and is not overwritten. Choose another name.")
 

@@ -239,4 +239,4 @@ def _existing(path: str | os.PathLike[str]) -> str:
     for name, read in seen.items():
         if Path(read).is_file():
             return name
-    raise ModelError(f"Ultralytics reads the name {path} as '{seen[file]}', which is not there. Rename it.")
+    raise ModelError(f"Ultralytics reads {path} as {seen[file]}, which is not there. Rename the file, or its folder.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from yoloprune import csv_rows, files
-from yoloprune.backend import compat, console, run_folders
+from yoloprune.backend import compat, console, host_arguments, run_folders
 from yoloprune.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class WholeFiles(Trainer):
             self._require_kept(overrides)
             return
         reads = [self.args.model, self.args.pretrained, getattr(self.args, "distill_model", None)]
-        run_folders.require_openable(self.args)
+        host_arguments.require_openable(vars(self.args))
         self.run = run_folders.claim(self.args, reads)
         self.args.save_dir = str(self.run.folder)
 

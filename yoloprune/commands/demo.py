@@ -58,6 +58,7 @@ def run(request: DemoRequest) -> list[dict[str, Any]]:
     """
     compat.require("demo")
     host_arguments.require(request.host)
+    host_arguments.require_openable(request.host)
     start = time.time()
     epochs = {name: int(request.passed.get("epochs") or most) for name, most in EPOCHS.items()}
     parent = YOLO("yolov8n.yaml")

@@ -53,6 +53,7 @@ def run(request: FinetuneRequest, *, pruned: bool = True, known: Mapping[str, fl
     """
     compat.require("finetune")
     host_arguments.require(request.host)
+    host_arguments.require_openable(request.host)
     host_arguments.require_quantizers(request.host)
     model, passed = request.model, request.host
     if passed.get("resume"):

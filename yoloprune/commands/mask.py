@@ -63,6 +63,7 @@ def run(request: MaskRequest) -> MaskResult:
     """Mask, see `api.mask`."""
     compat.require("mask")
     host_arguments.require(request.host)
+    host_arguments.require_openable(request.host)
     parent = saving.load(request.model)
     head_task.settle(parent, {}, asked=False)
     if (family := yaml_markers.untrainable(parent.model)) is not None:

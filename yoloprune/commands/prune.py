@@ -80,6 +80,7 @@ def run(request: PruneRequest, judge: Judge | None = None, *, timed: bool = Fals
     """
     compat.require("prune")
     host_arguments.require(request.host)
+    host_arguments.require_openable(request.host)
     passed = request.passed
     deployment = Deployment.asked(passed, place(passed.get("device")), request.threads, passed.get("batch"))
     times = None if request.times is None else device_times.read(request.times)

@@ -56,6 +56,7 @@ def run(request: SlimRequest) -> SlimResult:
     began = time.perf_counter()
     passed = request.passed
     host_arguments.require({k: v for k, v in request.host.items() if k not in request.shipped})
+    host_arguments.require_openable(request.host)
     parent = saving.load(request.model)
     head_task.settle(parent, passed)
     records.require_unmasked(parent.model)

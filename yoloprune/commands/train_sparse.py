@@ -33,6 +33,7 @@ def run(request: TrainSparseRequest) -> ultralytics.YOLO:
     """Train sparse, see `api.train_sparse`."""
     compat.require("train-sparse")
     host_arguments.require(request.host)
+    host_arguments.require_openable(request.host)
     model, passed = request.model, request.host
     if passed.get("resume"):
         yolo = interruptions.reopened(model, passed)
