@@ -169,7 +169,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.long
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_gives_the_same(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = {"widths": 0.5, "layer": "model.2,model.3", "score": "l2", "project": str(tmp_path)}
     whole = yoloprune.sensitivity(trained, **told, name="whole")
@@ -199,7 +199,9 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
     with (run / "sensitivity.csv").open("a") as f:
         f.write("3,model.2.cv2,mod")  # torn
     monkeypatch.setattr(sensitivity._Look, "__call__", plain)
+    caplog.clear()
     assert yoloprune.sensitivity(trained, **told) == whole
+    assert "4 widths of 4 groups, each alone" in caplog.text and "; 2 of them are done already" in caplog.text
     assert not (tmp_path / "sensitivity2").exists()
     yoloprune.sensitivity(trained, **told)  # that one is over
     assert len([*tmp_path.glob("sensitivity*")]) == 2

@@ -73,7 +73,7 @@ def run(request: SensitivityRequest) -> list[dict[str, Any]]:
                 "sensitivity: ",
                 f"{len(tried) - 1} {what} of {len({one.name for one in tried[1:]})} {of}, each alone, on "
                 f"{held[1]} images of split={passed.get('split') or 'val'}"
-                f"{f'; goes on behind {len(rows)} of them' if rows else ''}",
+                f"{f'; {len(rows) - 1} of them are done already' if rows else ''}",
             )
             bar = compat.TQDM(total=len(tried), initial=len(rows), desc=console.title("sensitivity: ") + what)
             with console.quiet():  # of a run that goes on: its parent once more

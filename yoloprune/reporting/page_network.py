@@ -137,7 +137,7 @@ def gamma(report: Report) -> str:
     for i, (key, said, kind) in enumerate(named):
         shares.line(epochs, [r[key] for r in rows], f"share {kind}")
         shares.parts.append(svg.label(shares.width - 20, 28 + 16 * i, said, text_anchor="end", class_=f"small {kind}"))
-    note = "<p class=note>|gamma| of all channels: median, and the middle 20, 50, 80 and 95 %.</p>"
+    note = "<p class=note>|gamma| of all channels: median, the middle 20, 50 and 80 %, and all but the largest 5 %.</p>"
     drawn = scales.drawn("epoch", "|gamma|", "gamma over the epochs") + shares.drawn(
         "epoch", "share", "shares over the epochs"
     )
