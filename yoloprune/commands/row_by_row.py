@@ -42,7 +42,7 @@ def opened(
         ArgumentError: If that folder is one of a run that goes on.
     """
     weights = model_facts.digest(parent.model)
-    folder, handle = _interrupted(command, parent.task, {**told, WEIGHTS: weights}, passed, table)
+    folder, handle = _interrupted(command, parent.task, told, passed, table, weights=weights)
     run = None if folder is None else run_folders.Run(folder, made=True)
     if run is not None:
         console.log(f"{command}: ", f"goes on with {folder}")
@@ -72,7 +72,7 @@ def _left(table: Path) -> str | None:
 
 
 def _interrupted(
-    command: str, task: str, told: Mapping[str, Any], passed: Mapping[str, Any], table: str
+    command: str, task: str, told: Mapping[str, Any], passed: Mapping[str, Any], table: str, *, weights: str
 ) -> tuple[Path | None, Any]:
     """The folder of the same run that is not over, taken for this process."""
 
@@ -80,12 +80,15 @@ def _interrupted(
         return {k: v for k, v in arguments.items() if k not in FREE}
 
     for folder in run_folders.earlier_runs(task, command, passed):
-        args, weights = folder / run_folders.ARGS, folder / WEIGHTS
-        if (folder / run_report.NAMES[0]).is_file() or not all(f.is_file() for f in (folder / table, weights)):
+        args, known = folder / run_folders.ARGS, folder / WEIGHTS
+        if of(run_folders.read_yaml(args)) != of(told):
             continue
-        if of({**run_folders.read_yaml(args), WEIGHTS: weights.read_text(encoding="utf-8")}) != of(told):
+        if (folder / run_report.NAMES[0]).is_file() or not (folder / table).is_file():
             continue
-        if run_folders.changed_since(args, told.get("data")):
+        if known.is_file() and known.read_text(encoding="utf-8") != weights:
+            continue
+        model = None if known.is_file() else told.get("model")  # of a release that kept no weights
+        if run_folders.changed_since(args, model, told.get("data")):
             continue
         handle = files.taken(folder / LOCK)
         if handle is not None:
