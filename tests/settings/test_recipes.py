@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from command_lines import LEAST, ROOT, SPARSE, error, recipe
 
+from yoloprune.errors import ArgumentError
 from yoloprune.settings import keys
 from yoloprune.settings.budget import Budget
 from yoloprune.settings.command_line import parse
@@ -113,3 +115,17 @@ def test_a_budget_that_is_a_command_as_well(tmp_path: Path) -> None:
     alone = recipe(tmp_path, {"latency": "12ms"})
     assert parse(["prune", "model=a.pt", alone]).settings["latency"] == "12ms"
     assert parse(["latency", "model=a.pt", "format=onnx", alone]).settings["python"] == "python3"
+
+
+@pytest.mark.parametrize(("default", "found"), [(0.0, (0.0, 0.5)), (False, (False, True))])
+def test_a_switch_of_an_older_release_is_the_number_that_it_is_now(
+    default: Any, found: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sides were drawn from half of imgsz= to one and a half of it; every args.yaml of such a release says whether."""
+    defaults = {**keys.host_defaults(), "multi_scale": default}
+    monkeypatch.setattr(keys, "_read_host_defaults", lambda: defaults)
+    for told, value in zip((False, True), found, strict=True):
+        line = parse(["finetune", "model=a.pt", recipe(tmp_path, {"multi_scale": told})])
+        assert (line.passed["multi_scale"], type(line.passed["multi_scale"])) == (value, type(value))
+    with pytest.raises(ArgumentError, match="multi_scale=2"):
+        parse(["finetune", "model=a.pt", "multi_scale=2"])

@@ -26,6 +26,9 @@ UNLISTED_HOST_KEYS = frozenset(
 BARE_FLAGS = frozenset({"half", "int8", "end2end", "nms"})  # boolean although no default says so
 VERBATIM = frozenset({"name", "project"})  # a run called 7.10 is not the number 7.1
 PLACES = frozenset({"model", "data"})  # no numbers either, but data= may be False, or a list
+FORMER = {"multi_scale": {False: 0.0, True: 0.5}}
+"""What switches of older releases, as their args.yaml holds them, are where they are numbers now."""
+
 ALSO_ALLOWED: dict[str, tuple[type, ...]] = {  # beyond the type of the default; their content is Ultralytics' to judge
     "imgsz": (list, tuple),
     "batch": (float,),
@@ -137,7 +140,9 @@ def check_host_value(key: str, value: Any) -> Any:
     default, typed = _read_host_defaults().get(key), value
     value = smart_value(value) if isinstance(value, str) and key not in VERBATIM else plain_value(value)
     value = str(typed) if key in PLACES and is_number(value) else value
-    check_range(key, value)
+    if not isinstance(default, bool):
+        value = FORMER.get(key, {}).get(value, value) if isinstance(value, bool) else value
+        check_range(key, value)
     default = False if key in BARE_FLAGS and value is not None else default
     if default is None or isinstance(default, str) or isinstance(value, ALSO_ALLOWED.get(key, ())):
         return value
