@@ -61,8 +61,9 @@ def watch(block: nn.Module, width: int) -> Calls | None:
         width (int): Channels of its input.
 
     Returns:
-        (Calls | None): None if it does anything else than to call children on single tensors, and to split and join
-            channels; if it takes or gives several tensors; or does not run on a small image.
+        (Calls | None): None if it does anything else than to call children on one tensor and nothing more, to split the
+            channels that these make, and to join channels; if it takes or gives several tensors; or does not run on a
+            small image.
     """
     block = filled(block)
     image = torch.zeros(1, width, SIDE, SIDE)
@@ -70,7 +71,7 @@ def watch(block: nn.Module, width: int) -> Calls | None:
         for name, module in block.named_modules():
             if name:
                 hooks.append(module.register_forward_pre_hook(watcher.enter))
-                hooks.append(module.register_forward_hook(watcher.leaving(name)))
+                hooks.append(module.register_forward_hook(watcher.leaving(name), with_kwargs=True))
         try:
             result = block(image)
         except Exception as e:  # of a constructor's choice of sizes, or a forward pass that wants more than an image
@@ -106,10 +107,14 @@ class _Watcher(DispatchMode):
     def leaving(self, name: str) -> Any:
         """Hook after a child of this name."""
 
-        def leave(module: nn.Module, args: Any, output: Any) -> None:
+        def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             self._depth -= 1
-            hands_on = self._worked == self._before and len(args) == 1 and output is args[0]  # as `nn.Identity` does
-            if not self._depth and not hands_on:
+            if self._depth:
+                return
+            alone = len(args) == 1 and not kwargs  # all that a row can give to a layer
+            if not alone:
+                self.lost = True
+            elif self._worked != self._before or output is not args[0]:  # `nn.Identity` hands on what it is given
                 self._note("call", name, args, [output])
 
         return leave
@@ -123,6 +128,10 @@ class _Watcher(DispatchMode):
         self.values += gives
         self.steps.append(Step(kind, child, tuple(known), tuple(range(first, len(self.values)))))
 
+    def _is_made(self, value: Tensor) -> bool:
+        """Whether a child makes a tensor: that can be made piece by piece, no other one can be split by rows."""
+        return any(step.kind == "call" and self.number(value) in step.gives for step in self.steps)
+
     def operation(self, func: Any, args: Any, kwargs: Any) -> Any:
         out = func(*args, **kwargs)
         self._worked += 1
@@ -130,7 +139,7 @@ class _Watcher(DispatchMode):
             return out
         name = schema_of(func).name
         dim = args[-1] if len(args) > (2 if name in SPLITS else 1) else kwargs.get("dim", 0)
-        if name in SPLITS and dim in {1, -3}:
+        if name in SPLITS and dim in {1, -3} and self._is_made(args[0]):
             self._note("split", "", [args[0]], list(out))
         elif name == "aten::cat" and dim in {1, -3}:
             self._note("concat", "", args[0], [out])
