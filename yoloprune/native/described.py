@@ -91,13 +91,20 @@ def as_described(model: nn.Module, described: Described) -> nn.Module:
     inputs = model_facts.channels(model)
     with hollow():
         fresh, save = model_builder.parse_rows(deepcopy(described.yaml), inputs)
+    made: dict[tuple[int, str | None], int] = {}  # outputs of the modules that became pieces
+    for origin in described.origins:
+        if origin.piece is not None:
+            made[origin.layer, origin.child] = max(origin.piece[1], made.get((origin.layer, origin.child), 0))
     layers = []
     for origin, stock in zip(described.origins, fresh, strict=True):
         whole = model_facts.network(model).model[origin.layer]
         module = stock if origin.child is None else whole.get_submodule(origin.child)
         if origin.sums is not None:
             module = input_sums.summed(module, origin.sums)
-        module = copy(module) if origin.piece is None else piece_of(module, origin.piece)
+        if origin.piece is None:
+            module = copy(module)
+        else:
+            module = piece_of(module, origin.piece, made[origin.layer, origin.child])
         for key in ROUTING:
             setattr(module, key, getattr(stock, key))
         module.train(whole.training)

@@ -18,9 +18,8 @@ def piece(module: nn.Module, start: int, end: int, width: int) -> nn.Module | No
     return surgery.cut(deepcopy(module), Plan(dict.fromkeys(wide, keep))) if wide else None
 
 
-def piece_of(module: nn.Module, part: tuple[int, int]) -> nn.Module:
-    """The part of a module that makes some of its outputs."""
-    width = max(width_arguments.widths_of(module).values())
+def piece_of(module: nn.Module, part: tuple[int, int], width: int) -> nn.Module:
+    """The part of a module that makes some of its outputs, of which it has so many."""
     found = piece(module, *part, width)
     assert found is not None
     return found
