@@ -115,3 +115,10 @@ def test_pieces_of_a_layer_that_is_wider_inside(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(tasks, "WideInside", WideInside, raising=False)
     rows = [*BACKBONE[:4], [-1, 1, "WideInside", [64, 64]], [-1, 1, "Conv", [64, 3, 2]]]
     assert list(_rows_of(rows, [[2, 5], 1, "Detect", ["nc"]], "model.4.b.conv")) == [4]
+
+
+@pytest.mark.slow
+def test_a_block_that_reads_the_image_in_two_rows_stays_in_one() -> None:
+    """Both halves of a C2f would read the image, which only the first row can: for the second -1 is the first."""
+    rows = [[-1, 1, "C2f", [32, True]], *BACKBONE[1:]]
+    assert _rows_of(rows, [[2, 4], 1, "Detect", ["nc"]], "model.0.m.0.cv1.conv") == {}

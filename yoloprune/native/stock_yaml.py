@@ -23,7 +23,7 @@ from yoloprune.errors import PlanError
 from yoloprune.native import openable_blocks, yaml_rows
 from yoloprune.native.described import Described, Origin
 from yoloprune.native.spelled_layers import SpelledLayers
-from yoloprune.native.unrolled_rows import Told, Unroller
+from yoloprune.native.unrolled_rows import INPUT, Told, Unroller
 from yoloprune.native.width_arguments import Layer
 from yoloprune.native.yaml_rows import Row
 from yoloprune.planning import disjoint_sets, steps
@@ -232,11 +232,13 @@ class Stock:
             before, after = (self.spelled.inputs(layer.row, w)[0] for w in (self.spelled.full, widths))
             bones = self.spelled.bone(layer), self.spelled.left_of(layer, alive)
             made = self._unroller.parts(told, *bones, (before, after))
-        if made is None:
+        reads = place[layer.row.sources[0]]
+        if made is None or (reads < 0 and any(INPUT in part.takes for part in made[0][1:])):
+            # Only the first row can read the image: in all others -1 is the row before.
             called = self.spelled.graph.names.of(layer.prefix)
             raise NotSayableError(at, f"{called} ({layer.row.name}) has widths that no model YAML can say.")
         parts, result = made
-        value = {0: place[layer.row.sources[0]]}
+        value = {INPUT: reads}
         for part in parts:
             sources = tuple(value[v] for v in part.takes)
             rows.append(replace(part.row, at=len(rows), sources=sources))
