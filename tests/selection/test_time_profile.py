@@ -135,6 +135,34 @@ def test_a_network_of_the_same_names_and_other_widths_or_kinds_has_times_of_its_
     assert timed == [("ReLU", 8), ("ReLU", 12), ("SiLU", 8)] and len([*(tmp_path / "yoloprune").iterdir()]) == 3
 
 
+def test_times_of_other_widths_are_not_taken_for_those_of_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Drawn with `keep=` or a coarse `round_to=` networks say nothing of what stayed in them, or of steps in between.
+
+    A tenth of the time is always there, 0.9 is the layer's of three by three. At a quarter of its outputs, 16 of 64,
+    the network takes 0.1 + 0.9 / 4 = 0.325.
+    """
+    timed: list[int] = []
+
+    def measured(parent: nn.Module, graph: ChannelGraph, masks: Sequence[np.ndarray], bench: Bench) -> Any:
+        timed.append(len(masks))
+        found = [graph.widths(alive).astype(float) for alive in masks]
+        made = next(g for g, group in enumerate(graph.groups) if group.name == "0")
+        return [Cost(graph).axes(one) for one in found], [0.1 + 0.9 * one[made] / 64 for one in found]
+
+    monkeypatch.setattr(time_profile, "measured", measured)
+    monkeypatch.setattr("ultralytics.utils.USER_CONFIG_DIR", tmp_path)
+    network = nn.Sequential(conv(3, 64, 3), nn.ReLU(), conv(64, 64), nn.ReLU(), conv(64, 4)).eval()
+    every, bench = trace(network, noise(1, 3, 6, 6)), Bench(Deployment(), 6, lambda: None)
+    names = [group.name for group in every.groups]
+    held = every.holding([names.index("0")], "keep")
+    widths = Cost(every).full
+    widths[names.index("0")] = 16
+    for graph, limits in ((held, LIMITS), (every, Limits(round_to=32, min_width=2)), (every, LIMITS), (every, LIMITS)):
+        model = time_profile.learnt(network, graph, limits, bench)
+    assert timed == [time_profile.VARIANTS] * 3
+    assert model.of(Cost(every).axes(widths)) == pytest.approx(0.325, abs=0.01)
+
+
 @pytest.mark.parametrize(("step", "hinted"), [(1, False), (8, False), (32, True)])
 def test_who_rounds_finer_than_a_runtime_does_is_told(monkeypatch: pytest.MonkeyPatch, step: int, hinted: bool) -> None:
     heard: list[str] = []

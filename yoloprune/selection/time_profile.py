@@ -125,7 +125,8 @@ def tell_of_steps(model: TimeModel, limits: Limits) -> None:
 
 
 def learnt(parent: nn.Module, graph: ChannelGraph, limits: Limits, bench: Bench) -> TimeModel:
-    """A time model of a parent on a runtime; what was timed before on this machine is not timed again.
+    """A time model of a parent on a runtime; what was timed before on this machine is not timed again, where networks
+    are drawn between the same widths: of widths that none of them had nothing is known.
 
     It is for choosing by only if it is `TRUSTED`: what another one takes for the least share may be far from it.
 
@@ -145,7 +146,9 @@ def learnt(parent: nn.Module, graph: ChannelGraph, limits: Limits, bench: Bench)
     widths = [(str(axis), axis.width) for axis in graph.axes]
     every = parent.named_modules(remove_duplicate=False)  # one activation may be at several places
     kinds = [type(module).__name__ for _, module in every]  # of activations, and of what else has no widths
-    told = json.dumps([facts, widths, kinds, [astuple(one) for one in convolutions]], default=str)
+    drawn = [limits.max_ratio, *((tie.groups, steps.allowed(tie, limits, graph)) for tie in graph.ties)]
+    gone = [branch.name for branch in graph.branches if limits.depth]
+    told = json.dumps([facts, widths, kinds, [astuple(one) for one in convolutions], drawn, gone], default=str)
     file = Path(compat.USER_CONFIG_DIR) / "yoloprune" / f"times-{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
     known = _read(file)
     axes, shares = known or measured(parent, graph, variants(graph, limits, VARIANTS, seed=0), bench)
