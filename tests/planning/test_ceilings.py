@@ -38,10 +38,14 @@ def test_narrowest_widths(shares: dict[str, float], narrowest: tuple[int, int]) 
     assert tuple(least) == narrowest
 
 
-def test_a_tie_obeys_the_strictest_of_its_layers() -> None:
-    found = with_axes({"a": 0.3, "b": 0.6})
+@pytest.mark.parametrize(
+    ("shares", "narrowest"), [({"a": 0.3, "b": 0.6}, 7), ({"a": 0.9}, 2), ({"a": 0.9, "b": 0.9}, 1), ({"b": 0.6}, 4)]
+)
+def test_a_tie_obeys_the_strictest_of_its_layers(shares: dict[str, float], narrowest: int) -> None:
+    """Of a layer that is not named that is `max_ratio`, 0.8."""
+    found = with_axes(shares)
     tie = type(found.ties[0])((0, 1), (10, 10))
-    assert min(steps.allowed(tie, LOOSE, found)) == 7
+    assert min(steps.allowed(tie, LOOSE, found)) == narrowest
 
 
 def test_the_budget_is_met_where_it_may_be() -> None:

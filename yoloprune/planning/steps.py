@@ -149,8 +149,8 @@ def _rank(
 def allowed(tie: Tie, limits: Limits, graph: ChannelGraph) -> list[int]:
     """Units that a tie may shrink to, widest first, without the full one."""
     units = []
-    ceilings = [c for g in tie.groups if (c := graph.groups[g].ceiling) is not None]
-    most = min(ceilings, default=limits.max_ratio)
+    ceilings = [graph.groups[g].ceiling for g in tie.groups]
+    most = min(limits.max_ratio if ceiling is None else ceiling for ceiling in ceilings)
     for unit in range(tie.units - 1, 0, -1) if tie.allowed is None else sorted(tie.allowed, reverse=True):
         widths = [channels // tie.units * unit for channels in tie.channels]  # a head that stays keeps its widths
         if (
