@@ -256,3 +256,11 @@ def test_networks_without_yaml_are_refused() -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.Conv2d(8, 8, 1))
     with pytest.raises(ArgumentError, match="native=True"):
         yoloprune.prune_module(net, noise(1, 3, 8, 8), Budget(ratio=0.5), Limits(native=True))
+
+
+def test_a_choice_where_nothing_may_go_keeps_all_of_it() -> None:
+    model = model_of([[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]]], [[0, 1], 1, "Detect", ["nc"]])
+    found = candidates.Channels(model, Limits(keep=("model.*",), native=False), 32)
+    assert not found.graph.prunable.any()
+    kept = found.choose(lambda graph: np.ones(graph.n_classes, dtype=bool)).kept()
+    assert kept == {"flops": 1.0, "params": 1.0, "channels": 1.0}

@@ -197,3 +197,10 @@ def test_what_no_cut_reaches() -> None:
         flops=[Term(10.0, (0, 1)), Term(7.0, (1,)), Term(4.0, ())],
     )
     assert Cost(graph).parent("flops") == 85 and Cost(graph).fixed("flops") == 25
+
+
+def test_all_stays_of_what_there_is_none_of() -> None:
+    """Where no channel may go a share of those that may is none; three of four channels are three quarters."""
+    graph = hand_graph({"a.outputs": range(4)}, [0] * 4, frozen={0: "keep"}, params=[Term(2.0, (0,))])
+    cost, narrower = Cost(graph), np.array([3.0])
+    assert [cost.share(kind, narrower) for kind in ("channels", "flops", "params")] == [1.0, 1.0, 0.75]

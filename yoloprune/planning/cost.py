@@ -109,6 +109,11 @@ class Cost:
         """Cost of the uncut model."""
         return self.of(kind, self.full)
 
+    def share(self, kind: str, widths: np.ndarray) -> float:
+        """Cost at some widths, shape (groups,), as a share of the uncut model's; 1 where that is nothing."""
+        whole = self.parent(kind)
+        return self.of(kind, widths) / whole if whole else 1.0
+
     def fixed(self, kind: str) -> float:
         """Cost that falls with no width: it lies between layers that keep theirs, most of them in the head."""
         return self.of(kind, self.full * [bool(group.frozen) for group in self.graph.groups])

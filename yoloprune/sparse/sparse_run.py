@@ -216,7 +216,7 @@ class SparseRun:
     def _reached(self, dead: np.ndarray) -> dict[str, float]:
         alive = greedy_selection.dead_only(self.graph, dead)
         widths = self.graph.widths(alive).astype(float)
-        left = {kind: self.cost.of(kind, widths) / self.cost.parent(kind) for kind in ("flops", "params")}
+        left = {kind: self.cost.share(kind, widths) for kind in ("flops", "params")}
         return {"dead": float(dead.sum() / max(self.graph.counted[self.graph.group_of].sum(), 1)), **left}
 
     # ---- state -------------------------------------------------------------------------------------------------------
