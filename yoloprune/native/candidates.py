@@ -64,7 +64,7 @@ class Choice:
         return replace(self, graph=replace(self.graph, branches=apart), described=None)
 
     def kept(self) -> dict[str, float]:
-        """Shares that stay of FLOPs, parameters and the channels that the trace lets go; all of what there is none of."""
+        """Shares that stay of FLOPs, parameters and the channels that the trace lets go; 1 of what there is none of."""
         cost, widths = Cost(self.graph), self.widths.astype(float)
         return {kind: cost.share(kind, widths) for kind in ("flops", "params", "channels")}
 

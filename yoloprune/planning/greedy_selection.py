@@ -13,7 +13,6 @@ import numpy as np
 
 from yoloprune.errors import BudgetError
 from yoloprune.planning import steps
-from yoloprune.planning.branch import removed
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
 from yoloprune.planning.price import Price
@@ -77,7 +76,7 @@ def _of_several(search: _Search, caps: dict[str, float]) -> np.ndarray:
     alone = [search.run({kind: cap}, Price(cost, {kind: 1.0})) for kind, cap in caps.items()]
     enough = [alive for alive in alone if search.fits(search.graph.widths(alive), caps)]
     if enough:
-        return min(enough, key=search.lost)
+        return min(enough, key=lambda alive: search.worth.lost(search.graph, alive))
     needed = {kind: cost.parent(kind) - cap for kind, cap in caps.items()}
     return search.run(caps, Price(cost, {kind: 1 / need for kind, need in needed.items() if need > 0}))
 
@@ -123,16 +122,6 @@ class _Search:
             middle = (low + high) // 2
             low, high = (low, middle) if fits(after(middle)) else (middle + 1, high)
         return steps.survivors(graph, self.waiting, steps.refill(after(low), listed, low, full, fits))
-
-    def lost(self, alive: np.ndarray) -> float:
-        """Importance of what is gone; of a branch its own, whatever was in it."""
-        lost, rest = 0.0, ~alive
-        gone = removed(self.graph.branches, self.graph.widths(alive))
-        for branch, own in zip(self.graph.branches, self.worth.branches, strict=True):
-            if branch in gone:
-                rest = rest & ~np.isin(self.graph.group_of, branch.groups)
-                lost += float(own)
-        return lost + float(self.worth.channels[rest].sum())
 
     def fits(self, widths: np.ndarray, caps: dict[str, float]) -> bool:
         """Whether widths, shape (groups,), meet the budgets."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from yoloprune.planning.branch import Branch
+from yoloprune.planning.branch import Branch, removed
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.price import Price
 from yoloprune.planning.tie import Tie
@@ -53,6 +53,18 @@ class Worth:
 
     channels: np.ndarray
     branches: np.ndarray
+
+    def lost(self, graph: ChannelGraph, alive: np.ndarray) -> float:
+        """Importance of what is gone where some classes stay, mask of shape (classes,); of a branch its own, whatever
+        was in it.
+        """
+        lost, rest = 0.0, ~alive
+        gone = removed(graph.branches, graph.widths(alive))
+        for branch, own in zip(graph.branches, self.branches, strict=True):
+            if branch in gone:
+                rest = rest & ~np.isin(graph.group_of, branch.groups)
+                lost += float(own)
+        return lost + float(self.channels[rest].sum())
 
 
 @dataclass(frozen=True)

@@ -142,8 +142,7 @@ def _tell_what_rows_cost(
     if choice.described is None or found.native is None:
         return
     free = order.select(found.graph, wanted)
-    worth = np.nan_to_num(order.scores, posinf=0.0)
-    lost, least = (float(worth[~alive].sum()) for alive in (choice.alive, free))
+    lost, least = order.lost(choice.graph, choice.alive), order.lost(found.graph, free)
     if lost <= NOTABLE * least:
         return
     times = f"{lost / least:.1f}" if lost < MANY * least else f"over {MANY}"

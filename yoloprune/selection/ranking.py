@@ -12,7 +12,7 @@ from torch import Tensor
 
 from yoloprune.backend import calibration_images, console, datasets, model_facts, progress_bar
 from yoloprune.importance import criteria, dead_channels
-from yoloprune.planning import greedy_selection
+from yoloprune.planning import greedy_selection, steps
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.time_model import TimedCost, TimeModel
 from yoloprune.probing.forward import placed
@@ -48,6 +48,10 @@ class Ranking:
         return greedy_selection.select(
             graph, self.scores, wanted, self.limits, cost, per_cost=self.per_cost, branches=self.of(graph)
         )
+
+    def lost(self, graph: ChannelGraph, alive: np.ndarray) -> float:
+        """Importance of what a choice takes, see `steps.Worth.lost`."""
+        return steps.Worth(self.scores, self.of(graph)).lost(graph, alive)
 
     def of(self, graph: ChannelGraph) -> np.ndarray:
         """Importance of the branches of a graph that may have lost some."""
