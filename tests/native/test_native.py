@@ -13,6 +13,7 @@ from ultralytics.nn import tasks
 
 import yoloprune
 from yoloprune.backend import model_builder, yolo_tracing
+from yoloprune.checkpoint.rebuild import require_stock_build
 from yoloprune.cutting import comparison
 from yoloprune.errors import ArgumentError, ModelError, PlanError
 from yoloprune.native import candidates
@@ -264,3 +265,21 @@ def test_a_choice_where_nothing_may_go_keeps_all_of_it() -> None:
     assert not found.graph.prunable.any()
     kept = found.choose(lambda graph: np.ones(graph.n_classes, dtype=bool)).kept()
     assert kept == {"flops": 1.0, "params": 1.0, "channels": 1.0}
+
+
+@pytest.mark.slow
+def test_rows_that_are_all_in_the_backbone_stay_there() -> None:
+    rows = [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [[0, 1], 1, "Detect", ["nc"]]]
+    torch.manual_seed(0)
+    model = settle(tasks.DetectionModel({"nc": 2, "backbone": rows, "head": []}, verbose=False), noise(2, 3, 64, 64))
+    found = candidates.Channels(model.eval(), FINE, 64)
+
+    def halved(graph: ChannelGraph) -> np.ndarray:
+        alive = np.ones(graph.n_classes, dtype=bool)
+        alive[graph.classes(graph.ties[0].groups[0])[8:]] = False
+        return alive
+
+    choice = found.choose(halved)
+    assert choice.yaml is not None and choice.yaml["head"] == []
+    assert [row[3] for row in choice.yaml["backbone"][:2]] == [[8, 3, 2], [16, 3, 2]]
+    require_stock_build(cut_copy(model, choice.plan), choice.yaml)

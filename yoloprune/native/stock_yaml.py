@@ -211,6 +211,7 @@ class Stock:
                 place[at] = len(rows) - 1
             else:
                 place[at] = self._unroll(layer, alive, widths, place, rows, origins)
+        split = split if self.spelled.yaml["head"] else len(rows)  # all may be in the backbone
         yaml = yaml_rows.write(self.spelled.yaml, rows, split)
         carried = self.spelled.is_carried(rows[-1], alive, widths)
         return Described(yaml, tuple(origins), tuple(gone), carried)
