@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from yoloprune import files
@@ -44,7 +45,13 @@ class Keep:
         if not isinstance(data.get("heads", 1), int):
             raise TypeError(f"heads is {data['heads']!r}")
         fields: dict[str, Any] = {k: v if k == "heads" else tuple(v) for k, v in data.items()}
-        return cls(**fields)
+        kept = cls(**fields)
+        for positions in (kept.outputs, kept.inputs):
+            if any(type(position) is not int for position in positions or ()):
+                raise TypeError(f"positions are {positions}")
+        if len(kept.of) != 2 or any(type(width) not in {int, NoneType} for width in kept.of):
+            raise TypeError(f"of is {kept.of}")
+        return kept
 
 
 REMOVED = Keep(outputs=())
