@@ -51,7 +51,8 @@ class Ranking:
 
     def lost(self, graph: ChannelGraph, alive: np.ndarray) -> float:
         """Importance of what a choice takes, see `steps.Worth.lost`."""
-        return steps.Worth(self.scores, self.of(graph)).lost(graph, alive)
+        known = np.nan_to_num(self.scores, posinf=0.0)  # not of channels that no criterion looks at
+        return steps.Worth(known, self.of(graph)).lost(graph, alive)
 
     def of(self, graph: ChannelGraph) -> np.ndarray:
         """Importance of the branches of a graph that may have lost some."""
