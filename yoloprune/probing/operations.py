@@ -148,7 +148,9 @@ def _hollow(func: Any, args: Any, kwargs: Any) -> Any:
             raise ValueError(f"a batch-norm of {width} channels is given {args[0].shape[1]}")
         rest = [args[0].new_empty(0)] * (len(schema_of(func).returns) - 1)  # cuDNN gives one more
         return _blank(args[0], args[0].shape), *rest
-    if schema_of(func).is_mutable:  # nothing can be written into a single zero
+    if (
+        schema_of(func).is_mutable and torch.Tag.inplace_view not in func.tags
+    ):  # nothing can be written into a single zero
         return args[0] if args and isinstance(args[0], Tensor) and _is_blank(args[0]) else None
     taken = [a for a in args if isinstance(a, Tensor)]
     if torch.Tag.pointwise not in func.tags or not taken or any(isinstance(a, list | tuple) for a in args):

@@ -151,9 +151,13 @@ def _flat(labels: Tensor) -> np.ndarray:
     return flat[flat > 0]
 
 
-def compress(labels: Tensor) -> Tensor:
-    """The same labels with size 1 in every dimension along which they do not vary."""
+def compress(labels: Tensor, but: int | None = None) -> Tensor:
+    """The same labels with size 1 in every dimension, perhaps but for one, along which they do not vary."""
     for d in range(labels.ndim):
-        if labels.shape[d] > 1 and (labels.stride(d) == 0 or bool((labels == labels.narrow(d, 0, 1)).all())):
+        if (
+            d != but
+            and labels.shape[d] > 1
+            and (labels.stride(d) == 0 or bool((labels == labels.narrow(d, 0, 1)).all()))
+        ):
             labels = labels.narrow(d, 0, 1)
     return labels

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -19,14 +21,15 @@ def move(call: Call) -> None:
     tag = call.tracer.tag(x)
     if tag is None:
         return
-    packed = _pack(tag, x)
+    shape = call.shape or x.shape  # of `x.unsqueeze_(2)` that from before
+    packed = _pack(tag, shape)
     reshaped = isinstance(call.out, Tensor) and call.name in {"aten::view", "aten::_unsafe_view"}
     if reshaped and _interleaved(packed.reshape(call.out.shape)):
         # (channels, rows) become one dimension: unequal choices per row would come out in another order than they had.
         labels = tag.labels
         for d in range(x.ndim):
             labels = labels if d == tag.axis else call.tracer.book.unite_along(labels, d, "interleaved")
-        packed = _pack(Tag(labels, tag.axis), x)
+        packed = _pack(Tag(labels, tag.axis), shape)
     # `view` refuses the strides of broadcast labels
     moved = packed.reshape(call.out.shape) if reshaped else call.func(packed, *call.args[1:], **call.kwargs)
     outs = call.out if isinstance(call.out, (list, tuple)) else [call.out]
@@ -105,9 +108,9 @@ def stack(call: Call) -> None:
     return call.tracer.put(call.out, Tag(labels, axis, all(tag.zero for tag in tagged)))
 
 
-def _pack(tag: Tag, x: Tensor) -> Tensor:
-    position = torch.arange(x.shape[tag.axis]).reshape([-1 if d == tag.axis else 1 for d in range(x.ndim)])
-    return (tag.labels << _SHIFT | position).expand(x.shape)
+def _pack(tag: Tag, shape: Sequence[int]) -> Tensor:
+    position = torch.arange(shape[tag.axis]).reshape([-1 if d == tag.axis else 1 for d in range(len(shape))])
+    return (tag.labels << _SHIFT | position).expand(*shape)
 
 
 def _interleaved(packed: Tensor) -> bool:
@@ -137,6 +140,7 @@ def _unpack(call: Call, packed: Tensor, tag: Tag) -> Tag | None:
     labels = packed >> _SHIFT
     for inner in varying[varying.index(axis) + 1 :]:
         labels = call.tracer.book.unite_along(labels, inner, "a constant meets channels in one pack")
+    labels = compress(labels, but=axis)  # images of a batch that were one dimension with the channels
     return Tag(labels, axis, tag.zero, loose=tag.loose)
 
 

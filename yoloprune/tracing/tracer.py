@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from yoloprune.errors import ModelError
@@ -32,7 +33,8 @@ class Tracer(TraceState, DispatchMode):
 
     def operation(self, func: Any, args: Any, kwargs: Any) -> Any:
         rule, name = rule_of(func), schema_of(func).name
-        before = (list(args[0].shape), args[0].stride()) if rule is restride else ()
+        reshapes = rule is restride or torch.Tag.inplace_view in func.tags
+        before = (list(args[0].shape), args[0].stride()) if reshapes else ()
         out = func(*args, **kwargs)
         self.worked += name in COSTED
         call = Call(self, func, args, kwargs, out, *before)
