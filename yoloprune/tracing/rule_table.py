@@ -61,6 +61,7 @@ RULES: dict[str, Callable[[Call], None]] = {
     **_names(glu, "glu"),
     **_names(packs, "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col col2im"),
     **_names(reduce, f"{REDUCED} {MOVED} logsumexp var std var_mean std_mean _softmax _log_softmax argmax argmin"),
+    **_names(reduce, "_safe_softmax logcumsumexp"),
     **_names(cat, "cat"),
     **_names(stack, "stack"),
     **_names(convolution, "convolution _convolution"),

@@ -13,8 +13,8 @@ from yoloprune.tracing.labels import Tag
 from yoloprune.tracing.operation import Call
 from yoloprune.tracing.zero_at_zero import zero_at_zero
 
-REDUCED = "mean sum prod amax amin max min linalg_vector_norm median nanmedian kthvalue mode"
-MOVED = "sort topk cumsum cumprod index_select _fft_r2c _fft_c2r _fft_c2c"
+REDUCED = "mean sum prod amax amin max min linalg_vector_norm median nanmedian kthvalue mode aminmax any all"
+MOVED = "sort topk cumsum cumprod cummax cummin index_select _fft_r2c _fft_c2r _fft_c2c"
 KEEPS_ZERO = frozenset(f"aten::{n}" for n in f"{REDUCED} {MOVED}".split())
 """Operations along a dimension that make nothing but zeros of zeros; where they are is another matter."""
 

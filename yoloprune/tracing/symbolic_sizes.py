@@ -89,7 +89,7 @@ class Sizes(FunctionMode):
     def _scaled(self, queries: Tensor, scale: float | None) -> None:
         """Attention divides by the root of the queries' width where it is given no scale."""
         tag = self.state.tag(queries)
-        if scale is None and tag is not None:
+        if scale is None and tag is not None and tag.axis == queries.ndim - 1:
             self.state.book.freeze(tag.labels, f"attention without scale= divides by this width in {self.state.place}")
 
     def _axis(self, tensor: Tensor) -> int | None:
