@@ -103,3 +103,15 @@ def test_channels_that_are_read_as_a_layer_made_them(way: str, layers: dict[str,
     graph = trace(net(body, **layers), IMAGE if layers is MAPS else IMAGE.mean((2, 3)).repeat(2, 1))
     classes = graph.class_of[[str(a) for a in graph.axes].index("a.outputs")]
     assert np.all(graph.bare[classes] == (way != "to a norm"))
+
+
+def test_a_parameter_that_layers_share_is_counted_once() -> None:
+    """Weights of 3 x 4 and 4 x 2, one of 4 x 4 in two layers, and a bias of 2: 38 numbers."""
+    model = net(lambda m, x: m.c(m.b(m.a(x)) + m.d(m.a(x))), a=(3, 4), b=(4, 4), c=(4, 2), d=(4, 4))
+    for layer in (model.a, model.b, model.d):
+        layer.bias = None
+    model.d.weight = model.b.weight
+    graph = trace(model, IMAGE)
+    widths = [axis.width for axis in graph.axes]
+    found = sum(term.factor * np.prod([widths[i] for i in term.axes]) for term in graph.params)
+    assert found == sum(p.numel() for p in model.parameters()) == 38

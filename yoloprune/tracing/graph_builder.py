@@ -193,9 +193,13 @@ def _steps(together: DisjointSets, members: set[int], counter: Counter[int], gro
 
 def _params(model: nn.Module, index: Mapping[AxisKey, int], axes: list[Axis]) -> list[Term]:
     terms: Counter[tuple[int, ...]] = Counter()
+    counted: set[nn.Parameter] = set()  # one that layers share is there once
     for name, module in model.named_modules():
         sides = [index[name, side] for side in ("outputs", "inputs") if (name, side) in index]
         for key, p in module.named_parameters(recurse=False):
+            if p in counted:
+                continue
+            counted.add(p)
             loose = (f"{name}.{key}".lstrip("."), "outputs")
             along = (index[loose],) if loose in index else tuple(sides) if p.ndim > 1 else tuple(sides[:1])
             terms[along] += p.numel() / np.prod([axes[i].width for i in along])
