@@ -225,3 +225,13 @@ def test_what_was_held_once_is_put_back_again_and_again() -> None:
             model.extra = "new"
         assert model.running_mean.tolist() == [0.0, 0.0]
         assert model.seen == [1] and not hasattr(model, "extra")
+
+
+def test_a_weight_that_is_not_a_number_is_no_changed_one() -> None:
+    model = nn.Linear(2, 1)
+    with torch.no_grad():
+        model.weight[0, 1] = float("nan")
+    with weights_kept(model):
+        model(noise(1, 2))
+    with pytest.raises(ModelError, match="changes its own weights"), weights_kept(model), torch.no_grad():
+        model.weight[0, 0] = float("nan")

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from torch import Tensor, nn
 
-from yoloprune.errors import ArgumentError
+from yoloprune.errors import ArgumentError, DataError
 from yoloprune.importance import data_criteria, weight_criteria
 from yoloprune.importance.reduction import Gates, Reduce, Values, reduce_to_channels
 from yoloprune.planning.channel_graph import ChannelGraph
@@ -109,7 +109,7 @@ def importance(
 
     Raises:
         ArgumentError: If a word is unknown, or the criterion looks at data and gets none.
-        DataError: If `batches` is empty.
+        DataError: If `batches` is empty, or what is measured is not a number.
     """
     for name, value, known in (("reduce", reduce, Reduce), ("normalize", normalize, Normalize)):
         if value not in get_args(known):
@@ -123,6 +123,9 @@ def importance(
         raise ArgumentError(f"score={criterion}: must come with data, on which it is measured. Received no data")
     gates: Gates = {}
     values = reduce_to_channels(graph, CRITERIA[criterion].values(model, graph, batches, loss, gates), reduce)
+    if (graph.prunable & np.isnan(values)).any():
+        what = "the weights" if CRITERIA[criterion].needs == "nothing" else "the images, or what comes of them,"
+        raise DataError(f"score={criterion}: {what} are not all numbers (NaN or infinite), so nothing can be ranked.")
     if normalize != "none":
         for g in range(len(graph.groups)):
             members = graph.classes(g)

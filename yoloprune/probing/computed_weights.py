@@ -1,4 +1,4 @@
-"""Layers whose weights are computed anew in every pass by what training left on them: masks and quantizers."""
+"""Networks whose weights cannot be cut as they are: those that pass masks or quantizers, or are not a number."""
 
 from __future__ import annotations
 
@@ -29,6 +29,19 @@ def require_plain_weights(model: nn.Module) -> None:
         raise ModelError(
             f"The weights pass quantizers, {quantizers[0]} first: the network was prepared for quantization-aware "
             "training. Prune before that."
+        )
+
+
+def require_numbers(model: nn.Module) -> None:
+    """Raise ModelError where a weight is not a number, as a training that diverged leaves it.
+
+    Args:
+        model (nn.Module): Any network. Whatever it computes, nothing could be proved by it.
+    """
+    if names := [n for n, p in model.named_parameters() if p.is_floating_point() and bool(p.detach().isnan().any())]:
+        raise ModelError(
+            f"{len(names)} of the parameters hold values that are not a number (NaN), {names[0]} first: the training "
+            "of this network diverged. Take a checkpoint from before that."
         )
 
 

@@ -183,7 +183,10 @@ def _is_own(value: Any, homes: Container[str]) -> bool:
 
 def _holds(tensor: Tensor, value: Tensor) -> bool:
     """Whether a tensor has these values; one that is not dense, or has none, is taken at its word."""
-    return not _is_dense(tensor) or torch.equal(tensor.detach(), value)
+    if not _is_dense(tensor) or torch.equal(tensor.detach(), value):
+        return True
+    tensor = tensor.detach()  # one not-a-number is another
+    return bool(((tensor == value) | (tensor.isnan() & value.isnan())).all())
 
 
 def _is_dense(tensor: Tensor) -> bool:

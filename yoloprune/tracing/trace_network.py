@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.layer_names import AS_THEY_ARE, LayerNames
-from yoloprune.probing.computed_weights import require_plain_weights
+from yoloprune.probing.computed_weights import require_numbers, require_plain_weights
 from yoloprune.probing.examples import DRAWS, Example, Probe, refused, run
 from yoloprune.probing.forward import running
 from yoloprune.probing.held_state import Held, preserved
@@ -75,9 +75,11 @@ def trace(
         (ChannelGraph): Axes, groups, ties and costs.
 
     Raises:
-        ModelError: If the model cannot be run on the example, or its weights pass masks or quantizers.
+        ModelError: If the model cannot be run on the example, its weights pass masks or quantizers, or are not
+            a number.
     """
     require_plain_weights(model)
+    require_numbers(model)
     probe = Probe.of(example)
     first, held = probe.examples[0], preserved(model)
     with _plainly():
