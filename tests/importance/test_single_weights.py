@@ -80,3 +80,9 @@ def test_random_is_seeded_and_passes_over_zeros() -> None:
     once, again, other = (single_weights.random(model, ["0"], seed)["0"] for seed in (0, 0, 1))
     assert torch.equal(once, again) and not torch.equal(once, other)
     assert once[0, 1] == 0 and (once[0, [0, 2]] > 0).all()
+
+
+def test_wanda_of_a_layer_that_is_given_nothing() -> None:
+    """As of a second stage for which the first one finds nothing: no scores, where 0 / 0 would be not a number."""
+    model = nn.Sequential(nn.Linear(2, 1, bias=False))
+    assert single_weights.wanda(model, ["0"], [torch.zeros(0, 2)]) == {}

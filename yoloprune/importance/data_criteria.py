@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from yoloprune.errors import DataError
 from yoloprune.importance.branch_gates import BranchGates
-from yoloprune.importance.reduction import Gates, Values, by_output
+from yoloprune.importance.reduction import Gates, Values, by_output, precise
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.probing.forward import at_home, feed, follow, hooked, in_batch, input_of, running
 from yoloprune.probing.held_state import preserved
@@ -179,7 +179,7 @@ def _gate(layer: Layer) -> Tensor:
 
 
 def _product(p: Tensor) -> Tensor:
-    return torch.zeros_like(p) if p.grad is None else p.detach() * p.grad
+    return torch.zeros_like(precise(p)) if p.grad is None else precise(p.detach()) * precise(p.grad)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from yoloprune.planning.channel_graph import ChannelGraph
@@ -18,6 +19,11 @@ Gates = dict[str, np.ndarray]
 """By name of a residual branch, values of the channels that it puts out, shape (outputs,)."""
 
 Reduce = Literal["mean", "max", "sum", "l2"]
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """A tensor in float32 at least: in half precision squares and sums of small weights are zero."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def by_output(layer: nn.Module, weight: Tensor) -> Tensor:

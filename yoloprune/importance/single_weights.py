@@ -83,6 +83,8 @@ def wanda(model: nn.Module, names: Iterable[str], batches: Iterable[Tensor]) -> 
 
     def watch(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x = in_batch(module, input_of(args, kwargs)).movedim(1 if isinstance(module, ConvNd) else -1, 0).flatten(1)
+        if not x.shape[1]:
+            return  # as of a second stage for which the first one finds nothing
         squares[name] = squares.get(name, torch.zeros(())) + x.float().square().sum(1).cpu()
         counts[name] = counts.get(name, 0) + x.shape[1]
 

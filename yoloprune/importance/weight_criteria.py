@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from yoloprune.importance.reduction import Values, by_output
+from yoloprune.importance.reduction import Values, by_output, precise
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.torch_internals import BatchNorm, ConvNd
 
@@ -19,7 +19,7 @@ def batch_norm(module: nn.Module | None) -> Tensor | None:
 
 def _filters(module: nn.Module) -> Tensor | None:
     """One row per output channel, shape (outputs, weights)."""
-    return by_output(module, module.weight) if isinstance(module, ConvNd | nn.Linear) else None
+    return precise(by_output(module, module.weight)) if isinstance(module, ConvNd | nn.Linear) else None
 
 
 def l1(module: nn.Module) -> Tensor | None:
