@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import conv, cut_copy, cutting_alive, noise
-from torch import nn
+from torch import Tensor, nn
 
 from yoloprune.cutting import surgery
 from yoloprune.cutting.comparison import TOLERANCE
@@ -70,3 +70,39 @@ def test_a_finished_model_that_is_not_what_the_surgery_makes_is_refused(fault: s
         child.width = 999
     with pytest.raises(VerifyError, match="'2.weight'" if fault == "weight" else "'width'"):
         prove(model, child, plan, IMAGE)
+
+
+class Hidden(nn.Module):
+    """It multiplies by a width that no trace sees, behind a gate that is all but closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.d, self.b = conv(3, 8), conv(8, 8), conv(8, 2)
+        self.gate = nn.Parameter(torch.tensor(1e-9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        out: Tensor = self.b(y + self.gate * self.d(y) * len(range(self.a.out_channels)))
+        return out
+
+
+EXTRA = {
+    "none": None,
+    "one number": torch.tensor(0.0),
+    "repeated": torch.zeros(1).expand(5),
+    "sparse": torch.eye(3).to_sparse(),
+    "without values": torch.zeros(3, device="meta"),
+}
+
+
+@pytest.mark.parametrize("name", EXTRA)
+def test_a_buffer_on_a_layer_takes_nothing_from_the_proof(name: str) -> None:
+    """A number that a tool hangs onto a layer let no copy come to life, and a wrong cut passed as it was."""
+    model = Hidden().eval()
+    if (extra := EXTRA[name]) is not None:
+        model.b.register_buffer("note", extra)
+    assert lively_copy(model, Example.of(IMAGE)) is not None
+    plan = (graph := trace(model, IMAGE)).plan(cutting_alive(graph, 0))
+    with pytest.raises(VerifyError, match="differs"):
+        prove(model, cut_copy(model, plan), plan, IMAGE)

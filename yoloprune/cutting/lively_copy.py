@@ -87,7 +87,8 @@ def settle(
             m.running_mean.copy_(torch.empty(m.running_mean.shape).normal_(0, 0.2, generator=generator))
             m.running_var.copy_(torch.empty(m.running_var.shape).uniform_(0.5, 1.5, generator=generator))
     for p, drawn in _asleep(model).items() if wake else ():
-        p.data.copy_(drawn(torch.empty(p.shape), generator))
+        own = _unexpanded(p.data)
+        own.copy_(drawn(torch.empty(own.shape), generator))
     if example is None:
         return model
     example = example if isinstance(example, Example) else Example.of(example)
@@ -114,7 +115,7 @@ def _asleep(model: nn.Module) -> dict[Tensor, Any]:
         if isinstance(module, BatchNorm):
             continue
         for key, p in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            if not p.is_floating_point() or not p.numel():
+            if p.layout != torch.strided or p.is_nested or p.is_meta or not p.is_floating_point() or not p.numel():
                 continue
             low, high = p.detach().aminmax()
             small = max(abs(float(low)), abs(float(high))) <= ASLEEP
@@ -122,11 +123,18 @@ def _asleep(model: nn.Module) -> dict[Tensor, Any]:
                 continue
             if key in ("bias", "running_mean"):
                 found[p] = lambda x, g: x.normal_(0, 0.3, generator=g)
-            elif isinstance(module, LAYERS):
+            elif isinstance(module, LAYERS) and p.ndim:  # a tool may hang a single number onto one
                 found[p] = lambda x, g: x.normal_(0, 1 / math.sqrt(max(x[0].numel(), 1)), generator=g)
             else:
                 found[p] = lambda x, g: x.uniform_(0.2, 1.5, generator=g)
     return found
+
+
+def _unexpanded(x: Tensor) -> Tensor:
+    """The numbers that are in memory, of a tensor that repeats some of them: that cannot be written to as a whole."""
+    for dim, stride in enumerate(x.stride()):
+        x = x if stride else x.narrow(dim, 0, 1)
+    return x
 
 
 def _biased(model: nn.Module) -> list[tuple[ConvNd | nn.Linear, Tensor]]:
