@@ -115,3 +115,12 @@ def test_a_parameter_that_layers_share_is_counted_once() -> None:
     widths = [axis.width for axis in graph.axes]
     found = sum(term.factor * np.prod([widths[i] for i in term.axes]) for term in graph.params)
     assert found == sum(p.numel() for p in model.parameters()) == 38
+
+
+def test_a_single_number_on_a_layer_is_not_cut_with_it() -> None:
+    """12 weights and 4 biases of the layer go with its channels, the number beside them does not."""
+    model = net(lambda m, x: m.b(m.a(x) * m.a.scale), a=(3, 4), b=(4, 2))
+    model.a.scale = nn.Parameter(torch.tensor(2.0))
+    graph = trace(model, IMAGE)
+    assert told(graph, graph.params)[()] == 1.0
+    assert told(graph, graph.params)[("a.outputs",)] == 1.0

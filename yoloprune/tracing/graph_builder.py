@@ -15,6 +15,7 @@ from yoloprune.planning.disjoint_sets import DisjointSets
 from yoloprune.planning.layer_names import LayerNames
 from yoloprune.planning.tie import Tie
 from yoloprune.tracing.labels import LabelBook
+from yoloprune.tracing.owners import SLICED
 
 AxisKey = tuple[str, str]
 
@@ -201,6 +202,7 @@ def _params(model: nn.Module, index: Mapping[AxisKey, int], axes: list[Axis]) ->
                 continue
             counted.add(p)
             loose = (f"{name}.{key}".lstrip("."), "outputs")
-            along = (index[loose],) if loose in index else tuple(sides) if p.ndim > 1 else tuple(sides[:1])
+            own = sides if key in SLICED else []  # what else a layer may have stays as it is
+            along = (index[loose],) if loose in index else tuple(own) if p.ndim > 1 else tuple(own[:1])
             terms[along] += p.numel() / np.prod([axes[i].width for i in along])
     return [Term(factor, along) for along, factor in terms.items()]
