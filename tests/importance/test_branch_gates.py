@@ -88,3 +88,26 @@ def test_without_gates_a_branch_is_worth_the_channels_inside_it() -> None:
     drawn = np.random.default_rng(0).random(graph.n_classes)
     assert of("random", Branch()) == pytest.approx(drawn[classes(graph, "branch.a.outputs")].sum())
     assert of("bn", Branch()) == np.inf  # no batch-norm, no score, and so it stays
+
+
+class Line(nn.Module):
+    """The same stream, branch and reader of a line of numbers, by convolutions of one dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.branch = filled(nn.Conv1d(1, 2, 1, bias=False), [1, 10]), Branch()
+        self.branch.a = filled(nn.Conv1d(2, 2, 1, bias=False), [[1, 0], [0, 0.1]])
+        self.branch.b = filled(nn.Conv1d(2, 2, 1, bias=False), [[3, 3], [-1, -1]])
+        self.head = filled(nn.Conv1d(2, 1, 1, bias=False), [5, 7])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.branch(self.stem(x)))
+        return y
+
+
+def test_a_branch_of_lines_has_its_channels_second() -> None:
+    """As of images: 5 * 6 * 10 and 7 * -2 * 10; with the positions for channels it were 16 * 10."""
+    line, model = SQUARE.reshape(1, 1, 4), Line().eval()
+    graph = with_branches(model, trace(model, line), Probe.of(line))
+    found = importance(model, graph, "taylor", batches=[line], loss=lambda network, x: network(x).sum())
+    assert found.branches.tolist() == pytest.approx([300 + 140])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from yoloprune.importance.reduction import Gates
+from yoloprune.torch_internals import ConvNd
 
 
 class BranchGates:
@@ -46,7 +47,7 @@ class BranchGates:
             output.register_hook(partial(self._slope, name, added))
 
     def _slope(self, name: str, added: Tensor, slope: Tensor) -> None:
-        channel = slope.ndim - 1 if slope.ndim == 3 else 1  # tokens have their channels last
+        channel = _channel_dim(self._modules[name], slope.ndim)
         found = (slope * added).movedim(channel, 0).flatten(1).sum(1)
         self._slopes[name] = self._slopes[name] + found if name in self._slopes else found
 
@@ -63,3 +64,11 @@ class BranchGates:
             name: ((total / self._passes) ** (1 / self._power)).cpu().double().numpy()
             for name, total in self._total.items()
         }
+
+
+def _channel_dim(branch: nn.Module, ndim: int) -> int:
+    """Where a branch has its channels: second in maps; tokens, which a convolution of their own rank makes none of,
+    have them last.
+    """
+    maps = any(isinstance(m, ConvNd) and len(m.kernel_size) == ndim - 2 for m in branch.modules())
+    return 1 if maps or ndim != 3 else ndim - 1
