@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -77,3 +80,14 @@ def test_a_loss_that_is_not_a_number_ranks_nothing() -> None:
     graph = trace(model, IMAGES)
     with pytest.raises(DataError, match="score=taylor: the images, or what comes of them"):
         importance(model, graph, "taylor", batches=[IMAGES], loss=lambda m, x: m(x).sum() * NAN)
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [(lambda x: x.sum().detach(), "a tensor without a gradient"), (lambda x: x.sum().item(), "a float")],
+)
+def test_a_loss_without_a_gradient_is_told(make: Callable[[Tensor], Any], what: str) -> None:
+    model = network()
+    with pytest.raises(DataError, match=f"the loss is {what}"):
+        importance(model, trace(model, IMAGES), "taylor", batches=[IMAGES], loss=lambda m, x: make(m(x)))
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())

@@ -146,7 +146,7 @@ def _gates(
         hooks += [layer.register_forward_pre_hook(ask, with_kwargs=True) for layer in filters.values()]
         followers = follow(model, filters, NORMS, hooks)
         for one in passes:
-            one().sum().backward()  # not `autograd.grad`, which re-entrant checkpoints refuse
+            _with_gradient(one()).sum().backward()  # not `autograd.grad`, which re-entrant checkpoints refuse
             on_branches.end_pass()
             for name, layer in asked.items():
                 gate = _gate(layer).abs() ** power
@@ -162,6 +162,14 @@ def _gates(
     for name, (i, _) in makers.items():
         if name not in followers:
             yield i, ((total[name] / fed[name]) ** (1 / power)).cpu().double().numpy()
+
+
+def _with_gradient(loss: Any) -> Tensor:
+    """A loss; raises DataError for what no gradient can come of."""
+    if isinstance(loss, Tensor) and loss.requires_grad:
+        return loss
+    what = "a tensor without a gradient" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+    raise DataError(f"score=taylor: the loss is {what}; it must be a tensor that depends on the network's weights.")
 
 
 def _gated(module: nn.Module | None) -> Layer | None:
