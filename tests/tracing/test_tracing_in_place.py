@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from yoloprune.probing.examples import Example
 from yoloprune.probing.operations import listing
+from yoloprune.tracing.circular_padding import padded
 
 IMAGE = noise(1, 3, 5, 6)  # neither side is as long as there are channels
 
@@ -83,3 +84,25 @@ def test_reductions_seldom_met(name: str) -> None:
     graph = exact(net(lambda m, x: m.b(REDUCED[name](m.a(x), 2)), a=(3, 4), b=(4, 2)), IMAGE)
     assert reasons(graph, "a.outputs") == FREE
     held(net(lambda m, x: m.b(REDUCED[name](m.a(x), 1)), a=(3, 4), b=(4, 2)), IMAGE)
+
+
+@pytest.mark.parametrize("sides", [(1, 2, 3, 0), (0, 0, 5, 5), (6, 0, 0, 0)], ids=str)
+def test_circular_padding(sides: tuple[int, ...]) -> None:
+    """torch writes it into an empty tensor, piece by piece; what it gives is the same."""
+    image = noise(2, 3, 5, 6)
+    got = padded(image, sides, "circular")
+    assert got is not None and torch.equal(got, nn.functional.pad(image, sides, "circular"))
+    model = net(lambda m, x: m.b(nn.functional.pad(m.a(x), pad=sides, mode="circular")), a=(3, 4), b=(4, 2))
+    assert reasons(exact(model, IMAGE), "a.outputs") == FREE
+
+
+@pytest.mark.parametrize(("layer", "shape"), [(nn.Conv1d, (5,)), (nn.Conv2d, (5, 6)), (nn.Conv3d, (3, 5, 6))])
+def test_layers_that_pad_in_a_circle(layer: type[nn.Module], shape: tuple[int, ...]) -> None:
+    first, second = (layer(i, o, 3, padding=1, padding_mode="circular") for i, o in ((3, 4), (4, 2)))
+    graph = exact(net(lambda m, x: m.b(m.a(x).relu()), a=first, b=second), noise(1, 3, *shape))
+    assert reasons(graph, "a.outputs") == FREE
+
+
+def test_padding_more_than_once_around_is_left_to_torch() -> None:
+    assert padded(IMAGE, (7, 0), "circular") is None and padded(IMAGE, (-1, 0), "circular") is None
+    assert padded(IMAGE, (1, 0), "reflect") is None and padded(IMAGE, (1, 0)) is None

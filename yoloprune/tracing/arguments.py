@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 PARAMETERS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -17,6 +17,7 @@ PARAMETERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "narrow": (("input",), ("dim",), ("start",), ("length",)),
     "size": (("input",), ("dim",)),
     "numel": (("input",),),
+    "pad": (("input",), ("pad",), ("mode",), ("value",)),
     "scaled_dot_product_attention": (("query",),),
 }
 """By function or method of torch: the names of its first parameters."""
@@ -31,3 +32,8 @@ def in_order(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> 
             break
         args += (kwargs.pop(given[0]),)
     return args, kwargs
+
+
+def listed(given: Sequence[Any]) -> Sequence[Any]:
+    """Sizes that were given one by one, or as one list."""
+    return list(given[0]) if len(given) == 1 and isinstance(given[0], (tuple, list)) else list(given)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yoloprune.torch_internals import FunctionMode
-from yoloprune.tracing import slices, weight_sizes
-from yoloprune.tracing.arguments import in_order
+from yoloprune.tracing import circular_padding, slices, weight_sizes
+from yoloprune.tracing.arguments import in_order, listed
 from yoloprune.tracing.labels import Tag
 from yoloprune.tracing.trace_state import TraceState
 from yoloprune.tracing.widths import Width
@@ -56,13 +56,14 @@ class Sizes(FunctionMode):
             return self._split(func, args, kwargs)
         if func in self.SHARED or func is Tensor.__setitem__:
             return self._shared(func, args, kwargs) if func in self.SHARED else self._written(func, args, kwargs)
-        out = func(*args, **kwargs)
+        out: Any = circular_padding.padded(*args, **kwargs) if func is F.pad else None
+        out = func(*args, **kwargs) if out is None else out
         if func == SHAPE.__get__ or (func is Tensor.size and len(args) == 1 and not kwargs):
             return self._sizes(args[0], out)
         if func is Tensor.size and isinstance(out, int):
             return self._sizes(args[0], args[0].shape)[args[1] % args[0].ndim]
         if func in self.EXPAND or func in self.REPEAT:
-            self._spread(out, args[0], _listed([*args[1:], *kwargs.values()]), times=func in self.REPEAT)
+            self._spread(out, args[0], listed([*args[1:], *kwargs.values()]), times=func in self.REPEAT)
         elif func in self.CONSTANT:
             self._constant(func, args, kwargs, out)
         elif func in self.COUNTED or (func is Tensor.__len__ and self._axis(args[0]) == 0):
@@ -125,7 +126,7 @@ class Sizes(FunctionMode):
             at = given[0] % args[0].ndim
             sizes = [-1] * at + list(given[1]) + [-1] * (args[0].ndim - 1 - at)
         else:
-            sizes = _listed(given)
+            sizes = listed(given)
         widths = [d for d, size in enumerate(sizes) if type(size) is Width]
         # what is left to torch may change as well, unless the numbers beside it are those that are corrected
         open_ends = [d for d, size in enumerate(sizes) if type(size) is int and size == -1 and not self._is_sized()]
@@ -166,7 +167,7 @@ class Sizes(FunctionMode):
         value = kwargs.get("fill_value", given.pop() if filled and given and "fill_value" not in kwargs else None)
         self._as_numbers(value)
         self._follow(
-            out, _listed([*given, *(v for k, v in kwargs.items() if k == "size")]), zero="zeros" in func.__name__
+            out, listed([*given, *(v for k, v in kwargs.items() if k == "size")]), zero="zeros" in func.__name__
         )
 
     def _follow(self, out: Tensor, sizes: Sequence[Any], *, zero: bool) -> None:
@@ -243,8 +244,3 @@ class Sizes(FunctionMode):
             return self.state.told((), func, args, kwargs)
         self._as_numbers(bounds)
         return func(*args, **kwargs)
-
-
-def _listed(given: Sequence[Any]) -> Sequence[Any]:
-    """Sizes that were given one by one, or as one list."""
-    return list(given[0]) if len(given) == 1 and isinstance(given[0], (tuple, list)) else list(given)
