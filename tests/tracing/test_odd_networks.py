@@ -232,7 +232,8 @@ def dead(model: nn.Module, plan: Plan) -> nn.Module:
             for kept, of in zip((keep.outputs, keep.inputs), keep.of, strict=True)
         )
         if (module := modules.get(name)) is None:
-            loose[name].data.view(-1)[outputs] = 0
+            if name in loose:  # else it is a number, which says how many there are
+                loose[name].data.view(-1)[outputs] = 0
             continue
         across = getattr(module, "transposed", False)
         if outputs is not None:
