@@ -54,6 +54,30 @@ def test_the_error_is_that_of_networks_that_were_left_out() -> None:
     assert 0.01 < model.error < 0.04 and model.worst < 0.12
 
 
+def in_rounds(factors: list[float], size: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, list[int]]:
+    """Networks, what they take, what was measured where the parent is off by a factor in each round, and the rounds."""
+    random = np.random.default_rng(0)
+    rounds = [number for number in range(len(factors)) for _ in range(size)]
+    axes = [random.integers(8, 96, 4).astype(float) for _ in rounds]
+    shares = np.array([float(time_model.features(LAYERS, one, 8).sum()) for one in axes])
+    return axes, shares, shares * np.array(factors)[rounds], rounds
+
+
+def test_what_a_whole_round_is_off_by_is_the_parents_error() -> None:
+    """The factors are 1 on average, so all prices are 1 as before."""
+    axes, shares, measured, rounds = in_rounds([0.95, 1.05, 0.98, 1.02, 1.0], 8)
+    model = time_model.fit(LAYERS, axes, measured.tolist(), rounds)
+    assert [model.of(one) for one in axes] == pytest.approx(shares, rel=2e-3) and model.worst < 0.02
+    assert time_model.fit(LAYERS, axes, measured.tolist()).worst > 0.04
+
+
+def test_a_round_of_few_networks_explains_nothing() -> None:
+    """One that has a network each would explain them all, whatever the prices."""
+    axes, _, measured, rounds = in_rounds([0.95, 1.05] * 6, 3)
+    alone = time_model.fit(LAYERS, axes, measured.tolist())
+    assert time_model.fit(LAYERS, axes, measured.tolist(), rounds).error == alone.error > 0.02
+
+
 def test_nothing_takes_less_than_no_time() -> None:
     random = np.random.default_rng(0)
     for _ in range(20):

@@ -22,6 +22,7 @@ from yoloprune.runtimes import device_script
 from yoloprune.runtimes.bench import Bench
 from yoloprune.runtimes.timing import Times
 from yoloprune.selection import device_times, time_profile
+from yoloprune.selection.time_profile import Timed
 from yoloprune.settings.budget import Limits
 from yoloprune.settings.command_line import parse
 
@@ -212,10 +213,10 @@ def test_a_table_that_is_not_finished(rows: list[dict[str, Any]], tmp_path: Path
         device_times.read(short)
     torn = written(tmp_path / "b.csv", rows[:18])
     torn.write_text(torn.read_text()[:-9])
-    assert len(device_times.read(torn).shares) == 17
+    assert len(device_times.read(torn).timed.shares) == 17
     assert said == [f"times={torn}: holds 17 of 20 networks; measure.py goes on where it was"]
     twice = written(tmp_path / "c.csv", [*rows, rows[0]])
-    assert len(device_times.read(twice).shares) == 20 and len(said) == 1
+    assert len(device_times.read(twice).timed.shares) == 20 and len(said) == 1
 
 
 def test_a_table_of_several_devices(rows: list[dict[str, Any]], tmp_path: Path, said: list[str]) -> None:
@@ -261,7 +262,7 @@ def test_a_cut_is_timed_again_at_the_precision_of_the_table() -> None:
         ("int8", "my.yaml", " int8=True data=my.yaml"),
         ("int8", None, " int8=True data=..."),
     ):
-        table = device_times.DeviceTimes(Path("times.csv"), {**how, "precision": precision}, 9.0, [], [])
+        table = device_times.DeviceTimes(Path("times.csv"), {**how, "precision": precision}, 9.0, Timed([], [], []))
         words = table.again("pruned.pt", "best.pt", data)
         assert words == f"yoloprune latency model=pruned.pt against=best.pt format=openvino imgsz=320{more}"
         parse(words.split()[1:])

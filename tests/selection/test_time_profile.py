@@ -123,7 +123,8 @@ def test_a_network_of_the_same_names_and_other_widths_or_kinds_has_times_of_its_
         cost = Cost(graph)
         axes = [cost.axes(graph.widths(alive)) for alive in masks]
         timed.append((type(parent[2]).__name__, parent[0].out_channels))  # type: ignore[index,arg-type]
-        return axes, [cost.of("flops", graph.widths(alive)) / cost.parent("flops") for alive in masks]
+        shares = [cost.of("flops", graph.widths(alive)) / cost.parent("flops") for alive in masks]
+        return time_profile.Timed(axes, shares, [0] * len(masks))
 
     monkeypatch.setattr(time_profile, "measured", measured)
     monkeypatch.setattr("ultralytics.utils.USER_CONFIG_DIR", tmp_path)
@@ -147,7 +148,8 @@ def test_times_of_other_widths_are_not_taken_for_those_of_all(monkeypatch: pytes
         timed.append(len(masks))
         found = [graph.widths(alive).astype(float) for alive in masks]
         made = next(g for g, group in enumerate(graph.groups) if group.name == "0")
-        return [Cost(graph).axes(one) for one in found], [0.1 + 0.9 * one[made] / 64 for one in found]
+        shares = [0.1 + 0.9 * one[made] / 64 for one in found]
+        return time_profile.Timed([Cost(graph).axes(one) for one in found], shares, [0] * len(found))
 
     monkeypatch.setattr(time_profile, "measured", measured)
     monkeypatch.setattr("ultralytics.utils.USER_CONFIG_DIR", tmp_path)

@@ -147,7 +147,7 @@ def _measured(link: Link, folder: Path, place: str, request: LatencyRequest, exp
     files.write_at_once(table, lambda file: file.write(content))
     if request.against is None:
         found = device_times.read(table)
-        told = f"{len(found.shares)} networks in {found}, the parent {found.ms:.2f} ms"
+        told = f"{len(found.timed.shares)} networks in {found}, the parent {found.ms:.2f} ms"
         console.conclude("latency: ", text_table.closing(told, [], [table], _next(request, table)))
     else:
         console.conclude("latency: ", text_table.closing("measured", [], [table], _shipped(request, exported)))

@@ -7,6 +7,7 @@ vectors, and the memory that it reads and writes. Times are shares of the parent
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,15 @@ import numpy as np
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
 from yoloprune.settings.budget import Budget
+
+ALONE = -1
+"""The round of a network that was timed with no others."""
+
+COMPANY = 4
+"""Networks that a round has at least, or it would explain them all."""
+
+PASSES = 3
+"""How often prices are fitted and rounds set beside one another; what a fourth time would change is below 0.001."""
 
 STEPS = (1, 8, 16, 32)
 """Multiples that channels may be rounded up to; the one that predicts best is found, not assumed."""
@@ -118,27 +128,52 @@ def features(layers: Sequence[Layer], axes: np.ndarray, step: int) -> np.ndarray
     return found
 
 
-def fit(layers: Sequence[Layer], axes: Sequence[np.ndarray], shares: Sequence[float]) -> TimeModel:
+def fit(
+    layers: Sequence[Layer], axes: Sequence[np.ndarray], shares: Sequence[float], rounds: Sequence[int] | None = None
+) -> TimeModel:
     """Fit prices to networks that were timed.
+
+    Networks of one round have turns with the parent together. What all of them are off by is an error in the time of
+    the parent, and belongs to no price.
 
     Args:
         layers (Sequence[Layer]): The convolutions of the parent.
         axes (Sequence[np.ndarray]): Per network the widths of all axes, shape (axes,).
         shares (Sequence[float]): Per network its time as a share of the parent's.
+        rounds (Sequence[int] | None): Per network which were timed together; `ALONE` for all unless given.
 
     Returns:
         (TimeModel): With the step that predicts best what it was not fitted to.
     """
     wanted: np.ndarray = np.array(shares, dtype=float)
+    together: np.ndarray = np.array([ALONE] * len(wanted) if rounds is None else rounds)
     models = []
     for step in STEPS:
-        rows = np.stack([features(layers, one, step) for one in axes]) / wanted[:, None]  # relative errors count
-        missed = [
-            abs(rows[i] @ nonnegative(np.delete(rows, i, axis=0), np.ones(len(rows) - 1)) - 1) for i in range(len(rows))
-        ]
-        prices = nonnegative(rows, np.ones(len(rows)))
+        rows = np.stack([features(layers, one, step) for one in axes])
+        missed = []
+        for i in range(len(rows)):
+            others = np.arange(len(rows)) != i
+            prices, slower = _prices(rows[others], wanted[others], together[others])
+            missed.append(abs(rows[i] @ prices * slower.get(together[i], 1.0) / wanted[i] - 1))
+        prices, _ = _prices(rows, wanted, together)
         models.append(TimeModel(tuple(layers), step, prices, float(np.mean(missed)), float(np.max(missed))))
     return min(models, key=lambda model: model.error)
+
+
+def _prices(rows: np.ndarray, wanted: np.ndarray, together: np.ndarray) -> tuple[np.ndarray, dict[int, float]]:
+    """Prices, and by round how much longer its networks seem to take than those of others."""
+    counted = Counter(together[together != ALONE].tolist())
+    slower = {number: 1.0 for number, count in counted.items() if count >= COMPANY}
+    for _ in range(PASSES):
+        factors = np.array([slower.get(number, 1.0) for number in together.tolist()])
+        prices = nonnegative(rows * (factors / wanted)[:, None], np.ones(len(wanted)))  # relative errors count
+        if not slower:
+            break
+        missed = wanted / (rows @ prices)
+        slower = {number: float(missed[together == number].mean()) for number in slower}
+        usual = float(np.mean([*slower.values()]))
+        slower = {number: factor / usual for number, factor in slower.items()}
+    return prices, slower
 
 
 def nonnegative(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -22,6 +22,7 @@ from yoloprune.planning.cost import Cost
 from yoloprune.planning.time_model import TimeModel
 from yoloprune.runtimes.device_script import OF_COMMAND, SWING, WAY, rows_of
 from yoloprune.selection import time_profile
+from yoloprune.selection.time_profile import Timed
 from yoloprune.settings import command_line
 from yoloprune.settings.wanted_time import milliseconds
 
@@ -37,15 +38,13 @@ class DeviceTimes:
         file (Path): Where it is.
         how (Mapping[str, str]): How was measured, by `device_script.WAY`.
         ms (float): Milliseconds of the parent.
-        widths (Sequence[np.ndarray]): Of each network, those of all axes of the parent, each of shape (axes,).
-        shares (Sequence[float]): Time of each as a share of the parent's.
+        timed (Timed): What each network took.
     """
 
     file: Path
     how: Mapping[str, str]
     ms: float
-    widths: Sequence[np.ndarray]
-    shares: Sequence[float]
+    timed: Timed
 
     def __str__(self) -> str:
         return f"{self.how['runtime']} on {self.how['machine']}"
@@ -59,7 +58,7 @@ class DeviceTimes:
             )
         if self.how["imgsz"] != str(imgsz):
             raise DataError(f"times={self.file}: was measured at imgsz={self.how['imgsz']}. Received: imgsz={imgsz}")
-        if any(len(one) != len(graph.axes) for one in self.widths):
+        if any(len(one) != len(graph.axes) for one in self.timed.axes):
             raise DataError(f"times={self.file}: a row is damaged, its widths are not those of {len(graph.axes)} axes")
 
     def learnt(self, parent: nn.Module, graph: ChannelGraph) -> TimeModel:
@@ -69,11 +68,11 @@ class DeviceTimes:
         if model.error > time_profile.TRUSTED:
             console.warn(f"prune: {said}; something else may have been running there. Better measure again")
         else:
-            console.log("prune: ", f"{said}, from {len(self.shares)} networks of other widths")
+            console.log("prune: ", f"{said}, from {len(self.timed.shares)} networks of other widths")
         return model
 
     def _fitted(self, parent: nn.Module, graph: ChannelGraph) -> TimeModel:
-        return time_profile.fitted(time_profile.layers(parent, graph), graph, self.widths, self.shares)
+        return time_profile.fitted(time_profile.layers(parent, graph), graph, self.timed)
 
     def predicted(self, parent: nn.Module, choice: Choice) -> dict[str, Any]:
         """What is known of a choice, for reports: its time as a share of the parent's, and on what that rests."""
@@ -138,7 +137,8 @@ def read(path: str | Path) -> DeviceTimes:
             raise DataError(f"times={path}: the row of {name} is damaged. Take it out, and measure.py times it again")
         shares.append(ms / parent)
         parents.append(parent)
-    found = DeviceTimes(file, ways[0], median(parents), widths, shares)
+    together = np.unique(parents, return_inverse=True)[1].tolist()  # the parent has one time in each round
+    found = DeviceTimes(file, ways[0], median(parents), Timed(widths, shares, together))
     _require_enough(found)
     if max(parents) > SWING * min(parents):
         said = f"the parent took {min(parents):.2f} to {max(parents):.2f} ms"
@@ -147,7 +147,7 @@ def read(path: str | Path) -> DeviceTimes:
 
 
 def _require_enough(found: DeviceTimes) -> None:
-    count, of = len(found.shares), found.how["of"]
+    count, of = len(found.timed.shares), found.how["of"]
     if of == "1":
         raise DataError(f"times={found.file}: sets two models side by side; times= is of a folder without against=")
     if count < ENOUGH:

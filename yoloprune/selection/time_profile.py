@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
@@ -21,7 +21,7 @@ from yoloprune.errors import WriteError
 from yoloprune.planning import steps
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
-from yoloprune.planning.time_model import Layer, TimeModel, fit
+from yoloprune.planning.time_model import ALONE, Layer, TimeModel, fit
 from yoloprune.runtimes.bench import Bench
 from yoloprune.settings.budget import Limits
 
@@ -39,6 +39,20 @@ GONE = 0.2
 
 SECONDS = 2.5
 """Of each, at most."""
+
+
+class Timed(NamedTuple):
+    """Networks that were timed beside their parent.
+
+    Attributes:
+        axes (Sequence[np.ndarray]): Per network the widths of all axes, shape (axes,).
+        shares (Sequence[float]): Per network its time as a share of the parent's.
+        rounds (Sequence[int]): Per network which had turns together.
+    """
+
+    axes: Sequence[np.ndarray]
+    shares: Sequence[float]
+    rounds: Sequence[int]
 
 
 def layers(model: nn.Module, graph: ChannelGraph) -> list[Layer]:
@@ -81,11 +95,12 @@ def variants(graph: ChannelGraph, limits: Limits, count: int, seed: int) -> list
     return masks
 
 
-def measured(
-    parent: nn.Module, graph: ChannelGraph, masks: Sequence[np.ndarray], bench: Bench
-) -> tuple[list[np.ndarray], list[float]]:
-    """Widths of all axes, each of shape (axes,), and time as a share of the parent's, of each variant."""
-    cost, axes, shares = Cost(graph), [], []
+def measured(parent: nn.Module, graph: ChannelGraph, masks: Sequence[np.ndarray], bench: Bench) -> Timed:
+    """What each variant takes, of which masks of classes are given."""
+    cost = Cost(graph)
+    axes: list[np.ndarray] = []
+    shares: list[float] = []
+    rounds: list[int] = []
     with progress_bar.counted(len(masks), f"times of other widths in {bench.deployment}") as tick:
         for start in range(0, len(masks), AT_ONCE):
             some = masks[start : start + AT_ONCE]
@@ -94,16 +109,15 @@ def measured(
             for alive, found in zip(some, times, strict=True):
                 axes.append(cost.axes(graph.widths(alive)))
                 shares.append(found.median / now.median)
+                rounds.append(start // AT_ONCE)
                 tick()
-    return axes, shares
+    return Timed(axes, shares, rounds)
 
 
-def fitted(
-    convolutions: Sequence[Layer], graph: ChannelGraph, axes: Sequence[np.ndarray], shares: Sequence[float]
-) -> TimeModel:
+def fitted(convolutions: Sequence[Layer], graph: ChannelGraph, timed: Timed) -> TimeModel:
     """A time model of networks that were timed, and of the parent, which takes its own time."""
     whole = Cost(graph)
-    return fit(convolutions, [*axes, whole.axes(whole.full)], [*shares, 1.0])
+    return fit(convolutions, [*timed.axes, whole.axes(whole.full)], [*timed.shares, 1.0], [*timed.rounds, ALONE])
 
 
 def predicted(model: TimeModel, where: object) -> str:
@@ -151,8 +165,8 @@ def learnt(parent: nn.Module, graph: ChannelGraph, limits: Limits, bench: Bench)
     told = json.dumps([facts, widths, kinds, [astuple(one) for one in convolutions], drawn, gone], default=str)
     file = Path(compat.USER_CONFIG_DIR) / "yoloprune" / f"times-{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
     known = _read(file)
-    axes, shares = known or measured(parent, graph, variants(graph, limits, VARIANTS, seed=0), bench)
-    model = fitted(convolutions, graph, axes, shares)
+    timed = known or measured(parent, graph, variants(graph, limits, VARIANTS, seed=0), bench)
+    model = fitted(convolutions, graph, timed)
     said = predicted(model, bench.deployment)
     if model.error > TRUSTED:
         console.warn(
@@ -161,16 +175,17 @@ def learnt(parent: nn.Module, graph: ChannelGraph, limits: Limits, bench: Bench)
         )
         return model
     if known is None:
-        _write(file, {"facts": facts, "axes": [one.tolist() for one in axes], "shares": shares})
-    console.log("prune: ", f"{said}, from {len(shares)} networks of other widths: {file}")
+        _write(file, {"facts": facts, **timed._asdict(), "axes": [one.tolist() for one in timed.axes]})
+    console.log("prune: ", f"{said}, from {len(timed.shares)} networks of other widths: {file}")
     return model
 
 
-def _read(file: Path) -> tuple[list[np.ndarray], list[float]] | None:
-    """Widths and times that were measured before; None where there are none, or the file is damaged."""
+def _read(file: Path) -> Timed | None:
+    """What was measured before; None where there are none, or the file is damaged."""
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
-        return [np.array(one, dtype=float) for one in told["axes"]], [float(one) for one in told["shares"]]
+        axes = [np.array(one, dtype=float) for one in told["axes"]]
+        return Timed(axes, [float(one) for one in told["shares"]], [int(one) for one in told["rounds"]])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
