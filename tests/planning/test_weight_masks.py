@@ -27,3 +27,14 @@ def test_n_of_m_on_its_way_leaves_more_of_the_neighbours() -> None:
     scores = {"a": np.array([[4.0, 1.0, 3.0, 2.0]], dtype=np.float32)}
     for share, left in ((0.1, [1, 1, 1, 1]), (0.3, [1, 0, 1, 1]), (0.5, [1, 0, 1, 0]), (0.75, [1, 0, 0, 0])):
         assert weight_masks.choose(scores, "1:4", share)["a"].astype(int).tolist() == [left]
+
+
+def test_the_share_of_filters_of_several_sizes_is_one_of_weights() -> None:
+    """Filters of 9 weights and of 4, 30 in all: half of them are 15, and the two of 9 that say least are 18."""
+    wide = np.ones((2, 1, 3, 3)) * np.array([1.0, 2.0]).reshape(2, 1, 1, 1)
+    small = np.ones((3, 4, 1, 1)) * np.array([3.0, 4.0, 5.0]).reshape(3, 1, 1, 1)
+    for sparsity, gone in ((0.5, (1, 0)), (0.6, (2, 0)), (0.74, (2, 1))):
+        kept = weight_masks.choose({"wide": wide, "small": small}, "filter", sparsity, "global")
+        assert ((~kept["wide"].all((1, 2, 3))).sum(), (~kept["small"].all((1, 2, 3))).sum()) == gone
+    kernels = weight_masks.choose({"wide": wide, "small": small}, "kernel", 0.5, "global")
+    assert (~kernels["wide"]).sum() == 9 and kernels["small"].all()

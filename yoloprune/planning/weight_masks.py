@@ -23,7 +23,8 @@ def choose(scores: Mapping[str, Any], pattern: str, sparsity: float, scope: Scop
     Args:
         scores (Mapping[str, np.ndarray | Tensor]): By layer, of the shape of its weight, on the CPU, none below 0.
         pattern (str): `pattern=`.
-        sparsity (float): Share of the weights, kernels or filters that goes; of n:m what is above its numbers stays.
+        sparsity (float): Share of the weights that goes, at most: kernels and filters of several layers, which are of
+            several sizes, count by theirs; of n:m what is above its numbers stays.
         scope (str): What is compared: "global", "layer" or "output".
     """
     given = {name: np.asarray(score) for name, score in scores.items()}
@@ -33,7 +34,8 @@ def choose(scores: Mapping[str, Any], pattern: str, sparsity: float, scope: Scop
         return {name: _n_of_m(score, left, m) for name, score in given.items()}
     units = {name: _units(score, pattern) for name, score in given.items()}
     if scope == "global":
-        flat = _highest(np.concatenate([u.ravel() for u in units.values()]), sparsity)
+        sizes = [np.full(u.size, given[name].size // u.size) for name, u in units.items()]
+        flat = _heaviest(np.concatenate([u.ravel() for u in units.values()]), np.concatenate(sizes), sparsity)
         parts = np.split(flat, np.cumsum([u.size for u in units.values()])[:-1])
         stay = {name: part.reshape(units[name].shape) for name, part in zip(units, parts, strict=True)}
     elif scope == "output":
@@ -60,6 +62,17 @@ def _highest(values: np.ndarray, sparsity: float) -> np.ndarray:
     if gone := round(sparsity * values.size):
         stay[np.argpartition(values.ravel(), gone - 1)[:gone]] = False
     return stay.reshape(values.shape)
+
+
+def _heaviest(values: np.ndarray, sizes: np.ndarray, sparsity: float) -> np.ndarray:
+    """The same of values that stand for several weights each, shape (values,): the share is of weights."""
+    if (sizes == sizes[0]).all():
+        return _highest(values, sparsity)
+    order = np.argsort(values, kind="stable")
+    gone = int(np.searchsorted(np.cumsum(sizes[order]), round(sparsity * sizes.sum()), side="right"))
+    stay = np.ones(values.size, dtype=bool)
+    stay[order[:gone]] = False
+    return stay
 
 
 def _n_of_m(score: np.ndarray, n: int, m: int) -> np.ndarray:
