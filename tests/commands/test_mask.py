@@ -143,6 +143,10 @@ def test_more_can_be_masked_later(trained: Path, tmp_path: Path) -> None:
     assert all(not two[row["layer"]][one[row["layer"]] == 0].any() for row in first.zeros)
     told = saving.provenance(second.model)
     assert told["arguments"]["sparsity"] == 0.6 and [e["arguments"]["sparsity"] for e in told["earlier"]] == [0.3]
+    for share in (0.6, 0.2):  # some weights of no score at all would go as well
+        with pytest.raises(ArgumentError, match=rf"sparsity={share}: must be above what is zero already, 60\.0%"):
+            ran(second.file, tmp_path, data=False, sparsity=share, recover="none", name="third")
+    assert not (tmp_path / "third").exists()
 
 
 def test_what_auto_stands_for(trained: Path, data: Path, tmp_path: Path) -> None:
