@@ -175,7 +175,8 @@ def learnt(parent: nn.Module, graph: ChannelGraph, limits: Limits, bench: Bench)
         )
         return model
     if known is None:
-        _write(file, {"facts": facts, **timed._asdict(), "axes": [one.tolist() for one in timed.axes]})
+        listed = [one.tolist() for one in timed.axes]
+        _write(file, {"facts": facts, "axes": listed, "shares": [*timed.shares], "rounds": [*timed.rounds]})
     console.log("prune: ", f"{said}, from {len(timed.shares)} networks of other widths: {file}")
     return model
 
