@@ -200,7 +200,7 @@ def test_a_point_that_the_parent_meets_is_left_out(
     ]
     assert "stays within" not in logged[-1]  # of nothing
     heading, columns, *_ = logged[-1].splitlines()
-    assert heading == "sweep:  tiny.pt cut and repaired at each point, nothing trained" and columns.startswith("model ")
+    assert heading == "sweep:  tiny.pt cut at each point, nothing trained" and columns.startswith("model ")
     step = next(text for text in logged if text.startswith("sweep:  1/1")).splitlines()
     assert [line.split()[0] for line in step[1:4]] == ["model", "parent", "params=0.9"]
     assert json.loads((tmp_path / "run" / "report.json").read_text())["cliff"] is None

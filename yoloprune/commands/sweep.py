@@ -141,7 +141,8 @@ def _swept(
         step = following.after_sweep(request, passed, taken[0])
         intervals = "".join(f"{line}\n" for line in report.notes)
         how = "cut" if request.masks is None else "masked"
-        heading = f"{Path(str(origin)).name} {how} and repaired at each point, nothing trained"
+        how += "" if request.recover == "none" else " and repaired"
+        heading = f"{Path(str(origin)).name} {how} at each point, nothing trained"
         told_all = f"{heading}\n{text_table.table(rows)}\n{intervals}{said}\n{taken[1]}"
         console.conclude("sweep: ", text_table.closing(told_all, [], [folder / TABLE, page], step))
     return rows
