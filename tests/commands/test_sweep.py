@@ -1,4 +1,4 @@
-"""Where accuracy falls off: what counts as that, and a sweep over a tiny network on images drawn by code."""
+"""A sweep over a tiny network on images drawn by code."""
 
 from __future__ import annotations
 
@@ -8,98 +8,23 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 import yaml
 from schemas import faults
-from torch import nn
-from ultralytics import YOLO
 
 import yoloprune
 from yoloprune import csv_rows
-from yoloprune.backend import calibration_images, console, datasets, evaluation, model_facts, yolo_tracing
-from yoloprune.commands import cut_and_repair, mask, sweep_table
+from yoloprune.backend import calibration_images, console, evaluation, yolo_tracing
+from yoloprune.commands import cut_and_repair, mask
 from yoloprune.commands.demo_images import make_shapes
-from yoloprune.cutting.surgery import cut
-from yoloprune.errors import BudgetError, ModelError
-from yoloprune.importance import criteria, dead_channels
-from yoloprune.planning.channel_graph import ChannelGraph
-from yoloprune.probing.forward import placed
+from yoloprune.errors import BudgetError
+from yoloprune.importance import criteria
 from yoloprune.reporting import schema
-from yoloprune.reporting.text_table import headline
-from yoloprune.selection import ranking
-from yoloprune.selection.calibration import Calibration, calibration
-from yoloprune.settings.budget import Budget
-from yoloprune.settings.checking import build
-from yoloprune.settings.requests import PruneRequest
 
 LOOSE = {"round_to": 1, "min_width": 2}
 pytestmark = pytest.mark.slow
 
 
-def points(*figures: tuple[float, float]) -> list[dict[str, Any]]:
-    """Rows of (FLOPs, mAP50-95), the parent first."""
-    return [
-        {"model": "parent" if i == 0 else f"flops={flops}", "flops": flops, "mAP50": 0.9, "mAP50-95": figure}
-        for i, (flops, figure) in enumerate(figures)
-    ]
-
-
-# What counts as falling off -------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("within", "safe", "lost"),
-    [(3.0, "flops=0.8", 3.0), (2.9, "flops=0.9", 1.0), (0.5, "parent", 0.0), (10.0, "flops=0.5", 9.0)],
-)
-def test_safe_is_the_smallest_point_before_the_first_that_loses_too_much(within: float, safe: str, lost: float) -> None:
-    rows = points((1, 0.6), (0.9, 0.59), (0.8, 0.57), (0.7, 0.5), (0.6, 0.58), (0.5, 0.51))
-    found = sweep_table.falls_off(rows, "mAP50-95", within)
-    assert (found["safe"], found["lost"]) == (safe, pytest.approx(lost))
-
-
-def test_steepest_is_per_flop() -> None:
-    rows = points((1, 0.6), (0.9, 0.58), (0.5, 0.51), (0.4, 0.48), (0.2, 0.43))  # 20, 17.5, 30 and 25 points per FLOP
-    assert sweep_table.falls_off(rows, "mAP50-95", 3)["steepest"] == ["flops=0.5", "flops=0.4"]
-
-
-def test_a_poor_model_has_few_points_to_lose() -> None:
-    assert sweep_table.may_lose(3, 0.4) == 3 and sweep_table.may_lose(3, 0.12) == 3
-    rows = [{"model": m, "mAP50-95": v, "flops": f} for m, v, f in (("parent", 0.032, 1), ("a", 0.013, 0.9))]
-    assert sweep_table.falls_off(rows, "mAP50-95", sweep_table.may_lose(3, 0.032))["safe"] == "parent"
-
-
-def test_a_parent_with_little_is_told_of_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(console, "warn", said.append)
-    blind = [sweep_table.warned_of_blindness(had, "mAP50-95", 0.5, "a.yaml") for had in (0.3, 0.008, 0.004)]
-    assert blind == [False, False, True]
-    assert [s[:61] for s in said] == ["sweep: the parent finds next to nothing on data=a.yaml (mAP50"] * 2
-    assert sweep_table.warned_of_blindness(0.02, "mAP50-95", 3, "a.yaml") and "so no point can lose within=3" in said[2]
-
-
-def test_description_names_the_points() -> None:
-    rows = points((1, 0.6), (0.9, 0.59), (0.8, 0.4))
-    said = [sweep_table.describe(sweep_table.falls_off(rows, "mAP50-95", w), "mAP50-95", w) for w in (3, 0.5)]
-    assert said[0].startswith("down to flops=0.9, mAP50-95 stays within 3 points of the parent's (1.0 lost);")
-    assert said[0].endswith("from flops=0.9 to flops=0.8")
-    assert said[1].startswith("no point is within 0.5 points")
-
-
-@pytest.mark.parametrize(
-    ("figures", "expected"),
-    [
-        (["mAP50", "mAP50-95"], "mAP50-95"),
-        (["mAP50", "mAP50-95", "mAP50(M)", "mAP50-95(M)"], "mAP50-95(M)"),
-        (["accuracy_top1", "accuracy_top5"], "accuracy_top1"),
-        (["metrics/mAP50(B)", "metrics/mAP50-95(B)", "metrics/mAP50-95(P)"], "metrics/mAP50-95(P)"),
-        ([], ""),
-    ],
-)
-def test_the_figure_that_counts(figures: list[str], expected: str) -> None:
-    assert headline(figures) == expected
-
-
-# The command ----------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sweep")
@@ -296,159 +221,3 @@ def test_a_sweep_of_masks_masks_as_mask_does(
     single = yoloprune.mask(tiny, sparsity=0.9, recover="none", score="magnitude", **told)
     zero = {n: int((m.weight == 0).sum()) for n, m in single.model.named_modules() if n in made[1]}
     assert zero == {name: int((~stay).sum()) for name, stay in made[1].items()}
-
-
-# What prune and sweep share -------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def parent(tiny: Path) -> yoloprune.YOLO:
-    return yoloprune.load(tiny)
-
-
-def ranked(parent: Any, data: Path | None, **told: Any) -> ranking.Ranking:
-    return ranked_by(parent, {"imgsz": 64, **({"data": str(data)} if data else {})}, **told)
-
-
-def ranked_by(parent: Any, passed: dict[str, Any], **told: Any) -> ranking.Ranking:
-    asked = build(PruneRequest, {"model": "a.pt", **passed, **told})
-    sight = calibration(parent, passed.get("data"), 64, passed)
-    return ranking.rank(parent, yolo_tracing.trace_yolo(parent.model), asked.criterion, asked.limits, sight)
-
-
-def test_automatic_score_is_taylor_per_cost_with_data_and_l2_without(parent: Any, data: Path) -> None:
-    for given, how, per_cost in ((data, "taylor", True), (None, "l2", False)):
-        auto, named = ranked(parent, given), ranked(parent, given, score=how)
-        assert np.array_equal(auto.scores, named.scores) and auto.per_cost is named.per_cost is per_cost
-        assert (auto.limits.uniform, named.limits.uniform) == (how == "l2", False)
-    assert not ranked(parent, data, score="activation").per_cost and ranked(parent, data, score="output").per_cost
-    assert not ranked(parent, data, score="taylor", normalize="none").per_cost
-
-
-@pytest.mark.parametrize(
-    ("names", "task", "score", "warned"),
-    [
-        (["circle", "square", "triangle"], "detect", "taylor", False),
-        (["Circle", "square", "triangle"], "detect", "taylor", False),  # one renamed
-        (["0", "1", "2"], "detect", "taylor", False),  # never trained
-        (["RBC", "WBC", "platelets"], "segment", "output", True),
-        (["circle", "square"], "detect", "output", True),
-    ],
-)
-def test_labels_of_other_classes_do_not_rank(
-    names: list[str], task: str, score: str, warned: bool, tiny: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(console, "warn", said.append)
-
-    def told(model: Any, graph: ChannelGraph, how: str, **_: Any) -> criteria.Importance:
-        said.append(how)
-        return criteria.Importance(np.ones(graph.n_classes), np.zeros(0))
-
-    monkeypatch.setattr(criteria, "importance", told)
-    monkeypatch.setattr(model_facts, "with_loss", lambda yolo: yolo.model)
-    model = yoloprune.load(tiny)
-    sight = calibration(model, str(data), 64, {"data": str(data), "imgsz": 64, "device": "cpu"})
-    model.model.names, model.task = dict(enumerate(names)), task
-    asked = build(PruneRequest, {"model": "best.pt"})
-    ranking.rank(model, yolo_tracing.trace_yolo(model.model), asked.criterion, asked.limits, sight)
-    assert said[-1] == score
-    assert any("not those of the model" in s for s in said[:-1]) is warned
-
-
-@pytest.mark.parametrize(
-    ("classes", "task", "score"), [(25, "detect", "taylor"), (26, "detect", "output"), (80, "segment", "taylor")]
-)
-def test_labels_of_few_images_per_class_do_not_rank_detectors(
-    classes: int, task: str, score: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """128 images are looked at, five per class up to 25 classes."""
-    monkeypatch.setattr(datasets, "has_classes_of", lambda model, data: True)
-    model = yoloprune.load(tiny)
-    model.model.names, model.task = {i: f"class {i}" for i in range(classes)}, task
-    sight = Calibration(64, "some.yaml")
-    assert ranking._best(model, sight, np.zeros(1, dtype=bool)) == score
-
-
-@pytest.mark.parametrize("labelled", [True, False])
-def test_automatic_score_takes_the_dead_first(parent: Any, data: Path, labelled: bool) -> None:
-    """Their beta may still reach the loss, but that constant is moved into the next layer."""
-    model = yoloprune.load(parent)
-    graph = yolo_tracing.trace_yolo(model.model)
-    norm = model.model.model[4].cv2.bn
-    norm.weight.data[::2], norm.bias.data[::2] = 0.0, 5.0
-    dead = dead_channels.dead(model.model, graph)
-    assert dead.any()
-    auto = ranked(model, data if labelled else None)
-    assert auto.scores[dead].max() == 0
-    if labelled:
-        assert ranked(model, data, score="taylor").scores[dead].min() > 0
-
-
-def test_models_that_learn_from_prompts_have_no_taylor_score(data: Path) -> None:
-    world = YOLO("yolov8s-world.yaml")
-    assert model_facts.is_prompted(world.model) and not model_facts.is_prompted(YOLO("yolov8n.yaml").model)
-    with pytest.raises(ModelError, match="score=output"):
-        model_facts.with_loss(world)
-
-
-def test_the_child_is_cut_by_the_plan_and_the_parent_untouched(parent: Any) -> None:
-    graph = yolo_tracing.trace_yolo(parent.model)
-    before = {k: v.clone() for k, v in parent.model.state_dict().items()}
-    plan = graph.plan(ranked(parent, None, round_to=1, min_width=2).select(graph, Budget(flops=0.7)))
-    child, proof, _ = cut_and_repair.cut(parent, plan, "none", None)
-    expected = cut(yoloprune.load(parent).model, plan).state_dict()
-    assert all(torch.equal(v, expected[k]) for k, v in child.model.state_dict().items())
-    assert 0 <= proof.error < 1e-4
-    assert all(torch.equal(v, before[k]) for k, v in parent.model.state_dict().items())
-
-
-def test_device_is_where_scores_and_repairs_are_measured(
-    tiny: Path, common: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another name of the CPU stands for a GPU: models, images and labelled batches go there, models come back."""
-    there, moved = torch.device("cpu", 0), []
-    monkeypatch.setattr(evaluation, "device", lambda name: there if name == "7" else None)
-    monkeypatch.setattr(ranking, "placed", lambda target, *models: moved.append(target) or placed(target, *models))
-    for name in ("batches", "labelled"):
-        whole = getattr(calibration_images, name)
-        monkeypatch.setattr(
-            calibration_images, name, lambda *a, whole=whole, **k: moved.append(k["device"]) or whole(*a, **k)
-        )
-    given = {"data": common["data"], "imgsz": 64}
-    ranked_by(yoloprune.load(tiny), {**given, "device": "7"}, score="taylor")
-    assert moved == [there, there, there]
-    ranked_by(yoloprune.load(tiny), given, score="taylor")
-    assert moved[3:] == [torch.device("cpu")] * 3
-
-
-def test_seed_chooses_the_calibration_images(
-    tiny: Path, common: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("batches", "labelled"):  # four of the 16 images, so that there is something to choose
-        whole = getattr(calibration_images, name)
-        monkeypatch.setattr(calibration_images, name, lambda *a, whole=whole, **k: whole(*a, **{**k, "n": 4}))
-    given = {"data": common["data"], "imgsz": 64}
-    model = yoloprune.load(tiny)
-    runs = [{**given, "seed": seed} for seed in (1, 1, 2)]
-    images = [calibration(model, passed["data"], 64, passed).images for passed in runs]
-    scores = [ranked_by(model, passed, score="taylor").scores for passed in runs]
-    assert torch.equal(images[0][0], images[1][0]) and not torch.equal(images[0][0], images[2][0])
-    assert np.array_equal(scores[0], scores[1]) and not np.array_equal(scores[0], scores[2])
-
-
-class Traveller(nn.Linear):
-    """Notes where it is sent."""
-
-    def __init__(self) -> None:
-        super().__init__(1, 1)
-        self.seen: list[torch.device] = []
-
-    def to(self, device: torch.device) -> Traveller:
-        self.seen.append(device)
-        return self
-
-
-def test_models_come_back_from_a_device_even_after_an_error() -> None:
-    model, there = Traveller(), torch.device("cuda", 3)
-    with pytest.raises(ValueError, match="on the way"), placed(there, model):
-        raise ValueError("on the way")
-    assert model.seen == [there, torch.device("cpu")]
