@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from yoloprune.errors import DataError
 from yoloprune.importance import single_weights
+from yoloprune.planning import weight_masks
 
 
 def test_magnitude_is_the_size() -> None:
@@ -34,7 +35,8 @@ def test_taylor_is_what_the_loss_loses_to_first_order() -> None:
 
     model = Loss().requires_grad_(False)  # as a stripped checkpoint
     first, second = torch.eye(2), torch.tensor([[3.0, 1.0]])
-    assert single_weights.taylor(model, ["layer"], [first])["layer"].tolist() == [[0.0, 4.0]]
+    told = single_weights.taylor(model, ["layer"], [first])["layer"]
+    assert told.tolist() == [pytest.approx([weight_masks.LEAST, 4.0])]  # not the 0 of a weight that is zero
     found = single_weights.taylor(model, ["layer", "unused"], [first, second])
     assert found["layer"].tolist() == [[12.0, 10.0]] and "unused" not in found
     assert not model.layer.weight.requires_grad and model.layer.weight.grad is None
@@ -86,3 +88,30 @@ def test_wanda_of_a_layer_that_is_given_nothing() -> None:
     """As of a second stage for which the first one finds nothing: no scores, where 0 / 0 would be not a number."""
     model = nn.Sequential(nn.Linear(2, 1, bias=False))
     assert single_weights.wanda(model, ["0"], [torch.zeros(0, 2)]) == {}
+
+
+@pytest.mark.parametrize("score", ["taylor", "wanda"])
+def test_zeros_go_before_weights_on_which_nothing_hangs_either(score: str) -> None:
+    """The second input is always 0, so that no score tells its weights: 0 and 3. Half of the four go, both zeros."""
+    model = nn.Sequential(nn.Linear(2, 2, bias=False))
+    filled(model[0], [[1.0, 0.0], [0.0, 3.0]])
+    images = [torch.tensor([[1.0, 0.0]])]
+    found = (
+        single_weights.wanda(model, ["0"], images)
+        if score == "wanda"
+        else single_weights.taylor(Loss(model), ["model.0"], images)
+    )
+    (values,) = found.values()
+    assert (values == 0).tolist() == [[False, True], [True, False]] and 0 < values[1, 1] < 1e-30
+    assert weight_masks.choose(found, "unstructured", 0.5)[next(iter(found))].tolist() == [[True, False], [False, True]]
+
+
+class Loss(nn.Module):
+    """The sum of what a network gives."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x).sum()

@@ -110,7 +110,7 @@ class Growing:
 
     def _held(self, name: str, score: Tensor) -> Tensor:
         """A score on the CPU that is lowest where the weight is zero already."""
-        return score.masked_fill(self.holder.gone[name], 0.0).cpu()
+        return score.clamp_min(weight_masks.LEAST).masked_fill(self.holder.gone[name], 0.0).cpu()
 
     def _settle(self, *, told: bool = True) -> None:
         """Zeros in the EMA, which lags behind, and in a model that was put back; then the record tells of them."""

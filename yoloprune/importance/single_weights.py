@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from yoloprune.errors import DataError
 from yoloprune.importance.data_criteria import differentiable, own_loss
+from yoloprune.planning.weight_masks import LEAST
 from yoloprune.probing.forward import feed, hooked, in_batch, input_of, running
 from yoloprune.torch_internals import ConvNd
 
 Scores = dict[str, Tensor]
-"""By layer, values of the shape of its weight, float32 on the CPU; a weight that is zero has 0."""
+"""By layer, values of the shape of its weight, float32 on the CPU; a weight that is zero has 0, no other has."""
 
 
 def weight_of(model: nn.Module, name: str) -> Tensor:
@@ -34,7 +35,7 @@ def random(model: nn.Module, names: Iterable[str], seed: int = 0) -> Scores:
     """A control that looks at nothing but what is zero already."""
     generator = torch.Generator().manual_seed(seed)
     weights = {name: weight_of(model, name).cpu() for name in names}
-    return {name: (w != 0) * torch.rand(w.shape, generator=generator) for name, w in weights.items()}
+    return {name: _beside_zeros(torch.rand(w.shape, generator=generator), w) for name, w in weights.items()}
 
 
 def taylor(model: nn.Module, names: Sequence[str], batches: Iterable[Any]) -> Scores:
@@ -63,7 +64,7 @@ def taylor(model: nn.Module, names: Sequence[str], batches: Iterable[Any]) -> Sc
             fed += 1
     if not fed:
         raise DataError("There are no images to rank weights on.")
-    return {name: value / fed for name, value in total.items()}
+    return {name: _beside_zeros(value / fed, weight_of(model, name)) for name, value in total.items()}
 
 
 def wanda(model: nn.Module, names: Iterable[str], batches: Iterable[Tensor]) -> Scores:
@@ -102,4 +103,9 @@ def _by_input(model: nn.Module, name: str, norms: Tensor) -> Tensor:
     weight = weight_of(model, name).abs().float().cpu()
     groups = getattr(model.get_submodule(name), "groups", 1)
     read = norms.reshape(groups, -1).repeat_interleave(len(weight) // groups, 0)  # (outputs, inputs of its group)
-    return weight * read.reshape(*read.shape, *(1 for _ in weight.shape[2:]))
+    return _beside_zeros(weight * read.reshape(*read.shape, *(1 for _ in weight.shape[2:])), weight)
+
+
+def _beside_zeros(score: Tensor, weight: Tensor) -> Tensor:
+    """A score that tells weights that are zero from others on which nothing hangs either."""
+    return score.clamp_min(LEAST).masked_fill(weight.cpu() == 0, 0.0)

@@ -13,6 +13,9 @@ Scope = Literal["auto", "global", "layer", "output"]
 Kept = dict[str, np.ndarray]
 """By layer, what stays, bool of the shape of its weight."""
 
+LEAST = 2e-38
+"""What a weight that is not zero scores at least, so that those that are zero already go before it; next to nothing."""
+
 CHOICES = 100
 """So often zeros become more on a ramp where nobody says how often: none is a jump, and choosing costs little."""
 
