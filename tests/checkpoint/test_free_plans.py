@@ -136,6 +136,10 @@ def test_parent_is_found_through_later_trainings(
     (tmp_path / "tuned" / "args.yaml").write_text(f"model: {tuned}\n")  # as of a resumed run: nothing to be found
     with pytest.raises(ArgumentError, match=r"distill_model="):
         yoloprune.finetune(tuned, data=str(data), distill="parent")
+    for foreign in ("- a list of somebody else's\n", "model: [\n", "model: \xff\n"):
+        (tmp_path / "tuned" / "args.yaml").write_text(foreign, encoding="latin-1")
+        with pytest.raises(ArgumentError, match=r"distill_model="):
+            yoloprune.finetune(tuned, data=str(data), distill="parent")
     (tmp_path / "tuned" / "args.yaml").write_text(f"model: {pruned}\n")
     started = []
     monkeypatch.setattr(models.YOLO, "train", lambda self, **k: started.append(k) or _stop())

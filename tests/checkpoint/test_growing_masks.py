@@ -174,6 +174,19 @@ def test_a_last_epoch_without_a_step_meets_the_share_all_the_same(tmp_path: Path
     assert growing.met and int(growing.holder.gone["0"].sum()) == 6
 
 
+def test_an_epoch_without_a_step_takes_what_is_due_at_its_end(tmp_path: Path) -> None:
+    """A large nbs= makes a step every few epochs; the ramp ends after two of the four, and so does its last choice."""
+    growing, trainer = loop("magnitude", 4, save_dir=tmp_path)
+    growing.progress.ramp_end = 0.5
+    found = []
+    for trainer.epoch in range(3):
+        happened(trainer, "on_train_epoch_start")
+        happened(trainer, "on_train_batch_start")
+        growing.finish_epoch()
+        found.append((int(growing.holder.gone["0"].sum()), growing.met))
+    assert found == [(6, False), (6, True), (6, True)]  # three choices of four: 0.75 (1 - 1 / 64) of eight is 5.91
+
+
 def test_frozen_layers_stay_whole() -> None:
     growing, trainer = loop("magnitude", 4, frozen=True)
     assert stepped(growing, trainer, 0) == stepped(growing, trainer, 3) == []

@@ -383,6 +383,16 @@ def test_statistics_are_those_numpy_computes_and_all_flags_return():
     assert all(torch.equal(v, weights[k]) and v.grad is None for k, v in model.named_parameters())
 
 
+def test_a_single_number_per_channel_tells_no_variance():
+    """Behind a pooling to one pixel a last batch of one image has one number for each channel."""
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(1))
+    two = torch.tensor([[[[3.0, 5.0]]], [[[5.0, 7.0]]]])  # 4 and 6 once pooled
+    batch_norm_statistics.reestimate(model, [two, torch.full((1, 1, 2, 2), 100.0)])
+    assert (model[1].running_mean.item(), model[1].running_var.item()) == (5.0, 2.0)
+    batch_norm_statistics.reestimate(model, [torch.full((1, 1, 2, 2), 100.0)])  # nothing measured: all stays
+    assert (model[1].running_mean.item(), model[1].running_var.item()) == (5.0, 2.0)
+
+
 def partial_var(x: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
     return np.var(x, axis=axis, ddof=1)
 

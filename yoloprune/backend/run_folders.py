@@ -15,7 +15,7 @@ import yaml
 
 from yoloprune import files
 from yoloprune.backend import compat
-from yoloprune.errors import ArgumentError, PruneError
+from yoloprune.errors import ArgumentError, PruneError, first_line
 
 ARGS = "args.yaml"
 LABELS = "labels-of-its-classes"
@@ -234,5 +234,15 @@ def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping."""
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    """Read a YAML mapping.
+
+    Raises:
+        ArgumentError: If the file holds none.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ArgumentError(f"{path}: cannot be read ({first_line(error)}).") from error
+    if not isinstance(content, dict):
+        raise ArgumentError(f"{path}: must hold 'key: value' lines. Received: a {type(content).__name__}")
+    return content

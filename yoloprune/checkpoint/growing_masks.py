@@ -61,17 +61,12 @@ class Growing:
         """After a step: keep the score, and choose anew where that is due."""
         if self.ramp["score"] == "taylor":
             self._remember()
-        self.progress.advance()
-        if not self.met and self.progress.phase != "free":
-            due = weight_masks.choices_made(self.progress.ramp, self.ramp["steps"])
-            if due > self.chosen:
-                self._choose(due)
+        self._grow()
 
     def finish_epoch(self) -> None:
         """Before validation and saving: zeros in all that is saved, and the record tells how many there are."""
         trainer = self.trainer
-        if trainer.epoch + 1 >= trainer.epochs and not self.met:
-            self._choose(self.ramp["steps"])  # in all others a step does so, in every process alike
+        self._grow(last=trainer.epoch + 1 >= trainer.epochs)  # an epoch may have no step, under a large nbs=
         self._settle()
         best = getattr(trainer, "best_fitness", None)
         if not self.met:
@@ -88,6 +83,14 @@ class Growing:
     def _count(self, _: BaseTrainer) -> None:
         """Keep track of the progress within an epoch."""
         self.progress.batch += 1
+
+    def _grow(self, last: bool = False) -> None:
+        """Choose anew where the ramp has come so far, in every process alike."""
+        self.progress.advance(last)
+        if not self.met and self.progress.phase != "free":
+            due = weight_masks.choices_made(self.progress.ramp, self.ramp["steps"])
+            if due > self.chosen:
+                self._choose(due)
 
     def _remember(self) -> None:
         """|w · dL/dw| of the last step (Molchanov et al. 2019, arXiv 1906.10771, section 3.1), as a running mean."""

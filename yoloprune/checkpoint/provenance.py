@@ -85,8 +85,11 @@ def _made_from(file: Path) -> Iterator[Path]:
     """The checkpoints that a run began with, and theirs, as the args.yaml of each run names them, nearest first."""
     seen = {Path()}  # a resumed run names itself
     while True:
-        args = file.resolve().parent.parent / "args.yaml"
-        file = Path(str(run_folders.read_yaml(args).get("model") or "")) if args.is_file() else Path()
+        args = file.resolve().parent.parent / run_folders.ARGS
+        try:
+            file = Path(str(run_folders.read_yaml(args).get("model") or ""))
+        except ArgumentError:  # none there, or somebody else's of that name
+            return
         if file in seen or not file.is_file():
             return
         seen.add(file)
