@@ -59,11 +59,14 @@ def ms(model: nn.Module) -> float:
     return 0.2 + 1e-7 * count
 
 
-def rows_of(graph: ChannelGraph, now: float, took: Callable[[int, np.ndarray], float]) -> list[dict[str, Any]]:
+def rows_of(
+    graph: ChannelGraph, now: float, took: Callable[[int, np.ndarray], float], **more: Any
+) -> list[dict[str, Any]]:
     """What the script would have written where variants take so long: by number, and mask of the surviving classes."""
+    limits = Limits(**{"round_to": 1, "min_width": 2, **more})
     how = {**HOW, "imgsz": "64", "batch": "1", "parent": device_times.fingerprint(graph), "of": str(COUNT)}
     found = []
-    for i, alive in enumerate(time_profile.variants(graph, Limits(round_to=1, min_width=2), COUNT, seed=0)):
+    for i, alive in enumerate(time_profile.variants(graph, limits, COUNT, seed=0)):
         network = {"name": f"{i:02d}", "widths": device_times.widths_of(graph, alive)}
         time = took(i, alive)
         found.append(device_script.row_of(network, Times(time, time, 0.0, 9), Times(now, now, 0.0, 9), how))
@@ -132,6 +135,23 @@ def test_a_time_is_met_that_was_never_measured_here(
     again = parse(promise.splitlines()[-1].split()[1:])
     assert again.passed["model"].endswith("pruned.pt") and again.passed["format"] == "ncnn"
     assert again.settings["against"] == str(tiny) and again.settings["threads"] == 4 and again.passed["imgsz"] == 64
+    assert not any("smaller than in any network" in text for text in said)
+
+
+@pytest.mark.slow
+def test_widths_beyond_those_that_were_timed_are_told(
+    tiny: Path, parent: nn.Module, graph: ChannelGraph, tmp_path: Path, said: list[str]
+) -> None:
+    """A cut to seven tenths has to take more than a fifth of some layers, and no network of the table lacks that."""
+
+    def took(_: int, alive: np.ndarray) -> float:
+        return ms(surgery.cut(copy.deepcopy(parent), graph.plan(alive)))
+
+    table = written(tmp_path / "times.csv", rows_of(graph, ms(parent), took, max_ratio=0.2))
+    child = prune(tiny, table, tmp_path, 0.7)
+    now = {n: m.out_channels for n, m in parent.named_modules() if isinstance(m, nn.Conv2d)}
+    narrow = [n for n, m in child.named_modules() if isinstance(m, nn.Conv2d) and m.out_channels < 0.8 * now[n]]
+    assert narrow and any("smaller than in any network of times=" in text for text in said)
 
 
 @pytest.mark.slow

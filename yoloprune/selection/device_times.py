@@ -76,8 +76,14 @@ class DeviceTimes:
 
     def predicted(self, parent: nn.Module, choice: Choice) -> dict[str, Any]:
         """What is known of a choice, for reports: its time as a share of the parent's, and on what that rests."""
-        model = self._fitted(parent, choice.graph)
-        share = model.of(Cost(choice.graph).axes(choice.widths.astype(float)))
+        model, widths = self._fitted(parent, choice.graph), Cost(choice.graph).axes(choice.widths.astype(float))
+        if count := int((widths < np.min(self.timed.axes, axis=0)).sum()):  # its limits were narrower than these
+            console.warn(
+                f"prune: {count} of {len(widths)} widths are smaller than in any network of times={self.file}, so the "
+                "time is less certain. 'yoloprune latency' times such too if it is given the same keep=, layers=, "
+                "max_ratio=, round_to= and min_width="
+            )
+        share = model.of(widths)
         known = {"predicted": round(share, 4), "error": round(model.error, 4), "worst": round(model.worst, 4)}
         return {**known, "parent_ms": self.ms, "times": str(self.file), **self.how}
 
