@@ -44,11 +44,11 @@ class Reference:
         images (Tensor): Shape (B, 3, H, W), float64.
     """
 
-    wanted: dict[bool, list[Tensor]]
+    wanted: dict[int, list[Tensor]]
     images: Tensor
 
     @classmethod
-    def of(cls, parent: nn.Module, plan: Plan, pictures: Tensor, modes: Sequence[bool]) -> Reference:
+    def of(cls, parent: nn.Module, plan: Plan, pictures: Tensor, modes: Sequence[int]) -> Reference:
         """Run the masked parent once per mode."""
         masked = masked_parent(parent, plan)
         return cls({training: outputs(masked, pictures, training) for training in modes}, pictures)
@@ -92,9 +92,9 @@ def _zeros(kept: Sequence[int], width: int, dim: int) -> Callable[[Tensor], Tens
     return lambda x: x.where(mask.reshape([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)]), 0.0)
 
 
-def outputs(model: nn.Module, pictures: Tensor, training: bool) -> list[Tensor]:
+def outputs(model: nn.Module, pictures: Tensor, training: int) -> list[Tensor]:
     """All tensors that a copy in float64 gives, batch-norm and dropout in evaluation mode."""
-    model = copy.deepcopy(model).double().train(training)
+    model = copy.deepcopy(model).double().train(bool(training))
     for m in model.modules():
         if isinstance(m, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
             m.eval()

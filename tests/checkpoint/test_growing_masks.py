@@ -182,6 +182,7 @@ def test_an_epoch_without_a_step_takes_what_is_due_at_its_end(tmp_path: Path) ->
     for trainer.epoch in range(3):
         happened(trainer, "on_train_epoch_start")
         happened(trainer, "on_train_batch_start")
+        happened(trainer, "on_train_epoch_end")
         growing.finish_epoch()
         found.append((int(growing.holder.gone["0"].sum()), growing.met))
     assert found == [(6, False), (6, True), (6, True)]  # three choices of four: 0.75 (1 - 1 / 64) of eight is 5.91
@@ -235,7 +236,8 @@ def test_a_finetune_ends_with_the_share_that_was_asked_for(
     found = json.loads((folder / "report.json").read_text())
     assert {row["layer"] for row in found["zeros"]} == set(zeros(best))
     empty = [row["layer"] for row in found["zeros"] if row["share"] == 1]
-    said = f"finetune: nothing is left of {', '.join(empty)}; scope=layer leaves something of each"
+    ways = "a lower sparsity=, scope=layer or keep= leaves something of each"
+    said = f"finetune: nothing is left of {', '.join(empty)}; {ways}"
     assert [s for s in warned if "nothing is left" in s] == ([said] if empty else [])
     with pytest.raises(KeyError, match="masked by yoloprune"):
         ultralytics.YOLO(str(folder / "weights" / "best.pt")).train(data=str(data), **run_of(tmp_path))
@@ -262,6 +264,8 @@ def test_an_interrupted_run_goes_on_to_the_share(parent: Path, data: Path, tmp_p
     with pytest.raises(ArgumentError, match=r"sparsity=0\.9: must not be combined with resume"):
         yoloprune.finetune(last, resume=True, sparsity=0.9)
     again = yoloprune.finetune(last, resume=True)
+    asked = {"pattern": "2:4", "sparsity": 0.5, "ramp_start": 0.25, "ramp_end": 0.75, "steps": 2}
+    assert run_folders.read_yaml(tmp_path / "runs" / "cut" / "args.yaml")["finetune"] == asked  # Ultralytics' is new
     assert again.trainer.start_epoch == 1
     for model in (again.trainer.ema.ema, again.trainer.model, again.model):
         assert_within(zeros(half), zeros(model))
@@ -294,6 +298,8 @@ yoloprune.finetune(yolo, data=sys.argv[2], sparsity=0.9, ramp_start=0.0, ramp_en
     again = yoloprune.finetune(last, resume=True)
     assert again.trainer.start_epoch == 2 and share(again.model) == pytest.approx(0.9, abs=0.001)
     assert_within(zeros(half), zeros(again.model))
+    told = run_folders.read_yaml(last.parent.parent / "args.yaml")["finetune"]
+    assert told == {"pattern": "unstructured", "sparsity": 0.9, "ramp_start": 0.0, "ramp_end": 0.8}
     epochs = [row["epoch"] for row in csv.DictReader((last.parent.parent / "zeros.csv").open())]
     assert epochs == ["1", "2", "3", "4", "5"]
 
@@ -316,6 +322,45 @@ def test_a_masked_model_takes_more_and_earlier_layers_stay_masked(parent: Path, 
     assert sum(int(z.sum()) for z in others.values()) / sum(z.numel() for z in others.values()) == pytest.approx(
         0.7, abs=0.001
     )
+
+
+@pytest.mark.slow
+def test_the_share_is_of_the_layers_that_are_trained(
+    parent: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen ones are masked already, nine of ten weights, and count neither for the share nor for its beginning."""
+    told: dict[str, Any] = {"data": False, "recover": "none", "project": str(tmp_path), "imgsz": 64}
+    yoloprune.mask(parent, sparsity=0.9, keep=[f"model.{i}" for i in range(4, 7)], name="first", **told)
+    file = tmp_path / "first" / "weights" / "masked.pt"
+    before, said = zeros(saving.load(file).model), list[str]()
+    monkeypatch.setattr(console, "log", lambda _, text: said.append(text))
+    run = {"sparsity": 0.5, "freeze": 4, "ramp_start": 0.0, "ramp_end": 0.9, **run_of(tmp_path, epochs=4, **LIVELY)}
+    tuned = yoloprune.finetune(file, data=str(data), **run)
+    after = zeros(tuned.model)
+    new = {name: z for name, z in after.items() if name not in before}
+    assert {int(name.split(".")[1]) for name in new} <= set(range(4, 7)) and new
+    gone, count = sum(int(z.sum()) for z in new.values()), sum(z.numel() for z in new.values())
+    assert gone / count == pytest.approx(0.5, abs=0.001)
+    assert_within(before, {name: after[name] for name in before})
+    rows = [float(row["share"]) for row in csv.DictReader((tmp_path / "runs" / "finetune" / "zeros.csv").open())]
+    assert rows[0] < 0.45 and rows[-1] == pytest.approx(0.5, abs=0.001)
+    assert any(f"0.5 of the weights of {len(new)} layers become zero" in text for text in said)
+    with pytest.raises(ArgumentError, match=r"^freeze=7: holds all layers in which weights could become zero"):
+        yoloprune.finetune(parent, data=str(data), sparsity=0.5, freeze=7, **run_of(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
+def test_groups_of_n_of_m_come_to_a_network_of_many_zeros(parent: Path, data: Path, tmp_path: Path) -> None:
+    told: dict[str, Any] = {"data": False, "recover": "none", "project": str(tmp_path), "imgsz": 64}
+    yoloprune.mask(parent, sparsity=0.7, name="first", **told)
+    file = tmp_path / "first" / "weights" / "masked.pt"
+    tuned = yoloprune.finetune(file, data=str(data), pattern="2:4", **run_of(tmp_path, epochs=2, **LIVELY))
+    assert_within(zeros(saving.load(file).model), zeros(tuned.model))
+    names, _ = mask_choice.layers(tuned.model, Zeros("2:4", 0.5, "auto", head=False, keep=()))
+    assert masks.are_n_of_m(tuned.model, names, 2, 4)
+    with pytest.raises(ArgumentError, match=r"^pattern=2:4: all these layers have so many zeros already"):
+        yoloprune.finetune(tuned.trainer.best, data=str(data), pattern="2:4", **run_of(tmp_path / "other"))
 
 
 @pytest.mark.slow
@@ -342,7 +387,7 @@ def _work(rank: int, folder: Path, file: Path) -> None:
     )
     trainer = stub("detect", time=None)
     trainer.train_loader, trainer.epochs, trainer.epoch, trainer.resume = [0] * 4, 1, 0, False
-    trainer.callbacks = {"on_train_epoch_start": [], "on_train_batch_start": []}
+    trainer.callbacks = {"on_train_epoch_start": [], "on_train_batch_start": [], "on_train_epoch_end": []}
     model = DistributedDataParallel(trainer.get_model(cfg=yolo.model.yaml, weights=yolo.model, verbose=False))
     optimizer = trainer.build_optimizer(model, name="AdamW", lr=0.01, momentum=0.9, decay=1e-3, iterations=10)
     happened(trainer, "on_train_epoch_start")

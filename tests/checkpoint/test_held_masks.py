@@ -16,7 +16,7 @@ from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import yoloprune
-from yoloprune.backend import console, yaml_markers
+from yoloprune.backend import console, run_folders, yaml_markers
 from yoloprune.checkpoint import held_masks, models, saving, trainers
 from yoloprune.cutting import masks
 from yoloprune.errors import ArgumentError, ModelError, PlanError, PruneError
@@ -97,7 +97,11 @@ def test_an_interrupted_run_resumes_with_them(masked: Path, data: Path, tmp_path
     assert_held(before, ultralytics.YOLO(str(last)).model, anew=NEW)  # the EMA, which is what is saved
     with pytest.raises(KeyError, match="masked by yoloprune"):
         ultralytics.YOLO(str(last)).train(resume=True)
+    args = last.parent.parent / "args.yaml"
+    own = {"finetune": {"sparsity": 0.5}}  # as of a run whose zeros are all there, so that nothing else tells of it
+    run_folders.write_yaml(args, {**run_folders.read_yaml(args), **own})
     again = yoloprune.finetune(last, resume=True)
+    assert run_folders.read_yaml(args)["finetune"] == own["finetune"]  # Ultralytics has written the file anew
     assert again.trainer.start_epoch == 1 and again.trainer.epoch == 2
     for model in (again.trainer.ema.ema, again.trainer.model, again.model):
         assert_held(before, model, anew=NEW)
@@ -171,6 +175,8 @@ def test_what_cuts_channels_takes_no_masked_model(masked: Path, data: Path, tmp_
         models.YOLO(str(masked)),
         yoloprune.SparseTraining(yoloprune.SparseConfig(yoloprune.Budget(flops=0.5))),
     )
+    with pytest.raises(ModelError, match="Prune the model that it was masked from"):
+        yoloprune.prune_module(yolo.model, torch.zeros(1, 3, 64, 64), yoloprune.Budget(flops=0.9))
     with sparse.attached(yolo), pytest.raises(ModelError, match="is masked"):
         yolo.train(**run_of(tmp_path, data=str(data)))
     with pytest.raises(ModelError, match="tune starts stock Ultralytics"):
@@ -276,6 +282,7 @@ def test_what_is_said_of_masks(masked: Path, tmp_path: Path, monkeypatch: pytest
     assert f"\nmasked, {held_masks.said(model)}\n" in said[-1]
     layers["model.3.conv"] += 1
     assert "The mask of model.3.conv is filled" in str(held_masks.filled_in(model))
+    assert "stay so" not in held_masks.said(model) and "so it is not trained" in held_masks.said(model)
     layers["model.99.conv"] = 1
     assert "The masked layer model.99.conv is not in" in str(held_masks.filled_in(model))
     assert (

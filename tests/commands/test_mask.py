@@ -149,6 +149,43 @@ def test_more_can_be_masked_later(trained: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "third").exists()
 
 
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"sparsity": 0.7}, {"pattern": "2:4"}),
+        ({"pattern": "2:4"}, {"pattern": "filter", "sparsity": 0.6}),
+        ({"pattern": "2:4"}, {"pattern": "kernel", "sparsity": 0.6}),
+        ({"sparsity": 0.7}, {"sparsity": 0.75, "scope": "layer"}),
+    ],
+    ids=["2:4 over single weights", "filters over 2:4", "kernels over 2:4", "each layer over all"],
+)
+def test_a_second_mask_and_its_repair_leave_what_the_first_took(
+    first: dict[str, Any], then: dict[str, Any], trained: Path, data: Path, tmp_path: Path
+) -> None:
+    """Units that stay have holes of an earlier mask, which the fit may not fill."""
+    told: dict[str, Any] = {"data": str(data), "score": "magnitude", "val": False}
+    one = ran(trained, tmp_path, name="one", recover="none", **told, **first)
+    two = ran(one.file, tmp_path, name="two", recover="lsq", **told, **then)
+    before, after = weights(one.file), weights(two.file)
+    layers = [row["layer"] for row in one.zeros]
+    assert not any(after[name][before[name] == 0].any() for name in layers)
+    assert any(not torch.equal(after[name], before[name] * (after[name] != 0)) for name in layers)  # it was repaired
+    patterns = [given.get("pattern", "unstructured") for given in (first, then)]
+    assert yaml_markers.masks_of(two.model)["pattern"] == " and ".join(dict.fromkeys(patterns))
+    if "2:4" in patterns:
+        taken = [name for name in layers if "pattern" in first or name not in left(two.file)]
+        assert all(masks.is_n_of_m(after[name], 2, 4) for name in taken)
+
+
+def test_a_pattern_that_holds_already_is_refused(trained: Path, tmp_path: Path) -> None:
+    first = ran(trained, tmp_path, data=False, pattern="2:4", recover="none")
+    for pattern in ("2:4", "3:4"):
+        with pytest.raises(ArgumentError, match=rf"pattern={pattern}: all these layers have so many zeros already"):
+            ran(first.file, tmp_path, data=False, pattern=pattern, recover="none")
+    with pytest.raises(ArgumentError, match=r"sparsity=1e-09: must be above what .* 0\.0% of these weights \(\d of"):
+        ran(trained, tmp_path, data=False, sparsity=1e-9, recover="none")
+
+
 def test_what_auto_stands_for(trained: Path, data: Path, tmp_path: Path) -> None:
     for pattern, score in (("unstructured", "taylor"), ("filter", "taylor"), ("2:4", "magnitude")):
         assert mask_scores.best(saving.load(trained), str(data), pattern) == score

@@ -17,7 +17,7 @@ from yoloprune import csv_rows
 from yoloprune.backend import calibration_images, console, evaluation, yolo_tracing
 from yoloprune.commands import cut_and_repair, mask
 from yoloprune.commands.demo_images import make_shapes
-from yoloprune.errors import BudgetError
+from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.importance import criteria
 from yoloprune.reporting import schema
 
@@ -221,3 +221,20 @@ def test_a_sweep_of_masks_masks_as_mask_does(
     single = yoloprune.mask(tiny, sparsity=0.9, recover="none", score="magnitude", **told)
     zero = {n: int((m.weight == 0).sum()) for n, m in single.model.named_modules() if n in made[1]}
     assert zero == {name: int((~stay).sum()) for name, stay in made[1].items()}
+
+
+def test_a_sweep_of_masks_counts_the_zeros_that_are_there(
+    tiny: Path, common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of every layer is zero: a share below that takes nothing, and above it what the first mask took stays."""
+    told = {k: v for k, v in common.items() if k != "workers"} | {"name": "one", "val": False}
+    masked = yoloprune.mask(tiny, pattern="2:4", recover="none", score="magnitude", **told)
+    said: list[str] = []
+    monkeypatch.setattr(console, "warn", said.append)
+    file, keep = masked.ckpt_path, "model.0"  # which reads three channels
+    rows = yoloprune.sweep(file, sparsity=[0.4, 0.7], recover="none", score="magnitude", keep=keep, **common)
+    assert [r["model"] for r in rows] == ["parent", "sparsity=0.7"]
+    assert [r["zeros"] for r in rows] == pytest.approx([0.5, 0.7], abs=1e-4)
+    assert said[0].startswith("sweep: left out: sparsity=0.4: must be above what is zero already, 50.0%")
+    with pytest.raises(ArgumentError, match=r"^sparsity=0\.3: must be above"):
+        yoloprune.sweep(file, sparsity=[0.3, 0.4], recover="none", score="magnitude", keep=keep, **common)

@@ -131,7 +131,7 @@ def test_a_module_taken_out_that_is_no_branch_is_refused() -> None:
 def test_one_that_is_a_branch_on_the_example_alone_is_refused() -> None:
     """Weights of the stem make all that reaches it positive; where every layer is brought to life that is not so."""
     model = stream(one=Rectified(8, 4))
-    nn.init.constant_(model.stem.weight, 0.0)
+    nn.init.constant_(model.stem.weight, 1e-3)
     nn.init.constant_(model.stem.bias, 1.0)
     graph = traced(model)
     plan = graph.plan(without_branches(graph, "blocks.one"))

@@ -118,3 +118,9 @@ def frozen_layers(model: nn.Module, freeze: Any) -> int | list[int | str] | None
     if len({name for found in inside for name in found}) == len(list(model.parameters())):
         raise ArgumentError(f"freeze={freeze}: all layers would be frozen, and nothing trained. Freeze fewer")
     return freeze if number and layers == listed else layers
+
+
+def held_still(model: nn.Module, freeze: Any) -> set[str]:
+    """Names of the parameters that Ultralytics does not train under a `freeze=` that `frozen_layers` returned."""
+    layers = range(freeze) if isinstance(freeze, int) else freeze or ()
+    return {name for name, _ in model.named_parameters() if any(f"model.{layer}." in name for layer in layers)}

@@ -53,8 +53,9 @@ class Growing:
         self.chosen = 0
         trainer.add_callback("on_train_epoch_start", self._start_epoch)
         trainer.add_callback("on_train_batch_start", self._count)
+        trainer.add_callback("on_train_epoch_end", self._grow)  # an epoch may have no step, under a large nbs=
         args = Path(getattr(trainer, "save_dir", "")) / run_folders.ARGS
-        if console.is_main_process() and not trainer.resume and args.is_file():  # so that it tells the whole run
+        if console.is_main_process() and args.is_file():  # so that it tells the whole run
             run_folders.write_yaml(args, {**run_folders.read_yaml(args), "finetune": self.ramp["asked"]})
 
     def __call__(self, *_: Any) -> None:
@@ -66,7 +67,8 @@ class Growing:
     def finish_epoch(self) -> None:
         """Before validation and saving: zeros in all that is saved, and the record tells how many there are."""
         trainer = self.trainer
-        self._grow(last=trainer.epoch + 1 >= trainer.epochs)  # an epoch may have no step, under a large nbs=
+        if trainer.epoch + 1 >= trainer.epochs and not self.met:
+            self._choose(self.ramp["steps"])  # in all others `_grow` does so, in every process alike
         self._settle()
         best = getattr(trainer, "best_fitness", None)
         if not self.met:
@@ -84,9 +86,9 @@ class Growing:
         """Keep track of the progress within an epoch."""
         self.progress.batch += 1
 
-    def _grow(self, last: bool = False) -> None:
-        """Choose anew where the ramp has come so far, in every process alike."""
-        self.progress.advance(last)
+    def _grow(self, *_: Any) -> None:
+        """Choose anew where the ramp has come so far."""
+        self.progress.advance()
         if not self.met and self.progress.phase != "free":
             due = weight_masks.choices_made(self.progress.ramp, self.ramp["steps"])
             if due > self.chosen:
@@ -154,5 +156,6 @@ def begin(model: nn.Module, layers: list[str], told: Mapping[str, Any], asked: M
         asked (Mapping): The same in the words of the command line, for the args.yaml of the run.
     """
     zero, count = (sum(found(model, layers).values()) for found in (masks.zeros, masks.sizes))
+    begin = weight_masks.begins_at(told["pattern"], zero / count)
     steps = told["steps"] or weight_masks.CHOICES
-    return {**told, "steps": steps, "layers": list(layers), "begin": zero / count, "asked": dict(asked)}
+    return {**told, "steps": steps, "layers": list(layers), "begin": begin, "asked": dict(asked)}

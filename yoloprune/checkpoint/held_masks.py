@@ -69,7 +69,9 @@ def said(model: nn.Module) -> str:
     layers = told["layers"]
     zero = sum(masks.zeros(model, layers).values())
     count = sum(masks.sizes(model, layers).values())
-    now = f"pattern {told['pattern']}: {zero:,} of {count:,} weights in {len(layers)} layers are zero and stay so"
+    now = f"pattern {told['pattern']}: {zero:,} of {count:,} weights in {len(layers)} layers are zero"
+    filled = filled_in(model)
+    now += " and stay so" if filled is None else f". {filled}, so it is not trained"
     ramp = told.get(yaml_markers.RAMP)
     return f"{now}; they become more up to sparsity {ramp['sparsity']:.4g}" if ramp else now
 

@@ -17,6 +17,9 @@ from yoloprune.planning.plan import Plan
 from yoloprune.probing import kept_numbers
 from yoloprune.torch_internals import is_out_of_memory
 
+AND = " and "
+"""Between the patterns of several masks of one model."""
+
 
 def mark_pruned(
     model: nn.Module,
@@ -75,7 +78,7 @@ def mark_masked(
 
     Args:
         model (nn.Module): The masked model.
-        pattern (str): `pattern=`.
+        pattern (str): `pattern=`; the record tells of that of earlier masks as well.
         layers (Mapping[str, int]): By layer, how many of its weights are zero; those of earlier masks stay in the
             record.
         provenance (Mapping): From `make_provenance`; that of earlier prunings is kept under "earlier".
@@ -84,8 +87,9 @@ def mark_masked(
     theirs = model_facts.network(model)
     theirs.yaml = yaml_markers.cleared(theirs.yaml)
     before = yaml_markers.entry_of(model) or {"widths": {}, "provenance": None}
-    held = (before.get(yaml_markers.MASKS) or {"layers": {}})["layers"]
-    told: dict[str, Any] = {"pattern": pattern, "layers": {**held, **layers}}
+    earlier = before.get(yaml_markers.MASKS) or {"pattern": pattern, "layers": {}}
+    patterns = dict.fromkeys([*earlier["pattern"].split(AND), pattern])  # each holds for what it took
+    told: dict[str, Any] = {"pattern": AND.join(patterns), "layers": {**earlier["layers"], **layers}}
     if ramp is not None:
         told[yaml_markers.RAMP] = deepcopy(dict(ramp))
     entry = {

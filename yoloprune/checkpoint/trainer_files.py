@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,10 +29,12 @@ class WholeFiles(Trainer):
     Attributes:
         run (Run | None): The folder that this process claimed; None in workers and in a resumed run.
         world_size (int): How many processes train together, on all machines.
+        told (Mapping): What the args.yaml of a resumed run says of our own options, which Ultralytics does not know.
     """
 
     run: run_folders.Run | None = None
     world_size: int
+    told: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Build the trainer; a folder that was made for one that is refused goes again."""
@@ -41,6 +44,9 @@ class WholeFiles(Trainer):
             if self.run is not None:
                 self.run.drop_unused()
             raise
+        if self.told:
+            file = Path(self.save_dir) / run_folders.ARGS
+            run_folders.write_yaml(file, {**run_folders.read_yaml(file), **self.told})
         if compat.LOCAL_RANK != -1:  # of Ultralytics' launcher, or of a torchrun of the user's, on several machines
             self.world_size = int(os.environ["WORLD_SIZE"])  # Ultralytics counts the devices of one machine
 
@@ -58,6 +64,8 @@ class WholeFiles(Trainer):
         super().check_resume(overrides)
         if compat.LOCAL_RANK != -1:
             self.require_device()
+        if self.resume and console.is_main_process():
+            self.told = _own_options(Path(str(getattr(self.args, "save_dir", ""))) / run_folders.ARGS)
         if compat.RANK > 0 or (compat.RANK == 0 and overrides.get("save_dir")):
             return  # a worker: arguments and folder were settled where it was started, or are by the first of them
         if self.resume:
@@ -111,6 +119,11 @@ class WholeFiles(Trainer):
         """Strip and validate as Ultralytics does; a stripped checkpoint replaces the other in one step."""
         with saving_at_once():
             super().final_eval()
+
+
+def _own_options(args: Path) -> dict[str, Any]:
+    """What the args.yaml of a training says of options that are not Ultralytics', by command; nothing without one."""
+    return {k: v for k, v in run_folders.read_yaml(args).items() if isinstance(v, dict)} if args.is_file() else {}
 
 
 @contextlib.contextmanager

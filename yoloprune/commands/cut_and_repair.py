@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from yoloprune.cutting import comparison, proof, surgery
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Example, Probe
 from yoloprune.probing.forward import placed
+from yoloprune.probing.held_state import copied
 from yoloprune.repair import batch_norm_statistics, constant_folding, least_squares, recipes
 
 
@@ -80,7 +80,7 @@ def cut(
 
 def narrowed(parent: ultralytics.YOLO, plan: Plan) -> ultralytics.YOLO:
     """A child that nothing is known of yet."""
-    return saving.with_model(parent, surgery.cut(copy.deepcopy(parent.model), plan))
+    return saving.with_model(parent, surgery.cut(copied(parent.model), plan))
 
 
 def repair(

@@ -71,15 +71,15 @@ def run(request: FinetuneRequest, *, pruned: bool = True, known: Mapping[str, fl
     by = parent_labels.of_finetune(yolo, request)
     if not passed.get("resume") and by is None:
         passed["data"] = run_folders.rooted(datasets.given_or_own(yolo, passed.get("data"), "finetune"))
+    if passed.get("freeze") is not None:
+        passed["freeze"] = host_arguments.frozen_layers(yolo.model, passed["freeze"])
     if request.growth is not None:
-        growing.begin(yolo, request.growth)
+        growing.begin(yolo, request.growth, passed.get("freeze"))
     if pruned and yaml_markers.entry_of(yolo) is None:
         console.warn("finetune: yoloprune did not prune this model; it is trained at the widths that it has")
     if request.distill == "parent":
         passed["distill_model"] = str(provenance.parent_file(yolo))
     require_teachable(yolo, passed)
-    if passed.get("freeze") is not None:
-        passed["freeze"] = host_arguments.frozen_layers(yolo.model, passed["freeze"])
     before = model_facts.widths(yolo.model)
     with (
         parent_labels.trained_on(yolo, request, by, passed) as passed,

@@ -27,7 +27,7 @@ from yoloprune.backend import (
 from yoloprune.checkpoint import saving
 from yoloprune.commands import cut_and_repair, following, mask_table, side_by_side
 from yoloprune.cutting import masks
-from yoloprune.errors import ArgumentError, ModelError, VerifyError
+from yoloprune.errors import ModelError, VerifyError
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.forward import placed
 from yoloprune.probing.random_draws import generators_kept
@@ -38,7 +38,7 @@ from yoloprune.selection import mask_choice, mask_scores
 from yoloprune.selection.calibration import Calibration, Needs, calibration, data_for, place
 from yoloprune.settings import command_line
 from yoloprune.settings.mask_options import n_of_m
-from yoloprune.settings.mask_request import MaskRequest, Zeros
+from yoloprune.settings.mask_request import MaskRequest
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def run(request: MaskRequest) -> MaskResult:
         raise ModelError(f"yoloprune has no trainer for {family} models, which would fill the zeros of a mask.")
     run_folders.require_other(parent.task, "mask", request.host, "masked.pt", parent.ckpt_path)
     names, left = mask_choice.layers(parent.model, request.zeros)
-    _require_more(parent, names, request.zeros)
+    mask_choice.require_more(parent.model, names, request.zeros)
     needs = Needs(request.score, mask_scores.NEEDS[request.score], request.recover, "wanda")
     wished = "auto" in (request.score, request.recover)
     data = data_for(parent, request.passed.get("data"), request.images, needs, wished=wished, command="mask")
@@ -88,15 +88,6 @@ def run(request: MaskRequest) -> MaskResult:
     child = masked(parent, kept, request.recover, seeing)
     unseen = {name: "no image runs through it" for name in names if name not in kept}
     return _saved(parent, child, request, data, imgsz, {**dict.fromkeys(kept), **left, **unseen})
-
-
-def _require_more(parent: ultralytics.YOLO, names: list[str], zeros: Zeros) -> None:
-    """Raise ArgumentError where a masked model has as many zeros as are asked for: which others go says no score."""
-    zero, count = (sum(found(parent.model, names).values()) for found in (masks.zeros, masks.sizes))
-    if n_of_m(zeros.pattern) is None and round(zeros.sparsity * count) <= zero:
-        raise ArgumentError(
-            f"sparsity={zeros.sparsity:g}: must be above what is zero already, {zero / count:.1%} of these weights"
-        )
 
 
 def sight(
@@ -140,7 +131,7 @@ def masked(parent: ultralytics.YOLO, kept: Mapping[str, Tensor], how: str, sight
     child = saving.with_model(parent, copy.deepcopy(parent.model))
     masks.put_on(child.model, kept)
     before = (yaml_markers.masks_of(parent) or {"layers": {}})["layers"]
-    kept = {**masks.found_in(child.model, before), **kept}
+    kept = {**kept, **masks.found_in(child.model, before)}  # what was zero there already is not fitted
     steps = recipes.steps_of(how, images=bool(sight.repairing))
     if not sight.repairing or not {"bn", "lsq"}.intersection(steps):
         return child

@@ -25,4 +25,5 @@ def zeros(model: nn.Module) -> list[dict[str, Any]]:
 def warn_of_empty(rows: Sequence[Mapping[str, Any]], command: str) -> None:
     """Warn where nothing is left of a layer; `rows` are those of `zeros`."""
     if empty := [row["layer"] for row in rows if row["zeros"] == row["weights"]]:
-        console.warn(f"{command}: nothing is left of {', '.join(empty)}; scope=layer leaves something of each")
+        ways = "a lower sparsity=, scope=layer or keep="
+        console.warn(f"{command}: nothing is left of {', '.join(empty)}; {ways} leaves something of each")

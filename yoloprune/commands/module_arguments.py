@@ -9,8 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from yoloprune.errors import ArgumentError, DataError
+from yoloprune.errors import ArgumentError, DataError, first_line
+from yoloprune.probing.examples import Example, run
+from yoloprune.probing.forward import at_home
+from yoloprune.probing.outputs import tensors
 from yoloprune.settings.budget import Budget, Limits
+from yoloprune.torch_internals import is_out_of_memory
 
 
 def check(model: Any, example: Any, wanted: Any, limits: Any, keep: Any) -> None:
@@ -31,10 +35,14 @@ def check(model: Any, example: Any, wanted: Any, limits: Any, keep: Any) -> None
     for name, value, kinds, allowed in wrong:
         if not isinstance(value, kinds):
             raise ArgumentError(f"{name}: must be {allowed}. Received: {_said(value)}")
+    if any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
+        raise ArgumentError("model: has lazy layers that were never run. Run it once on an input, then prune it")
+    if any(p.is_meta for p in model.parameters()):
+        raise ArgumentError("model: is on the device meta and has no weights. Load them, then prune it")
     if isinstance(example, tuple) and not example:
         raise ArgumentError("example: must hold the arguments of forward. Received: an empty tuple")
     if isinstance(example, tuple) and all(type(n) is int for n in example):
-        raise ArgumentError(f"example: must be an input, not its shape. Received: {example}; give torch.zeros{example}")
+        raise ArgumentError(f"example: must be an input, not its shape. Received: {example}; give torch.randn{example}")
     if limits.native:
         raise ArgumentError("native=True: only models built from a model YAML have one. Use prune().")
     if not isinstance(keep, str) and not (isinstance(keep, Sequence) and all(isinstance(k, str) for k in keep)):
@@ -82,6 +90,18 @@ class Batches:
                 f"batches: with loss=, each must be a pair of inputs and targets. Received: {_said(listed[0])}"
             )
         return cls([inputs for inputs, _ in listed], [targets for _, targets in listed], loss)
+
+    def require_taken(self, model: nn.Module) -> None:
+        """Raise DataError where a network does not run on the first of them."""
+        one = self.inputs[0]
+        first = Example(one if isinstance(one, tuple) else (one,))
+        try:
+            run(model, Example(at_home(model, first.inputs)), False)
+        except Exception as e:  # whatever a network may raise
+            if is_out_of_memory(e):
+                raise
+            said = f"of shape {first.shapes}" if tensors(first.inputs) else _said(one)
+            raise DataError(f"batches: the network does not run on the first, {said}: {first_line(e)}") from e
 
     def for_score(self, score: str) -> list[Any]:
         """What a criterion is measured on; raises ArgumentError where it needs a loss and there is none."""

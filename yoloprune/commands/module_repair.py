@@ -8,12 +8,16 @@ from typing import Any, Literal, TypeVar
 
 from torch import Tensor, nn
 
-from yoloprune.cutting import surgery
+from yoloprune.backend import console
+from yoloprune.cutting import masks, surgery
 from yoloprune.errors import ArgumentError
 from yoloprune.planning.plan import Plan
 from yoloprune.repair import constant_folding, least_squares, recipes
 
 Recover = Literal["auto", "none", "fold", "lsq"]
+
+MASKED = 0.1
+"""Share of weights that is zero in a network that somebody masked; by itself hardly any is."""
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -43,8 +47,20 @@ def repair(parent: nn.Module, child: nn.Module, plan: Plan, recover: Recover, ba
     said = f"what {folded.channels} cut inputs gave moved into {len(folded.into)} layers"
     if "lsq" not in recipes.steps_of(recover, images=images):
         return said
+    zero, count = _zeros(child)
     fitted = least_squares.refit(parent, child, plan, batches)
+    if zero > MASKED * count and _zeros(child)[0] < zero / 2:
+        console.warn(
+            f"prune_module: {zero:,} of the {count:,} weights that were left were zero, and fitting gave them values. "
+            "Where they are a mask, recover='fold' leaves it"
+        )
     return f"{said}, {len(fitted)} layers fitted"
+
+
+def _zeros(model: nn.Module) -> tuple[int, int]:
+    """How many weights of layers that can be masked are zero, of how many."""
+    names = [name for name, module in model.named_modules() if masks.maskable(module)]
+    return sum(masks.zeros(model, names).values()), sum(masks.sizes(model, names).values())
 
 
 def rebuild(model: Model, plan: Plan | Mapping[str, Any] | str | Path) -> Model:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yoloprune.backend import compat, console
+from yoloprune.backend import compat, console, records
 from yoloprune.checkpoint import saving
 from yoloprune.commands.module_arguments import Batches, check
 from yoloprune.commands.module_repair import Recover, repair
@@ -119,11 +119,15 @@ def prune_module(
         VerifyError: If the cut model does not compute what its masked parent computes.
     """
     check(model, example, wanted, limits, keep)
+    if isinstance(model, compat.BaseModel):
+        records.require_unmasked(model)
     Criterion(score, normalize=normalize)  # raises where there is no such word
     if recover not in get_args(Recover) or (recover in {"fold", "lsq"} and batches is None):
         allowed = f"one of {', '.join(get_args(Recover))}; fold and lsq come with batches="
         raise ArgumentError(f"recover={recover}: must be {allowed}. Received: {recover}")
     data = Batches.of(batches, loss)
+    if data is not None:
+        data.require_taken(model)
     limits = replace(limits, keep=(*limits.keep, *([keep] if isinstance(keep, str) else keep)))
     probe = survey_around(model, tuple(Example.of(one) for one in (example, *examples)))
     held = named_layers.match(model, limits.keep)

@@ -13,19 +13,18 @@ from torch import Tensor
 
 from yoloprune.backend import console, moved_layers
 from yoloprune.checkpoint import saving
-from yoloprune.commands import cut_and_repair, mask
+from yoloprune.commands import cut_and_repair, mask_trials
 from yoloprune.commands.sweep_points import Point
-from yoloprune.cutting import masks
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.native.candidates import Channels, Choice
 from yoloprune.planning import narrowing
 from yoloprune.probing.forward import placed
 from yoloprune.repair import recipes
 from yoloprune.reporting import layer_table
-from yoloprune.selection import mask_choice, mask_scores, ranking
-from yoloprune.selection.calibration import Calibration, calibration
+from yoloprune.selection import ranking
+from yoloprune.selection.calibration import calibration
 from yoloprune.settings.budget import Limits
-from yoloprune.settings.mask_request import Masks, Zeros
+from yoloprune.settings.mask_request import Masks
 from yoloprune.settings.trial_requests import SensitivityRequest, SweepRequest
 from yoloprune.tracing.named_layers import match
 
@@ -61,12 +60,14 @@ def of_sweep(
 
     Raises:
         BudgetError: If all points are out of reach.
+        ArgumentError: If no mask takes more than is zero already.
     """
     if request.masks is not None:
-        masking = _Masking(parent, seen, request.masks, request.recover, passed)
-        whole = Point("parent", {"zeros": 0.0, "nonzero": 1.0}, {})
-        masked = [Point(str(z), *masking.of(z, masking.names)) for z in request.masks.each]
-        return [whole, *masked], {}, masking.sight.repairing
+        asked, without = mask_trials.those_that_take(parent.model, request.masks)
+        masking = mask_trials.Masking(parent, seen, asked, request.recover, passed)
+        whole = Point("parent", {"zeros": masking.zeros, "nonzero": 1.0}, {})
+        masked = [Point(str(z), *masking.of(z, masking.names)) for z in asked.each]
+        return [whole, *masked], without, masking.sight.repairing
     with saving.told_who_wrote(parent):
         found = Channels(parent.model, request.limits, passed["imgsz"])
     _require_reach(found, request)
@@ -188,7 +189,7 @@ def _layers_masked(
     parent: ultralytics.YOLO, seen: Any, request: SensitivityRequest, asked: Masks, passed: Passed
 ) -> list[Trial]:
     """Each layer alone under each mask."""
-    masking = _Masking(parent, seen, asked, request.recover, passed)
+    masking = mask_trials.Masking(parent, seen, asked, request.recover, passed)
     names = masking.names
     if request.layer:
         wanted = _matched(parent, request.layer)
@@ -207,40 +208,3 @@ def _layers_masked(
             share = {"share": round(1 - zeros.sparsity, 6), "nonzero": told["nonzero"]}
             trials.append(Trial(called, {**row, **share}, partial(masking.make, zeros, name)))
     return trials
-
-
-# Masks ----------------------------------------------------------------------------------------------------------------
-class _Masking:
-    """One ranking of single weights, from which masks of any share are made.
-
-    Attributes:
-        names (list[str]): Layers that are masked.
-        left (dict[str, str]): Why others are not.
-    """
-
-    def __init__(self, parent: ultralytics.YOLO, seen: Any, asked: Masks, recover: str, passed: Passed) -> None:
-        self.parent, self.recover = parent, recover
-        pattern = asked.each[0].pattern
-        names, self.left = mask_choice.layers(parent.model, asked.each[0])
-        score = mask_scores.best(parent, seen, pattern) if asked.score == "auto" else asked.score
-        self.scope = mask_choice.scope_of(asked.each[0], score)
-        self.sight: Calibration = mask.sight(parent, seen, passed["imgsz"], passed, score, recover)
-        self.scores = mask_scores.scored(parent, names, score, self.sight)
-        self.names = [name for name in names if name in self.scores]
-        self.nonzero = sum(int((p != 0).sum()) for p in parent.model.parameters())
-
-    def of(self, zeros: Zeros, names: Sequence[str]) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """One mask of some layers: what its row says, and which weights stay."""
-        kept = self._kept(zeros, names)
-        weights = sum(stay.numel() for stay in kept.values())
-        gone = sum(int((~stay).sum()) for stay in kept.values())
-        new = sum(int((found & ~kept[name]).sum()) for name, found in masks.found_in(self.parent.model, names).items())
-        return {"zeros": round(gone / weights, 4), "nonzero": round(1 - new / self.nonzero, 5)}, kept
-
-    def make(self, zeros: Zeros, name: str) -> ultralytics.YOLO:
-        """The parent with one layer masked."""
-        return mask.masked(self.parent, self._kept(zeros, [name]), self.recover, self.sight)
-
-    def _kept(self, zeros: Zeros, names: Sequence[str]) -> dict[str, Tensor]:
-        scores = {name: self.scores[name] for name in names}
-        return mask_choice.choose(scores, zeros.pattern, zeros.sparsity, self.scope)

@@ -199,8 +199,10 @@ def _report(
 
 def _name(name: str, yolo: ultralytics.YOLO) -> str:
     """What the model that is set against its parent is called: by what was done to it last."""
+    if name != "pruned" or yaml_markers.entry_of(yolo) is None:
+        return name
     trained = bool((getattr(yolo, "ckpt", None) or {}).get("train_metrics"))
-    return TUNED if name == "pruned" and trained and yaml_markers.entry_of(yolo) is not None else name
+    return TUNED if trained else "masked" if yaml_markers.masks_of(yolo) is not None else name
 
 
 def _loaded(models: Mapping[str, ModelSource]) -> dict[str, ultralytics.YOLO]:

@@ -92,7 +92,7 @@ def compare(
     model: nn.Module,
     plan: Plan,
     example: Example,
-    training: bool,
+    training: int,
     *,
     frames: int = 1,
     outputs: bool = True,
@@ -148,7 +148,7 @@ def _judged(pair: Pair, wanted: Run, got: Run, tolerance: float) -> Look:
         decided = _decided(pair, doubtful, found, tolerance)
         pair.precise.decided.extend((values[p], theirs[p], error) for p, error in decided.items())
         found |= decided
-    compared = {path: error for path, error in found.items() if path not in random}
+    compared = {p: error for p, error in found.items() if p not in random and values.get(p, found) is not None}
     speaking = {path for path in compared if says_something(values[path])}
     told = _outputs(speaking)
     mute = _outputs(compared) - told
@@ -209,7 +209,7 @@ def _output(paths: Collection[str]) -> str:
     return f"Output {named[0]}" if named else "The output"
 
 
-def _told(path: str, error: float, training: bool) -> str:
+def _told(path: str, error: float, training: int) -> str:
     where = f" in output {path}" if path else ""
     where = f" behind layer {layer_of(path)}" if is_of_layer(path) else where
     return (
@@ -218,7 +218,7 @@ def _told(path: str, error: float, training: bool) -> str:
     )
 
 
-def _difference(wanted: Run, got: Run, found: dict[str, float], wrong: set[str], training: bool) -> str:
+def _difference(wanted: Run, got: Run, found: dict[str, float], wrong: set[str], training: int) -> str:
     """What is wrong, in words."""
     mine, theirs = dict(wanted.leaves), dict(got.leaves)
     if mine.keys() != theirs.keys():

@@ -21,7 +21,7 @@ LAYERS = (ConvNd, nn.Linear)
 LOW = (torch.float16, torch.bfloat16)
 
 
-def lively_copy(model: nn.Module, example: Example, training: bool | None = None) -> nn.Module | None:
+def lively_copy(model: nn.Module, example: Example, training: int | None = None) -> nn.Module | None:
     """A copy that `settle` has brought to life; None if there is nothing in it that was not.
 
     Half precision becomes float32, or variances would be out of range.
@@ -58,7 +58,7 @@ def settle(
     example: Any = None,
     seed: int = 0,
     *,
-    training: bool | None = None,
+    training: int | None = None,
     wake: bool = False,
 ) -> nn.Module:
     """Give batch-norms parameters and statistics as after training.
@@ -92,7 +92,7 @@ def settle(
     if example is None:
         return model
     example = example if isinstance(example, Example) else Example.of(example)
-    training = modes(model, example)[-1] if training is None else training
+    training = bool(modes(model, example)[-1]) if training is None else training
     found: dict[Tensor, Tensor] = {}
     with preserved(model), running(model, training), hooked() as hooks:
         for m in norms:
@@ -115,7 +115,8 @@ def _asleep(model: nn.Module) -> dict[Tensor, Any]:
         if isinstance(module, BatchNorm):
             continue
         for key, p in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            if p.layout != torch.strided or p.is_nested or p.is_meta or not p.is_floating_point() or not p.numel():
+            dense = p.layout == torch.strided and not p.is_nested and not p.is_meta and p.numel()
+            if not dense or not p.is_floating_point() or p.dtype.itemsize == 1:  # of eight bits: nothing can be asked
                 continue
             low, high = p.detach().aminmax()
             small = max(abs(float(low)), abs(float(high))) <= ASLEEP

@@ -63,6 +63,11 @@ def is_n_of_m(weight: Tensor, n: int, m: int) -> bool:
     return bool(((weight != 0).unflatten(1, (-1, m)).sum(2) <= n).all())
 
 
+def are_n_of_m(model: nn.Module, names: Iterable[str], n: int, m: int) -> bool:
+    """Whether the weights of all these layers are `is_n_of_m`."""
+    return all(is_n_of_m(_weight(model, name), n, m) for name in names)
+
+
 class Holder:
     """Hook behind an optimizer's step: what is zero when it is made is zero after every step.
 

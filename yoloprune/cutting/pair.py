@@ -107,7 +107,7 @@ class Pair:
     model: nn.Module
     plan: Plan
     example: Example
-    training: bool
+    training: int
     frames: int
     outputs: bool
     seed: int = 0
@@ -204,7 +204,7 @@ class Pair:
         return [*(o for o in found.operations if o[0] != "aten::_to_copy"), *filter(None, found.numbers)]
 
 
-def mode_name(training: bool) -> str:
+def mode_name(training: int) -> str:
     """How a mode is called in messages."""
     return "training" if training else "evaluation"
 

@@ -12,11 +12,12 @@ from yoloprune.cutting import surgery
 from yoloprune.cutting.comparison import MUTE, Look, compare
 from yoloprune.cutting.lively_copy import lively_copy, lively_example, sharing_copy
 from yoloprune.cutting.pair import ADVICE, Precise, Seen, mode_name
-from yoloprune.cutting.silence import LOUDER, random_in, reached, silent_in, told_of, without_luck
+from yoloprune.cutting.silence import LOUD, LOUDER, random_in, reached, silent_in, told_of, without_luck
 from yoloprune.errors import VerifyError, first_line
 from yoloprune.planning.plan import Plan
-from yoloprune.probing.examples import Example, Probe
+from yoloprune.probing.examples import Example, Probe, runs
 from yoloprune.probing.operations import listing
+from yoloprune.probing.own_code import has_own_code
 from yoloprune.torch_internals import is_out_of_memory
 
 COARSE = 1e-2
@@ -65,7 +66,7 @@ def prove(parent: nn.Module, model: nn.Module, plan: Plan, example: Any, *, outp
     pairs = [_Pair("as it is", parent, model)]
     unlit: list[str] = []
     try:
-        live = lively_copy(parent, probe.proving[0], probe.modes(parent, probe.proving[0])[-1])
+        live = lively_copy(parent, probe.proving[0], bool(probe.modes(parent, probe.proving[0])[-1]))
     except Exception as e:  # whatever a network may raise that checks its own values
         if is_out_of_memory(e):
             raise
@@ -78,6 +79,10 @@ def prove(parent: nn.Module, model: nn.Module, plan: Plan, example: Any, *, outp
         for training in probe.modes(parent, one):
             for pair in pairs:
                 compared.look(pair, one, training, inside=pair is pairs[-1] and not training)
+    loud = probe.proving[0].louder(LOUD)
+    lively = lively_example(loud, parent)
+    if has_own_code(parent) and runs(parent, loud, False) and runs(pairs[-1].parent, lively, False):
+        compared.look(pairs[-1], probe.proving[0], False, loud)
     if probe.asked and probe.affordable:
         compared.look(pairs[-1], probe.asked[0], False, tolerance=COARSE)
     for one in probe.asked:
@@ -128,6 +133,8 @@ def _same(a: Any, b: Any) -> bool:
         return type(a) is type(b) and (a == b or repr(a) == repr(b))  # one not-a-number is another
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
+    if a.layout != torch.strided or a.is_meta or a.is_quantized or a.is_nested:
+        return True  # no cut changes such a one
     return torch.equal(a, b) or (a.is_floating_point() and torch.allclose(a, b, 0.0, 0.0, equal_nan=True))
 
 
@@ -158,12 +165,12 @@ class _Comparison:
     probe: Probe
     outputs: bool
     pairs: list[_Pair]
-    looks: dict[tuple[Example, bool], list[Look]] = field(default_factory=dict)
+    looks: dict[tuple[Example, int], list[Look]] = field(default_factory=dict)
     titles: list[str] = field(default_factory=list)
-    seen: dict[tuple[str, bool], Seen] = field(default_factory=dict)
+    seen: dict[tuple[str, int], Seen] = field(default_factory=dict)
     precise: Precise = field(default_factory=Precise)
 
-    def look(self, pair: _Pair, one: Example, training: bool, given: Example | None = None, **how: Any) -> None:
+    def look(self, pair: _Pair, one: Example, training: int, given: Example | None = None, **how: Any) -> None:
         """Compare a pair on an example, or on one given in its place."""
         given = given or one
         shown = given if pair is self.pairs[0] else lively_example(given, self.parent)
@@ -174,7 +181,7 @@ class _Comparison:
         self.looks.setdefault((one, training), []).append(found)
         self.titles.append(f"{given.title}, {mode_name(training)} mode, {pair.title}")
 
-    def silent(self, one: Example, training: bool) -> list[str]:
+    def silent(self, one: Example, training: int) -> list[str]:
         """Outputs that no look at an example says anything about, in words; louder examples are tried first.
 
         Raises:

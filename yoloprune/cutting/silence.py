@@ -16,6 +16,12 @@ LOUDER = (-1.0, 8.0, -8.0, 64.0)
 """An output that says nothing on an example may on one that is so many times as large."""
 
 
+LOUD = 8.0
+"""So many times as large an example is on which code that nobody knows is run as well: what a limit cuts off or a
+threshold lets through is seen there.
+"""
+
+
 def silent_in(looks: list[Look]) -> frozenset[str]:
     """Outputs that none of several looks at one example says anything about."""
     told = frozenset().union(*(look.told for look in looks))
@@ -32,7 +38,7 @@ def without_luck(looks: list[Look]) -> frozenset[str]:
     return silent_in(looks) & frozenset.intersection(*(look.luckless for look in looks if look.mute))
 
 
-def reached(parent: nn.Module, plan: Plan, example: Example, training: bool, frames: int) -> set[str]:
+def reached(parent: nn.Module, plan: Plan, example: Example, training: int, frames: int) -> set[str]:
     """Outputs that depend on a layer that is cut, by the paths that they have in a run of so many frames."""
     cut = [tensor for name in plan.keep for tensor in _tensors(parent, name)]
     found = set()

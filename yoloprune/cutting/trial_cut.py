@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -15,12 +16,13 @@ from torch import nn
 from yoloprune.cutting import surgery
 from yoloprune.cutting.comparison import WITHIN, compare
 from yoloprune.cutting.lively_copy import lively_copy, lively_example, sharing_copy
-from yoloprune.errors import UndecidedError, VerifyError
+from yoloprune.cutting.silence import LOUD
+from yoloprune.errors import ModelError, UndecidedError, VerifyError
 from yoloprune.planning import steps
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.plan import Plan
 from yoloprune.planning.tie import Tie
-from yoloprune.probing.examples import Example, Probe
+from yoloprune.probing.examples import Example, Probe, runs
 from yoloprune.probing.own_code import has_own_code
 from yoloprune.torch_internals import is_out_of_memory
 
@@ -31,9 +33,10 @@ def sound(model: nn.Module, graph: ChannelGraph, probe: Probe, *, outputs: bool 
     """A graph in which those groups are frozen of which a cut goes wrong.
 
     Each width that may change is cut by a random share, once, in a copy that is brought to life; where that is not what
-    the masked parent computes, halves of the widths are tried, and halves of those. A network of known blocks alone is
-    taken as it is. This spares whoever has a block of his own an error after the scores are measured; what is cut in
-    the end is proved as ever, see `proof.prove`.
+    the masked parent computes, in training mode, on another number of images or on a loud one either, halves of the
+    widths are tried, and halves of those. A network of known blocks alone is taken as it is. This spares whoever has a
+    block of his own an error after the scores are measured; what is cut in the end is proved as ever, see
+    `proof.prove`.
 
     Args:
         model (nn.Module): The network, stays untouched.
@@ -53,6 +56,8 @@ def sound(model: nn.Module, graph: ChannelGraph, probe: Probe, *, outputs: bool 
         wrong = trial.wrong(every)
         while (every := [t for t in every if t not in wrong]) and not trial.is_right(every):
             wrong += trial.wrong(every)
+    except ModelError:  # it cannot be copied
+        raise
     except Exception as e:  # whatever a network may raise that checks its own values, once it is brought to life
         if is_out_of_memory(e):
             raise
@@ -74,7 +79,7 @@ class _Trial:
     """A lively copy, and what is cut in it.
 
     Attributes:
-        example (Example): What both are run on, in the precision of the copy.
+        looks (list): What both are run on, in the precision of the copy, in which mode, and how they are compared.
         ties (list[int]): Those that can shrink.
         waiting (list): Their channels in the order in which they go, see `steps.queues`.
         full (np.ndarray): All units of every tie, shape (ties,).
@@ -85,7 +90,7 @@ class _Trial:
     graph: ChannelGraph
     probe: Probe
     outputs: bool
-    example: Example
+    looks: list[tuple[Example, int, dict[str, Any]]]
     ties: list[int]
     waiting: list[list[np.ndarray]]
     full: np.ndarray
@@ -95,14 +100,18 @@ class _Trial:
     def of(cls, model: nn.Module, graph: ChannelGraph, probe: Probe, outputs: bool) -> _Trial:
         """A trial of what a graph says of a network."""
         first = probe.proving[0]
-        live = lively_copy(model, first, probe.modes(model, first)[-1])
-        example = first if live is None else lively_example(first, model)
+        live = lively_copy(model, first, bool(probe.modes(model, first)[-1]))
+        looks = list[tuple[Example, int, dict[str, Any]]]([(first, False, {"inside": True, "tolerance": WITHIN})])
+        looks += [(probe.proving[-1], training, {}) for training in probe.modes(model, probe.proving[-1]) if training]
+        looks += [(loud, False, {}) for loud in [first.louder(LOUD)] if runs(model, loud, False)]
+        if live is not None:
+            looks = [(lively_example(one, model), training, how) for one, training, how in looks]
         random = np.random.default_rng(0)
         full = np.array([tie.units for tie in graph.ties], dtype=int)
         cut = np.array([random.choice(_narrow(tie) or [tie.units]) for tie in graph.ties], dtype=int)
         ties = np.flatnonzero(cut < full).tolist()
         waiting = steps.queues(graph, random.random(graph.n_classes))
-        return cls(live or model, graph, probe, outputs, example, ties, waiting, full, cut)
+        return cls(live or model, graph, probe, outputs, looks, ties, waiting, full, cut)
 
     def is_right(self, ties: Sequence[int]) -> bool:
         """Whether a cut of these alone computes what the masked network does, but for what rounding may make."""
@@ -110,9 +119,10 @@ class _Trial:
         units[list(ties)] = self.cut[list(ties)]
         plan = self.graph.plan(steps.survivors(self.graph, self.waiting, units)) if ties else Plan({})
         child = surgery.cut(sharing_copy(self.live), plan)
-        how = (self.live, child, plan, self.example, False)
         try:
-            compare(*how, frames=self.probe.frames, outputs=self.outputs, tolerance=WITHIN, inside=True)
+            for example, training, how in self.looks:
+                how = {"frames": self.probe.frames, "outputs": self.outputs, **how}
+                compare(self.live, child, plan, example, training, **how)
         except UndecidedError:
             return True  # rounding or a fault: the proof has other looks
         except VerifyError:

@@ -57,7 +57,8 @@ def select(
     search = _Search(graph, cost, steps.queues(graph, scores), worth, limits, budget)
     caps = _caps(cost, budget)
     if "channels" in caps and not cost.parent("channels"):  # of nothing any share would be met
-        raise BudgetError(f"ratio={budget.ratio} is out of reach: no channel can be pruned. Held by: {held(graph)}.")
+        why = held(graph) or "nothing, there is no layer of weights"
+        raise BudgetError(f"ratio={budget.ratio} is out of reach: no channel can be pruned. Held by: {why}.")
     if not per_cost:
         return search.run(caps, Price(cost))
     if len(caps) < 2:

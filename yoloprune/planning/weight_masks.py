@@ -97,6 +97,11 @@ def cubic(begin: float, end: float, progress: float) -> float:
     return end + (begin - end) * (1.0 - progress) ** 3
 
 
+def begins_at(pattern: str, zero: float) -> float:
+    """The share from which a ramp starts where so many weights are zero; a group of n:m may have none of them yet."""
+    return zero if n_of_m(pattern) is None else 0.0
+
+
 def choices_made(progress: float, steps: int) -> int:
     """How many of the choices of a ramp have been due: the first at its start, the last a step before its end.
 

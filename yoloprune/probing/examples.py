@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yoloprune.errors import ModelError
+from yoloprune.errors import ModelError, first_line
 from yoloprune.probing import random_draws
-from yoloprune.probing.forward import hooked, running
+from yoloprune.probing.forward import WHOLE, has_own_way, hooked, running
 from yoloprune.probing.held_state import preserved
 from yoloprune.probing.outputs import Leaf, leaves, mapped, plain, tensors
 from yoloprune.torch_internals import float64_home, is_out_of_memory
@@ -89,7 +89,7 @@ class Probe:
     affordable: bool = False
     frames: int = 1
     same: Mapping[Example, Example] = field(default_factory=dict, compare=False)
-    _modes: dict[Example, tuple[bool, ...]] = field(default_factory=dict, compare=False, repr=False)
+    _modes: dict[Example, tuple[int, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, example: Any) -> Probe:
@@ -99,7 +99,7 @@ class Probe:
         only = example if isinstance(example, Example) else Example.of(example)
         return cls((only,), (only,))
 
-    def modes(self, model: nn.Module, one: Example) -> tuple[bool, ...]:
+    def modes(self, model: nn.Module, one: Example) -> tuple[int, ...]:
         """See `modes`; asked once for a network and its copies, and for examples that do the same."""
         one = self.same.get(one, one)
         if one not in self._modes:
@@ -121,17 +121,22 @@ def layer_of(path: str) -> str:
     return path.removeprefix(LAYER).rpartition(", ")[0]
 
 
-def modes(model: nn.Module, example: Example) -> tuple[bool, ...]:
-    """Whether the network runs in evaluation mode only, or in training mode as well; some want targets there."""
-    return (False, True) if runs(model, example, True) else (False,)
+def modes(model: nn.Module, example: Example) -> tuple[int, ...]:
+    """Evaluation mode, and training mode where the network runs so, since some want targets there; and `WHOLE`, where
+    that is another one.
+    """
+    if not runs(model, example, True):
+        return (False,)
+    whole = any(map(has_own_way, model.modules())) and runs(model, example, WHOLE)
+    return (False, True, WHOLE) if whole else (False, True)
 
 
 def refused(example: Example, error: Exception) -> ModelError:
     """What to raise where a network does not run on an example that it has to run on."""
-    return ModelError(f"The model does not run on an input of shape {example.shapes}: {error}")
+    return ModelError(f"The model does not run on an input of shape {example.shapes}: {first_line(error)}")
 
 
-def runs(model: nn.Module, example: Example, training: bool) -> bool:
+def runs(model: nn.Module, example: Example, training: int) -> bool:
     """Whether a network takes an example in a mode."""
     try:
         run(model, example, training)
@@ -160,7 +165,7 @@ class Run:
 def run(
     model: nn.Module,
     example: Example,
-    training: bool,
+    training: int,
     *,
     frames: int = 1,
     seed: int = 0,
@@ -175,7 +180,7 @@ def run(
     Args:
         model (nn.Module): Any network; all of its state is put back.
         example (Example): What it is run on.
-        training (bool): Whether in training mode, in which batch-norm and dropout stay in evaluation.
+        training (int): Whether in training mode, in which batch-norm and dropout stay in evaluation, or `WHOLE`.
         frames (int): How often in a row, what it remembers in between.
         seed (int): Of the random numbers.
         level (bool): Whether all numbers of one draw are the same one.

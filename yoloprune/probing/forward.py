@@ -24,16 +24,31 @@ from yoloprune.torch_internals import (
     version_of,
 )
 
+WHOLE = 2
+"""Training mode, also for batch-norms and dropouts of a class whose own `forward` may do anything there."""
+
+
+def has_own_way(module: nn.Module) -> bool:
+    """Whether a module is a batch-norm or dropout that does not run as torch has it."""
+    if not isinstance(module, (BatchNorm, Dropout)):
+        return False
+    return "forward" in vars(module) or type(module).forward.__module__.partition(".")[0] != "torch"
+
 
 @contextlib.contextmanager
-def running(model: nn.Module, training: bool = True) -> Iterator[None]:
-    """No gradients; training mode, in which heads run all their branches, but not for dropout and batch-norm."""
+def running(model: nn.Module, training: int = True) -> Iterator[None]:
+    """No gradients; training mode, in which heads run all their branches, but not for dropout and batch-norm.
+
+    Args:
+        model (nn.Module): The network.
+        training (int): Whether in training mode, or `WHOLE`.
+    """
     modes = [(m, m.training) for m in model.modules()]
     try:
-        if any(before is not training for _, before in modes):
-            model.train(training)
+        if any(before is not bool(training) for _, before in modes):
+            model.train(bool(training))
         for m, _ in modes:
-            if m.training and isinstance(m, (BatchNorm, Dropout)):
+            if m.training and isinstance(m, (BatchNorm, Dropout)) and not (training == WHOLE and has_own_way(m)):
                 m.eval()
         with torch.inference_mode(False), torch.no_grad(), _NoDropout():
             yield

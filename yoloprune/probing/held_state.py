@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yoloprune.errors import ModelError
-from yoloprune.torch_internals import HOOK_DICTS, version_of
+from yoloprune.errors import ModelError, first_line
+from yoloprune.torch_internals import HOOK_DICTS, is_out_of_memory, version_of
 
 CONTAINERS = (dict, list, set, deque)  # a module's attributes are a dict as well
 PLAIN = frozenset({dict, OrderedDict, list, set})
@@ -82,7 +82,11 @@ def weights_kept(model: nn.Module) -> Iterator[None]:
         ModelError: If there is such a parameter: the networks of a proof share weights, and each would change those of
             the others.
     """
-    kept = [(name, p, p.data, p.detach().clone()) for name, p in model.named_parameters() if not p.is_inference()]
+    kept = [
+        (name, p, p.data, p.detach().clone())
+        for name, p in model.named_parameters()
+        if not p.is_inference() and _is_dense(p)
+    ]
 
     def put_back() -> list[str]:
         changed = []
@@ -114,9 +118,22 @@ def copied(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Module
     Args:
         model (nn.Module): The network.
         memo (Mapping): What stands for an object, by its identity, in place of a copy.
+
+    Raises:
+        ModelError: If it cannot be copied, or a part of it is its own copy, so that no change leaves it alone.
     """
     made = [v for v in held_tensors(model) if not v.is_leaf]
-    return copy.deepcopy(model, {**{id(v): v.detach().clone() for v in made}, **(memo or {})})
+    try:
+        twin = copy.deepcopy(model, {**{id(v): v.detach().clone() for v in made}, **(memo or {})})
+    except Exception as e:  # whatever the attributes of a network may raise
+        if is_out_of_memory(e):
+            raise
+        raise ModelError(f"the network cannot be copied: {first_line(e)}. Take what cannot be out of it") from e
+    own = {id(module) for module in model.modules()}
+    if shared := next((name for name, module in twin.named_modules() if id(module) in own), None):
+        kind = type(model.get_submodule(shared)).__name__
+        raise ModelError(f"a copy of the network shares '{shared}' with it: {kind} makes no copy of itself")
+    return twin
 
 
 def state_of(model: nn.Module) -> list[tuple[Any, ...]]:

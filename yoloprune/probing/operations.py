@@ -44,7 +44,7 @@ class Listing:
 
 
 def listing(
-    model: nn.Module, example: Example, *, training: bool, hollow: bool = False, held: Held | None = None
+    model: nn.Module, example: Example, *, training: int, hollow: bool = False, held: Held | None = None
 ) -> Listing:
     """List what one pass does, always with the same draws; raises what the model raises.
 

@@ -70,6 +70,9 @@ def residual_modules(model: nn.Module, probe: Probe) -> list[str]:
     return found
 
 
+LOUDER = (8.0, 64.0, 4096.0)
+"""Positive, so that what a ReLU gave is still something that it gives."""
+
 ROUTING = ("i", "f", "type", "np")
 """What Ultralytics writes on a layer to know where its input comes from."""
 
@@ -117,7 +120,7 @@ class _Watched:
             parts ran outside them.
     """
 
-    def __init__(self, model: nn.Module, candidates: dict[str, nn.Module], one: Example, training: bool) -> None:
+    def __init__(self, model: nn.Module, candidates: dict[str, nn.Module], one: Example, training: int) -> None:
         self.taken: dict[str, Tensor] = {}
         self.failed: set[str] = set()
         self._open: list[str] = []
@@ -148,13 +151,33 @@ class _Watched:
             self.failed.add(name)
 
 
+def _like(given: Tensor) -> Iterator[Tensor]:
+    """What a module took, louder ones, and noise where it says nothing: one number everywhere."""
+    yield given
+    if not given.is_floating_point():
+        return
+    if given.numel() and bool((given == given.flatten()[0]).all()):
+        drawn = torch.randn(given.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+        given = drawn.to(given)
+        yield given
+    for factor in LOUDER:
+        yield given * factor
+
+
 def _hands_on(module: nn.Module, given: Tensor) -> bool:
-    """Whether a module gives what it takes, bit by bit, once its parameters are zero."""
+    """Whether a module gives what it takes, bit by bit, once its parameters are zero, and louder things as well: what
+    stops at six hands on all below.
+
+    An activation behind the sum makes of negative numbers something else, and gives back what it would get.
+    """
     try:
         with zeroed(module):
-            got = module(given.clone())
+            for x in _like(given):
+                got = module(x.clone())
+                if not (isinstance(got, Tensor) and got.dtype == given.dtype and torch.equal(got, x)):
+                    return False
     except Exception as e:  # whatever a module may raise that does not run alone
         if is_out_of_memory(e):
             raise
         return False
-    return isinstance(got, Tensor) and got.dtype == given.dtype and torch.equal(got, given)
+    return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import floor
 from typing import Any
 
@@ -81,7 +82,8 @@ def survey_around(model: nn.Module, examples: tuple[Example, ...]) -> Probe:
         examples (tuple[Example, ...]): One at least.
 
     Returns:
-        (Probe): Another number of images is among its examples where other operations run for it.
+        (Probe): Another number of images is among its examples where other operations run for it. A cut is proved on
+            noise first where an example is one number everywhere, on which most mistakes make no difference.
 
     Raises:
         ModelError: If the network does not run on one of them, or changes its own weights.
@@ -94,12 +96,15 @@ def survey_around(model: nn.Module, examples: tuple[Example, ...]) -> Probe:
                 if is_out_of_memory(e):
                     raise
                 raise refused(example, e) from e
-        other, lists = _other_batch(examples[0]), _Lists(model, examples[0])
-        proving = examples
-        if other is not None and (ran := lists.of(other)):
-            alike = ran == lists.of(examples[0]) and lists.numbers(other) == lists.numbers(examples[0])
-            examples, proving = examples if alike else (*examples, other), (*examples, other)
-        return Probe(examples, proving, frames=lists.frames(examples[0]))
+        first, lists = examples[0], _Lists(model, examples[0])
+        telling = [one for e in examples if (one := varied(e)) is not None and lists.of(one)]
+        proving = (*telling, *examples)
+        examples += tuple(one for one in telling if lists.of(one) != lists.of(first))
+        other = next((one for one in _other_batches(proving[0]) if lists.of(one)), None)
+        if other is not None:
+            alike = lists.of(other) == lists.of(first) and lists.numbers(other) == lists.numbers(first)
+            examples, proving = examples if alike else (*examples, other), (*proving, other)
+        return Probe(examples, proving, frames=lists.frames(first))
 
 
 def first_to_run(model: nn.Module, make: Callable[[int, int], Example], sizes: list[int]) -> tuple[int, float, float]:
@@ -179,7 +184,11 @@ class _Lists:
         A head that keeps its anchors until the image size changes does less the second time, and what it keeps does
         not depend on the image: one tells all.
         """
-        with self._held, running(self.model, training=False):
+        ran = self.of(example)
+        return max(self._frames(example, training) for training in (False, True) if not training or (ran and ran[1]))
+
+    def _frames(self, example: Example, training: bool) -> int:
+        with self._held, running(self.model, training):
             before = state_of(self.model)
             seen = Descendants(tensors(example.inputs))
             passes = [self._pass(example, seen)]
@@ -198,16 +207,43 @@ class _Lists:
         return [*found.operations, *found.numbers]
 
 
-def _other_batch(example: Example) -> Example | None:
-    """The example with twice as many images, or with one of several; None where no tensor has a first dimension."""
+def varied(example: Example) -> Example | None:
+    """An example with noise in place of tensors that are one number everywhere; None where it has none."""
+    flat = [t for t in tensors(example.inputs) if _is_flat(t)]
+    if not flat:
+        return None
+    return replace(example.cast(lambda x: _noise(x) if _is_flat(x) else x), title="noise in place of the example")
+
+
+def _is_flat(x: Tensor) -> bool:
+    return x.is_floating_point() and x.numel() > 1 and bool((x == x.flatten()[0]).all())
+
+
+def _noise(x: Tensor) -> Tensor:
+    """Like a tensor: around its mean, as wide as it, or as its values are large."""
+    drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(x)
+    spread = float(x.float().std(correction=0)) or float(x.float().abs().max()) or 1.0
+    return x.mean() + spread * drawn
+
+
+def _other_batches(example: Example) -> list[Example]:
+    """The example with twice as many images, other ones or, where these do not run, the same, or with one of several;
+    none where no tensor has a first dimension.
+    """
     counts = [t.shape[0] for t in tensors(example.inputs) if t.ndim > 1]
     if not counts:
-        return None
+        return []
     count = counts[0]
 
-    def each(x: Tensor) -> Tensor:
+    def each(x: Tensor, other: Callable[[Tensor], Tensor]) -> Tensor:
         if x.ndim < 1 or x.shape[0] != count:
             return x
-        return torch.cat([x, x.flip(0)]) if count == 1 else x[:1]
+        return torch.cat([x, other(x)]) if count == 1 else x[:1]
 
-    return replace(example, inputs=mapped(example.inputs, each), title="another number of images")
+    def with_another(x: Tensor) -> Tensor:
+        return _noise(x) if x.is_floating_point() and x.ndim > 1 else x
+
+    return [
+        replace(example, inputs=mapped(example.inputs, partial(each, other=other)), title="another number of images")
+        for other in (with_another, torch.clone)
+    ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from yoloprune.backend import model_facts, yolo_tracing
-from yoloprune.cutting.masks import maskable
+from yoloprune.cutting import masks
 from yoloprune.errors import ArgumentError
 from yoloprune.planning import weight_masks
 from yoloprune.planning.weight_masks import Scope
@@ -33,7 +33,7 @@ def layers(model: nn.Module, zeros: Zeros) -> tuple[list[str], dict[str, str]]:
     head, numbers = model_facts.head_name(model), n_of_m(zeros.pattern)
     taken, left = [], {}
     for name, module in model.named_modules():
-        if not maskable(module):
+        if not masks.maskable(module):
             continue
         inputs = module.weight.shape[1]
         if name in kept:
@@ -49,6 +49,26 @@ def layers(model: nn.Module, zeros: Zeros) -> tuple[list[str], dict[str, str]]:
     if not taken:
         raise ArgumentError(f"pattern={zeros.pattern}: no layer is left that it fits. Received: keep={zeros.keep}")
     return taken, left
+
+
+def require_more(model: nn.Module, names: Sequence[str], zeros: Zeros) -> None:
+    """Raise ArgumentError where nothing more would become zero: which others go says no score.
+
+    Args:
+        model (nn.Module): The network.
+        names (Sequence[str]): Layers that are masked.
+        zeros (Zeros): Its `pattern` and `sparsity` count.
+    """
+    if (numbers := n_of_m(zeros.pattern)) is not None:
+        if masks.are_n_of_m(model, names, *numbers):
+            raise ArgumentError(f"pattern={zeros.pattern}: all these layers have so many zeros already")
+        return
+    zero, count = (sum(found(model, names).values()) for found in (masks.zeros, masks.sizes))
+    if round(zeros.sparsity * count) <= zero:
+        raise ArgumentError(
+            f"sparsity={zeros.sparsity:g}: must be above what is zero already, {zero / count:.1%} of these weights "
+            f"({zero:,} of {count:,})"
+        )
 
 
 def scope_of(zeros: Zeros, score: str) -> Scope:

@@ -6,8 +6,9 @@ import re
 from dataclasses import replace
 from typing import Any
 
+from yoloprune.settings import own_options
 from yoloprune.settings.option import Option
-from yoloprune.settings.own_options import IMAGES, KEEP, RAMP_END, RAMP_START
+from yoloprune.settings.own_options import IMAGES, RAMP_END, RAMP_START
 from yoloprune.settings.value_kinds import FLAG, SHARE, ValueKind, choice, integer, several
 
 UNITS = ("unstructured", "kernel", "filter")
@@ -78,6 +79,7 @@ RECOVER = Option(
     "bn measures batch-norm statistics anew, lsq fits the weights that are left by least squares to what each layer "
     "put out (both need data= or images=); auto is lsq, without either on drawn images",
 )
+KEEP = replace(own_options.KEEP, meaning="modules in which no weight becomes zero; a repair may fit them")
 MASK_OPTIONS = (PATTERN, SPARSITY, SCORE, SCOPE, HEAD, KEEP, IMAGES, RECOVER)
 
 CHOICE = (

@@ -47,7 +47,7 @@ LAYERS = Option(
     "at most this share of the layers that match is removed, instead of max_ratio; of several names the last counts",
     "model.2.*=0.3,model.4=0.5",
 )
-KEEP = Option("keep", (), MODULES, "modules left as they are", "model.2.*")
+KEEP = Option("keep", (), MODULES, "modules whose outputs all stay; a repair may fit their weights", "model.2.*")
 UNIFORM = Option("uniform", False, FLAG, "every group of layers gives the same share, instead of one global ranking")
 DEPTH = Option(
     "depth",

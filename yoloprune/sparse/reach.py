@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from yoloprune.backend import host_arguments
 from yoloprune.errors import BudgetError
 from yoloprune.native import candidates
 from yoloprune.planning import greedy_selection
@@ -24,10 +25,8 @@ def require(model: nn.Module, config: SparseConfig, imgsz: int, freeze: Any = No
         imgsz (int): Image size for which FLOPs are counted.
         freeze (int | list | None): Ultralytics' `freeze=`: the first layers, or these.
     """
-    layers = range(freeze) if isinstance(freeze, int) else freeze or ()
-    for name, parameter in model.named_parameters():
-        if any(f"model.{layer}." in name for layer in layers):
-            parameter.requires_grad_(False)
+    for name in host_arguments.held_still(model, freeze):
+        model.get_parameter(name).requires_grad_(False)
     # Where native widths are not insisted on, free ones do what they cannot.
     limits = replace(config.limits, native=config.limits.native is True)
     choose(model, candidates.Channels(model, limits, imgsz), config, freeze)

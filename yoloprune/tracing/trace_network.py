@@ -139,7 +139,7 @@ def _unless_looked_up(
     model: nn.Module,
     tracer: Tracer,
     follow: Callable[[Tracer], list[list[Leaf]]],
-    ways: list[tuple[Example, bool]],
+    ways: list[tuple[Example, int]],
     frames: int,
 ) -> list[list[Leaf]] | None:
     """What came out of all passes; None if the network looked a width up in a table and did something else for it."""
@@ -168,7 +168,7 @@ def _follow_all(
     held: Held,
     sized: Corrected,
     example: Example,
-    training: bool,
+    training: int,
     frames: int,
 ) -> list[Leaf]:
     """What came out of one run, or of several with other random numbers where it draws some."""
@@ -186,7 +186,7 @@ def _follow(
     held: Held,
     sized: Corrected,
     example: Example,
-    training: bool,
+    training: int,
     frames: int,
     draws: Draws,
 ) -> list[Leaf]:
