@@ -283,3 +283,42 @@ def test_where_no_dimension_is_named_it_is_the_last_or_all() -> None:
     held(net(lambda m, x: m.b(m.a(x).sort()[0].transpose(1, 3).topk(2)[0].transpose(1, 3)), a=(3, 5), b=(2, 2)))
     held(net(lambda m, x: m.b(m.a(x) * m.a(x).median()), a=(3, 5), b=(5, 2)))
     held(net(lambda m, x: m.b(m.a(x) + m.a(x).argmax()), a=(3, 5), b=(5, 2)))
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda y: y.sum(1, keepdim=True),
+        lambda y: y.square().sum((1, 3)).sqrt()[:, None, :, None],
+        lambda y: y.norm(dim=1, keepdim=True) + 1,
+        lambda y: torch.linalg.vector_norm(y, float("inf"), 1, True),
+        lambda y: torch.einsum("bchw->b", y)[:, None, None, None],
+        lambda y: y.sum(),
+    ],
+    ids=["sum", "sum of squares", "norm", "largest", "einsum", "of all"],
+)
+def test_a_sum_passes_over_zeros(mix: Callable[[Tensor], Tensor]) -> None:
+    graph = exact(net(lambda m, x: m.b((y := m.a(x)) * mix(y)), a=(3, 6), b=(6, 2)))
+    assert reasons(graph, "a.outputs") == FREE
+
+
+def test_a_sum_over_pairs_of_channels_lets_pairs_go() -> None:
+    """Channels 0, 2, 4 and 1, 3, 5 are summed; the number of pairs is what is left over."""
+    graph = exact(net(lambda m, x: m.b(m.a(x).unflatten(1, (-1, 2)).sum(1)), a=(3, 6), b=(2, 2)))
+    assert reasons(graph, "a.outputs") == FREE and classes(graph, "a.outputs") == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda y: (y + 1).sum(1, keepdim=True),
+        lambda y: y.mean(1, keepdim=True),
+        lambda y: y.amax(1, keepdim=True),
+        lambda y: torch.linalg.vector_norm(y, float("-inf"), 1, True),
+        lambda y: torch.linalg.vector_norm(y, 0, 1, True),
+        lambda y: y.exp().sum(1, keepdim=True),
+    ],
+    ids=["sum of more", "mean", "maximum", "smallest", "count", "sum of exponentials"],
+)
+def test_what_zeros_take_part_in_holds_them(mix: Callable[[Tensor], Tensor]) -> None:
+    held(net(lambda m, x: m.b((y := m.a(x)) * mix(y)), a=(3, 6), b=(6, 2)))

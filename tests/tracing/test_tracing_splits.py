@@ -120,6 +120,27 @@ def test_flipped_channels_are_read_backwards() -> None:
     assert classes(graph, "b.inputs") == classes(graph, "a.outputs")[::-1]
 
 
+@pytest.mark.parametrize("value", [0.0, 2.0])
+def test_constants_beside_the_channels_are_no_channels(value: float) -> None:
+    """The shortcut of a ResNet for small images (He et al. 2015, arXiv 1512.03385, section 4.2, option A)."""
+
+    def shortcut(m: Net, x: Tensor) -> Tensor:
+        y = m.a(x)
+        return m.c(m.b(y) + F.pad(y, (0, 0, 0, 0, 2, 2), value=value))
+
+    graph = exact(net(shortcut, a=(3, 4), b=(4, 8), c=(8, 2)))
+    a, b = classes(graph, "a.outputs"), classes(graph, "b.outputs")
+    assert reasons(graph, "a.outputs") == FREE and b[2:6] == a
+    beside = {graph.groups[graph.group_of[c]].frozen for c in (*b[:2], *b[6:])}
+    assert None not in beside
+
+
+def test_constants_beside_the_channels_alone() -> None:
+    graph = exact(net(lambda m, x: m.b(F.pad(m.a(x), (1, 1, 0, 0, 1, 3))), a=(3, 4), b=(8, 2)))
+    assert reasons(graph, "a.outputs") == FREE
+    assert classes(graph, "b.inputs")[1:5] == classes(graph, "a.outputs")
+
+
 @pytest.mark.parametrize(
     "shift",
     [lambda y: F.pad(y, (0, 0, 0, 0, 1, -1)), lambda y: y.narrow(1, 0, 4), lambda y: y.roll(1, 1)],
@@ -163,7 +184,7 @@ def test_interleaved_halves_that_lose_different_channels(how: str) -> None:
     "reshape",
     [
         lambda y: y.view(len(y), 4, 2, *y.shape[2:]).sum(1),
-        lambda y: y.reshape((len(y), -1, 2, *y.shape[2:])).sum(1),
+        lambda y: y.reshape((len(y), 4, 2, *y.shape[2:])).sum(1),
         lambda y: y.unflatten(1, (4, 2)).sum(1),
         lambda y: y.view(len(y), 8, -1)[..., :2].unflatten(2, (1, 2)).sum(1, keepdim=True).expand(-1, 2, -1, -1),
         lambda y: nn.Unflatten(1, (4, 2))(y).sum(1),

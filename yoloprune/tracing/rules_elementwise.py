@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
+from torch.nn import functional
 
 from yoloprune.torch_internals import schema_of
 from yoloprune.tracing.labels import Tag
@@ -119,6 +120,11 @@ def spatial(call: Call) -> None:
     out = outs[0]
     if call.name == "aten::constant_pad_nd":
         changed = [x.ndim - 1 - i // 2 for i, amount in enumerate(call.arg("pad")) if amount]
+        at = 2 * (x.ndim - 1 - tag.axis)
+        beside = list(call.arg("pad"))[at : at + 2]
+        if beside and min(beside) >= 0:  # constants beside the channels, as in the shortcuts of some ResNets
+            tag = replace(tag, labels=functional.pad(tag.labels, [*[0] * at, *beside]))
+            changed = [d for d in changed if d != tag.axis]
     else:  # of one image without a batch dimension as well
         changed = list(range(x.ndim - next((n for n in (1, 3) if f"{n}d" in call.name), 2), x.ndim))
     if out.ndim != x.ndim or tag.axis in changed or any(tag.labels.shape[d] > 1 for d in changed):
@@ -128,7 +134,9 @@ def spatial(call: Call) -> None:
 
 
 def reduce(call: Call) -> None:
-    """Sums, maxima, softmax, sorting, Fourier transforms: exact along any dimension but the channel axis."""
+    """Sums, maxima, softmax, sorting, Fourier transforms: exact along any dimension but the channel axis, and along
+    that where channels that are cut are zeros in a sum.
+    """
     x = call.args[0]
     tag = call.tracer.tag(x)
     call.freeze(*call.tensors()[1:], why="positions are read from channels by")
@@ -138,7 +146,7 @@ def reduce(call: Call) -> None:
     dims = range(x.ndim) if dims is None or dims == [] else dims if isinstance(dims, (list, tuple)) else [dims]
     dims = sorted({d % x.ndim for d in dims}, reverse=True)
     if tag.axis in dims:
-        return call.freeze(x, why="channels are mixed by")
+        return None if tag.zero and _passes_over_zeros(call) else call.freeze(x, why="channels are mixed by")
     labels = tag.labels
     for d in dims:
         labels = call.tracer.book.unite_along(labels, d, f"a constant meets channels in {call.name}")
@@ -153,6 +161,13 @@ def reduce(call: Call) -> None:
         zero = tag.zero and call.name in KEEPS_ZERO and of_values
         call.tracer.put(out, Tag(labels, axis, zero, loose=tag.loose))
     return None
+
+
+def _passes_over_zeros(call: Call) -> bool:
+    """Whether what a reduction gives is the same without elements that are zero: of sums and norms, not of a mean."""
+    if call.name == "aten::linalg_vector_norm":
+        return bool(call.arg("ord", 2) > 0)
+    return call.name == "aten::sum"
 
 
 def layer_norm(call: Call) -> None:
