@@ -98,21 +98,97 @@ def test_a_cut_that_is_right_on_the_example_alone_is_found_out(name: str) -> Non
     assert reasons(held, f"{first}.outputs") == {trial_cut.WHY}
 
 
-class Keeps(nn.Dropout2d):
-    """A dropout that draws a number for each of its channels."""
+class Draws(nn.Dropout2d):
+    """A dropout that draws a number for each channel: as many as there are, or as it was built for."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int | None = None) -> None:
         super().__init__(0.5)
         self.channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.bernoulli(torch.full((len(x), self.channels, 1, 1), 0.5)) if self.training else x
+        drawn = x.new_empty(len(x), self.channels or x.shape[1], 1, 1).bernoulli_(0.5)
+        return x * drawn if self.training else x
 
 
-def test_what_a_dropout_knows_of_its_width_follows_a_cut() -> None:
-    model = nn.Sequential(conv(3, 16, 3), nn.ReLU(), Keeps(16), conv(16, 4)).eval()
+def test_a_dropout_of_ones_own_that_fits_any_width_is_no_hindrance() -> None:
+    model = nn.Sequential(conv(3, 16, 3), nn.ReLU(), Draws(), conv(16, 4)).eval()
     small = yoloprune.prune_module(model, ONE, Budget(ratio=0.5), FINE, score="random").model
-    assert small[2].channels == 8 and small.train()(ONE).shape == (1, 4, 8, 8)
+    assert small[0].out_channels == 8 and small.train()(ONE).shape == (1, 4, 8, 8)
+
+
+def test_one_that_knows_its_width_stays_right_in_training() -> None:
+    model = nn.Sequential(conv(3, 16, 3), nn.ReLU(), Draws(16), conv(16, 8), nn.ReLU(), conv(8, 4)).eval()
+    small = yoloprune.prune_module(model, ONE, Budget(ratio=0.1), FINE, score="random").model
+    assert small[3].out_channels < 8 and small.train()(ONE).shape == (1, 4, 8, 8)
+
+
+class Renormalizes(nn.BatchNorm2d):
+    """In training it divides by a spread, of which one value has none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        return (x - x.mean((0, 2, 3), keepdim=True)) / (x.std((0, 2, 3), keepdim=True) + 1e-3)
+
+
+def test_a_norm_that_has_no_training_mode_for_one_value_is_compared_where_it_has_one() -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv(3, 16), Renormalizes(16), nn.ReLU(), conv(16, 4)).eval()
+    small = yoloprune.prune_module(model, ONE, Budget(ratio=0.5), FINE).model
+    assert small[1].out_channels == 8
+
+
+CHECKED: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], Tensor]] = {
+    "from 0 to 1": (lambda _, x: within(x, 0, 1), noise(1, 3, 8, 8).sigmoid()),
+    "flat, from 0 to 1": (lambda _, x: within(x, 0, 1), torch.zeros(1, 3, 8, 8)),
+    "a probability": (lambda _, x: torch.bernoulli(x), noise(1, 3, 8, 8).sigmoid()),
+    "a root": (lambda _, x: x.sqrt(), torch.ones(1, 3, 8, 8)),
+    "large ones": (lambda _, x: within(x, 0, 7e4), torch.full((1, 3, 8, 8), 6e4)),
+    "whole ones": (lambda _, x: nn.functional.one_hot(whole(x), 4).float().sum(-1), torch.ones(1, 3, 8, 8)),
+    "eight bits": (lambda _, x: x.float(), noise(1, 3, 8, 8).to(torch.float8_e4m3fn)),
+}
+
+
+def within(x: Tensor, low: float, high: float) -> Tensor:
+    if not (x.amin() >= low and x.amax() <= high):
+        raise AssertionError("of another range")
+    return x
+
+
+def whole(x: Tensor) -> Tensor:
+    if not bool((x == x.round()).all()):
+        raise AssertionError("no whole numbers")
+    return x.long()
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_a_network_that_takes_certain_numbers_alone_is_pruned(name: str) -> None:
+    """What is tried beside the example is left out where the network does not take it."""
+    first, example = CHECKED[name]
+
+    class Checks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = conv(3, 16), conv(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.b(self.a(first(self, x)).relu())
+            return out
+
+    small = yoloprune.prune_module(Checks().eval(), example, Budget(ratio=0.5), FINE).model
+    assert small.a.out_channels == 8
+
+
+def test_one_row_is_enough() -> None:
+    """The network brought to life had zeros there, to which rounding was compared."""
+    for seed in range(6):
+        torch.manual_seed(seed)
+        model = nn.Sequential(Named(6, 8), Named(8, 4)).eval()
+        small = yoloprune.prune_module(model, noise(1, 6, seed=seed), Budget(ratio=0.5), FINE).model
+        assert small[0].out_features == 4
+
+
+class Named(nn.Linear):
+    """Of no known package, so that a cut is tried first."""
 
 
 class Residual(nn.Module):
@@ -159,6 +235,22 @@ class Shared(nn.Conv2d):
 
     def __deepcopy__(self, memo: Any) -> Shared:
         return self
+
+
+class Single(nn.Module):
+    """One object for all networks, which holds nothing."""
+
+    def __deepcopy__(self, memo: Any) -> Single:
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2
+
+
+def test_what_holds_nothing_may_be_shared() -> None:
+    model = nn.Sequential(conv(3, 16), Single(), conv(16, 4)).eval()
+    small = yoloprune.prune_module(model, ONE, Budget(ratio=0.5), FINE).model
+    assert small[0].out_channels == 8
 
 
 def test_a_layer_that_is_its_own_copy_is_not_cut() -> None:

@@ -184,7 +184,7 @@ def test_interleaved_halves_that_lose_different_channels(how: str) -> None:
     "reshape",
     [
         lambda y: y.view(len(y), 4, 2, *y.shape[2:]).sum(1),
-        lambda y: y.reshape((len(y), 4, 2, *y.shape[2:])).sum(1),
+        lambda y: y.reshape((len(y), -1, 2, *y.shape[2:])).sum(1),
         lambda y: y.unflatten(1, (4, 2)).sum(1),
         lambda y: y.view(len(y), 8, -1)[..., :2].unflatten(2, (1, 2)).sum(1, keepdim=True).expand(-1, 2, -1, -1),
         lambda y: nn.Unflatten(1, (4, 2))(y).sum(1),

@@ -70,6 +70,8 @@ def test_unknown_operation_on_two_maps_freezes_both() -> None:
     [
         lambda y: y.softmax(1),
         lambda y: y - y.mean(1, keepdim=True),
+        lambda y: y / y.norm(dim=1, keepdim=True),
+        lambda y: y * y.sum(1, keepdim=True),
         lambda y: F.normalize(y),
         lambda y: y - y.mean(),
         lambda y: y * y.amax(),
@@ -83,6 +85,8 @@ def test_unknown_operation_on_two_maps_freezes_both() -> None:
     ids=[
         "softmax",
         "mean",
+        "norm",
+        "sum",
         "normalize",
         "all",
         "max",

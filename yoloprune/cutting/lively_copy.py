@@ -144,12 +144,15 @@ def _biased(model: nn.Module) -> list[tuple[ConvNd | nn.Linear, Tensor]]:
 
 
 def _wake(bias: Tensor, module: ConvNd | nn.Linear, args: tuple[Any, ...], output: Any) -> Any:
-    """Hook behind a layer: a bias for each channel that is positive nowhere, with which its mean is zero."""
+    """Hook behind a layer: a bias for each channel that is positive nowhere, with which its mean is zero; one that is a
+    single number becomes positive, since nothing can be compared with zero.
+    """
     dim = channel_dim(module)
     if not isinstance(output, Tensor) or output.ndim < -dim or output.shape[dim] != len(bias):
         return output  # of a class of the user's that does more
     values = output.movedim(dim, 0).reshape(len(bias), -1)
     lift = torch.where(values.amax(1) <= 0, -values.mean(1), 0.0)
+    lift = torch.where(values.amax(1) == values.amin(1), 2 * lift, lift)
     bias.data += lift
     return output + lift.reshape([-1 if d == dim % output.ndim else 1 for d in range(output.ndim)])
 

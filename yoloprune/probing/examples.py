@@ -61,12 +61,14 @@ class Example:
 
     def louder(self, factor: float) -> Example:
         """The same with all numbers that many times as large."""
-        return replace(self.cast(lambda x: x * factor), title=f"{self.title} times {factor:g}")
+        loud = self.cast(lambda x: x * factor if x.dtype.itemsize > 1 else x)  # of eight bits: nobody counts with these
+        return replace(loud, title=f"{self.title} times {factor:g}")
 
     @property
     def shapes(self) -> str:
         """Shapes of its tensors, for messages."""
-        found = [str(tuple(leaf.value.shape)) for leaf in leaves(self.inputs) if isinstance(leaf.value, Tensor)]
+        given = [leaf.value for leaf in leaves(self.inputs) if isinstance(leaf.value, Tensor)]
+        found = ["nested" if x.is_nested else str(tuple(x.shape)) for x in given]
         return " and ".join(found) or "no tensor"
 
 
@@ -127,8 +129,25 @@ def modes(model: nn.Module, example: Example) -> tuple[int, ...]:
     """
     if not runs(model, example, True):
         return (False,)
-    whole = any(map(has_own_way, model.modules())) and runs(model, example, WHOLE)
+    whole = any(map(has_own_way, model.modules())) and _gives(model, example, WHOLE) >= _gives(model, example, True)
     return (False, True, WHOLE) if whole else (False, True)
+
+
+def taken_like(model: nn.Module, one: Example, other: Example) -> bool:
+    """Whether a network takes an example as it takes another: in the same modes, and gives numbers where it does."""
+    return all(_gives(model, one, training) >= _gives(model, other, training) for training in (False, True))
+
+
+def _gives(model: nn.Module, example: Example, training: int) -> int:
+    """0 where a network does not take an example, 1 where something of what it gives is no number, 2 otherwise."""
+    try:
+        found = run(model, example, training).leaves
+    except Exception as e:  # whatever a network may raise
+        if is_out_of_memory(e):
+            raise
+        return 0
+    numbers = [leaf.value for leaf in found if isinstance(leaf.value, Tensor) and leaf.value.is_floating_point()]
+    return 1 + all(bool(x.isfinite().all()) for x in numbers if x.layout == torch.strided and x.dtype.itemsize > 1)
 
 
 def refused(example: Example, error: Exception) -> ModelError:

@@ -130,7 +130,8 @@ def copied(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Module
             raise
         raise ModelError(f"the network cannot be copied: {first_line(e)}. Take what cannot be out of it") from e
     own = {id(module) for module in model.modules()}
-    if shared := next((name for name, module in twin.named_modules() if id(module) in own), None):
+    mine = ((name, module) for name, module in twin.named_modules() if id(module) in own)
+    if shared := next((name for name, module in mine if any(True for _ in module.state_dict())), None):
         kind = type(model.get_submodule(shared)).__name__
         raise ModelError(f"a copy of the network shares '{shared}' with it: {kind} makes no copy of itself")
     return twin

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from math import floor
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from yoloprune.probing.descent import Descendants
-from yoloprune.probing.examples import Example, Probe, refused
+from yoloprune.probing.examples import Example, Probe, refused, taken_like
 from yoloprune.probing.forward import running
 from yoloprune.probing.held_state import held_tensors, preserved, state_of, weights_kept
 from yoloprune.probing.operations import list_pass, listing
+from yoloprune.probing.other_examples import other_batches, varied
 from yoloprune.probing.outputs import mapped, tensors
 from yoloprune.torch_internals import is_out_of_memory, one_thread
 
@@ -97,10 +96,11 @@ def survey_around(model: nn.Module, examples: tuple[Example, ...]) -> Probe:
                     raise
                 raise refused(example, e) from e
         first, lists = examples[0], _Lists(model, examples[0])
-        telling = [one for e in examples if (one := varied(e)) is not None and lists.of(one)]
+        telling = [one for e in examples if (one := varied(e)) is not None and taken_like(model, one, e)]
         proving = (*telling, *examples)
         examples += tuple(one for one in telling if lists.of(one) != lists.of(first))
-        other = next((one for one in _other_batches(proving[0]) if lists.of(one)), None)
+        others = other_batches(proving[0])
+        other = next((one for one in others if lists.of(one) and taken_like(model, one, proving[0])), None)
         if other is not None:
             alike = lists.of(other) == lists.of(first) and lists.numbers(other) == lists.numbers(first)
             examples, proving = examples if alike else (*examples, other), (*proving, other)
@@ -205,45 +205,3 @@ class _Lists:
         """One more image, with the numbers, which tell the frames of one size apart."""
         found = list_pass(self.model, example, self.hollow, within)
         return [*found.operations, *found.numbers]
-
-
-def varied(example: Example) -> Example | None:
-    """An example with noise in place of tensors that are one number everywhere; None where it has none."""
-    flat = [t for t in tensors(example.inputs) if _is_flat(t)]
-    if not flat:
-        return None
-    return replace(example.cast(lambda x: _noise(x) if _is_flat(x) else x), title="noise in place of the example")
-
-
-def _is_flat(x: Tensor) -> bool:
-    return x.is_floating_point() and x.numel() > 1 and bool((x == x.flatten()[0]).all())
-
-
-def _noise(x: Tensor) -> Tensor:
-    """Like a tensor: around its mean, as wide as it, or as its values are large."""
-    drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(x)
-    spread = float(x.float().std(correction=0)) or float(x.float().abs().max()) or 1.0
-    return x.mean() + spread * drawn
-
-
-def _other_batches(example: Example) -> list[Example]:
-    """The example with twice as many images, other ones or, where these do not run, the same, or with one of several;
-    none where no tensor has a first dimension.
-    """
-    counts = [t.shape[0] for t in tensors(example.inputs) if t.ndim > 1]
-    if not counts:
-        return []
-    count = counts[0]
-
-    def each(x: Tensor, other: Callable[[Tensor], Tensor]) -> Tensor:
-        if x.ndim < 1 or x.shape[0] != count:
-            return x
-        return torch.cat([x, other(x)]) if count == 1 else x[:1]
-
-    def with_another(x: Tensor) -> Tensor:
-        return _noise(x) if x.is_floating_point() and x.ndim > 1 else x
-
-    return [
-        replace(example, inputs=mapped(example.inputs, partial(each, other=other)), title="another number of images")
-        for other in (with_another, torch.clone)
-    ]

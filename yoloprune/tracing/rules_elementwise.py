@@ -134,9 +134,7 @@ def spatial(call: Call) -> None:
 
 
 def reduce(call: Call) -> None:
-    """Sums, maxima, softmax, sorting, Fourier transforms: exact along any dimension but the channel axis, and along
-    that where channels that are cut are zeros in a sum.
-    """
+    """Sums, maxima, softmax, sorting, Fourier transforms: exact along any dimension but the channel axis."""
     x = call.args[0]
     tag = call.tracer.tag(x)
     call.freeze(*call.tensors()[1:], why="positions are read from channels by")
@@ -146,7 +144,7 @@ def reduce(call: Call) -> None:
     dims = range(x.ndim) if dims is None or dims == [] else dims if isinstance(dims, (list, tuple)) else [dims]
     dims = sorted({d % x.ndim for d in dims}, reverse=True)
     if tag.axis in dims:
-        return None if tag.zero and _passes_over_zeros(call) else call.freeze(x, why="channels are mixed by")
+        return call.freeze(x, why="channels are mixed by")
     labels = tag.labels
     for d in dims:
         labels = call.tracer.book.unite_along(labels, d, f"a constant meets channels in {call.name}")
@@ -161,13 +159,6 @@ def reduce(call: Call) -> None:
         zero = tag.zero and call.name in KEEPS_ZERO and of_values
         call.tracer.put(out, Tag(labels, axis, zero, loose=tag.loose))
     return None
-
-
-def _passes_over_zeros(call: Call) -> bool:
-    """Whether what a reduction gives is the same without elements that are zero: of sums and norms, not of a mean."""
-    if call.name == "aten::linalg_vector_norm":
-        return bool(call.arg("ord", 2) > 0)
-    return call.name == "aten::sum"
 
 
 def layer_norm(call: Call) -> None:

@@ -18,7 +18,7 @@ from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.layer_names import AS_THEY_ARE, LayerNames
 from yoloprune.probing.computed_weights import require_numbers, require_plain_weights
 from yoloprune.probing.examples import DRAWS, Example, Probe, refused, run
-from yoloprune.probing.forward import running
+from yoloprune.probing.forward import WHOLE, running
 from yoloprune.probing.held_state import Held, preserved
 from yoloprune.probing.outputs import Leaf, leaves
 from yoloprune.probing.own_code import read_aside
@@ -90,7 +90,7 @@ def trace(
             if is_out_of_memory(e):
                 raise
             raise refused(first, e) from e
-        ways = [(one, training) for one in probe.examples for training in probe.modes(model, one)]
+        ways = [(one, training) for one in probe.examples for training in probe.modes(model, one) if training < WHOLE]
 
         corrected: Corrected | None = sized
         closed = tuple(f"{prefix}." for prefix in frozen or ())  # whose numbers stay with their channels
