@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from yoloprune.probing.examples import Example
 from yoloprune.probing.operations import listing
 from yoloprune.tracing.circular_padding import padded
+from yoloprune.tracing.trace_network import trace
 
 IMAGE = noise(1, 3, 5, 6)  # neither side is as long as there are channels
 
@@ -106,3 +107,51 @@ def test_layers_that_pad_in_a_circle(layer: type[nn.Module], shape: tuple[int, .
 def test_padding_more_than_once_around_is_left_to_torch() -> None:
     assert padded(IMAGE, (7, 0), "circular") is None and padded(IMAGE, (-1, 0), "circular") is None
     assert padded(IMAGE, (1, 0), "reflect") is None and padded(IMAGE, (1, 0)) is None
+
+
+def squares(y: Tensor) -> Tensor:
+    """Products of maps, summed over their channels, of which those that are cut have to be zeros."""
+    flat = y.flatten(2)
+    return (flat.transpose(1, 2) @ flat).mean((1, 2))[:, None, None, None]
+
+
+def by(view: Callable[[Tensor], Tensor], write: Callable[[Tensor, Tensor], object]) -> Net:
+    def body(m: Net, x: Tensor) -> Tensor:
+        y = m.a(x)
+        write(view(y), x)
+        return m.b(y) + squares(y)
+
+    return net(body, a=(3, 8), b=(8, 2))
+
+
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "all of it": lambda y: y[:],
+    "permuted": lambda y: y.permute(0, 2, 3, 1),
+    "a row": lambda y: y[:, :, 0],
+    "every other column": lambda y: y[..., ::2],
+    "detached": lambda y: y.detach(),
+    "a view of a view": lambda y: y.flatten(2).transpose(1, 2)[:, :1],
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_what_is_written_through_another_name_is_no_zero(name: str) -> None:
+    """At the image of the trace it writes zeros, so that only the rule knows."""
+    graph = trace(by(VIEWS[name], lambda view, x: view.add_(x.mean().sub(30).relu())), IMAGE)
+    assert FREE.isdisjoint(reasons(graph, "a.outputs"))
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_what_keeps_zeros_may_be_written_through_any_name(name: str) -> None:
+    assert reasons(exact(by(VIEWS[name], lambda view, _: view.mul_(2).relu_())), "a.outputs") == FREE
+
+
+def test_a_layer_gives_zeros_whatever_is_written_into_what_it_gave_before() -> None:
+    def body(m: Net, x: Tensor) -> Tensor:
+        y = m.a(x)
+        y[:].add_(1.0)
+        z = m.c(y)
+        return m.b(z) + squares(z)
+
+    graph = exact(net(body, a=(3, 8), c=(8, 6), b=(6, 2)))
+    assert reasons(graph, "c.outputs") == FREE

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from yoloprune.errors import ModelError
 from yoloprune.torch_internals import DispatchMode, is_out_of_memory, schema_of
 from yoloprune.tracing import odd_layers
 from yoloprune.tracing.attribute_widths import Attributes
+from yoloprune.tracing.labels import Tag
 from yoloprune.tracing.operation import COSTED, Call
 from yoloprune.tracing.rule_table import rule_of
 from yoloprune.tracing.rules_elementwise import restride
 from yoloprune.tracing.rules_layers import batch_norm
 from yoloprune.tracing.trace_state import TraceState
+from yoloprune.tracing.writes import Writes, written_by
 
 
 class Tracer(TraceState, DispatchMode):
@@ -26,9 +29,16 @@ class Tracer(TraceState, DispatchMode):
         DispatchMode.__init__(self)
         TraceState.__init__(self, model, frozen, growth)
         self.attributes = Attributes({}, lambda module: ())
+        self.writes = Writes()
+
+    def tag(self, tensor: Tensor) -> Tag | None:
+        tag = super().tag(tensor)
+        return replace(tag, zero=False) if tag is not None and tag.zero and tensor in self.writes else tag
 
     def left(self, name: str, layer: nn.Module, args: Any, output: Any) -> None:
         super().left(name, layer, args, output)
+        if isinstance(output, Tensor):
+            self.writes.discard(output)
         odd_layers.hold(self, name, layer, args, output)
 
     def operation(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -49,5 +59,8 @@ class Tracer(TraceState, DispatchMode):
             if is_out_of_memory(e):
                 raise
             raise ModelError(f"The trace cannot follow {call.name.removeprefix('aten::')} in {self.place}: {e}") from e
+        for tensor in written_by(func, args, kwargs):
+            if (known := self._tags.get(tensor)) is None or not known.zero:
+                self.writes.add(tensor)
         self.hold(self.where, (args, kwargs, out))
         return out
