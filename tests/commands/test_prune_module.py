@@ -32,7 +32,7 @@ def network() -> nn.Sequential:
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "dictionary": (lambda: prune_module({"ema": network()}, X, HALF), "model['ema']"),  # type: ignore[arg-type]
     "path": (lambda: prune_module("yolov5s.pt", X, HALF), "not a path"),  # type: ignore[arg-type]
-    "shape": (lambda: prune_module(network(), (1, 3, 8, 8), HALF), "torch.zeros(1, 3, 8, 8)"),
+    "shape": (lambda: prune_module(network(), (1, 3, 8, 8), HALF), "torch.randn(1, 3, 8, 8)"),
     "empty": (lambda: prune_module(network(), (), HALF), "example"),
     "numpy": (lambda: prune_module(network(), X.numpy(), HALF), "numpy.ndarray"),
     "budget": (lambda: prune_module(network(), X, 0.5), "Budget(ratio=0.5)"),  # type: ignore[arg-type]
