@@ -160,9 +160,16 @@ def test_more_can_be_masked_later(trained: Path, tmp_path: Path) -> None:
     ids=["2:4 over single weights", "filters over 2:4", "kernels over 2:4", "each layer over all"],
 )
 def test_a_second_mask_and_its_repair_leave_what_the_first_took(
-    first: dict[str, Any], then: dict[str, Any], trained: Path, data: Path, tmp_path: Path
+    first: dict[str, Any],
+    then: dict[str, Any],
+    trained: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Units that stay have holes of an earlier mask, which the fit may not fill."""
+    said: list[str] = []
+    monkeypatch.setattr(console, "log", lambda prefix, message: said.append(message))
     told: dict[str, Any] = {"data": str(data), "score": "magnitude", "val": False}
     one = ran(trained, tmp_path, name="one", recover="none", **told, **first)
     two = ran(one.file, tmp_path, name="two", recover="lsq", **told, **then)
@@ -171,7 +178,9 @@ def test_a_second_mask_and_its_repair_leave_what_the_first_took(
     assert not any(after[name][before[name] == 0].any() for name in layers)
     assert any(not torch.equal(after[name], before[name] * (after[name] != 0)) for name in layers)  # it was repaired
     patterns = [given.get("pattern", "unstructured") for given in (first, then)]
-    assert yaml_markers.masks_of(two.model)["pattern"] == " and ".join(dict.fromkeys(patterns))
+    both = " and ".join(dict.fromkeys(patterns))
+    assert yaml_markers.masks_of(two.model)["pattern"] == both
+    assert said[-1].startswith(f"pattern {both}: ")
     if "2:4" in patterns:
         taken = [name for name in layers if "pattern" in first or name not in left(two.file)]
         assert all(masks.is_n_of_m(after[name], 2, 4) for name in taken)

@@ -178,7 +178,7 @@ def _saved(
                     parent, saved, seen, imgsz, passed, validate=validate, command="mask", called="masked"
                 )
             rows, zeros = looks.in_front(rows), mask_table.zeros(saved.model)
-            said = _said(request.zeros.pattern, zeros)
+            said = _said((yaml_markers.masks_of(saved) or {})["pattern"], zeros)  # that of earlier masks as well
             said += f"\nquality was not measured: {looks.unseen}" if looks.unseen else ""
             called = moved_layers.names_of(parent.model).of
             repeat = following.again("mask", folder, command_line.written(request))
