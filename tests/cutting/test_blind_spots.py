@@ -18,6 +18,7 @@ from torch.nn import functional
 
 import yoloprune
 from yoloprune import Budget, Limits
+from yoloprune.backend import console
 from yoloprune.cutting import trial_cut
 from yoloprune.cutting.proof import prove
 from yoloprune.cutting.width_attributes import corrected_numbers
@@ -176,6 +177,30 @@ def test_a_network_that_takes_certain_numbers_alone_is_pruned(name: str) -> None
 
     small = yoloprune.prune_module(Checks().eval(), example, Budget(ratio=0.5), FINE).model
     assert small.a.out_channels == 8
+
+
+class Grey(nn.Module):
+    """Takes images of one number alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = conv(3, 16), conv(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool((x != x.flatten()[0]).any()):
+            raise AssertionError("not grey")
+        out: Tensor = self.b(self.a(x).relu())
+        return out
+
+
+def test_a_flat_example_that_nothing_stands_in_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(console, "warn", said.append)
+    flat = torch.full((2, 3, 8, 8), 0.5)
+    for model, told in ((Grey(), 1), (Hidden(lambda _, x: x), 0)):
+        said.clear()
+        yoloprune.prune_module(model.eval(), flat, Budget(ratio=0.5), FINE)
+        assert sum("the example is one number everywhere" in text for text in said) == told
 
 
 def test_one_row_is_enough() -> None:

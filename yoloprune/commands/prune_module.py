@@ -24,6 +24,7 @@ from yoloprune.planning.cost import Cost
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Example, Probe
 from yoloprune.probing.held_state import copied
+from yoloprune.probing.other_examples import varied
 from yoloprune.probing.random_draws import generators_kept
 from yoloprune.probing.survey import survey_around
 from yoloprune.repair import constant_folding
@@ -130,6 +131,11 @@ def prune_module(
         data.require_taken(model)
     limits = replace(limits, keep=(*limits.keep, *([keep] if isinstance(keep, str) else keep)))
     probe = survey_around(model, tuple(Example.of(one) for one in (example, *examples)))
+    if probe.proving[0] is probe.examples[0] and varied(probe.examples[0]) is not None:
+        console.warn(
+            "prune_module: the example is one number everywhere, on which most mistakes make no difference, and the "
+            "network takes no noise in its place. Give an example with other values, as an image is"
+        )
     held = named_layers.match(model, limits.keep)
     traced = trace_network.trace(model, probe, keep=held, sized=corrected_numbers, outputs=outputs)
     graph = trial_cut.sound(model, traced, probe, outputs=outputs)
