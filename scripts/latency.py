@@ -4,18 +4,21 @@
     python scripts/latency.py wanted --model yolov8n.yaml --imgsz 320 --threads 1 --formats torch onnx openvino ncnn
     python scripts/latency.py predict --model yolov8n.yaml --imgsz 320 --threads 1 --formats onnx openvino
     python scripts/latency.py carried --model yolov8n.yaml --imgsz 320 --threads 1 --formats onnx --target "ssh pi@host"
+    python scripts/latency.py turns --model yolov8n.yaml --imgsz 320 --threads 2 --formats onnx openvino
     python scripts/latency.py pair parent.pt pruned.pt --imgsz 320 --threads 1 --format onnx
 
 `halve` prunes to half the FLOPs, with the rows that a stock YAML can say and with free widths, and times each beside
 its parent. `wanted` prunes with latency=0.6 for each format. `predict` learns what widths cost in time, and tells how
 far from it networks are that were left out. `carried` has them timed by another machine, prunes by its table, and has
-the result timed there. `pair` is what `halve` and `wanted` measure with: two files taking turns.
+the result timed there. `turns` times a network and four cuts of it alone and in turns, which should be the same.
+`pair` is what `halve` and `wanted` measure with: two files taking turns.
 A model YAML is drawn anew, seed 0, and ranked by its filters: times do not hang on what was learnt.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import json
 import subprocess
@@ -29,6 +32,7 @@ from ultralytics import YOLO
 
 import yoloprune
 from yoloprune.backend import yolo_tracing
+from yoloprune.cutting import surgery
 from yoloprune.reporting.text_table import table
 from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import Deployment
@@ -113,6 +117,24 @@ def predict(told: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
     return rows
 
 
+def turns(told: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
+    """Whether networks that take turns disturb one another."""
+    model, rows = yoloprune.load(str(parent_file(told.model, folder))).model, []
+    graph = yolo_tracing.trace_yolo(model, imgsz=told.imgsz)
+    cuts = [surgery.cut(copy.deepcopy(model), graph.plan(m)) for m in time_profile.variants(graph, Limits(), 4, seed=0)]
+    for form in told.formats:
+        deployment = Deployment.asked({"format": form}, torch.device("cpu"), told.threads)
+        with bench.opened(deployment, model, told.imgsz) as timer:
+            together = timer.time(*cuts, seconds=told.seconds)
+        for i, network in enumerate((model, *cuts)):
+            with bench.opened(deployment, network, told.imgsz) as timer:
+                (alone,) = timer.time(seconds=told.seconds / 5)
+            row = {"format": form, "network": i, "alone": alone.median, "in turns": together[i].median}
+            rows.append({**row, "spread": max(alone.spread, together[i].spread)})
+        print(table(rows[-5:]), flush=True)
+    return rows
+
+
 def carried(told: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
     """latency= by a table that another machine measured, and what that machine says of the network that came of it."""
     parent, rows = parent_file(told.model, folder), []
@@ -138,7 +160,7 @@ def carried(told: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["halve", "wanted", "predict", "carried", "pair"])
+    parser.add_argument("what", choices=["halve", "wanted", "predict", "carried", "turns", "pair"])
     parser.add_argument("files", nargs="*", type=Path, help="of pair: parent and pruned")
     parser.add_argument("--model", default="yolov8n.yaml")
     parser.add_argument("--imgsz", type=int, default=320)
@@ -158,7 +180,8 @@ def main() -> None:
         print(json.dumps(found) if told.json else table([found]))
         return
     with tempfile.TemporaryDirectory() as folder:
-        rows = {"halve": halve, "wanted": wanted, "predict": predict, "carried": carried}[told.what](told, Path(folder))
+        kinds = {"halve": halve, "wanted": wanted, "predict": predict, "carried": carried, "turns": turns}
+        rows = kinds[told.what](told, Path(folder))
     print(table(rows))
 
 

@@ -266,3 +266,33 @@ def test_rknn_gets_bytes_with_channels_last(tmp_path: Path, monkeypatch: pytest.
     status = -1
     with pytest.raises(DeviceError, match="the NPU is not there"):
         device_runtimes.opened(tmp_path / "a_rknn_model", 64, Way("rknn"))
+
+
+def test_onnxruntime_leaves_the_cores_to_the_next_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each session has threads of its own, which wait busily for its next image unless they are told not to."""
+    told: dict[str, str] = {}
+
+    class SessionOptions:
+        intra_op_num_threads = 0
+
+        def add_session_config_entry(self, key: str, value: str) -> None:
+            told[key] = value
+
+    class InferenceSession:
+        def __init__(self, path: str, options: SessionOptions, providers: list[str]) -> None:
+            told["threads"], told["on"] = str(options.intra_op_num_threads), providers[0]
+
+        def get_inputs(self) -> list[Any]:
+            return [SimpleNamespace(name="images", type="tensor(float)")]
+
+        def run(self, names: None, feed: dict[str, np.ndarray]) -> None:
+            told["images"] = str(feed["images"].shape)
+
+    stand_in(monkeypatch, "onnxruntime", SessionOptions=SessionOptions, InferenceSession=InferenceSession)
+    device_runtimes.opened(tmp_path / "a.onnx", 64, Way("onnx", threads=2))()
+    assert told == {
+        "session.force_spinning_stop": "1",
+        "threads": "2",
+        "on": "CPUExecutionProvider",
+        "images": "(1, 3, 64, 64)",
+    }

@@ -123,15 +123,18 @@ def test_threads_are_those_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) 
     with contextlib.suppress(ImportError):
         import onnxruntime
 
-        told: list[int] = []
-        monkeypatch.setattr(
-            onnxruntime, "InferenceSession", lambda path, options, **_: told.append(options.intra_op_num_threads)
-        )
+        told: list[tuple[int, str]] = []
+
+        def session(path: str, options: Any, **_: Any) -> None:
+            told.append((options.intra_op_num_threads, options.get_session_config_entry(threads.NO_IDLE_SPINNING[0])))
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", session)
         with threads.pinned("onnx", 3):
             onnxruntime.InferenceSession("a.onnx", None, providers=[])
         with threads.pinned("onnx", None):
             onnxruntime.InferenceSession("a.onnx", onnxruntime.SessionOptions())
-        assert told == [3, 0]
+            onnxruntime.InferenceSession("a.onnx", sess_options=onnxruntime.SessionOptions())
+        assert told == [(3, "1"), (0, "1"), (0, "1")]  # whose idle threads leave the cores to the next network
 
 
 @pytest.mark.slow

@@ -37,8 +37,8 @@ class Bench:
     ) -> list[Times]:
         """Time per image of the parent and of others, those of one runtime taking turns.
 
-        Runtimes come one after the other: threads of one that wait busily for its next image, as those of ONNX Runtime
-        do, would take the cores of another.
+        Runtimes come one after the other: threads of one may wait busily for its next image, and would take the cores
+        of another.
 
         Args:
             *others (nn.Module | str): Ultralytics models, which stay untouched, or files that were exported.

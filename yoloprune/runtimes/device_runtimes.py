@@ -116,6 +116,7 @@ def _onnx(runtime: Any, file: Path, image: Any, way: Way) -> Callable[[], None]:
     options = runtime.SessionOptions()
     if way.threads is not None:
         options.intra_op_num_threads = way.threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # or one network takes the cores of the next
     session = runtime.InferenceSession(str(file), options, providers=[way.device or "CPUExecutionProvider"])
     first = session.get_inputs()[0]
     feed = {first.name: image.astype("float16") if "float16" in first.type else image}
