@@ -20,7 +20,7 @@ from yoloprune.backend import yolo_tracing
 from yoloprune.commands import cut_and_repair
 from yoloprune.cutting import proof, surgery
 from yoloprune.cutting.comparison import TOLERANCE, Look, compare, verify
-from yoloprune.cutting.pair import Pair, Precise, Seen
+from yoloprune.cutting.pair import Pair, Seen, Shared
 from yoloprune.cutting.proof import prove
 from yoloprune.errors import VerifyError
 from yoloprune.importance import criteria
@@ -417,11 +417,11 @@ def test_copies_in_float64_are_made_once(monkeypatch: pytest.MonkeyPatch) -> Non
     whole = nn.Module.double
     monkeypatch.setattr(nn.Module, "double", lambda self: made.append(self) or whole(self))
     model, child = losing()
-    seen, precise = Seen(), Precise()
+    seen, shared = Seen(), Shared()
     for image in (IMAGE, IMAGE[:1]):
-        look = compare(model, child, KEPT, Example((image,)), False, tolerance=1e-13, seen=seen, precise=precise)
+        look = compare(model, child, KEPT, Example((image,)), False, tolerance=1e-13, seen=seen, shared=shared)
         assert look.error < 1e-13
-    assert len(made) == 2 and list(precise.networks) == [model, child] and seen.alike
+    assert len(made) == 2 and list(shared.networks) == [model, child] and seen.alike
 
 
 def test_the_same_numbers_in_the_other_mode_are_decided_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,12 +429,12 @@ def test_the_same_numbers_in_the_other_mode_are_decided_once(monkeypatch: pytest
     whole = Pair.in_float64
     monkeypatch.setattr(Pair, "in_float64", lambda self: asked.append(self.training) or whole(self))
     model, child = losing()
-    precise = Precise()
+    shared = Shared()
     for training in (False, True, False):
-        look = compare(model, child, KEPT, Example((IMAGE,)), training, tolerance=1e-13, precise=precise)
+        look = compare(model, child, KEPT, Example((IMAGE,)), training, tolerance=1e-13, shared=shared)
         assert look.error < 1e-13
     assert asked == [False]
     child[3].weight.data *= 1 + 1e-4  # other numbers, and wrong ones
-    precise.networks.clear()
+    shared.networks.clear()
     with pytest.raises(VerifyError, match="differs"):
-        compare(model, child, KEPT, Example((IMAGE,)), True, tolerance=1e-13, precise=precise)
+        compare(model, child, KEPT, Example((IMAGE,)), True, tolerance=1e-13, shared=shared)

@@ -111,6 +111,50 @@ def test_those_who_watch_a_network_keep_what_they_saw() -> None:
     assert watcher.seen == 2
 
 
+def test_hooks_that_came_after_it_was_looked_up_stay_and_those_of_a_pass_go() -> None:
+    """One record serves a network that is watched in other ways from one pass to the next."""
+    model, within, between = nn.Sequential(nn.Linear(3, 3)), Watcher(), Watcher()
+    held = preserved(model)
+    handle = model[0].register_forward_hook(between)
+    with held:
+        model(IMAGE)
+        model[0].register_forward_pre_hook(within)
+    model(IMAGE)
+    assert (between.seen, within.seen) == (2, 0)
+    handle.remove()
+    with held:
+        model(IMAGE)
+    model(IMAGE)
+    assert between.seen == 2 and not model[0]._forward_hooks
+
+
+def test_blocks_of_one_record_within_one_another() -> None:
+    model, outer, inner = nn.Sequential(nn.Linear(3, 3)), Watcher(), Watcher()
+    with preserved(model) as held:
+        model[0].register_forward_hook(outer)
+        with held:
+            model[0].register_forward_pre_hook(inner)
+        model(IMAGE)
+    model(IMAGE)
+    assert (outer.seen, inner.seen) == (1, 0)
+
+
+def test_attributes_come_back_in_their_order_and_with_their_identity() -> None:
+    def swap(m: Any, y: Tensor) -> None:
+        m.first = m.__dict__.pop("first") + 0.5
+        m.seen["a"] = [*m.seen["a"]]
+
+    listed = [1, 2]
+    model = Remembers(how=swap, first=1000.25, second=2, seen={"a": listed})
+    held = preserved(model)
+    for _ in range(2):
+        with held:
+            model(IMAGE)
+            assert [*vars(model)][-1] == "first" and model.first == 1000.75
+        assert [*vars(model)][-3:] == ["first", "second", "seen"] and model.first == 1000.25
+        assert model.seen["a"] is listed
+
+
 def test_what_is_no_part_of_a_network_is_left_alone() -> None:
     """A logger hangs on it, and on that all loggers of the process; large arrays are data."""
 

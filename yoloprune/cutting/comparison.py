@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from yoloprune.cutting.equivalence import apart, depends_on_luck, errors, says_something
-from yoloprune.cutting.pair import ADVICE, STORED, Pair, Precise, Seen, mode_name
+from yoloprune.cutting.pair import ADVICE, STORED, Pair, Seen, Shared, mode_name
 from yoloprune.errors import UndecidedError, VerifyError
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import DRAWS, Example, Probe, Run, is_of_layer, layer_of, run
@@ -99,20 +99,20 @@ def compare(
     tolerance: float = TOLERANCE,
     inside: bool = False,
     seen: Seen | None = None,
-    precise: Precise | None = None,
+    shared: Shared | None = None,
 ) -> Look:
     """Compare all that comes out of the masked parent and of the cut model in one mode.
 
     An error beyond the tolerance stands unless rounding explains it: it is small, or the parent's own output moves as
     much when layers are disturbed by that much, because it sorts, or because what it is made of cancels out. Then
-    float64 decides. What was found out is kept in `seen` for looks at the same networks in the same mode, and what
-    float64 says in `precise`.
+    float64 decides. What was found out is kept in `seen` for looks at the same networks in the same mode, and in
+    `shared` for all looks of one proof.
 
     Raises:
         VerifyError: If they differ, or the cut model does not run.
     """
-    seen, precise = seen or Seen(), precise or Precise()
-    pair = Pair(parent, model, plan, example, training, frames, outputs, inside=inside, seen=seen, precise=precise)
+    seen, shared = seen or Seen(), shared or Shared()
+    pair = Pair(parent, model, plan, example, training, frames, outputs, inside=inside, seen=seen, shared=shared)
     wanted, got = pair.run()
     if not wanted.drawn:
         return _judged(pair, wanted, got, tolerance)
@@ -138,7 +138,7 @@ def _judged(pair: Pair, wanted: Run, got: Run, tolerance: float) -> Look:
     if (outputs := _outputs(random)) and not pair.training:
         raise VerifyError(f"{_output(outputs)} is drawn at random in evaluation mode, which proves nothing.")
     values, theirs = dict(wanted.leaves), dict(got.leaves)
-    known = {p: pair.precise.error_of(values.get(p), theirs.get(p)) for p in wrong - random}
+    known = {p: pair.shared.error_of(values.get(p), theirs.get(p)) for p in wrong - random}
     found |= {path: error for path, error in known.items() if error is not None}
     if doubtful := {path for path, error in known.items() if error is None}:
         large = {path for path in doubtful if not found[path] <= PLAUSIBLE}
@@ -146,7 +146,7 @@ def _judged(pair: Pair, wanted: Run, got: Run, tolerance: float) -> Look:
         if any(not found[path] <= EXPLAINED * noise.get(path, 0.0) for path in large):
             raise VerifyError(_difference(wanted, got, found, doubtful, pair.training))
         decided = _decided(pair, doubtful, found, tolerance)
-        pair.precise.decided.extend((values[p], theirs[p], error) for p, error in decided.items())
+        pair.shared.decided.extend((values[p], theirs[p], error) for p, error in decided.items())
         found |= decided
     compared = {p: error for p, error in found.items() if p not in random and values.get(p, found) is not None}
     speaking = {path for path in compared if says_something(values[path])}

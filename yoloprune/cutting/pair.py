@@ -20,7 +20,7 @@ from yoloprune.errors import VerifyError, first_line
 from yoloprune.planning.plan import Plan
 from yoloprune.probing.examples import Example, Run, run
 from yoloprune.probing.forward import hooked
-from yoloprune.probing.held_state import copied
+from yoloprune.probing.held_state import Held, copied, preserved
 from yoloprune.probing.operations import listing
 from yoloprune.torch_internals import float64_home, is_out_of_memory, tree_map
 
@@ -52,18 +52,26 @@ class Seen:
 
 
 @dataclass
-class Precise:
-    """What float64 is asked for once.
+class Shared:
+    """What all looks of one proof share, in the course of which no network changes.
 
     Attributes:
-        networks (dict): Copies by the network.
+        held (dict): What each network holds.
+        networks (dict): Copies in float64 by the network.
         decided (list): Outputs of the masked parent and of the cut model in float32, and the error in float64.
     """
 
+    held: dict[nn.Module, Held] = field(default_factory=dict)
     networks: dict[nn.Module, nn.Module] = field(default_factory=dict)
     decided: list[tuple[Tensor, Tensor, float]] = field(default_factory=list)
 
-    def of(self, model: nn.Module) -> nn.Module:
+    def state_of(self, model: nn.Module) -> Held:
+        """What a network holds, looked up once."""
+        if model not in self.held:
+            self.held[model] = preserved(model)
+        return self.held[model]
+
+    def in_float64(self, model: nn.Module) -> nn.Module:
         """A copy in float64."""
         if model not in self.networks:
             plain = [*_plain_parameters(model)]
@@ -100,7 +108,7 @@ class Pair:
         level (bool): Whether all numbers of one draw are the same one, so that channels of other numbers get the same.
         inside (bool): Whether what the layers give is compared as well.
         seen (Seen): Of looks at the same networks before, and of this one.
-        precise (Precise): Copies in float64, made when they are first needed, and what they said.
+        shared (Shared): Of all looks of one proof.
     """
 
     parent: nn.Module
@@ -114,7 +122,7 @@ class Pair:
     level: bool = False
     inside: bool = False
     seen: Seen = field(default_factory=Seen)
-    precise: Precise = field(default_factory=Precise)
+    shared: Shared = field(default_factory=Shared)
 
     def run(self) -> tuple[Run, Run]:
         """What the masked parent gives, without the channels that an output lost, and what the cut model gives."""
@@ -151,6 +159,7 @@ class Pair:
             seed=self.seed,
             level=self.level,
             inside=self.inside,
+            held=self.shared.state_of(model),
         )
 
     def drawing(self, seed: int) -> Pair:
@@ -192,7 +201,7 @@ class Pair:
         Raises:
             VerifyError: If the parent does something else there than in its own precision.
         """
-        parent, model = self.precise.of(self.parent), self.precise.of(self.model)
+        parent, model = self.shared.in_float64(self.parent), self.shared.in_float64(self.model)
         precise = replace(self, parent=parent, model=model, example=self.example.in_float64())
         if not self.seen.alike and self._operations() != precise._operations():
             raise VerifyError("the network does something else there")
@@ -200,7 +209,7 @@ class Pair:
         return precise
 
     def _operations(self) -> list[tuple[Any, ...]]:
-        found = listing(self.parent, self.example, training=self.training)
+        found = listing(self.parent, self.example, training=self.training, held=self.shared.state_of(self.parent))
         return [*(o for o in found.operations if o[0] != "aten::_to_copy"), *filter(None, found.numbers)]
 
 

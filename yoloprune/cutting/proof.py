@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from yoloprune.cutting import surgery
 from yoloprune.cutting.comparison import MUTE, Look, compare
 from yoloprune.cutting.lively_copy import lively_copy, lively_example, sharing_copy
-from yoloprune.cutting.pair import ADVICE, Precise, Seen, mode_name
+from yoloprune.cutting.pair import ADVICE, Seen, Shared, mode_name
 from yoloprune.cutting.silence import LOUD, LOUDER, random_in, reached, silent_in, told_of, without_luck
 from yoloprune.errors import VerifyError, first_line
 from yoloprune.planning.plan import Plan
@@ -157,7 +157,7 @@ class _Comparison:
         looks (dict): Those at one example in one mode, by both.
         titles (list[str]): What was compared: network, mode and example.
         seen (dict): By pair and mode, what its looks found out; which outputs lost channels holds for all pairs.
-        precise (Precise): What float64 said.
+        shared (Shared): What holds for all of them.
     """
 
     parent: nn.Module
@@ -168,13 +168,13 @@ class _Comparison:
     looks: dict[tuple[Example, int], list[Look]] = field(default_factory=dict)
     titles: list[str] = field(default_factory=list)
     seen: dict[tuple[str, int], Seen] = field(default_factory=dict)
-    precise: Precise = field(default_factory=Precise)
+    shared: Shared = field(default_factory=Shared)
 
     def look(self, pair: _Pair, one: Example, training: int, given: Example | None = None, **how: Any) -> None:
         """Compare a pair on an example, or on one given in its place."""
         given = given or one
         shown = given if pair is self.pairs[0] else lively_example(given, self.parent)
-        how = {"frames": self.probe.frames, "outputs": self.outputs, "precise": self.precise, **how}
+        how = {"frames": self.probe.frames, "outputs": self.outputs, "shared": self.shared, **how}
         first = self.seen.setdefault((self.pairs[0].title, training), Seen())
         seen = self.seen.setdefault((pair.title, training), Seen(kept=first.kept))
         found = compare(pair.parent, pair.model, self.plan, shown, training, seen=seen, **how)

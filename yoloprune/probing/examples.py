@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from yoloprune.errors import ModelError, first_line
 from yoloprune.probing import random_draws
 from yoloprune.probing.forward import WHOLE, has_own_way, hooked, running
-from yoloprune.probing.held_state import preserved
+from yoloprune.probing.held_state import Held, preserved
 from yoloprune.probing.outputs import Leaf, leaves, mapped, plain, tensors
 from yoloprune.torch_internals import float64_home, is_out_of_memory
 
@@ -190,6 +190,7 @@ def run(
     seed: int = 0,
     level: bool = False,
     inside: bool = False,
+    held: Held | None = None,
 ) -> Run:
     """Run a network without leaving a trace of it; the k-th draw of random numbers depends on `seed` and k alone.
 
@@ -204,10 +205,13 @@ def run(
         seed (int): Of the random numbers.
         level (bool): Whether all numbers of one draw are the same one.
         inside (bool): Whether the leaves are followed by what every module gave that is not merely handed on.
+        held (Held | None): What the network holds, where that is known already.
 
     Returns:
         (Run): All that came out, with copies of tensors.
     """
+
+    state = held or preserved(model)
 
     def whole() -> list[Leaf]:
         outputs: list[Leaf] = []
@@ -222,7 +226,7 @@ def run(
                     within.append(Leaf(f"{LAYER}{name}, {calls[name]}", plain(tensor)))
                 given[id(tensor)] = tensor  # which keeps it, so that no other one gets its id
 
-        with preserved(model), running(model, training), hooked() as hooks:
+        with state, running(model, training), hooked() as hooks:
             if inside:
                 heard = [(n, m) for n, m in model.named_modules() if n and not isinstance(m, torch.jit.ScriptModule)]
                 hooks += [m.register_forward_hook(partial(listen, name)) for name, m in heard]
@@ -232,7 +236,7 @@ def run(
                     outputs.append(Leaf(f"{path} of frame {frame + 1}" if frames > 1 else path, value))
         return [*outputs, *within]
 
-    if not any(isinstance(v, torch.Generator) for m in model.modules() for v in vars(m).values()):
+    if not state.draws:
         with random_draws.generators_kept():  # most networks draw nothing, and to watch operations takes longer
             before = random_draws.states()
             found = whole()

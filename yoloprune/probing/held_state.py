@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import zlib
-from collections import OrderedDict, deque
 from collections.abc import Container, Iterable, Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
@@ -15,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.errors import ModelError, first_line
+from yoloprune.probing.containers import CONTAINERS, PLAIN, Content
 from yoloprune.torch_internals import HOOK_DICTS, is_out_of_memory, version_of
 
-CONTAINERS = (dict, list, set, deque)  # a module's attributes are a dict as well
-PLAIN = frozenset({dict, OrderedDict, list, set})
 NUMBERS = (int, float, bool, complex, torch.Size)
 LARGE = 1 << 24
 """Bytes of an array of numpy beyond which nobody looks whether it changed."""
@@ -31,27 +29,38 @@ ATOMS = frozenset({*NUMBERS, *FUNCTIONS, str, bytes, type(None), torch.dtype, to
 class Held:
     """What a network holds now, put back at the end of a `with` block, of one after the other as often as is wanted.
 
+    Hooks are those that it has when a block begins: whoever runs a network may watch it otherwise the next time.
+
     Attributes:
         model (nn.Module): The network.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self._owners = [vars(module) for module in model.modules()]
         found = _found(model)
-        self._containers = [(v, _copied(v)) for v in found if isinstance(v, CONTAINERS)]
+        self._containers = [Content(v) for v in found if isinstance(v, CONTAINERS)]
+        self._hooks: list[list[Content]] = []  # of each block
         tensors = [v for v in found if isinstance(v, Tensor) and not v.is_inference()]  # which nothing can change
         self._values = [(v, version_of(v), v.detach().clone()) for v in tensors]
         self._arrays = [(v, v.copy()) for v in found if isinstance(v, np.ndarray)]
         self._generators = [(v, v.get_state()) for v in found if isinstance(v, torch.Generator)]
 
+    @property
+    def draws(self) -> bool:
+        """Whether the network has generators of random numbers of its own."""
+        return bool(self._generators)
+
     def __enter__(self) -> Held:
+        self._hooks.append([Content(hooks) for hooks in _hooks(self._owners)])
         return self
 
     def __exit__(self, *_: object) -> None:
-        for container, content in self._containers:
-            _refill(container, content)
-        known = {id(container) for container, _ in self._containers}
-        for hooks in _hooks([vars(module) for module in self.model.modules()]):
+        watching = self._hooks.pop()
+        for content in (*self._containers, *watching):
+            content.put_back()
+        known = {id(content.container) for content in watching}
+        for hooks in _hooks(self._owners):
             if id(hooks) not in known:  # empty when it began
                 hooks.clear()
         for tensor, version, value in self._values:
@@ -158,14 +167,13 @@ def _items(container: Any) -> Iterable[Any]:
 def _found(model: nn.Module) -> list[Any]:
     """All that a forward pass could change: the attributes of every module, and what these hold.
 
-    That is every container, tensor that is no parameter, and generator, by identity, but for dicts of hooks that are
-    empty. A loop without calls: a proof comes by here dozens of times.
+    That is every container but for those of hooks, tensor that is no parameter, and generator, by identity. A loop
+    without calls: a command comes by here dozens of times.
     """
     modules = [*model.modules()]
     owners = [vars(module) for module in modules]
     homes = {kind.__module__.partition(".")[0] for kind in {*map(type, modules)}} - {"torch"}
     found: dict[int, Any] = {id(owner): owner for owner in owners}
-    found |= {id(hooks): hooks for hooks in _hooks(owners)}  # those who watch a network are no part of it
     open_: list[Any] = [v for owner in owners for k, v in owner.items() if k not in HOOK_DICTS]
     while open_:
         value = open_.pop()
@@ -229,21 +237,3 @@ def _digest(value: Any) -> int:
 def _hooks(owners: Iterable[dict[str, Any]]) -> list[dict[Any, Any]]:
     """The dicts of hooks that are not empty, of the attributes of modules."""
     return [hooks for owner in owners for key in HOOK_DICTS if (hooks := owner.get(key))]
-
-
-def _copied(container: Any) -> Any:
-    """What a container holds; `copy.copy` asks each object how it is copied, which takes ten times as long."""
-    kind = type(container)
-    return kind(container) if kind in PLAIN else copy.copy(container)
-
-
-def _refill(container: Any, content: Any) -> None:
-    """Give a container back what it held, if that is not what it holds."""
-    if isinstance(container, list | deque):
-        same = len(container) == len(content) and all(a is b for a, b in zip(container, content, strict=True))
-    else:
-        same = container.keys() == content.keys() if isinstance(container, dict) else container == content
-        same = same and (not isinstance(container, dict) or all(container[k] is v for k, v in content.items()))
-    if not same:
-        container.clear()
-        container.extend(content) if isinstance(container, list | deque) else container.update(content)
