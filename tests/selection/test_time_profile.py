@@ -136,6 +136,21 @@ def test_a_network_of_the_same_names_and_other_widths_or_kinds_has_times_of_its_
     assert timed == [("ReLU", 8), ("ReLU", 12), ("SiLU", 8)] and len([*(tmp_path / "yoloprune").iterdir()]) == 3
 
 
+def test_times_that_were_taken_in_another_way_are_taken_anew(
+    parent: nn.Module, graph: ChannelGraph, clock: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of ONNX Runtime from when its idle threads took the cores of the network whose turn it was."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(time_profile, "VARIANTS", 8)
+    monkeypatch.setattr(time_profile, "TRUSTED", 1.0)
+    for form, times in (("onnx", 2), ("torch", 1)):
+        clock.clear()
+        for way in (("session.force_spinning_stop", "0"), time_profile.NO_IDLE_SPINNING):
+            monkeypatch.setattr(time_profile, "NO_IDLE_SPINNING", way)
+            time_profile.learnt(parent, graph, LIMITS, Bench(Deployment(form), 64, lambda: None))
+        assert len(clock) == times
+
+
 def test_times_of_other_widths_are_not_taken_for_those_of_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Drawn with `keep=` or a coarse `round_to=` networks say nothing of what stayed in them, or of steps in between.
 

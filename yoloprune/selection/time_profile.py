@@ -23,6 +23,7 @@ from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
 from yoloprune.planning.time_model import ALONE, Layer, TimeModel, fit
 from yoloprune.runtimes.bench import Bench
+from yoloprune.runtimes.threads import NO_IDLE_SPINNING
 from yoloprune.settings.budget import Limits
 
 VARIANTS = 40
@@ -156,6 +157,7 @@ def learnt(parent: nn.Module, graph: ChannelGraph, limits: Limits, bench: Bench)
         "imgsz": bench.imgsz,
         "variants": VARIANTS,
         **({"depth": True} if limits.depth else {}),
+        **({"session": NO_IDLE_SPINNING} if bench.deployment.format == "onnx" else {}),  # before, turns were too slow
     }
     widths = [(str(axis), axis.width) for axis in graph.axes]
     every = parent.named_modules(remove_duplicate=False)  # one activation may be at several places
