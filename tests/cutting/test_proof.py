@@ -18,7 +18,7 @@ import yoloprune
 from yoloprune import Budget, Limits
 from yoloprune.backend import yolo_tracing
 from yoloprune.commands import cut_and_repair
-from yoloprune.cutting import proof, surgery
+from yoloprune.cutting import pair, proof, surgery
 from yoloprune.cutting.comparison import TOLERANCE, Look, compare, verify
 from yoloprune.cutting.pair import Pair, Seen, Shared
 from yoloprune.cutting.proof import prove
@@ -27,6 +27,7 @@ from yoloprune.importance import criteria
 from yoloprune.planning import greedy_selection
 from yoloprune.planning.plan import Keep, Plan
 from yoloprune.probing.examples import Example
+from yoloprune.probing.held_state import preserved
 from yoloprune.probing.survey import survey_around
 from yoloprune.tracing.trace_network import trace
 
@@ -410,6 +411,15 @@ def test_what_an_output_kept_is_marked_once_in_each_mode(monkeypatch: pytest.Mon
     model, child = losing()
     found = prove(model, child, KEPT, survey_around(model, (Example((IMAGE,)),)))
     assert len(found.looks) == 8 and sorted(marks) == [False, True]
+
+
+def test_what_a_network_holds_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of parent and cut model, as they are and brought to life, whatever number of looks there is."""
+    asked: list[nn.Module] = []
+    monkeypatch.setattr(pair, "preserved", lambda model: asked.append(model) or preserved(model))
+    model, child = losing()
+    found = prove(model, child, KEPT, survey_around(model, (Example((IMAGE,)),)))
+    assert len(found.looks) == 8 and len(asked) == len({*map(id, asked)}) == 4
 
 
 def test_copies_in_float64_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
