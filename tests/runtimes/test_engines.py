@@ -15,7 +15,7 @@ from torch import nn
 import yoloprune
 from yoloprune.backend import compat, evaluation
 from yoloprune.errors import ArgumentError
-from yoloprune.runtimes import bench, engines, threads
+from yoloprune.runtimes import bench, device_runtimes, engines, threads
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.runtimes.timing import FEWEST, WARM_UP
 
@@ -126,7 +126,9 @@ def test_threads_are_those_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) 
         told: list[tuple[int, str]] = []
 
         def session(path: str, options: Any, **_: Any) -> None:
-            told.append((options.intra_op_num_threads, options.get_session_config_entry(threads.NO_IDLE_SPINNING[0])))
+            told.append(
+                (options.intra_op_num_threads, options.get_session_config_entry(device_runtimes.NO_IDLE_SPINNING[0]))
+            )
 
         monkeypatch.setattr(onnxruntime, "InferenceSession", session)
         with threads.pinned("onnx", 3):

@@ -11,17 +11,13 @@ from typing import Any
 
 import torch
 
-NO_IDLE_SPINNING = ("session.force_spinning_stop", "1")
-"""Of ONNX Runtime: threads of a session stop waiting busily once its image is done. Each session has threads of its
-own, so that those of one network would take the cores of the next, which made the times of turns up to three times
-those of a network alone (yolov8n at 320 pixels, two threads).
-"""
+from yoloprune.runtimes.device_runtimes import NO_IDLE_SPINNING
 
 
 @contextlib.contextmanager
-def _of_torch(count: int) -> Iterator[None]:
+def _of_torch(count: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:
@@ -36,23 +32,24 @@ def _of_onnxruntime(count: int | None) -> AbstractContextManager[None]:
         options.add_session_config_entry(*NO_IDLE_SPINNING)
         return make(path, options, **told)
 
-    there = find_spec("onnxruntime") is not None  # else whoever opens a network says so
-    return _made_by("onnxruntime", "InferenceSession", session) if there else contextlib.nullcontext()
+    return _made_by("onnxruntime", "InferenceSession", session)
 
 
-def _of_openvino(count: int) -> AbstractContextManager[None]:
+def _of_openvino(count: int | None) -> AbstractContextManager[None]:
     def core(make: Any) -> Any:
         made = make()
-        made.set_property("CPU", {"INFERENCE_NUM_THREADS": count})
+        if count is not None:
+            made.set_property("CPU", {"INFERENCE_NUM_THREADS": count})
         return made
 
     return _made_by("openvino", "Core", core)
 
 
-def _of_ncnn(count: int) -> AbstractContextManager[None]:
+def _of_ncnn(count: int | None) -> AbstractContextManager[None]:
     def net(make: Any) -> Any:
         made = make()
-        made.opt.num_threads = count
+        if count is not None:
+            made.opt.num_threads = count
         return made
 
     return _made_by("ncnn", "Net", net)
@@ -61,6 +58,9 @@ def _of_ncnn(count: int) -> AbstractContextManager[None]:
 @contextlib.contextmanager
 def _made_by(package: str, name: str, maker: Callable[..., Any]) -> Iterator[None]:
     """Put a maker in the place of a runtime's class, which it gets first: Ultralytics hands no threads on to it."""
+    if find_spec(package) is None:  # whoever opens a network says so
+        yield
+        return
     module = import_module(package)
     before = getattr(module, name)
     setattr(module, name, lambda *args, **told: maker(before, *args, **told))
@@ -70,7 +70,7 @@ def _made_by(package: str, name: str, maker: Callable[..., Any]) -> Iterator[Non
         setattr(module, name, before)
 
 
-PINNED: dict[str, Callable[[int], AbstractContextManager[None]]] = {
+PINNED: dict[str, Callable[[int | None], AbstractContextManager[None]]] = {
     "torch": _of_torch,
     "torchscript": _of_torch,
     "onnx": _of_onnxruntime,
@@ -81,7 +81,7 @@ PINNED: dict[str, Callable[[int], AbstractContextManager[None]]] = {
 
 
 def pinned(form: str, count: int | None) -> AbstractContextManager[None]:
-    """Hold a runtime to so many threads; None leaves it its own choice."""
-    if form == "onnx":
-        return _of_onnxruntime(count)
-    return contextlib.nullcontext() if count is None else PINNED[form](count)
+    """Hold a runtime to so many threads, which leave the cores to others once an image is done; None leaves it its own
+    choice of how many.
+    """
+    return PINNED[form](count) if form in PINNED else contextlib.nullcontext()

@@ -23,7 +23,7 @@ from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
 from yoloprune.planning.time_model import ALONE, Layer, TimeModel, fit
 from yoloprune.runtimes.bench import Bench
-from yoloprune.runtimes.threads import NO_IDLE_SPINNING
+from yoloprune.runtimes.device_runtimes import NO_IDLE_SPINNING
 from yoloprune.settings.budget import Limits
 
 VARIANTS = 40
