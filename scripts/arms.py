@@ -132,6 +132,9 @@ TABLES: dict[str, dict[str, Chain]] = {
         "(a) at 288": [sparse(E, flops=0.617, imgsz=288), prune()],
         "(a) at 256": [sparse(E, flops=0.781, imgsz=256), prune()],
         "(a) at 256, 35 %": [sparse(E, flops=0.547, imgsz=256), prune()],
+        # COCO's network cut before it has seen a label, then trained as small as it will be
+        "(e) at 256": [prune(flops=0.781, imgsz=256, data=True), finetune(E, imgsz=256, lr0=0.001)],
+        "(e) at 320": [prune(flops=0.5, data=True), finetune(E, lr0=0.001)],
         "dense at 192": [train(E, imgsz=192)],  # 36 % of the FLOPs
         "(a) at 256, 60 epochs": [sparse(2 * E, flops=0.781, imgsz=256), prune()],
         "dense at 224, 60 epochs": [train(2 * E, imgsz=224)],

@@ -68,5 +68,5 @@ def _hint(pattern: str, names: list[str], parts: list[str]) -> str:
     near = get_close_matches(pattern, [*names, *parts], n=3, cutoff=0.5)
     inner = next((n for n in names if "." in n), names[0])
     like = f"Similar names are {', '.join(near)}." if near else f"Names look like '{inner}'."
-    whole = f" Whole parts are {' and '.join(parts)}; the head stays in any case." if parts else ""
+    whole = f" Whole parts are {' and '.join(parts)}; the head stays unless head=True." if parts else ""
     return f"no layer of this model has that name. {like}{whole}"
