@@ -218,6 +218,17 @@ def test_a_layer_of_a_single_image_is_fitted_and_one_of_none_left_alone():
     assert model.rest[0].weight.equal(parent.rest[0].weight[:, :2])
 
 
+@pytest.mark.parametrize("consumer", [nn.Conv2d(3, 4, 1), nn.Linear(3, 4)], ids=["conv", "linear"])
+def test_of_a_single_position_the_constant_alone_makes_the_output(consumer: nn.Module):
+    """As of a pooled map and of the last layer of a classifier, on one image: there is nothing to fit weights to."""
+    parent = Dependent(consumer, 0.5).eval()
+    model = cut(copy.deepcopy(parent), Dependent.plan)
+    image = noise(1, 3, 1, 1)
+    assert set(least_squares.refit(parent, model, Dependent.plan, [image])) == {"producer", "consumer"}
+    assert model.consumer.weight.equal(parent.consumer.weight[:, :2])
+    torch.testing.assert_close(model(image), parent(image))
+
+
 def test_rare_positions_are_drawn_with_preference(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(least_squares, "ROWS", 20)
     output = 0.1 * noise(1, 4, 32, 32)

@@ -46,8 +46,9 @@ def refit(
     """Fit each layer, in network order, to the outputs of the parent's (He et al. 2017, arXiv 1707.06168, section 3).
 
     For layer inputs X of the cut model, kept outputs Y of the parent and present weights W, all centred, the D is added
-    to W that minimises |Y - X (W + D)|² + λ |D|², λ = `ridge` times the mean square of the inputs. The means go where
-    `fold` puts them. So a large `ridge` leaves the weights alone and corrects means only.
+    to W that minimises |Y - X (W + D)|² + λ |D|², λ = `ridge` times the squares of an input, summed over the positions
+    and averaged over the inputs. The means go where `fold` puts them. So a large `ridge` leaves the weights alone and
+    corrects means only.
 
     Both models see all images as one batch: a hook before each layer of the cut model finds inputs that come from
     layers already refitted, so one pass is enough. `PIXELS` bounds the memory, 2 GB for yolov8n; images beyond it are
@@ -147,7 +148,7 @@ class _Target:
         if not output.numel():
             return
         flat = output.flatten(0, -2) if isinstance(module, nn.Linear) else output.movedim(1, -1)
-        variance, mean = torch.var_mean(flat, tuple(range(flat.ndim - 1)))
+        variance, mean = torch.var_mean(flat, tuple(range(flat.ndim - 1)), correction=0)  # of one position as well
         energy = ((flat - mean).square() / variance.clamp_min(1e-12)).mean(-1).cpu()
         chance = energy.flatten().square() + 1e-12  # never 0, so that all can be drawn where there are few
         chosen = chance.multinomial(min(ROWS, len(chance)), generator=self.generator).to(output.device)

@@ -37,7 +37,7 @@ def solve(
         constant (Tensor): What is added to the products, shape (O,).
         x (Tensor): Inputs, shape (groups, P, I).
         y (Tensor): Wanted outputs, shape (P, O).
-        ridge (float): Relative to the mean square of the inputs.
+        ridge (float): Relative to the squares of an input, summed over positions and averaged over inputs.
         importance (Tensor | None): Weight of each value of `y`, shape (P, O), in (0, 1]; None for 1.
         free (Tensor | None): Which weights may change, bool, shape of `weight`; None for all. Others do not, to the
             bit.
