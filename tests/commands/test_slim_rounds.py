@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,12 @@ PARENT = Stage(Path("parent.pt"), {"mAP50": 0.9, "mAP50-95": 0.6}, folder=Path("
 class Paper:
     """Stages and work on paper: a cut keeps what it is asked to, and `accuracy` tells mAP from the FLOPs that stay."""
 
-    def __init__(self, accuracy: Callable[[float], float], reach: float = 0.0) -> None:
+    def __init__(
+        self, accuracy: Callable[[float], float], reach: float = 0.0, lands: Mapping[float, float] | None = None
+    ) -> None:
         self.accuracy, self.reach = accuracy, reach
+        self.lands = lands or {}  # where a cut to some FLOPs of the parent ends instead, as of coarse widths
+        self.skipped = 0
         self.did: list[tuple[str, Any]] = []
         self.flops = {"parent.pt": 1.0}
         self.request: Any = None
@@ -39,11 +43,13 @@ class Paper:
         return Stage(done.file, done.row, done.found, done.kept, done.more, Path(f"{len(self.did)}-{name}"))
 
     def skip(self) -> None:
-        pass
+        self.skipped += 1
 
     def prune(self, part: Path, before: Stage, budgets: dict[str, float]) -> Done:
         share = budgets["flops"] if "flops" in budgets else 1 - budgets.get("ratio", 0)
         left = share * self.flops[str(before.file)]
+        left = self.lands.get(round(left, 3), left)
+        share = left / self.flops[str(before.file)]
         if left < self.reach:
             raise BudgetError("out of reach")
         self.did[-1] = ("prune", round(left, 4))
@@ -145,6 +151,31 @@ def test_three_rounds_come_to_the_budget() -> None:
     assert [r["flops"] for r in found.rounds] == pytest.approx([0.8, 0.6, 0.4], abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("lands", "did"),
+    [
+        # the first cut does the second one's work: three epochs more behind it
+        ({0.8: 0.6}, [("prune", 0.6), ("finetune", 6), ("prune", 0.4), ("finetune", 4)]),
+        ({0.6: 0.35}, [("prune", 0.8), ("finetune", 3), ("prune", 0.35), ("finetune", 7)]),
+        ({0.8: 0.4}, [("prune", 0.4), ("finetune", 10)]),
+    ],
+    ids=["of the next round", "of the last round", "of all"],
+)
+def test_a_cut_that_goes_further_is_trained_for_the_rounds_that_it_saves(
+    lands: dict[float, float], did: list[Any]
+) -> None:
+    paper = Paper(lambda _: 0.6, lands=lands)
+    found = follow(paper, "flops=0.4 steps=3 epochs=10")
+    assert paper.did == did
+    assert paper.total == len(did) - 6 and len(found.rounds) == len(did) // 2  # of six stages that were announced
+
+
+def test_a_first_round_with_next_to_nothing_to_cut_is_left_to_the_second() -> None:
+    paper = Paper(lambda _: 0.6)
+    follow(paper, "flops=0.9985 steps=2 epochs=10")  # half of it is less than a thousandth
+    assert paper.did == [("prune", 0.9985), ("finetune", 10)]
+
+
 def test_cubic_rounds_take_most_at_first() -> None:
     paper = Paper(lambda _: 0.6)
     follow(paper, "flops=0.2 steps=2 schedule=cubic epochs=4")
@@ -226,6 +257,7 @@ def test_what_is_out_of_reach_costs_no_epochs() -> None:
     found = follow(paper, "max_drop=1 steps=2 epochs=10")
     # 0.7; 0.49 is out of reach, 0.7 * 0.85 = 0.595 as well, 0.7 * 0.925 is not
     assert paper.did == [("prune", 0.7), ("finetune", 5), ("prune", 0.6475), ("finetune", 5)]
+    assert paper.skipped == 2  # whose numbers the next cut takes
     assert found.said[0].startswith("65% of the FLOPs hold")
 
 

@@ -327,6 +327,8 @@ def test_a_resumed_run_keeps_its_settings_and_does_not_pass_its_end_for_its_begi
             ArgumentError, match=rf"resume: this run has {key}=\S+, which cannot change. Received: {value}"
         ):
             yoloprune.train_sparse(last, resume=True, **{key: value})
+    with pytest.raises(ArgumentError, match=r"resume: this run has freeze=None, which cannot change.* Received: 1$"):
+        yoloprune.train_sparse(last, resume=True, freeze=1)  # Ultralytics would take it
     told = yaml.safe_load(Path(data).read_text())
     others = tmp_path.parent / "others.yaml"
     for names, why in ((["cat"], "1 and not 3"), (["cat", "dog", "cow"], "class 0 is cat")):

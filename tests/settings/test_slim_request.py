@@ -78,6 +78,7 @@ def test_what_sparse_training_cannot_do(words: str, what: str | None) -> None:
         ("max_drop=1 flops=0.5 sparsity=0.2", "one budget. Received: flops, sparsity"),
         ("latency=12ms steps=2", "must be a fraction of the time"),
         ("latency=12ms max_drop=1", "must be a fraction of the time"),
+        ("latency=12ms max_drop=1 steps=1", "with max_drop= must be a fraction of the time"),
         ("schedule=cubic", "must come with steps="),
         ("steps=3 epochs=2", "must be at least 3"),
         ("way=train steps=2 epochs=2", "must be at least 3"),

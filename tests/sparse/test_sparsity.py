@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from ultralytics.utils.torch_utils import ModelEMA
 from yoloprune import Budget, Limits, SparseConfig, SparseTraining
 from yoloprune.backend import console, yolo_tracing
 from yoloprune.backend.training_ramp import Schedule
-from yoloprune.errors import ArgumentError, BudgetError
+from yoloprune.errors import ArgumentError, BudgetError, ModelError
 from yoloprune.importance import dead_channels
 from yoloprune.reporting.plots import plot_sparsity
 from yoloprune.settings.command_line import parse
@@ -251,6 +252,23 @@ def test_resuming_goes_on_with_the_same_victims(stop: int, tmp_path: Path) -> No
         assert again.saved_as_best == []  # the best of before is better
     with (tmp_path / "sparsity.csv").open() as f:
         assert [int(r["epoch"]) for r in csv.DictReader(f)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("writer", ["this release", "one without fingerprints"])
+def test_a_run_does_not_go_on_among_other_channels(writer: str, tmp_path: Path) -> None:
+    """Frozen layers lose no channels, so their victims would be those of the layers behind them."""
+    first = Loop(SparseTraining(config()), tmp_path)
+    first.start()
+    first.batches()
+    first.finish(0.9)
+    model = copy.deepcopy(first.model)
+    if writer != "this release":
+        del model.yaml["yoloprune_sparse"]["graph"]
+    Loop(SparseTraining(first.sparse.config), tmp_path, copy.deepcopy(model), resume=True, start_epoch=1)
+    for parameter in model.model[0].parameters():
+        parameter.requires_grad = False
+    with pytest.raises(ModelError, match=r"other channels may die now.* freeze="):
+        Loop(SparseTraining(first.sparse.config), tmp_path, model, resume=True, start_epoch=1)
 
 
 def test_checkpoint_of_the_ramp_says_how_far_it_is(tmp_path: Path) -> None:

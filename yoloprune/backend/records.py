@@ -27,6 +27,7 @@ class SparseState(TypedDict):
     held: int
     victims: list[int]
     scores: list[float]
+    graph: str  # tells among which channels `victims` and `scores` are positions; absent in files of before
 
 
 STATE: Mapping[str, tuple[type, ...]] = {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,18 +115,28 @@ def _stepped(stages: Stages, work: Work, found: Outcome, epochs: Sequence[int]) 
     plan = shares(request.rounds, request.schedule)
     last = _fractions(work, found.parent.file, request.budgets) if len(plan) > 1 else {}
     left, model = dict.fromkeys(("flops", "params", "channels", "latency"), 1.0), found.parent
-    waiting = 0
-    for at, (share, part_epochs) in enumerate(zip(plan, epochs, strict=True)):
-        budgets = budgets_at(share, last, left) if len(plan) > 1 else dict(request.budgets)
-        waiting += part_epochs
-        if not budgets:  # a cut before went further than it had to
-            stages.total -= 2
+    rounds, waiting = deque(zip(plan, epochs, strict=True)), 0
+
+    def passed_over() -> int:
+        """The epochs of the next round, which has too little to cut for a cut of its own."""
+        stages.total -= 2
+        return rounds.popleft()[1]
+
+    while rounds:
+        budgets = budgets_at(rounds[0][0], last, left) if len(plan) > 1 else dict(request.budgets)
+        if not budgets:
+            waiting += passed_over()
             continue
+        waiting += rounds.popleft()[1]
         if len(plan) > 1:
-            console.log("slim: ", f"round {at + 1} of {len(plan)}: {_told(budgets)} of what {model.folder.name} left")
+            at = f"round {len(plan) - len(rounds)} of {len(plan)}"
+            console.log("slim: ", f"{at}: {_told(budgets)} of what {model.folder.name} left")
         found.pruned = stages.run("prune", _cut(work, model, budgets))
+        left = _left(left, found.pruned)
+        while rounds and not budgets_at(rounds[0][0], last, left):  # the cut went further than it had to
+            waiting += passed_over()
         found.tuned = stages.run("finetune", _tune(work, found.pruned, waiting))
-        left, model, waiting = _left(left, found.pruned), found.final, 0
+        model, waiting = found.final, 0
         found.rounds.append(_row(len(found.rounds) + 1, found, left))
     return found
 
@@ -216,14 +227,14 @@ def _row(number: int, found: Outcome, left: Mapping[str, float]) -> dict[str, An
     return {"round": number, **shown, **found.final.row, "folder": found.final.folder.name}
 
 
-def _cut(work: Work, before: Stage, budgets: Mapping[str, Any]) -> Any:
+def _cut(work: Work, before: Stage, budgets: Mapping[str, Any]) -> Callable[[Path], Done]:
     def cut(part: Path) -> Done:
         return work.prune(part, before, budgets)
 
     return cut
 
 
-def _tune(work: Work, pruned: Stage, epochs: int) -> Any:
+def _tune(work: Work, pruned: Stage, epochs: int) -> Callable[[Path], Done]:
     def tune(part: Path) -> Done:
         return work.finetune(part, pruned, epochs)
 

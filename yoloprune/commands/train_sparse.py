@@ -37,7 +37,7 @@ def run(request: TrainSparseRequest) -> ultralytics.YOLO:
     model, passed = request.model, request.host
     if passed.get("resume"):
         yolo = interruptions.reopened(model, passed)
-        sparse = SparseTraining(_interrupted(yolo, request.config))
+        sparse = SparseTraining(_interrupted(yolo, request.config, passed))
     else:
         datasets.require(passed["data"])
         passed = {"name": "train-sparse", **passed, "data": run_folders.rooted(passed["data"])}
@@ -106,13 +106,20 @@ def _require_reach(yolo: ultralytics.YOLO, sparse: SparseConfig, passed: Mapping
         reach.require(network, sparse, imgsz, passed.get("freeze"))
 
 
-def _interrupted(yolo: ultralytics.YOLO, new: SparseConfig) -> SparseConfig:
-    """What the interrupted run was to reach, and how."""
+def _interrupted(yolo: ultralytics.YOLO, new: SparseConfig, passed: Mapping[str, Any]) -> SparseConfig:
+    """What the interrupted run was to reach, and how; raises ArgumentError where something else is asked for."""
     state = yolo.model.yaml.get(STATE_KEY)
     if state is None:
         raise ArgumentError(
             "resume: this checkpoint is not of a sparse run. A fine-tuning goes on with "
             "'yoloprune finetune model=... resume', a stock training with 'yolo train resume model=...'."
+        )
+    kept = ((yolo.ckpt or {}).get("train_args") or {}).get("freeze")
+    frozen = host_arguments.frozen_layers(yolo.model, passed.get("freeze"))
+    still, before = (host_arguments.held_still(yolo.model, layers) for layers in (frozen, kept))
+    if frozen is not None and still != before:
+        raise ArgumentError(
+            f"resume: this run has freeze={kept}, which cannot change: other channels could die. Received: {frozen}"
         )
     old = records.sparse_config(state)
     if not new.budget.empty and new.budget != old.budget:

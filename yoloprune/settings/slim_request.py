@@ -127,9 +127,10 @@ class SlimRequest(CutRequest):
         if self.max_drop is not None and len(self.budgets) > 1:
             told = ", ".join("sparsity" if k == "ratio" else k for k in self.budgets)
             raise ArgumentError(f"max_drop={self.max_drop}: goes no further than one budget. Received: {told}")
-        if self.rounds > 1 and isinstance(self.latency, str):
+        if isinstance(self.latency, str) and (self.rounds > 1 or self.max_drop is not None):
+            way = "in several rounds" if self.max_drop is None else "with max_drop="
             raise ArgumentError(
-                f"latency={self.latency}: in several rounds must be a fraction of the time that an image takes now"
+                f"latency={self.latency}: {way} must be a fraction of the time that an image takes now, e.g. 0.6"
             )
         anyway = {k: (v, v or False) for k, v in keys.host_defaults().items()}  # None is as good as False
         asked = {k: v for k, v in self.shipped.items() if v not in anyway.get(k, (None, False))}

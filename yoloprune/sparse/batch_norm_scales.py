@@ -5,10 +5,14 @@ Shapes: `(scales,)` has one entry per scale, layer after layer; `(classes,)` one
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from yoloprune.errors import ModelError
 from yoloprune.importance import dead_channels, weight_criteria
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.torch_internals import multiply_all
@@ -23,6 +27,8 @@ class BatchNormScales:
         removable (np.ndarray): Mask of the classes that stand still once all their scales are zero, and none of whose
             scales lies in a layer that the user froze, shape (classes,).
         penalised (Tensor): Mask of the scales of these classes, shape (scales,).
+        fingerprint (str): What tells these scales and classes from those of another network, of another `freeze=`, or
+            in another order: positions among them mean the same where it is the same.
     """
 
     def __init__(self, model: nn.Module, graph: ChannelGraph) -> None:
@@ -48,9 +54,24 @@ class BatchNormScales:
         )
         self._members = torch.from_numpy(_table(index, graph.n_classes)).to(device)
         self.penalised = torch.from_numpy(self.removable).to(device)[self._class]
+        told = json.dumps([(name, classes.tolist(), self.removable[classes].tolist()) for name, classes in found])
+        self.fingerprint = hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self._class)
+
+    def require_same(self, fingerprint: str | None, scores: int) -> None:
+        """Raise ModelError where what a run left is of other scales and classes than these.
+
+        Args:
+            fingerprint (str | None): Of those; None where a release wrote the checkpoint that kept none.
+            scores (int): How many scales it kept a score of; 0 where it was done with scores.
+        """
+        if fingerprint not in (None, self.fingerprint) or scores not in (0, len(self)):
+            raise ModelError(
+                "resume: other channels may die now than when this run began, so others would be its victims. Resume "
+                "with the freeze= and the yoloprune that it began with"
+            )
 
     # ---- reading -----------------------------------------------------------------------------------------------------
 

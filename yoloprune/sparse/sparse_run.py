@@ -70,6 +70,7 @@ class SparseRun:
         self.reached: dict[str, float] = {}
         state: SparseState | None = model_facts.network(self.model).yaml.pop(STATE_KEY, None)
         if trainer.resume and state:
+            self.scales.require_same(state.get("graph"), len(state["scores"]))
             self.progress.begin_at(state["progress"], state["steps"])
             self._restore(state)
         self._epoch = -1  # the one that is running, and what was before it
@@ -232,6 +233,7 @@ class SparseRun:
             "held": self.held,
             "victims": np.flatnonzero(self.victims).tolist(),
             "scores": [] if self.met else [s for mean in self.running.mean.values() for s in mean.tolist()],
+            "graph": self.scales.fingerprint,
         }
 
     def _restore(self, state: SparseState) -> None:
