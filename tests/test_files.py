@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -248,6 +248,27 @@ def test_a_file_system_without_locks_keeps_nobody_out(
     assert (handle is not None) is free
     if handle is not None:
         handle.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of fcntl")
+def test_a_file_that_was_removed_between_opening_and_taking_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a third process would make and take another of that name, and two would have it."""
+    import fcntl
+
+    path, lock = tmp_path / "lock", fcntl.lockf
+    first = files.taken(path)
+
+    def late(*told: Any) -> None:
+        files.let_go(path, first)  # only now, when the next one has opened it
+        lock(*told)
+
+    monkeypatch.setattr("fcntl.lockf", late)
+    second = files.taken(path)
+    assert second is not None and os.path.samestat(os.fstat(second.fileno()), path.stat())
+    files.let_go(path, second)
+    assert second.closed and not path.exists()
 
 
 def test_a_file_that_a_scanner_has_open_is_renamed_a_moment_later(

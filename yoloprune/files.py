@@ -175,19 +175,44 @@ def taken(path: Path) -> BinaryIO | None:
 
     The operating system lets go of it however a process ends, so nothing is left in the way of the next one.
     """
-    handle = path.open("ab")
+    while True:
+        handle = path.open("ab")
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock not inherited by workers
+        except OSError as e:
+            if e.errno in HELD:
+                handle.close()
+                return None
+            told = f"no locks here ({e.strerror}); start no other run in this folder"
+            warnings.warn(f"{path.parent}: {told}", stacklevel=2)
+        if _is_at(path, handle):
+            return handle
+        handle.close()  # whoever had it removed it in between, and the next one makes another
+
+
+def _is_at(path: Path, handle: BinaryIO) -> bool:
+    """Whether an open file is still the one of that name; on Windows none that is open can be removed."""
     try:
+        return sys.platform == "win32" or os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def let_go(path: Path, handle: BinaryIO | None) -> None:
+    """Remove a file that `taken` gave, and let go of it in an order that lets nobody have it with another one."""
+    if handle is None or handle.closed:
+        return
+    with contextlib.suppress(OSError):
+        if sys.platform != "win32":
+            path.unlink(missing_ok=True)
+    handle.close()
+    with contextlib.suppress(OSError):  # where another process has it by now
         if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock not inherited by workers
-    except OSError as e:
-        if e.errno in HELD:
-            handle.close()
-            return None
-        warnings.warn(f"{path.parent}: no locks here ({e.strerror}); start no other run in this folder", stacklevel=2)
-    return handle
+            path.unlink(missing_ok=True)

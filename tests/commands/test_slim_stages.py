@@ -292,6 +292,11 @@ def test_data_written_anew_as_it_was_is_the_same(tmp_path: Path) -> None:
     os.utime(stage, (1, 1))
     told = {"model": "a.pt", "data": str(data)}
     assert slim_earlier.changed_since(tmp_path, told) == []
+    copied = tmp_path / "2-prune" / slim_earlier.FACTS  # before its parent, as a copy of the folder may have it
+    copied.parent.mkdir()
+    copied.write_text(json.dumps({"more": {}}))
+    os.utime(copied, (0, 0))
+    assert slim_earlier.changed_since(tmp_path, told) == []
     data.write_text("nc: 3")
     assert slim_earlier.changed_since(tmp_path, told) == [str(data)]
 
@@ -345,6 +350,32 @@ def test_what_is_refused_before_anything_was_trained_leaves_nothing(tmp_path: Pa
     with pytest.raises(BudgetError):
         begin(tmp_path, "", PARENT, CUT, ("prune", refused))
     assert (tmp_path / "slim" / "2-prune").is_dir()  # what took long stays
+
+
+def test_what_broke_before_anything_was_trained_leaves_nothing_and_promises_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(part: Path) -> Done:
+        raise RuntimeError("out of memory")
+
+    with caplog.at_level("INFO"), pytest.raises(RuntimeError):
+        begin(tmp_path / "new", "", PARENT, ("train", broken))
+    assert not (tmp_path / "new").exists() and "goes on" not in caplog.text
+    with caplog.at_level("INFO"), pytest.raises(RuntimeError):
+        begin(tmp_path, "", PARENT, CUT, ("finetune", broken))
+    assert f"the same command goes on where it was; so far everything is in {tmp_path / 'slim'}" in caplog.text
+
+
+def test_a_stage_that_could_not_be_gives_its_number_back(tmp_path: Path) -> None:
+    def out_of_reach(part: Path) -> Done:
+        raise BudgetError("out of reach")
+
+    stages = Stages(tmp_path)
+    stages.run("parent", writes())
+    with pytest.raises(BudgetError):
+        stages.run("prune", out_of_reach)
+    stages.skip()
+    assert stages.run("prune", writes()).folder == tmp_path / "2-prune"
 
 
 def test_an_interrupt_says_what_is_kept_and_how_to_go_on(tmp_path: Path) -> None:

@@ -59,9 +59,7 @@ def opened(
             with interruptions.telling(lambda: _left(folder / table)):
                 yield folder, csv_rows.whole_rows(folder / table)
         finally:
-            if handle is not None:
-                handle.close()
-            (folder / LOCK).unlink(missing_ok=True)
+            files.let_go(folder / LOCK, handle)
             if (folder / run_report.NAMES[0]).is_file() or not (folder / table).is_file():
                 (folder / WEIGHTS).unlink(missing_ok=True)
 

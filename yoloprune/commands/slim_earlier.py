@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping
 from hashlib import sha256
@@ -36,16 +35,16 @@ def holds_work(folder: Path) -> bool:
 
 
 def changed_since(folder: Path, told: Mapping[str, Any]) -> list[str]:
-    """What a run reads that was written anew since its first stage; checkpoints are told by their content instead.
+    """What a run reads that was written anew since its parent was looked at; checkpoints are told by content instead.
 
     Args:
         folder (Path): Of the run, whose args.yaml is written again wherever it goes on.
         told (Mapping[str, Any]): What was asked for, as args.yaml holds it.
     """
-    stages = sorted(folder.glob(f"*/{FACTS}"), key=lambda file: file.stat().st_mtime_ns)
+    first = next(folder.glob(f"*-parent/{FACTS}"), None)  # by its name: in a copy of a run times mean nothing
     rows = told["model"] if str(told.get("model")).endswith((".yaml", ".yml")) else None
-    changed = run_folders.changed_since(next(iter(stages), folder / run_folders.ARGS), rows, told.get("data"))
-    known = json.loads(stages[0].read_text(encoding="utf-8"))["more"].get(DATA) if stages else None
+    changed = run_folders.changed_since(first or folder / run_folders.ARGS, rows, told.get("data"))
+    known = json.loads(first.read_text(encoding="utf-8"))["more"].get(DATA) if first else None
     return [file for file in changed if known is None or digest(Path(file)) != known]  # the same may be written anew
 
 
@@ -67,7 +66,7 @@ def interrupted(request: SlimRequest, task: str, told: Mapping[str, Any]) -> tup
             continue  # it is running
         if not differences:
             return folder.resolve(), handle
-        release(folder, handle)
+        files.let_go(folder / LOCK, handle)
         other = other or (folder, differences)
     if other is not None:
         folder, differences = other
@@ -89,11 +88,3 @@ def _of_the_machine(before: Mapping[str, Any], told: Mapping[str, Any]) -> froze
     """Where it is worked, on however many GPUs, which may change unless a time was met there."""
     timed = before.get("latency") or told.get("latency")
     return frozenset() if timed else frozenset({"device", "workers"})
-
-
-def release(folder: Path, handle: Any) -> None:
-    """Let go of a run."""
-    if handle is not None and not handle.closed:
-        handle.close()
-        with contextlib.suppress(OSError):  # another process has it by now
-            (folder / LOCK).unlink(missing_ok=True)

@@ -164,20 +164,20 @@ def opened(request: SlimRequest, parent: ultralytics.YOLO, arguments: Mapping[st
     stages = Stages(folder)
     try:
         yield stages
-    except BaseException as e:
-        if isinstance(e, (PruneError, KeyboardInterrupt)) and not (stages.trained or holds_work(folder)):
+    except (Exception, KeyboardInterrupt) as e:
+        if not (stages.trained or holds_work(folder)):
             _clear(folder)  # nothing is lost but the figures of the parent, and another wish needs no other name
-            slim_earlier.release(folder, handle)
+            files.let_go(folder / LOCK, handle)
             run.drop_unused()
             if isinstance(e, KeyboardInterrupt):
                 interruptions.tell(e, "no stage was finished, and the same command begins anew")
         elif isinstance(e, (KeyboardInterrupt, PruneError)):
             interruptions.tell(e, GOES_ON.format(folder))
-        elif isinstance(e, Exception):
+        else:
             console.log("slim: ", GOES_ON.format(folder))
         raise
     finally:
-        slim_earlier.release(folder, handle)
+        files.let_go(folder / LOCK, handle)
 
 
 def _clear(folder: Path) -> None:
