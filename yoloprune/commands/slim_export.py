@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import shutil
 import tempfile
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import torch
 import ultralytics
+from torch import Tensor
 
 from yoloprune.backend import class_labels, compat, console, evaluation, model_facts, yaml_markers
 from yoloprune.checkpoint import saving
@@ -20,10 +23,9 @@ from yoloprune.runtimes.deployment import Deployment
 from yoloprune.runtimes.registry import missing
 
 TOLERANCE = 1e-3
-"""Of the largest value, boxes and scores each on their own scale; see docs/exports.md."""
+"""Of the largest value; see `deviation`, and docs/exports.md."""
 
-BOX = 4  # the first rows of a detector's output
-FOUND = 6  # columns where a network returns its findings, in an order that ties leave to chance
+BOX = 4  # the first rows of a detector's output; behind them one for each class, then what else its task has
 
 
 def export(part: Path, work: Work, tuned: Stage, deployment: Deployment) -> Done:
@@ -49,14 +51,16 @@ def export(part: Path, work: Work, tuned: Stage, deployment: Deployment) -> Done
     copy.unlink()
     error = compared(saving.load(tuned.file), file, deployment, work.imgsz)
     if error is not None:
-        said = f"{file.name} is {error:.1e} from what torch computes (accepted: {TOLERANCE:.0e})"
+        away = f"is {error:.1e} from what torch computes" if error < math.inf else "puts out what is no number"
+        said = f"{file.name} {away} (accepted: {TOLERANCE:.0e})"
         if error > TOLERANCE:
             console.warn(f"slim: {said}; look at its mAP in the table before you ship it")
         else:
             console.log("slim: ", said)
     row = validated(file, tuned, work)
     size = sum(f.stat().st_size for f in ([file] if file.is_file() else file.rglob("*")) if f.is_file())
-    return Done(file, {**row, "MB": round(size / 1e6, 2)}, more={"error": error, **deployment.facts()})
+    told = str(error) if error == math.inf else error  # JSON has no infinity
+    return Done(file, {**row, "MB": round(size / 1e6, 2)}, more={"error": told, **deployment.facts()})
 
 
 def compared(yolo: ultralytics.YOLO, file: Path, deployment: Deployment, imgsz: int) -> float | None:
@@ -72,11 +76,30 @@ def compared(yolo: ultralytics.YOLO, file: Path, deployment: Deployment, imgsz: 
     with torch.inference_mode():
         expected = _first(network(images)).cpu()
         found = torch.as_tensor(_first(engines.backend(file, deployment)(images))).float().cpu()
-    if found.shape != expected.shape or expected.shape[-1] == FOUND:
+    if getattr(model_facts.network(yolo.model).model[-1], "end2end", False):
         return None
-    pairs = [(expected, found)]
-    if expected.ndim == 3:
-        pairs = [(expected[:, part], found[:, part]) for part in (slice(BOX), slice(BOX, None))]
+    return deviation(expected, found, len(yolo.names))
+
+
+def deviation(expected: Tensor, found: Tensor, classes: int) -> float | None:
+    """Largest difference as a share of the largest value, infinite where a value is none.
+
+    Boxes, scores, and behind them keypoints in pixels, mask coefficients or angles, each have a scale of their own.
+
+    Args:
+        expected (Tensor): What torch computes, of detectors and their like of shape (B, 4 + classes + more, anchors).
+        found (Tensor): What the export computes.
+        classes (int): How many classes there are.
+
+    Returns:
+        (float | None): None where the two are of other shapes.
+    """
+    if found.shape != expected.shape:
+        return None
+    if not found.isfinite().all():
+        return math.inf
+    at = (0, BOX, BOX + classes, None) if expected.ndim == 3 else (0, None)
+    pairs = [(expected[:, a:b], found[:, a:b]) for a, b in itertools.pairwise(at)]
     return max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)) for a, b in pairs if a.numel())
 
 
