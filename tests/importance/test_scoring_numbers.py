@@ -75,6 +75,16 @@ def test_images_that_are_not_a_number_rank_nothing(score: str) -> None:
         )
 
 
+def test_an_infinite_value_ranks_nothing_either() -> None:
+    """It is not what a channel without any value has, which stays."""
+    model = network()
+    graph = trace(model, IMAGES)
+    with torch.no_grad():
+        model[0].weight[1] = torch.inf
+    with pytest.raises(DataError, match="score=l2: the weights are not all numbers"):
+        importance(model, graph, "l2")
+
+
 def test_a_loss_that_is_not_a_number_ranks_nothing() -> None:
     model = network()
     graph = trace(model, IMAGES)

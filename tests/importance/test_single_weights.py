@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from conftest import filled
 from torch import Tensor, nn
 
+from yoloprune.backend import model_facts
 from yoloprune.errors import DataError
 from yoloprune.importance import single_weights
 from yoloprune.planning import weight_masks
+from yoloprune.selection import mask_scores
 
 
 def test_magnitude_is_the_size() -> None:
@@ -88,6 +92,27 @@ def test_wanda_of_a_layer_that_is_given_nothing() -> None:
     """As of a second stage for which the first one finds nothing: no scores, where 0 / 0 would be not a number."""
     model = nn.Sequential(nn.Linear(2, 1, bias=False))
     assert single_weights.wanda(model, ["0"], [torch.zeros(0, 2)]) == {}
+
+
+def test_a_loss_without_a_gradient_ranks_nothing() -> None:
+    model = Loss(nn.Sequential(nn.Linear(2, 1)))
+    model.forward = lambda x: torch.zeros(())  # type: ignore[method-assign]
+    with pytest.raises(DataError, match="the loss is a tensor without a gradient"):
+        single_weights.taylor(model, ["model.0"], [torch.zeros(1, 2)])
+
+
+@pytest.mark.parametrize(
+    ("score", "whose"), [("taylor", "the images, or what 0 makes"), ("magnitude", "the weights of 0")]
+)
+def test_what_is_no_number_ranks_nothing(score: str, whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what is masked would be chosen by its position."""
+    monkeypatch.setattr(single_weights, score, lambda *_: {"0": torch.tensor([[1.0, math.nan]])})
+    monkeypatch.setattr(mask_scores, "labelled", lambda *_: [])
+    monkeypatch.setattr(model_facts, "with_loss", lambda yolo: yolo.model)
+    parent: Any = SimpleNamespace(model=nn.Sequential(nn.Linear(2, 1)))
+    sight: Any = SimpleNamespace(device=torch.device("cpu"))
+    with pytest.raises(DataError, match=f"score={score}: {whose}.* are not all numbers"):
+        mask_scores.scored(parent, ["0"], score, sight)
 
 
 @pytest.mark.parametrize("score", ["taylor", "wanda"])

@@ -59,8 +59,8 @@ def export(part: Path, work: Work, tuned: Stage, deployment: Deployment) -> Done
             console.log("slim: ", said)
     row = validated(file, tuned, work)
     size = sum(f.stat().st_size for f in ([file] if file.is_file() else file.rglob("*")) if f.is_file())
-    told = str(error) if error == math.inf else error  # JSON has no infinity
-    return Done(file, {**row, "MB": round(size / 1e6, 2)}, more={"error": told, **deployment.facts()})
+    written = str(error) if error == math.inf else error  # JSON has no infinity
+    return Done(file, {**row, "MB": round(size / 1e6, 2)}, more={"error": written, **deployment.facts()})
 
 
 def compared(yolo: ultralytics.YOLO, file: Path, deployment: Deployment, imgsz: int) -> float | None:
@@ -78,7 +78,7 @@ def compared(yolo: ultralytics.YOLO, file: Path, deployment: Deployment, imgsz: 
         found = torch.as_tensor(_first(engines.backend(file, deployment)(images))).float().cpu()
     if getattr(model_facts.network(yolo.model).model[-1], "end2end", False):
         return None
-    return deviation(expected, found, len(yolo.names))
+    return deviation(expected, found, len(yolo.model.names))
 
 
 def deviation(expected: Tensor, found: Tensor, classes: int) -> float | None:

@@ -146,7 +146,7 @@ def _gates(
         hooks += [layer.register_forward_pre_hook(ask, with_kwargs=True) for layer in filters.values()]
         followers = follow(model, filters, NORMS, hooks)
         for one in passes:
-            _with_gradient(one()).sum().backward()  # not `autograd.grad`, which re-entrant checkpoints refuse
+            with_gradient(one()).sum().backward()  # not `autograd.grad`, which re-entrant checkpoints refuse
             on_branches.end_pass()
             for name, layer in asked.items():
                 gate = _gate(layer).abs() ** power
@@ -164,7 +164,7 @@ def _gates(
             yield i, ((total[name] / fed[name]) ** (1 / power)).cpu().double().numpy()
 
 
-def _with_gradient(loss: Any) -> Tensor:
+def with_gradient(loss: Any) -> Tensor:
     """A loss; raises DataError for what no gradient can come of."""
     if isinstance(loss, Tensor) and loss.requires_grad:
         return loss

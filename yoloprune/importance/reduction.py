@@ -42,7 +42,8 @@ def reduce_to_channels(graph: ChannelGraph, values: Values, reduce: Reduce) -> n
         reduce (str): "mean", "max", "sum" or "l2".
 
     Returns:
-        (np.ndarray): Shape (classes,), infinite where a class got no value.
+        (np.ndarray): Shape (classes,), infinite where a class got no value, NaN where one of its values is no number or
+            infinite.
     """
     result, count = np.zeros(graph.n_classes), np.zeros(graph.n_classes)
     for i, v in values:
@@ -52,5 +53,6 @@ def reduce_to_channels(graph: ChannelGraph, values: Values, reduce: Reduce) -> n
         result /= np.maximum(count, 1)
     elif reduce == "l2":
         result = np.sqrt(result)
+    result[~np.isfinite(result)] = np.nan
     result[count == 0] = np.inf
     return result

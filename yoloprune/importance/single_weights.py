@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from yoloprune.errors import DataError
-from yoloprune.importance.data_criteria import differentiable, own_loss
+from yoloprune.importance.data_criteria import differentiable, own_loss, with_gradient
 from yoloprune.planning.weight_masks import LEAST
 from yoloprune.probing.forward import feed, hooked, in_batch, input_of, running
 from yoloprune.torch_internals import ConvNd
@@ -48,13 +48,13 @@ def taylor(model: nn.Module, names: Sequence[str], batches: Iterable[Any]) -> Sc
         batches (Iterable): What the model makes a loss of.
 
     Raises:
-        DataError: If `batches` is empty.
+        DataError: If `batches` is empty, or the loss does not depend on weights.
     """
     total: Scores = {}
     fed = 0
     with differentiable(model):
         for batch in batches:
-            own_loss(model, batch).sum().backward()
+            with_gradient(own_loss(model, batch)).sum().backward()
             for name in names:
                 weight = model.get_parameter(f"{name}.weight")
                 if weight.grad is not None:

@@ -44,13 +44,13 @@ def scored(parent: ultralytics.YOLO, names: Sequence[str], score: str, sight: Ca
 
     Raises:
         ModelError: If the score is taylor and the model's loss needs more than labels.
-        DataError: If there are no images, or none runs through any of the layers.
+        DataError: If there are no images, or none runs through any of the layers, or what comes of them is no number.
     """
     if score == "magnitude":
-        return single_weights.magnitude(parent.model, names)
-    if score == "random":
-        return single_weights.random(parent.model, names, sight.seed)
-    if score == "taylor":
+        found = single_weights.magnitude(parent.model, names)
+    elif score == "random":
+        found = single_weights.random(parent.model, names, sight.seed)
+    elif score == "taylor":
         model = model_facts.with_loss(parent)
         batches = labelled(parent, sight)
         with placed(sight.device, model):
@@ -61,4 +61,7 @@ def scored(parent: ultralytics.YOLO, names: Sequence[str], score: str, sight: Ca
             found = single_weights.wanda(parent.model, names, wait.over(images))
     if not found:
         raise DataError(f"score={score}: no image runs through a layer that is masked")
+    if bad := next((name for name, values in found.items() if not values.isfinite().all()), None):
+        what = f"the weights of {bad}" if NEEDS[score] == "nothing" else f"the images, or what {bad} makes of them,"
+        raise DataError(f"score={score}: {what} are not all numbers (NaN or infinite), so nothing can be ranked.")
     return found
