@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,9 +17,18 @@ from conftest import settle
 
 import yoloprune
 from yoloprune import cli
-from yoloprune.backend import calibration_images, datasets, model_facts, own_network, run_folders, yaml_markers
+from yoloprune.backend import (
+    calibration_images,
+    class_rows,
+    datasets,
+    evaluation,
+    model_facts,
+    own_network,
+    run_folders,
+    yaml_markers,
+)
 from yoloprune.checkpoint import saving
-from yoloprune.commands import only_classes
+from yoloprune.commands import only_classes, slim_rounds
 from yoloprune.commands.demo_images import NAMES, make_shapes
 from yoloprune.errors import ArgumentError, BudgetError
 
@@ -49,6 +59,29 @@ def fewer(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fewer")
     yoloprune.prune(whole, classes=["triangle", 0], data=False, project=str(folder))
     return folder / "prune" / "weights" / "pruned.pt"
+
+
+def flops_of_one(whole: Path) -> tuple[float, float]:
+    """With the first class alone, and with all three."""
+    network = saving.load(whole).model
+    one, all_three = (1e9 * evaluation.gflops(model, 64) for model in (class_rows.only(network, [0]), network))
+    assert one / all_three < 1 - 3e-4  # two rows less in each last class layer
+    return one, all_three
+
+
+def test_with_a_side_left_open_flops_count_against_the_classes_that_stay(whole: Path, tmp_path: Path) -> None:
+    one, all_three = flops_of_one(whole)
+    between = (one + all_three) / 2
+    with pytest.raises(ArgumentError, match="at imgsz 64 the model has no more than that"):
+        yoloprune.prune(whole, classes=[0], flops=between, imgsz="auto", data=False, project=str(tmp_path))
+
+
+def test_rounds_of_slim_count_flops_against_the_classes_that_stay(whole: Path) -> None:
+    one, all_three = flops_of_one(whole)
+    for classes, share in (([0], 1.0), (None, one / all_three)):
+        work: Any = SimpleNamespace(request=SimpleNamespace(classes=classes), imgsz=64)
+        found = slim_rounds._fractions(work, whole, {"flops": one})
+        assert found == {"flops": pytest.approx(share, abs=1e-4)}
 
 
 # The option -----------------------------------------------------------------------------------------------------------

@@ -50,6 +50,12 @@ def own_side(yolo: ultralytics.YOLO) -> tuple[int, int]:
     return saving.image_size(yolo, None), max(STRIDE, int(max(yolo.model.stride)))
 
 
+def reference(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> int:
+    """The side at which budgets count: the given one, the model's own where `imgsz=auto` leaves it open."""
+    given = passed.get("imgsz")
+    return own_side(yolo)[0] if given == AUTO else saving.image_size(yolo, given)
+
+
 def left_open(request: PruneRequest | SlimRequest, own: int, stride: int) -> PruneRequest | SlimRequest | None:
     """The same request with a side that shares its FLOPs, None where nothing would be shared, or is already.
 
@@ -72,7 +78,7 @@ def settle(
     """Choose the side where it is left open, and what its widths may use.
 
     Args:
-        yolo (YOLO): The parent.
+        yolo (YOLO): The parent, with the classes that stay.
         budget (Budget): What was asked for; for a side that is left open it counts against the parent at its own.
         passed (Mapping[str, Any]): Ultralytics' arguments.
         command (str): What is said begins with it.
@@ -87,7 +93,7 @@ def settle(
         ArgumentError: If more FLOPs are asked for than there are.
     """
     if passed.get("imgsz") != AUTO:
-        given = saving.image_size(yolo, passed.get("imgsz"))
+        given = reference(yolo, passed)
         return Side(given, given), budget
     own, stride = own_side(yolo)
     if budget.flops is None:

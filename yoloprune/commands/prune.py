@@ -84,20 +84,20 @@ def run(request: PruneRequest, judge: Judge | None = None, *, timed: bool = Fals
     passed = request.passed
     deployment = Deployment.asked(passed, place(passed.get("device")), request.threads, passed.get("batch"))
     times = None if request.times is None else device_times.read(request.times)
-    parent = saving.load(request.model)
-    head_task.settle(parent, {}, asked=False)
-    records.require_unmasked(parent.model)
-    run_folders.require_other(parent.task, "prune", request.host, "pruned.pt", parent.ckpt_path)
-    data = data_set(parent, request)
+    whole = saving.load(request.model)
+    head_task.settle(whole, {}, asked=False)
+    records.require_unmasked(whole.model)
+    run_folders.require_other(whole.task, "prune", request.host, "pruned.pt", whole.ckpt_path)
+    data = data_set(whole, request)
+    only_classes.require(whole, request.classes, data)
     chosen = passed.get("imgsz") == AUTO and request.timed
-    share = image_side.share_of_time(parent, request.latency, deployment) if chosen else None
+    share = image_side.share_of_time(whole, request.latency, deployment) if chosen else None
+    parent, classes = only_classes.cut(whole, request.classes, image_side.reference(whole, passed))
     side, budget = image_side.settle(parent, request.budget, passed, "prune", share)
     asked, request = request, replace(request, budget=budget)
     if side.imgsz != side.parent:
-        parent = saving.at_side(parent, side.imgsz)
-    whole, imgsz = parent, side.imgsz
-    only_classes.require(parent, request.classes, data)
-    parent, classes = only_classes.cut(parent, request.classes, imgsz)
+        whole, parent = (saving.at_side(yolo, side.imgsz) for yolo in (whole, parent))
+    imgsz = side.imgsz
     with saving.told_who_wrote(parent):
         ready = decision.prepared(parent, request, imgsz, times)
     timed_on = deployment.device if timed or request.timed else None

@@ -72,9 +72,9 @@ def run(request: SlimRequest) -> SlimResult:
     device = evaluation.device(passed.get("device"))
     deployment = Deployment.asked({**request.shipped, "data": data or request.images}, device, request.threads)
     share = request.latency if isinstance(request.latency, float) else None  # `checking` demands it with imgsz=auto
-    side, budget = image_side.settle(parent, request.budget, passed, "slim", share)
     only_classes.require(parent, request.classes, data)
-    seen, classes = only_classes.cut(parent, request.classes, side.parent)
+    seen, classes = only_classes.cut(parent, request.classes, image_side.reference(parent, passed))
+    side, budget = image_side.settle(seen, request.budget, passed, "slim", share)
     trained = slim_way.knows(parent, request, data)
     chosen, why = slim_way.choose(request, trained=trained)
     origin = request.model if isinstance(request.model, (str, Path)) else str(parent.model_name)

@@ -10,7 +10,7 @@ from typing import Any
 
 import ultralytics
 
-from yoloprune.backend import console, yolo_tracing
+from yoloprune.backend import class_rows, console, yolo_tracing
 from yoloprune.commands import following, slim_reach
 from yoloprune.commands.slim_reach import TIGHT
 from yoloprune.commands.slim_stages import Done, Stage, Stages
@@ -203,12 +203,13 @@ def _holds(parent: Stage, tuned: Stage, request: SlimRequest) -> tuple[bool, str
 
 
 def _fractions(work: Work, model: Path, budgets: Mapping[str, Any]) -> dict[str, float]:
-    """Budgets as fractions of what a model has."""
+    """Budgets as fractions of what a model has with the classes that stay."""
     if not any(v >= 1 for k, v in budgets.items() if k != "latency"):
         return dict(budgets)
-    return slim_reach.fractions(
-        budgets, Cost(yolo_tracing.trace_yolo(ultralytics.YOLO(model).model, imgsz=work.imgsz, keep=()))
-    )
+    network = ultralytics.YOLO(model).model
+    if (classes := work.request.classes) is not None:
+        network = class_rows.only(network, class_rows.chosen(network, classes))
+    return slim_reach.fractions(budgets, Cost(yolo_tracing.trace_yolo(network, imgsz=work.imgsz, keep=())))
 
 
 def _told(budgets: Mapping[str, Any]) -> str:
