@@ -121,6 +121,9 @@ def test_only_branches() -> None:
         chosen(left(7), 1e6, only)
     with pytest.raises(BudgetError, match=r"depth=True, .* \(without the limits 0.0769\)"):
         chosen(left(1), 1e6)
+    without = replace(block(), branches=())
+    with pytest.raises(BudgetError, match="depth=only, and no residual branch was found"):
+        select(without, SCORES, left(20), only, per_cost=True)
 
 
 def test_a_branch_of_which_only_a_share_may_go_stays() -> None:

@@ -190,6 +190,8 @@ def _out_of_reach(
     bounds = f"{'remove at most' if key == 'ratio' else 'leave at least'} {least:.3g} (without the limits {alone:.3g})"
     wanted = getattr(budget, key)
     said = f"{asked:.3g} of the parent" if wanted <= 1 else f"{write_amount(wanted)}, {asked:.3g} of the parent,"
+    if limits.depth == "only" and not graph.branches:
+        return BudgetError(f"{key}={said} is out of reach: depth=only, and no residual branch was found that could go.")
     depth = f"depth={limits.depth}, " if limits.depth else ""
     return BudgetError(
         f"{key}={said} is out of reach: {depth}round_to={limits.round_to}, min_width={limits.min_width}, "
