@@ -1,4 +1,4 @@
-"""Write docs/reference from the table of options and the schema of report.json, so that neither can be out of date.
+"""Write docs/reference from options, docstrings and the schema of report.json, so that none of it can be out of date.
 
 python scripts/docs_reference.py           # write the pages
 python scripts/docs_reference.py --check   # tell whether they are what would be written
@@ -7,11 +7,14 @@ python scripts/docs_reference.py --check   # tell whether they are what would be
 from __future__ import annotations
 
 import argparse
+import inspect
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yoloprune
 from yoloprune.reporting import schema
 from yoloprune.settings.command import Command
 from yoloprune.settings.commands import COMMANDS
@@ -28,7 +31,10 @@ def commands() -> str:
             "# Commands and options",
             "",
             "Keys are given as `key=value` in any order. A recipe, `cfg=recipe.yaml`, holds keys as well; the command",
-            "line wins over it. In Python they are keyword arguments of functions of the same names.",
+            "line wins over it. Without `imgsz=` a model is taken at the size that it was trained at; without",
+            "`epochs=` trainings take Ultralytics' 100. In [Python](python.md) options are keyword arguments of",
+            "functions of the same names, `train-sparse` as `train_sparse`; `demo`, `help`, `completion`, `schema`",
+            "and `version` are commands only.",
             "",
             *(line for command in COMMANDS.values() for line in _command(command)),
         ]
@@ -67,8 +73,9 @@ def report() -> str:
             NOTICE,
             "# report.json",
             "",
-            f"Every run leaves one beside its `report.html`. `schema` says `{schema.NAME}`; the number rises when a",
-            "key goes or changes its meaning, new ones may come at any time. `yoloprune schema` prints a JSON Schema.",
+            "Every run but `info`, `plot` and `latency` leaves one beside its `report.html`. `schema` says",
+            f"`{schema.NAME}`; the number rises when a key goes or changes its meaning, new ones may come at any",
+            "time. `yoloprune schema` prints a JSON Schema.",
             "",
             "| key | type | meaning |",
             "| --- | --- | --- |",
@@ -90,7 +97,51 @@ def _keys(properties: Mapping[str, Mapping[str, Any]], above: str) -> list[str]:
     return lines
 
 
-PAGES = {"commands.md": commands, "report.md": report}
+PYTHON = """
+What the commands do, as functions: options and Ultralytics' arguments are keyword arguments ([all of
+them](commands.md)), and a model is a path, an `ultralytics.YOLO` or one of ours. What comes back can be used at once:
+
+```python
+import yoloprune
+
+small = yoloprune.slim("best.pt", data="my.yaml", flops=0.5, epochs=50)
+print(small.figures)  # the table, and the next step
+print(small.figures.rows[-1]["mAP50-95"], small.figures.file)
+```
+
+An error is a `yoloprune.PruneError`, whose message says what to do.
+"""
+SECTION = re.compile(r"^(Args|Returns|Raises|Yields|Attributes|Examples):$", re.MULTILINE)
+
+
+def python() -> str:
+    """Every public name with what its docstring says; arguments of commands stand on their own page."""
+    lines = [NOTICE, "# Python", PYTHON]
+    for name in yoloprune.__all__:
+        thing = getattr(yoloprune, name)
+        if isinstance(thing, str):
+            continue
+        said, *sections = SECTION.split(inspect.getdoc(thing) or "")
+        lines += [f"## {name}", "", said.strip(), ""]
+        for title, body in zip(sections[::2], sections[1::2], strict=True):
+            if title == "Args" and name.replace("_", "-") in COMMANDS:
+                continue
+            if title == "Examples":
+                lines += ["```pycon", inspect.cleandoc(body), "```", ""]
+                continue
+            entries = re.split(r"\n(?=    \S)", "\n" + inspect.cleandoc("x\n" + body)[1:].replace("\n", "\n    "))
+            lines += [f"*{title}*", "", *(f"* {_joined(entry)}" for entry in entries if entry.strip()), ""]
+    return "\n".join(lines)
+
+
+def _joined(entry: str) -> str:
+    """An entry of a docstring's section in one line, its name as code."""
+    name, colon, rest = " ".join(entry.split()).partition(": ")
+    bare = name[1:-1] if name.startswith("(") else name  # a type that comes back
+    return f"`{bare}`: {rest}" if colon else name
+
+
+PAGES = {"commands.md": commands, "report.md": report, "python.md": python}
 
 
 def main() -> int:

@@ -125,7 +125,7 @@ def script() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["commands.md", "report.md"])
+@pytest.mark.parametrize("name", ["commands.md", "report.md", "python.md"])
 def test_the_reference_is_what_the_tables_tell(name: str) -> None:
     page = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
     assert page == script().PAGES[name](), "run scripts/docs_reference.py"

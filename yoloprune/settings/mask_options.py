@@ -79,7 +79,7 @@ RECOVER = Option(
     "bn measures batch-norm statistics anew, lsq fits the weights that are left by least squares to what each layer "
     "put out (both need data= or images=); auto is lsq, without either on drawn images",
 )
-KEEP = replace(own_options.KEEP, meaning="modules in which no weight becomes zero; a repair may fit them")
+KEEP = replace(own_options.KEEP, meaning="modules in which no weight becomes zero")
 MASK_OPTIONS = (PATTERN, SPARSITY, SCORE, SCOPE, HEAD, KEEP, IMAGES, RECOVER)
 
 CHOICE = (

@@ -47,7 +47,7 @@ LAYERS = Option(
     "at most this share of the layers that match is removed, instead of max_ratio; of several names the last counts",
     "model.2.*=0.3,model.4=0.5",
 )
-KEEP = Option("keep", (), MODULES, "modules whose outputs all stay; a repair may fit their weights", "model.2.*")
+KEEP = Option("keep", (), MODULES, "modules whose outputs all stay", "model.2.*")
 UNIFORM = Option("uniform", False, FLAG, "every group of layers gives the same share, instead of one global ranking")
 DEPTH = Option(
     "depth",
@@ -76,8 +76,8 @@ CRITERION = (
         _SCORES,
         "importance of a channel; bn is |gamma| of its batch-norm, taylor how much the loss on labels hangs on it, "
         "output how much the raw outputs do, without labels, activation its mean |value| (all three look at images); "
-        "the others look at filters; auto is taylor with data=, output for detectors of more than 25 classes and where "
-        "data= has others, and without data, on drawn images",
+        "the others look at filters; auto is taylor with data=, but output for detectors of more than 25 classes and "
+        "where data= has other classes than the model; without labels output, on images= or on drawn ones",
     ),
     Option("reduce", "mean", choice("mean", "max", "sum", "l2"), "how the scores of coupled channels become one"),
     Option(
@@ -108,7 +108,8 @@ CUT_OPTIONS = (
         "auto",
         choice("auto", "none", "fold", "bn", "lsq"),
         "fold moves what cut channels contributed into biases; bn then measures batch-norm statistics anew, lsq refits "
-        "weights by least squares instead (both need data= or images=); auto is lsq, without either on drawn images",
+        "weights by least squares instead, those of keep= as well (both need data= or images=); auto is lsq, without "
+        "either on drawn images",
     ),
 )
 PRUNE_BUDGETS = (
