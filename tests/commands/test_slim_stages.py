@@ -27,6 +27,7 @@ from yoloprune.commands.image_side import Side
 from yoloprune.commands.slim_stages import Done, Stage, Stages
 from yoloprune.errors import ArgumentError, BudgetError, WriteError
 from yoloprune.planning.paired_bootstrap import Findings
+from yoloprune.reporting import run_report
 from yoloprune.settings import checking
 from yoloprune.settings.commands import COMMANDS
 from yoloprune.settings.slim_request import SlimRequest
@@ -206,7 +207,7 @@ def test_the_same_command_goes_on(tmp_path: Path) -> None:
 
 def test_a_run_that_is_over_gets_a_follower(tmp_path: Path) -> None:
     first = begin(tmp_path, "", PARENT, CUT)
-    (first / slim_earlier.REPORT).write_text("{}")
+    (first / run_report.JSON).write_text("{}")
     second = begin(tmp_path, "", PARENT, CUT)
     assert second != first and Stage.read(second / "2-prune").row == {"mAP50-95": 0.5}
 
@@ -403,7 +404,7 @@ def test_a_full_disk_in_the_first_training_loses_no_epoch(tmp_path: Path) -> Non
 
 def test_results_are_not_written_over(tmp_path: Path) -> None:
     first = begin(tmp_path, "", PARENT, CUT)
-    (first / slim_earlier.REPORT).write_text("{}")
+    (first / run_report.JSON).write_text("{}")
     with pytest.raises(ArgumentError, match="holds a run of slim"):
         begin(tmp_path, "exist_ok=True", PARENT)
     assert (first / "2-prune").is_dir()

@@ -142,3 +142,9 @@ def saving_at_once() -> Iterator[None]:
         yield
     finally:
         torch.save = plain
+
+
+def best_or_last(folder: Path) -> Path:
+    """The checkpoint that a training in a folder ended with: the best, the last where there is no best."""
+    best, last = (folder / "weights" / name for name in ("best.pt", "last.pt"))
+    return best if best.is_file() else last

@@ -136,11 +136,16 @@ def _require_same(
     Raises:
         VerifyError: If what the child computes is not what the parent computes.
     """
-    if folded.bordered or folded.skipped or folded.dropped:
+    why = [f"{len(folded.bordered)} layers that read them pad with zeros, and see less near the border"] * bool(
+        folded.bordered
+    )
+    why += [f"{name} cannot take them over ({reason})" for name, reason in folded.skipped.items()]
+    why += [f"{folded.dropped} of them are not constant"] * bool(folded.dropped)
+    if why:
         away = comparison.distance(parent.model, child.model, probe.proving[0])
         console.warn(
-            f"prune: dead channels emit constants, and {len(folded.bordered)} layers that read them pad with zeros: "
-            f"near the border these constants cannot be moved exactly, and the outputs move by {away:.1%}"
+            f"prune: dead channels emit constants that cannot be moved exactly: {'; '.join(why)}. The outputs move by "
+            f"{away:.1%}"
         )
         return
     error = comparison.verify(parent.model, child.model, Plan({}), probe)

@@ -22,7 +22,7 @@ from yoloprune.backend import (
     run_folders,
     yaml_markers,
 )
-from yoloprune.checkpoint import held_masks, provenance, saving
+from yoloprune.checkpoint import held_masks, provenance, saving, trainer_files
 from yoloprune.commands import (
     following,
     growing,
@@ -160,7 +160,7 @@ def report(
         ),
         [folder / "results.png"],
     )
-    best = next(f for name in ("best.pt", "last.pt") if (f := folder / "weights" / name).exists() or name == "last.pt")
+    best = trainer_files.best_or_last(folder)
     kept = "every width is what it was" if widths_kept else "widths have changed"
     kept += f"; {masked}" if masked else ""
     step = following.after_training(folder, best, start, metrics)

@@ -198,7 +198,7 @@ def _saved(
     checkpoint.tidy(target)
     data = data or datasets.own(parent) or "..."
     step = following.typed("yoloprune finetune", imgsz, model=target, data=data)
-    console.conclude("mask: ", text_table.closing(said, rows, [target, folder / run_report.NAMES[1]], step))
+    console.conclude("mask: ", text_table.closing(said, rows, [target, folder / run_report.HTML], step))
     return MaskResult(saving.load(target), target, rows, zeros)
 
 

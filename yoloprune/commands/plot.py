@@ -14,8 +14,7 @@ from yoloprune.backend import compat, console, host_arguments, moved_layers, run
 from yoloprune.checkpoint import saving
 from yoloprune.errors import ArgumentError
 from yoloprune.planning.plan import REMOVED, Plan
-from yoloprune.reporting import layer_plots, text_table
-from yoloprune.reporting.run_report import NAMES
+from yoloprune.reporting import layer_plots, run_report, text_table
 from yoloprune.settings.view_requests import PlotRequest
 from yoloprune.tracing.named_layers import match
 
@@ -100,7 +99,7 @@ def _fits(plan: Plan, model: nn.Module) -> bool:
 
 def _plan_beside(model: Any) -> Plan | None:
     """Which channels a cut kept, from the report of its run; None where that is not at hand."""
-    file = Path(model).absolute().parent.parent / NAMES[0] if isinstance(model, (str, Path)) else Path()
+    file = Path(model).absolute().parent.parent / run_report.JSON if isinstance(model, (str, Path)) else Path()
     if not file.is_file():
         return None
     try:

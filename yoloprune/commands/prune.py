@@ -212,7 +212,7 @@ def _run(
         imgsz=imgsz,
         unrepaired=not dead and sight.images is None,
     )
-    files_now = [target, folder / run_report.NAMES[1]]
+    files_now = [target, folder / run_report.HTML]
     console.conclude("prune: ", text_table.closing(said, rows, files_now, step))
     return PruneResult(saving.load(target), target, choice, done, rows, step)
 

@@ -60,7 +60,7 @@ def opened(
                 yield folder, csv_rows.whole_rows(folder / table)
         finally:
             files.let_go(folder / LOCK, handle)
-            if (folder / run_report.NAMES[0]).is_file() or not (folder / table).is_file():
+            if (folder / run_report.JSON).is_file() or not (folder / table).is_file():
                 (folder / WEIGHTS).unlink(missing_ok=True)
 
 
@@ -81,7 +81,7 @@ def _interrupted(
         args, known = folder / run_folders.ARGS, folder / WEIGHTS
         if of(run_folders.read_yaml(args)) != of(told):
             continue
-        if (folder / run_report.NAMES[0]).is_file() or not (folder / table).is_file():
+        if (folder / run_report.JSON).is_file() or not (folder / table).is_file():
             continue
         if known.is_file() and known.read_text(encoding="utf-8") != weights:
             continue

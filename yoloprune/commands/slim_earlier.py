@@ -12,10 +12,11 @@ from yoloprune import files
 from yoloprune.backend import run_folders
 from yoloprune.commands.following import UNFINISHED
 from yoloprune.errors import ArgumentError
+from yoloprune.reporting import run_report
 from yoloprune.runtimes.deployment import EXPORT_KEYS
 from yoloprune.settings.slim_request import SlimRequest
 
-FACTS, LOCK, REPORT = "slim.json", ".running", "report.json"
+FACTS, LOCK = "slim.json", ".running"
 DATA, WEIGHTS = "data_sha256", "weights_sha256"
 """Of the first stage: what tells the description of the data, and a live model, from others."""
 
@@ -53,7 +54,7 @@ def interrupted(request: SlimRequest, task: str, told: Mapping[str, Any]) -> tup
     other: tuple[Path, list[str]] | None = None
     for folder in run_folders.earlier_runs(task, "slim", request.passed):
         before = run_folders.read_yaml(folder / run_folders.ARGS)
-        if before.get("mode") != "slim" or (folder / REPORT).is_file() or not holds_work(folder):
+        if before.get("mode") != "slim" or (folder / run_report.JSON).is_file() or not holds_work(folder):
             continue
         if any(before.get(key) != told.get(key) for key in ("model", "data", "images")):
             continue

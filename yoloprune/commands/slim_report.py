@@ -102,7 +102,7 @@ def write(
         repeat=[f"{by_file} name={following.ANEW}", *typed],
         versions=provenance.versions(),
         notes=_told(request, rows, facts),
-        pages={name: f"{name}/{run_report.NAMES[1]}" for name in facts["stages"] if _has_page(folder / name)},
+        pages={name: f"{name}/{run_report.HTML}" for name in facts["stages"] if _has_page(folder / name)},
     )
     run_report.write_report(folder, report, pictures)
 
@@ -146,13 +146,13 @@ def _layers(work: Work, found: Outcome) -> Sequence[Mapping[str, Any]]:
     if len(found.rounds) > 1:
         models = saving.load(found.parent.file), saving.load(found.final.file)
         return slim_layers.over_rounds(*models, work.imgsz, evaluation.device(work.request.passed.get("device")))
-    told = json.loads((found.pruned.folder / run_report.NAMES[0]).read_text(encoding="utf-8"))
+    told = json.loads((found.pruned.folder / run_report.JSON).read_text(encoding="utf-8"))
     layers: list[Mapping[str, Any]] = told["layers"]
     return layers
 
 
 def _has_page(stage: Path) -> bool:
-    return (stage / run_report.NAMES[1]).is_file()
+    return (stage / run_report.HTML).is_file()
 
 
 def _looks(work: Work, first: Stage, found: Outcome, known: ultralytics.YOLO | None) -> side_by_side.Looks:
@@ -187,7 +187,7 @@ def finished(request: SlimRequest, parent: ultralytics.YOLO, arguments: Mapping[
     for folder in run_folders.earlier_runs(parent.task, "slim", request.passed):
         before = run_folders.read_yaml(folder / run_folders.ARGS)
         first = next(folder.glob(f"*-parent/{FACTS}"), None)
-        if first is None or not (folder / run_report.NAMES[0]).is_file() or not (folder / SHIPPED).is_file():
+        if first is None or not (folder / run_report.JSON).is_file() or not (folder / SHIPPED).is_file():
             continue
         sha256 = Stage.read(first.parent).more.get("sha256")
         same = all(before.get(k) == told.get(k) for k in {*before, *told} - FREE) and not changed_since(folder, told)
@@ -210,12 +210,12 @@ def concluded(request: SlimRequest, folder: Path) -> SlimResult:
         request (SlimRequest): What was asked for.
         folder (Path): Of the run.
     """
-    told = json.loads((folder / run_report.NAMES[0]).read_text(encoding="utf-8"))
+    told = json.loads((folder / run_report.JSON).read_text(encoding="utf-8"))
     rows, rounds = told["table"], told["rounds"]
     imgsz = told.get("imgsz") or request.passed.get("imgsz") or keys.host_defaults()["imgsz"]
     difference = None if told["difference"] is None else Interval(**told["difference"])
     exported = None if told["exported"] is None else Path(told["exported"]["file"])
-    file, page = folder / SHIPPED, folder / run_report.NAMES[1]
+    file, page = folder / SHIPPED, folder / run_report.HTML
     step = following.after_slim(request, rows, file, exported, imgsz, _enough(folder))
     console.conclude("slim: ", f"imgsz {imgsz}\n{text_table.table(text_table.with_change(rows))}")
     if len(rounds) > 1:

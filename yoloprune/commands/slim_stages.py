@@ -18,9 +18,10 @@ from yoloprune.backend import console, per_image, run_folders
 from yoloprune.checkpoint.moved import Renaming
 from yoloprune.commands import following, interruptions, slim_earlier
 from yoloprune.commands.following import UNFINISHED
-from yoloprune.commands.slim_earlier import FACTS, LOCK, REPORT, holds_work
+from yoloprune.commands.slim_earlier import FACTS, LOCK, holds_work
 from yoloprune.errors import ArgumentError, PruneError
 from yoloprune.planning.paired_bootstrap import Findings
+from yoloprune.reporting import run_report
 from yoloprune.settings.slim_request import SlimRequest
 
 FOUND = "found.npz"
@@ -152,7 +153,7 @@ def opened(request: SlimRequest, parent: ultralytics.YOLO, arguments: Mapping[st
     if folder is None or run is None:
         run = run_folders.new_run(parent.task, "slim", request.passed, [arguments["model"]])
         folder = run.folder.resolve()
-        if not run.made and ((folder / REPORT).is_file() or holds_work(folder)):
+        if not run.made and ((folder / run_report.JSON).is_file() or holds_work(folder)):
             raise ArgumentError(f"exist_ok: {folder} holds a run of slim, which is kept. Give another name=")
         handle = files.taken(folder / LOCK)
         if handle is None:

@@ -20,10 +20,11 @@ from yoloprune.backend.found_labels import Labeller
 from yoloprune.checkpoint import saving, trainer_files
 from yoloprune.commands import finetune, parent_labels, prune, side_by_side, train_sparse
 from yoloprune.commands.image_side import Side, time_left
-from yoloprune.commands.slim_earlier import DATA, REPORT, WEIGHTS, digest
+from yoloprune.commands.slim_earlier import DATA, WEIGHTS, digest
 from yoloprune.commands.slim_stages import Done, Stage
 from yoloprune.planning.paired_bootstrap import Findings
 from yoloprune.planning.quality import is_quality
+from yoloprune.reporting import run_report
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.settings import checking
 from yoloprune.settings.commands import COMMANDS
@@ -165,7 +166,7 @@ class Work:
             return side_by_side.Looks(({k: before.row.get(k) for k in seen.row}, seen.row), classes)
 
         done = prune.run(checking.build(PruneRequest, told), judge, timed=True)
-        kept = dict(json.loads((part / REPORT).read_text(encoding="utf-8"))["kept"])
+        kept = dict(json.loads((part / run_report.JSON).read_text(encoding="utf-8"))["kept"])
         if timed:
             kept["latency"] = done.rows[1]["ms"] / done.rows[0]["ms"]
             if told["latency"] != budgets["latency"]:  # which counts at the parent's own side
@@ -189,15 +190,15 @@ class Work:
         self, part: Path, kind: type[Request], told: Mapping[str, Any], run: Callable[[Any], ultralytics.YOLO]
     ) -> Done:
         """Train, or go on with what an interruption left."""
-        last, best = (part / "weights" / name for name in ("last.pt", "best.pt"))
+        last = part / "weights" / "last.pt"
         if last.is_file() and saving.goes_on(last):
             kept = {k: told[k] for k in ("trainer", "device", "workers") if told.get(k) is not None}
             run(checking.build(kind, {"model": last, "resume": True, **kept}))
         elif not last.is_file():
             shutil.rmtree(part, ignore_errors=True)
             run(checking.build(kind, {**told, **_place(part)}))
-        file = best if best.is_file() else last
-        if not (part / REPORT).is_file():
+        file = trainer_files.best_or_last(part)
+        if not (part / run_report.JSON).is_file():
             self._end(part, kind, told)
         yolo = saving.load(file)
         seen, sizes = self._validated(yolo), evaluation.measure(yolo.model, self.imgsz)
@@ -211,8 +212,7 @@ class Work:
                 compat.strip_optimizer(file)
         if told.get("plots", True):
             compat.plot_results(part / "results.csv")
-        weights = part / "weights"
-        yolo = saving.load(weights / "best.pt" if (weights / "best.pt").is_file() else weights / "last.pt")
+        yolo = saving.load(trainer_files.best_or_last(part))
         if kind is TrainSparseRequest:
             train_sparse.report(part, yolo, checking.build(TrainSparseRequest, told).config)
         else:

@@ -12,7 +12,7 @@ import ultralytics
 from yoloprune import csv_rows, shell_words
 from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, records, run_folders
 from yoloprune.backend.yaml_markers import STATE_KEY
-from yoloprune.checkpoint import provenance, rebuild, saving, trainers
+from yoloprune.checkpoint import provenance, rebuild, saving, trainer_files, trainers
 from yoloprune.commands import finetune, following, image_side, interruptions
 from yoloprune.errors import ArgumentError
 from yoloprune.reporting import plots, run_report, text_table
@@ -78,7 +78,7 @@ def report(folder: Path, yolo: ultralytics.YOLO, config: SparseConfig, words: st
         return None
     picture = plots.plot_sparsity(folder / "sparsity.png", log)
     history, met = csv_rows.read_numbers(log), bool(yolo.model.yaml.get(STATE_KEY, {}).get("met"))  # also of workers
-    best = next(f for name in ("best.pt", "last.pt") if (f := folder / "weights" / name).exists() or name == "last.pt")
+    best = trainer_files.best_or_last(folder)
     last = history[-1] if history else {}
     row = {"model": best.stem, **evaluation.metrics(yolo), **{k: last[k] for k in SHARES if k in last}}
     report = Report(

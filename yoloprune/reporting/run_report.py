@@ -35,7 +35,7 @@ PICTURES = {
 }
 """What stands above a picture, by the name of its file."""
 
-NAMES = ("report.json", "report.html")
+JSON, HTML = NAMES = ("report.json", "report.html")
 
 
 def write_report(folder: Path, report: Report, pictures: Sequence[Path] = ()) -> Path:
@@ -50,9 +50,9 @@ def write_report(folder: Path, report: Report, pictures: Sequence[Path] = ()) ->
         (Path): The page.
     """
     data = {"schema": schema.NAME, **report.data()}
-    write_text(folder / NAMES[1], page(report, pictures))
-    write_text(folder / NAMES[0], json.dumps(data, indent=1, default=str))
-    return folder / NAMES[1]
+    write_text(folder / HTML, page(report, pictures))
+    write_text(folder / JSON, json.dumps(data, indent=1, default=str))
+    return folder / HTML
 
 
 def page(report: Report, pictures: Sequence[Path] = ()) -> str:

@@ -81,13 +81,12 @@ def rank(
     Raises:
         ModelError: If the score is taylor and the model's loss needs more than labels.
     """
-    model = parent.model
-    if model_facts.is_untrained(model):
+    if model_facts.is_untrained(parent.model):
         console.warn(
             "prune: the weights are untrained: which channels go is chance, and what is refitted fits noise. Train the "
             "model first, or give a checkpoint"
         )
-    dead = dead_channels.dead(model, graph)
+    dead = dead_channels.dead(parent.model, graph)
     how = _best(parent, sight, dead) if criterion.score == "auto" else criterion.score
     kind = criteria.CRITERIA.get(how)  # None is random
     normalize = criterion.normalize
@@ -96,12 +95,12 @@ def rank(
     images = sight.images or []
     with progress_bar.Wait(len(images), "ranking channels") as wait:
         batches: Iterable[Tensor] | Iterable[dict[str, Any]] | None = wait.over(images) if images else None
+        scored = parent.model
         if kind is not None and kind.needs == "labels" and sight.data is not None:
-            model = model_facts.with_loss(parent)
-            batches = labelled(parent, sight)
-        with placed(sight.device, model):
+            scored, batches = model_facts.with_loss(parent), labelled(parent, sight)
+        with placed(sight.device, scored):
             found = criteria.importance(
-                model,
+                scored,
                 graph,
                 how,
                 reduce=criterion.reduce,
