@@ -28,7 +28,7 @@ from yoloprune.backend import (
     yaml_markers,
 )
 from yoloprune.checkpoint import saving
-from yoloprune.commands import only_classes, slim_rounds
+from yoloprune.commands import only_classes, slim_course
 from yoloprune.commands.demo_images import NAMES, make_shapes
 from yoloprune.errors import ArgumentError, BudgetError
 
@@ -80,7 +80,7 @@ def test_rounds_of_slim_count_flops_against_the_classes_that_stay(whole: Path) -
     one, all_three = flops_of_one(whole)
     for classes, share in (([0], 1.0), (None, one / all_three)):
         work: Any = SimpleNamespace(request=SimpleNamespace(classes=classes), imgsz=64)
-        found = slim_rounds._fractions(work, whole, {"flops": one})
+        found = slim_course.fractions(work, whole, {"flops": one})
         assert found == {"flops": pytest.approx(share, abs=1e-4)}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from command_lines import ok
 
-from yoloprune.commands import slim_rounds, slim_way
+from yoloprune.commands import slim_course, slim_rounds, slim_search, slim_way
 from yoloprune.commands.slim_stages import Done, Stage
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.planning.paired_bootstrap import Findings
@@ -80,7 +80,7 @@ def asked(words: str) -> SlimRequest:
     return request
 
 
-def follow(paper: Paper, words: str, way: str = "prune") -> slim_rounds.Outcome:
+def follow(paper: Paper, words: str, way: str = "prune") -> slim_course.Outcome:
     paper.request = asked(words)
     return slim_rounds.follow(paper, paper, PARENT, way)  # type: ignore[arg-type]
 
@@ -277,13 +277,39 @@ def test_with_confidence_the_end_of_the_interval_counts() -> None:
 
     parent = Stage(Path(), {"mAP50-95": 0.995}, found(100))
     tuned = Stage(Path(), {"mAP50-95": 0.985}, found(99))
-    assert slim_rounds._holds(parent, tuned, asked("max_drop=1"))[0]
-    held, said = slim_rounds._holds(parent, tuned, asked("max_drop=1 confidence=0.95"))
+    assert slim_search.holds(parent, tuned, asked("max_drop=1"))[0]
+    held, said = slim_search.holds(parent, tuned, asked("max_drop=1 confidence=0.95"))
     assert not held and "95% interval" in said
-    assert slim_rounds._holds(parent, tuned, asked("max_drop=5 confidence=0.95"))[0]
+    assert slim_search.holds(parent, tuned, asked("max_drop=5 confidence=0.95"))[0]
     other = Stage(Path(), {"mAP50-95": 0.985}, None)
     with pytest.raises(ArgumentError, match=r"not validated on the same images\. Give another name="):
-        slim_rounds._holds(parent, other, asked("max_drop=1 confidence=0.9"))
+        slim_search.holds(parent, other, asked("max_drop=1 confidence=0.9"))
+
+
+@pytest.mark.parametrize(("had", "words"), [(0.009, "max_drop=0.5"), (0.02, "max_drop=2"), (0.02, "max_drop=5")])
+def test_of_a_parent_with_no_more_than_may_be_lost_nothing_is_searched(had: float, words: str) -> None:
+    """Its cuts would all hold the drop, down to one that finds nothing."""
+    paper = Paper(lambda _: 0.0)
+    paper.request = asked(words)
+    with pytest.raises(ArgumentError, match=rf"the parent itself has mAP50-95 {had:.4f}, .* train it first"):
+        slim_rounds.follow(paper, paper, Stage(Path("parent.pt"), {"mAP50-95": had}), "prune")  # type: ignore[arg-type]
+    assert paper.did == []
+
+
+def test_of_a_poor_parent_a_quarter_may_be_lost() -> None:
+    parent, kept = Stage(Path(), {"mAP50-95": 0.08}), Stage(Path(), {"mAP50-95": 0.06})
+    lost = Stage(Path(), {"mAP50-95": 0.059})
+    assert slim_search.holds(parent, kept, asked("max_drop=3"))[0]
+    assert not slim_search.holds(parent, lost, asked("max_drop=3"))[0]
+
+
+def test_an_interval_of_few_images_is_refused_before_anything_is_cut() -> None:
+    few = Findings(*(np.zeros(0),) * 6, 9)
+    paper = Paper(lambda _: 0.6)
+    paper.request = asked("max_drop=1 confidence=0.95")
+    with pytest.raises(ArgumentError, match="of 9 validation images there is no interval, it takes 10"):
+        slim_rounds.follow(paper, paper, Stage(Path("parent.pt"), PARENT.row, few), "prune")  # type: ignore[arg-type]
+    assert paper.did == []
 
 
 # The way --------------------------------------------------------------------------------------------------------------

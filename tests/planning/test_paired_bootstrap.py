@@ -159,3 +159,11 @@ def test_it_lies_around_the_difference_that_tables_show() -> None:
     assert told.high - told.low == pytest.approx(plain.high - plain.low, abs=0.002)
     assert told.low - plain.low == pytest.approx(5 - plain.difference, abs=0.002)
     assert between(first, second, (0.2, 0.25)) == told and between(None, second, None) is None
+
+
+def test_of_few_images_there_is_none() -> None:
+    """Of one all draws are the same: an interval of no width would say that nothing is chance."""
+    first = drawn(0)
+    one = replace(first, images=0 * first.images, label_images=0 * first.label_images, count=1)
+    assert between(one, one, (0.2, 0.25)) is None
+    assert between(replace(first, count=9), replace(first, count=9), None) is None

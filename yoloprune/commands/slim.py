@@ -27,6 +27,7 @@ from yoloprune.commands import (
     slim_stages,
     slim_way,
 )
+from yoloprune.commands.slim_course import Outcome
 from yoloprune.commands.slim_earlier import WEIGHTS, digest
 from yoloprune.commands.slim_report import SlimResult
 from yoloprune.commands.slim_stages import Stage, Stages
@@ -126,7 +127,7 @@ def _ended(
     stages: Stages,
     work: Work,
     first: Stage,
-    found: slim_rounds.Outcome,
+    found: Outcome,
     deployment: Deployment,
     chosen: str,
     began: float,

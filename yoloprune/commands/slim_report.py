@@ -14,8 +14,8 @@ from yoloprune import csv_rows
 from yoloprune.backend import class_labels, console, evaluation, run_folders, yaml_markers
 from yoloprune.checkpoint import provenance, saving
 from yoloprune.commands import following, side_by_side, slim_layers
+from yoloprune.commands.slim_course import Outcome
 from yoloprune.commands.slim_earlier import FACTS, FREE, changed_since, digest
-from yoloprune.commands.slim_rounds import Outcome
 from yoloprune.commands.slim_stages import Stage
 from yoloprune.commands.slim_work import Work, of_classes
 from yoloprune.planning.paired_bootstrap import Interval

@@ -14,6 +14,9 @@ import numpy as np
 
 RESAMPLES = 1000
 AT_ONCE = 20  # draws, so that memory stays small
+FEWEST = 10
+"""Images below which no interval is told: of one all draws are the same, and of a few nearly all."""
+
 RECALLS = np.linspace(0, 1, 101)
 """Where precision is read, as Ultralytics and COCO do it."""
 
@@ -151,7 +154,7 @@ class Interval:
 def between(
     first: Findings | None, second: Findings | None, figures: tuple[float, float] | None, level: float = 0.95
 ) -> Interval | None:
-    """The interval of two models, None where they have no mAP, or not on the same images.
+    """The interval of two models, None where they have no mAP, or not on the same images, or on fewer than `FEWEST`.
 
     Args:
         first (Findings | None): What the first model found, usually the parent.
@@ -159,7 +162,7 @@ def between(
         figures (tuple[float, float] | None): Their mAP50-95 as Ultralytics told it, fractions of 1; see `interval`.
         level (float): How much of the differences the interval holds, in (0, 1).
     """
-    if first is None or second is None or not first.same_images(second):
+    if first is None or second is None or not first.same_images(second) or first.count < FEWEST:
         return None
     return interval(first, second, level, figures=figures)
 
