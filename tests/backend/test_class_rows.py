@@ -96,9 +96,9 @@ def test_classes_are_named_or_numbered(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        (["trafic light"], r"names of the model's classes or numbers from 0 to 4 \(nearest: traffic light\)"),
-        (["DOG"], r"\(nearest: dog\)"),
-        ([5], "numbers from 0 to 4. Received: 5"),
+        (["trafic light"], r"model's classes or numbers from 0 to 4 \(nearest: 'traffic light', number 3\)"),
+        (["DOG"], r"\(nearest: 'dog', number 1\)"),
+        ([5], "numbers from 0 to 4, separated by commas. Received: 5"),
         (["zebra"], "classes=zebra: must be"),
         ([0, 1, 2, 3, 4], "must leave out one class at least, and the model has 5"),
     ],
@@ -106,6 +106,14 @@ def test_classes_are_named_or_numbered(tmp_path: Path) -> None:
 def test_wrong_classes_are_named(asked: list[str | int], said: str, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=said):
         class_rows.chosen(made(tmp_path, HEADS[0]), asked)
+
+
+def test_a_name_that_cannot_be_typed_is_told_by_its_number(tmp_path: Path) -> None:
+    model = made(tmp_path, HEADS[0])
+    model.names = {0: "a, b", 1: "7", 2: " space ", 3: "c", 4: "d"}
+    for asked, name, number in ((["a", "b"], "a, b", 0), ([7], "7", 1), (["space"], " space ", 2)):
+        with pytest.raises(ArgumentError, match=rf"\(nearest: '{name}', number {number}\)"):
+            class_rows.chosen(model, asked)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("task", ["classify", "semantic"])

@@ -143,3 +143,18 @@ def test_what_a_command_inside_another_ends_with_is_not_the_end(caplog: pytest.L
     with caplog.at_level(logging.INFO):
         asked(False, lambda: asked(False))
     assert [r.getMessage() for r in caplog.records] == ["WARNING ⚠️ a warning"] * 2 + ["x: the end"]
+
+
+def test_what_tries_cuts_speaks_for_itself(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    with caplog.at_level("INFO"), console.speaking_as("sweep"):
+        console.log("prune: ", "cut; then prune: again")
+        console.warn("prune: the weights are untrained")
+        console.log("slim: ", "prune: it")
+        monkeypatch.setattr(console, "title", lambda text: f"\x1b[34m\x1b[1m{text}\x1b[0m")
+        console.log("prune: ", "coloured")
+    said = [record.message for record in caplog.records]
+    warned = "WARNING ⚠️ sweep: the weights are untrained"
+    assert said[:3] == ["sweep: cut; then prune: again", warned, "slim: prune: it"]
+    assert said[3] == "\x1b[34m\x1b[1msweep: \x1b[0mcoloured"
+    console.log("prune: ", "after")
+    assert caplog.records[-1].message.startswith("prune: ")

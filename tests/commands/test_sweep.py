@@ -32,7 +32,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(work: Path) -> Path:
-    return make_shapes(work / "data", train=16, val=4, imgsz=64)
+    return make_shapes(work / "data", train=16, val=5, imgsz=64)
 
 
 @pytest.fixture

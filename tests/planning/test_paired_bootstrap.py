@@ -166,4 +166,4 @@ def test_of_few_images_there_is_none() -> None:
     first = drawn(0)
     one = replace(first, images=0 * first.images, label_images=0 * first.label_images, count=1)
     assert between(one, one, (0.2, 0.25)) is None
-    assert between(replace(first, count=9), replace(first, count=9), None) is None
+    assert between(replace(first, count=4), replace(first, count=4), None) is None

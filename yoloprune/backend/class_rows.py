@@ -43,12 +43,14 @@ def chosen(model: nn.Module, asked: Sequence[int | str]) -> list[int]:
         elif isinstance(one, str) and one in names:
             found.update(i for i, name in enumerate(names) if name == one)
         else:
-            lower = {name.lower(): name for name in reversed(names)}
-            near = get_close_matches(str(one).lower(), lower, n=1)
-            nearest = f" (nearest: {lower[near[0]]})" if near else ""
+            lower = {name.lower().strip(): i for i, name in reversed([*enumerate(names)])}
+            typed = str(one).lower()
+            near = get_close_matches(typed, lower, n=1) or [name for name in lower if name.startswith(typed)]
+            # by its number as well: a name of digits, or with a comma or spaces, cannot be typed
+            nearest = f" (nearest: {names[lower[near[0]]]!r}, number {lower[near[0]]})" if near else ""
             raise ArgumentError(
-                f"classes={one}: must be names of the model's classes or numbers from 0 to {len(names) - 1}{nearest}. "
-                f"Received: {one}"
+                f"classes={one}: must be names of the model's classes or numbers from 0 to {len(names) - 1}{nearest}, "
+                f"separated by commas. Received: {one}"
             )
     if len(found) == len(names):
         raise ArgumentError(

@@ -163,6 +163,13 @@ def told_as(said: Callable[[str], str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def speaking_as(command: str) -> Iterator[None]:
+    """While active, what the pieces of `prune` say is said by a command that tries cuts with them."""
+    with told_as(lambda said: re.sub(r"^((?:\x1b\[[0-9;]*m)*)prune: ", rf"\g<1>{command}: ", said)):
+        yield
+
+
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """While active, nobody says anything: Ultralytics, warnings of libraries, and programs that write to the terminal.
 

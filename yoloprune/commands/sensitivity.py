@@ -43,6 +43,7 @@ SHARES = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @console.heard_as_asked
+@console.speaking_as("sensitivity")
 @generators_kept()
 def run(request: SensitivityRequest) -> list[dict[str, Any]]:
     """Narrow each group alone, see `api.sensitivity`."""

@@ -45,6 +45,7 @@ TABLE, PROGRESS, FOUND = "sweep.csv", ".progress.json", ".parent.npz"
 
 
 @console.heard_as_asked
+@console.speaking_as("sweep")
 @generators_kept()
 def run(request: SweepRequest) -> list[dict[str, Any]]:
     """Evaluate a model at several budgets directly after the cut and its repair, see `api.sweep`.

@@ -14,7 +14,7 @@ import numpy as np
 
 RESAMPLES = 1000
 AT_ONCE = 20  # draws, so that memory stays small
-FEWEST = 10
+FEWEST = 5
 """Images below which no interval is told: of one all draws are the same, and of a few nearly all."""
 
 RECALLS = np.linspace(0, 1, 101)
