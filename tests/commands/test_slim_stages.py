@@ -28,6 +28,7 @@ from yoloprune.commands.slim_stages import Done, Stage, Stages
 from yoloprune.errors import ArgumentError, BudgetError, WriteError
 from yoloprune.planning.paired_bootstrap import Findings
 from yoloprune.reporting import run_report
+from yoloprune.runtimes.deployment import Deployment
 from yoloprune.settings import checking
 from yoloprune.settings.commands import COMMANDS
 from yoloprune.settings.slim_request import SlimRequest
@@ -136,7 +137,7 @@ def test_a_model_that_is_in_no_checkpoint_is_saved(tmp_path: Path) -> None:
     rows.write_text(yaml.safe_dump(narrow()))
     asked = checking.build(SlimRequest, {"model": str(rows), "data": "b.yaml"})
     whole = saving.load(rows)
-    work = slim_work.Work(asked, "b.yaml", Side(32, 32))
+    work = slim_work.Work(asked, "b.yaml", Side(32, 32), Deployment())
     first = Stages(tmp_path).run("parent", lambda part: work.parent(part, whole, None, None))
     assert first.file == tmp_path / "1-parent" / "weights" / "parent.pt"
     built, saved = (yolo.model.state_dict() for yolo in (whole, saving.load(first.file)))
@@ -151,7 +152,8 @@ def test_a_live_model_goes_on_with_its_own_weights_alone(tmp_path: Path) -> None
     asked = checking.build(SlimRequest, {"model": mine, "data": "b.yaml"})
     stages = Stages(tmp_path)
     first = stages.run(
-        "parent", lambda part: slim_work.Work(asked, "b.yaml", Side(32, 32)).parent(part, mine, None, None)
+        "parent",
+        lambda part: slim_work.Work(asked, "b.yaml", Side(32, 32), Deployment()).parent(part, mine, None, None),
     )
     slim._require_same(first, stages, model_facts.digest(mine.model))
     with pytest.raises(ArgumentError, match="began with a model of other weights"):
@@ -440,9 +442,9 @@ def test_the_facts_are_plain(tmp_path: Path) -> None:
 
 def test_the_arguments_of_an_export_are_no_arguments_of_a_training() -> None:
     asked = checking.build(SlimRequest, {"model": "a.pt", "data": "b", "format": "onnx", "half": True, "lr0": 0.1})
-    assert slim_work.Work(asked, "b.yaml", Side(64, 64)).training == {"data": "b.yaml", "lr0": 0.1}
+    assert slim_work.Work(asked, "b.yaml", Side(64, 64), Deployment()).training == {"data": "b.yaml", "lr0": 0.1}
     asked = checking.build(SlimRequest, {"model": "a.pt", "data": "b", "quantize": 8})
-    assert slim_work.Work(asked, "b.yaml", Side(64, 64)).training == {"data": "b.yaml", "quantize": 8}
+    assert slim_work.Work(asked, "b.yaml", Side(64, 64), Deployment()).training == {"data": "b.yaml", "quantize": 8}
 
 
 def test_runs_of_a_name_come_latest_first(tmp_path: Path) -> None:

@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ultralytics
-
 from yoloprune import files
-from yoloprune.backend import compat, console, datasets, evaluation, head_task, host_arguments, model_facts, records
+from yoloprune.backend import compat, console, model_facts
 from yoloprune.checkpoint import saving
 from yoloprune.commands import (
-    finetune,
-    following,
     image_side,
-    only_classes,
-    parent_labels,
     slim_earlier,
     slim_export,
     slim_reach,
     slim_report,
     slim_rounds,
     slim_stages,
-    slim_way,
+    slim_start,
 )
 from yoloprune.commands.slim_course import Outcome
 from yoloprune.commands.slim_earlier import WEIGHTS, digest
 from yoloprune.commands.slim_report import SlimResult
 from yoloprune.commands.slim_stages import Stage, Stages
-from yoloprune.commands.slim_work import Work, labelled
+from yoloprune.commands.slim_start import Start
+from yoloprune.commands.slim_work import Work
 from yoloprune.commands.validate import add_times
 from yoloprune.errors import ArgumentError
 from yoloprune.planning import paired_bootstrap
@@ -40,8 +34,6 @@ from yoloprune.reporting import text_table
 from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.runtimes.registry import TORCH
-from yoloprune.settings import command_line
-from yoloprune.settings.keys import AUTO
 from yoloprune.settings.slim_request import SlimRequest
 
 
@@ -54,59 +46,22 @@ def run(request: SlimRequest) -> SlimResult:
             "slim starts the processes of its trainings itself: give device=0,1 and leave torchrun out. On several "
             "machines start train-sparse and finetune by torchrun, and prune between them by itself"
         )
-    began = time.perf_counter()
-    passed = request.passed
-    host_arguments.require({k: v for k, v in request.host.items() if k not in request.shipped})
-    host_arguments.require_openable(request.host)
-    parent = saving.load(request.model)
-    head_task.settle(parent, passed)
-    records.require_unmasked(parent.model)
-    data, by = None, None
-    if request.images is None:
-        data = datasets.given_or_own(parent, passed.get("data"), "slim")
-        datasets.require(data)
-        datasets.require_channels(parent, data)
-    else:
-        by = parent_labels.labeller(parent, parent, "model", request.labels_conf, passed)
-    finetune.require_teachable(parent, {"distill_model": request.distill})
-    slim_way.require_interval(parent, request)
-    device = evaluation.device(passed.get("device"))
-    deployment = Deployment.asked({**request.shipped, "data": data or request.images}, device, request.threads)
-    share = request.latency if isinstance(request.latency, float) else None  # `checking` demands it with imgsz=auto
-    only_classes.require(parent, request.classes, data)
-    seen, classes = only_classes.cut(parent, request.classes, image_side.reference(parent, passed))
-    side, budget = image_side.settle(seen, request.budget, passed, "slim", share)
-    trained = slim_way.knows(parent, request, data)
-    chosen, why = slim_way.choose(request, trained=trained)
-    origin = request.model if isinstance(request.model, (str, Path)) else str(parent.model_name)
-    arguments = {k: v for k, v in {**request.kwargs(), "model": origin, "data": data}.items() if v is not None}
-    told_side = {"imgsz": side.imgsz} if passed.get("imgsz") == AUTO else {}
-    settled = replace(request, budget=budget, passed={**passed, **told_side})
-    if (finished := slim_report.finished(request, parent, arguments)) is not None:
+    start = slim_start.started(request)
+    if (finished := slim_report.finished(request, start.parent, start.arguments)) is not None:
         console.conclude("slim: ", f"{finished} is this run and is finished; another name= begins anew")
         return slim_report.concluded(request, finished)
-    slim_reach.require(seen, settled, data, side.imgsz, rebuilt=chosen != "prune")
-    with slim_stages.opened(request, parent, arguments) as stages:
-        unfinished = f"a stage lies in N-name{following.UNFINISHED} there until it is done"
-        wanted = ("flops", "params", "sparsity", "latency", "max_drop")
-        targets = command_line.pairs({k: request.settings[k] for k in wanted})
-        told_way = f"{', '.join(targets)}, way={chosen} ({why}), epochs={request.epochs} in all"
-        console.log("slim: ", f"{told_way}, {stages.folder} ({unfinished})")
-        around = 1 + (by is not None) + (deployment.format != TORCH)  # the parent, its labels, and an export
-        stages.total = around + slim_way.stages_of(chosen, request)
-        if by is not None:
-            data = stages.run("labels", lambda part: labelled(part, request, by, str(origin))).file
-            calibrated = {"data": str(data)} if "data" in deployment.arguments else {}
-            deployment = replace(deployment, arguments={**deployment.arguments, **calibrated})
-        work = Work(settled, data, side, deployment)
-        known = seen if trained else None
-        first = stages.run("parent", lambda part: work.parent(part, parent, known, classes.names))
-        live = None if isinstance(request.model, (str, Path)) else model_facts.digest(parent.model)
+    slim_reach.require(start.seen, start.settled, start.data, start.side.imgsz, rebuilt=start.way != "prune")
+    with slim_stages.opened(request, start.parent, start.arguments) as stages:
+        slim_start.announce(start, stages)
+        work = slim_start.work_of(start, stages)
+        known = start.seen if start.trained else None
+        first = stages.run("parent", lambda part: work.parent(part, start.parent, known, start.names))
+        live = None if isinstance(request.model, (str, Path)) else model_facts.digest(start.parent.model)
         _require_same(first, stages, live)
-        found = slim_rounds.follow(stages, work, first, chosen)
-        if by is not None:
+        found = slim_rounds.follow(stages, work, first, start.way)
+        if start.by is not None:
             found.said.append("mAP says how far models agree with what the first one found: there are no other labels")
-        return _ended(request, stages, work, first, found, deployment, chosen, began, known)
+        return _ended(start, stages, work, first, found)
 
 
 def _require_same(first: Stage, stages: Stages, live: str | None) -> None:
@@ -122,20 +77,9 @@ def _require_same(first: Stage, stages: Stages, live: str | None) -> None:
         )
 
 
-def _ended(
-    request: SlimRequest,
-    stages: Stages,
-    work: Work,
-    first: Stage,
-    found: Outcome,
-    deployment: Deployment,
-    chosen: str,
-    began: float,
-    known: ultralytics.YOLO | None,
-) -> SlimResult:
-    """Export, put the model into its place, write and say everything; `request` is as it was asked for, `known` the
-    parent where it was validated.
-    """
+def _ended(start: Start, stages: Stages, work: Work, first: Stage, found: Outcome) -> SlimResult:
+    """Export, put the model into its place, write and say everything."""
+    request, deployment = start.request, work.deployment
     folder, final = stages.folder, found.final
     table = {"parent": first, "trained": found.parent, "pruned": found.pruned, "fine-tuned": found.tuned}
     if found.parent is first:
@@ -164,9 +108,9 @@ def _ended(
     file.parent.mkdir(exist_ok=True)
     with files.staged(file.parent) as part:
         shutil.copyfile(final.file, part / file.name)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start.began
     facts = {
-        "way": chosen,
+        "way": start.way,
         "imgsz": work.imgsz,
         "rounds": found.rounds,
         "said": found.said,
@@ -183,6 +127,7 @@ def _ended(
         },
         "arguments": request.kwargs(),
     }
+    known = start.seen if start.trained else None
     slim_report.write(work, request, folder, rows, facts, list(shown.values()), found, known)
     return slim_report.concluded(request, folder)
 

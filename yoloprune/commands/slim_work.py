@@ -69,14 +69,14 @@ class Work:
         request (SlimRequest): What was asked for.
         data (str | Path): The data set.
         side (Side): Image size at which models are measured and validated, and at which the parent is.
-        deployment (Deployment | None): Where times are met, where one was asked for.
+        deployment (Deployment): Where times are met.
         looks (list[float]): Seconds of each validation of its own.
     """
 
     request: SlimRequest
     data: Any
     side: Side
-    deployment: Deployment | None = None
+    deployment: Deployment
     looks: list[float] = field(default_factory=list)
 
     @property
@@ -177,7 +177,7 @@ class Work:
 
     def _latency(self, before: Stage, wanted: float | str) -> float | str:
         """What a cut may take at the side of the images, of what its parent takes there."""
-        if self.deployment is None or self.side.imgsz == self.side.parent:
+        if self.side.imgsz == self.side.parent:
             return wanted
         return time_left(saving.load(before.file), wanted, self.side, self.deployment, "slim")
 
