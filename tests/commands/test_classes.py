@@ -104,7 +104,7 @@ def test_a_wrong_name_ends_with_the_nearest_in_one_line(
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1
     assert "classes=triangel: must be" in said[0]
-    assert "(nearest: triangle)" in said[0]
+    assert "(nearest: 'triangle', number 2)" in said[0]
     assert not list(tmp_path.iterdir())
 
 
