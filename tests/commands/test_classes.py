@@ -28,7 +28,7 @@ from yoloprune.backend import (
     yaml_markers,
 )
 from yoloprune.checkpoint import saving
-from yoloprune.commands import only_classes, slim_course
+from yoloprune.commands import only_classes, shared_classes, slim_course
 from yoloprune.commands.demo_images import NAMES, make_shapes
 from yoloprune.errors import ArgumentError, BudgetError
 
@@ -155,7 +155,9 @@ def test_names_with_slashes_are_no_paths(whole: Path, data: Path, tmp_path: Path
     file.write_text(yaml.safe_dump({**content, "path": str(data.parent), "names": names}))
     for recorded in (["Cabinet/shelf", "a\\b"], ["shelf", "b"]):
         pruned.model.yaml[yaml_markers.KEY]["provenance"]["classes"]["names"] = recorded
-        with only_classes.looked_at(pruned, {"data": str(file)}, [pruned]) as passed:
+        shared = shared_classes.of({"pruned": pruned}, {}, {"data": str(file)}, "val")
+        assert shared is not None and not shared.told
+        with shared.seen_by("pruned", {"data": str(file)}) as passed:
             assert datasets.class_names(pruned, passed["data"]) == ["Cabinet/shelf", "a\\b"]
     pruned.model.yaml[yaml_markers.KEY]["provenance"]["classes"]["names"] = ["Box/shelf", "b"]
     assert yaml_markers.kept_classes(pruned) is None  # a training of other classes
@@ -221,16 +223,6 @@ def test_a_training_that_is_refused_leaves_no_folder(fewer: Path, data: Path, tm
 
 def test_data_of_the_models_classes_is_trained_on_as_it_is(whole: Path, data: Path) -> None:
     with only_classes.trained_on(saving.load(whole), {"data": str(data)}, "finetune") as passed:
-        assert passed == {"data": str(data)}
-
-
-def test_models_of_one_table_are_validated_on_the_same_classes(fewer: Path, whole: Path, data: Path) -> None:
-    both = parent, model = saving.load(whole), saving.load(fewer)
-    with only_classes.looked_at(parent, {"data": str(data)}, both) as passed:
-        assert passed == {"data": str(data), "classes": [0, 2]}
-    with only_classes.looked_at(model, {"data": str(data)}, both) as passed:
-        assert datasets.class_names(model, passed["data"]) == KEPT
-    with only_classes.looked_at(parent, {"data": str(data)}, [parent]) as passed:
         assert passed == {"data": str(data)}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, NamedTuple
@@ -124,29 +124,3 @@ def trained_on(yolo: ultralytics.YOLO, passed: Mapping[str, Any], name: str) -> 
             f"numbered as the model's, and written to {file}; your files are only read",
         )
         yield {**passed, "data": str(file), "save_dir": str(folder)}
-
-
-@contextlib.contextmanager
-def looked_at(
-    yolo: ultralytics.YOLO, passed: Mapping[str, Any], others: Iterable[ultralytics.YOLO]
-) -> Iterator[dict[str, Any]]:
-    """The arguments of a validation: a model with fewer classes sees its own alone, and so do those it is set beside.
-
-    Args:
-        yolo (YOLO): The model that is validated.
-        passed (Mapping[str, Any]): Ultralytics' arguments.
-        others (Iterable[YOLO]): The models of the same table.
-
-    Yields:
-        (dict[str, Any]): Ultralytics' arguments.
-    """
-    kept, data = yaml_markers.kept_classes(yolo), passed.get("data")
-    fewest = min((k for o in others if (k := yaml_markers.kept_classes(o))), key=len, default=None)
-    alone = kept is None and passed.get("classes") is None
-    if alone and data is not None and class_labels.matched(fewest, data) is not None:
-        names = class_labels.names_in(data)
-        if names == class_rows.names_of(yolo.model):
-            yield {**passed, "classes": [i for i, name in enumerate(names) if name in (fewest or ())]}
-            return
-    with class_labels.view(kept, data) as seen:
-        yield {**passed, "data": seen}

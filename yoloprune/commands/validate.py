@@ -28,7 +28,7 @@ from yoloprune.backend import (
 from yoloprune.checkpoint import provenance, saving
 from yoloprune.checkpoint.exported_files import is_export, load_export
 from yoloprune.checkpoint.loading import ModelSource
-from yoloprune.commands import following, only_classes, side_by_side
+from yoloprune.commands import following, shared_classes, side_by_side
 from yoloprune.errors import ModelError
 from yoloprune.planning import paired_bootstrap
 from yoloprune.probing.random_draws import generators_kept
@@ -80,7 +80,10 @@ def compare(request: ValRequest | CompareRequest, models: Mapping[str, ModelSour
     for yolo in known:
         datasets.require_channels(yolo, passed["data"])
         datasets.require_labels(yolo, passed["data"], command)
-    _warn_of_other_classes({name: yolo for name, yolo in loaded.items() if yolo in known}, passed["data"], command)
+    files = {n: engines.class_names(str(y.model), deployment) for n, y in loaded.items() if y not in known}
+    shared = shared_classes.of(loaded, files, passed, command)
+    if shared is None:
+        _warn_of_other_classes({n: yolo for n, yolo in loaded.items() if yolo in known}, passed["data"], command)
     imgsz = saving.image_size(known[0], passed.get("imgsz"))
     named = passed.get("imgsz") is not None
     sides = [  # each where it is to be used, unless one size is named for all
@@ -105,10 +108,10 @@ def compare(request: ValRequest | CompareRequest, models: Mapping[str, ModelSour
             place = {"imgsz": side, "project": str(folder.resolve()), "exist_ok": True}
             place["name"] = NO_NAME.sub("-", name)
             installing = nullcontext() if yolo in known else compat.replaced({"AUTOINSTALL": False})
-            looked = only_classes.looked_at(yolo, passed, known)
+            looked = nullcontext(passed) if shared is None else shared.seen_by(name, passed)
             with installing, looked as asked, per_image.watched(yolo) as watch:
                 evaluation.validate(yolo, {**asked, **place})
-            found.append(watch.findings())
+            found.append(watch.findings() if shared is None else shared.numbered(name, watch.findings()))
             rows.append({"model": name, **evaluation.metrics(yolo), **sizes})
             classes[name] = evaluation.by_class(yolo)
         with bench.opened(deployment, networks[0], sides[0]) as timer:
@@ -125,7 +128,11 @@ def compare(request: ValRequest | CompareRequest, models: Mapping[str, ModelSour
         said["differences"] = {name: vars(d) for name, d in differences.items()}
         again = following.again(command, folder, command_line.written(request))
         report = _report(command, rows, said, classes, images, again, differences)
-        report = replace(report, pair=[rows[at[0]]["model"], rows[at[-1]]["model"]] if images else [])
+        report = replace(
+            report,
+            pair=[rows[at[0]]["model"], rows[at[-1]]["model"]] if images else [],
+            notes=[*(() if shared is None else shared.told), *report.notes],
+        )
         page = run_report.write_report(folder, report)
         where = f"ms of different runtimes, on {device}" if apart else str(deployment)
         told = "\n".join([*([report.verdict] if report.verdict else []), f"imgsz {told_sides}, {where}"])
@@ -165,8 +172,6 @@ def _differences(
 
 def _warn_of_other_classes(models: Mapping[str, ultralytics.YOLO], data: Any, command: str) -> None:
     """Say of which models figures on a data set mean nothing."""
-    if any(yaml_markers.kept_classes(yolo) for yolo in models.values()):  # then data sets are matched by name
-        return
     for name, yolo in models.items():
         if not model_facts.is_prompted(yolo.model) and not datasets.has_classes_of(yolo, data):
             differ = datasets.difference(yolo, data)

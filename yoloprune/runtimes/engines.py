@@ -96,6 +96,17 @@ def side_of(path: str, deployment: Deployment, imgsz: int, *, named: bool) -> in
     return made[0]
 
 
+def class_names(path: str, deployment: Deployment) -> list[str]:
+    """Names of the classes of a file that was exported before, as it says itself.
+
+    Raises:
+        ArgumentError: If it does not run here.
+    """
+    engine: Any = _file(path, deployment)[0]
+    names = getattr(engine, "names", None) or {}
+    return [str(name) for name in (names.values() if isinstance(names, dict) else names)]
+
+
 def _file(path: str, deployment: Deployment) -> tuple[Engine, bool]:
     """A file that was exported before in Ultralytics' backend for its format, and whether it takes half precision."""
     try:
