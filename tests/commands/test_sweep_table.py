@@ -57,6 +57,16 @@ def test_description_names_the_points() -> None:
     assert said[1].startswith("no point is within 0.5 points")
 
 
+def test_what_rises_is_gained_and_falls_nowhere() -> None:
+    found = sweep_table.falls_off(points((1, 0.6), (0.9, 0.61), (0.8, 0.614)), "mAP50-95", 3)
+    assert found == {"safe": "flops=0.8", "lost": -1.4, "steepest": None}
+    said = sweep_table.describe(found, "mAP50-95", 3)
+    assert said == "down to flops=0.8, mAP50-95 stays within 3 points of the parent's (1.4 gained)"
+    found = sweep_table.falls_off(points((1, 0.6), (0.9, 0.62), (0.8, 0.60004)), "mAP50-95", 3)
+    said = sweep_table.describe(found, "mAP50-95", 3)
+    assert said.endswith("(0.0 lost); it falls most steeply from flops=0.9 to flops=0.8")
+
+
 @pytest.mark.parametrize(
     ("figures", "expected"),
     [

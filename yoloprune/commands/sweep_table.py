@@ -51,19 +51,21 @@ def falls_off(rows: Sequence[Row], key: str, within: float) -> dict[str, Any]:
 
     Returns:
         (dict[str, Any]): "safe", the smallest point such that neither it nor any larger one loses more than `within`
-            points (the parent when the first does); "lost", the points that it loses; "steepest", the two neighbours
-            between which most is lost per FLOP, or per weight of masks: the drop begins at the first.
+            points (the parent when the first does); "lost", the points that it loses, below 0 where it gains;
+            "steepest", the two neighbours between which most is lost per FLOP, or per weight of masks: the drop begins
+            at the first. None where nothing is lost anywhere.
     """
     safe, axis = rows[0], plots.axis_of(rows)
     for row in rows[1:]:
         if 100 * (rows[0][key] - row[key]) > within + 1e-9:
             break
         safe = row
-    above, below = max(
-        pairwise(rows), key=lambda two: (two[0][key] - two[1][key]) / max(two[0][axis] - two[1][axis], 1e-9)
+    falls = [(above, below) for above, below in pairwise(rows) if above[key] > below[key]]
+    steepest = max(
+        falls, key=lambda two: (two[0][key] - two[1][key]) / max(two[0][axis] - two[1][axis], 1e-9), default=None
     )
     lost = round(100 * (rows[0][key] - safe[key]), 2)
-    return {"safe": safe["model"], "lost": lost, "steepest": [above["model"], below["model"]]}
+    return {"safe": safe["model"], "lost": lost, "steepest": steepest and [row["model"] for row in steepest]}
 
 
 def may_lose(within: float, parent: float) -> float:
@@ -72,12 +74,15 @@ def may_lose(within: float, parent: float) -> float:
 
 
 def describe(cliff: Mapping[str, Any], key: str, within: float) -> str:
-    """The two sentences that a sweep ends with."""
-    first, second = cliff["steepest"]
+    """The sentence that a sweep ends with, of two halves where anything is lost."""
+    lost = cliff["lost"]
+    change = f"{abs(lost):.1f} {'gained' if lost <= -0.05 else 'lost'}"
     safe = (
         f"no point is within {within:.3g} points of the parent's {key}"
         if cliff["safe"] == "parent"
-        else f"down to {cliff['safe']}, {key} stays within {within:.3g} points of the parent's "
-        f"({cliff['lost']:.1f} lost)"
+        else f"down to {cliff['safe']}, {key} stays within {within:.3g} points of the parent's ({change})"
     )
+    if cliff["steepest"] is None:
+        return safe
+    first, second = cliff["steepest"]
     return f"{safe}; it falls most steeply from {first} to {second}"

@@ -141,7 +141,8 @@ PROPERTIES: dict[str, dict[str, Any]] = {
     "cliff": {
         "type": ["object", "null"],
         "description": "sweep: 'safe', the smallest point within the loss allowed; what is 'lost' there, in points; "
-        "'steepest', between which points most is lost per FLOP. null where the parent finds nothing.",
+        "'steepest', between which points most is lost per FLOP, null where nothing is. null where the parent finds "
+        "nothing.",
     },
     "widths": _array("sensitivity: rows of sensitivity.csv, the parent first.", {"type": "object"}),
     "out_of_reach": _object("sweep: budgets that could not be met, and why."),
