@@ -114,10 +114,30 @@ def test_points_of_a_sweep(value: object, points: tuple[float, ...]) -> None:
     assert request("sweep", {**given, **settings}).settings == settings
 
 
-@pytest.mark.parametrize("value", ["0.9,", "0.9,1.5", "0.5,0.5", "abc", [], "[]", True])
+@pytest.mark.parametrize("value", ["0.9,", "0.9,1.5", "abc", [], "[]", True])
 def test_points_that_a_sweep_refuses(value: object) -> None:
     with pytest.raises(ArgumentError, match=r"^flops=.*several separated by commas. Received: "):
         request("sweep", {"model": "a.pt", "data": "b.yaml", "flops": value})
+
+
+@pytest.mark.parametrize(
+    ("line", "twice"),
+    [
+        ("sweep model=a data=b flops=0.7,0.9,0.7", "flops=0.7,0.9,0.7: must hold each once, and 0.7"),
+        ("sweep model=a data=b flops=4.2G,0.5,4200M", "flops=4.2G,0.5,4200M: must hold each once, and 4200M"),
+        ("sweep model=a data=b sparsity=[.5,0.5]", "sparsity=[.5,0.5]: must hold each once, and 0.5"),
+        ("sensitivity model=a data=b widths=0.5,0.5", "widths=0.5,0.5: must hold each once, and 0.5"),
+        ("prune model=a classes=dog,0,dog", "classes=dog,0,dog: must hold each once, and dog"),
+        ("compare models=a.pt,a.pt", "models=a.pt,a.pt: must hold each once, and a.pt"),
+    ],
+)
+def test_what_is_there_twice_is_named(line: str, twice: str) -> None:
+    said = error(line)
+    assert said == f"{twice} is there twice. Received: {line.rpartition(' ')[2].partition('=')[2]}"
+
+
+def test_of_several_the_wrong_one_is_understood() -> None:
+    assert error("sensitivity model=a data=b widths=0.75,50").endswith("Received: 0.75,50. Did you mean 0.5?")
 
 
 @pytest.mark.parametrize(

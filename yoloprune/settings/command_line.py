@@ -13,7 +13,8 @@ from yoloprune.settings.checking import request
 from yoloprune.settings.command import Command
 from yoloprune.settings.commands import COMMANDS
 from yoloprune.settings.request import Request
-from yoloprune.settings.value_kinds import UNKNOWN, as_typed, listed
+from yoloprune.settings.several_values import listed
+from yoloprune.settings.value_kinds import UNKNOWN, as_typed
 
 
 def parse(argv: Sequence[str]) -> Request:

@@ -9,7 +9,8 @@ from typing import Any
 from yoloprune.settings import own_options
 from yoloprune.settings.option import Option
 from yoloprune.settings.own_options import IMAGES, RAMP_END, RAMP_START
-from yoloprune.settings.value_kinds import FLAG, SHARE, ValueKind, choice, integer, several
+from yoloprune.settings.several_values import by_commas
+from yoloprune.settings.value_kinds import FLAG, SHARE, ValueKind, choice, integer
 
 UNITS = ("unstructured", "kernel", "filter")
 """Patterns of which a share of all weights, kernels or filters is taken."""
@@ -138,9 +139,7 @@ TRIED = (
     Option(
         SPARSITY.name,
         None,
-        ValueKind(
-            f"{SHARE.allowed}; several separated by commas", several(SHARE), annotation="float | Sequence[float]"
-        ),
+        by_commas(SHARE),
         "shares of the weights that become zero; not set: none, and with pattern= 0.5,0.7,0.9, or what n:m says",
         "0.5,0.9",
     ),

@@ -8,6 +8,7 @@ from typing import Any
 
 from yoloprune.errors import ArgumentError
 from yoloprune.settings.host_ranges import plain_value
+from yoloprune.settings.several_values import GivenTwiceError
 from yoloprune.settings.value_kinds import ValueKind
 
 
@@ -51,6 +52,10 @@ class Option:
             return None
         try:
             return self.kind.convert(value)
+        except GivenTwiceError as twice:
+            raise ArgumentError(
+                f"{self.name}={value}: must hold each once, and {twice} is there twice. Received: {value}"
+            ) from None
         except (TypeError, ValueError, OverflowError):
             nearest = get_close_matches(str(value).lower(), self.kind.names, n=1)
             allowed = self.kind.allowed + (f" (nearest: {nearest[0]})" if nearest else "")

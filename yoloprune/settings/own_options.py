@@ -6,9 +6,9 @@ from typing import Any
 
 from yoloprune.errors import ArgumentError
 from yoloprune.settings.option import Option
+from yoloprune.settings.several_values import CLASS_NAMES, by_commas
 from yoloprune.settings.value_kinds import (
     BRANCHES,
-    CLASS_NAMES,
     FLAG,
     LAYER_SHARES,
     MODULES,
@@ -17,14 +17,11 @@ from yoloprune.settings.value_kinds import (
     PLACE,
     SHARE,
     WEIGHTS,
-    ValueKind,
     choice,
     integer,
     number,
-    several,
 )
 from yoloprune.settings.wanted_time import LATENCY, TIMES
-from yoloprune.settings.written_numbers import by_one_of
 
 FLOPS = Option("flops", None, OPERATIONS, "FLOPs that are kept", 0.5)
 PARAMS = Option("params", None, WEIGHTS, "parameters that are kept", 0.5)
@@ -135,21 +132,7 @@ IMAGES = Option(
     "photos/",
 )
 PRUNE_OPTIONS = (*PRUNE_BUDGETS, TIMES, THREADS, IMAGES, *CUT_OPTIONS)
-SWEPT = tuple(
-    Option(
-        o.name,
-        None,
-        ValueKind(
-            f"{o.kind.allowed}; several separated by commas",
-            several(o.kind),
-            meant=by_one_of(o.kind.meant),
-            annotation=f"{o.kind.annotation} | Sequence[{o.kind.annotation}]",
-        ),
-        o.meaning,
-        "0.7,0.5",
-    )
-    for o in (FLOPS, PARAMS, RATIO)
-)
+SWEPT = tuple(Option(o.name, None, by_commas(o.kind), o.meaning, "0.7,0.5") for o in (FLOPS, PARAMS, RATIO))
 EXCLUSIVE = {"train-sparse": BUDGETS, "sweep": SWEPT}  # of these options a command takes one, or masks instead
 MASKED = {"sweep": ("pattern", "sparsity")}
 """Options by which a command tries masks, and takes none of these."""

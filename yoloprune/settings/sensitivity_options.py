@@ -7,14 +7,15 @@ from dataclasses import replace
 from yoloprune.settings.mask_options import TRIED
 from yoloprune.settings.option import Option
 from yoloprune.settings.own_options import CLASSES, CRITERION
+from yoloprune.settings.several_values import by_commas
 from yoloprune.settings.sweep_options import of_both
-from yoloprune.settings.value_kinds import SHARE, ValueKind, choice, integer, several
+from yoloprune.settings.value_kinds import SHARE, choice, integer
 from yoloprune.settings.view_options import LAYER
 
 WIDTHS = Option(
     "widths",
     (0.75, 0.5, 0.25),
-    ValueKind(f"{SHARE.allowed}; several separated by commas", several(SHARE), annotation="float | Sequence[float]"),
+    by_commas(SHARE),
     "shares of its channels that a group keeps while all others stay whole",
 )
 HELD = Option("held", 128, integer(1), "so many images of split= are looked at, which ranking and repair never see")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -158,7 +158,7 @@ def _module_names(value: Any) -> tuple[str, ...]:
     return names
 
 
-def _unwrapped(text: str) -> str:
+def unwrapped(text: str) -> str:
     """A text without the brackets of a list; one that stands at one end alone is part of a name or a pattern."""
     text = text.strip()
     return text[1:-1] if text[:1] + text[-1:] in {"[]", "()", "{}"} else text
@@ -169,7 +169,7 @@ def _layer_shares(value: Any) -> tuple[tuple[str, float], ...]:
     if value is None:
         return ()
     if isinstance(value, str):
-        text = _unwrapped(value).strip(", ")
+        text = unwrapped(value).strip(", ")
         value = [] if text.lower() in {"", "none"} else [part.rpartition("=")[::2] for part in text.split(",")]
     pairs: list[tuple[Any, Any]] = list(value.items() if isinstance(value, Mapping) else value)
     found = []
@@ -178,33 +178,6 @@ def _layer_shares(value: Any) -> tuple[tuple[str, float], ...]:
             raise ValueError(f"{value} holds no name, or no share")
         found.append((names[0], to_number(share)))
     return tuple(found)
-
-
-def listed(value: Any) -> Sequence[Any]:
-    """Return what a comma-separated text, a sequence or a single value holds."""
-    if isinstance(value, str):
-        return [part.strip(" '\"") for part in _unwrapped(value).split(",")]
-    return value if isinstance(value, (list, tuple)) else [value]
-
-
-def several(kind: ValueKind) -> Callable[[Any], tuple[Any, ...]]:
-    """Return the conversion of a comma-separated text, a sequence or a single value into values of a kind."""
-
-    def convert(value: Any) -> tuple[Any, ...]:
-        values = tuple(kind.convert(v) for v in listed(value))
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"{value} holds nothing, or something twice")
-        return values
-
-    return convert
-
-
-def _class_name(value: Any) -> str | int:
-    """Return a name, or a number from itself or its text, which is never a name: so does `yolo predict` read it."""
-    text = str(value).strip(" '\"")
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or not text:
-        raise TypeError(f"{value} is neither a name nor a number")
-    return int(text) if text.isdecimal() else text
 
 
 def path_or_model(value: Any) -> Any:
@@ -232,11 +205,6 @@ WEIGHTS = ValueKind(AMOUNT_ALLOWED, parse_amount, meant=absolute_meant("M"), ann
 SHARE = number("a fraction above 0 and below 1", lambda x: 0 < x < 1, fraction_meant)
 NATIVE_ROWS, BRANCHES = _flag_or("tied"), _flag_or("only")
 FLAG = ValueKind("True or False", _flag, ("true", "false"), annotation="bool")
-CLASS_NAMES = ValueKind(
-    "names or numbers of classes separated by commas, each once, as person,dog or 0,16",
-    several(ValueKind("a name or number", _class_name)),
-    annotation="str | int | Sequence[str | int]",
-)
 LAYER_SHARES = ValueKind(
     "names or patterns with a share from 0 to 1 each, as model.2.*=0.3,model.4=0.5",
     _layer_shares,

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from yoloprune.settings.option import Option
-from yoloprune.settings.value_kinds import MODULES, ValueKind, choice, path_or_model, several
+from yoloprune.settings.several_values import several
+from yoloprune.settings.value_kinds import MODULES, ValueKind, choice, path_or_model
 
 
 def _models(value: Any) -> tuple[Any, ...] | dict[str, Any]:
