@@ -197,7 +197,7 @@ def test_times_of_another_device_are_those_of_one_side(small: Path, tmp_path: Pa
 
 
 def test_other_commands_do_not_choose(small: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"^imgsz=auto: must be"):
+    with pytest.raises(ArgumentError, match=r"^imgsz=auto: info takes a number"):
         yoloprune.info(small, imgsz="auto")
 
 

@@ -76,11 +76,11 @@ def test_required_keys(name: str) -> None:
 
 
 def test_order_spaces_dashes_and_brackets() -> None:
-    expected = parse(["prune", "model=a.pt", "flops=0.5", "imgsz=[3,4]", "uniform"])
+    expected = parse(["prune", "model=a.pt", "flops=0.5", "imgsz=[4,4]", "uniform"])
     lines = (
-        "uniform flops=0.5 prune imgsz=[3, 4] model=a.pt",
-        "prune model= a.pt flops =0.5 imgsz = [3, 4] uniform=True",
-        "prune --model=a.pt, --flops=0.5 --uniform imgsz=[3,4]",
+        "uniform flops=0.5 prune imgsz=[4, 4] model=a.pt",
+        "prune model= a.pt flops =0.5 imgsz = [4, 4] uniform=True",
+        "prune --model=a.pt, --flops=0.5 --uniform imgsz=[4,4]",
     )
     for line in lines:
         assert parse(line.split()) == expected

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_lines import SPARSE, error, ok
+from command_lines import LEAST, SPARSE, error, ok
 
 from yoloprune.errors import ArgumentError
 from yoloprune.settings import checking
 from yoloprune.settings.checking import request
 from yoloprune.settings.command_line import parse
-from yoloprune.settings.keys import smart_value
+from yoloprune.settings.commands import COMMANDS
+from yoloprune.settings.keys import knows, smart_value
 from yoloprune.settings.value_kinds import parse_amount
 
 
@@ -206,14 +207,40 @@ def test_numbers_at_the_edge_of_their_range() -> None:
     assert ok(f"{SPARSE} imgsz=[64,96] batch=0.5").passed["imgsz"] == [64, 96]
 
 
+@pytest.mark.parametrize("line", [f"{name} imgsz=" for name in COMMANDS if knows(COMMANDS[name], "imgsz")])
+def test_one_side_where_one_is_taken(line: str) -> None:
+    name, key = line.split()
+    least = " ".join((name, *LEAST[name]))
+    if name in {"train-sparse", "finetune"}:  # Ultralytics takes the larger, and warns
+        assert ok(f"{least} {key}64,96").passed["imgsz"] == (64, 96)
+        return
+    assert ok(f"{least} {key}[64,64]").passed["imgsz"] == 64
+    for several in ("64,96", "[64,96,128]", "320,288,256"):
+        said = f"imgsz={several}: {name} takes one imgsz. For several: one run each"
+        assert error(f"{least} {key}{several}") == said + (
+            ", then 'yoloprune compare' of the models" if name in {"slim", "prune", "sweep", "mask"} else ""
+        )
+
+
+def test_auto_names_the_commands_that_take_it() -> None:
+    for name in ("sweep", "sensitivity", "mask", "info", "val"):
+        said = error(f"{name} model=a imgsz=auto")
+        takes = "takes a number (e.g. imgsz=640); auto is for slim, train-sparse, prune"
+        assert said == f"imgsz=auto: {name} {takes}"
+    assert ok("prune model=a flops=0.5 imgsz=Auto").passed["imgsz"] == "auto"
+    whole = "must be an integer from 1 to 32768 (e.g. imgsz=640)"
+    assert error("prune model=a flops=0.5 imgsz=0") == f"imgsz=0: {whole}, or auto. Received: 0"
+    assert error("sweep model=a imgsz=big") == f"imgsz=big: {whole}. Received: big"
+
+
 def test_numbers_of_numpy_are_numbers_like_others() -> None:
     told = {"imgsz": np.int64(64), "seed": np.int32(1), "exist_ok": np.bool_(True), "round_to": np.int64(4)}
     made = request("prune", {"model": "a.pt", **told, "flops": np.float32(0.5), "uniform": np.bool_(True)})
     values = [made.passed["imgsz"], made.passed["seed"], made.passed["exist_ok"], made.settings["round_to"]]
     assert values == [64, 1, True, 4] and [type(v) for v in values] == [int, int, bool, int]
     assert made.settings["flops"] == 0.5 and made.settings["uniform"] is True
-    swept = request("sweep", {"model": "a.pt", "flops": np.array([0.75, 0.5]), "imgsz": np.array([64, 96])})
-    assert swept.settings["flops"] == (0.75, 0.5) and swept.passed["imgsz"] == [64, 96]
+    swept = request("sweep", {"model": "a.pt", "flops": np.array([0.75, 0.5]), "imgsz": np.array([64, 64])})
+    assert swept.settings["flops"] == (0.75, 0.5) and swept.passed["imgsz"] == 64
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class HostRange:
 
 RANGES: Mapping[str, HostRange] = {
     "imgsz": HostRange(
-        f"an integer from 1 to {LARGEST_SIDE}, or two of them (e.g. imgsz=640), or auto where widths are chosen",
+        f"an integer from 1 to {LARGEST_SIDE} (e.g. imgsz=640)",
         lambda x: 1 <= x <= LARGEST_SIDE,
     ),
     "batch": HostRange(
@@ -56,15 +56,21 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def check_range(key: str, value: Any) -> None:
-    """Raise ArgumentError for a number that is not finite, or a value out of its range; None stands for the default."""
+def check_range(key: str, value: Any, other: str = "") -> None:
+    """Raise ArgumentError for a number that is not finite, or a value out of its range; None stands for the default.
+
+    Args:
+        key (str): Name of the argument.
+        value (Any): A number, or a list of them.
+        other (str): What the message says to be allowed besides.
+    """
     listed = list(value) if isinstance(value, (list, tuple)) else [value]
     if any(isinstance(v, float) and not math.isfinite(v) for v in listed):
         raise ArgumentError(f"{key}={value}: must be finite. Received: {value}")
     if value is None or (known := RANGES.get(key)) is None:
         return
     if not 1 <= len(listed) <= 2 or not all(known.takes(v) for v in listed):
-        raise ArgumentError(f"{key}={value}: must be {known.allowed}. Received: {value}")
+        raise ArgumentError(f"{key}={value}: must be {known.allowed}{other}. Received: {value}")
 
 
 def plain_value(value: Any) -> Any:

@@ -41,6 +41,12 @@ ALSO_ALLOWED: dict[str, tuple[type, ...]] = {  # beyond the type of the default;
 TWINS = {"ratio": "sparsity", "sparsity": "ratio"}
 """What a share that goes is called by other commands."""
 
+TRAININGS = frozenset({"train-sparse", "finetune"})
+"""Commands whose trainer, Ultralytics' own, says itself what it makes of an `imgsz=` of two sides."""
+
+CUTS = frozenset({"slim", "prune", "sweep", "mask"})
+"""Commands behind which there are, or may soon be, several models to choose from."""
+
 AUTO = "auto"
 """What `imgsz=` may be where a command chooses the side."""
 
@@ -126,13 +132,30 @@ def check_keys(given: Mapping[str, Any], command: Command) -> dict[str, Any]:
         option = command.option(key)
         if option is not None:
             checked[key] = option.check(value)
-        elif key == "imgsz" and isinstance(value, str) and value == AUTO and command.chooses_side:
-            checked[key] = AUTO
+        elif key == "imgsz" and key in host_keys(command):
+            checked[key] = _check_side(value, command)
         elif key in host_keys(command):
             checked[key] = check_host_value(key, value)
         else:
             raise unknown_key(key, [command])
     return checked
+
+
+def _check_side(value: Any, command: Command) -> Any:
+    """Return the side of the images, `auto` where the command chooses it; of two only a training makes something."""
+    if isinstance(value, str) and value.strip().lower() == AUTO:
+        if command.chooses_side:
+            return AUTO
+        takers = ", ".join(c.name for c in COMMANDS.values() if c.chooses_side)
+        raise ArgumentError(f"imgsz={value}: {command.name} takes a number (e.g. imgsz=640); auto is for {takers}")
+    given = smart_value(value) if isinstance(value, str) else plain_value(value)
+    if isinstance(given, (list, tuple)) and given and command.name not in TRAININGS:
+        if given.count(given[0]) < len(given):
+            several = "one run each" + (", then 'yoloprune compare' of the models" if command.name in CUTS else "")
+            raise ArgumentError(f"imgsz={value}: {command.name} takes one imgsz. For several: {several}")
+        given = given[0]
+    check_range("imgsz", given, ", or auto" if command.chooses_side else "")
+    return check_host_value("imgsz", given)
 
 
 def check_host_value(key: str, value: Any) -> Any:
