@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from yoloprune.runtimes.deployment import Deployment
 from yoloprune.runtimes.timing import Times
 from yoloprune.selection import decision
 from yoloprune.settings import command_line
+from yoloprune.settings.budget import Budget
+from yoloprune.settings.value_kinds import write_amount
 
 FREE: dict[str, Any] = {"round_to": 4, "min_width": 4}
 TRAIN: dict[str, Any] = {"epochs": 1, "batch": 2, "workers": 0, "device": "cpu", "plots": False, "val": False}
@@ -199,6 +202,32 @@ def test_times_of_another_device_are_those_of_one_side(small: Path, tmp_path: Pa
 def test_other_commands_do_not_choose(small: Path) -> None:
     with pytest.raises(ArgumentError, match=r"^imgsz=auto: info takes a number"):
         yoloprune.info(small, imgsz="auto")
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_what_is_out_of_reach_is_what_was_asked_for(small: Path, tmp_path: Path) -> None:
+    """Nobody named the share of the FLOPs at the smaller side; the least that is told can be met."""
+    place = {"imgsz": "auto", "project": str(tmp_path), **FREE}
+    with pytest.raises(BudgetError) as caught:
+        yoloprune.prune(small, flops=0.01, data=False, **place)
+    said = str(caught.value)
+    assert said.startswith("flops=0.01 is out of reach: imgsz=auto takes 64 pixels, where round_to=4, ")  # 192 * 0.316
+    least = float(said.partition(" of the FLOPs. flops=")[2].partition(" and more can be met. Held by: ")[0])
+    request = command_line.parse(["prune", "model=a", f"flops={least}", "imgsz=auto", "round_to=4", "min_width=4"])
+    parent = yoloprune.load(small)
+    for flops, met in ((least, True), (least - 0.001, False)):
+        side, left = planned.shared(flops, 192, 32)
+        asked = dataclasses.replace(request, budget=Budget(flops=left))
+        with nullcontext() if met else pytest.raises(BudgetError):
+            decision.prepared(parent, asked, side)
+    whole = 1e9 * evaluation.gflops(parent.model, 192)
+    for command, name in ((yoloprune.slim, "slim"), (yoloprune.train_sparse, "sparse")):
+        with pytest.raises(BudgetError, match=r"^flops=0\.01 is out of reach: imgsz=auto takes 64 pixels, "):
+            command(small, data=str(make_shapes(tmp_path / "data", train=2, val=2, imgsz=64)), flops=0.01, **place)
+        assert not (tmp_path / name).exists()
+    with pytest.raises(BudgetError, match=rf"^flops={write_amount(0.01 * whole)} is out of reach: imgsz=auto"):
+        yoloprune.prune(small, flops=0.01 * whole, data=False, **place)
 
 
 def test_more_than_there_is_is_no_budget(small: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from yoloprune.planning.image_side import MOST, shared
+from yoloprune.planning.image_side import MOST, least, shared
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,15 @@ def test_what_is_left_for_the_widths_is_a_cut(stride: int) -> None:
             assert chosen % stride == 0 and stride <= chosen <= side
             assert left * chosen**2 == pytest.approx(percent / 100 * side**2)
             assert left <= MOST or chosen == side
+
+
+@pytest.mark.parametrize(
+    ("share", "side", "found"),
+    [
+        (0.25, 320, 0.063),  # at 160 pixels 4 * 0.0625; 0.04 does as well, at 128, but 0.042 to 0.062 do not
+        (0.5, 32, 0.5),  # no smaller side
+    ],
+)
+def test_the_budget_from_which_on_widths_get_enough(share: float, side: int, found: float) -> None:
+    assert least(share, side, 32) == found
+    assert shared(0.04, 320, 32) == (128, pytest.approx(0.25)) and shared(0.062, 320, 32)[0] == 160

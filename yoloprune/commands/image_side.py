@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from yoloprune.backend import console, evaluation
 from yoloprune.checkpoint import saving
 from yoloprune.errors import ArgumentError, BudgetError
 from yoloprune.planning import image_side
+from yoloprune.planning.greedy_selection import OutOfReachError
 from yoloprune.runtimes import bench
 from yoloprune.runtimes.deployment import Deployment
 from yoloprune.settings.budget import Budget
@@ -110,6 +112,30 @@ def settle(
         f"imgsz=auto: {side} pixels, where {left:.1%} of the FLOPs are {flops:.1%} of those at {own}",
     )
     return Side(side, own), replace(budget, flops=left)
+
+
+@contextlib.contextmanager
+def told_as_asked(yolo: ultralytics.YOLO, asked: Budget, side: Side) -> Iterator[None]:
+    """While active FLOPs that are out of reach at the chosen side are told as those that were asked for.
+
+    Args:
+        yolo (YOLO): The parent, as `settle` saw it.
+        asked (Budget): What was asked for, which counts at the parent's own side.
+        side (Side): From `settle`.
+
+    Raises:
+        BudgetError: In place of one that names a share of the parent's FLOPs at a side which nobody named.
+    """
+    try:
+        yield
+    except OutOfReachError as e:
+        if e.key != "flops" or asked.flops is None or side.imgsz == side.parent:
+            raise
+        met = image_side.least(e.least, side.parent, own_side(yolo)[1])
+        raise BudgetError(
+            f"flops={write_amount(asked.flops)} is out of reach: imgsz=auto takes {side.imgsz} pixels, where "
+            f"{e.limits} leave at least {e.least:.3g} of the FLOPs. flops={met:g} and more can be met. {e.why}"
+        ) from None
 
 
 def share_of_time(yolo: ultralytics.YOLO, latency: float | str | None, deployment: Deployment) -> float | None:

@@ -95,10 +95,11 @@ def run(request: PruneRequest, judge: Judge | None = None, *, timed: bool = Fals
     parent, classes = only_classes.cut(whole, request.classes, image_side.reference(whole, passed))
     side, budget = image_side.settle(parent, request.budget, passed, "prune", share)
     asked, request = request, replace(request, budget=budget)
+    told = image_side.told_as_asked(parent, asked.budget, side)
     if side.imgsz != side.parent:
         whole, parent = (saving.at_side(yolo, side.imgsz) for yolo in (whole, parent))
     imgsz = side.imgsz
-    with saving.told_who_wrote(parent):
+    with saving.told_who_wrote(parent), told:
         ready = decision.prepared(parent, request, imgsz, times)
     timed_on = deployment.device if timed or request.timed else None
     if asked.timed and asked.latency is not None:

@@ -50,7 +50,8 @@ def run(request: SlimRequest) -> SlimResult:
     if (finished := slim_report.finished(request, start.parent, start.arguments)) is not None:
         console.conclude("slim: ", f"{finished} is this run and is finished; another name= begins anew")
         return slim_report.concluded(request, finished)
-    slim_reach.require(start.seen, start.settled, start.data, start.side.imgsz, rebuilt=start.way != "prune")
+    with image_side.told_as_asked(start.seen, request.budget, start.side):
+        slim_reach.require(start.seen, start.settled, start.data, start.side.imgsz, rebuilt=start.way != "prune")
     with slim_stages.opened(request, start.parent, start.arguments) as stages:
         slim_start.announce(start, stages)
         work = slim_start.work_of(start, stages)

@@ -53,7 +53,8 @@ def run(request: TrainSparseRequest) -> ultralytics.YOLO:
         if passed.get("imgsz") == AUTO:
             passed["imgsz"] = side.imgsz
         sparse = SparseTraining(replace(request.config, budget=budget))
-        _require_reach(yolo, sparse.config, passed)
+        with image_side.told_as_asked(yolo, request.config.budget, side):
+            _require_reach(yolo, sparse.config, passed)
     finetune.require_teachable(yolo, passed)
     with sparse.attached(yolo), interruptions.going_on(yolo, "train-sparse"), datasets.reading(passed.get("data")):
         yolo.train(**passed)

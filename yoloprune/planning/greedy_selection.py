@@ -22,6 +22,26 @@ from yoloprune.settings.value_kinds import write_amount
 KINDS = {"flops": "flops", "params": "params", "ratio": "channels", "latency": "time"}
 
 
+class OutOfReachError(BudgetError):
+    """A budget that the limits do not let a model meet.
+
+    Attributes:
+        key (str): Which one: "flops", "params", "ratio" or "latency".
+        limits (str): What bounds it.
+        least (float): Share of the parent that stays at least; of "ratio" the largest that goes.
+        why (str): What holds channels, as a sentence.
+    """
+
+    def __init__(self, key: str, asked: str, limits: str, least: float, bounds: str, why: str) -> None:
+        super().__init__(f"{key}={asked} is out of reach: {limits} {bounds}. {why}")
+        self.key, self.limits, self.least, self.why = key, limits, least, why
+
+    def because(self, more: str) -> OutOfReachError:
+        """The same error with another sentence behind it."""
+        self.args, self.why = (f"{self} {more}",), f"{self.why} {more}"
+        return self
+
+
 def select(
     graph: ChannelGraph,
     scores: np.ndarray,
@@ -193,7 +213,6 @@ def _out_of_reach(
     if limits.depth == "only" and not graph.branches:
         return BudgetError(f"{key}={said} is out of reach: depth=only, and no residual branch was found that could go.")
     depth = f"depth={limits.depth}, " if limits.depth else ""
-    return BudgetError(
-        f"{key}={said} is out of reach: {depth}round_to={limits.round_to}, min_width={limits.min_width}, "
-        f"max_ratio={limits.max_ratio:g} and frozen layers {bounds}. Held by: {held(graph) or 'the limits alone'}."
-    )
+    rounding = f"{depth}round_to={limits.round_to}, min_width={limits.min_width}"
+    told = f"{rounding}, max_ratio={limits.max_ratio:g} and frozen layers"
+    return OutOfReachError(key, said, told, least, bounds, f"Held by: {held(graph) or 'the limits alone'}.")

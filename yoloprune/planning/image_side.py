@@ -26,3 +26,17 @@ def shared(flops: float, side: int, stride: int) -> tuple[int, float]:
         chosen += stride
     chosen = min(chosen, side)
     return chosen, flops * (side / chosen) ** 2
+
+
+def least(share: float, side: int, stride: int) -> float:
+    """The budget from which on widths get as much as they need, in thousandths.
+
+    Some below it do as well: a side is a whole number of strides, and right before a larger one widths get more.
+
+    Args:
+        share (float): Fraction of the FLOPs that widths leave at least, at whatever side, in (0, 1).
+        side (int): The parent's own, in pixels.
+        stride (int): Sides are multiples of it.
+    """
+    too_few = (n for n in range(999, 0, -1) if shared(n / 1000, side, stride)[1] < share)
+    return (next(too_few, 0) + 1) / 1000

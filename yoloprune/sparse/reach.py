@@ -48,8 +48,12 @@ def choose(model: nn.Module, found: candidates.Channels, config: SparseConfig, f
     try:
         choice = found.choose(lambda graph: greedy_selection.select(graph, scores, config.budget, config.limits))
     except BudgetError as e:
-        why = f" The channels of layers that freeze={freeze} holds cannot die." if freeze else ""
-        raise BudgetError(f"{e}{why}") from None
+        if not freeze:
+            raise
+        more = f"The channels of layers that freeze={freeze} holds cannot die."
+        if isinstance(e, greedy_selection.OutOfReachError):
+            raise e.because(more) from None
+        raise BudgetError(f"{e} {more}") from None
     if choice.alive.all():
         raise BudgetError(f"The model already meets {config.budget}, so no channel has to die. Use 'yolo train'.")
     return choice
