@@ -105,6 +105,11 @@ def test_finetune_has_a_gentle_optimizer_of_its_own() -> None:
         ("slim model=a.pt data=b.yaml ratio=0.5", "Here it is sparsity=, e.g. sparsity=0.5: share of the prunable"),
         (f"{SPARSE} ratio=0.5", "Here it is sparsity=, e.g. sparsity=0.5: share of the prunable channel"),
         ("prune model=a.pt sparsity=0.5", "Here it is ratio=, e.g. ratio=0.5: share of the prunable channels"),
+        ("sensitivity model=a.pt layers=model.2.*", "Here it is layer=, e.g. layer=model.2.cv1: layers whose groups"),
+        ("plot model=a.pt layers=model.2", "Here it is layer=, e.g. layer=model.2.cv1: layers to draw"),
+        ("prune model=a.pt layer=model.2", "Here it is layers=, e.g. layers=model.2.*=0.3,model.4=0.5: at most"),
+        ("sweep model=a.pt max_drop=1", "Here it is within=, e.g. within=3.0: points of mAP50-95 that may be lost"),
+        ("slim model=a.pt within=1", "Here it is max_drop=, e.g. max_drop=1: points of mAP50-95"),
         ("mask model=a.pt ratio=0.5", "Here it is sparsity=, e.g. sparsity=0.5: share that becomes zero"),
     ],
 )

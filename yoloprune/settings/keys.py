@@ -38,8 +38,12 @@ ALSO_ALLOWED: dict[str, tuple[type, ...]] = {  # beyond the type of the default;
 }
 
 
-TWINS = {"ratio": "sparsity", "sparsity": "ratio"}
-"""What a share that goes is called by other commands."""
+TWINS = {
+    **{"ratio": "sparsity", "sparsity": "ratio"},
+    **{"layers": "layer", "layer": "layers"},
+    **{"max_drop": "within", "within": "max_drop"},
+}
+"""What is called otherwise by other commands: a share that goes, layers, points that may be lost."""
 
 TRAININGS = frozenset({"train-sparse", "finetune"})
 """Commands whose trainer, Ultralytics' own, says itself what it makes of an `imgsz=` of two sides."""
