@@ -38,11 +38,8 @@ ALSO_ALLOWED: dict[str, tuple[type, ...]] = {  # beyond the type of the default;
 }
 
 
-TWINS = {
-    **{"ratio": "sparsity", "sparsity": "ratio"},
-    **{"layers": "layer", "layer": "layers"},
-    **{"max_drop": "within", "within": "max_drop"},
-}
+_PAIRS = (("ratio", "sparsity"), ("layers", "layer"), ("max_drop", "within"))
+TWINS = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
 """What is called otherwise by other commands: a share that goes, layers, points that may be lost."""
 
 TRAININGS = frozenset({"train-sparse", "finetune"})
