@@ -110,6 +110,7 @@ def test_interrupted_files_say_today_what_they_said(data: Path, tmp_path: Path) 
     state, before = now.pop("yoloprune_sparse"), told.pop("yoloprune_sparse")
     assert state["config"]["limits"].pop("layers") == []  # options that came later
     assert state["config"]["limits"].pop("depth") is False
+    assert len(state.pop("graph")) == 16  # tells among which channels its numbers are, and came later as well
     assert now == told
     assert list(state) == list(before)
     for key in ("config", "met", "progress", "steps", "held", "module"):
