@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from hand_layers import FREE, layers, widths
 from yoloprune.errors import BudgetError
 from yoloprune.planning.channel_graph import ChannelGraph
 from yoloprune.planning.cost import Cost
-from yoloprune.planning.greedy_selection import dead_only, select
+from yoloprune.planning.greedy_selection import OutOfReachError, dead_only, select
 from yoloprune.planning.tie import Tie
 from yoloprune.settings.budget import Budget, Limits
 
@@ -193,8 +194,10 @@ def test_out_of_reach_says_how_far_it_goes_and_why() -> None:
 
 def test_out_of_reach_repeats_a_number_as_it_was_typed() -> None:
     graph = layers(8, 8, frozen={1: "Detect head"}, price=(1e3, 1e3))  # 16,000 FLOPs
-    with pytest.raises(BudgetError, match=r"^flops=4\.8K, 0\.3 of the parent, is out of reach"):
+    with pytest.raises(OutOfReachError, match=r"^flops=4\.8K, 0\.3 of the parent, is out of reach") as caught:
         select(graph, np.arange(16.0), Budget(flops=4800), Limits(round_to=1, min_width=1, max_ratio=0.5))
+    sent = pickle.loads(pickle.dumps(caught.value))  # as from another machine
+    assert (str(sent), sent.key, sent.least) == (str(caught.value), "flops", 0.75)
 
 
 def test_out_of_reach_names_the_key_that_was_given() -> None:

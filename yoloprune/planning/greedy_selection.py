@@ -32,8 +32,8 @@ class OutOfReachError(BudgetError):
         why (str): What holds channels, as a sentence.
     """
 
-    def __init__(self, key: str, asked: str, limits: str, least: float, bounds: str, why: str) -> None:
-        super().__init__(f"{key}={asked} is out of reach: {limits} {bounds}. {why}")
+    def __init__(self, said: str, *, key: str = "", limits: str = "", least: float = 0.0, why: str = "") -> None:
+        super().__init__(said)  # alone, so that it can be sent from another process
         self.key, self.limits, self.least, self.why = key, limits, least, why
 
     def because(self, more: str) -> OutOfReachError:
@@ -215,4 +215,7 @@ def _out_of_reach(
     depth = f"depth={limits.depth}, " if limits.depth else ""
     rounding = f"{depth}round_to={limits.round_to}, min_width={limits.min_width}"
     told = f"{rounding}, max_ratio={limits.max_ratio:g} and frozen layers"
-    return OutOfReachError(key, said, told, least, bounds, f"Held by: {held(graph) or 'the limits alone'}.")
+    why = f"Held by: {held(graph) or 'the limits alone'}."
+    return OutOfReachError(
+        f"{key}={said} is out of reach: {told} {bounds}. {why}", key=key, limits=told, least=least, why=why
+    )
