@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from yoloprune import completion, help_text
-from yoloprune.errors import PruneError, printable, raised_by
+from yoloprune.errors import COLOURS, PruneError, printable, raised_by
 from yoloprune.settings.command_line import find_command, merge_tokens, parse, spelled
 from yoloprune.settings.request import Request
 
@@ -145,7 +145,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _one_line(error: BaseException, otherwise: str = "") -> str:
     """Return the message without line breaks, and not endless; of an error that says nothing its type."""
-    text = printable(" ".join(str(error).split())) or otherwise or type(error).__name__
+    text = printable(" ".join(COLOURS.sub("", str(error)).split())) or otherwise or type(error).__name__
     return text if len(text) <= LONGEST_MESSAGE else text[: LONGEST_MESSAGE - 1] + "…"
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that move the cursor, rename a window, turn the writing around, and halves of such; not \\n and \\t."""
 
+COLOURS = re.compile("(\x1b\\[[0-9;]*[mK])")
+"""What Ultralytics itself sends to a terminal: colours, and the end of a line erased."""
+
 
 def printable(text: str) -> str:
     """A text as a terminal may show it: names in a stranger's file are written by a stranger."""

@@ -14,7 +14,7 @@ from PIL import Image
 from ultralytics.data import utils as host_data
 
 import yoloprune
-from yoloprune.backend import compat, datasets
+from yoloprune.backend import compat, datasets, plain_images
 from yoloprune.backend.calibration_images import labelled
 from yoloprune.commands.demo_images import make_shapes
 from yoloprune.errors import DataError
@@ -184,3 +184,17 @@ def test_a_split_that_is_not_there_is_told_before_work_starts(data: Path) -> Non
         datasets.require_split(str(data), "test")
     for split in ("val", "train", None):
         datasets.require_split(str(data), split)
+
+
+def test_of_all_that_is_wrong_with_labels_the_first_is_told_without_colours(model: ultralytics.YOLO, data: Path) -> None:
+    for text in (data.parent / "labels" / "train").iterdir():
+        text.write_text("77 0.5 0.5 0.2 0.2\n")
+    with pytest.raises(DataError, match=r"^data=.*No valid images found in .*: ignoring corrupt.* 77 exceeds ") as e:
+        next(labelled(model, data, 64))
+    assert str(e.value).count("ignoring corrupt") == 1
+    assert "\x1b" not in str(e.value) and "[34m" not in str(e.value)
+
+
+def test_what_a_training_finds_wrong_names_its_data_set() -> None:
+    with pytest.raises(DataError, match=r"^data=mine\.yaml: .*nowhere"), datasets.reading("mine.yaml"):
+        plain_images.files_in("nowhere")

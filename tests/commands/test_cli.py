@@ -15,7 +15,7 @@ import pytest
 
 from yoloprune import cli, help_text
 from yoloprune.cli import main
-from yoloprune.errors import BudgetError, ModelError
+from yoloprune.errors import BudgetError, DataError, ModelError
 from yoloprune.settings.command_line import parse
 from yoloprune.settings.commands import COMMANDS
 from yoloprune.settings.request_table import REQUESTS
@@ -242,6 +242,14 @@ def test_expected_failures_are_one_line(
     monkeypatch.setenv("YOLOPRUNE_DEBUG", "1")
     with pytest.raises(type(error)):
         main(["prune", "model=a.pt"])
+
+
+def test_colours_are_no_part_of_an_error(
+    commands: dict[str, ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail(commands, DataError("data=a.yaml: \x1b[34m\x1b[1mval: \x1b[0mno labels, \x1b]0;a title\x07"))
+    assert main(["prune", "model=a.pt"]) == 1
+    assert capsys.readouterr().err == "yoloprune: error: data=a.yaml: val: no labels, \\x1b]0;a title\\x07\n"
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,13 @@ import contextlib
 import functools
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 from yoloprune.backend import compat
-from yoloprune.errors import printable
-
-COLOURS = re.compile("(\x1b\\[[0-9;]*[mK])")
-"""What Ultralytics itself sends to a terminal: colours, and the end of a line erased."""
+from yoloprune.errors import COLOURS, printable
 
 BARS = "is_noninteractive_console"
 """What Ultralytics' bars ask before they draw over themselves."""

@@ -11,8 +11,11 @@ from typing import Any
 import ultralytics
 
 from yoloprune.backend import compat, console, label_rows, model_facts, yaml_markers
-from yoloprune.errors import ArgumentError, DataError, raised_by, raised_in
+from yoloprune.errors import COLOURS, ArgumentError, DataError, raised_by, raised_in
 from yoloprune.torch_internals import is_out_of_memory
+
+NO_IMAGES = "No valid images found"
+"""How Ultralytics begins to say that all images or labels are wrong, with a line for each of them."""
 
 
 def check(data: str | Path) -> dict[str, Any]:
@@ -202,13 +205,15 @@ def reading(data: Any) -> Iterator[None]:
     except Exception as e:  # a dozen types, see `one_line`; what is raised elsewhere is not about the data
         if not raised_in(e).startswith("ultralytics.data.") or is_out_of_memory(e):
             raise
-        raise _in_one_line(data, e) from e
+        raise _in_one_line(f"data={data}", e) from e
 
 
 def _in_one_line(told: str, error: Exception) -> DataError:
     # What Ultralytics adds about its own folders has nothing to do with the user's
     said = str(error.__cause__ or error).partition("Note dataset download directory")[0]
-    reason = shorten(said, 400, placeholder=" …").removeprefix(console.title("calibrate: ")) or type(error).__name__
+    said, *findings = COLOURS.sub("", said).split("\n  ") if NO_IMAGES in said else [COLOURS.sub("", said)]
+    said = " ".join([said, *findings[:1]]).removeprefix("calibrate: ").removeprefix("images: ")  # one tells what is wrong with all
+    reason = shorten(said, 400, placeholder=" …") or type(error).__name__
     return DataError(f"{told}: {reason}")
 
 
