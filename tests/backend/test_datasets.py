@@ -186,7 +186,9 @@ def test_a_split_that_is_not_there_is_told_before_work_starts(data: Path) -> Non
         datasets.require_split(str(data), split)
 
 
-def test_of_all_that_is_wrong_with_labels_the_first_is_told_without_colours(model: ultralytics.YOLO, data: Path) -> None:
+def test_of_all_that_is_wrong_with_labels_the_first_is_told_without_colours(
+    model: ultralytics.YOLO, data: Path
+) -> None:
     for text in (data.parent / "labels" / "train").iterdir():
         text.write_text("77 0.5 0.5 0.2 0.2\n")
     with pytest.raises(DataError, match=r"^data=.*No valid images found in .*: ignoring corrupt.* 77 exceeds ") as e:

@@ -244,9 +244,7 @@ def test_expected_failures_are_one_line(
         main(["prune", "model=a.pt"])
 
 
-def test_colours_are_no_part_of_an_error(
-    commands: dict[str, ModuleType], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_colours_are_no_part_of_an_error(commands: dict[str, ModuleType], capsys: pytest.CaptureFixture[str]) -> None:
     fail(commands, DataError("data=a.yaml: \x1b[34m\x1b[1mval: \x1b[0mno labels, \x1b]0;a title\x07"))
     assert main(["prune", "model=a.pt"]) == 1
     assert capsys.readouterr().err == "yoloprune: error: data=a.yaml: val: no labels, \\x1b]0;a title\\x07\n"

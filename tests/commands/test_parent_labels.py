@@ -130,7 +130,7 @@ def test_labels_of_a_model_with_fewer_classes_have_its_numbers(parent: Path, pru
 def test_what_is_refused_leaves_no_folder(pruned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nowhere = [f"model={pruned}", f"images={tmp_path / 'nowhere'}", f"project={tmp_path / 'runs'}"]
     assert cli.main(["finetune", *nowhere]) == 1
-    assert "nowhere does not exist" in capsys.readouterr().err
+    assert "nowhere: there is no such file or folder" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

@@ -72,8 +72,9 @@ class ForeignName:
 
     def _takes_self(self) -> bool:
         """Whether it is a method, which takes its object first when it is read from the class."""
-        owner = self.owner()
-        return inspect.isclass(owner) and inspect.isfunction(getattr(owner, self.path.rpartition(".")[2]))
+        return inspect.isclass(owner := self.owner()) and inspect.isfunction(
+            getattr(owner, self.path.rpartition(".")[2])
+        )
 
 
 OPENING = (
@@ -147,7 +148,9 @@ IMAGES = (
     ForeignName("data.augment", "classify_transforms", "crops an image for classification", 1),
     ForeignName("utils.patches", "imread", "reads an image", 1),
     ForeignName("utils.patches", "imwrite", "writes a frame of a video", 2),
-    ForeignName("data.loaders", "LoadImagesAndVideos", "finds images and videos", 1, ("vid_stride",)),
+    ForeignName("data.loaders", "LoadImagesAndVideos", "reads videos", 1, ("vid_stride",)),
+    ForeignName("data.utils", "IMG_FORMATS", "tells images by the ends of their names"),
+    ForeignName("data.utils", "VID_FORMATS", "tells videos by the ends of their names"),
     ForeignName("utils", "ASSETS", "has two photographs"),
     ForeignName("utils.plotting", "colors", "gives a class its colour", 1),
     ForeignName("data.dataset", "ClassificationDataset", "scans images"),
@@ -173,14 +176,13 @@ GROUPS = (OPENING, BUILDING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES, TRAINING
 NAMES = {foreign.path: foreign for group in GROUPS for foreign in group}
 """All of them, by their names."""
 
-_PRUNING = (OPENING, BUILDING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES)
 NEEDS: dict[str, tuple[tuple[ForeignName, ...], ...]] = {
     "info": (OPENING, RUNNING),
     "latency": (OPENING, FOLDERS, RUNNING),
     "trace": (OPENING,),
     **dict.fromkeys(("val", "compare"), (OPENING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES)),
     "plot": (OPENING, FOLDERS),
-    **dict.fromkeys(("prune", "sweep", "sensitivity", "mask"), _PRUNING),
+    **dict.fromkeys(("prune", "sweep", "sensitivity", "mask"), GROUPS[:-1]),
     "finetune": (OPENING, BUILDING, FOLDERS, DATA, IMAGES, TRAINING),
     "train-sparse": (OPENING, BUILDING, FOLDERS, DATA, TRAINING),
     **dict.fromkeys(("slim", "demo"), GROUPS),

@@ -187,14 +187,14 @@ def given_or_own(yolo: ultralytics.YOLO, data: Any, command: str) -> Any:
 
 
 @contextlib.contextmanager
-def one_line(data: Any, folder: str | Path | None = None) -> Iterator[None]:
+def one_line(data: Any) -> Iterator[None]:
     """What Ultralytics finds wrong with a data set is a DataError of one line; what fails in our calls of it is not."""
     try:
         yield
     except Exception as e:  # Ultralytics, which reads foreign files here, raises a dozen types
         if raised_by(e) != "ultralytics" or is_out_of_memory(e):
             raise
-        raise _in_one_line(f"data={data}" if folder is None else f"images={folder}", e) from e
+        raise _in_one_line(f"data={data}", e) from e
 
 
 @contextlib.contextmanager
@@ -212,7 +212,7 @@ def _in_one_line(told: str, error: Exception) -> DataError:
     # What Ultralytics adds about its own folders has nothing to do with the user's
     said = str(error.__cause__ or error).partition("Note dataset download directory")[0]
     said, *findings = COLOURS.sub("", said).split("\n  ") if NO_IMAGES in said else [COLOURS.sub("", said)]
-    said = " ".join([said, *findings[:1]]).removeprefix("calibrate: ").removeprefix("images: ")  # one tells what is wrong with all
+    said = " ".join([said, *findings[:1]]).removeprefix("calibrate: ").removeprefix("images: ")
     reason = shorten(said, 400, placeholder=" …") or type(error).__name__
     return DataError(f"{told}: {reason}")
 
