@@ -11,6 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
+from yoloprune.backend import console
 from yoloprune.backend.calibration_images import batches
 from yoloprune.errors import DataError
 
@@ -44,6 +45,32 @@ def test_images_are_letterboxed_rgb_in_equal_batches_and_nothing_is_written(data
     torch.testing.assert_close(images[:, 1:, 16, 16], torch.tensor([100.0, 200.0]).div(255).expand(5, 2))
     assert (images[:, :, :8] == 114 / 255).all() and (images[:, :, -8:] == 114 / 255).all()  # 32x16 in the middle
     assert sorted(data.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("given", ["data", "images"])
+def test_what_cannot_be_read_is_told_once(
+    given: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(console, "warn", told.append)
+    folder = data.parent / "images"
+    called = f"data={data}" if given == "data" else f"images={folder}"
+
+    def loaded(n: int) -> int:
+        told.clear()
+        return sum(map(len, load(data, 32, n=n) if given == "data" else load(None, 32, folder=folder, n=n)))
+
+    assert loaded(9) == 5
+    assert told == [f"{called}: 1 of 6 images cannot be read: {folder / 'broken.png'}"]
+    (folder / "dead.png").symlink_to(tmp_path / "gone.png")
+    (folder / "empty.jpg").touch()
+    assert loaded(9) == 5
+    (line,) = told
+    assert line.startswith(f"{called}: 3 of 8 images cannot be read, the first is {folder}/")
+    assert Path(line.rpartition(" ")[2]).stem in {"broken", "dead", "empty"}
+    for file in ("broken.png", "dead.png", "empty.jpg"):
+        (folder / file).unlink()
+    assert loaded(9) == 5 and not told
 
 
 def test_choice_depends_on_the_seed_alone(data: Path):
@@ -114,7 +141,7 @@ def test_missing_or_empty_data_is_an_error_of_one_line(data: Path, tmp_path: Pat
         load(tmp_path, 32, task="classify")
     for image in (data.parent / "images").glob("?.png"):
         image.unlink()
-    with pytest.raises(DataError, match="none of its 1 images can be read"):
+    with pytest.raises(DataError, match=r"none of its 1 images can be read, the first is .*broken\.png"):
         load(data, 32)
     (data.parent / "images" / "broken.png").unlink()
     with pytest.raises(DataError, match="No images found"):

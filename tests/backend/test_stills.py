@@ -151,8 +151,7 @@ def test_links_to_nothing_are_no_error_beside_images(tmp_path: Path) -> None:
 def test_each_file_is_taken_once(tmp_path: Path) -> None:
     root = tmp_path / "mine"
     expected = [image(root / "loop" / "a.jpg"), image(root / "loop" / "b.jpg")]
-    for name in ("self", "two", "three"):  # of which each holds the others: more ways than can be walked
-        (root / "loop" / name).symlink_to(root / "loop")
+    (root / "loop" / "self").symlink_to(root / "loop")
     (root / "z.jpg").symlink_to(root / "loop" / "a.jpg")
     assert stills.stills(root, tmp_path / "frames").all == expected
     (tmp_path / "list.txt").write_text("mine/loop\nmine/loop/*.jpg\nmine/z.jpg\n")

@@ -54,7 +54,8 @@ def batches(
         data (str | Path | None): Ultralytics data YAML, or the folder of a classification data set.
         imgsz (int): Side of the square images in pixels.
         folder (str | Path | None): Images in place of a data set, see `stills.stills`.
-        n (int): Number of whole images, drawn at random; all if there are fewer. Unreadable ones are passed over.
+        n (int): Number of whole images, drawn at random; all if there are fewer. Unreadable ones are passed
+                over, with one warning.
         most (int): Largest number of images that windows lie in, the whole ones among them.
         side (Callable | None): From that number to the side of windows; None for no windows.
         batch (int): Largest number of images per batch. Batches are as equal as possible, because statistics that
@@ -104,13 +105,15 @@ def _drawn(images: plain_images.PlainImages, n: int, seed: int) -> Iterator[Tens
     quiet = not console.is_main_process()
     bar = compat.TQDM(total=min(n, len(order)), desc=images.prefix + "loading images", disable=quiet)
     found = 0
-    for image in itertools.islice(plain_images.readable(images, order), n):
+    unread: list[str] = []
+    for image in itertools.islice(plain_images.readable(images, order, unread), n):
         found += 1
         bar.update(1)
         yield image
     bar.close()
     if not found:
-        raise DataError(f"{images.called}: none of its {len(order)} images can be read.")
+        raise DataError(f"{images.called}: none of its {len(order)} images can be read, the first is {unread[0]}.")
+    stills.warn_of_unread(images.called, "images", unread, found + len(unread))
 
 
 def _in_batches(images: Sequence[Tensor], batch: int, device: torch.device | str) -> list[Tensor]:

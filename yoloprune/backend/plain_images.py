@@ -74,10 +74,10 @@ def of(
     return images
 
 
-def readable(images: PlainImages, order: list[int]) -> Iterator[Tensor]:
-    """Those of them that can be read."""
+def readable(images: PlainImages, order: list[int], unread: list[str]) -> Iterator[Tensor]:
+    """Those of them that can be read; `unread` gets the others."""
     for i in order:
         try:
             yield images[i]
         except (OSError, ValueError):  # missing, corrupt, or with another number of channels
-            continue
+            unread.append(images.im_files[i])
