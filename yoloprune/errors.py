@@ -78,6 +78,10 @@ class DataError(PruneError):
     """The data set is missing or empty, or the demo folder holds files that yoloprune did not write."""
 
 
+class UnlabelledError(DataError):
+    """No training image has a label that Ultralytics accepts."""
+
+
 class DeviceLinkError(PruneError):
     """Another machine cannot be reached, or what was asked of it failed there."""
 

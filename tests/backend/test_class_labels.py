@@ -9,7 +9,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from yoloprune.backend import class_labels, datasets
+from yoloprune.backend import class_labels, console, datasets
+from yoloprune.errors import UnlabelledError
 
 NAMES = ["cat", "dog", "cow", "dog"]  # two numbers of one name
 
@@ -99,6 +100,32 @@ def test_images_that_show_a_class_are_drawn_first(data: Path) -> None:
     assert not folder.exists()
     with class_labels.view(["dog"], data, draw=1) as seen:
         assert [bool(t) for t in labels(Path(seen).parent, "train").values()] == [True]
+
+
+def test_what_is_wrong_with_what_is_looked_at_names_the_users_files(
+    data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = data.parent / "images" / "train" / "b" / "1.png"
+    with pytest.raises(UnlabelledError) as e, class_labels.view(["cow", "cat"], data) as seen:
+        (link,) = [f for f in (Path(seen).parent / "images").rglob("*") if f.is_symlink() and f.readlink() == first]
+        console.warn(f"data={seen}: 1 of 4 images cannot be read: {link}")
+        raise UnlabelledError(f"data={seen}: none has a label, the first is {link}.")
+    assert caplog.messages[-1].endswith(f"data={data}: 1 of 4 images cannot be read: {first}")
+    assert str(e.value) == f"data={data}: none has a label, the first is {first}."
+
+
+def test_classes_that_no_training_image_shows_are_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(console, "warn", told.append)
+    names = [*NAMES[:3], "toaster", "kettle"]
+    for text in (data.parent / "labels" / "train").rglob("*.txt"):
+        text.write_text(text.read_text().replace("3 ", "1 "))
+    data.write_text(yaml.safe_dump({**yaml.safe_load(data.read_text()), "names": names}))
+    with class_labels.few(["dog", "toaster", "cow", "kettle"], data, 0):
+        assert told == [f"data={data}: no training image shows toaster or kettle; nothing is ranked for that"]
+    told.clear()
+    with class_labels.few(["dog", "cow"], data, 0), class_labels.view(["dog", "toaster"], data, draw=1):
+        assert told == []  # all are shown; not all images were looked at
 
 
 def test_a_data_set_of_these_classes_is_looked_at_itself(data: Path) -> None:

@@ -33,6 +33,13 @@ def test_images_of_the_split_are_drawn_with_their_labels(tmp_path: Path) -> None
     assert {f: f.stat().st_mtime_ns for f in data.parent.rglob("*")} == before
 
 
+def test_what_is_wrong_with_them_names_the_users_data_set(tmp_path: Path) -> None:
+    data = make_shapes(tmp_path / "data", train=1, val=1, imgsz=64)
+    with pytest.raises(DataError) as e, held_images.few(data, "detect", "val", 4, 0) as (held, _):
+        raise DataError(f"data={held}: none has a label.")
+    assert str(e.value) == f"data={data}: none has a label."
+
+
 def test_a_split_that_is_not_there_is_told(tmp_path: Path) -> None:
     data = make_shapes(tmp_path / "data", train=3, val=1, imgsz=64)
     with pytest.raises(DataError, match=r"has no split=test"), held_images.few(data, "detect", "test", 4, 0):

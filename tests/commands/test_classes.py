@@ -30,7 +30,7 @@ from yoloprune.backend import (
 from yoloprune.checkpoint import saving
 from yoloprune.commands import only_classes, shared_classes, slim_course
 from yoloprune.commands.demo_images import NAMES, make_shapes
-from yoloprune.errors import ArgumentError, BudgetError
+from yoloprune.errors import ArgumentError, BudgetError, DataError
 
 KEPT = ["circle", "triangle"]  # numbers 0 and 2 of the parent
 
@@ -190,6 +190,26 @@ def test_ranking_sees_labels_of_these_classes_alone(
     assert {f: f.stat().st_mtime_ns for f in data.parent.rglob("*")} == before
     assert yaml.safe_load((tmp_path / "prune" / "args.yaml").read_text())["data"] == str(data)
     assert len(pruned.names) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_where_no_image_shows_the_class_its_outputs_rank(
+    whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = make_shapes(tmp_path / "data", train=6, val=4, imgsz=64)
+    for text in (data.parent / "labels").rglob("*.txt"):
+        text.write_text("0 0.5 0.5 0.2 0.2\n")
+    why = f"data={data}: of 6 training images none has a label of triangle that Ultralytics accepts"
+    asked = {"classes": ["triangle"], "flops": 0.8, "data": str(data), "project": str(tmp_path)}
+    with pytest.raises(DataError) as e:
+        yoloprune.prune(whole, score="taylor", **asked)
+    assert str(e.value) == f"{why}, and score=taylor needs some. Use score=output."
+    yoloprune.prune(whole, **asked)
+    assert f"prune: {why}; channels are ranked by score=output, which needs none" in caplog.text
+    yoloprune.prune(whole, score="output", name="named", **asked)
+    plans = [yoloprune.load(tmp_path / run / "weights" / "pruned.pt") for run in ("prune", "named")]
+    assert model_facts.widths(plans[0].model) == model_facts.widths(plans[1].model)
 
 
 # finetune, val, sweep -------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ import ultralytics
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from yoloprune.backend import compat, console, datasets, label_caches, model_facts, plain_images, stills
-from yoloprune.errors import DataError
+from yoloprune.backend import class_rows, compat, console, datasets, label_caches, model_facts, plain_images, stills
+from yoloprune.errors import DataError, UnlabelledError
 
 DRAWN = 128
 """So many whole images are looked at."""
@@ -152,7 +153,8 @@ def labelled(
         (dict[str, Any]): What the model's `loss` takes.
 
     Raises:
-        DataError: If the YAML is missing or wrong, or there is no labelled image.
+        DataError: If the YAML is missing or wrong.
+        UnlabelledError: If there is no labelled image.
     """
     batch = max(1, min(batch, PIXELS // imgsz**2))
     settings = {"mode": "val", "data": str(data), "imgsz": imgsz, "batch": batch, "split": "train", "workers": 0}
@@ -177,8 +179,10 @@ def labelled(
         validator.stride = max(32, int(yolo.model.stride.max()))
         images = validator.get_dataloader(train, batch).dataset
     if not any(len(label.get("cls", " ")) for label in getattr(images, "labels", [{}])):
-        raise DataError(
-            f"data={data}: of {len(images)} training images none has a label that Ultralytics accepts, and {wanted}"
+        names = shorten(", ".join(class_rows.names_of(yolo.model)), 100, placeholder=" …")
+        raise UnlabelledError(
+            f"data={data}: of {len(images)} training images none has a label of {names} that Ultralytics accepts, and "
+            f"{wanted}"
         )
     order = generator.permutation(len(images)).tolist()
     loader = DataLoader(Subset(images, order), batch, collate_fn=getattr(images, "collate_fn", None))

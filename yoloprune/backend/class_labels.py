@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 
 from yoloprune import files
 from yoloprune.backend import calibration_images, compat, console, datasets, plain_images, run_folders
+from yoloprune.errors import DataError
 
 SPLITS = ("train", "val", "test")
 NOT_COPIED = frozenset({*SPLITS, "path", "names", "nc", "download", "minival", "yaml_file"})
@@ -68,7 +71,27 @@ def view(kept: Sequence[str] | None, data: Any, *, draw: int | None = None, seed
         yield data
         return
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        yield write(kept, data, found, Path(folder), draw=draw, seed=seed)
+        file = write(kept, data, found, Path(folder), draw=draw, seed=seed)
+        with told_as(data, file):
+            yield file
+
+
+@contextlib.contextmanager
+def told_as(data: Any, file: Path) -> Iterator[None]:
+    """While active, what is said of a data set that is gone in a moment names that of the user, and its images."""
+    link = re.compile(f"{re.escape(str(file.parent / 'images'))}[^\\s,:]*[^\\s,:.]")
+
+    def own(found: re.Match[str]) -> str:
+        return os.readlink(found[0]) if os.path.islink(found[0]) else found[0]
+
+    def said(text: str) -> str:
+        return link.sub(own, text.replace(str(file), str(data)))
+
+    try:
+        with console.told_as(said):
+            yield
+    except DataError as e:
+        raise type(e)(said(str(e))) from e
 
 
 def write(
@@ -105,7 +128,10 @@ def write(
     for split in splits:
         with datasets.one_line(data):
             images = plain_images.files_in(told[split])
-        _write_split(images, found, folder / "images" / split, draw, seed, bar)
+        shown = _write_split(images, found, folder / "images" / split, draw, seed, bar)
+        lacking = [name for i, name in enumerate(kept) if shown is not None and str(i) not in shown]
+        if draw is not None and 0 < len(lacking) < len(kept):  # of none at all the ranking says so
+            console.warn(f"data={data}: no training image shows {' or '.join(lacking)}; nothing is ranked for that")
     bar.close()
     rest = described(told)
     names = dict(enumerate(kept))
@@ -123,8 +149,12 @@ def described(told: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_split(
     images: Sequence[str], found: Mapping[int, int], folder: Path, draw: int | None, seed: int, bar: Any
-) -> None:
-    """Link images and write their labels: all of them, or some, those with a label first."""
+) -> set[str] | None:
+    """Link images and write their labels: all of them, or some, those with a label first.
+
+    Returns:
+        (set[str] | None): Numbers of the classes that the images show, None where not all of them were looked at.
+    """
     labels = compat.img2label_paths(list(images))
     order = range(len(images)) if draw is None else np.random.default_rng(seed).permutation(len(images)).tolist()
     folder.mkdir(parents=True)
@@ -132,6 +162,7 @@ def _write_split(
     texts.mkdir(parents=True)
     bare: list[int] = []
     taken: set[str] = set()
+    shown: set[str] = set()
 
     def take(i: int, lines: Sequence[str]) -> None:
         name = files.unlike(Path(images[i]).name, taken)  # of the same name in another folder
@@ -141,15 +172,17 @@ def _write_split(
 
     for i in order:
         if draw is not None and len(taken) >= draw:
-            return
+            return None
         text = Path(labels[i])
         lines = relabelled(text.read_text(encoding="utf-8-sig", errors="replace"), found) if text.is_file() else []
+        shown.update(line.split()[0] for line in lines)
         if lines or draw is None:
             take(i, lines)
         else:
             bare.append(i)
     for i in bare[: (draw or 0) - len(taken)]:
         take(i, [])
+    return shown
 
 
 def relabelled(text: str, found: Mapping[int, int]) -> list[str]:

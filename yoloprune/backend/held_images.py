@@ -46,10 +46,10 @@ def few(data: str | Path, task: str, split: str, n: int, seed: int) -> Iterator[
         text = folder / "drawn.txt"
         text.write_text("\n".join(str(Path(f).absolute()) for f in drawn), encoding="utf-8")
         rest = class_labels.described(told)
-        run_folders.write_yaml(
-            folder / "data.yaml", {**dict.fromkeys(class_labels.SPLITS, str(text)), **rest, "names": told["names"]}
-        )
-        yield folder / "data.yaml", len(drawn)
+        file = folder / "data.yaml"
+        run_folders.write_yaml(file, {**dict.fromkeys(class_labels.SPLITS, str(text)), **rest, "names": told["names"]})
+        with class_labels.told_as(data, file):
+            yield file, len(drawn)
 
 
 def _folders(data: Path, split: str, n: int, order: np.random.Generator, folder: Path) -> int:

@@ -11,6 +11,7 @@ import ultralytics
 from torch import Tensor
 
 from yoloprune.backend import calibration_images, console, datasets, model_facts, progress_bar
+from yoloprune.errors import UnlabelledError
 from yoloprune.importance import criteria, dead_channels
 from yoloprune.planning import greedy_selection, steps
 from yoloprune.planning.channel_graph import ChannelGraph
@@ -88,6 +89,25 @@ def rank(
         )
     dead = dead_channels.dead(parent.model, graph)
     how = _best(parent, sight, dead) if criterion.score == "auto" else criterion.score
+    try:
+        return _by(how, parent, graph, criterion, limits, sight, dead)
+    except UnlabelledError as e:
+        if criterion.score != "auto":
+            raise
+        console.warn(f"prune: {str(e).partition(', and ')[0]}; channels are ranked by score=output, which needs none")
+        return _by("output", parent, graph, criterion, limits, sight, dead)
+
+
+def _by(
+    how: str,
+    parent: ultralytics.YOLO,
+    graph: ChannelGraph,
+    criterion: Criterion,
+    limits: Limits,
+    sight: Calibration,
+    dead: np.ndarray,
+) -> Ranking:
+    """Rank channels by one criterion, see `rank`."""
     kind = criteria.CRITERIA.get(how)  # None is random
     normalize = criterion.normalize
     if normalize == "auto":
