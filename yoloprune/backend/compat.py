@@ -72,9 +72,8 @@ class ForeignName:
 
     def _takes_self(self) -> bool:
         """Whether it is a method, which takes its object first when it is read from the class."""
-        return inspect.isclass(owner := self.owner()) and inspect.isfunction(
-            getattr(owner, self.path.rpartition(".")[2])
-        )
+        owner, name = self.owner(), self.path.rpartition(".")[2]
+        return inspect.isclass(owner) and inspect.isfunction(getattr(owner, name))
 
 
 OPENING = (
@@ -173,8 +172,7 @@ TRAINING = (
     ForeignName("nn.tasks", "torch_safe_load", "reads a checkpoint whose folder is renamed", 1),
 )
 GROUPS = (OPENING, BUILDING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES, TRAINING)
-NAMES = {foreign.path: foreign for group in GROUPS for foreign in group}
-"""All of them, by their names."""
+NAMES = {foreign.path: foreign for group in GROUPS for foreign in group}  # all of them
 
 NEEDS: dict[str, tuple[tuple[ForeignName, ...], ...]] = {
     "info": (OPENING, RUNNING),
