@@ -15,7 +15,7 @@ from PIL import Image
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.engine.results import Results
 
-from yoloprune.backend import datasets, found_labels
+from yoloprune.backend import console, datasets, found_labels
 from yoloprune.backend.found_labels import Labeller
 from yoloprune.backend.stills import Stills
 from yoloprune.errors import DataError
@@ -80,6 +80,70 @@ def test_a_tenth_is_for_validation_and_of_a_video_its_end(tmp_path: Path) -> Non
     assert all(Path(f).is_file() for f in photos)
 
 
+BOX = {"boxes": [[10.0, 10, 20, 20, 0.9, 0]]}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_images_for_validation_show_something(seed: int, tmp_path: Path) -> None:
+    photos = [photo(tmp_path / "mine" / f"p{i:02}.jpg") for i in range(30)]
+    shown = {"p03", "p11", "p12", "p20"}  # 4 of 30, of which by chance none is in a tenth
+
+    def held(name: str) -> tuple[set[str], Any]:
+        finds = dict.fromkeys(shown, BOX)
+        found = found_labels.write(labeller(Teacher(finds)), Stills(photos), tmp_path / name, told="x", seed=seed)
+        return {f.stem for f in (tmp_path / name / "images" / "val").iterdir()}, found
+
+    drawn, found = held("one")
+    assert (len(drawn), len(drawn & shown)) == (found.held, found.measured) == (3, 1)
+    assert held("again")[0] == drawn
+    read = {f.stem for f in (tmp_path / "one" / "labels" / "val").iterdir() if f.read_text()}
+    assert read == drawn & shown  # labels go with their images
+
+
+@pytest.mark.parametrize(
+    ("shown", "held"),
+    [
+        ({5, 29}, {27, 28, 29}),
+        ({3, 10, 12}, {10, 11, 12}),  # its end shows nothing
+        ({11, 12}, {12}),  # the other one is there to learn from
+        ({28, 29}, {29}),
+        ({29}, {27, 28}),
+        ({3}, {27, 28, 29}),
+    ],
+)
+def test_of_a_video_frames_for_validation_show_something(shown: set[int], held: set[int], tmp_path: Path) -> None:
+    frames = [photo(tmp_path / "out" / "frames" / f"f{i:02}.jpg") for i in range(30)]
+    finds = {f"f{i:02}": BOX for i in shown}
+    found = found_labels.write(labeller(Teacher(finds)), Stills([], [frames]), tmp_path / "out", told="x")
+    assert {int(f.stem[1:]) for f in (tmp_path / "out" / "images" / "val").iterdir()} == held
+    assert (found.held, found.measured) == (len(held), len(held & shown))
+
+
+@pytest.mark.parametrize(("shown", "held"), [("ab", {"a", "b"}), ("b", {"a", "c"}), ("abc", {"a", "b", "c"})])
+def test_of_few_images_one_that_shows_something_is_for_validation(shown: str, held: set[str], tmp_path: Path) -> None:
+    photos = [photo(tmp_path / "mine" / f"{name}.jpg") for name in "abc"]
+    found = found_labels.write(labeller(Teacher(dict.fromkeys(shown, BOX))), Stills(photos), tmp_path / "out", told="x")
+    (one,) = (tmp_path / "out" / "images" / "val").iterdir()
+    assert one.stem in held
+    assert (found.held, found.measured) == (1, int(len(shown) > 1))
+
+
+def test_links_to_nothing_are_passed_over_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(console, "warn", told.append)
+    photos = [photo(tmp_path / "mine" / f"{name}.jpg") for name in "ab"]
+    dead = tmp_path / "mine" / "dead.jpg"
+    dead.symlink_to(tmp_path / "gone.jpg")
+    finds = dict.fromkeys("ab", BOX)
+    found = found_labels.write(
+        labeller(Teacher(finds)), Stills([*photos, str(dead)]), tmp_path / "out", told="images=x"
+    )
+    assert (found.images, found.held) == (2, 1)
+    assert told == [f"images=x: 1 of 3 images cannot be read: {dead}"]
+    with pytest.raises(DataError, match=r"^images=x: none of its 1 images can be read, the first is .*dead\.jpg\.$"):
+        found_labels.write(labeller(Teacher(finds)), Stills([str(dead)]), tmp_path / "none", told="images=x")
+
+
 def test_images_of_one_name_keep_their_labels_apart(tmp_path: Path) -> None:
     photos = [photo(tmp_path / place / "a.jpg") for place in ("one", "two")]
     teacher = Teacher({"a": {"boxes": [[10.0, 20, 30, 60, 0.9, 1]]}})
@@ -135,5 +199,3 @@ def test_where_nothing_is_found_nothing_is_trained_on(tmp_path: Path) -> None:
     photos = Stills([photo(tmp_path / "mine" / "a.jpg")])
     with pytest.raises(DataError, match=r"images=x: the model found nothing in 1 images .* at least 0.3.*labels_conf="):
         found_labels.write(labeller(Teacher({})), photos, tmp_path / "out", told="images=x")
-    with pytest.raises(DataError, match="none of its 0 images can be read"):
-        found_labels.write(labeller(Teacher({})), Stills([]), tmp_path / "none", told="images=x")

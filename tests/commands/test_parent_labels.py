@@ -16,7 +16,7 @@ from conftest import settle
 
 import yoloprune
 from yoloprune import cli
-from yoloprune.backend import datasets, run_folders
+from yoloprune.backend import console, datasets, found_labels, run_folders
 from yoloprune.checkpoint import saving
 from yoloprune.commands import parent_labels, prune
 from yoloprune.commands.demo_images import NAMES, make_shapes
@@ -138,6 +138,25 @@ def test_prune_names_the_same_images_next(cut: prune.PruneResult, photos: Path) 
     assert cut.next_step.splitlines()[0] == f"yoloprune finetune model={cut.file} images={photos} imgsz=64"
 
 
+def test_where_validation_measures_nothing_that_is_said(
+    parent: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(console, "warn", told.append)
+    by = parent_labels.labeller(saving.load(parent), saving.load(parent), "it", 0.25, {})
+
+    found = found_labels.Found(tmp_path / "data.yaml", images=12, objects=3, bare=11, held=1, measured=1)
+    monkeypatch.setattr(found_labels, "write", lambda *_, **__: found)
+    parent_labels.write("finetune", (by, "it.pt"), str(photos), tmp_path / "labels", {})
+    assert told == []
+    found.measured = 0
+    parent_labels.write("finetune", (by, "it.pt"), str(photos), tmp_path / "labels", {})
+    assert told == [
+        f"finetune: images={photos}: it.pt found nothing in the images for validation, so mAP measures nothing. Give "
+        "more images, or a lower labels_conf="
+    ]
+
+
 # The line -------------------------------------------------------------------------------------------------------------
 @pytest.mark.long
 @pytest.mark.slow
@@ -157,6 +176,22 @@ def test_a_pruned_model_is_trained_on_what_its_parent_finds(pruned: Path, photos
     assert "how far it agrees with detect-3.pt" in report["verdict"]
     script = "import sys; from ultralytics import YOLO; print(YOLO(sys.argv[1]).val(plots=False, workers=0).names)"
     assert str(dict(enumerate(NAMES))) in run_python(script, run / "weights" / "best.pt")
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_a_training_without_labels_for_validation_says_that_nothing_was_measured(
+    pruned: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = make_shapes(tmp_path / "data", train=4, val=2, imgsz=64)
+    for text in (data.parent / "labels" / "val").iterdir():
+        text.write_text("")
+    yoloprune.finetune(pruned, data=str(data), project=str(tmp_path), **{**FAST, "verbose": True})
+    report = json.loads((tmp_path / "finetune" / "report.json").read_text())
+    assert report["verdict"] == "nothing was measured, for no validation image has a label"
+    assert (report["start"], report["metrics"]) == ({}, {})
+    said = next(m for m in caplog.messages if m.startswith("finetune: nothing was measured"))
+    assert "ended at" not in caplog.text and "next: yolo export" in said
 
 
 @pytest.mark.long

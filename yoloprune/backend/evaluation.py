@@ -124,6 +124,12 @@ def metrics(yolo: Any) -> dict[str, float]:
     return short
 
 
+def measured_nothing(yolo: Any) -> bool:
+    """Whether no image of the last validation had a label, where this release of Ultralytics counts them."""
+    counts = getattr(yolo.metrics, "nt_per_class", None)
+    return counts is not None and not sum(counts)
+
+
 def loss(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> float:
     """Mean of Ultralytics' training loss over images, all its parts together; batch-norm as in evaluation.
 

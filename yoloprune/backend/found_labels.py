@@ -14,7 +14,7 @@ import ultralytics
 
 from yoloprune import files
 from yoloprune.backend import class_labels, compat, console, datasets, model_facts, run_folders
-from yoloprune.backend.stills import Stills
+from yoloprune.backend.stills import Stills, warn_of_unread
 from yoloprune.errors import DataError
 
 TASKS = ("detect", "segment", "pose", "obb")
@@ -61,6 +61,7 @@ class Found:
         objects (int): What was found in them.
         bare (int): Images in which nothing was.
         held (int): Images that are for validation.
+        measured (int): Of these, those in which something was found.
     """
 
     file: Path
@@ -68,6 +69,7 @@ class Found:
     objects: int = 0
     bare: int = 0
     held: int = 0
+    measured: int = 0
 
 
 def write(by: Labeller, stills: Stills, folder: Path, *, told: str, seed: int = 0) -> Found:
@@ -84,15 +86,15 @@ def write(by: Labeller, stills: Stills, folder: Path, *, told: str, seed: int = 
         DataError: If no image can be read, or nothing is found in any.
     """
     frames = {frame for video in stills.frames for frame in video}
-    held, own, taken = _held(stills, seed), _of_the_task(by.model), set[str]()
+    own, taken = _of_the_task(by.model), set[str]()
     dimensions = own.get("kpt_shape", (0, 0))[1]
     found = Found(folder / "data.yaml")
-    for result in _results(by, stills.all):
-        split = "val" if result.path in held else "train"
-        name = files.unlike(Path(result.path).name, taken)  # of the same name in another folder
-        image, text = folder / "images" / split / name, (folder / "labels" / split / name).with_suffix(".txt")
-        for place in (image, text):
-            place.parent.mkdir(parents=True, exist_ok=True)
+    named: dict[str, str] = {}
+    shown: set[str] = set()
+    there = [file for file in stills.all if os.path.isfile(file)]
+    for result in _results(by, there) if there else ():  # of an empty list Ultralytics says that it found no images
+        named[result.path] = name = files.unlike(Path(result.path).name, taken)  # of the same name in another folder
+        image, text = _places(folder, "train", name)
         result.save_txt(text)
         lines = class_labels.relabelled(text.read_text(encoding="utf-8"), by.numbers) if text.is_file() else []
         text.write_text("".join(f"{accepted(line, dimensions)}\n" for line in lines), encoding="utf-8")
@@ -101,32 +103,77 @@ def write(by: Labeller, stills: Stills, folder: Path, *, told: str, seed: int = 
         else:
             files.link(Path(result.path).absolute(), image)
         found.images += 1
-        found.held += split == "val"
         found.objects += len(lines)
         found.bare += not lines
+        if lines:
+            shown.add(result.path)
     if not found.images:
-        raise DataError(f"{told}: none of its {len(stills.all)} images can be read.")
+        raise DataError(f"{told}: none of its {len(stills.all)} images can be read, the first is {stills.all[0]}.")
+    warn_of_unread(told, "images", [file for file in stills.all if file not in named], len(stills.all))
     if not found.objects:
         raise DataError(
             f"{told}: the model found nothing in {found.images} images with a score of at least {by.conf:g}. Give "
             "images such as it was trained on, or a lower labels_conf="
         )
-    splits = [s for s in ("train", "val") if (folder / "images" / s).is_dir()]  # one of them where the other is unread
+    held = _held([p for p in stills.photos if p in named], stills.frames, shown, seed)
+    for file in held:
+        for source, target in zip(*(_places(folder, split, named[file]) for split in ("train", "val")), strict=True):
+            files.rename(source, target)
+    found.held, found.measured = len(held), len(held & shown)
+    splits = [s for s in ("train", "val") if (folder / "images" / s).is_dir()]  # one image is both
     places = {"path": str(folder.resolve()), "train": f"images/{splits[0]}", "val": f"images/{splits[-1]}"}
     run_folders.write_yaml(found.file, {**places, **own, "names": dict(enumerate(by.names))})
     return found
 
 
-def _held(stills: Stills, seed: int) -> set[str]:
-    """Images for validation: some of the photos by chance, and the end of each video, whose frames are all alike."""
-    photos = stills.photos
-    drawn = np.random.default_rng(seed).permutation(len(photos))[: round(HELD * len(photos))]
-    found = {photos[i] for i in drawn} | {f for video in stills.frames for f in video[len(video) - _tenth(video) :]}
-    return found or set(stills.all[:1] if len(stills.all) > 1 else ())
+def _places(folder: Path, split: str, name: str) -> tuple[Path, Path]:
+    """Where an image and its labels go."""
+    places = folder / "images" / split / name, (folder / "labels" / split / name).with_suffix(".txt")
+    for place in places:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    return places
 
 
-def _tenth(video: Sequence[str]) -> int:
-    return round(HELD * len(video))
+def _held(photos: Sequence[str], videos: Sequence[Sequence[str]], shown: set[str], seed: int) -> set[str]:
+    """Images for validation: some of the photos by chance, and the end of each video, whose frames are all alike.
+
+    Where nothing was found nothing is measured, and nothing much is learnt: as far as that can be, both parts have
+    some of those in which something was.
+
+    Args:
+        photos (Sequence[str]): Images that can be read.
+        videos (Sequence[Sequence[str]]): Of each video its frames.
+        shown (set[str]): Those of both in which something was found.
+        seed (int): Of the draw.
+    """
+    drawn = [photos[i] for i in np.random.default_rng(seed).permutation(len(photos))]
+    parts = [[p for p in drawn if p in shown], [p for p in drawn if p not in shown]]
+    count = _tenth(photos)
+    first = max(round(count * len(parts[0]) / len(photos)), len(parts[0]) > 1) if count else 0
+    found = {*parts[0][:first], *parts[1][: count - first]}
+    found.update(frame for video in videos for frame in _end(video, shown))
+    every = [*parts[0], *(f for video in videos for f in video if f in shown)]
+    if len(every) > 1 and not found & shown:  # too few for a tenth
+        found.add(every[0])
+    if found.issuperset(every):
+        found -= set(every[:1])
+    rest = [*drawn, *(frame for video in videos for frame in video)]
+    return found or set([f for f in rest if f not in shown][:1] if len(rest) > 1 else ())
+
+
+def _end(video: Sequence[str], shown: set[str]) -> Sequence[str]:
+    """A tenth of a video: its end, or where nothing was found there, that up to where something was."""
+    seen = [i for i, frame in enumerate(video) if frame in shown]
+    start, end = len(video) - _tenth(video), len(video)
+    if len(seen) > 1:
+        end = end if seen[-1] >= start else seen[-1] + 1
+        start = end - _tenth(video)
+        start = start if start > seen[0] else seen[len(seen) // 2]  # the first half is there to learn from
+    return video[start:end]
+
+
+def _tenth(images: Sequence[str]) -> int:
+    return round(HELD * len(images))
 
 
 def _results(by: Labeller, listed: Sequence[str]) -> Iterator[Any]:

@@ -41,6 +41,8 @@ from yoloprune.settings.requests import FinetuneRequest
 LIKE_THE_END = frozenset({"data", "imgsz", "batch", "device", "workers", "single_cls", "max_det", "iou", "conf"})
 """Arguments of a training by which it validates."""
 
+UNLABELLED = "nothing was measured, for no validation image has a label"
+
 
 @console.heard_as_asked
 def run(request: FinetuneRequest, *, pruned: bool = True, known: Mapping[str, float] | None = None) -> ultralytics.YOLO:
@@ -93,7 +95,8 @@ def run(request: FinetuneRequest, *, pruned: bool = True, known: Mapping[str, fl
         imgsz = yolo.trainer.args.imgsz
         after, sizes = model_facts.widths(yolo.model), evaluation.measure(yolo.model, imgsz)
         folder, classes = Path(yolo.trainer.save_dir), side_by_side.by_class({"fine-tuned": evaluation.by_class(yolo)})
-        words, metrics = command_line.written(request), evaluation.metrics(yolo)
+        words, blind = command_line.written(request), evaluation.measured_nothing(yolo)
+        start, metrics = ({}, {}) if blind else (start, evaluation.metrics(yolo))
         more: dict[str, Any] = {
             "widths_kept": before == after,
             "by_class": classes,
@@ -101,6 +104,7 @@ def run(request: FinetuneRequest, *, pruned: bool = True, known: Mapping[str, fl
             "labels_from": None if by is None else by[1],
             "masked": held_masks.said(yolo.model) if yaml_markers.masks_of(yolo) else "",
             "zeros": mask_table.zeros(yolo.model),
+            "unseen": UNLABELLED if blind else "",
         }
         report(folder, start, metrics, sizes, imgsz, **more)
     return yolo
@@ -119,6 +123,7 @@ def report(
     labels_from: str | None = None,
     masked: str = "",
     zeros: Sequence[Mapping[str, Any]] = (),
+    unseen: str = "",
 ) -> None:
     """Write and say what a fine-tuning came to.
 
@@ -134,17 +139,21 @@ def report(
         labels_from (str | None): Who labelled the data, where that was a model.
         masked (str): How much of it is zero, where it is masked.
         zeros (Sequence[Mapping]): The same by layer.
+        unseen (str): Why nothing was measured, where that is so.
     """
     rows = [{"model": "start", **start, **sizes}] if start else []
     rows.append({"model": "fine-tuned", **metrics, **sizes})
     _warn_of_loss(start, metrics)
     mask_table.warn_of_empty(zeros, "finetune")
-    said = verdict.of_training(rows)
+    said = unseen or verdict.of_training(rows)
     facts = {"widths_kept": widths_kept, "start": start, "metrics": metrics}
     if labels_from is not None:
         facts["labels_from"] = labels_from
-        said = f"{said}; that is how far it agrees with {Path(labels_from).name}, which labelled the images".lstrip(
-            "; "
+        said = (
+            unseen
+            or f"{said}; that is how far it agrees with {Path(labels_from).name}, which labelled the images".lstrip(
+                "; "
+            )
         )
     page = run_report.write_report(
         folder,
@@ -185,6 +194,8 @@ def _start(yolo: ultralytics.YOLO, passed: Mapping[str, Any]) -> dict[str, float
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         imgsz = saving.image_size(yolo, asked.pop("imgsz", None))
         evaluation.validate(probe, {**asked, "imgsz": imgsz, "project": folder, "name": "start", "verbose": False})
+    if evaluation.measured_nothing(probe):  # as Ultralytics has just said
+        return {}
     start = evaluation.metrics(probe)
     cut_at = ((provenance.provenance(yolo) or {}).get("arguments") or {}).get("imgsz")
     other = f"; it was cut at {cut_at}, imgsz={cut_at} trains it there" if cut_at not in (None, imgsz) else ""

@@ -124,4 +124,9 @@ def write(command: str, by: tuple[Labeller, str], images: str, folder: Path, pas
         f"scores of {by[0].conf:g} and more; they are the labels, see {found.file}. {found.held:,} images are for "
         "validation, so mAP says how far the model agrees with these labels",
     )
+    if not found.measured:
+        console.warn(
+            f"{command}: images={images}: {by[1]} found nothing in the images for validation, so mAP measures nothing. "
+            "Give more images, or a lower labels_conf="
+        )
     return found.file

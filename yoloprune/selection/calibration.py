@@ -121,12 +121,13 @@ def _window(parent: ultralytics.YOLO, imgsz: int, count: int) -> int:
     return imgsz
 
 
-def labelled(parent: ultralytics.YOLO, sight: Calibration) -> Iterator[dict[str, Any]]:
+def labelled(parent: ultralytics.YOLO, sight: Calibration, instead: str = "output") -> Iterator[dict[str, Any]]:
     """Labelled images for scores: more rank better, so as many as a core looks at in about a minute, or 512 on a GPU.
 
     Args:
         parent (YOLO): The model before the cut.
         sight (Calibration): Whose data set, size, device and seed count.
+        instead (str): A score that needs no labels.
 
     Yields:
         (dict[str, Any]): Batches, see `calibration_images.labelled`.
@@ -134,7 +135,9 @@ def labelled(parent: ultralytics.YOLO, sight: Calibration) -> Iterator[dict[str,
     least, most = RANKED
     affordable = most if sight.device.type != "cpu" else MINUTE / evaluation.gflops(parent.model, sight.imgsz)
     n = round(min(most, max(least, affordable)))
-    return calibration_images.labelled(parent, sight.data or "", sight.imgsz, n=n, device=sight.device, seed=sight.seed)
+    wanted = f"score=taylor needs some. Use score={instead}."
+    told: dict[str, Any] = {"n": n, "device": sight.device, "seed": sight.seed, "wanted": wanted}
+    return calibration_images.labelled(parent, sight.data or "", sight.imgsz, **told)
 
 
 def place(device: Any) -> torch.device:
