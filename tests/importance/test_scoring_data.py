@@ -23,6 +23,8 @@ from yoloprune.backend.calibration_images import labelled
 from yoloprune.errors import ArgumentError, DataError
 from yoloprune.importance import data_criteria
 from yoloprune.planning.branch import Branch
+from yoloprune.selection import mask_scores
+from yoloprune.selection.calibration import Calibration
 from yoloprune.tracing.trace_network import trace
 
 
@@ -353,8 +355,11 @@ def test_images_without_any_label_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((48, 64, 3), dtype=np.uint8)).save(tmp_path / "images" / "0.png")
     told = {"path": str(tmp_path), "train": "images", "val": "images", "names": ["a"]}
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(told))
-    with pytest.raises(DataError, match=r"of 1 training images none has a label.*score=output"):
-        next(labelled(ultralytics.YOLO("yolov8n.yaml"), tmp_path / "data.yaml", 64))
+    yolo = ultralytics.YOLO("yolov8n.yaml")
+    with pytest.raises(DataError, match=r"of 1 training images none has a label of 0, 1, .*score=output"):
+        next(labelled(yolo, tmp_path / "data.yaml", 64))
+    with pytest.raises(DataError, match=r"score=taylor needs some\. Use score=magnitude\.$"):  # a score of masks
+        mask_scores.scored(yolo, ["model.0.conv"], "taylor", Calibration(64, tmp_path / "data.yaml"))
 
 
 def test_labelled_images_of_a_missing_data_set(tmp_path: Path) -> None:
