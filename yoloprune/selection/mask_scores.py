@@ -52,7 +52,7 @@ def scored(parent: ultralytics.YOLO, names: Sequence[str], score: str, sight: Ca
         found = single_weights.random(parent.model, names, sight.seed)
     elif score == "taylor":
         model = model_facts.with_loss(parent)
-        batches = labelled(parent, sight, instead="magnitude")
+        batches = labelled(parent, sight, "magnitude")
         with placed(sight.device, model):
             found = single_weights.taylor(model, names, batches)
     else:
