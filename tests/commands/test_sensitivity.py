@@ -154,7 +154,7 @@ def test_what_is_asked() -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sensitivity")
-    data = make_shapes(folder / "data", train=6, val=6, imgsz=64)
+    data = make_shapes(folder / "data", train=6, val=5, imgsz=64)
     yolo = build(folder / "small.yaml", {"nc": 3, "backbone": BACKBONE, "head": [HEADS["detect"]]})
     settle(yolo.model)
     for branch in yolo.model.model[-1].cv3:  # so that what the classes are hangs on the features
