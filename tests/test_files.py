@@ -271,6 +271,16 @@ def test_a_file_that_was_removed_between_opening_and_taking_is_not_taken(
     assert second.closed and not path.exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there an open file cannot be removed")
+def test_where_files_are_numbered_anew_one_is_taken_nevertheless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.path.samestat", lambda *_: False)
+    handle = files.taken(tmp_path / "lock")
+    assert handle is not None and not handle.closed
+    handle.close()
+
+
 def test_a_file_that_a_scanner_has_open_is_renamed_a_moment_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -169,32 +169,40 @@ def unlike(name: str, taken: set[str]) -> str:
 HELD = frozenset({errno.EACCES, errno.EAGAIN, errno.EDEADLK})
 """What systems say of a file that another process has taken."""
 
+TRIES = 10
+"""How often a file is taken that is removed again and again right then."""
+
 
 def taken(path: Path) -> BinaryIO | None:
     """Take a file for as long as this process lives or the file is open; None if another process has it.
 
     The operating system lets go of it however a process ends, so nothing is left in the way of the next one.
     """
-    while True:
-        handle = path.open("ab")
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock not inherited by workers
-        except OSError as e:
-            if e.errno in HELD:
-                handle.close()
-                return None
-            told = f"no locks here ({e.strerror}); start no other run in this folder"
-            warnings.warn(f"{path.parent}: {told}", stacklevel=2)
-        if _is_at(path, handle):
+    for _ in range(TRIES):
+        handle = _locked(path)
+        if handle is None or _is_at(path, handle):
             return handle
         handle.close()  # whoever had it removed it in between, and the next one makes another
+    return _locked(path)  # on a file system that numbers files anew none is ever where it was
+
+
+def _locked(path: Path) -> BinaryIO | None:
+    handle = path.open("ab")
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock not inherited by workers
+    except OSError as e:
+        if e.errno in HELD:
+            handle.close()
+            return None
+        warnings.warn(f"{path.parent}: no locks here ({e.strerror}); start no other run in this folder", stacklevel=3)
+    return handle
 
 
 def _is_at(path: Path, handle: BinaryIO) -> bool:

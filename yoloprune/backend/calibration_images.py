@@ -56,7 +56,7 @@ def batches(
         imgsz (int): Side of the square images in pixels.
         folder (str | Path | None): Images in place of a data set, see `stills.stills`.
         n (int): Number of whole images, drawn at random; all if there are fewer. Unreadable ones are passed
-                over, with one warning.
+            over with one warning.
         most (int): Largest number of images that windows lie in, the whole ones among them.
         side (Callable | None): From that number to the side of windows; None for no windows.
         batch (int): Largest number of images per batch. Batches are as equal as possible, because statistics that

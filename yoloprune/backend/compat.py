@@ -180,7 +180,7 @@ NEEDS: dict[str, tuple[tuple[ForeignName, ...], ...]] = {
     "trace": (OPENING,),
     **dict.fromkeys(("val", "compare"), (OPENING, FOLDERS, MEASURING, RUNNING, DATA, IMAGES)),
     "plot": (OPENING, FOLDERS),
-    **dict.fromkeys(("prune", "sweep", "sensitivity", "mask"), GROUPS[:-1]),
+    **dict.fromkeys(("prune", "sweep", "sensitivity", "mask"), GROUPS[:-1]),  # none trains
     "finetune": (OPENING, BUILDING, FOLDERS, DATA, IMAGES, TRAINING),
     "train-sparse": (OPENING, BUILDING, FOLDERS, DATA, TRAINING),
     **dict.fromkeys(("slim", "demo"), GROUPS),

@@ -136,11 +136,11 @@ def _require_same(
     Raises:
         VerifyError: If what the child computes is not what the parent computes.
     """
-    why = [f"{len(folded.bordered)} layers that read them pad with zeros, and see less near the border"] * bool(
-        folded.bordered
-    )
-    why += [f"{name} cannot take them over ({reason})" for name, reason in folded.skipped.items()]
-    why += [f"{folded.dropped} of them are not constant"] * bool(folded.dropped)
+    why = [f"{name} cannot take them over ({reason})" for name, reason in folded.skipped.items()]
+    if folded.bordered:
+        why.append(f"{len(folded.bordered)} layers that read them pad with zeros, and see less near the border")
+    if folded.dropped:
+        why.append(f"{folded.dropped} of them are not constant")
     if why:
         away = comparison.distance(parent.model, child.model, probe.proving[0])
         console.warn(

@@ -149,12 +149,9 @@ def report(
     facts = {"widths_kept": widths_kept, "start": start, "metrics": metrics}
     if labels_from is not None:
         facts["labels_from"] = labels_from
-        said = (
-            unseen
-            or f"{said}; that is how far it agrees with {Path(labels_from).name}, which labelled the images".lstrip(
-                "; "
-            )
-        )
+        if not unseen:
+            by = Path(labels_from).name
+            said = f"{said}; that is how far it agrees with {by}, which labelled the images".lstrip("; ")
     page = run_report.write_report(
         folder,
         Report(
