@@ -12,7 +12,7 @@ from command_lines import ok
 
 from yoloprune.commands import slim_course, slim_rounds, slim_search, slim_way
 from yoloprune.commands.slim_stages import Done, Stage
-from yoloprune.errors import ArgumentError, BudgetError
+from yoloprune.errors import ArgumentError, BudgetError, DataError
 from yoloprune.planning.paired_bootstrap import Findings
 from yoloprune.settings.slim_request import SlimRequest
 
@@ -291,7 +291,7 @@ def test_of_a_parent_with_no_more_than_may_be_lost_nothing_is_searched(had: floa
     """Its cuts would all hold the drop, down to one that finds nothing."""
     paper = Paper(lambda _: 0.0)
     paper.request = asked(words)
-    with pytest.raises(ArgumentError, match=rf"the parent itself has mAP50-95 {had:.4f}, .* train it first"):
+    with pytest.raises(BudgetError, match=rf"the parent itself has mAP50-95 {had:.4f}, .* train it first"):
         slim_rounds.follow(paper, paper, Stage(Path("parent.pt"), {"mAP50-95": had}), "prune")  # type: ignore[arg-type]
     assert paper.did == []
 
@@ -307,7 +307,7 @@ def test_an_interval_of_few_images_is_refused_before_anything_is_cut() -> None:
     few = Findings(*(np.zeros(0),) * 6, 4)
     paper = Paper(lambda _: 0.6)
     paper.request = asked("max_drop=1 confidence=0.95")
-    with pytest.raises(ArgumentError, match="of 4 validation images there is no interval, it takes 5"):
+    with pytest.raises(DataError, match="of 4 validation images there is no interval, it takes 5"):
         slim_rounds.follow(paper, paper, Stage(Path("parent.pt"), PARENT.row, few), "prune")  # type: ignore[arg-type]
     assert paper.did == []
 

@@ -10,7 +10,7 @@ from yoloprune.commands.slim_course import Outcome, cutting, fractions, left_of,
 from yoloprune.commands.slim_reach import TIGHT
 from yoloprune.commands.slim_stages import Stage, Stages
 from yoloprune.commands.slim_work import Work
-from yoloprune.errors import ArgumentError, BudgetError
+from yoloprune.errors import ArgumentError, BudgetError, DataError
 from yoloprune.planning import paired_bootstrap
 from yoloprune.reporting import text_table
 from yoloprune.reporting.verdict import BLIND
@@ -84,18 +84,21 @@ def holds(parent: Stage, tuned: Stage, request: SlimRequest) -> tuple[bool, str]
 
 
 def _require_drop(parent: Stage, request: SlimRequest) -> None:
-    """Raise ArgumentError where no drop can be held to: the parent finds next to nothing, or no more than it may lose,
-    or its images are too few for an interval.
+    """Look at the parent before the first cut.
+
+    Raises:
+        BudgetError: If it finds next to nothing, or no more than may be lost.
+        DataError: If its images are too few for an interval that is asked for.
     """
     assert request.max_drop is not None
     key = text_table.headline(parent.row)
     if (had := parent.row[key]) < BLIND or 100 * had <= request.max_drop:
-        raise ArgumentError(
+        raise BudgetError(
             f"max_drop={request.max_drop:g}: the parent itself has {key} {had:.4f}, of which nothing can be held: "
             f"{following.TRAIN_FIRST}"
         )
     if request.confidence is not None and parent.found is not None and parent.found.count < paired_bootstrap.FEWEST:
-        raise ArgumentError(
+        raise DataError(
             f"confidence={request.confidence:g}: of {parent.found.count} validation images there is no interval, it "
             f"takes {paired_bootstrap.FEWEST} at least. Leave confidence= out"
         )
